@@ -1,0 +1,62 @@
+# Each target does all of its own set-up from a fresh clone: Python 3.11 or later (with venv) and make are enough.
+# .venv is the library's; .venv-peers also holds PyTorch, apart, so that nothing of ours can lean on it unnoticed.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+PEERS  := .venv-peers/bin
+
+.PHONY: help demo test test-numpy test-cupy oracle bench lint types clean
+.NOTPARALLEL: # two installations into one environment would collide
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
+
+demo: .venv/demo.stamp ## train on real handwritten digits, on the GPU if one answers; curves and weights go to out/
+	$(BIN)/python examples/digits.py
+
+test: test-numpy test-cupy ## the whole suite, on NumPy and on the CuPy backend
+
+SUITE = $(BIN)/python -m pytest -q -n auto
+
+test-numpy: .venv/test.stamp
+	$(SUITE)
+
+test-cupy: .venv/test.stamp ## the suite on gpuprop_cupy itself, its CuPy answered by a stand-in
+	GPUPROP_STANDIN=1 $(SUITE)
+
+oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on the CPU as the judge
+	CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle
+
+bench: .venv-peers/bench.stamp ## speed beside other libraries
+	$(PEERS)/python -m benchmarks
+
+lint: .venv/dev.stamp ## ruff's rules; layout is by hand, for the sake of aligned formulas
+	$(BIN)/python -m ruff check
+
+types: .venv/dev.stamp ## mypy
+	$(BIN)/python -m mypy
+
+clean: ## all that make made
+	rm -rf .venv .venv-peers build dist out *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
+
+# ---- set-up: a stamp says that its extras are installed; a newer pyproject.toml has them installed again ------------
+
+# ",cuda13x" or ",cuda12x" where an NVIDIA driver with a device answers, after the CUDA that it speaks; else nothing.
+CUDA = $(shell $(PYTHON) -c "import ctypes as c; cuda, v = c.CDLL('libcuda.so.1'), c.c_int(); \
+	cuda.cuDriverGetVersion(c.byref(v)); major = min(v.value // 1000, 13); \
+	print(f',cuda{major}x' if cuda.cuInit(0) == 0 and major >= 12 else '')" 2>/dev/null)
+, := ,
+
+.venv/demo.stamp:         EXTRAS = examples$(CUDA)
+.venv/test.stamp:         EXTRAS = test$(or $(CUDA),$(,)names)
+.venv/dev.stamp:          EXTRAS = dev
+.venv-peers/oracle.stamp: EXTRAS = oracle
+.venv-peers/bench.stamp:  EXTRAS = bench
+
+.venv/demo.stamp .venv/test.stamp .venv/dev.stamp .venv-peers/oracle.stamp .venv-peers/bench.stamp: pyproject.toml
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit( \
+		'gpuprop needs Python 3.11 or later; $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12' % sys.version_info[:2])"
+	@echo "Setting up $(@D) for gpuprop[$(EXTRAS)]: a minute, once"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$(EXTRAS)]"
+	@touch $@

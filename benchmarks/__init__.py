@@ -1,0 +1,1 @@
+"""How fast gpuprop is beside its peers: ``python -m benchmarks`` (see `frame`)."""

@@ -1,0 +1,728 @@
+"""What the GPU at hand does under CuPy, cuBLASLt and CUDA graphs, asked question by question; five minutes at most.
+
+    python benchmarks/gpu_facts.py --out gpu_facts.json
+
+Every question runs in a process of its own under a time limit, so a crash or a hang costs one answer. An answer is
+{"point", "question", "answer", "detail", "seconds"}; where there is none, "error" and "kind" (crash, timeout,
+exception, no device, not on this device) stand for "answer". The summary on stdout is JSON; the file has the details
+too and is written anew after every answer. Needs NumPy and CuPy; PyTorch is timed where it is installed.
+
+Errors are ``norm(x - reference) / norm(reference)``, the reference in float64 on the host. Times are in microseconds.
+"""
+import argparse
+import contextlib
+import ctypes
+import faulthandler
+import functools
+import importlib
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any
+
+import numpy as np
+
+cp: Any = None  # CuPy, in the asking processes alone: one that cannot be imported must not cost the report
+
+
+# ---- asking
+@dataclass(frozen=True)
+class Question:
+    point: int
+    text: str
+    ask: Callable           # gives the answer and the detail; importable by name, as it runs in another process
+    args: tuple = ()
+    needs: str = "cuda"     # "cuda"; "cupy", so that a stand-in on NumPy can be asked too; "" for neither
+
+
+def run_all(questions: Iterable[Question], limit: float, budget: float = math.inf,
+            report: Callable[[list[dict]], object] = lambda answers: None) -> list[dict]:
+    """Ask in turn, `limit` seconds a question, `budget` seconds in all; `report` sees the answers after each."""
+    end = time.monotonic() + budget
+    answers: list[dict] = []
+    for question in questions:
+        started = time.monotonic()
+        left = min(limit, end - started)
+        reply = ask(question, left) if left > 1 else {"error": "the whole run's time was spent", "kind": "timeout"}
+        seconds = round(time.monotonic() - started, 2)
+        answers.append({"point": question.point, "question": question.text, **reply, "seconds": seconds})
+        report(answers)
+    return answers
+
+
+def ask(question: Question, limit: float) -> dict:
+    """The reply of a fresh process; with a crash or a timeout comes the end of what it printed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, ours:
+        process = context.Process(target=answer, args=(question, theirs, log.name, limit), daemon=True)
+        process.start()
+        theirs.close()
+        kind, reply = "timeout", ""
+        with contextlib.suppress(EOFError):
+            if ours.poll(limit):
+                kind, reply = "crash", ours.recv()  # a crash unless something is received
+        process.join(5 if kind == "crash" else 0)
+        process.kill()
+        process.join(5)
+        if reply:
+            return json.loads(reply, parse_float=lambda digits: float(f"{float(digits):.5g}"), parse_constant=str)
+        printed = log.read().decode(errors="replace")[-3000:]
+        return {"error": f"exit code {process.exitcode}, limit {limit:.0f} s", "kind": kind, "detail": printed}
+
+
+def answer(question: Question, pipe: Any, log: str, limit: float) -> None:
+    """In the asking process: answer into `pipe`; whatever libraries print goes to the file `log`."""
+    file = open(log, "a")  # noqa: SIM115 (faulthandler's, to the end)
+    for stream in (1, 2):
+        os.dup2(file.fileno(), stream)
+    faulthandler.enable(file)                                           # says where it crashed
+    faulthandler.dump_traceback_later(max(limit - 2, 0.2), file=file)   # says where it hung
+    pipe.send(json.dumps(reply_to(question), default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x)))
+
+
+def reply_to(question: Question) -> dict:
+    """One non-blocking stream for the whole question: it can be captured, and nothing races across streams."""
+    global cp
+    try:
+        if question.needs:
+            cp = importlib.import_module("cupy")
+        if question.needs == "cuda" and is_standin():
+            raise NotImplementedError("asks CUDA and its libraries; this CuPy is a stand-in")
+        with cp.cuda.Stream(non_blocking=True) if question.needs else contextlib.nullcontext():
+            result, detail = question.ask(*question.args)
+        return {"answer": result, "detail": detail}
+    except Exception as error:
+        lacking = isinstance(error, (AttributeError, ImportError, NotImplementedError)) and is_standin()
+        return {"error": f"{type(error).__name__}: {error}", "kind": "not on this device" if lacking else "exception",
+                "detail": traceback.format_exc()[-3000:]}
+
+
+def is_standin() -> bool:
+    """Is there no CUDA under this CuPy? The true one's runtime module is compiled."""
+    return cp is not None and not str(getattr(cp.cuda.runtime, "__file__", "")).endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def attempt(call: Callable, *args: Any, **options: Any) -> Any:
+    """What the call returns, or the text of what it raises."""
+    try:
+        return call(*args, **options)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+# ---- numbers, times, graphs
+def dtype(name: str) -> np.dtype:
+    return np.dtype(importlib.import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
+
+
+def random(shape: tuple, name: str, scale: float = 1.0, seed: int = 0) -> tuple:
+    """Normal numbers in the type `name` on the device, and the same values in float64 on the host."""
+    values = (scale * np.random.default_rng(seed).standard_normal(shape, np.float32)).astype(dtype(name))
+    return cp.asarray(values), values.astype(np.float64)
+
+
+def error_of(x: Any, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(x.get().astype(np.float64) - reference) / np.linalg.norm(reference))
+
+
+def bits(x: Any) -> Any:
+    return x.view(f"uint{8 * x.itemsize}")
+
+
+def measured(call: Callable, count: int) -> tuple[float, float]:
+    """Host time and device time a call; the device's means something for work that keeps it behind the host."""
+    start, stop = cp.cuda.Event(), cp.cuda.Event()
+    start.record()
+    start.synchronize()
+    began = time.perf_counter()
+    for _ in range(count):
+        call()
+    host = time.perf_counter() - began
+    stop.record()
+    stop.synchronize()
+    return host * 1e6 / count, cp.cuda.get_elapsed_time(start, stop) * 1e3 / count
+
+
+def timed(calls: dict[str, Callable], count: int, nbytes: dict[str, int] | None = None) -> dict:
+    """Best and median of nine rounds, each call once a round; with `nbytes`, GB/s and their share of "device copy".
+
+    The first calls compile and load; one that is refused has its error in the place of times.
+    """
+    refused = {name: text for name, call in calls.items() if isinstance(text := attempt(call), str)}
+    rounds = [{name: measured(call, count) for name, call in calls.items() if name not in refused} for _ in range(10)]
+    table: dict[str, Any] = {}
+    for name in rounds[0]:
+        host, device = zip(*(times[name] for times in rounds[1:]), strict=True)
+        table[name] = {"host best": min(host), "host median": statistics.median(host),
+                       "device best": min(device), "device median": statistics.median(device)}
+        if nbytes:
+            table[name]["GB/s"] = nbytes[name] / min(device) / 1e3
+    for row in table.values() if nbytes else ():
+        row["of the copy"] = row["GB/s"] / table["device copy"]["GB/s"]
+    return table | refused
+
+
+class Recorded:
+    """A CUDA graph of `step`, recorded on the current stream; its memory pool lives as long as it does.
+
+    Two eager runs go before: they compile the kernels, load the modules and fill the pool.
+    """
+
+    def __init__(self, step: Callable[[], list], pool: Any = None):
+        self.pool = cp.cuda.MemoryPool() if pool is None else pool
+        stream = cp.cuda.get_current_stream()
+        with cp.cuda.using_allocator(self.pool.malloc):
+            step()
+            step()
+            stream.synchronize()
+            stream.begin_capture()
+            try:
+                self.outputs = step()
+            except BaseException:
+                attempt(stream.end_capture)     # frees the stream; could say no more than the first error
+                raise
+            self.launch = stream.end_capture().launch
+
+
+def differing(step: Callable[[], list], times: int) -> int:
+    """How many of `times` replays differ in any bit from the eager run; outputs are overwritten before each."""
+    expected = [x.copy() for x in step()]
+    recorded = Recorded(step)
+    wrong = cp.zeros((), dtype=np.int64)
+    for _ in range(times):
+        for x in recorded.outputs:
+            x.data.memset_async(0xFF, x.nbytes)  # NaN in every float type
+        recorded.launch()
+        for x, good in zip(recorded.outputs, expected, strict=True):
+            wrong += (bits(x) != bits(good)).any()
+    return int(wrong)
+
+
+# ---- cuBLASLt by ctypes; names and numbers are those of cublasLt.h, cublas_api.h and library_types.h
+TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}                                  # cudaDataType_t
+COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
+TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, EPILOGUE_AUX_POINTER, EPILOGUE_AUX_LD = 3, 4, 7, 8, 11, 12  # MatmulDesc
+BATCH_COUNT, STRIDED_BATCH_OFFSET = 5, 6                                                            # MatrixLayout
+MAX_WORKSPACE_BYTES, MIN_ALIGNMENT_A_BYTES, MIN_ALIGNMENT_B_BYTES = 1, 5, 6                         # MatmulPreference
+MIN_ALIGNMENT_C_BYTES, MIN_ALIGNMENT_D_BYTES = 7, 8
+EPILOGUES = {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6, "GELU_BIAS": 36, "GELU_AUX_BIAS": 164, "DGELU": 192,
+             "DGELU_BGRAD": 208, "BGRADA": 256, "BGRADB": 512}
+
+
+class Heuristic(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t."""
+    _fields_ = (("algo", ctypes.c_uint64 * 8), ("workspace", ctypes.c_size_t), ("state", ctypes.c_int),
+                ("waves", ctypes.c_float), ("reserved", ctypes.c_int * 4))
+
+
+SIGNATURES = {  # p: a pointer, i: an int or an enum, s: size_t, u: uint64_t, q: int64_t
+    "Create": "p", "MatmulDescCreate": "pii", "MatrixLayoutCreate": "piuuq", "MatmulPreferenceCreate": "p",
+    "MatmulDescSetAttribute": "pips", "MatrixLayoutSetAttribute": "pips", "MatmulPreferenceSetAttribute": "pips",
+    "MatmulAlgoGetHeuristic": "ppppppp" + "ipp", "Matmul": "pp" + "ppppp" + "ppp" + "pp" + "pp" + "sp"}
+LETTERS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "s": ctypes.c_size_t, "u": ctypes.c_uint64, "q": ctypes.c_int64}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    pathfinder = importlib.import_module("cuda.pathfinder")  # comes with CuPy, and knows NVIDIA's wheels
+    found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
+    found.cublasLtGetStatusName.restype, found.cublasLtGetVersion.restype = ctypes.c_char_p, ctypes.c_size_t
+    for name, letters in SIGNATURES.items():
+        function = getattr(found, "cublasLt" + name)
+        function.restype, function.argtypes = ctypes.c_int, [LETTERS[letter] for letter in letters]
+    return found
+
+
+def lt(name: str, *args: Any) -> None:
+    """Call cuBLASLt's function `name`; raise on any status but success."""
+    if status := getattr(library(), "cublasLt" + name)(*args):
+        raise RuntimeError(f"cublasLt{name}: {library().cublasLtGetStatusName(status).decode()}")
+
+
+def described(kind: str, *args: Any, **attributes: Any) -> ctypes.c_void_p:
+    """A new descriptor with its attributes; never destroyed, as the process is short."""
+    descriptor = ctypes.c_void_p()
+    lt(kind + "Create", ctypes.byref(descriptor), *args)
+    for name, value in attributes.items():
+        lt(kind + "SetAttribute", descriptor, globals()[name], ctypes.byref(value), ctypes.sizeof(value))
+    return descriptor
+
+
+@functools.cache
+def handle() -> ctypes.c_void_p:
+    return described("")
+
+
+def layout(x: Any, batch: int) -> ctypes.c_void_p:
+    """A row-major (R, C) matrix is a column-major (C, R) one with its columns C apart."""
+    *_, rows, columns = x.shape
+    stride = rows * columns if x.ndim == 3 else 0  # 0: one matrix for the whole batch
+    return described("MatrixLayout", TYPES[x.dtype.name], columns, rows, columns,
+                     BATCH_COUNT=ctypes.c_int32(batch), STRIDED_BATCH_OFFSET=ctypes.c_int64(stride))
+
+
+class Gemm:
+    """``d = epilogue(op(a) @ op(b) + beta * d)`` of contiguous (..., M, K), (..., K, N), (..., M, N) arrays.
+
+    cuBLASLt counts column by column, so it is asked for ``d.T = op(b).T @ op(a).T``: its A is b, its B is a, and a
+    bias has one element a column of d. One algorithm, one workspace; what is called on must agree with the arrays
+    given here in shape, type and alignment.
+    """
+
+    def __init__(self, a: Any, b: Any, d: Any, *, ta: bool = False, tb: bool = False, beta: float = 0.0,
+                 compute: int | None = None, epilogue: str = "DEFAULT", bias: Any = None, aux: Any = None):
+        double = d.dtype == np.float64
+        scalar = ctypes.c_double if double else ctypes.c_float
+        self.alpha, self.beta, self.kept = scalar(1.0), scalar(beta), (bias, aux)
+        attributes: dict[str, Any] = dict(TRANSA=ctypes.c_int32(tb), TRANSB=ctypes.c_int32(ta),
+                                          EPILOGUE=ctypes.c_uint32(EPILOGUES[epilogue]))
+        if bias is not None:
+            attributes |= dict(BIAS_POINTER=ctypes.c_void_p(bias.data.ptr))
+        if aux is not None:
+            attributes |= dict(EPILOGUE_AUX_POINTER=ctypes.c_void_p(aux.data.ptr),
+                               EPILOGUE_AUX_LD=ctypes.c_int64(aux.shape[1]))
+        self.operation = described("MatmulDesc", compute or (COMPUTE_64F if double else COMPUTE_32F),
+                                   TYPES["float64" if double else "float32"], **attributes)
+        self.a, self.b, self.d = (layout(x, d.shape[0] if d.ndim == 3 else 1) for x in (a, b, d))
+        aligned = {f"MIN_ALIGNMENT_{name}_BYTES": ctypes.c_uint32(min(x.data.ptr & -x.data.ptr, 256))
+                   for name, x in (("A", b), ("B", a), ("C", d), ("D", d))}
+        preference = described("MatmulPreference", MAX_WORKSPACE_BYTES=ctypes.c_uint64(32 << 20), **aligned)
+        self.found, count = Heuristic(), ctypes.c_int()
+        lt("MatmulAlgoGetHeuristic", handle(), self.operation, self.b, self.a, self.d, self.d, preference, 1,
+           ctypes.byref(self.found), ctypes.byref(count))
+        if not count.value or self.found.state:
+            raise RuntimeError(f"cuBLASLt has no algorithm: {count.value} found, status {self.found.state}")
+        self.workspace = cp.empty(max(self.found.workspace, 1), dtype=np.uint8)
+
+    def __call__(self, a: Any, b: Any, d: Any) -> None:
+        lt("Matmul", handle(), self.operation, ctypes.byref(self.alpha), b.data.ptr, self.b, a.data.ptr, self.a,
+           ctypes.byref(self.beta), d.data.ptr, self.d, d.data.ptr, self.d, ctypes.byref(self.found.algo),
+           self.workspace.data.ptr, self.found.workspace, cp.cuda.get_current_stream().ptr)
+
+
+# ---- own kernels, none of which needs a header
+CUDA = r"""
+// Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+// state, on the device: the key, the upper half of the counter, and its lower half for thread 0.
+extern "C" __global__ void philox(const unsigned long long* state, uint4* out) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  unsigned long long low = state[2] + i, high = state[1];
+  uint4 c = make_uint4((unsigned)low, (unsigned)(low >> 32), (unsigned)high, (unsigned)(high >> 32));
+  uint2 k = make_uint2((unsigned)state[0], (unsigned)(state[0] >> 32));
+  for (int round = 0; round < 10; ++round, k.x += 0x9E3779B9u, k.y += 0xBB67AE85u) {
+    unsigned p = __umulhi(0xD2511F53u, c.x), q = __umulhi(0xCD9E8D57u, c.z);
+    c = make_uint4(q ^ c.y ^ k.x, 0xCD9E8D57u * c.z, p ^ c.w ^ k.y, 0xD2511F53u * c.x);
+  }
+  out[i] = c;
+}
+extern "C" __global__ void advance(unsigned long long* state) { state[1] += 1; }
+
+// Blocks of 32 by 8 threads; a block sums its share of the rows of 128 columns into row blockIdx.y of y.
+__device__ void add(float4& s, float4 v) { s.x += v.x; s.y += v.y; s.z += v.z; s.w += v.w; }
+extern "C" __global__ void column_sums(const float4* x, float4* y, int rows, int quads) {
+  __shared__ float4 tile[8][32];
+  int column = blockIdx.x * 32 + threadIdx.x;
+  float4 sum = make_float4(0, 0, 0, 0);
+  for (int row = blockIdx.y * 8 + threadIdx.y; row < rows; row += gridDim.y * 8)
+    add(sum, x[row * (long long)quads + column]);
+  tile[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y) return;
+  for (int k = 1; k < 8; ++k) add(sum, tile[k][threadIdx.x]);
+  y[blockIdx.y * (long long)quads + column] = sum;
+}
+
+extern "C" __global__ void negate_bfloat16(const uint4* x, uint4* y) {
+  long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+  uint4 v = x[i];
+  y[i] = make_uint4(v.x ^ 0x80008000u, v.y ^ 0x80008000u, v.z ^ 0x80008000u, v.w ^ 0x80008000u);
+}
+"""
+
+
+@functools.cache
+def kernel(name: str) -> Callable:
+    return cp.RawModule(code=CUDA).get_function(name)
+
+
+# ---- point 0: the device, and how types promote
+def device_facts() -> tuple:
+    if is_standin():
+        return "a stand-in for CuPy", {}
+    runtime, smi = cp.cuda.runtime, ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    found = runtime.getDeviceProperties(0)
+    sizes = {key: found.get(key) for key in ("major", "minor", "multiProcessorCount", "totalGlobalMem", "l2CacheSize")}
+    return found["name"].decode(), {
+        **sizes, "driver": attempt(subprocess.check_output, smi, text=True, timeout=20),
+        "CUDA of the driver": runtime.driverGetVersion(), "CUDA CuPy was built with": runtime.runtimeGetVersion(),
+        "CUDA runtime": attempt(lambda: cp.cuda.get_local_runtime_version()),
+        "NVRTC": attempt(lambda: cp.cuda.nvrtc.getVersion()),
+        "cuBLASLt": attempt(lambda: library().cublasLtGetVersion())}
+
+
+PROMOTIONS = (
+    "ones(3, 'f4') * 2.0", "ones(3, 'f4') * float64(2)", "ones(3, 'f4') * array(2.0)", "ones(3, 'f2') + 1",
+    "ones(3, 'f2') * ones((), 'f4')", "ones(3, 'i4') * 2.0", "ones(3, 'i1') + 1", "ones(3, 'f4') + ones(3, 'i4')",
+    "where(ones(3, '?'), ones(3, 'f4'), 0.0)", "ones(3, 'f4').sum() * 2.5")
+BFLOAT16 = (
+    "ones(3, bf16) * 2.5", "ones(3, bf16) + 1", "ones(3, bf16) * ones(3, 'f4')", "ones(3, bf16) * ones((), 'f4')",
+    "ones((), bf16) * ones(3, 'f4')", "ones(3, bf16) * ones((), bf16)", "ones(3, bf16) * ones(3, 'f2')",
+    "ones(3, bf16) * ones(3, 'i4')", "ones(3, bf16).sum()", "maximum(ones(3, bf16), 0.0)", "exp(ones(3, bf16))")
+
+
+def promotion(expressions: tuple) -> tuple:
+    """Detail: for each expression, NumPy's type and CuPy's."""
+    def outcome(xp: Any, text: str) -> str:
+        names = {name: getattr(xp, name) for name in ("ones", "array", "where", "maximum", "exp")}
+        with contextlib.suppress(TypeError):
+            return eval(text, names | {"float64": np.float64, "bf16": dtype("bfloat16")}).dtype.name
+        return "refused"
+
+    table = {text: [outcome(xp, text) for xp in (np, cp)] for text in expressions}
+    return all(host == device for host, device in table.values()), table
+
+
+# ---- point 1: cuBLASLt, eager and in a graph with its own pool
+PRECISIONS = {"float64": ("float64", "float64", None), "float32": ("float32", "float32", None),
+              "tf32": ("float32", "float32", COMPUTE_32F_FAST_TF32),
+              "bfloat16": ("bfloat16", "bfloat16", None), "bfloat16 to float32": ("bfloat16", "float32", None),
+              "float16": ("float16", "float16", None), "float16 to float32": ("float16", "float32", None)}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": dict(a=(512, 384), b=(384, 256), times=1000), "accumulating": dict(a=(96, 64), b=(64, 128), beta=1.0),
+    "b transposed": dict(a=(96, 64), b=(128, 64), tb=True), "a transposed": dict(a=(64, 96), b=(64, 128), ta=True),
+    "both transposed": dict(a=(64, 96), b=(128, 64), ta=True, tb=True),
+    "batch": dict(a=(8, 96, 64), b=(8, 64, 128)), "batch, one b": dict(a=(8, 96, 64), b=(64, 128)),
+    "batch, both transposed": dict(a=(8, 64, 96), b=(8, 128, 64), ta=True, tb=True),
+    "odd and off alignment": dict(a=(33, 17), b=(17, 65), shift=1)}
+
+
+def placed(x: Any, shift: int) -> Any:
+    """A copy of x that starts `shift` elements off alignment."""
+    view = cp.empty(x.size + shift, x.dtype)[shift:].reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def product(precision: str, a: tuple, b: tuple, times: int = 100, shift: int = 0, **options: Any) -> dict:
+    """Error of a product of shapes a and b, and replays that differ from it; with `beta`, d starts as random."""
+    inputs, output, compute = PRECISIONS[precision]
+    (x, x64), (y, y64) = random(a, inputs), random(b, inputs, seed=1)
+    x64, y64 = (v.swapaxes(-1, -2) if options.get(t) else v for v, t in ((x64, "ta"), (y64, "tb")))
+    start, start64 = random((x64 @ y64).shape, output, seed=2)
+    x, y, start = (placed(v, shift) for v in (x, y, start))
+    gemm = Gemm(x, y, start, compute=compute, **options)
+
+    def step() -> list:
+        d = placed(start, shift)
+        gemm(x, y, d)
+        return [d]
+
+    return {"error": error_of(step()[0], x64 @ y64 + options.get("beta", 0.0) * start64),
+            f"of {times} replays differ": differing(step, times), "workspace": gemm.found.workspace}
+
+
+def gemm_cases(precision: str) -> tuple:
+    return {name: attempt(product, precision, **case) for name, case in CASES.items()}, ""
+
+
+def gemm_planned_in_capture() -> tuple:
+    """The problem is one never seen; the library is at work before."""
+    a, b, d = (random(shape, "bfloat16")[0] for shape in ((80, 48), (48, 112), (80, 112)))
+    Gemm(b, d.reshape(112, 80), cp.empty((48, 80), d.dtype))
+    stream = cp.cuda.get_current_stream()
+    stream.begin_capture()
+    planned, ended = attempt(Gemm, a, b, d), attempt(stream.end_capture)
+    return isinstance(planned, Gemm) and not isinstance(ended, str), [planned, ended]
+
+
+def gelu(x: np.ndarray) -> tuple:
+    """GELU by tanh, and its derivative."""
+    t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    slope = (1 - t * t) / 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
+    return x * (1 + t) / 2, (1 + t) / 2 + x * slope
+
+
+def epilogue_reference(name: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray, aux: np.ndarray) -> list:
+    """What the epilogue leaves in d, and in its second output if it has one."""
+    if name in ("BGRADA", "BGRADB"):
+        return [a @ b, b.sum(0) if name == "BGRADA" else a.sum(1)]
+    if "DGELU" in name:
+        gradient = a @ b * gelu(aux)[1]
+        return [gradient, gradient.sum(0)] if "BGRAD" in name else [gradient]
+    z = a @ b + bias
+    return [{"BIAS": z, "RELU_BIAS": np.maximum(z, 0)}.get(name, gelu(z)[0])] + [z] * ("AUX" in name)
+
+
+def epilogue_case(name: str, precision: str) -> dict:
+    """The BGRAD pair reduces over the rows of a, transposed, or of b: dy in a layer's weight gradient."""
+    M, K, N = 128, 256, 192
+    inputs, output, compute = PRECISIONS[precision]
+    ta = name in ("BGRADA", "BGRADB")
+    (a, a64), (b, b64) = random((K, M) if ta else (M, K), inputs, K**-0.5), random((K, N), inputs, seed=1)
+    bias, bias64 = random((M if name == "BGRADB" else N,), output, seed=2)
+    aux, aux64 = random((M, N), output, seed=3)
+    gemm = Gemm(a, b, cp.empty((M, N), dtype(output)), ta=ta, compute=compute, epilogue=name,
+                bias=None if name == "DGELU" else bias, aux=aux if "AUX" in name or "DGELU" in name else None)
+
+    def step() -> list:
+        d = cp.empty((M, N), dtype(output))
+        gemm(a, b, d)
+        return [d] + [bias] * ("BGRAD" in name) + [aux] * ("AUX" in name)
+
+    good = epilogue_reference(name, a64.T if ta else a64, b64, bias64, aux64)
+    return {"errors": [error_of(x, y) for x, y in zip(step(), good, strict=True)],
+            "of 100 replays differ": differing(step, 100)}
+
+
+def gemm_epilogue(name: str) -> tuple:
+    return {precision: attempt(epilogue_case, name, precision) for precision in PRECISIONS}, "gelu compared by tanh"
+
+
+# ---- point 2: whose memory is a graph's memory?
+def lifetime(private: bool) -> tuple:
+    """Do the graph's results, and arrays made after the capture, survive replays?"""
+    n = 1 << 21
+    x, host = (cp.arange(n) % 97).astype(np.float32), (np.arange(n) % 97).astype(np.float32)
+
+    def step() -> list:
+        a = x * 2
+        b = a + 1
+        return [a * b]  # a and b are dropped: their blocks go back to the pool
+
+    recorded = Recorded(step, None if private else cp.get_default_memory_pool())
+    make = lambda: [cp.full(n // 4 * quarters, 777, dtype=np.float32) for quarters in (4, 4, 2, 1, 4)]
+    bystanders = {"same stream": make()}
+    with cp.cuda.Stream.null:
+        bystanders["null stream"] = make()
+    cp.cuda.Device().synchronize()
+    right = []
+    for _ in range(3):
+        recorded.launch()
+        right.append(np.array_equal(recorded.outputs[0].get(), host * 2 * (host * 2 + 1)))
+    damaged = {name: [int((y != 777).sum()) for y in arrays] for name, arrays in bystanders.items()}
+    return all(right) and not any(map(sum, damaged.values())), {"results right": right, "damaged elements": damaged}
+
+
+# ---- point 3: host time a call
+def host_cost(beside_torch: bool) -> tuple:
+    x, y, z = (cp.full(1024, value, dtype=np.float32) for value in (1, 2, 3))
+    m, out = (cp.full((64, 64), value, dtype=np.float32) for value in (1, 2))
+    h, gemm, negate = m.astype(np.float16), Gemm(m, m, out), kernel("negate_bfloat16")
+    element = cp.ElementwiseKernel("float32 x, float32 y", "float32 z", "z = x * y + 1.f", "gpu_facts_element")
+    calls: dict[str, Callable] = {
+        "x + y": lambda: x + y, "exp(x)": lambda: cp.exp(x), "x.sum()": lambda: x.sum(),
+        "matmul float32": lambda: cp.matmul(m, m)}
+    if not beside_torch:
+        return timed(calls | {
+            "add(x, y, out=z)": lambda: cp.add(x, y, out=z), "x * 2.0": lambda: x * 2.0,
+            "empty_like(x)": lambda: cp.empty_like(x), "m.reshape(-1)": lambda: m.reshape(-1),
+            "ElementwiseKernel": lambda: element(x, y), "ElementwiseKernel, out given": lambda: element(x, y, z),
+            "RawKernel": lambda: negate((1,), (256,), (x, z)), "cuBLASLt by ctypes": lambda: gemm(m, m, out),
+            "matmul, out given": lambda: cp.matmul(m, m, out=out), "matmul float16": lambda: cp.matmul(h, h)}, 200), ""
+    torch = importlib.import_module("torch")
+    with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
+        t, tm, leaf = (torch.ones(shape, device="cuda") for shape in (1024, (64, 64), 1024))
+        leaf.requires_grad_(True)
+        return timed(calls | {
+            "torch t + t": lambda: t + t, "torch t + t, recorded": lambda: leaf + leaf,
+            "torch t.sum()": lambda: t.sum(), "torch exp(t)": lambda: torch.exp(t),
+            "torch matmul": lambda: torch.matmul(tm, tm)}, 200), ""
+
+
+def graph_launch() -> tuple:
+    """A node adds 1 to 1024 numbers."""
+    x = cp.zeros(1024, dtype=np.float32)
+    graph = lambda nodes: Recorded(lambda: [cp.add(x, 1, out=x) for _ in range(nodes)])
+    graphs = {f"{nodes} nodes": graph(nodes) for nodes in (10, 100, 1000)}
+    return timed({name: recorded.launch for name, recorded in graphs.items()}, 8), ""
+
+
+# ---- point 4: bandwidth
+def column_sums() -> tuple:
+    """The input's bytes are counted once."""
+    values = np.random.default_rng(0).random((65536, 1024), dtype=np.float32)
+    x = cp.asarray(values)
+    copied, partial, y = cp.empty_like(x), cp.empty((256, 1024), dtype=np.float32), cp.empty(1024, dtype=np.float32)
+    rows, stripes, quads = map(np.int32, (65536, 256, 1024 // 4))
+
+    def two_stages() -> None:
+        kernel("column_sums")((8, 256), (32, 8), (x, partial, rows, quads))
+        kernel("column_sums")((8, 1), (32, 8), (partial, y, stripes, quads))
+
+    times = timed({"sum(axis=0)": lambda: x.sum(axis=0), "two stages": two_stages,
+                   "device copy": lambda: copied.data.copy_from_device_async(x.data, x.nbytes)}, 10,
+                  {"sum(axis=0)": x.nbytes, "two stages": x.nbytes, "device copy": 2 * x.nbytes})
+    good = values.sum(axis=0, dtype=np.float64)
+    return times, {"errors": {"sum(axis=0)": error_of(x.sum(axis=0), good), "two stages": error_of(y, good)}}
+
+
+def bias_gradient(precision: str) -> tuple:
+    """dw = dy.T @ x, both (65536, 1024)."""
+    inputs, _, compute = PRECISIONS[precision]
+    values = np.random.default_rng(0).random((2, 65536, 1024), dtype=np.float32).astype(dtype(inputs))
+    x, dy = cp.asarray(values[0]), cp.asarray(values[1])
+    dw, db = cp.empty((1024, 1024), x.dtype), cp.zeros(1024, x.dtype)
+    bare, fused = (Gemm(dy, x, dw, ta=True, compute=compute, **options)
+                   for options in ({}, dict(epilogue="BGRADB", bias=db)))
+    times = timed({"product": lambda: bare(dy, x, dw), "product with BGRADB": lambda: fused(dy, x, dw),
+                   "sum(axis=0)": lambda: dy.sum(axis=0)}, 10)
+    return times, {"error": error_of(db, values[1].sum(axis=0, dtype=np.float64))}
+
+
+def pointwise_bandwidth() -> tuple:
+    """-x over 256 MiB."""
+    x = (cp.arange(1 << 27, dtype=np.float32) % 251).astype(dtype("bfloat16"))
+    y, z = cp.empty_like(x), cp.empty_like(x)
+    xf, yf, negate = x.view(np.float32), y.view(np.float32), kernel("negate_bfloat16")
+    element = cp.ElementwiseKernel("T x", "T y", "y = static_cast<T>(-static_cast<float>(x))", "gpu_facts_negate")
+    calls = {"ElementwiseKernel": lambda: element(x, y), "ufunc": lambda: cp.negative(x, out=y),
+             "ElementwiseKernel float32": lambda: element(xf, yf), "ufunc float32": lambda: cp.negative(xf, out=yf),
+             "16-byte RawKernel": lambda: negate((x.size // 8 // 256,), (256,), (x, z)),
+             "device copy": lambda: y.data.copy_from_device_async(x.data, x.nbytes)}
+    times = timed(calls, 10, dict.fromkeys(calls, 2 * x.nbytes))
+    return times, {"RawKernel equals ElementwiseKernel": bool((bits(element(x)) == bits(z)).all())}
+
+
+# ---- point 5: CuPy's own matmul
+def cupy_matmul(name: str, batched: bool) -> tuple:
+    shape = (16, 512, 512) if batched else (2048, 2048)
+    (a, a64), (b, b64) = random(shape, name), random(shape, name, seed=1)
+    wide, out = [x.astype(np.float32) for x in (a, b)], cp.matmul(a, b)
+    times = timed({name: lambda: cp.matmul(a, b), "float32": lambda: cp.matmul(*wide),
+                   f"{name}, b transposed": lambda: cp.matmul(a, b.swapaxes(-1, -2))}, 10)
+    return {"dtype": out.dtype.name, "error": error_of(out, a64 @ b64), **times}, {"shape": shape}
+
+
+# ---- point 6: random numbers in a graph
+PUBLISHED = (  # counter, key, numbers: known answers that the authors of Philox publish with Random123
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
+     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)))
+
+
+def philox(key: int = 7, high: int = 0, low: int = 0) -> Callable:
+    """A source of 4096 numbers; its counter is on the device, and a kernel advances it."""
+    state = cp.asarray(np.array([key, high, low], np.uint64))
+
+    def draw() -> Any:
+        out = cp.empty((1024, 4), np.uint32)
+        kernel("philox")((4,), (256,), (state, out))
+        kernel("advance")((1,), (1,), (state,))
+        return out
+
+    return draw
+
+
+def generator() -> Callable:
+    source = cp.random.default_rng(7)
+    return lambda: source.random(4096, dtype=np.float32)
+
+
+def philox_published() -> tuple:
+    right = [tuple(philox(k | l << 32, c | d << 32, a | b << 32)()[0].get().tolist()) == numbers
+             for (a, b, c, d), (k, l), numbers in PUBLISHED]
+    return all(right), right
+
+
+def draws_in_graph(source: Callable[[], Callable]) -> tuple:
+    """Detail: do the replays go on where the two eager runs before the capture ended?"""
+    draw, twin = source(), source()
+    recorded, drawn = Recorded(lambda: [draw()]), []
+    for _ in range(3):
+        recorded.launch()
+        drawn.append(recorded.outputs[0].get())
+    eager = [twin().get() for _ in range(5)][2:]
+    fresh = len({x.tobytes() for x in drawn}) == 3
+    return fresh, {"equal to eager draws": [np.array_equal(x, y) for x, y in zip(drawn, eager, strict=True)]}
+
+
+# ---- point 9: sorting, gathering and scattering in a graph
+def scattered(xp: Any, x: Any, i: Any) -> Any:
+    total = xp.zeros_like(x)
+    xp.add.at(total, i[:, 0], x)
+    return total
+
+
+MOVES = {"sort": lambda xp, x, i: xp.sort(x, axis=-1), "argsort": lambda xp, x, i: xp.argsort(x, axis=-1),
+         "take_along_axis": lambda xp, x, i: xp.take_along_axis(x, i, axis=-1), "add.at": scattered}
+
+
+def move_in_graph(name: str) -> tuple:
+    """Allowed while the stream records, and right on other data? Of whole numbers, so that no order matters."""
+    rng, move = np.random.default_rng(0), MOVES[name]
+    rows = np.tile(np.arange(1000, dtype=np.float32), (64, 1))
+    data = lambda: (rng.permuted(rows, axis=1), rng.integers(0, 64, rows.shape))
+    x, i = (cp.asarray(values) for values in data())
+    recorded, right = Recorded(lambda: [move(cp, x, i)]), []
+    for _ in range(3):
+        new_x, new_i = data()
+        x[...], i[...] = cp.asarray(new_x), cp.asarray(new_i)
+        recorded.launch()
+        right.append(np.array_equal(recorded.outputs[0].get(), move(np, new_x, new_i)))
+    return all(right), {"replays right": right}
+
+
+# ---- the table
+DEVICE = Question(0, "device", device_facts, needs="cupy")
+QUESTIONS = [
+    Question(0, "types promote as NumPy's do", promotion, (PROMOTIONS,), "cupy"),
+    Question(0, "bfloat16 promotes as NumPy's does", promotion, (BFLOAT16,), "cupy"),
+    *(Question(1, f"cuBLASLt, {name}", gemm_cases, (name,)) for name in PRECISIONS),
+    Question(1, "cuBLASLt's heuristics answer during capture", gemm_planned_in_capture),
+    *(Question(1, f"cuBLASLt epilogue {name}", gemm_epilogue, (name,)) for name in EPILOGUES if name != "DEFAULT"),
+    Question(2, "with its own pool a graph and its neighbours stay sound", lifetime, (True,)),
+    Question(2, "with the default pool a graph and its neighbours stay sound", lifetime, (False,)),
+    Question(3, "time a call", host_cost, (False,)), Question(3, "time a call, beside PyTorch", host_cost, (True,)),
+    Question(3, "time a graph launch", graph_launch),
+    Question(4, "sum over axis 0 of (65536, 1024) float32", column_sums),
+    *(Question(4, f"BGRADB in a weight gradient, {name}", bias_gradient, (name,)) for name in ("tf32", "bfloat16")),
+    Question(4, "bandwidth of a pointwise kernel, bfloat16", pointwise_bandwidth),
+    *(Question(5, f"cupy.matmul {name}, {'batched' if batched else '2-D'}", cupy_matmul, (name, batched))
+      for batched in (False, True) for name in ("float16", "bfloat16")),
+    Question(6, "own Philox kernel gives the published numbers", philox_published),
+    Question(6, "own Philox kernel draws anew at each replay", draws_in_graph, (philox,)),
+    Question(6, "Generator.random draws anew at each replay", draws_in_graph, (generator,), "cupy"),
+    *(Question(9, f"{name} in a graph", move_in_graph, (name,), "cupy") for name in MOVES),
+]
+PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "ml_dtypes", "nvidia-cublas", "nvidia-cuda-nvrtc")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the GPU at hand does, as JSON.")
+    parser.add_argument("--out", help="file for the answers with their details")
+    out = parser.parse_args().out
+    probe, = run_all([DEVICE], limit=90)
+    versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in PACKAGES}
+    facts = {"device": probe.get("answer"), "about": probe.get("detail"), "python": sys.version, "versions": versions}
+
+    def save(answers: list[dict]) -> None:
+        print(f"{answers[-1]['seconds']:6.1f} s  {answers[-1]['question']}", file=sys.stderr)
+        if out:
+            with open(out, "w") as file:
+                json.dump(facts | {"answers": answers}, file, indent=1)
+
+    if facts["device"] is None:
+        answers = [{"point": question.point, "question": question.text, "error": f"no device: {probe['error']}",
+                    "kind": "no device", "seconds": 0.0} for question in QUESTIONS]
+        save(answers)
+    else:
+        answers = run_all(QUESTIONS, limit=45, budget=280 - probe["seconds"], report=save)
+    brief = [json.dumps({key: value for key, value in answer.items() if key != "detail"}) for answer in answers]
+    print(json.dumps(facts)[:-1] + ', "answers": [\n' + ",\n".join(brief) + "\n]}")
+
+
+if __name__ == "__main__":
+    main()

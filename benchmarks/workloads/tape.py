@@ -1,0 +1,45 @@
+"""100 additions of 4 elements, forward and backward, both operands wanted: what recording and walking the graph costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = 1e-6
+
+
+def gpuprop_step() -> Callable[[], float]:
+    from gpuprop import Tensor, add
+
+    x, w, seed = (np.ones(4, "float32") for _ in range(3))
+    x, w = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
+
+    def step() -> float:
+        y = x
+        for _ in range(100):
+            y = add(y, w)
+        y.backward(seed)
+        return float(y.data[0])
+
+    return step
+
+
+def torch_step() -> Callable[[], float]:
+    import torch
+
+    torch.set_num_threads(1)
+    x, w, seed = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True), torch.ones(4)
+
+    def step() -> float:
+        y = x
+        for _ in range(100):
+            y = torch.add(y, w)
+        y.backward(seed)
+        return float(y[0])
+
+    return step
+
+
+CONTENDERS: dict[str, Callable[[], Any]] = {"gpuprop": gpuprop_step, "PyTorch, 1 thread": torch_step}

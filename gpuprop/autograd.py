@@ -1,0 +1,478 @@
+"""Reverse-mode differentiation: Tensors, the graph of pullbacks that made them, and its run backwards.
+
+A Tensor is one more array type, whose ``xp`` is the namespace of ops: a gradient of a gradient is the same op body run
+on Tensors of Tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.mode import Switch, current
+
+# ---- the graph ------------------------------------------------------------------------------------------------------
+
+_clock = itertools.count()
+_creation = operator.attrgetter("order")
+
+
+class Node:
+    """One recorded op: where its output's gradient arrives, and how it goes on to the inputs that want one.
+
+    It holds no Tensor but leaves, so an activation lives only while a pullback needs it.
+    """
+
+    __slots__ = ("dtype", "edges", "grad", "hooks", "order", "pullback", "shape")
+
+    def __init__(self, edges: Sequence, pullback: Any, shape: Any = None, dtype: Any = None) -> None:
+        self.order = next(_clock)
+        self.edges, self.pullback = edges, pullback  # an edge is a Node, a leaf Tensor or None
+        self.shape, self.dtype = shape, dtype
+        self.grad = self.hooks = None
+
+
+class Tensor:
+    """An array of some backend (`data`), its gradient (`grad`, an array too), and the op that made it.
+
+    Operators and methods speak NumPy and are ops; PyTorch's words without a NumPy meaning work too.
+    """
+
+    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
+    __array_ufunc__ = None  # array * tensor is the tensor's business
+    changed = -1
+
+    data: Any
+    grad: Any
+
+    def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
+        if type(data) not in BY_TYPE and not isinstance(data, Tensor):
+            data = tensor(data).data
+        self.data, self.grad, self.hooks = data, None, None
+        self.requires_grad, self.node = requires_grad, node
+
+    shape = property(lambda self: self.data.shape)
+    ndim = property(lambda self: self.data.ndim)
+    size = property(lambda self: self.data.size)
+    dtype = property(lambda self: self.data.dtype)
+    is_leaf = property(lambda self: self.node is None)
+
+    def receive(self, g: Any) -> None:
+        """Accumulate a gradient that others may hold: the first is a copy, and `g` is never written to."""
+        self.grad = _copy(g) if self.grad is None else _owned(self.grad + g)
+
+    def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
+        """Accumulate d(self)/d(leaf) into every leaf's `grad`; `gradient` is d(loss)/d(self), 1 for a scalar."""
+        backward(self, gradient, retain_graph)
+
+    def detach(self) -> Tensor:
+        """The same array, with no history."""
+        return Tensor(self.data)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Say whether gradients are wanted here; only floating point can have one, and only a leaf can change."""
+        if requires_grad:
+            _check_float(self.data)
+        elif self.node is not None:
+            raise RuntimeError("this tensor was computed and is part of a graph: use .detach() for one without history")
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self) -> None:
+        """Keep this tensor's own gradient too in `.grad`, though an op made it."""
+        if self.node is not None:
+            self.register_hook(lambda g: setattr(self, "grad", _copy(g)))
+        elif not self.requires_grad:
+            raise RuntimeError("retain_grad() on a tensor that requires no gradient")
+
+    def register_hook(self, hook: Callable[[Any], Any]) -> Callable[[], None]:
+        """Call `hook(gradient)` when this tensor's gradient is complete; what it returns, if anything, takes its place.
+
+        Returns a function that removes the hook.  The gradient is an array others may hold: return a new one.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("a hook needs a gradient: this tensor requires none")
+        owner: Any = self if self.node is None else self.node
+        if owner.hooks is None:
+            owner.hooks = []
+        hooks = owner.hooks
+        hooks.append(hook)
+        return lambda: hooks.remove(hook) if hook in hooks else None
+
+    def numpy(self) -> np.ndarray:
+        """A copy in host memory."""
+        a = raw(self)
+        return backend_of(a).to_numpy(a)
+
+    def item(self) -> Any:
+        """The one element as a Python number; waits for the device."""
+        if self.size != 1:
+            raise ValueError(f"item() needs one element, and this tensor of shape {self.shape} has {self.size}")
+        return self.numpy().item()
+
+    def tolist(self) -> Any:
+        return self.numpy().tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if backend_of(raw(self)).name != "numpy":
+            raise TypeError("a tensor on a device does not become a NumPy array by itself: use .numpy()")
+        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator:
+        return (self[i] for i in range(len(self)))  # type: ignore[index]
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all()")
+        return bool(self.item())  # the caller asked for a value, and waits for it
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        return operator.index(self.item())
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        if self.node is not None:
+            raise RuntimeError("only leaves can be deep-copied: this tensor was computed; use .detach() first")
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        Tensor.__init__(new, namespace(self.data).copy(self.data), self.requires_grad)
+        new.grad = None if self.grad is None else _copy(self.grad)
+        return new
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.numpy(), separator=", ", prefix=f"{type(self).__name__}(")
+        backend = backend_of(raw(self)).name
+        extras = [f"dtype={self.dtype}" * (self.dtype.name not in ("float32", "int64", "bool")),
+                  f"backend={backend!r}" * (backend != "numpy"), "requires_grad=True" * self.requires_grad]
+        return f"{type(self).__name__}({', '.join([text, *filter(None, extras)])})"
+
+
+class Parameter(Tensor):
+    """A leaf tensor to be trained.  An optimizer may give it a home: memory of its own for the gradient."""
+
+    __slots__ = ("changed", "home")
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        data = tensor(data).data if not isinstance(data, Tensor) else data.data
+        if requires_grad:
+            _check_float(data)
+        super().__init__(data, requires_grad)
+        self.home, self.changed = None, -1
+
+    def receive(self, g: Any) -> None:
+        if self.home is None:
+            return super().receive(g)
+        if self.grad is None:
+            self.home[...] = g
+            self.grad = self.home
+        else:
+            self.grad += g
+
+    def touch(self) -> None:
+        """Say that the values changed in place: what was computed from the old ones has no gradient any more."""
+        self.changed = next(_clock)
+
+    def __deepcopy__(self, memo: dict) -> Parameter:
+        new = super().__deepcopy__(memo)
+        new.home, new.changed = None, -1
+        return new
+
+    def _refuse(self, *_: Any) -> Any:
+        raise TypeError("a Parameter is not changed by an operator, which would make a new tensor of it: "
+                        "write p.data[...] -= g, or let an optimizer step")
+
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _refuse
+
+
+def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new Tensor with a copy of `value`: an array keeps its dtype, Python's floats become float32, its ints int64.
+
+    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.
+    """
+    value = raw(value)
+    if isinstance(value, np.ndarray) or not hasattr(value, "shape") or isinstance(value, np.generic):
+        backend = default_backend()
+        if not isinstance(value, np.ndarray):
+            value = np.asarray(value)
+            dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
+    else:
+        backend = backend_of(value)
+    data = backend.asarray(value, dtype)
+    if data is value or getattr(data, "base", None) is not None:
+        data = backend.xp.copy(data)
+    if requires_grad:
+        _check_float(data)
+    return Tensor(data, requires_grad)
+
+
+def _check_float(a: Any) -> None:
+    if not is_float(a.dtype):
+        raise TypeError(f"only floating point can have a gradient, and this is {a.dtype}: use .astype('float32') first")
+
+
+def is_float(dtype: Any) -> bool:
+    """Is this a floating dtype?  bfloat16 and its kin are of kind V to NumPy."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def _copy(g: Any) -> Any:
+    """A leaf's first gradient is a copy: its user may write into it, and others may hold `g`."""
+    return g if isinstance(g, Tensor) else np.array(g) if isinstance(g, np.generic) else namespace(g).copy(g)
+
+
+def _owned(g: Any) -> Any:
+    """NumPy's arithmetic makes scalars of 0-d arrays; a gradient is an array."""
+    return np.asarray(g) if isinstance(g, np.generic) else g
+
+
+def _hooked(hooks: Sequence[Callable], g: Any) -> Any:
+    for hook in tuple(hooks):
+        changed = hook(g)
+        g = g if changed is None else raw(changed) if not isinstance(g, Tensor) else changed
+    return g
+
+
+# ---- backward -------------------------------------------------------------------------------------------------------
+
+
+def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Accumulate d(root)/d(leaf) into every leaf's `grad`."""
+    if not root.requires_grad:
+        raise RuntimeError("nothing here requires a gradient: was it computed under no_grad(), or from integers?")
+    if gradient is None:
+        if root.size != 1:
+            raise RuntimeError(
+                f"backward() without a gradient needs one number, and this tensor has shape {root.shape}: "
+                f"reduce it first (.sum(), .mean()), or give d(loss)/d(tensor) as backward(gradient)")
+        gradient = namespace(root.data).ones_like(root.data)
+    else:
+        gradient = _as_gradient(root, gradient)
+    held: dict[int, tuple[Tensor, Any]] = {}  # leaves with hooks wait for the whole of their gradient
+    if root.node is None:
+        return root.receive(_hooked(root.hooks or (), gradient))
+    root.node.grad = gradient
+    for node in _reachable(root.node):
+        g, pullback, edges = node.grad, node.pullback, node.edges
+        node.grad = None
+        if g is not None:
+            if node.hooks:
+                g = _hooked(node.hooks, g)
+            if type(pullback) is tuple:
+                for edge, f in zip(edges, pullback, strict=True):
+                    if edge is not None:
+                        _send(node, edge, f(g), held)
+            else:
+                for edge, d in zip(edges, pullback(g), strict=False):
+                    if edge is not None and d is not None:
+                        _send(node, edge, d, held)
+        if not retain_graph:
+            node.pullback, node.edges = _spent, ()  # free activations as they are spent
+    for leaf, g in held.values():
+        leaf.receive(_hooked(leaf.hooks or (), g))
+
+
+def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
+    """Hand a gradient to the node or leaf that made the input, in the input's shape and dtype."""
+    if type(edge) is Node:
+        if g.shape != edge.shape:
+            g = _unbroadcast(g, edge.shape)
+        if g.dtype is not edge.dtype:
+            g = g.astype(edge.dtype)
+        edge.grad = g if edge.grad is None else edge.grad + g
+        return
+    if edge.changed > node.order:
+        raise RuntimeError(
+            f"backward through {_name(node)}: a parameter of shape {edge.shape} was stepped or loaded since it was "
+            f"read here, so this gradient would be of values that are gone: run the forward again")
+    data = edge.data
+    if g.shape != data.shape:
+        g = _unbroadcast(g, data.shape)
+    if g.dtype is not data.dtype:
+        g = g.astype(data.dtype)
+    if not edge.hooks:
+        edge.receive(g)
+    else:
+        held[id(edge)] = edge, held[id(edge)][1] + g if id(edge) in held else g
+
+
+def _name(node: Node) -> str:
+    """The op a node is of, as its pullback's own name says: ``linear.<locals>.<lambda>``."""
+    pullback = node.pullback[0] if type(node.pullback) is tuple else node.pullback
+    pullback = getattr(pullback, "func", pullback)  # of a functools.partial
+    return getattr(pullback, "__qualname__", "an op").partition(".")[0].removesuffix("_backward")
+
+
+def _spent(g: Any) -> Any:
+    raise RuntimeError("backward ran through here before and freed what it needed: call the forward again, "
+                       "or give the first backward retain_graph=True")
+
+
+def _as_gradient(root: Tensor, gradient: Any) -> Any:
+    if isinstance(gradient, Tensor) and level(gradient) >= level(root):
+        gradient = gradient.data
+    if not hasattr(gradient, "shape"):
+        gradient = backend_of(raw(root)).asarray(gradient, root.dtype)
+    if gradient.shape != root.shape:
+        raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, the tensor {root.shape}")
+    return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
+
+
+def _reachable(node: Node) -> list[Node]:
+    seen, stack = {node}, [node]
+    while stack:
+        for edge in stack.pop().edges:
+            if type(edge) is Node and edge not in seen:
+                seen.add(edge)
+                stack.append(edge)
+    return sorted(seen, key=_creation, reverse=True)
+
+
+def _unbroadcast(g: Any, shape: tuple) -> Any:
+    """The sum of `g` over what broadcasting spread."""
+    lead = g.ndim - len(shape)
+    axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1))
+    return g.sum(axis=axes).reshape(shape)
+
+
+# ---- Tensors of Tensors ----------------------------------------------------------------------------------------------
+
+
+def level(a: Any) -> int:
+    """How many Tensors are wrapped around the array: 0 for the array itself."""
+    n = 0
+    while isinstance(a, Tensor):
+        a, n = a.data, n + 1
+    return n
+
+
+def raw(a: Any) -> Any:
+    """The array inside."""
+    while isinstance(a, Tensor):
+        a = a.data
+    return a
+
+
+class Differentiable:
+    """The ``xp`` of Tensors: NumPy's names, each an op.  What has no op and no gradient says so."""
+
+    array_type, kernels = Tensor, {}  # type: ignore[var-annotated]
+    ops: dict[str, Callable] = {}  # name -> op; gpuprop.functional fills it
+    constant = set("""arange zeros ones full empty zeros_like ones_like full_like empty_like eye linspace
+                      isnan isfinite isinf broadcast_shapes result_type require copy""".split())
+
+    def __init__(self, xp: Any) -> None:
+        self.base, self.xp = xp, self
+
+    def own(self, out: Any) -> Tensor:
+        return out if isinstance(out, Tensor) else Tensor(out)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.ops:
+            return self.ops[name]
+        value = getattr(self.base, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+        if name not in self.constant:
+            raise NotImplementedError(f"xp.{name} has no gradient here: write it as an op, or without it")
+
+        def constant(*args: Any, **kwargs: Any) -> Any:
+            out = value(*map(raw, args), **{k: raw(v) for k, v in kwargs.items()})
+            return Tensor(out) if hasattr(out, "shape") else out
+
+        return constant
+
+
+def namespace(a: Any) -> Any:
+    """The ``xp`` that computes on `a`, an array or Tensor."""
+    inside = raw(a)
+    backend = BY_TYPE.get(type(inside)) or (default_backend() if not hasattr(inside, "shape") else backend_of(inside))
+    return Differentiable(backend.xp) if isinstance(a, Tensor) else backend.xp
+
+
+def get_array_module(*values: Any) -> Any:
+    """The namespace that computes on these arrays; Tensors count as what they hold, numbers and lists as NumPy's."""
+    owners = {id(b): b for v in map(raw, values) if hasattr(v, "shape") for b in [backend_of(v)]}
+    if len(owners) > 1:
+        names = ", ".join(b.name for b in owners.values())
+        raise BackendMismatchError(f"these arrays are of several backends: {names}")
+    return next(iter(owners.values()), get_backend("numpy")).xp
+
+
+def asnumpy(value: Any) -> np.ndarray:
+    """A copy of an array or Tensor in host memory."""
+    value = raw(value)
+    return backend_of(value).to_numpy(value) if hasattr(value, "shape") else np.array(value)
+
+
+# ---- gradients as functions -----------------------------------------------------------------------------------------
+
+
+def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
+    """The function that returns d(f)/d(argument), itself differentiable: ``grad(grad(f))``.
+
+    `f` returns one number; `argnum` names the argument, or several by a sequence (the result is then a tuple).  An
+    argument is an array, a Tensor or a list, tuple or dict of them; the gradient comes in the same form, arrays for
+    arrays and Tensors, with their history, for Tensors.
+    """
+    both = value_and_grad(f, argnum)
+    return lambda *args, **kwargs: both(*args, **kwargs)[1]
+
+
+def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
+    """The function that returns (f, d(f)/d(argument)); see `grad`."""
+    numbers = (argnum,) if isinstance(argnum, int) else tuple(argnum)
+
+    def both(*args: Any, **kwargs: Any) -> tuple:
+        depth = current.get().depth + 1
+        leaves: list[tuple[Tensor, Any]] = []
+
+        def wrap(x: Any) -> Tensor:
+            inner = x if hasattr(x, "shape") else tensor(x).data
+            _check_float(inner)
+            while level(inner) < depth - 1:
+                inner = Tensor(inner)
+            leaves.append((Tensor(inner, requires_grad=True), x))
+            return leaves[-1][0]
+
+        with Switch(depth=depth, recording=True):
+            wrapped = {n: _tree(wrap, args[n]) for n in numbers}
+            y = f(*(wrapped.get(i, a) for i, a in enumerate(args)), **kwargs)
+            if not hasattr(y, "shape") or y.size != 1:
+                got = getattr(y, "shape", type(y).__name__)
+                raise ValueError(f"grad needs a function that returns one number, not {got}")
+            if level(y) == depth and y.requires_grad:  # else it does not depend on the argument
+                backward(y)
+        zeros = lambda t: namespace(t.data).zeros_like(t.data)
+        found = iter([_as_given(x, zeros(t) if t.grad is None else t.grad) for t, x in leaves])
+        grads = tuple(_tree(lambda _: next(found), args[n]) for n in numbers)
+        value = y.data if level(y) == depth else y
+        like = next((x for _, x in leaves if isinstance(x, Tensor)), None)
+        return _as_given(like, value), grads[0] if isinstance(argnum, int) else grads
+
+    return both
+
+
+def _as_given(given: Any, result: Any) -> Any:
+    """A Tensor to who gave one, or is inside a grad themselves; the array to who gave an array."""
+    return result if isinstance(given, Tensor) else raw(result)
+
+
+def _tree(f: Callable, x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _tree(f, v) for k, v in x.items()}
+    return type(x)(_tree(f, v) for v in x) if isinstance(x, list | tuple) else f(x)

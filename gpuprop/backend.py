@@ -1,0 +1,331 @@
+"""What a backend is, the registry that finds them by entry point, and the choice of the one new arrays are made on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+GROUP = "gpuprop.backends"
+
+
+class BackendMismatchError(TypeError):
+    """Arrays of two backends met in one call."""
+
+
+class Unavailable(str):
+    """Why a backend cannot be used here: false, where an answer would be true; `error` is what asking for it raises."""
+
+    error: type[Exception]
+
+    def __new__(cls, reason: str, error: type[Exception] = RuntimeError) -> Unavailable:
+        self = super().__new__(cls, reason)
+        self.error = error
+        return self
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Backend(ABC):
+    """An array library and the few things it does not spell as NumPy does."""
+
+    name: str
+    xp: Any  # the array namespace: NumPy's names, and the extras of `EXTRAS`
+    array_type: type  # the one array class this backend owns
+    kernels: dict[str, Callable] = {}  # qualified op name -> faster twin, same contract
+
+    @classmethod
+    def is_available(cls) -> bool | Unavailable:
+        """True, or why not."""
+        return True
+
+    @abstractmethod
+    def asarray(self, value: Any, dtype: Any = None) -> Any:
+        """`value` as this backend's array: its own arrays as they are, the host's copied to the device."""
+
+    @abstractmethod
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """A copy on the host; waits for the device, then raises what `require` found wrong meanwhile."""
+
+    def own(self, out: Any) -> Any:
+        """An op's result as this backend's array: NumPy hands back scalars for 0-d."""
+        return out if type(out) is self.array_type else self.xp.asarray(out)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked."""
+
+    records: bool = False  # can a step be recorded and replayed?  If not, the step itself is its own replay
+
+    def record(self) -> Any:
+        """A context that writes down the array calls made in it, with `replay()` and `difference(other)`."""
+        raise RuntimeError(f"backend {self.name!r} records nothing")
+
+    def pointwise(self, fn: Callable) -> Callable:
+        """`fn`, an elementwise body, in its fastest form: libraries like NumPy run it as it is."""
+        return fn
+
+    def device_count(self) -> int:
+        return 1
+
+    def device(self) -> int:
+        """The device on which this thread makes arrays."""
+        return 0
+
+    def use_device(self, index: int) -> None:
+        if index != 0:
+            raise ValueError(f"backend {self.name!r} has one device, number 0, not {index}")
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind (``used``, ``reserved`` ...), as far as the library knows them."""
+        return {}
+
+    def require(self, condition: Any, message: str) -> None:
+        """State what must hold of data: all of `condition`, or IndexError(message).
+
+        The host never waits for it: a flag on the device is read with the next value that is, or at once in `debug()`.
+        """
+        flags = self.__dict__.setdefault("_flags", {})
+        device = self.device()
+        if (message, device) not in flags:
+            flags[message, device] = self.xp.zeros((), "bool")
+        flag = flags[message, device]
+        flag |= ~condition.all()
+        if _debugging.get():
+            self.raise_found()
+
+    def raise_found(self) -> None:
+        """Raise what `require` found wrong on the device since the last look; `to_numpy` calls it."""
+        for (message, _), flag in getattr(self, "_flags", {}).items():
+            if self._read(flag):
+                flag[...] = False
+                raise IndexError(message)
+
+    def _read(self, flag: Any) -> bool:
+        raise NotImplementedError(f"backend {self.name!r} neither answers `require` itself nor reads its flags")
+
+
+# What `xp` must offer beside NumPy's own names.
+EXTRAS = "erf erfc erfinv lgamma digamma polygamma sigmoid index_add require".split()
+
+_debugging: ContextVar[bool] = ContextVar("gpuprop_debugging", default=False)
+
+
+@contextlib.contextmanager
+def debug() -> Iterator[None]:
+    """Check at once, on every backend, what is otherwise looked at with the next value read: labels, indices."""
+    token = _debugging.set(True)
+    try:
+        yield
+    finally:
+        _debugging.reset(token)
+
+
+# ---- the registry ---------------------------------------------------------------------------------------------------
+
+_classes: dict[str, type[Backend]] = {}
+_instances: dict[str, Backend] = {}
+BY_TYPE: dict[type, Backend] = {}  # whose array is this?  One exact lookup; engine and pointwise bodies share it
+
+
+def register(name: str, cls: type[Backend]) -> None:
+    """Make a backend known by name in this process; installed packages do it by an entry point instead."""
+    missing = [m for m in ("asarray", "to_numpy") if not callable(getattr(cls, m, None))]
+    if missing:
+        raise TypeError(f"{cls.__name__} is no backend: it lacks {', '.join(missing)}; "
+                        f"derive it from gpuprop.backend.Backend")
+    _classes[name] = cls
+
+
+def backends() -> dict[str, Any]:
+    """Every known backend by name: a class once loaded, an entry point (not imported) before."""
+    from importlib.metadata import entry_points  # 15 ms that `import gpuprop` does not need
+
+    return {**{ep.name: ep for ep in entry_points(group=GROUP)}, **_classes}
+
+
+def _load(name: str) -> type[Backend]:
+    if name not in _classes:
+        known = backends()
+        if name not in known:
+            names = ", ".join(sorted(known))
+            raise ValueError(f"unknown backend {name!r}; known here: {names}. Also: cpu, cuda, cuda:0, auto")
+        try:
+            cls = known[name].load()
+        except Exception as e:
+            what = f"{type(e).__name__}: {e}"
+            raise ImportError(f"backend {name!r} ({known[name].value}) cannot be imported: {what}") from e
+        register(name, cls)
+    return _classes[name]
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of this name, made at the first call.
+
+    Raises ValueError for a name nobody knows, ImportError where its library is missing (with the line that installs
+    it) and RuntimeError where it has no usable device (with the driver's reason).
+    """
+    if name not in _instances:
+        cls = _load(name)
+        usable = cls.is_available()
+        if not usable:
+            reason = usable if isinstance(usable, Unavailable) else Unavailable("it says so itself")
+            raise reason.error(f"backend {name!r} cannot be used: {reason:s}")
+        backend = cls()
+        _check(name, backend)
+        _instances[name] = BY_TYPE[backend.array_type] = backend
+    return _instances[name]
+
+
+def _check(name: str, backend: Backend) -> None:
+    missing = [extra for extra in EXTRAS if not hasattr(backend.xp, extra)]
+    if missing:
+        raise TypeError(f"backend {name!r}: its xp lacks {', '.join(missing)}")
+    if backend.kernels:
+        from gpuprop.ops import check_twins  # the table of definitions, complete once gpuprop is imported
+
+        check_twins(name, backend.kernels)
+
+
+def backend_of(array: Any) -> Backend:
+    """The backend that owns an array."""
+    try:
+        return BY_TYPE[type(array)]
+    except KeyError:
+        pass
+    if isinstance(array, np.ndarray):
+        return get_backend("numpy")
+    for name, module in (("cupy", "cupy"),):  # the user's own arrays may come before the first use of their backend
+        if type(array).__module__.partition(".")[0] == module:
+            return get_backend(name)
+    raise TypeError(f"no backend owns arrays of type {type(array).__module__}.{type(array).__qualname__}: "
+                    f"convert it first, for example with gpuprop.tensor(...)")
+
+
+# ---- where new arrays are made --------------------------------------------------------------------------------------
+
+_override: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
+_chosen: Backend | None = None  # process-wide, so that notebook cells and worker threads see it
+WORDS = {"cpu": "numpy", "cuda": "cupy", "gpu": "cupy"}
+
+
+def default_backend() -> Backend:
+    """Where new arrays are made: the context's, else the process's, else GPUPROP_BACKEND's, else the best usable."""
+    global _chosen
+    backend = _override.get() or _chosen
+    if backend is None:
+        backend, device = _parse(os.environ.get("GPUPROP_BACKEND") or "auto")
+        _enter(backend, device)
+        _chosen = backend
+    return backend
+
+
+def set_default_backend(name: str, device: int | None = None) -> Backend:
+    """Make new arrays on this backend from here on, in every thread."""
+    global _chosen
+    backend, index = _parse(name, device)
+    _enter(backend, index)
+    _chosen = backend
+    return backend
+
+
+class use:
+    """Make new arrays on a backend: from the call on, in every thread, or, as ``with use(...):``, inside the block.
+
+    `name` is a backend's name or "cpu", "cuda", "cuda:1" or "auto" (the best usable one; it says which and why).
+    """
+
+    def __init__(self, name: str, device: int | None = None) -> None:
+        global _chosen
+        self.backend, index = _parse(name, device)
+        self._before = _chosen, _override.get(), self.backend.device()
+        _enter(self.backend, index)
+        _override.set(None)
+        _chosen = self.backend
+
+    def __enter__(self) -> Backend:
+        global _chosen
+        _chosen, outer, _ = self._before  # the block is this thread's alone
+        _override.set(outer)
+        self._token = _override.set(self.backend)
+        return self.backend
+
+    def __exit__(self, *_: object) -> None:
+        _override.reset(self._token)
+        self.backend.use_device(self._before[2])
+
+    def __repr__(self) -> str:
+        return f"<new arrays are made on {self.backend.name!r}>"
+
+
+def _enter(backend: Backend, device: int | None) -> None:
+    if device is not None:
+        backend.use_device(device)
+
+
+def _parse(name: str, device: int | None = None) -> tuple[Backend, int | None]:
+    """A backend and device number from what users write: ``"cupy"``, ``"cuda:1"``, ``"auto"``."""
+    if not isinstance(name, str):
+        raise TypeError(f"a backend is chosen by name, not by {type(name).__name__}")
+    word, colon, number = name.partition(":")
+    if colon:
+        if not re.fullmatch(r"\d+", number) or device not in (None, int(number)):
+            raise ValueError(f"{name!r}: after the colon comes the number of one device, as in 'cuda:1'")
+        device = int(number)
+    backend = _best() if word == "auto" else get_backend(WORDS.get(word, word))
+    if device is not None and not 0 <= device < backend.device_count():
+        count = backend.device_count()
+        raise RuntimeError(f"backend {backend.name!r} has {count} device(s); there is no number {device}")
+    return backend, device
+
+
+def _best() -> Backend:
+    """CuPy if a GPU answers, else NumPy; said once on stderr, with the reason."""
+    try:
+        backend, why = get_backend("cupy"), "a CUDA device answered"
+    except (ImportError, RuntimeError, ValueError) as e:
+        backend, why = get_backend("numpy"), str(e)
+    if not _said:
+        _said.append(why)
+        print(f"gpuprop: using {backend.name} ({why})", file=sys.stderr)
+    return backend
+
+
+_said: list[str] = []  # the automatic choice, once a process
+
+
+def usable_backends() -> dict[str, Backend]:
+    """Every backend that works here; a broken third-party one is warned of and left out."""
+    found = {}
+    for name in sorted(backends()):
+        try:
+            found[name] = get_backend(name)
+        except (ImportError, RuntimeError) as e:
+            if name not in ("numpy", "cupy"):
+                warnings.warn(f"gpuprop leaves out backend {name!r}: {e}", stacklevel=2)
+        except Exception as e:
+            warnings.warn(f"gpuprop leaves out backend {name!r}: {type(e).__name__}: {e}", stacklevel=2)
+    return found
+
+
+def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
+    """An array on another backend or device (a name as `use` takes it), in another dtype, or both."""
+    source = backend_of(array)
+    target, device = (source, None) if where is None else _parse(where)
+    value = array if target is source else source.to_numpy(array)
+    if device is None:
+        return target.asarray(value, dtype)
+    before = target.device()
+    target.use_device(device)
+    try:
+        return target.asarray(value, dtype)
+    finally:
+        target.use_device(before)

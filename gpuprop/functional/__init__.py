@@ -1,0 +1,67 @@
+"""Differentiable functions, each written once on ``xp``: the namespace speaks PyTorch."""
+
+from gpuprop.autograd import Differentiable
+from gpuprop.functional import arithmetic, indexing, products, reduction, shape
+from gpuprop.functional import tensor as _tensor
+from gpuprop.functional.activation import (
+    celu,
+    elu,
+    gelu,
+    glu,
+    gumbel_softmax,
+    hardshrink,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    log_softmax,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    rrelu,
+    selu,
+    silu,
+    softmax,
+    softmin,
+    softplus,
+    softshrink,
+    softsign,
+    tanhshrink,
+    threshold,
+)
+from gpuprop.functional.arithmetic import sigmoid, tanh
+from gpuprop.functional.dropout import dropout
+from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance
+from gpuprop.functional.loss import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cosine_embedding_loss,
+    cross_entropy,
+    gaussian_nll_loss,
+    hinge_embedding_loss,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    margin_ranking_loss,
+    mse_loss,
+    multi_margin_loss,
+    multilabel_soft_margin_loss,
+    nll_loss,
+    one_hot,
+    poisson_nll_loss,
+    smooth_l1_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
+
+ARRAY_FUNCTIONS = {  # NumPy's names: gpuprop.exp, gpuprop.sum ..., and the xp of Tensors
+    name: value
+    for module in (arithmetic, shape, indexing, reduction, products)
+    for name, value in vars(module).items()
+    if callable(value) and value.__module__ == module.__name__ and not name.startswith("_")
+}
+Differentiable.ops.update(ARRAY_FUNCTIONS)
+_tensor.attach()

@@ -1,0 +1,55 @@
+"""Two ways to make a function: an op from elementwise bodies, and a composition of ops."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gpuprop.autograd import Tensor
+from gpuprop.ops import op
+from gpuprop.pointwise import pointwise
+
+
+def elementwise(fn: Any = None, *, precision: str | None = None) -> Any:
+    """Make an op of ``fn(xp, input: Array, ..., alpha=1.0)``, a `pointwise` body.
+
+    ``@name.backward``, once for each array, gives the gradient: a pointwise body of the same arrays, `dy` and the constants.
+    One that begins with `output` is handed this in place of the arrays, which then need not be kept.  A constant called
+    `inplace` is accepted and ignored.
+    """
+    if fn is None:
+        return functools.partial(elementwise, precision=precision)
+    forward = pointwise(fn)
+    defaults = {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.default is not p.empty}
+    slopes: list[tuple[Callable, bool]] = []
+
+    @functools.wraps(fn)
+    def body(xp: Any, *arrays: Any, **constants: Any) -> tuple:
+        constants = defaults | constants
+        constants.pop("inplace", None)
+        output = forward(xp, *arrays, **constants)
+        return output, tuple([functools.partial(slope, xp, *((output,) if of_output else arrays), **constants)
+                              for slope, of_output in slopes])
+
+    def backward(slope: Callable) -> Callable:
+        slopes.append((pointwise(slope), "output" in inspect.signature(slope).parameters))
+        return slope
+
+    call = op(body, precision=precision)
+    call.backward = backward
+    return call
+
+
+def composed(fn: Callable) -> Callable:
+    """Let `fn`, which composes ops and operators of Tensors, take plain arrays too, and return what it was given."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
+            return fn(*args, **kwargs)
+        lifted = lambda a: Tensor(a) if hasattr(a, "shape") else a
+        return fn(*map(lifted, args), **{k: lifted(v) for k, v in kwargs.items()}).data
+
+    return call

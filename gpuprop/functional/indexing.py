@@ -1,0 +1,106 @@
+"""Reading, choosing and adding at places: with NumPy's names, or PyTorch's where NumPy has none."""
+
+from __future__ import annotations
+
+from gpuprop.functional.movement import axis_of, flat_without, picked, put, put_diagonal, put_rows, scatter
+from gpuprop.ops import Array, op
+
+
+def _check(xp, index, n, what):
+    xp.require((index >= -n) & (index < n), f"{what}: an index lies outside of its axis, which has size {n}")
+
+
+@op
+def take(xp, x: Array, indices: Array, axis=None):
+    """The slices of an axis (or of the flat array) that an array of integers names, which takes the axis' place."""
+    shape = x.shape
+    flat, axis = flat_without(x, axis)
+    index, n = indices if hasattr(indices, "shape") else xp.full((), indices), flat.shape[axis]
+    _check(xp, index, n, "take")
+    return xp.take(flat, index, axis=axis), (
+        lambda d: put_rows.on(xp, d, index, axis=axis, n=n).reshape(shape), lambda d: None)
+
+
+def index_select(x, axis, index):
+    """The slices of an axis that a 1-D array of integers names."""
+    return take(x, index, axis)
+
+
+@op
+def take_along_axis(xp, x: Array, indices: Array, axis):
+    """``x[..., indices[..., i, ...], ...]``: each place along the axis chooses its own element; other axes broadcast."""
+    n = x.shape[axis]
+    _check(xp, indices, n, "take_along_axis")
+    y = xp.take_along_axis(x, indices, axis=axis)
+    axis, shape = axis_of(x, axis), y.shape
+
+    def back(d):
+        whole = (*shape[:axis], n, *shape[axis + 1:])
+        return scatter.on(xp, d, xp.broadcast_to(indices, shape), axis=axis, shape=whole)
+
+    return y, (back, lambda d: None)
+
+
+@op
+def gather(xp, x: Array, axis, index: Array):
+    """``y[i, j] = x[i, index[i, j]]`` along the axis (here 1), for a part of `x` as large as `index` is otherwise."""
+    shape = x.shape
+    _check(xp, index, shape[axis], "gather")
+    return picked(xp, x, index, axis), (lambda d: scatter.on(xp, d, index, axis=axis, shape=shape), lambda d: None)
+
+
+@op
+def scatter_add(xp, x: Array, axis, index: Array, src: Array):
+    """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along the axis (here 1), for a part of `src` as large as `index`."""
+    shape, given = x.shape, src.shape
+    _check(xp, index, shape[axis], "scatter_add")
+    part = tuple(map(slice, index.shape))
+    return x + scatter.on(xp, src[part], index, axis=axis, shape=shape), (
+        lambda d: d, lambda d: None, lambda d: put.on(xp, picked(xp, d, index, axis), key=part, shape=given))
+
+
+@op
+def index_add(xp, x: Array, axis, index: Array, source: Array):
+    """`x` with the slices of `source` added at the places of an axis that the 1-D `index` names."""
+    axis, n = axis_of(x, axis), x.shape[axis]
+    _check(xp, index, n, "index_add")
+    return x + put_rows.on(xp, source, index, axis=axis, n=n), (
+        lambda d: d, lambda d: None, lambda d: xp.take(d, index, axis=axis))
+
+
+@op
+def masked_fill(xp, x: Array, mask: Array, value: Array):
+    """`x` with `value`, a number or 0-d array, where the mask holds."""
+    return xp.where(mask, value, x), (
+        lambda d: xp.where(mask, 0, d), lambda d: None, lambda d: xp.where(mask, d, 0))
+
+
+# ---- triangles and diagonals of two axes ----------------------------------------------------------------------------
+
+
+@op
+def tril(xp, x: Array, k=0):
+    """The lower triangle of the last two axes, up to the k-th diagonal; zeros above."""
+    return xp.tril(x, k), (lambda d: xp.tril(d, k),)
+
+
+@op
+def triu(xp, x: Array, k=0):
+    """The upper triangle of the last two axes, from the k-th diagonal; zeros below."""
+    return xp.triu(x, k), (lambda d: xp.triu(d, k),)
+
+
+@op
+def diagonal(xp, x: Array, offset=0, axis1=0, axis2=1):
+    """The elements ``x[i, i + offset]`` of two axes, as the last axis."""
+    shape = x.shape
+    return xp.diagonal(x, offset, axis1, axis2), (
+        lambda d: put_diagonal.on(xp, d, shape=shape, offset=offset, axis1=axis1, axis2=axis2),)
+
+
+def diag(v, k=0):
+    """The k-th diagonal of a matrix, or the matrix that has a vector there and zeros elsewhere."""
+    if v.ndim != 1:
+        return diagonal(v, k)
+    n = len(v) + (k if k >= 0 else -k)
+    return put_diagonal(v, (n, n), k, 0, 1)

@@ -1,0 +1,105 @@
+"""Layers that are a product, and measures of distance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpuprop.autograd import namespace
+from gpuprop.functional.elementwise import composed
+from gpuprop.ops import Array, op
+
+
+@op(precision="low")
+def linear(xp, input: Array, weight: Array, bias: Array = None):
+    """``input @ weight.T + bias`` over the last axis: (..., in), (out, in), (out,) -> (..., out)."""
+    check_dtypes("linear", input, weight, bias)
+    if weight.ndim != 2 or input.ndim == 0 or input.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: input {input.shape} has {input.shape[-1] if input.ndim else 'no'} features, "
+                         f"weight {weight.shape} takes {weight.shape[-1]}")
+    rows = lambda a: a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    y = xp.matmul(input, weight.T)
+    if bias is not None:
+        y += bias
+    return y, (
+        lambda dy: xp.matmul(dy, weight),
+        lambda dy: xp.matmul(rows(dy).T, rows(input)),
+        lambda dy: dy)  # the engine sums what broadcasting spread
+
+
+@op(precision="low")
+def bilinear(xp, input1: Array, input2: Array, weight: Array, bias: Array = None):
+    """``input1 @ weight[k] @ input2 + bias[k]``: (..., in1), (..., in2), (out, in1, in2), (out,) -> (..., out)."""
+    check_dtypes("bilinear", input1, weight, bias)
+    check_dtypes("bilinear", input2, weight)
+    out, in1, in2 = weight.shape
+    lead, n = input1.shape[:-1], math.prod(input1.shape[:-1])
+    if (input1.shape, input2.shape) != ((*lead, in1), (*lead, in2)):
+        raise ValueError(f"bilinear: inputs {input1.shape} and {input2.shape} do not fit weight {weight.shape}, (out, in1, in2)")
+    x1, x2, w = input1.reshape(n, in1), input2.reshape(n, in2), weight.transpose(1, 0, 2).reshape(in1, out * in2)
+    halfway = xp.matmul(x1, w).reshape(n, out, in2)
+    y = xp.matmul(halfway, x2[:, :, None]).reshape(*lead, out)
+    outer = lambda dy: (dy.reshape(n, out, 1) * x2[:, None]).reshape(n, out * in2)
+    return y if bias is None else y + bias, (
+        lambda dy: xp.matmul(outer(dy), w.T).reshape(*lead, in1),
+        lambda dy: xp.matmul(dy.reshape(n, 1, out), halfway).reshape(*lead, in2),
+        lambda dy: xp.matmul(x1.T, outer(dy)).reshape(in1, out, in2).transpose(1, 0, 2),
+        lambda dy: dy)
+
+
+def check_dtypes(name: str, input: Any, *weights: Any) -> None:
+    """Refuse an input of another dtype than the weights, which would change the dtype of all that follows."""
+    for weight in weights:
+        if weight is not None and weight.dtype != input.dtype:
+            remedies = f"input.astype({weight.dtype.name!r})"
+            if input.dtype.kind not in "iub":
+                remedies += f" or model.to(dtype={input.dtype.name!r})"
+            raise TypeError(f"{name}: input is {input.dtype.name} and weight {weight.dtype.name}: use {remedies}")
+
+
+# ---- distances ------------------------------------------------------------------------------------------------------
+
+
+@op(precision="full")
+def vector_norm(xp, x: Array, p: float = 2.0, dim: int = -1, keepdim: bool = False):
+    """``sum(|x|**p)**(1/p)`` along `dim`, for infinite `p` the largest ``|x|``; at 0 its gradient is 0."""
+    if not p > 0:
+        raise ValueError(f"a norm needs p > 0, not {p}")
+    a = xp.abs(x)
+    if p == math.inf:
+        y = a.max(axis=dim, keepdims=True)
+    elif p == 1:
+        y = a.sum(axis=dim, keepdims=True)
+    else:
+        y = xp.sqrt((x * x).sum(axis=dim, keepdims=True)) if p == 2 else (a**p).sum(axis=dim, keepdims=True) ** (1 / p)
+
+    def slope(d):
+        d = d if keepdim else xp.expand_dims(d, dim)
+        if p == math.inf:
+            largest = a == y
+            return d * xp.sign(x) * largest / largest.sum(axis=dim, keepdims=True)
+        if p == 2:
+            return d * x / xp.where(y == 0, 1, y)
+        ratio = xp.where(x == 0, 1, a) / xp.where(y == 0, 1, y)  # no power of 0, the sign of which is 0
+        return d * xp.sign(x) * ratio ** (p - 1)
+
+    return y if keepdim else y.sum(axis=dim), (slope,)
+
+
+@composed
+def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
+    """`input` divided by its `p`-norm along `dim`, or by `eps` if that is larger."""
+    norm = vector_norm(input, p, dim, True)
+    return input / namespace(norm).maximum(norm, eps)
+
+
+@composed
+def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
+    """The cosine of the angle between `x1` and `x2`, which broadcast, along `dim`; `eps` bounds each norm from below."""
+    return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
+
+
+@composed
+def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
+    """The `p`-norm of ``x1 - x2 + eps`` over the last axis; the arrays broadcast."""
+    return vector_norm(x1 - x2 + eps, p, -1, keepdim)

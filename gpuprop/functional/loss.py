@@ -1,0 +1,509 @@
+"""Losses: one number for every element or sample, then the mean of them or what else `reduction` says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from gpuprop.autograd import asnumpy, namespace, raw
+from gpuprop.functional.activation import log1p_exp, log_softmax, logsigmoid, relu
+from gpuprop.functional.elementwise import composed, elementwise
+from gpuprop.functional.linear import cosine_similarity, pairwise_distance
+from gpuprop.functional.movement import put_along_axis
+from gpuprop.ops import Array, op
+
+
+@op(precision="full")
+def reduced(xp, loss: Array, total: Array = None, reduction: str = "mean"):
+    """The losses as they are ("none"), their "sum", or their "mean": the sum over `total`, by default over their number.
+
+    The mean of none is NaN, as in PyTorch.
+    """
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction is 'none', 'mean' or 'sum', not {reduction!r}")
+    if reduction == "none":
+        return loss, (lambda d: d, lambda d: xp.zeros_like(total))
+    shape, sum = loss.shape, loss.sum()
+    if reduction == "sum":
+        return sum, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
+    if total is None:
+        n = math.prod(shape) or math.nan
+        return sum / n, (lambda d: xp.broadcast_to(d / n, shape), None)
+    n = xp.where(total == 0, math.inf, total)  # with no weight at all no gradient, though the mean is NaN
+    return sum / xp.where(total == 0, math.nan, total), (
+        lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * sum / (n * n))
+
+
+# ---- of numbers -----------------------------------------------------------------------------------------------------
+
+
+def fitting(name: str, input: Any, target: Any) -> Any:
+    """`target` in a dtype that does not widen `input`; ValueError unless both have one shape."""
+    if input.shape != target.shape:
+        raise ValueError(f"{name}: input {input.shape} and target {target.shape} must have the same shape")
+    if target.dtype.kind in "iub":
+        return target.astype(input.dtype)
+    if target.dtype == "float64" != input.dtype:
+        raise TypeError(f"{name}: input is {input.dtype.name} and target float64: use target.astype({input.dtype.name!r})")
+    return target
+
+
+def negated(body: Callable) -> Callable:
+    """The gradient of `target`, where that of `input` is `body`: of a function of their difference."""
+    return lambda xp, *arrays, **constants: -body(xp, *arrays, **constants)
+
+
+@elementwise(precision="full")
+def squared_error(xp, input: Array, target: Array):
+    """``(input - target)**2``."""
+    d = input - target
+    return d * d
+
+
+@squared_error.backward
+def squared_error_backward(xp, input, target, dy):
+    return 2 * dy * (input - target)
+
+
+@elementwise(precision="full")
+def absolute_error(xp, input: Array, target: Array):
+    """``|input - target|``."""
+    return xp.abs(input - target)
+
+
+@absolute_error.backward
+def absolute_error_backward(xp, input, target, dy):
+    return dy * xp.sign(input - target)
+
+
+@elementwise(precision="full")
+def huber(xp, input: Array, target: Array, delta: float):
+    """Half the square of ``d = input - target`` where ``|d| < delta``, and beyond the tangents to it there."""
+    d = input - target
+    inner = xp.clip(d, -delta, delta)
+    return inner * (d - 0.5 * inner)
+
+
+@huber.backward
+def huber_backward(xp, input, target, dy, delta):
+    return dy * xp.clip(input - target, -delta, delta)
+
+
+squared_error.backward(negated(squared_error_backward))
+absolute_error.backward(negated(absolute_error_backward))
+huber.backward(negated(huber_backward))
+
+
+@composed
+def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
+    """``(input - target)**2``, times `weight`, whose sum then divides the mean."""
+    return _weighted("mse_loss", squared_error, input, target, reduction, weight)
+
+
+@composed
+def l1_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
+    """``|input - target|``, times `weight`, whose sum then divides the mean."""
+    return _weighted("l1_loss", absolute_error, input, target, reduction, weight)
+
+
+def _weighted(name: str, error: Callable, input: Any, target: Any, reduction: str, weight: Any) -> Any:
+    loss = error(input, fitting(name, input, target))
+    if weight is None:
+        return reduced(loss, None, reduction)
+    weight = fitting(f"{name}, weight", input, weight)
+    return reduced(loss * weight, weight.sum(), reduction)
+
+
+@composed
+def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array = None) -> Array:
+    """Half the square of ``input - target`` up to `delta`, linear beyond, times `weight`.  P. J. Huber, 1964."""
+    if delta <= 0:
+        raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
+    loss = huber(input, fitting("huber_loss", input, target), delta)
+    return reduced(loss if weight is None else loss * fitting("huber_loss, weight", input, weight), None, reduction)
+
+
+@composed
+def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
+    """``huber_loss(delta=beta) / beta``, which goes to `l1_loss` with beta = 0.  R. Girshick, ICCV 2015."""
+    if beta < 0:
+        raise ValueError(f"smooth_l1_loss: beta cannot be negative, and is {beta}")
+    if beta == 0:
+        return l1_loss(input, target, reduction)
+    return reduced(huber(input, fitting("smooth_l1_loss", input, target), beta), None, reduction) / beta
+
+
+@elementwise(precision="full")
+def gaussian_nll(xp, input: Array, target: Array, var: Array, eps: float):
+    """``(log(var) + (input - target)**2 / var) / 2``; `eps` bounds the variance, though not its gradient, from below."""
+    var, d = xp.maximum(var, eps), input - target
+    return 0.5 * (xp.log(var) + d * d / var)
+
+
+@gaussian_nll.backward
+def gaussian_nll_backward(xp, input, target, var, dy, eps):
+    return dy * (input - target) / xp.maximum(var, eps)
+
+
+gaussian_nll.backward(negated(gaussian_nll_backward))
+
+
+@gaussian_nll.backward
+def gaussian_nll_backward_var(xp, input, target, var, dy, eps):
+    var, d = xp.maximum(var, eps), input - target
+    return 0.5 * dy * (1 - d * d / var) / var
+
+
+@composed
+def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6,
+                      reduction: str = "mean") -> Array:
+    """-log of the normal density of `target` about `input`; `var` has its shape, lacks the last axis, or has 1 there.
+
+    `full` adds the constant ``log(2 pi) / 2``.
+    """
+    if not hasattr(var, "shape"):
+        var = namespace(input).full_like(input, var)
+    elif var.shape == input.shape[:-1] != input.shape:
+        var = var[..., None]
+    if var.ndim != input.ndim or any(v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
+        raise ValueError(f"gaussian_nll_loss: var {var.shape} does not fit input {input.shape}")
+    namespace(raw(var)).require(raw(var) >= 0, "gaussian_nll_loss: a variance cannot be negative")
+    loss = gaussian_nll(input, fitting("gaussian_nll_loss", input, target), var, eps)
+    return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, reduction)
+
+
+@elementwise(precision="full")
+def poisson_nll(xp, input: Array, target: Array, log_input: bool, full: bool, eps: float):
+    """Rate minus `target` times its log, the constant by Stirling's formula if `full`."""
+    loss = xp.exp(input) - target * input if log_input else input - target * xp.log(input + eps)
+    if full:
+        n = xp.maximum(target, 1)
+        loss = loss + (n * xp.log(n) - n + 0.5 * xp.log(2 * math.pi * n)) * (target > 1)
+    return loss
+
+
+@poisson_nll.backward
+def poisson_nll_backward(xp, input, target, dy, log_input, full, eps):
+    return dy * (xp.exp(input) - target if log_input else 1 - target / (input + eps))
+
+
+@poisson_nll.backward
+def poisson_nll_backward_target(xp, input, target, dy, log_input, full, eps):
+    slope = -input if log_input else -xp.log(input + eps)
+    if full:
+        n = xp.maximum(target, 1)
+        slope = slope + (xp.log(n) + 0.5 / n) * (target > 1)
+    return dy * slope
+
+
+@composed
+def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8,
+                     reduction: str = "mean") -> Array:
+    """-log of Poisson's probability of `target`: `input` is the rate, or its log; `full` adds a constant, by Stirling."""
+    return reduced(poisson_nll(input, fitting("poisson_nll_loss", input, target), log_input, full, eps), None, reduction)
+
+
+# ---- of probabilities -----------------------------------------------------------------------------------------------
+
+
+def log_probability(xp, p):
+    """``log(p)``, at least -100."""
+    return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # log(1e-44) is -101.3, and 1e-44 above 0 in float32 too
+
+
+@elementwise(precision="full")
+def bernoulli_nll(xp, input: Array, target: Array):
+    """-log of the probability of `target`, 0 or 1 or between, where that of 1 is `input`; logs are at least -100."""
+    return (target - 1) * log_probability(xp, 1 - input) - target * log_probability(xp, input)
+
+
+@bernoulli_nll.backward
+def bernoulli_nll_backward(xp, input, target, dy):
+    return dy * (input - target) / xp.maximum((1 - input) * input, 1e-12)
+
+
+@bernoulli_nll.backward
+def bernoulli_nll_backward_target(xp, input, target, dy):
+    return dy * (log_probability(xp, 1 - input) - log_probability(xp, input))
+
+
+@composed
+def binary_cross_entropy(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
+    """``-target * log(input) - (1 - target) * log(1 - input)`` of probabilities, times `weight`; logs are at least -100."""
+    target = fitting("binary_cross_entropy", input, target)
+    p = raw(input)
+    namespace(p).require((p >= 0) & (p <= 1), "binary_cross_entropy: input must lie between 0 and 1")
+    loss = bernoulli_nll(input, target)
+    return reduced(loss if weight is None else loss * weight, None, reduction)
+
+
+@elementwise(precision="full")
+def logistic_nll(xp, input: Array, target: Array, pos_weight: Array):
+    """`bernoulli_nll` of ``sigmoid(input)``, what is due to ``target = 1`` times `pos_weight`."""
+    return (1 - target) * input + ((pos_weight - 1) * target + 1) * log1p_exp(xp, -input)
+
+
+@logistic_nll.backward
+def logistic_nll_backward(xp, input, target, pos_weight, dy):
+    return dy * (xp.sigmoid(input) * ((pos_weight - 1) * target + 1) - pos_weight * target)
+
+
+@logistic_nll.backward
+def logistic_nll_backward_target(xp, input, target, pos_weight, dy):
+    return dy * ((pos_weight - 1) * log1p_exp(xp, -input) - input)
+
+
+@logistic_nll.backward
+def logistic_nll_backward_pos_weight(xp, input, target, pos_weight, dy):
+    return dy * target * log1p_exp(xp, -input)
+
+
+@composed
+def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array = None, reduction: str = "mean",
+                                     pos_weight: Array = None) -> Array:
+    """`binary_cross_entropy` of ``sigmoid(input)``, stable; `pos_weight` multiplies what is due to ``target = 1``.
+
+    Both weights broadcast.
+    """
+    target = fitting("binary_cross_entropy_with_logits", input, target)
+    loss = logistic_nll(input, target, 1 if pos_weight is None else pos_weight)
+    return reduced(loss if weight is None else loss * weight, None, reduction)
+
+
+@elementwise(precision="full")
+def relative_entropy(xp, input: Array, target: Array, log_target: bool):
+    """``target * (log(target) - input)``, `target` itself given by its log if `log_target`."""
+    if log_target:
+        return xp.exp(target) * (target - input)
+    return target * (xp.log(xp.where(target > 0, target, 1)) - input)
+
+
+@relative_entropy.backward
+def relative_entropy_backward(xp, input, target, dy, log_target):
+    return -dy * (xp.exp(target) if log_target else target)
+
+
+@relative_entropy.backward
+def relative_entropy_backward_target(xp, input, target, dy, log_target):
+    if log_target:
+        return dy * xp.exp(target) * (target - input + 1)
+    return dy * (xp.log(xp.where(target > 0, target, 1)) - input + 1)
+
+
+@composed
+def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: bool = False) -> Array:
+    """Relative entropy of `target`, probabilities (or their logs if `log_target`), to `input`, log-probabilities.
+
+    "mean" divides by the number of elements; "batchmean", the divergence, by the length of the first axis.
+    """
+    loss = relative_entropy(input, fitting("kl_div", input, target), log_target)
+    if reduction != "batchmean":
+        return reduced(loss, None, reduction)
+    return reduced(loss, None, "sum") / (len(input) if input.ndim else 1)
+
+
+# ---- of classes -----------------------------------------------------------------------------------------------------
+
+
+@op(precision="full")
+def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
+                 label_smoothing: float = 0.0):
+    """``-input`` at the label times the weight of its class: (N, C, ...) log-probabilities, (N, ...) labels, (C,) weights.
+
+    The mean is over the weights of the labels.  Smoothing gives that part of each sample's weight to all classes alike.
+    """
+    axis = class_axis(input)
+    classes, lead = input.shape[axis], (slice(None),) * axis
+    along = (*lead, None)  # puts the axis of classes back
+    counts = target != ignore_index
+    label = xp.where(counts, target, 0)
+    xp.require((label >= 0) & (label < classes),
+               f"labels of {classes} classes are 0 to {classes - 1}, or {ignore_index} where ignored: another was found")
+    own = counts.astype(input.dtype) if weight is None else weight[label] * counts
+    every = 1 if weight is None else weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
+    picked = xp.take_along_axis(input, label[along], axis=axis).reshape(label.shape)
+    losses = -own * xp.where(counts, picked, 0)
+    if label_smoothing:
+        rest = (input * every).sum(axis=axis) * counts
+        losses = (1 - label_smoothing) * losses - label_smoothing / classes * rest
+    loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
+
+    def pullback(d):
+        d = spread(d)
+        dx = put_along_axis.on(xp, -((1 - label_smoothing) * own * d)[along], label[along], axis=axis, n=classes)
+        if label_smoothing:
+            dx = dx - (counts * d * (label_smoothing / classes))[along] * every
+        return dx, None, None
+
+    return loss, pullback
+
+
+@op(precision="full")
+def labelled_cross_entropy(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
+                           reduction: str = "mean", label_smoothing: float = 0.0):
+    """`labelled_nll` of ``log_softmax(input)``."""
+    log_p, (to_input,) = log_softmax.fn(xp, input, class_axis(input))
+    loss, to_log_p = labelled_nll.fn(xp, log_p, target, weight, ignore_index, reduction, label_smoothing)
+    return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
+
+
+def class_axis(input: Any) -> int:
+    """Where the classes are: (N, C, ...), or (C,) for one sample."""
+    return min(input.ndim - 1, 1)
+
+
+def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean") -> Array:
+    """``-input`` at the label times its class's weight: (N, C, ...) or (C,) log-probabilities, (N, ...) or () labels.
+
+    Labels equal to `ignore_index` count nothing; the mean is over the weights of the others.  A label out of range is an
+    IndexError, on a device when a value is read next.
+    """
+    check_labels("nll_loss", input, target, weight)
+    return labelled_nll(input, target, weight, ignore_index, reduction)
+
+
+@composed
+def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
+                  label_smoothing: float = 0.0) -> Array:
+    """`nll_loss` of ``log_softmax(input)``: (N, C, ...) or (C,) logits, and labels or, in the shape of `input`, probabilities.
+
+    `label_smoothing` mixes the target with the uniform distribution.  With probabilities the mean is over the samples, and
+    nothing is ignored.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing lies between 0 and 1, and is {label_smoothing}")
+    if target.shape != input.shape:
+        check_labels("cross_entropy", input, target, weight)
+        return labelled_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+    if target.dtype.kind in "iub":
+        raise TypeError(f"cross_entropy: target has the shape of input, so it holds probabilities, and cannot be {target.dtype.name}")
+    axis = class_axis(input)
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
+    if weight is not None:
+        target = target * weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
+    return reduced(-(log_softmax(input, axis) * target).sum(axis=axis), None, reduction)
+
+
+def check_labels(name: str, input: Any, target: Any, weight: Any = None) -> None:
+    """Labels are integers in the shape of `input` without its classes, and weights one a class."""
+    axis = class_axis(input)
+    shape = input.shape[:axis] + input.shape[axis + 1:]
+    if input.ndim == 0 or target.shape != shape:
+        raise ValueError(f"{name}: input {input.shape} takes target {shape}, one label a sample, not {target.shape}")
+    if target.dtype.kind not in "iu":
+        raise TypeError(f"{name}: target holds labels, and must be integers, not {target.dtype.name}")
+    if weight is not None and weight.shape != (input.shape[axis],):
+        raise ValueError(f"{name}: weight is one a class, ({input.shape[axis]},), not {weight.shape}")
+
+
+@op
+def hot(xp, input: Array, num_classes: int):
+    """1 where the new last axis counts to the label, 0 elsewhere: (...) integers -> (..., num_classes)."""
+    xp.require((input >= 0) & (input < num_classes),
+               f"one_hot: labels of {num_classes} classes are 0 to {num_classes - 1}: another was found")
+    return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
+
+
+def one_hot(tensor: Array, num_classes: int = -1) -> Array:
+    """1 where the new last axis counts to the label, 0 elsewhere, int64; by default as many classes as the labels need.
+
+    To find how many, the host waits for the device.
+    """
+    if tensor.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: labels must be integers, not {tensor.dtype.name}")
+    if num_classes == -1:
+        if tensor.size == 0:
+            raise ValueError("one_hot: no labels to tell the number of classes from: give num_classes")
+        num_classes = int(asnumpy(tensor).max()) + 1
+    return hot(tensor, num_classes)
+
+
+@composed
+def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1.0, weight: Array = None,
+                      reduction: str = "mean") -> Array:
+    """``max(0, margin - input[label] + input)**p`` summed over the other classes and divided by C: (N, C) or (C,) scores."""
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin_loss: p is 1 or 2, not {p}")
+    check_labels("multi_margin_loss", input, target, weight)
+    others = 1 - one_hot(target, input.shape[-1])
+    own = (input * (1 - others)).sum(axis=-1, keepdims=True)
+    excess = relu(margin - own + input) ** p * others
+    if weight is not None:
+        excess = excess * weight[target][..., None]
+    return reduced(excess.sum(axis=-1) / input.shape[-1], None, reduction)
+
+
+@composed
+def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
+    """`binary_cross_entropy_with_logits` of each of C classes, times `weight`, and the mean over them: (N, C), (N, C)."""
+    return reduced(binary_cross_entropy_with_logits(input, target, weight, "none").mean(axis=-1), None, reduction)
+
+
+# ---- of pairs, labelled 1 or -1 -------------------------------------------------------------------------------------
+
+
+@elementwise
+def hinge(xp, input: Array):
+    """``max(input, 0)``, but with gradient 1 at 0, as PyTorch's losses have."""
+    return xp.maximum(input, 0)
+
+
+@hinge.backward
+def hinge_backward(xp, input, dy):
+    return dy * (input >= 0)
+
+
+@composed
+def soft_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """``log(1 + exp(-target * input))``."""
+    return reduced(-logsigmoid(fitting("soft_margin_loss", input, target) * input), None, reduction)
+
+
+@composed
+def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
+    """The distance `input` where `target` is 1, and what it lacks of `margin` where it is -1."""
+    target = fitting("hinge_embedding_loss", input, target)
+    return reduced(input * (target != -1) + hinge(margin - input) * (target != 1), None, reduction)
+
+
+@composed
+def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean") -> Array:
+    """1 minus the cosine where `target` is 1, and its excess over `margin` where it is -1: (N, D), (N, D), (N,)."""
+    if input1.shape != input2.shape or target.shape != input1.shape[:-1]:
+        raise ValueError(f"cosine_embedding_loss: inputs {input1.shape} and {input2.shape} must have one shape, and target that "
+                         f"without the last axis, not {target.shape}")
+    cosine = cosine_similarity(input1, input2, -1)
+    return reduced((1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1), None, reduction)
+
+
+@composed
+def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean") -> Array:
+    """What ``input1 - input2`` lacks of `margin` where `target` is 1, and ``input2 - input1`` where it is -1."""
+    difference = input1 - fitting("margin_ranking_loss", input1, input2)
+    return reduced(hinge(margin - fitting("margin_ranking_loss", input1, target) * difference), None, reduction)
+
+
+@composed
+def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: Array, *, distance_function: Callable | None = None,
+                                      margin: float = 1.0, swap: bool = False, reduction: str = "mean") -> Array:
+    """What the negative's distance from the anchor lacks of the positive's plus `margin`.
+
+    With `swap` the negative's distance from the positive counts where that is smaller.
+    """
+    if margin <= 0:
+        raise ValueError(f"triplet_margin_loss: margin must be above 0, not {margin}")
+    distance = distance_function or pairwise_distance
+    near, far = distance(anchor, positive), distance(anchor, negative)
+    if swap:
+        far = namespace(far).minimum(far, distance(positive, negative))
+    return reduced(hinge(margin + near - far), None, reduction)
+
+
+def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6,
+                        swap: bool = False, reduction: str = "mean") -> Array:
+    """`triplet_margin_with_distance_loss` of the `p`-norm.  V. Balntas et al., BMVC 2016."""
+    return triplet_margin_with_distance_loss(
+        anchor, positive, negative, distance_function=lambda a, b: pairwise_distance(a, b, p, eps), margin=margin, swap=swap,
+        reduction=reduction)

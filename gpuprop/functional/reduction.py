@@ -1,0 +1,239 @@
+"""Reductions over axes, running sums and order, with NumPy's names.
+
+`axis` is None for all elements, a number or a tuple; `keepdims` leaves the axes there, with size 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gpuprop.functional.indexing import diagonal
+from gpuprop.functional.movement import axis_of, flat_without, put_along_axis
+from gpuprop.ops import Array, op
+
+
+def _kept(xp, d, axis, keepdims):
+    """A reduction's gradient with the reduced axes back, of size 1."""
+    return d if keepdims or axis is None else xp.expand_dims(d, axis)
+
+
+# ---- sums -----------------------------------------------------------------------------------------------------------
+
+
+@op(precision="full")
+def sum(xp, x: Array, axis=None, keepdims=False):
+    """The sum over axes."""
+    shape = x.shape
+    return x.sum(axis=axis, keepdims=keepdims), (lambda d: xp.broadcast_to(_kept(xp, d, axis, keepdims), shape),)
+
+
+@op(precision="full")
+def mean(xp, x: Array, axis=None, keepdims=False):
+    """The mean over axes."""
+    y = x.mean(axis=axis, keepdims=keepdims)
+    shape, n = x.shape, x.size / (y.size or 1)
+    return y, (lambda d: xp.broadcast_to(_kept(xp, d / n, axis, keepdims), shape),)
+
+
+@op(precision="full")
+def var(xp, x: Array, axis=None, ddof=0, keepdims=False):
+    """The variance over axes: the sum of squared distances from the mean, over their number less `ddof`."""
+    mean = x.mean(axis=axis, keepdims=True)
+    c, n = x - mean, x.size // (mean.size or 1) - ddof
+    y = (c * c).sum(axis=axis, keepdims=keepdims) / n
+    return y, (lambda d: _kept(xp, d, axis, keepdims) * 2 * c / n,)
+
+
+@op(precision="full")
+def std(xp, x: Array, axis=None, ddof=0, keepdims=False):
+    """The square root of the variance; its slope at 0 is 0."""
+    squared, (back,) = var.fn(xp, x, axis, ddof, keepdims)
+    y = xp.sqrt(squared)
+    return y, (lambda d: back(xp.where(y == 0, 0, d / (2 * xp.where(y == 0, 1, y)))),)
+
+
+@op(precision="full")
+def logsumexp(xp, x: Array, axis=None, keepdims=False):
+    """``log(exp(x).sum(axis))`` without overflow."""
+    top = x.max(axis=axis, keepdims=True)
+    top = xp.where(xp.isfinite(top), top, 0)
+    whole = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    y = whole.sum(axis=axis, keepdims=keepdims)  # of one element each: without the axes
+    return y, (lambda d: _kept(xp, d, axis, keepdims) * xp.exp(x - whole),)
+
+
+@op(precision="full")
+def norm(xp, x: Array, p=2, axis=None, keepdims=False):
+    """``(abs(x) ** p).sum(axis) ** (1 / p)``: the p-norm of vectors; 0 counts what is not 0, inf and -inf are largest and smallest.
+
+    "fro" is 2.  Where the norm has no slope, at 0, it is taken to be 0.
+    """
+    p = 2 if p == "fro" else p
+    if p in (math.inf, -math.inf):
+        y, (back,) = (max if p > 0 else min).fn(xp, xp.abs(x), axis, keepdims)
+        return y, (lambda d: xp.sign(x) * back(d),)
+    if p == 0:
+        return (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims), (lambda d: xp.zeros_like(x),)
+    total = (x * x if p == 2 else xp.abs(x) ** p).sum(axis=axis, keepdims=True)
+    whole = xp.sqrt(total) if p == 2 else total ** (1 / p)
+
+    def back(d):
+        flat = (whole == 0) | (x == 0)
+        part = xp.where(flat, 1, xp.abs(x)) / xp.where(whole == 0, 1, whole)
+        return _kept(xp, d, axis, keepdims) * xp.where(flat, 0, xp.sign(x) * part ** (p - 1))
+
+    return whole.sum(axis=axis, keepdims=keepdims), (back,)
+
+
+def trace(a, offset=0, axis1=0, axis2=1):
+    """The sum along a diagonal of two axes."""
+    return sum(diagonal(a, offset, axis1, axis2), -1)
+
+
+# ---- extremes -------------------------------------------------------------------------------------------------------
+
+
+def _shared(xp, x, y, axis, keepdims):
+    """How the gradient of an extreme `y` goes to the elements that equal it: in equal shares."""
+    def back(d):
+        at = (x == _kept(xp, y, axis, keepdims)).astype(x.dtype)
+        return _kept(xp, d, axis, keepdims) * (at / at.sum(axis=axis, keepdims=True))
+    return back
+
+
+@op
+def max(xp, x: Array, axis=None, keepdims=False):
+    """The largest element over axes, values only; NaN wins, ties share the gradient."""
+    y = x.max(axis=axis, keepdims=keepdims)
+    return y, (_shared(xp, x, y, axis, keepdims),)
+
+
+@op
+def min(xp, x: Array, axis=None, keepdims=False):
+    """The smallest element over axes, values only; NaN wins, ties share the gradient."""
+    y = xp.min(x, axis=axis, keepdims=keepdims)
+    return y, (_shared(xp, x, y, axis, keepdims),)
+
+
+@op
+def argmax(xp, x: Array, axis=None, keepdims=False):
+    """Where the largest element lies along an axis (or in the flat array), the first of several."""
+    return xp.argmax(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def argmin(xp, x: Array, axis=None, keepdims=False):
+    """Where the smallest element lies along an axis (or in the flat array), the first of several."""
+    return xp.argmin(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def any(xp, x: Array, axis=None, keepdims=False):
+    """Is any element true (not zero)?"""
+    return xp.any(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def all(xp, x: Array, axis=None, keepdims=False):
+    """Are all elements true (not zero)?"""
+    return xp.all(x, axis=axis, keepdims=keepdims), None
+
+
+@op
+def count_nonzero(xp, x: Array, axis=None, keepdims=False):
+    """How many elements are not zero."""
+    return (x != 0).sum(axis=axis, keepdims=keepdims), None
+
+
+# ---- products and running reductions: exact where elements are 0 ------------------------------------------------------
+
+
+@op(precision="full")
+def cumsum(xp, x: Array, axis=None):
+    """The running sum along an axis, or of the flat array."""
+    shape = x.shape
+    flat, axis = flat_without(x, axis)
+    return xp.cumsum(flat, axis=axis), (
+        lambda d: xp.flip(xp.cumsum(xp.flip(d, axis), axis=axis), axis).reshape(shape),)
+
+
+@op(precision="full")
+def cumprod(xp, x: Array, axis=None):
+    """The running product along an axis, or of the flat array."""
+    shape = x.shape
+    flat, axis = flat_without(x, axis)
+    y = xp.cumprod(flat, axis=axis)
+
+    def back(d):
+        x, before = flat.swapaxes(axis, -1), _late(xp, y.swapaxes(axis, -1))
+        following = xp.concatenate([x[..., 1:], xp.zeros_like(x[..., :1])], axis=-1)
+        return (before * _recurrence(xp, following, d.swapaxes(axis, -1))).swapaxes(axis, -1).reshape(shape)
+
+    return y, (back,)
+
+
+def _late(xp, y):
+    """A running product without its last factor: one place later, 1 to start with."""
+    return xp.concatenate([xp.ones_like(y[..., :1]), y[..., :-1]], axis=-1)
+
+
+def _recurrence(xp, a, b):
+    """``s[i] = b[i] + a[i] * s[i + 1]`` along the last axis, in log2(n) steps that double what is summed."""
+    n, step = a.shape[-1], 1
+    ahead = lambda v: xp.concatenate([v[..., step:], xp.zeros_like(v[..., :step])], axis=-1)
+    while step < n:
+        b, a, step = b + a * ahead(b), a * ahead(a), 2 * step
+    return b
+
+
+@op(precision="full")
+def prod(xp, x: Array, axis=None, keepdims=False):
+    """The product over axes."""
+    y = xp.prod(x, axis=axis, keepdims=keepdims)
+    return y, (lambda d: _kept(xp, d, axis, keepdims) * _others(xp, x, axis),)
+
+
+def _others(xp, x, axis):
+    """For each element the product of the others that are reduced with it: of those before it and those behind."""
+    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    last = tuple(range(-len(axes), 0))
+    moved = xp.moveaxis(x, axes, last)
+    shape = moved.shape
+    rows = moved.reshape(*shape[:x.ndim - len(axes)], math.prod(shape[x.ndim - len(axes):]))
+    before = _late(xp, xp.cumprod(rows, axis=-1))
+    behind = xp.flip(_late(xp, xp.cumprod(xp.flip(rows, -1), axis=-1)), -1)
+    return xp.moveaxis((before * behind).reshape(shape), last, axes)
+
+
+# ---- order ----------------------------------------------------------------------------------------------------------
+
+
+@op
+def argsort(xp, x: Array, axis=-1, kind=None):
+    """The places of the elements in ascending order along an axis, equal ones as they came whatever `kind` says; NaN last."""
+    return xp.argsort(x, axis=axis, kind="stable"), None
+
+
+@op
+def sort(xp, x: Array, axis=-1):
+    """The elements in ascending order along an axis, NaN last."""
+    shape = x.shape
+    flat, axis = flat_without(x, axis)
+    order, n = xp.argsort(flat, axis=axis, kind="stable"), flat.shape[axis]
+    return xp.take_along_axis(flat, order, axis=axis), (
+        lambda d: put_along_axis.on(xp, d, order, axis=axis, n=n).reshape(shape),)
+
+
+@op
+def topk(xp, x: Array, k, axis=-1, largest=True):
+    """The `k` largest (or smallest) elements along an axis and their places, in order, the first of equal ones first; NaN is largest."""
+    axis, n = axis_of(x, axis), x.shape[axis]
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: an axis of size {n} has no {k} elements to choose")
+    if largest:  # from behind, so that of equal ones the first comes first
+        order = n - 1 - xp.flip(xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
+    else:
+        order = xp.argsort(x, axis=axis, kind="stable")
+    places = order[(*[slice(None)] * axis, slice(k))]
+    return (xp.take_along_axis(x, places, axis=axis), places), (
+        lambda d: put_along_axis.on(xp, d[0], places, axis=axis, n=n),)

@@ -1,0 +1,67 @@
+"""How ops run in the context: recorded or not, definitions only, in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import numpy as np
+
+class Mode(NamedTuple):
+    """What the context says of how ops run."""
+
+    recording: bool = True
+    generic: bool = False
+    low: Any = None  # the low-precision dtype inside autocast
+    depth: int = 1  # of Tensors within Tensors
+
+
+current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (a NamedTuple cannot change)
+
+
+class Switch(contextlib.ContextDecorator):
+    """A context manager, and a decorator, that changes the mode inside."""
+
+    def __init__(self, **change: Any) -> None:
+        self._change, self._tokens = change, []
+
+    def _recreate_cm(self) -> Switch:  # a decorated function may run in many threads at once
+        return Switch(**self._change)
+
+    def __enter__(self) -> None:
+        self._tokens.append(current.set(current.get()._replace(**self._change)))
+
+    def __exit__(self, *_: object) -> None:
+        current.reset(self._tokens.pop())
+
+
+def no_grad() -> Switch:
+    """Record nothing inside the block, or the decorated function."""
+    return Switch(recording=False)
+
+
+def enable_grad() -> Switch:
+    """Record inside the block though a no_grad() surrounds it."""
+    return Switch(recording=True)
+
+
+def generic() -> Switch:
+    """Run the definitions only, no faster version and no backend's twin."""
+    return Switch(generic=True)
+
+
+def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
+    """Run products in a low precision and what needs range in float32; ops say which they are, the engine casts.
+
+    Parameters keep their own dtype and so do their gradients.  float64 is left alone.
+    """
+    return Switch(low=np.dtype(dtype) if enabled else None)
+
+
+def is_grad_enabled() -> bool:
+    return current.get().recording
+
+
+def is_generic() -> bool:
+    return current.get().generic

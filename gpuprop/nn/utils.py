@@ -1,0 +1,89 @@
+"""Gradients clipped, and parameters as one vector."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from gpuprop.autograd import Parameter, Tensor, get_array_module, raw
+from gpuprop.backend import backend_of, default_backend
+from gpuprop.functional.shape import concatenate, reshape
+from gpuprop.optim.arena import gradients, wide
+from gpuprop.pointwise import pointwise
+
+
+def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False,
+                    foreach: bool | None = None) -> Tensor:
+    """Scale all gradients in place by ``min(max_norm / (norm + 1e-6), 1)``; returns the norm of them all as one vector.
+
+    `norm_type` is a power, or ``inf`` for the largest magnitude.  It waits for the device only with
+    `error_if_nonfinite`, to raise RuntimeError where the norm is infinite or NaN.  `foreach` changes nothing.
+    """
+    found, arenas = gradients(_several(parameters), whole=norm_type > 0)
+    if not found:
+        return Tensor(default_backend().xp.zeros((), "float32"))
+    xp = get_array_module(*found)
+    norm = _norm(xp, found, float(norm_type))
+    if error_if_nonfinite and not math.isfinite(Tensor(norm).item()):
+        raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
+                           f"cannot be clipped. To scale by it anyway, set `error_if_nonfinite=False`")
+    share = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    for g in found:
+        scale(xp, g, share.astype(wide(g.dtype), copy=False))
+    for arena in arenas:
+        arena.clear_padding()
+    return Tensor(norm)
+
+
+def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = None) -> None:
+    """Bring every gradient's elements into [-clip_value, clip_value], in place."""
+    if clip_value < 0:
+        raise ValueError(f"clip_value must not be negative, and is {clip_value}")
+    for g in gradients(_several(parameters))[0]:
+        g[...] = get_array_module(g).clip(g, -clip_value, clip_value)
+
+
+def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
+    """All elements of all parameters in one vector, with history."""
+    return concatenate([reshape(p, (-1,)) for p in parameters])
+
+
+def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
+    """Write the elements of one vector into parameters, where they are."""
+    if not isinstance(vec, Tensor):
+        raise TypeError(f"expected a Tensor, but got {type(vec).__name__}")
+    parameters = list(parameters)
+    ends = list(itertools.accumulate((p.size for p in parameters), initial=0))
+    if vec.shape != (ends[-1],):
+        raise ValueError(f"the vector has shape {vec.shape}, and the parameters {ends[-1]} elements")
+    for p, start, end in zip(parameters, ends, ends[1:], strict=False):
+        p.data[...] = raw(vec)[start:end].reshape(p.shape)
+        p.touch()
+
+
+@pointwise
+def scale(xp, g, share):
+    g *= share
+
+
+def _several(parameters: Any) -> list[Tensor]:
+    return [parameters] if isinstance(parameters, Tensor) else list(parameters)
+
+
+def _norm(xp: Any, found: list, power: float) -> Any:
+    """The norm of arrays taken as one vector, a 0-d array; half types are summed in float32."""
+    if not power:
+        raise ValueError("norm_type 0 counts elements, which is no norm")
+    found = [g.astype(wide(g.dtype), copy=False) for g in found]
+    if power == 2:
+        norm = xp.sqrt(functools.reduce(operator.add, [(g * g).sum() for g in found]))
+    elif math.isinf(power):
+        pick, of = (xp.maximum, "max") if power > 0 else (xp.minimum, "min")
+        norm = functools.reduce(pick, [getattr(abs(g), of)() for g in found])
+    else:
+        norm = functools.reduce(operator.add, [(abs(g) ** power).sum() for g in found]) ** (1 / power)
+    return backend_of(found[0]).own(norm)

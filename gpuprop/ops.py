@@ -1,0 +1,352 @@
+"""What an op is: a function on arrays that returns its output and how to pull a gradient back.
+
+``fn(xp, x, ...) -> (out, pullbacks)``, called with Tensors, is recorded; with plain arrays it is a plain function.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuprop.autograd import Differentiable, Node, Tensor, is_float, level, raw
+from gpuprop.backend import BY_TYPE, Backend, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.mode import Switch, current
+
+if TYPE_CHECKING:
+    Array = Any
+else:
+
+    class Array:
+        """Marks the parameters of an op that are arrays: Tensor, backend array, Python number or None."""
+
+
+definitions: dict[str, Callable] = {}  # every op's and kernel's definition by qualified name: what twins are twins of
+PLAIN = {int, float, bool, type(None)}
+_choices: list[dict] = []  # every op's choice of version by array type, to be forgotten when versions change
+
+
+def op(fn: Any = None, *, precision: str | None = None, promote: bool = False) -> Any:
+    """Lift ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)`` to Tensors.
+
+    Parameters annotated `Array` are arrays, the others constants; the public call has this signature without `xp`.
+    `pullbacks` is a tuple of one function of the output's gradient an array, each run only if that gradient is wanted,
+    or one function that returns them all; None says that no gradient passes.  Several outputs are a tuple.
+    `precision` says what autocast does: "low", "full" (float32) or "widest" of the inputs.  With `promote`, integer
+    operands take the floating dtype of the others, and never widen it.
+    """
+    if fn is None:
+        return functools.partial(op, precision=precision, promote=promote)
+    return _lift(Spec(fn), precision, promote)
+
+
+def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> Any:
+    choose, chosen = spec.choose, spec.chosen
+
+    def record(args: tuple, constants: dict) -> Any:
+        arrays, edges = [], []
+        wanted, owner, tensors, simple = 0, None, False, True
+        for a in args:
+            edge = None
+            if isinstance(a, Tensor):
+                tensors = True
+                if a.requires_grad:
+                    edge = a.node or a
+                    wanted += 1
+                a = a.data
+            arrays.append(a)
+            edges.append(edge)
+            kind = type(a)
+            if kind is not owner:
+                if owner is None and kind in BY_TYPE:
+                    owner = kind  # the first array's type decides
+                elif kind not in PLAIN:
+                    simple = False
+        mode = current.get()
+        if mode.low is not None and precision and tensors:
+            cast = _autocast(args, precision, mode.low)
+            if cast is not None:
+                with Switch(low=None):
+                    return record(cast, constants)
+        if not simple or owner is None:
+            arrays, edges, wanted, owner = _resolve(spec, args)
+        if promote:
+            *_, x, y = arrays
+            if type(x) is type(y) and x.dtype is not y.dtype:
+                arrays = _promote(arrays)
+        backend, run = chosen.get((owner, mode.generic)) or choose(owner, mode.generic)
+        out, pullback = run(backend.xp, *arrays, **constants)
+        if type(out) is tuple:
+            return _several(out, pullback, edges, backend, wanted and mode.recording, tensors)
+        if type(out) is not backend.array_type:
+            out = backend.own(out)
+        if wanted and mode.recording and pullback is not None:
+            if wanted < len(edges) and type(pullback) is tuple:  # keep no pullback, and no array, that nobody wants
+                pairs = [(e, f) for e, f in zip(edges, pullback, strict=False) if e is not None]
+                edges, pullback = [e for e, _ in pairs], tuple(f for _, f in pairs)
+            return Tensor(out, True, Node(edges, pullback, out.shape, out.dtype))
+        return Tensor(out) if tensors else out
+
+    call = spec.public(record)
+
+    def faster(version: Callable) -> Callable:
+        """A portable faster version of the same contract; it may write into arrays it made."""
+        spec.check(version)
+        spec.portable = version
+        forget_choices()
+        return version
+
+    call.fn, call.faster, call.spec = spec.fn, faster, spec
+    return call
+
+
+def kernel(fn: Callable) -> Any:
+    """Lift ``fn(xp, a: Array, n)`` to a call without `xp` that unwraps Tensors and records nothing.
+
+    The body may write into its arguments.
+    """
+    spec = Spec(fn)
+
+    def run_now(args: tuple, constants: dict) -> Any:
+        arrays = [raw(a) for a in args]
+        owner = next((type(a) for a in arrays if type(a) in BY_TYPE), None)
+        if owner is None:
+            owner = _resolve(spec, tuple(arrays))[3]
+        backend, run = spec.choose(owner, current.get().generic)
+        return run(backend.xp, *arrays, **constants)
+
+    call = spec.public(run_now)
+    call.fn, call.spec = fn, spec
+    return call
+
+
+def linear_op(adjoint: Callable) -> Callable:
+    """Lift ``fn(xp, x, *arrays, **constants) -> out``, linear in `x`, with ``adjoint(xp, d, shape_of_x, ...)``.
+
+    For what NumPy's names say only by writing into an array: the body may, since nobody differentiates it; its
+    derivative is itself, and its adjoint is another op.  Other bodies call it as ``name.on(xp, x, ...)``.
+    """
+
+    def decorate(fn: Callable) -> Any:
+        spec = Spec(fn)
+
+        def on(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
+            if isinstance(xp, Differentiable):
+                return call(x, *arrays, **constants)
+            return spec.version(type(x))(xp, x, *arrays, **constants)
+
+        @functools.wraps(fn)
+        def body(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
+            shape = x.shape
+            return on(xp, x, *arrays, **constants), (
+                lambda d: adjoint(xp, d, shape, *arrays, **constants), *(None for _ in arrays))
+
+        call = _lift(Spec(body, registered=False))
+        call.fn, call.on, call.spec = fn, on, spec
+        return call
+
+    return decorate
+
+
+class Spec:
+    """What an op's or kernel's signature says, its versions, and the choice among them."""
+
+    def __init__(self, fn: Callable, registered: bool = True) -> None:
+        self.fn, self.portable = fn, None
+        self.name = f"{fn.__module__}:{fn.__name__}"
+        self.parameters = list(inspect.signature(fn).parameters.values())[1:]
+        self.arrays = [p for p in self.parameters if p.annotation in ("Array", Array)]
+        if not self.arrays:
+            raise TypeError(f"{self.name}: annotate the parameters that are arrays with gpuprop.Array")
+        variadic = self.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
+        self.leading = variadic or self.parameters[: len(self.arrays)] == self.arrays
+        self.chosen: dict[tuple[type, bool], tuple[Any, Callable]] = {}
+        _choices.append(self.chosen)
+        if registered:
+            definitions[self.name] = fn
+        else:
+            self.name = ""  # no twin is sought: the body chooses among its own versions
+
+    def check(self, version: Callable) -> None:
+        """A version must have the definition's parameters, by name, order and default."""
+        own = [(p.name, repr(p.default)) for p in self.parameters]
+        other = [(p.name, repr(p.default)) for p in list(inspect.signature(version).parameters.values())[1:]]
+        if own != other:
+            raise TypeError(f"{self.name}: a faster version takes {inspect.signature(self.fn)}, "
+                            f"not {inspect.signature(version)}")
+
+    def choose(self, owner: type, generic: bool) -> tuple[Any, Callable]:
+        """The backend of `owner` and what runs on it: its twin, the portable version or the definition."""
+        if isinstance(owner, Differentiable):
+            return owner, self._by_position(self.fn)
+        backend = BY_TYPE[owner]
+        run = self.fn if generic else backend.kernels.get(self.name) or self.portable or self.fn
+        found = self.chosen[owner, generic] = backend, self._by_position(run)
+        return found
+
+    def version(self, owner: type) -> Callable:
+        """What runs on arrays of this type, for the bodies of other ops."""
+        kernels = BY_TYPE[owner].kernels
+        return self.fn if current.get().generic else kernels.get(self.name) or self.portable or self.fn
+
+    def _by_position(self, run: Callable) -> Callable:
+        """`run` with its arrays first, where the signature has constants among them."""
+        if self.leading:
+            return run
+        names = [p.name for p in self.arrays]
+        return lambda xp, *arrays, **constants: run(xp, **dict(zip(names, arrays, strict=True)), **constants)
+
+    def public(self, record: Callable) -> Any:
+        """The function users call, bound by Python itself: no cost, and Python's own error messages."""
+        scope: dict[str, Any] = {"record": record, "none": {}}
+        header, arrays, constants = [], [], []
+        for p in self.parameters:
+            (arrays if p in self.arrays else constants).append(p.name)
+            if p.kind is p.VAR_POSITIONAL:
+                header.append(p.name)  # *arrays is a sequence to the user
+            else:
+                scope[f"default_{p.name}"] = p.default
+                header.append(p.name if p.default is p.empty else f"{p.name}=default_{p.name}")
+        variadic = self.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
+        given = f"tuple({arrays[0]})" if variadic else f"({' '.join(f'{a},' for a in arrays)})"
+        bound = "{" + ", ".join(f"{c!r}: {c}" for c in constants) + "}" if constants else "none"
+        exec(f"def {self.fn.__name__}({', '.join(header)}): return record({given}, {bound})", scope)
+        call = scope[self.fn.__name__]
+        call.__doc__, call.__module__ = self.fn.__doc__, self.fn.__module__
+        call.__qualname__ = self.fn.__qualname__
+        call.__annotations__ = {p.name: "Any" if p in self.arrays else p.annotation for p in self.parameters
+                                if p in self.arrays or p.annotation is not p.empty}
+        return call
+
+
+def check_twins(backend: str, kernels: dict[str, Callable]) -> None:
+    """Refuse a backend's twins of ops that do not exist, or with other parameters."""
+    for name, twin in kernels.items():
+        if name not in definitions:
+            raise TypeError(f"backend {backend!r} has a twin of {name!r}, which is no op or kernel")
+        fn = definitions[name]
+        own, other = (list(inspect.signature(f).parameters) for f in (fn, twin))
+        if own != other:
+            raise TypeError(f"backend {backend!r}: the twin of {name!r} takes ({', '.join(other)}), "
+                            f"the op ({', '.join(own)})")
+
+
+def forget_choices() -> None:
+    """Choose versions anew at the next calls: a backend's `kernels` or a portable version changed."""
+    for chosen in _choices:
+        chosen.clear()
+
+
+def _several(outs: tuple, pullback: Any, edges: list, backend: Any, record: Any, tensors: bool) -> tuple:
+    """Several outputs: each has a node that leaves its gradient with the op's own."""
+    outs = tuple(o if type(o) is backend.array_type else backend.own(o) for o in outs)
+    if not record or pullback is None:
+        return tuple(map(Tensor, outs)) if tensors else outs
+    kinds = [(o.shape, o.dtype) if is_float(o.dtype) else None for o in outs]
+
+    def whole(grads: list) -> Any:  # zeros for the outputs nobody used
+        d = tuple(g if g is not None or k is None else backend.xp.zeros(*k) for g, k in zip(grads, kinds, strict=True))
+        return pullback(d) if callable(pullback) else tuple(f(d) if e is not None else None
+                                                            for e, f in zip(edges, pullback, strict=True))
+
+    main = Node(edges, whole)
+
+    def leave(i: int) -> Callable:
+        def keep(g: Any) -> tuple:
+            if main.grad is None:
+                main.grad = [None] * len(outs)
+            main.grad[i] = g
+            return ()
+        return keep
+
+    return tuple(Tensor(o, True, Node((main,), leave(i), *k)) if k else Tensor(o)
+                 for i, (o, k) in enumerate(zip(outs, kinds, strict=True)))
+
+
+# ---- the slow road: Python numbers, foreign arrays, casts --------------------------------------------
+
+
+def _resolve(spec: Spec, args: tuple) -> tuple[list, list, int, Any]:
+    """Nested Tensors, Python numbers only, foreign arrays, or two backends in one call.
+
+    Among Tensors of several depths the deepest are differentiated now; to them the shallower ones are constants,
+    that keep their own history.
+    """
+    deepest = max(map(level, args), default=0)
+    now = [isinstance(a, Tensor) and level(a) == deepest for a in args]
+    bare = [a if isinstance(a, Tensor) else _bare(a, spec, i) for i, a in enumerate(args)]
+    backend = _owner(spec, [raw(a) for a in bare])
+    arrays = [a.data if n else a for a, n in zip(bare, now, strict=True)]
+    edges = [(a.node or a) if n and a.requires_grad else None for a, n in zip(bare, now, strict=True)]
+    wanted = sum(e is not None for e in edges)
+    if deepest > 1:
+        arrays = [Tensor(a) if type(a) is backend.array_type else a for a in arrays]
+        return arrays, edges, wanted, Differentiable(backend.xp)
+    if not any(type(a) is backend.array_type for a in arrays):  # numbers only
+        arrays = [a if a is None else backend.asarray(a, "float32" if type(a) is float else None) for a in arrays]
+    return arrays, edges, wanted, backend.array_type
+
+
+def _bare(a: Any, spec: Spec | None = None, position: int = 0) -> Any:
+    """NumPy's scalars as Python numbers, array subclasses as their base; what is no array is refused by name."""
+    if isinstance(a, np.generic):
+        return a.item() if a.dtype.kind in "biuf" else np.asarray(a)
+    if isinstance(a, np.ndarray):
+        return get_backend("numpy").asarray(a)
+    if isinstance(a, int | float) and type(a) not in PLAIN:  # an IntEnum, a Tensor's size
+        return int(a) if isinstance(a, int) else float(a)
+    if spec is not None and type(a) not in PLAIN and type(a) not in BY_TYPE:
+        try:
+            backend_of(a)
+        except TypeError:
+            raise TypeError(
+                f"{spec.fn.__name__}(): {_argument(spec, position)!r} must be a Tensor, an array or a number, "
+                f"not {type(a).__name__}: convert it with gpuprop.tensor(...)") from None
+    return a
+
+
+def _argument(spec: Spec, position: int) -> str:
+    variadic = spec.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
+    return f"{spec.arrays[0].name}[{position}]" if variadic else spec.arrays[position].name
+
+
+def _owner(spec: Spec, arrays: list) -> Backend:
+    backend, first = None, 0
+    for i, a in enumerate(arrays):
+        if type(a) in PLAIN:
+            continue
+        b = backend_of(a)
+        if backend is None:
+            backend, first = b, i
+        elif b is not backend:
+            one, other = _argument(spec, first), _argument(spec, i)
+            raise BackendMismatchError(
+                f"{spec.fn.__name__}(): {one!r} is on backend {backend.name!r} and {other!r} on {b.name!r}: "
+                f"bring them together, for example by {other}.to({backend.name!r})")
+    return backend or default_backend()
+
+
+def _promote(arrays: list) -> list:
+    """The last two operands, an integer or bool one in the floating dtype of the other: it never widens it."""
+    *rest, x, y = arrays
+    if is_float(x.dtype) and y.dtype.kind in "iub":
+        y = y.astype(x.dtype)
+    elif is_float(y.dtype) and x.dtype.kind in "iub":
+        x = x.astype(y.dtype)
+    return [*rest, x, y]
+
+
+def _autocast(args: tuple, precision: str, low: Any) -> tuple | None:
+    """The arguments in the precision the op asks for, by recorded casts; None where they are in it."""
+    full, cast = np.dtype("float32"), Differentiable.ops["astype"]
+    floating = lambda a: hasattr(a, "dtype") and is_float(a.dtype)
+    dtypes = {a.dtype for a in args if floating(a)}
+    if not dtypes or np.dtype("float64") in dtypes:
+        return None
+    target = {"low": low, "full": full, "widest": low if dtypes == {low} else full}[precision]
+    if dtypes == {target}:
+        return None
+    return tuple(cast(a, target) if floating(a) and a.dtype != target else a for a in args)

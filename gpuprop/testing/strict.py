@@ -1,0 +1,523 @@
+"""A device that is not there: arrays on the host that behave as CuPy's do wherever NumPy is lax.
+
+They refuse to become NumPy arrays and to meet them, wrap indices out of range, leave new memory poisoned, answer a
+reduction with a 0-d array, add in another order, count what waits for the device, and can be recorded and replayed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gpuprop.backend import EXTRAS, Backend, get_backend
+from gpuprop.testing.readings import READINGS, getitem, in_range, product, setitem, total
+from gpuprop.testing.recording import CaptureError, Recording, caller, leaves
+
+# ---- which names there are, and what they take -----------------------------------------------------------------------
+
+# NumPy's names that CuPy 14 has not.
+ABSENT = {
+    "numpy": """
+        False_ ScalarType True_ asmatrix block bmat busday_count busday_offset busdaycalendar bytes_ char character
+        clongdouble complex256 core ctypeslib datetime64 datetime_as_string datetime_data dtypes einsum_path emath
+        errstate f2py flexible float128 frompyfunc fromregex geomspace get_include getbufsize geterr geterrcall
+        histogram_bin_edges info insert is_busday isnat little_endian longdouble ma matrix matvec memmap nanpercentile
+        nanquantile ndenumerate nditer nested_iters object_ polyder polydiv polyint rec recarray record sctypeDict
+        setbufsize seterr seterrcall show_runtime spacing str_ strings test timedelta64 typecodes unstack vecdot vecmat
+        void""".split(),
+    "numpy.linalg": "diagonal matrix_norm multi_dot outer svdvals tensordot test trace vecdot vector_norm".split(),
+    "numpy.fft": ["test"],
+}
+MODULES = {"linalg", "fft", "lib", "stride_tricks"}
+LIBRARY = "dot tensordot einsum inner outer vdot kron".split()  # cuBLAS, which CuPy refuses while capturing
+WAITS = """argwhere array2string array_repr array_str average bincount choose compress extract flatnonzero histogram
+           histogram2d histogramdd intersect1d nanmax nanmin nonzero percentile place quantile ravel_multi_index
+           setdiff1d setxor1d trim_zeros union1d unique unravel_index""".split()
+HOST = """broadcast_shapes can_cast common_type issubdtype iscomplexobj isrealobj isscalar min_scalar_type ndim
+          promote_types result_type shape size""".split()  # answered by shapes and dtypes alone
+SHAPED = "arange empty eye full identity indices linspace logspace ones tri tril_indices triu_indices zeros".split()
+SEQUENCES = """atleast_1d atleast_2d atleast_3d broadcast_arrays column_stack concat concatenate dstack hstack ix_
+               meshgrid stack vstack""".split()
+SCALARS = "where polygamma einsum".split()  # their first argument may be a number
+VALUES = """append choose clip copyto full_like put put_along_axis searchsorted take take_along_axis where""".split()
+UNKNOWN = {"device", "initial", "like", "subok", "where"}  # arguments that CuPy's functions do not take
+
+
+# ---- the machine ----------------------------------------------------------------------------------------------------
+
+
+class Machine:
+    """What runs on the devices that are not there: every call of every array of one class goes through `call`."""
+
+    def __init__(self, array_type: Any, devices: int = 2) -> None:
+        self.array_type, self.devices = array_type, devices
+        self.syncs: list[str] = []  # what waited for a device, and where
+        self._thread = threading.local()
+
+    @property
+    def device(self) -> int:
+        return getattr(self._thread, "device", 0)
+
+    @device.setter
+    def device(self, index: int) -> None:
+        if not 0 <= index < self.devices:
+            raise RuntimeError(f"cudaErrorInvalidDevice: invalid device ordinal {index}")
+        self._thread.device = index
+
+    @property
+    def recording(self) -> Recording | None:
+        return getattr(self._thread, "recording", None)
+
+    @contextlib.contextmanager
+    def record(self) -> Iterator[Recording]:
+        """Write down the calls this thread makes inside the block."""
+        if self.recording is not None:
+            raise CaptureError("this thread is recording already")
+        self._thread.recording = recording = Recording()
+        try:
+            yield recording
+        finally:
+            self._thread.recording = None
+            recording.end()
+
+    def sync(self, what: str) -> None:
+        """Say that the host waits for the device here."""
+        self.forbid(what, "waits for the device, which a captured step cannot do")
+        self.syncs.append(f"{what} in {caller()}")
+
+    def forbid(self, what: str, why: str = "cannot be captured") -> None:
+        """Refuse a call while recording."""
+        if self.recording is not None:
+            self.recording.refused.append(f"{what} in {caller()} {why}")
+            raise CaptureError(self.recording.refused[-1])
+
+    def new(self, raw: np.ndarray, device: int | None = None) -> Any:
+        return self.array_type._of(raw, self.device if device is None else device)
+
+    def asarray(self, value: Any, dtype: Any = None, copy: bool = False) -> Any:
+        """A device array of host data: only numbers need no copy from the host."""
+        if self.owns(value):
+            same = dtype is None or value.dtype == dtype
+            return value if same and not copy else value.astype(dtype or value.dtype)
+        host = np.array(value, dtype)
+        if host.dtype.kind not in "biufcV":
+            raise ValueError(f"Unsupported dtype {host.dtype}")
+        if np.isscalar(value):
+            return self.call("asarray", np.array, (value, dtype))
+        self.forbid("a copy from the host")
+        return self.new(host)
+
+    def ufunc(self, ufunc: np.ufunc, args: tuple, kwargs: dict) -> Any:
+        """Call a ufunc, on arrays and numbers only."""
+        if kwargs.keys() - {"out", "dtype", "casting"}:
+            raise TypeError(f"Wrong arguments {sorted(kwargs)}")
+        for a in args:
+            self.check(a, numbers=True)
+        if ufunc is np.matmul:
+            self.forbid("matmul by cuBLAS")
+        return self.call(ufunc.__name__, READINGS.get(ufunc.__name__, ufunc), args, kwargs)
+
+    def function(self, name: str, fn: Callable, args: tuple, kwargs: dict) -> Any:
+        """Call one of the namespace's functions, if a device takes what it is given."""
+        if UNKNOWN & kwargs.keys():
+            raise TypeError(f"{name}() got an unexpected keyword argument {(UNKNOWN & kwargs.keys()).pop()!r}")
+        lone_mask = name == "where" and len(args) == 1
+        if name in WAITS or lone_mask or (name == "repeat" and any(map(self.owns, args[1:]))):
+            self.sync(name)
+        if name in SHAPED:
+            if any(map(self.owns, leaves_of(args))):
+                raise TypeError(f"{name}(): a device array cannot be interpreted as an integer")
+        elif args and name not in SEQUENCES:
+            self.check(args[0], numbers=name in SCALARS)
+        if name in VALUES:
+            for a in args[1:]:
+                if isinstance(a, list | tuple):
+                    raise TypeError(f"Unsupported type {type(a)}")
+        return self.call(name, fn, args, kwargs)
+
+    def check(self, value: Any, numbers: bool = False) -> None:
+        if not self.owns(value) and not (numbers and (np.isscalar(value) or value is None)):
+            raise TypeError(f"Unsupported type {type(value)}")
+
+    def owns(self, value: Any) -> bool:
+        return type(value) is self.array_type  # not a subclass: it has a machine of its own
+
+    def call(self, name: str, fn: Callable, args: tuple, kwargs: dict | None = None) -> Any:
+        """``fn(*args, **kwargs)`` on the memory of the arrays; new arrays are on this thread's device."""
+        given: list[Any] = []
+        raw_args = _weak(self._raw(args, given))
+        raw_kwargs = {k: self._raw(v, given) for k, v in (kwargs or {}).items()}
+        recording = self.recording
+        if recording is not None:
+            recording.before(g._a for g in given)
+        with np.errstate(all="ignore"):  # a device warns of nothing
+            result = fn(*raw_args, **raw_kwargs)
+        made: dict[int, np.ndarray] = {}
+        found, views = self._wrap(result, given, made)
+        computed = bool(made) or not views
+        if computed:
+            self._check_devices(given)
+        if recording is not None:
+            recording.write(name, fn, raw_args, raw_kwargs, made, computed)
+        return found
+
+    def _raw(self, value: Any, given: list) -> Any:
+        if self.owns(value):
+            given.append(value)
+            return value._a
+        if isinstance(value, tuple | list):
+            return type(value)(self._raw(v, given) for v in value)
+        if isinstance(value, np.ndarray | StrictArray):
+            raise TypeError(f"Unsupported type {type(value)}")
+        return value
+
+    def _wrap(self, result: Any, given: list, made: dict[int, np.ndarray]) -> tuple[Any, int]:
+        """The result in device arrays, and how many of them are views of what was given; `made` takes the new ones."""
+        arrays, views = [], 0
+        for i, raw in enumerate(leaves(result)):
+            array = next((g for g in given if g._a is raw), None)
+            viewed = None
+            if array is None and raw.base is not None:  # else it is new, for sure
+                viewed = next((g for g in given if np.may_share_memory(g._a, raw)), None)
+            if array is None:
+                array = self.new(raw, None if viewed is None else viewed._device)
+                if viewed is None:
+                    made[i] = raw
+            views += viewed is not None
+            arrays.append(array)
+        return _replaced(result, iter(arrays)), views
+
+    def _check_devices(self, given: list) -> None:
+        for g in given:
+            if g._device != self.device:
+                raise ValueError(f"The device where the array resides ({g._device}) is different from the current "
+                                 f"device ({self.device}). Peer access is unavailable between these devices.")
+
+
+def leaves_of(args: Any) -> Iterator[Any]:
+    for a in args:
+        if isinstance(a, tuple | list):
+            yield from leaves_of(a)
+        else:
+            yield a
+
+
+def _replaced(result: Any, arrays: Iterator) -> Any:
+    if isinstance(result, tuple):
+        return tuple(_replaced(r, arrays) for r in result)
+    if isinstance(result, list):
+        return [_replaced(r, arrays) for r in result]
+    return next(arrays) if isinstance(result, np.ndarray | np.generic | bool) else result
+
+
+def _weak(args: tuple) -> tuple:
+    """Python floats beside bfloat16 as bfloat16: weak, as CuPy has them and NumPy has not."""
+    dtypes = {a.dtype for a in args if isinstance(a, np.ndarray) and a.dtype.kind not in "biu"}
+    if len(dtypes) != 1 or next(iter(dtypes)).name != "bfloat16":
+        return args
+    return tuple(np.asarray(a, *dtypes) if type(a) is float else a for a in args)
+
+
+# ---- the arrays -----------------------------------------------------------------------------------------------------
+
+
+class StrictArray:
+    """An array on a device that is not there.  A subclass has a machine of its own and does not mix with its base."""
+
+    __slots__ = ("__weakref__", "_a", "_device")
+    __array_priority__ = 100
+    __hash__ = None  # type: ignore[assignment]
+    machine: Machine
+    _a: np.ndarray
+    _device: int
+
+    def __init_subclass__(cls) -> None:
+        cls.machine = Machine(cls)
+
+    @classmethod
+    def _of(cls, raw: np.ndarray, device: int) -> Any:
+        self = object.__new__(cls)
+        self._a, self._device = raw, device
+        return self
+
+    shape = property(lambda self: self._a.shape)
+    ndim = property(lambda self: self._a.ndim)
+    size = property(lambda self: self._a.size)
+    dtype = property(lambda self: self._a.dtype)
+    nbytes = property(lambda self: self._a.nbytes)
+    itemsize = property(lambda self: self._a.itemsize)
+    strides = property(lambda self: self._a.strides)
+    flags = property(lambda self: self._a.flags)
+    device = property(lambda self: self._device)
+    T = property(lambda self: self.transpose())
+    mT = property(lambda self: self.swapaxes(-1, -2))
+    real = property(lambda self: self.machine.call("real", np.real, (self,)))
+    imag = property(lambda self: self.machine.call("imag", np.imag, (self,)))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Use the backend's to_numpy() "
+                        "(gpuprop.asnumpy) to construct a NumPy array explicitly.")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *args: Any, **kwargs: Any) -> Any:
+        if len(kwargs.get("out", ())) == 1:
+            kwargs["out"], = kwargs["out"]
+            self.machine.check(kwargs["out"])
+        run = Ufunc(self.machine, ufunc)
+        return (run if method == "__call__" else getattr(run, method))(*args, **kwargs)
+
+    def __getitem__(self, key: Any) -> Any:
+        keys = _checked(key)
+        if any(isinstance(k, StrictArray) and k.dtype == bool for k in keys):
+            self.machine.sync("reading by a boolean mask")
+        return self.machine.call("getitem", getitem, (self, keys))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.machine.check(value, numbers=True)
+        self.machine.call("setitem", setitem, (self, _checked(key), value))
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+    def __iter__(self) -> Iterator:
+        return (self[i] for i in range(len(self)))
+
+    def _read(self, how: Callable, what: str) -> Any:
+        """A value of the device, on the host."""
+        self.machine.sync(what)
+        return how(self._a)
+
+    def __bool__(self) -> bool:
+        return self._read(bool, "bool()")
+
+    def __int__(self) -> int:
+        return self._read(int, "int()")
+
+    def __float__(self) -> float:
+        return self._read(float, "float()")
+
+    def __complex__(self) -> complex:
+        return self._read(complex, "complex()")
+
+    def __repr__(self) -> str:
+        return self._read(repr, "repr()")
+
+    def __format__(self, spec: str) -> str:
+        return self._read(lambda a: format(a, spec), "format()")
+
+    def item(self, *index: Any) -> Any:
+        return self._read(lambda a: a.item(*index), "item()")
+
+    def tolist(self) -> Any:
+        return self._read(np.ndarray.tolist, "tolist()")
+
+    def __copy__(self) -> Any:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self.copy()
+
+    def __reduce__(self) -> tuple:
+        return type(self)._of, (self._read(np.copy, "pickling"), self._device)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a device array has no attribute {name!r}")
+
+
+def _checked(key: Any) -> tuple:
+    """An index as a tuple of what a device takes: no list and no NumPy array, which would be copied there each time."""
+    keys = key if isinstance(key, tuple) else (key,)
+    for k in keys:
+        if isinstance(k, list | tuple | np.ndarray):
+            raise TypeError(f"Unsupported type {type(k)} as an index")
+    return keys
+
+
+def _operator(ufunc: np.ufunc, reflected: bool = False) -> Callable:
+    def operate(self: Any, other: Any) -> Any:
+        if getattr(other, "__array_ufunc__", self) is None:  # a Tensor does this itself
+            return NotImplemented
+        return self.machine.ufunc(ufunc, (other, self) if reflected else (self, other), {})
+
+    return operate
+
+
+def _in_place(ufunc: np.ufunc) -> Callable:
+    def operate(self: Any, other: Any) -> Any:
+        if getattr(other, "__array_ufunc__", self) is None:
+            return NotImplemented
+        return self.machine.ufunc(ufunc, (self, other), {"out": self})
+
+    return operate
+
+
+def _unary(ufunc: np.ufunc) -> Callable:
+    return lambda self: self.machine.ufunc(ufunc, (self,), {})
+
+
+def _method(name: str) -> Callable:
+    fn = READINGS.get(name) or getattr(np.ndarray, name)
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if name in LIBRARY:
+            self.machine.forbid(f"{name} by cuBLAS")
+        return self.machine.function(name, fn, (self, *args), kwargs)
+
+    return method
+
+
+BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
+          "mod": np.remainder, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+          "lshift": np.left_shift, "rshift": np.right_shift}
+METHODS = """all any argmax argmin argpartition argsort astype clip conj copy cumprod cumsum diagonal dot fill flatten
+             max mean min nonzero partition prod put ravel repeat reshape round searchsorted sort squeeze std sum
+             swapaxes take trace transpose var view""".split()
+
+
+def _give_operators(cls: Any) -> None:
+    for word, ufunc in BINARY.items():
+        setattr(cls, f"__{word}__", _operator(ufunc))
+        setattr(cls, f"__r{word}__", _operator(ufunc, reflected=True))
+        setattr(cls, f"__i{word}__", _in_place(ufunc))
+    cls.__matmul__, cls.__rmatmul__ = _operator(np.matmul), _operator(np.matmul, reflected=True)
+    for word, name in {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
+                       "ne": "not_equal"}.items():
+        setattr(cls, f"__{word}__", _operator(getattr(np, name)))
+    for word, unary in {"neg": np.negative, "pos": np.positive, "abs": np.absolute, "invert": np.invert}.items():
+        setattr(cls, f"__{word}__", _unary(unary))
+    for name in METHODS:
+        setattr(cls, name, _method(name))
+
+
+_give_operators(StrictArray)
+StrictArray.machine = Machine(StrictArray)
+
+
+# ---- the namespace --------------------------------------------------------------------------------------------------
+
+
+class Ufunc:
+    """One of the namespace's ufuncs."""
+
+    def __init__(self, machine: Machine, ufunc: np.ufunc) -> None:
+        self._machine, self._ufunc = machine, ufunc
+        self.__name__ = ufunc.__name__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._machine.ufunc(self._ufunc, args, kwargs)
+
+    def at(self, a: Any, index: Any, *values: Any) -> None:
+        name, at = self.__name__, self._ufunc.at
+        if name not in ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"):
+            raise NotImplementedError(f"`{name}.at` is not supported yet")
+        if a.dtype.kind not in "iuf":
+            raise TypeError(f"cupy.{name}.at does not support {a.dtype}")
+        run = lambda a, index, *values: at(a, in_range(index, a.shape), *values)
+        self._machine.call(f"{name}.at", run, (a, _checked(index), *values))
+
+    def reduce(self, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+        run = {"add": total, "multiply": product}.get(self.__name__, self._ufunc.reduce)
+        return self._machine.function(f"{self.__name__}.reduce", run, (a, axis, dtype, out, keepdims), {})
+
+    def accumulate(self, a: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
+        return self._machine.function(f"{self.__name__}.accumulate", self._ufunc.accumulate, (a, axis, dtype, out), {})
+
+    def outer(self, a: Any, b: Any) -> Any:
+        return self._machine.function(f"{self.__name__}.outer", self._ufunc.outer, (a, b), {})
+
+
+class Namespace:
+    """``xp``: NumPy's names as CuPy has them, and whatever names its owner adds."""
+
+    def __init__(self, machine: Machine, module: Any = np, **own: Any) -> None:
+        self._machine, self._module = machine, module
+        vars(self).update(own)
+
+    def __getattr__(self, name: str) -> Any:
+        value = vars(self)[name] = self._find(name)
+        return value
+
+    def _find(self, name: str) -> Any:
+        module, machine = self._module, self._machine
+        value = getattr(module, name, None)
+        known = value is not None or name == "newaxis"
+        if not known or name.startswith("_") or name in ABSENT.get(module.__name__, ()):
+            raise AttributeError(f"CuPy's {module.__name__.replace('numpy', 'cupy')} has no {name!r}")
+        if isinstance(value, type(np)):
+            if name not in MODULES:
+                raise AttributeError(f"xp.{name} is not for code that runs on every backend")
+            return Namespace(machine, value)
+        if name == "ndarray":
+            return machine.array_type
+        if name in ("asarray", "array", "asanyarray"):
+            return lambda value, dtype=None, copy=name == "array": machine.asarray(value, dtype, bool(copy))
+        if isinstance(value, np.ufunc):
+            return Ufunc(machine, value)
+        return value if isinstance(value, type) or not callable(value) else self._function(name, value)
+
+    def _function(self, name: str, fn: Callable) -> Callable:
+        machine, top = self._machine, self._module is np
+        if name in HOST:
+            return lambda *args, **kwargs: fn(*machine._raw(args, []), **kwargs)
+        fn = READINGS.get(name, fn) if top else fn
+        library = name in LIBRARY if top else self._module is np.linalg and name != "norm"
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            if library:
+                machine.forbid(f"{name} by a CUDA library")
+            return machine.function(name, fn, args, kwargs)
+
+        return function
+
+
+class StrictBackend(Backend):
+    """The backend ``"strict"``: NumPy's arithmetic, CuPy's refusals.  `syncs` lists what waited for the device."""
+
+    name, array_type, machine, records = "strict", StrictArray, StrictArray.machine, True
+
+    def __init__(self) -> None:
+        extras = {name: _extra(self.machine, name) for name in (*EXTRAS, "matmul")}
+        self.xp = Namespace(self.machine, **{**extras, "require": self.require})
+
+    @property
+    def syncs(self) -> list[str]:
+        return self.machine.syncs
+
+    def asarray(self, value: Any, dtype: Any = None) -> Any:
+        return self.machine.asarray(value, dtype)
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        self.machine.check(array)
+        self.machine.sync("to_numpy()")
+        self.raise_found()
+        return array._a.copy()
+
+    def _read(self, flag: Any) -> bool:
+        self.machine.forbid("looking at a flag of require()")
+        return bool(flag._a)
+
+    def synchronize(self) -> None:
+        self.machine.sync("synchronize()")
+
+    def record(self) -> contextlib.AbstractContextManager[Recording]:
+        return self.machine.record()
+
+    def device_count(self) -> int:
+        return self.machine.devices
+
+    def device(self) -> int:
+        return self.machine.device
+
+    def use_device(self, index: int) -> None:
+        self.machine.device = index
+
+
+def _extra(machine: Machine, name: str) -> Callable:
+    """One of the names that are the backend's own, as the NumPy backend computes it."""
+    def extra(*args: Any, **kwargs: Any) -> Any:
+        return machine.function(name, READINGS.get(name) or getattr(get_backend("numpy").xp, name), args, kwargs)
+
+    return extra

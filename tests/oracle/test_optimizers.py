@@ -1,0 +1,124 @@
+"""Every sample of PyTorch's optim_db whose optimizer exists here: ten steps, then values and states are PyTorch's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import refusals
+import torch
+from cases import Record, every, must_refuse
+from compare import Difference, close, ours, quietly, tree_map
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, optim_db
+
+from gpuprop import Parameter, optim
+
+HERE = [info for info in optim_db if hasattr(optim, info.optim_cls.__name__)]
+NAMES = [info.optim_cls.__name__ for info in HERE]
+SHAPES = (3, 4), (5, 2), (4,), ()
+STEPS = 10
+TOLERANCE = 1e-12
+
+
+def samples(info: OptimizerInfo) -> Iterator[dict[str, Any]]:
+    for device in ("cpu", "mps", "cuda"):  # some options are sampled for devices only; their arguments live on the CPU
+        for sample in info.optim_inputs_func(device=device, dtype=torch.float64):
+            if device == "cpu" or any(isinstance(v, torch.Tensor) for v in sample.kwargs.values()) and not sample.kwargs.get("capturable"):
+                yield tree_map(lambda v: v.double() if isinstance(v, torch.Tensor) else v, sample.kwargs)  # not to lose digits
+
+
+class Problem:
+    """A few parameters in both libraries, and a gradient for each at each step; one has none at every third step."""
+
+    def __init__(self, name: str, kwargs: dict[str, Any]) -> None:
+        self.random = np.random.default_rng(0)
+        shapes = [s for s in SHAPES if len(s) == 2] if name == "Muon" else SHAPES  # it is for matrices
+        values = [self.random.standard_normal(s) for s in shapes]
+        self.theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
+        self.ours = [Parameter(v.copy()) for v in values]
+        self.their_optimizer = quietly(getattr(torch.optim, name), self.theirs, **kwargs)
+        self.our_optimizer = self.make = getattr(optim, name)(self.ours, **tree_map(ours, kwargs))
+
+    def step(self, number: int) -> None:
+        for i, (t, o) in enumerate(zip(self.theirs, self.ours, strict=True)):
+            g = self.random.standard_normal(t.shape)
+            absent = i == 1 and number % 3 == 2
+            t.grad, o.grad = (None, None) if absent else (torch.tensor(g), g)
+        quietly(self.their_optimizer.step)
+        self.our_optimizer.step()
+
+    def check(self) -> None:
+        for i, (t, o) in enumerate(zip(self.theirs, self.ours, strict=True)):
+            close(f"parameter {i}", o.data, t, TOLERANCE)
+        same_state(self.our_optimizer.state_dict(), self.their_optimizer.state_dict())
+
+
+def same_state(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """The entries of two state_dicts."""
+    if mine["state"].keys() != theirs["state"].keys():
+        raise Difference(f"states of parameters {[*mine['state']]}, not {[*theirs['state']]}")
+    for i, state in theirs["state"].items():
+        if set(mine["state"][i]) != {k for k, v in state.items() if v is not None}:
+            raise Difference(f"state {i} holds {sorted(mine['state'][i])}, not {sorted(state)}")
+        for key in mine["state"][i]:
+            value = np.asarray(state[key])
+            close(f"state {i}, {key}", np.asarray(mine["state"][i][key], value.dtype), value, TOLERANCE)
+    for i, (own, group) in enumerate(zip(mine["param_groups"], theirs["param_groups"], strict=True)):
+        missing = set(group) - set(own) - set(refusals.LEFT_OUT)
+        if missing:
+            raise Difference(f"group {i} lacks {sorted(missing)}")
+        for key in set(group) & set(own):
+            if np.any(np.asarray(own[key], object) != np.asarray(tree_map(ours, group[key]), object)):
+                raise Difference(f"group {i}, {key}: {own[key]}, not {group[key]}")
+
+
+def compare(name: str, kwargs: dict[str, Any]) -> None:
+    problem = Problem(name, kwargs)
+    for number in range(STEPS):
+        problem.step(number)
+    problem.check()
+    problem.our_optimizer = getattr(optim, name)(problem.ours, **tree_map(ours, kwargs))  # and on from PyTorch's own state
+    problem.our_optimizer.load_state_dict(tree_map(lambda v: v.numpy() if isinstance(v, torch.Tensor) else v,
+                                                   problem.their_optimizer.state_dict()))
+    problem.step(STEPS)
+    problem.check()
+
+
+@pytest.mark.parametrize("info", HERE, ids=NAMES)
+def test_optimizer(info: OptimizerInfo, record_property: Record) -> None:
+    name = info.optim_cls.__name__
+    record_property("optimizers", (name, every(name, samples(info), lambda s: compare(name, s), refusals.OPTIMIZERS)))
+
+
+@pytest.mark.parametrize("info", HERE, ids=NAMES)
+def test_errors(info: OptimizerInfo) -> None:
+    """What PyTorch's optimizer refuses, ours refuses too."""
+    name = info.optim_cls.__name__
+
+    def refuses(case: Any) -> None:
+        params, kwargs, stage = case
+        params = [Parameter(np.ones((2, 2)))] if params is None else tree_map(parameter, params)
+        make = lambda: getattr(optim, name)(params, **tree_map(ours, kwargs))
+        must_refuse(make if stage is OptimizerErrorEnum.CONSTRUCTION_ERROR else make().step)
+
+    made: dict[int, Parameter] = {}
+
+    def parameter(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return made.setdefault(id(value), Parameter(value.detach().numpy()))
+
+    errors = [e for e in info.optim_error_inputs_func("cpu", torch.float64) if issubclass(e.error_type, Exception)]
+    cases = [(e.optimizer_error_input.params, e.optimizer_error_input.kwargs, e.error_on) for e in errors]
+    every(name, cases, refuses, refusals.OPTIMIZER_ERRORS)
+
+
+@pytest.mark.parametrize("refusal", refusals.OPTIMIZERS + refusals.OPTIMIZER_ERRORS, ids=lambda r: r.name)
+def test_refusal(refusal: refusals.Refusal) -> None:
+    assert refusal.name in NAMES
+
+
+def test_absent(record_property: Record) -> None:
+    record_property("absent optimizers", [info.optim_cls.__name__ for info in optim_db if info not in HERE])

@@ -1,0 +1,391 @@
+"""The engine: what is recorded, what is kept, what goes where, and what is refused."""
+
+import copy
+import inspect
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import Array, BackendMismatchError, Parameter, Tensor, grad, op, value_and_grad
+from gpuprop.backend import get_backend
+from gpuprop.ops import linear_op
+
+
+def leaf(backend, value=1.0, shape=(3,)):
+    return Tensor(backend.asarray(np.full(shape, value, "float32")), requires_grad=True)
+
+
+def values(backend, a):
+    return backend.to_numpy(a)
+
+
+class TestBackward:
+    def test_long_chain(self, backend):
+        x = y = leaf(backend, shape=(1,))
+        for _ in range(20_000):
+            y = y + x
+        y.sum().backward()
+        assert values(backend, x.grad) == 20_001
+
+    def test_long_graph_is_dropped_without_a_stack(self, backend):
+        y = leaf(backend, shape=(1,))
+        for _ in range(20_000):
+            y = gpuprop.negative(y)
+        del y
+
+    def test_gradients_do_not_alias(self, backend):
+        a, b, t = Parameter(leaf(backend)), Parameter(leaf(backend)), leaf(backend)
+        for _ in range(2):
+            ((a + b) + (t + a)).sum().backward()
+        assert (values(backend, a.grad) == 4).all() and (values(backend, b.grad) == 2).all() and (values(backend, t.grad) == 2).all()
+        a.grad *= 0
+        assert (values(backend, b.grad) == 2).all()
+
+    def test_unwanted_gradients_are_not_computed(self, backend):
+        calls = []
+
+        @op
+        def watched(xp, x: Array, y: Array):
+            return x + y, (lambda d: calls.append("x") or d, lambda d: calls.append("y") or d)
+
+        watched(Tensor(leaf(backend).data), leaf(backend)).sum().backward()
+        assert calls == ["y"]
+
+    def test_broadcasting_is_summed(self, backend):
+        x, y = leaf(backend, shape=(4, 1)), leaf(backend, shape=(3,))
+        (x * y).sum().backward()
+        assert x.grad.shape == (4, 1) and (values(backend, x.grad) == 3).all()
+        assert y.grad.shape == (3,) and (values(backend, y.grad) == 4).all()
+
+    def test_gradients_have_their_inputs_dtype(self, backend):
+        x = leaf(backend)
+        y = Tensor(backend.asarray(np.ones(3)), requires_grad=True)
+        (x * y).sum().backward()
+        assert x.grad.dtype == "float32" and y.grad.dtype == "float64"
+
+    @pytest.mark.parametrize("f", [F.relu, gpuprop.tanh, gpuprop.exp, gpuprop.sum, gpuprop.mean, lambda h: h + h,
+                                   lambda h: h.astype("float64"), lambda h: gpuprop.concatenate([h, h])])
+    def test_an_activation_lives_only_while_a_pullback_needs_it(self, f, backend):
+        x = leaf(backend)
+        h = x + x
+        alive = weakref.ref(h.data)
+        y = f(h)
+        del h
+        assert alive() is None
+        y.sum().backward()
+
+    def test_pullbacks_of_constants_keep_nothing(self, backend):
+        x, w = Tensor(leaf(backend, shape=(2, 3)).data), leaf(backend, shape=(4, 3))
+        h = x + x
+        alive = weakref.ref(h.data)
+        y = gpuprop.maximum(h, w[:1])  # both pullbacks read h
+        z = h + w[:1]  # none does
+        del h, y
+        assert alive() is None
+        z.sum().backward()
+
+    def test_twice_says_so(self, backend):
+        y = F.relu(leaf(backend)).sum()
+        y.backward()
+        with pytest.raises(RuntimeError, match="forward again"):
+            y.backward()
+
+    def test_retain_graph(self, backend):
+        x = leaf(backend)
+        y = (x * x).sum()
+        y.backward(retain_graph=True)
+        y.backward()
+        assert (values(backend, x.grad) == 4).all()
+
+    def test_needs_one_number_or_a_gradient(self, backend):
+        x = leaf(backend)
+        with pytest.raises(RuntimeError, match=r"shape \(3,\).*reduce it first"):
+            (x * 2).backward()
+        with pytest.raises(ValueError, match=r"gradient has shape \(2,\), the tensor \(3,\)"):
+            (x * 2).backward(Tensor(backend.asarray(np.ones(2, "float32"))))
+        (x * 2).backward(Tensor(backend.asarray(np.arange(3))))
+        assert values(backend, x.grad).tolist() == [0, 2, 4] and x.grad.dtype == "float32"
+
+    def test_nothing_requires_a_gradient(self, backend):
+        with pytest.raises(RuntimeError, match="nothing here requires a gradient"):
+            Tensor(backend.asarray(np.ones(()))).backward()
+        with gpuprop.no_grad():
+            y = leaf(backend).sum()
+        with pytest.raises(RuntimeError, match="no_grad"):
+            y.backward()
+
+    def test_integers_have_no_gradient(self, backend):
+        with pytest.raises(TypeError, match="int64.*astype"):
+            gpuprop.tensor([1, 2], requires_grad=True)
+        with pytest.raises(TypeError, match="bool"):
+            gpuprop.tensor([True]).requires_grad_()
+        assert not leaf(backend).astype("int32").requires_grad
+
+    def test_values_that_changed_since(self, backend):
+        p = Parameter(leaf(backend))
+        y = (p * p).sum()
+        p.data[...] = 2.0
+        p.touch()
+        with pytest.raises(RuntimeError, match=r"multiply.*shape \(3,\).*stepped or loaded"):
+            y.backward()
+
+    def test_several_outputs(self, backend):
+        @op
+        def both(xp, x: Array):
+            def vjp(d):
+                return d[0] * 2 + d[1] * 3,
+            return (x * 2, x * 3, x.argmax()), vjp
+
+        for use, want in ((lambda a, b: a, 2), (lambda a, b: b, 3), (lambda a, b: a + b, 5)):
+            x = leaf(backend)
+            a, b, i = both(x)
+            assert not i.requires_grad
+            use(a, b).sum().backward()
+            assert (values(backend, x.grad) == want).all()
+
+
+class TestHooks:
+    def test_on_leaves_once_with_the_whole_gradient(self, backend):
+        x, seen = leaf(backend), []
+        remove = x.register_hook(lambda g: seen.append(values(backend, g).tolist()) or g * 10)
+        (x * 2 + x * 3).sum().backward()
+        assert seen == [[5, 5, 5]] and (values(backend, x.grad) == 50).all()
+        remove()
+        (x * 2).sum().backward()
+        assert (values(backend, x.grad) == 52).all()
+
+    def test_inside_the_graph(self, backend):
+        x = leaf(backend)
+        h = x * 2
+        h.register_hook(lambda g: g * 10)
+        h.retain_grad()
+        (h * 3 + h).sum().backward()
+        assert (values(backend, h.grad) == 40).all() and (values(backend, x.grad) == 80).all()
+
+    def test_need_a_gradient(self, backend):
+        with pytest.raises(RuntimeError, match="requires none"):
+            Tensor(leaf(backend).data).register_hook(print)
+
+
+class TestModes:
+    def test_no_grad(self, backend):
+        x = leaf(backend)
+        with gpuprop.no_grad():
+            assert not (x * 2).requires_grad
+            with gpuprop.enable_grad():
+                assert (x * 2).requires_grad
+        assert (x * 2).requires_grad
+
+    def test_as_decorator_in_threads(self):
+        @gpuprop.no_grad()
+        def recording(depth=3):
+            return gpuprop.is_grad_enabled() or (depth and recording(depth - 1))
+
+        found = []
+        threads = [threading.Thread(target=lambda: found.append((recording(), gpuprop.is_grad_enabled()))) for _ in range(4)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        assert found == [(0, True)] * 4
+
+    def test_autocast(self, backend):
+        x, w = leaf(backend, shape=(2, 3)), Parameter(leaf(backend, shape=(4, 3)))
+        with gpuprop.autocast("float16"):
+            y = F.linear(x, w)
+            assert y.dtype == "float16"
+            loss = F.softmax(y, -1)
+            assert loss.dtype == "float32"
+        loss[:, 0].sum().backward()
+        assert w.grad.dtype == "float32" and x.grad.dtype == "float32"
+
+    def test_autocast_leaves_float64_and_plain_arrays(self, backend):
+        w = backend.asarray(np.ones((4, 3), "float32"))
+        with gpuprop.autocast("float16"):
+            assert F.linear(w, w).dtype == "float32"
+            x = Tensor(backend.asarray(np.ones((4, 3))))
+            assert F.linear(x, x).dtype == "float64"
+
+
+class TestTypes:
+    def test_arrays_in_arrays_out(self, backend):
+        a = backend.asarray(np.ones((2, 3), "float32"))
+        assert type(F.relu(a)) is backend.array_type
+        assert isinstance(F.relu(Tensor(a)), Tensor)
+        assert type(gpuprop.sum(a)) is backend.array_type
+
+    def test_numbers_do_not_widen(self, backend):
+        x = leaf(backend)
+        for y in (x * 2, 2 * x, x * 2.5, x * np.float64(2.5), x * np.int64(3), x * True, x * Tensor(backend.asarray(np.arange(3))),
+                  Tensor(backend.asarray(np.arange(3))) - x, gpuprop.where(x > 0, x, 0.0)):
+            assert y.dtype == "float32"
+
+    def test_tensor_keeps_an_arrays_dtype(self, backend):
+        assert gpuprop.tensor(np.ones(2)).dtype == "float64"
+        assert gpuprop.tensor([1.0, 2]).dtype == "float32" and gpuprop.tensor(1.5).dtype == "float32"
+        assert gpuprop.tensor([1, 2]).dtype == "int64" and gpuprop.tensor([True]).dtype == "bool"
+        assert type(gpuprop.tensor([1.0]).data) is backend.array_type
+
+    def test_tensor_copies(self, backend):
+        a = np.ones(3, "float32")
+        t = gpuprop.tensor(a)
+        a[...] = 7
+        assert t.tolist() == [1, 1, 1]
+        assert t.numpy() is not t.data
+
+    def test_what_is_no_array(self, backend):
+        with pytest.raises(TypeError, match=r"relu\(\): 'input' must be.*list.*gpuprop.tensor"):
+            F.relu([1.0, 2.0])
+        with pytest.raises(TypeError, match="'weight'.*str"):
+            F.linear(leaf(backend, shape=(2, 3)), "weight")
+
+    def test_array_subclasses_are_their_base(self):
+        assert type(F.relu(np.ones((2, 2)).view(np.matrix))) is np.ndarray
+        with pytest.raises(TypeError, match="mask"):
+            F.relu(np.ma.masked_array([1.0, 2.0], [True, False]))
+
+    def test_calls_are_pythons(self):
+        assert str(inspect.signature(F.linear)).startswith("(input")
+        with pytest.raises(TypeError, match=r"linear\(\) missing 1 required positional argument: 'weight'"):
+            F.linear(np.ones(3))
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'biass'"):
+            F.linear(np.ones(3), np.ones((2, 3)), biass=1)
+
+    def test_constants_among_arrays(self, backend):
+        @op
+        def scaled(xp, input: Array, factor, weight: Array = None, power=1):
+            y = input * factor**power
+            return y if weight is None else y * weight, (lambda d: d * factor**power, lambda d: d * y)
+
+        x = leaf(backend)
+        assert (scaled(x, 2, power=3).numpy() == 8).all()
+        assert (scaled(x, 2, x).numpy() == 2).all()
+        assert (scaled(x, factor=2, weight=x, power=2).numpy() == 4).all()
+
+    def test_mixing_backends(self, backend):
+        other = get_backend("strict" if backend.name == "numpy" else "numpy")
+        found = rf"linear\(\): 'input' is on backend '{backend.name}' and 'weight' on '{other.name}'.*weight\.to\('{backend.name}'\)"
+        with pytest.raises(BackendMismatchError, match=found):
+            F.linear(leaf(backend), leaf(other, shape=(2, 3)))
+
+    def test_parameters_refuse_operators_in_place(self, backend):
+        p = Parameter(leaf(backend))
+        with pytest.raises(TypeError, match=r"p.data\[...\] -= g"):
+            p -= 1.0
+
+    def test_deepcopy(self, backend):
+        p = Parameter(leaf(backend))
+        (p * 2).sum().backward()
+        q = copy.deepcopy([p, p])
+        assert q[0] is q[1] and q[0] is not p and (values(backend, q[0].grad) == 2).all() and q[0].grad is not p.grad
+        with pytest.raises(RuntimeError, match="detach"):
+            copy.deepcopy(p * 2)
+
+    def test_values_on_the_host(self, backend):
+        assert float(gpuprop.tensor(2.5)) == 2.5 and int(gpuprop.tensor(3)) == 3 and bool(gpuprop.tensor(True))
+        with pytest.raises(ValueError, match="ambiguous"):
+            bool(leaf(backend))
+        with pytest.raises(ValueError, match="one element"):
+            leaf(backend).item()
+
+
+class TestGradFunctions:
+    def test_forms(self):
+        f = lambda x: (x * x).sum()
+        assert grad(f)(np.array([1.0, 2])).tolist() == [2, 4] and type(grad(f)(np.ones(2))) is np.ndarray
+        assert isinstance(grad(f)(Tensor(np.ones(2))), Tensor)
+        value, g = value_and_grad(f)(np.array([1.0, 2]))
+        assert value == 5 and type(value) is np.ndarray and g.tolist() == [2, 4]
+        da, db = grad(lambda a, b: (a * b).sum(), (0, 1))(np.array([1.0]), np.array([3.0]))
+        assert da == 3 and db == 1
+        tree = grad(lambda p: (p["w"] * p["b"][0]).sum())({"w": np.array([1.0]), "b": [np.array([5.0])]})
+        assert tree["w"] == 5 and tree["b"][0] == 1
+        assert grad(lambda x: x * x)(3.0) == 6
+
+    def test_levels_are_not_confused(self, backend):
+        """d/dx x (d/dy xy) = 2x, at any depth."""
+        at = lambda v: backend.asarray(np.array(v))
+        assert grad(lambda x: x * grad(lambda y: x * y)(Tensor(at(1.0))))(at(3.0)) == 6
+        assert grad(grad(grad(lambda x: x**5)))(at(3.0)) == 540
+        assert grad(grad(lambda x: x * grad(lambda y: x * x * y * y)(Tensor(at(2.0)))))(at(3.0)) == 72
+
+    def test_parameters_are_constants_and_keep_their_history(self, backend):
+        """A loss made of an input gradient trains the parameters inside it."""
+        p, x = Parameter(backend.asarray(np.array([[2.0, 3.0]]))), Tensor(backend.asarray(np.ones((1, 2))))
+        g = grad(lambda x: (F.linear(x, p) ** 2).sum())(x)  # 2 (x.p) p = 10 p
+        assert p.grad is None
+        (g * g).sum().backward()  # 100 |p|² with d/dp = 2 g . dg/dp
+        want = grad(lambda p: (grad(lambda x: (F.linear(x, p) ** 2).sum())(x) ** 2).sum())(p.data)
+        np.testing.assert_allclose(values(backend, p.grad), values(backend, want))
+
+    def test_no_grad_around(self):
+        with gpuprop.no_grad():
+            assert grad(grad(lambda x: x**3))(2.0) == 12
+
+    def test_needs_one_number(self):
+        with pytest.raises(ValueError, match=r"returns one number, not \(2,\)"):
+            grad(lambda x: x * 2)(np.ones(2))
+        with pytest.raises(TypeError, match="int64"):
+            grad(lambda x: x.sum())(np.arange(3))
+
+    def test_a_function_without_a_gradient_says_so(self):
+        @op
+        def wavy(xp, x: Array):
+            return xp.i0(x), (lambda d: d * xp.i0(x),)
+
+        with pytest.raises(NotImplementedError, match=r"xp\.i0 has no gradient"):
+            grad(grad(lambda x: wavy(x).sum()))(np.ones(3))
+
+
+class TestVersions:
+    def test_choice_twin_portable_definition(self, backend, monkeypatch):
+        from gpuprop.ops import forget_choices
+
+        @op
+        def answer(xp, x: Array):
+            return x * 0 + 1, None
+
+        assert answer(leaf(backend)).tolist() == [1, 1, 1]
+
+        @answer.faster
+        def portable(xp, x):
+            return x * 0 + 2, None
+
+        assert answer(leaf(backend)).tolist() == [2, 2, 2]
+        monkeypatch.setattr(backend, "kernels", {answer.spec.name: lambda xp, x: (x * 0 + 3, None)})
+        forget_choices()
+        assert answer(leaf(backend)).tolist() == [3, 3, 3]
+        with gpuprop.generic():
+            assert answer(leaf(backend)).tolist() == [1, 1, 1]
+        monkeypatch.undo()
+        forget_choices()
+
+    def test_a_version_has_the_same_parameters(self):
+        @op
+        def plain(xp, x: Array, n=1):
+            return x, None
+
+        with pytest.raises(TypeError, match="plain.*takes"):
+            plain.faster(lambda xp, x, m=1: (x, None))
+
+    def test_linear_ops_choose_too(self, backend, monkeypatch):
+        from gpuprop.ops import forget_choices
+
+        @linear_op(lambda xp, d, _, k: tripled.on(xp, d, k=k))
+        def tripled(xp, x: Array, k):
+            return x * k
+
+        x = leaf(backend)
+        tripled(x, 3).sum().backward()
+        assert (values(backend, x.grad) == 3).all()
+        monkeypatch.setattr(backend, "kernels", {tripled.spec.name: lambda xp, x, k: x * k * 2})
+        forget_choices()
+        assert tripled(x, 3).tolist() == [6, 6, 6]
+        monkeypatch.undo()
+        forget_choices()
+
+    def test_an_op_marks_its_arrays(self):
+        with pytest.raises(TypeError, match="annotate"):
+            op(lambda xp, x: (x, None))

@@ -1,0 +1,203 @@
+"""The registry, the choice of a backend, and its failures, each with its own message."""
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gpuprop
+from gpuprop import backend as B
+from gpuprop.backend import Backend, Unavailable, backend_of, get_backend, place, register, use
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """A registry of the test's own: what it registers is forgotten after it."""
+    for name in ("_classes", "_instances", "BY_TYPE"):
+        table = getattr(B, name)
+        kept = dict(table)
+        yield_back = (table, kept)
+        monkeypatch.setattr(B, f"_test_{name}", yield_back, raising=False)
+    yield
+    for name in ("_classes", "_instances", "BY_TYPE"):
+        table, kept = getattr(B, f"_test_{name}")
+        table.clear()
+        table.update(kept)
+
+
+class Absent(Backend):
+    name = "absent"
+
+    @classmethod
+    def is_available(cls):
+        return Unavailable("Absent is not installed: pip install absent", ImportError)
+
+    def asarray(self, value, dtype=None): ...
+    def to_numpy(self, array): ...
+
+
+class TestFailures:
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match=r"unknown backend 'cuppy'; known here: .*cupy.*numpy.*strict"):
+            use("cuppy")
+
+    def test_missing_library(self, registry):
+        register("absent", Absent)
+        with pytest.raises(ImportError, match="'absent' cannot be used: .*pip install absent"):
+            use("absent")
+
+    def test_no_device(self, registry):
+        class Deviceless(Absent):
+            @classmethod
+            def is_available(cls):
+                return Unavailable("the driver says: no CUDA-capable device is detected")
+
+        register("deviceless", Deviceless)
+        with pytest.raises(RuntimeError, match="the driver says: no CUDA-capable device"):
+            use("deviceless")
+
+    def test_a_broken_plugin_hurts_nobody_else(self, registry, monkeypatch):
+        class Broken:
+            name, value = "broken", "nowhere:Backend"
+
+            def load(self):
+                raise ModuleNotFoundError("No module named 'nowhere'")
+
+        known = B.backends
+        monkeypatch.setattr(B, "backends", lambda: {**known(), "broken": Broken()})
+        with pytest.warns(UserWarning, match="leaves out backend 'broken'.*nowhere"):
+            assert "numpy" in B.usable_backends()
+        with pytest.raises(ImportError, match=r"'broken' \(nowhere:Backend\) cannot be imported: ModuleNotFoundError"):
+            use("broken")
+        assert gpuprop.ones(2).numpy().tolist() == [1, 1]
+
+    def test_what_is_no_backend(self, registry):
+        with pytest.raises(TypeError, match="Thing is no backend: it lacks asarray"):
+            register("thing", type("Thing", (), {}))
+
+    def test_a_namespace_without_the_extras(self, registry):
+        class Poor(Absent):
+            name, xp, array_type = "poor", np, list
+
+            @classmethod
+            def is_available(cls):
+                return True
+
+        register("poor", Poor)
+        with pytest.raises(TypeError, match="'poor': its xp lacks erf"):
+            use("poor")
+
+    def test_a_twin_of_nothing(self, registry):
+        class Lost(type(get_backend("numpy"))):
+            name, array_type, kernels = "lost", list, {"gpuprop.functional.activation:rely": lambda xp, x: x}
+
+        register("lost", Lost)
+        with pytest.raises(TypeError, match="twin of 'gpuprop.functional.activation:rely', which is no op"):
+            use("lost")
+
+    def test_a_twin_with_other_parameters(self, registry):
+        class Wrong(type(get_backend("numpy"))):
+            name, array_type, kernels = "wrong", list, {"gpuprop.functional.activation:gelu": lambda xp, x: x}
+
+        register("wrong", Wrong)
+        with pytest.raises(TypeError, match=r"the twin of .*gelu.* takes \(xp, x\)"):
+            use("wrong")
+
+    @pytest.mark.parametrize("name", ["cpu:x", "cpu:", "numpy:-1"])
+    def test_bad_numbers(self, name):
+        with pytest.raises(ValueError, match="number of one device"):
+            use(name)
+
+    def test_no_such_device(self):
+        with pytest.raises(RuntimeError, match=r"'numpy' has 1 device\(s\); there is no number 3"):
+            use("cpu:3")
+
+
+class TestChoice:
+    def test_with_restores(self):
+        use("numpy")
+        with use("strict") as b:
+            assert b.name == "strict" and backend_of(gpuprop.ones(2).data) is b
+            with use("cpu"):
+                assert backend_of(gpuprop.ones(2).data).name == "numpy"
+            assert backend_of(gpuprop.ones(2).data) is b
+        assert backend_of(gpuprop.ones(2).data).name == "numpy"
+
+    def test_at_the_call_and_in_every_thread(self):
+        use("strict")
+        found = []
+        thread = threading.Thread(target=lambda: found.append(B.default_backend().name))
+        thread.start()
+        thread.join()
+        assert found == ["strict"] and B.default_backend().name == "strict"
+        with use("numpy"):
+            thread = threading.Thread(target=lambda: found.append(B.default_backend().name))
+            thread.start()
+            thread.join()
+        assert found == ["strict", "strict"]
+
+    def test_devices(self):
+        with use("strict:1") as b:
+            assert b.device() == 1
+            with use("strict", device=0):
+                assert b.device() == 0
+            assert b.device() == 1
+        assert get_backend("strict").device() == 0
+
+    def test_computing_follows_the_arrays(self):
+        with use("strict"):
+            x = gpuprop.ones(2)
+        assert backend_of((x * 2).data).name == "strict"
+
+    @pytest.mark.parametrize("setting, want", [({}, "numpy"), ({"GPUPROP_BACKEND": "strict"}, "strict")])
+    def test_environment_and_automatic(self, setting, want, tmp_path):
+        code = ("import gpuprop, gpuprop.testing\n"
+                "from gpuprop.backend import backend_of\nprint(backend_of(gpuprop.ones(1).data).name)")
+        import os
+        env = {k: v for k, v in os.environ.items() if k not in ("GPUPROP_BACKEND", "GPUPROP_STANDIN")} | setting | {"CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
+        assert done.stdout.split() == [want], done.stderr
+        assert done.stderr.startswith("gpuprop: using numpy (") == (want == "numpy"), done.stderr
+
+    def test_get_array_module_and_asnumpy(self, backend):
+        t = gpuprop.ones(2)
+        assert gpuprop.get_array_module(t) is backend.xp and gpuprop.get_array_module(t.data) is backend.xp
+        assert gpuprop.get_array_module([1, 2]) is get_backend("numpy").xp
+        assert type(gpuprop.asnumpy(t)) is np.ndarray and type(gpuprop.asnumpy([1])) is np.ndarray
+        other = get_backend("strict" if backend.name == "numpy" else "numpy")
+        with pytest.raises(gpuprop.BackendMismatchError, match="several backends"):
+            gpuprop.get_array_module(t, other.asarray([1.0]))
+
+
+class TestArrays:
+    def test_host_copies(self, backend):
+        a = backend.asarray(np.arange(3.0))
+        host = backend.to_numpy(a)
+        host[...] = 7
+        assert backend.to_numpy(a).tolist() == [0, 1, 2]
+
+    def test_place(self, backend):
+        a = backend.asarray(np.arange(3.0))
+        moved = place(a, "strict", "float32")
+        assert backend_of(moved).name == "strict" and moved.dtype == "float32"
+        assert place(place(a, "strict:1"), "cpu").tolist() == [0, 1, 2]
+
+    def test_require(self, backend):
+        a = backend.asarray(np.arange(3))
+        backend.require(a >= 0, "never seen")
+        if backend.name == "numpy":
+            with pytest.raises(IndexError, match="too large"):
+                backend.require(a < 2, "too large")
+            return
+        backend.require(a < 2, "too large")  # nobody waits
+        with pytest.raises(IndexError, match="too large"):
+            backend.to_numpy(a)
+        backend.to_numpy(a)  # said once
+        with pytest.raises(IndexError, match="too large"), gpuprop.debug():
+            backend.require(a < 2, "too large")
+
+    def test_unknown_arrays(self):
+        with pytest.raises(TypeError, match="no backend owns arrays of type .*memoryview"):
+            backend_of(memoryview(b""))

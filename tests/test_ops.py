@@ -1,0 +1,51 @@
+"""Every op, by its rows: gradients of first and second order, and agreement of backends, versions and memory layouts."""
+
+import numpy as np
+import pytest
+from conftest import BACKENDS
+
+from gpuprop.ops import definitions
+from gpuprop.testing import all_rows, check_grad, check_parity, check_second
+
+ROWS = all_rows()
+by_row = pytest.mark.parametrize("row", ROWS, ids=[f"{i}-{r!r}" for i, r in enumerate(ROWS)])
+
+
+@by_row
+def test_gradient(row):
+    if "gradient" not in row.reasons:
+        check_grad(row)
+
+
+@by_row
+def test_second_order(row):
+    if not {"gradient", "second"} & row.reasons.keys() and any(a.dtype.kind == "f" for a in row.arrays()):
+        check_second(row)
+
+
+@by_row
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parity(row, name, dtype):
+    if "parity" not in row.reasons:
+        check_parity(row, backend=name, dtype=dtype)
+
+
+def test_every_op_has_rows():
+    missing = set(definitions) - {row.name for row in ROWS}
+    assert not {name for name in missing if name.startswith("gpuprop.functional")}
+
+
+NOTHING_EMPTY = {}  # op -> why no row of it has an empty input
+
+
+def test_every_op_meets_empty_and_single_inputs():
+    for name in {row.name for row in ROWS}:
+        own = [[a for a in row.arrays()] for row in ROWS if row.name == name]
+        assert any(a.size == 0 for arrays in own for a in arrays) or name in NOTHING_EMPTY, f"{name} has no row with an empty input"
+        assert any(a.size == 1 for arrays in own for a in arrays), f"{name} has no row with an input of one element"
+
+
+def test_rows_are_of_float64_and_integers():
+    for row in ROWS:
+        assert {a.dtype for a in row.arrays()} <= {np.dtype(t) for t in ("float64", "int64", "bool")}, row
