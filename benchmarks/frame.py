@@ -28,7 +28,7 @@ class Contender:
     def __init__(self, workload: str, name: str) -> None:
         self.name = name
         code = f"from benchmarks.frame import serve; serve({workload!r}, {name!r})"
-        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "GPUPROP_BACKEND": "numpy"}
+        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "GPUPROP_BACKEND": "numpy"}
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
     def ask(self, what: str, *arguments: Any) -> Any:

@@ -72,7 +72,8 @@ def ask(question: Question, limit: float) -> dict:
         kind, reply = "timeout", ""
         with contextlib.suppress(EOFError):
             if ours.poll(limit):
-                kind, reply = "crash", ours.recv()  # a crash unless something is received
+                kind = "crash"  # unless something is received
+                reply = ours.recv()
         process.join(5 if kind == "crash" else 0)
         process.kill()
         process.join(5)
@@ -100,7 +101,8 @@ def reply_to(question: Question) -> dict:
             cp = importlib.import_module("cupy")
         if question.needs == "cuda" and is_standin():
             raise NotImplementedError("asks CUDA and its libraries; this CuPy is a stand-in")
-        with cp.cuda.Stream(non_blocking=True) if question.needs else contextlib.nullcontext():
+        streams = question.needs and hasattr(cp.cuda, "Stream")  # a stand-in may have none
+        with cp.cuda.Stream(non_blocking=True) if streams else contextlib.nullcontext():
             result, detail = question.ask(*question.args)
         return {"answer": result, "detail": detail}
     except Exception as error:
@@ -386,7 +388,7 @@ def promotion(expressions: tuple) -> tuple:
     """Detail: for each expression, NumPy's type and CuPy's."""
     def outcome(xp: Any, text: str) -> str:
         names = {name: getattr(xp, name) for name in ("ones", "array", "where", "maximum", "exp")}
-        with contextlib.suppress(TypeError):
+        with contextlib.suppress(Exception):
             return eval(text, names | {"float64": np.float64, "bf16": dtype("bfloat16")}).dtype.name
         return "refused"
 
@@ -705,7 +707,7 @@ def main() -> None:
     parser.add_argument("--out", help="file for the answers with their details")
     out = parser.parse_args().out
     probe, = run_all([DEVICE], limit=90)
-    versions = {d.name: d.version for d in importlib.metadata.distributions() if d.name in PACKAGES}
+    versions = {name: attempt(importlib.metadata.version, name) for name in PACKAGES}
     facts = {"device": probe.get("answer"), "about": probe.get("detail"), "python": sys.version, "versions": versions}
 
     def save(answers: list[dict]) -> None:

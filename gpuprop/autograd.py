@@ -9,12 +9,17 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
 from gpuprop.mode import Switch, current
+
+if TYPE_CHECKING:
+    from gpuprop.functional.tensor import Methods
+else:
+    Methods = object  # gpuprop.functional gives Tensor its operators and methods, which are ops
 
 # ---- the graph ------------------------------------------------------------------------------------------------------
 
@@ -37,7 +42,7 @@ class Node:
         self.grad = self.hooks = None
 
 
-class Tensor:
+class Tensor(Methods):
     """An array of some backend (`data`), its gradient (`grad`, an array too), and the op that made it.
 
     Operators and methods speak NumPy and are ops; PyTorch's words without a NumPy meaning work too.
@@ -129,7 +134,7 @@ class Tensor:
         return self.shape[0]
 
     def __iter__(self) -> Iterator:
-        return (self[i] for i in range(len(self)))  # type: ignore[index]
+        return (self[i] for i in range(len(self)))
 
     def __bool__(self) -> bool:
         if self.size != 1:
@@ -205,9 +210,11 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
     Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.
     """
     value = raw(value)
-    if isinstance(value, np.ndarray) or not hasattr(value, "shape") or isinstance(value, np.generic):
+    if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "shape"):
         backend = default_backend()
-        if not isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray):
+            value = get_backend("numpy").asarray(value)  # refuses what NumPy would take without its mask
+        else:
             value = np.asarray(value)
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:

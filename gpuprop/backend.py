@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,6 +19,10 @@ GROUP = "gpuprop.backends"
 
 class BackendMismatchError(TypeError):
     """Arrays of two backends met in one call."""
+
+
+class CaptureError(RuntimeError):
+    """A step cannot be captured; the message names the call that forbids it."""
 
 
 class Unavailable(str):
@@ -63,6 +67,10 @@ class Backend(ABC):
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked."""
 
+    def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
+        """Host batches as this backend's arrays, in order; a device may be sent each while the one before is in use."""
+        return ([self.asarray(a) for a in arrays] for arrays in batches)
+
     records: bool = False  # can a step be recorded and replayed?  If not, the step itself is its own replay
 
     def record(self) -> Any:
@@ -104,8 +112,8 @@ class Backend(ABC):
 
     def raise_found(self) -> None:
         """Raise what `require` found wrong on the device since the last look; `to_numpy` calls it."""
-        for (message, _), flag in getattr(self, "_flags", {}).items():
-            if self._read(flag):
+        for (message, device), flag in getattr(self, "_flags", {}).items():
+            if device == self.device() and self._read(flag):
                 flag[...] = False
                 raise IndexError(message)
 
@@ -264,6 +272,16 @@ class use:
 
     def __repr__(self) -> str:
         return f"<new arrays are made on {self.backend.name!r}>"
+
+
+@contextlib.contextmanager
+def on_host() -> Iterator[None]:
+    """Make new arrays in host memory inside the block; no other thread sees it."""
+    token = _override.set(get_backend("numpy"))
+    try:
+        yield
+    finally:
+        _override.reset(token)
 
 
 def _enter(backend: Backend, device: int | None) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -136,6 +137,8 @@ def linear_op(adjoint: Callable) -> Callable:
         def on(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
             if isinstance(xp, Differentiable):
                 return call(x, *arrays, **constants)
+            if isinstance(x, np.generic):  # NumPy's operators make scalars of 0-d arrays
+                x = np.asarray(x)
             return spec.version(type(x))(xp, x, *arrays, **constants)
 
         @functools.wraps(fn)
@@ -151,18 +154,48 @@ def linear_op(adjoint: Callable) -> Callable:
     return decorate
 
 
+class Parameter(NamedTuple):
+    """One parameter of a body."""
+
+    name: str
+    default: Any  # or `REQUIRED`
+    is_array: bool
+    variadic: bool
+
+
+REQUIRED = inspect.Parameter.empty
+
+
+def parameters(fn: Callable) -> list[Parameter]:
+    """The parameters of a body after `xp`; `inspect.signature` says the same, but takes ten times as long to."""
+    fn = inspect.unwrap(fn)
+    code, notes = fn.__code__, fn.__annotations__
+    stop = code.co_argcount + code.co_kwonlyargcount
+    positional, keyword = code.co_varnames[1:code.co_argcount], code.co_varnames[code.co_argcount:stop]
+    rest = code.co_varnames[stop:stop + 1] if code.co_flags & inspect.CO_VARARGS else ()
+    given = fn.__defaults__ or ()
+    defaults = dict(zip(positional[len(positional) - len(given):], given, strict=True)) | (fn.__kwdefaults__ or {})
+    return [Parameter(name, defaults.get(name, REQUIRED), notes.get(name) in ("Array", Array), name in rest)
+            for name in (*positional, *rest, *keyword)]
+
+
+@functools.cache
+def _template(text: str) -> CodeType:
+    return compile(text, "<op>", "exec").co_consts[0]
+
+
 class Spec:
     """What an op's or kernel's signature says, its versions, and the choice among them."""
 
     def __init__(self, fn: Callable, registered: bool = True) -> None:
         self.fn, self.portable = fn, None
         self.name = f"{fn.__module__}:{fn.__name__}"
-        self.parameters = list(inspect.signature(fn).parameters.values())[1:]
-        self.arrays = [p for p in self.parameters if p.annotation in ("Array", Array)]
+        self.parameters = parameters(fn)
+        self.arrays = [p for p in self.parameters if p.is_array]
         if not self.arrays:
             raise TypeError(f"{self.name}: annotate the parameters that are arrays with gpuprop.Array")
-        variadic = self.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
-        self.leading = variadic or self.parameters[: len(self.arrays)] == self.arrays
+        self.variadic = self.arrays[0].variadic
+        self.leading = self.variadic or self.parameters[: len(self.arrays)] == self.arrays
         self.chosen: dict[tuple[type, bool], tuple[Any, Callable]] = {}
         _choices.append(self.chosen)
         if registered:
@@ -172,8 +205,7 @@ class Spec:
 
     def check(self, version: Callable) -> None:
         """A version must have the definition's parameters, by name, order and default."""
-        own = [(p.name, repr(p.default)) for p in self.parameters]
-        other = [(p.name, repr(p.default)) for p in list(inspect.signature(version).parameters.values())[1:]]
+        own, other = ([(p.name, repr(p.default)) for p in of] for of in (self.parameters, parameters(version)))
         if own != other:
             raise TypeError(f"{self.name}: a faster version takes {inspect.signature(self.fn)}, "
                             f"not {inspect.signature(version)}")
@@ -201,24 +233,16 @@ class Spec:
 
     def public(self, record: Callable) -> Any:
         """The function users call, bound by Python itself: no cost, and Python's own error messages."""
-        scope: dict[str, Any] = {"record": record, "none": {}}
-        header, arrays, constants = [], [], []
-        for p in self.parameters:
-            (arrays if p in self.arrays else constants).append(p.name)
-            if p.kind is p.VAR_POSITIONAL:
-                header.append(p.name)  # *arrays is a sequence to the user
-            else:
-                scope[f"default_{p.name}"] = p.default
-                header.append(p.name if p.default is p.empty else f"{p.name}=default_{p.name}")
-        variadic = self.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
-        given = f"tuple({arrays[0]})" if variadic else f"({' '.join(f'{a},' for a in arrays)})"
+        constants = [p.name for p in self.parameters if not p.is_array]
+        names = [p.name for p in self.arrays]
+        given = f"tuple({names[0]})" if self.variadic else f"({' '.join(f'{n},' for n in names)})"  # *arrays: a sequence
         bound = "{" + ", ".join(f"{c!r}: {c}" for c in constants) + "}" if constants else "none"
-        exec(f"def {self.fn.__name__}({', '.join(header)}): return record({given}, {bound})", scope)
-        call = scope[self.fn.__name__]
-        call.__doc__, call.__module__ = self.fn.__doc__, self.fn.__module__
-        call.__qualname__ = self.fn.__qualname__
-        call.__annotations__ = {p.name: "Any" if p in self.arrays else p.annotation for p in self.parameters
-                                if p in self.arrays or p.annotation is not p.empty}
+        header = ", ".join(p.name for p in self.parameters)
+        code = _template(f"def call({header}): return record({given}, {bound})")
+        defaults = tuple(p.default for p in self.parameters if p.default is not REQUIRED)
+        call: Any = FunctionType(code, {"record": record, "none": {}}, self.fn.__name__, defaults)
+        call.__doc__, call.__module__, call.__qualname__ = self.fn.__doc__, self.fn.__module__, self.fn.__qualname__
+        call.__annotations__ = {n: v for n, v in inspect.unwrap(self.fn).__annotations__.items() if n != "xp"}
         return call
 
 
@@ -228,10 +252,10 @@ def check_twins(backend: str, kernels: dict[str, Callable]) -> None:
         if name not in definitions:
             raise TypeError(f"backend {backend!r} has a twin of {name!r}, which is no op or kernel")
         fn = definitions[name]
-        own, other = (list(inspect.signature(f).parameters) for f in (fn, twin))
+        own, other = ([p.name for p in parameters(f)] for f in (fn, twin))
         if own != other:
-            raise TypeError(f"backend {backend!r}: the twin of {name!r} takes ({', '.join(other)}), "
-                            f"the op ({', '.join(own)})")
+            raise TypeError(f"backend {backend!r}: the twin of {name!r} takes (xp, {', '.join(other)}), "
+                            f"the op (xp, {', '.join(own)})")
 
 
 def forget_choices() -> None:
@@ -309,8 +333,7 @@ def _bare(a: Any, spec: Spec | None = None, position: int = 0) -> Any:
 
 
 def _argument(spec: Spec, position: int) -> str:
-    variadic = spec.arrays[0].kind is inspect.Parameter.VAR_POSITIONAL
-    return f"{spec.arrays[0].name}[{position}]" if variadic else spec.arrays[position].name
+    return f"{spec.arrays[0].name}[{position}]" if spec.variadic else spec.arrays[position].name
 
 
 def _owner(spec: Spec, arrays: list) -> Backend:

@@ -13,9 +13,10 @@ import gpuprop.functional as F
 from gpuprop import Array, Tensor, nn, op, optim
 from gpuprop.autograd import Parameter, raw
 from gpuprop.ops import kernel
-from gpuprop.testing import Row, check_grad, check_kernel, check_parity, check_second, check_training, floats, pointwise
+from gpuprop.testing import Row, check_grad, check_kernel, check_parity, check_second, check_training, floats, integers, pointwise
 
 x, y = floats(4, 5), floats(5)
+BATCHES = [(floats(6, 4).astype("float32"), integers(3, 6)) for _ in range(6)]
 
 
 class TestOps:
@@ -150,8 +151,6 @@ def count_on(xp, counter: Array):
 class TestTraining:
     """A step with each fault of steps, which one op cannot show."""
 
-    rng = np.random.default_rng(0)
-    batches = [(rng.standard_normal((6, 4)).astype("float32"), rng.integers(0, 3, 6)) for _ in range(6)]
 
     def make(self, fault=None):
         model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout(0.25), nn.Linear(4, 4), nn.Linear(4, 3))
@@ -179,14 +178,14 @@ class TestTraining:
                 optimizer.step()
             count_on(made)
             if fault == "tied weight split" and model[3].weight is model[0].weight:
-                model[3].weight = Parameter(model[0].weight)
+                model[3].weight = Parameter(model[0].weight.data.copy())
             return loss
 
         fault_state = {"python count": 0}
         return model, optimizer, step
 
     def test_none(self):
-        check_training(self.make, self.batches)
+        check_training(self.make, BATCHES)
 
     @pytest.mark.parametrize("fault, found", [
         ("baked-in learning rate", "captured"), ("stale counter", "captured"), ("hidden synchronisation", "waited for the device"),
@@ -195,7 +194,7 @@ class TestTraining:
     @pytest.mark.filterwarnings("ignore:.*run as it is, not captured")
     def test_planted(self, fault, found):
         with pytest.raises((AssertionError, gpuprop.testing.CaptureError), match=found):
-            check_training(lambda: self.make(fault), self.batches)
+            check_training(lambda: self.make(fault), BATCHES)
 
 
 class TestThirdParty:

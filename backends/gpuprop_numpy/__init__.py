@@ -47,6 +47,12 @@ def require(condition: Any, message: str) -> None:
         raise IndexError(message)
 
 
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """NumPy's product, but that of bfloat16 in bfloat16, as devices have it."""
+    y = np.matmul(a, b)
+    return y if y.dtype == a.dtype or a.dtype != b.dtype else y.astype(a.dtype)
+
+
 class Namespace:
     """NumPy's names and those of `gpuprop.backend.EXTRAS`."""
 
@@ -60,7 +66,7 @@ class Namespace:
 
 xp = Namespace(
     erf=special.erf, erfc=special.erfc, erfinv=special.erfinv, lgamma=special.lgamma, digamma=special.digamma,
-    polygamma=special.polygamma, sigmoid=special.sigmoid, index_add=index_add, require=require,
+    polygamma=special.polygamma, sigmoid=special.sigmoid, index_add=index_add, matmul=matmul, require=require,
 )
 
 

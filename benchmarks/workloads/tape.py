@@ -37,7 +37,7 @@ def torch_step() -> Callable[[], float]:
         for _ in range(100):
             y = torch.add(y, w)
         y.backward(seed)
-        return float(y[0])
+        return float(y.detach()[0])
 
     return step
 

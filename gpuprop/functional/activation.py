@@ -134,7 +134,7 @@ def hardswish(xp, input: Array, inplace: bool = False):
 
 @hardswish.backward
 def hardswish_backward(xp, input, dy):
-    return dy * xp.where(input < -3, 0, xp.where(input <= 3, input / 3 + 0.5, 1))
+    return dy * xp.where(input <= -3, 0, xp.where(input < 3, input / 3 + 0.5, 1))
 
 
 # ---- curves ---------------------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def fmin(xp, x1: Array, x2: Array):
 
 @op
 def clip(xp, x: Array, min: Array = None, max: Array = None):
-    """`x` kept between two bounds, numbers or arrays or None; at a bound the gradient still passes, and `max` wins over `min`."""
+    """`x` kept between two bounds, `max` the stronger; None is no bound, and at a bound the gradient passes."""
     y = x if min is None else xp.maximum(x, min)
     y = y if max is None else xp.minimum(y, max)
 

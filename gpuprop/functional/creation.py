@@ -34,14 +34,13 @@ def empty(shape: Shape, dtype: Any = "float32", device: str | None = None, requi
 
 def full(shape: Shape, value: Any, dtype: Any = None, device: str | None = None, requires_grad: bool = False) -> Tensor:
     """A number over a shape: float32, or int64 or bool as the number is."""
-    dtype = _of_numbers(value) if dtype is None else dtype
-    return _make("full", shape, value, dtype=dtype, device=device, requires_grad=requires_grad)
+    return _make("full", shape, value, dtype=dtype or _of_numbers(value), device=device, requires_grad=requires_grad)
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None, device: str | None = None) -> Tensor:
     """The numbers from `start` (0 where there is one argument) up to `stop`, which is left out: int64, or float32."""
     start, stop = (0, start) if stop is None else (start, stop)
-    return _make("arange", start, stop, step, dtype=_of_numbers(start, stop, step) if dtype is None else dtype, device=device)
+    return _make("arange", start, stop, step, dtype=dtype or _of_numbers(start, stop, step), device=device)
 
 
 def linspace(start: float, stop: float, num: int = 50, dtype: Any = "float32", device: str | None = None) -> Tensor:

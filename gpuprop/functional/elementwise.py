@@ -43,13 +43,14 @@ def elementwise(fn: Any = None, *, precision: str | None = None) -> Any:
 
 
 def composed(fn: Callable) -> Callable:
-    """Let `fn`, which composes ops and operators of Tensors, take plain arrays too, and return what it was given."""
+    """Let `fn`, which composes ops and operators of Tensors, take plain arrays too: for these alone it returns an array."""
+
+    def lifted(a: Any) -> Any:
+        return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
-            return fn(*args, **kwargs)
-        lifted = lambda a: Tensor(a) if hasattr(a, "shape") else a
-        return fn(*map(lifted, args), **{k: lifted(v) for k, v in kwargs.items()}).data
+        out = fn(*map(lifted, args), **{k: lifted(v) for k, v in kwargs.items()})
+        return out if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())) else out.data
 
     return call

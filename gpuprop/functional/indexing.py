@@ -27,8 +27,8 @@ def index_select(x, axis, index):
 
 
 @op
-def take_along_axis(xp, x: Array, indices: Array, axis):
-    """``x[..., indices[..., i, ...], ...]``: each place along the axis chooses its own element; other axes broadcast."""
+def take_along_axis(xp, x: Array, indices: Array, axis=-1):
+    """``y[i, j] = x[i, indices[i, j]]`` along the axis (here 1); the other axes broadcast."""
     n = x.shape[axis]
     _check(xp, indices, n, "take_along_axis")
     y = xp.take_along_axis(x, indices, axis=axis)
@@ -43,7 +43,7 @@ def take_along_axis(xp, x: Array, indices: Array, axis):
 
 @op
 def gather(xp, x: Array, axis, index: Array):
-    """``y[i, j] = x[i, index[i, j]]`` along the axis (here 1), for a part of `x` as large as `index` is otherwise."""
+    """``y[i, j] = x[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
     shape = x.shape
     _check(xp, index, shape[axis], "gather")
     return picked(xp, x, index, axis), (lambda d: scatter.on(xp, d, index, axis=axis, shape=shape), lambda d: None)
@@ -51,7 +51,7 @@ def gather(xp, x: Array, axis, index: Array):
 
 @op
 def scatter_add(xp, x: Array, axis, index: Array, src: Array):
-    """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along the axis (here 1), for a part of `src` as large as `index`."""
+    """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
     shape, given = x.shape, src.shape
     _check(xp, index, shape[axis], "scatter_add")
     part = tuple(map(slice, index.shape))
@@ -100,7 +100,9 @@ def diagonal(xp, x: Array, offset=0, axis1=0, axis2=1):
 
 def diag(v, k=0):
     """The k-th diagonal of a matrix, or the matrix that has a vector there and zeros elsewhere."""
-    if v.ndim != 1:
+    if v.ndim == 2:
         return diagonal(v, k)
+    if v.ndim != 1:
+        raise ValueError(f"diag takes a vector or a matrix, not {v.ndim} axes; diagonal takes stacks of matrices")
     n = len(v) + (k if k >= 0 else -k)
     return put_diagonal(v, (n, n), k, 0, 1)

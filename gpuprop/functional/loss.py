@@ -27,12 +27,9 @@ def reduced(xp, loss: Array, total: Array = None, reduction: str = "mean"):
     shape, sum = loss.shape, loss.sum()
     if reduction == "sum":
         return sum, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
-    if total is None:
-        n = math.prod(shape) or math.nan
-        return sum / n, (lambda d: xp.broadcast_to(d / n, shape), None)
-    n = xp.where(total == 0, math.inf, total)  # with no weight at all no gradient, though the mean is NaN
-    return sum / xp.where(total == 0, math.nan, total), (
-        lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * sum / (n * n))
+    n = math.prod(shape) or math.nan if total is None else total + (total == 0)  # no weight at all: NaN, but no gradient
+    mean = sum / (n if total is None else xp.where(total == 0, math.nan, total))
+    return mean, (lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * mean / n)
 
 
 # ---- of numbers -----------------------------------------------------------------------------------------------------
@@ -314,17 +311,12 @@ def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_i
     The mean is over the weights of the labels.  Smoothing gives that part of each sample's weight to all classes alike.
     """
     axis = class_axis(input)
-    classes, lead = input.shape[axis], (slice(None),) * axis
-    along = (*lead, None)  # puts the axis of classes back
-    counts = target != ignore_index
-    label = xp.where(counts, target, 0)
-    xp.require((label >= 0) & (label < classes),
-               f"labels of {classes} classes are 0 to {classes - 1}, or {ignore_index} where ignored: another was found")
-    own = counts.astype(input.dtype) if weight is None else weight[label] * counts
-    every = 1 if weight is None else weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
+    classes, along = input.shape[axis], (*(slice(None),) * axis, None)  # puts the axis of classes back
+    counts, label, own = labels(xp, input, target, weight, ignore_index)
     picked = xp.take_along_axis(input, label[along], axis=axis).reshape(label.shape)
     losses = -own * xp.where(counts, picked, 0)
     if label_smoothing:
+        every = 1 if weight is None else weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
         rest = (input * every).sum(axis=axis) * counts
         losses = (1 - label_smoothing) * losses - label_smoothing / classes * rest
     loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
@@ -348,6 +340,38 @@ def labelled_cross_entropy(xp, input: Array, target: Array, weight: Array = None
     return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
 
 
+@labelled_cross_entropy.faster
+def softmax_minus_one(xp, input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
+    """The gradient of (N, C) logits in one pass: the softmax, less 1 at the label."""
+    if input.ndim != 2 or label_smoothing:
+        return labelled_cross_entropy.fn(xp, input, target, weight, ignore_index, reduction, label_smoothing)
+    counts, label, own = labels(xp, input, target, weight, ignore_index)
+    place = label + xp.arange(0, input.size, input.shape[1])
+    z = input - input.max(axis=1, keepdims=True)
+    picked = z.reshape(-1)[place]
+    p = xp.exp(z, out=z)
+    total = p.sum(axis=1)
+    losses = own * xp.where(counts, xp.log(total) - picked, 0)
+    loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
+
+    def pullback(d):
+        d = spread(d) * own
+        dx = p * (d / total)[:, None]
+        dx.reshape(-1)[place] -= d
+        return dx, None, None
+
+    return loss, pullback
+
+
+def labels(xp, input, target, weight, ignore_index):
+    """Which samples count, their labels (0 for the others), and the weight of each, 0 for the others."""
+    counts, classes = target != ignore_index, input.shape[class_axis(input)]
+    label = target * counts
+    xp.require((label >= 0) & (label < classes),
+               f"labels of {classes} classes are 0 to {classes - 1}, or {ignore_index} where ignored: another was found")
+    return counts, label, counts.astype(input.dtype) if weight is None else weight[label] * counts
+
+
 def class_axis(input: Any) -> int:
     """Where the classes are: (N, C, ...), or (C,) for one sample."""
     return min(input.ndim - 1, 1)
@@ -363,7 +387,6 @@ def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: in
     return labelled_nll(input, target, weight, ignore_index, reduction)
 
 
-@composed
 def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
                   label_smoothing: float = 0.0) -> Array:
     """`nll_loss` of ``log_softmax(input)``: (N, C, ...) or (C,) logits, and labels or, in the shape of `input`, probabilities.
@@ -378,6 +401,12 @@ def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_inde
         return labelled_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     if target.dtype.kind in "iub":
         raise TypeError(f"cross_entropy: target has the shape of input, so it holds probabilities, and cannot be {target.dtype.name}")
+    return soft_cross_entropy(input, target, weight, reduction, label_smoothing)
+
+
+@composed
+def soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
+    """The same for probabilities."""
     axis = class_axis(input)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]

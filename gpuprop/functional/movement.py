@@ -1,4 +1,4 @@
-"""Reading at places, and its adjoints: zeros with values written there.  Op bodies call those as ``put.on(xp, ...)``."""
+"""Reading at places, and the adjoints of it: zeros with values written there, ``put.on(xp, ...)`` in op bodies."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ def flat_without(x, axis):
     return (x.reshape(-1), 0) if axis is None else (x, axis_of(x, axis))
 
 
+def unwrapped(key):
+    """An index with arrays in place of Tensors."""
+    return tuple(map(raw, key)) if isinstance(key, tuple) else raw(key)
+
+
 @op
 def getitem(xp, x: Array, key):
-    """``x[key]``: slices, integers, arrays of integers, ``...`` and None; arrays of bools make a device wait for the host."""
-    shape, key = x.shape, tuple(map(raw, key)) if isinstance(key, tuple) else raw(key)
+    """``x[key]``: slices, integers, arrays of integers, ``...`` and None; with arrays of bools the host waits."""
+    shape, key = x.shape, unwrapped(key)
     return x[key], (lambda d: put.on(xp, d, key=key, shape=shape),)
 
 
-@linear_op(lambda xp, d, _, key, shape: d[key])
+@linear_op(lambda xp, d, _, key, shape: d[unwrapped(key)])
 def put(xp, values: Array, key, shape):
     """Zeros of `shape` with `values` added at `key`, duplicates summed: the adjoint of ``x[key]``."""
-    out, key = xp.zeros(shape, values.dtype), tuple(map(raw, key)) if isinstance(key, tuple) else raw(key)
+    out, key = xp.zeros(shape, values.dtype), unwrapped(key)
     parts = _per_axis(key, len(shape))
     arrays = [i for i, k in enumerate(parts) if hasattr(k, "shape") and k.dtype.kind != "b"]
     if not arrays:  # slices, numbers and masks name no element twice
@@ -48,7 +53,7 @@ def put(xp, values: Array, key, shape):
 
 
 def _per_axis(key, ndim):
-    """The parts of an index without its ellipsis, which becomes slices: one an axis, where there are no masks and no None."""
+    """The parts of an index, with slices for its ellipsis: one an axis, if no mask and no None is among them."""
     parts = key if isinstance(key, tuple) else (key,)
     at = next((i for i, k in enumerate(parts) if k is Ellipsis), len(parts))
     return [*parts[:at], *[slice(None)] * (ndim - len(parts) + (at < len(parts))), *parts[at + 1:]]
@@ -87,12 +92,12 @@ def picked(xp, x, index, axis):
 @linear_op(lambda xp, d, _, index, axis, shape: picked(xp, d, index, axis))
 def scatter(xp, values: Array, index: Array, axis, shape):
     """Zeros of `shape` with `values` added at `index` along an axis, duplicates summed: the adjoint of `gather`."""
-    out, places, stride = xp.zeros(shape, values.dtype), 0, 1
+    out, strides = xp.zeros(shape, values.dtype), [math.prod(shape[i + 1:]) for i in range(len(shape))]
     axis = axis_of(out, axis)
-    for i in reversed(range(len(shape))):
-        along = xp.arange(index.shape[i]).reshape(-1, *[1] * (len(shape) - 1 - i))
-        places = places + (index % shape[i] if i == axis else along) * stride
-        stride *= shape[i]
+    places = index % shape[axis] * strides[axis]
+    for i, n in enumerate(index.shape):
+        if i != axis:
+            places = places + xp.arange(n).reshape(-1, *[1] * (len(shape) - 1 - i)) * strides[i]
     xp.index_add(out.reshape(-1), places.reshape(-1), values.reshape(-1), 0)
     return out
 

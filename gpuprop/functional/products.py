@@ -101,10 +101,10 @@ def _parse(subscripts, ndims):
     labels = [_labels(term, ndim, subscripts) for term, ndim in zip(terms, ndims, strict=True)]
     every = [a for term in labels for a in term]
     dots = sorted({a for a in every if isinstance(a, int)})
-    if arrow:
-        named = _labels(output, len(output.replace("...", "")) + len(dots), subscripts) if "..." in output else list(output)
-    else:
+    if not arrow:
         named = dots + sorted(a for a in set(every) if isinstance(a, str) and every.count(a) == 1)
+    else:
+        named = _labels(output, len(output.replace("...", "")) + len(dots) * ("..." in output), subscripts)
     if len(set(named)) < len(named) or not set(named) <= set(every):
         raise ValueError(f"einsum: the output of {subscripts!r} names an axis twice, or one that no operand has")
     return labels, named
@@ -113,7 +113,7 @@ def _parse(subscripts, ndims):
 def _labels(term, ndim, subscripts):
     before, dots, after = term.partition("...")
     n = ndim - len(before) - len(after)
-    if not (before + after).isalpha() and before + after or n < 0 or n and not dots:
+    if n < 0 or (n and not dots) or not all(map(str.isalpha, before + after)):
         raise ValueError(f"einsum: {term!r} in {subscripts!r} does not fit an array of {ndim} axes")
     return [*before, *range(-n, 0), *after]
 

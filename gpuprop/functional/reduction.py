@@ -48,8 +48,15 @@ def var(xp, x: Array, axis=None, ddof=0, keepdims=False):
 def std(xp, x: Array, axis=None, ddof=0, keepdims=False):
     """The square root of the variance; its slope at 0 is 0."""
     squared, (back,) = var.fn(xp, x, axis, ddof, keepdims)
-    y = xp.sqrt(squared)
+    y = _root(xp, squared, 2)
     return y, (lambda d: back(xp.where(y == 0, 0, d / (2 * xp.where(y == 0, 1, y)))),)
+
+
+def _root(xp, x, p):
+    """The p-th root of sums of powers, whose slope at 0 is 0 in every order."""
+    zero = x == 0
+    x = xp.where(zero, 1, x)
+    return xp.where(zero, 0, xp.sqrt(x) if p == 2 else x ** (1 / p))
 
 
 @op(precision="full")
@@ -64,18 +71,18 @@ def logsumexp(xp, x: Array, axis=None, keepdims=False):
 
 @op(precision="full")
 def norm(xp, x: Array, p=2, axis=None, keepdims=False):
-    """``(abs(x) ** p).sum(axis) ** (1 / p)``: the p-norm of vectors; 0 counts what is not 0, inf and -inf are largest and smallest.
+    """``(abs(x) ** p).sum(axis) ** (1 / p)``, the p-norm of vectors; its slope at 0 is 0.
 
-    "fro" is 2.  Where the norm has no slope, at 0, it is taken to be 0.
+    For inf it is the largest size, for -inf the smallest, for 0 the number of those that are not 0; "fro" is 2.
     """
     p = 2 if p == "fro" else p
     if p in (math.inf, -math.inf):
-        y, (back,) = (max if p > 0 else min).fn(xp, xp.abs(x), axis, keepdims)
-        return y, (lambda d: xp.sign(x) * back(d),)
+        y, (by_size,) = (max if p > 0 else min).fn(xp, xp.abs(x), axis, keepdims)
+        return y, (lambda d: xp.sign(x) * by_size(d),)
     if p == 0:
         return (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims), (lambda d: xp.zeros_like(x),)
     total = (x * x if p == 2 else xp.abs(x) ** p).sum(axis=axis, keepdims=True)
-    whole = xp.sqrt(total) if p == 2 else total ** (1 / p)
+    whole = _root(xp, total, p)
 
     def back(d):
         flat = (whole == 0) | (x == 0)
@@ -145,7 +152,7 @@ def count_nonzero(xp, x: Array, axis=None, keepdims=False):
     return (x != 0).sum(axis=axis, keepdims=keepdims), None
 
 
-# ---- products and running reductions: exact where elements are 0 ------------------------------------------------------
+# ---- products and running reductions: exact where elements are 0 ----------------------------------------------------
 
 
 @op(precision="full")
@@ -210,8 +217,8 @@ def _others(xp, x, axis):
 
 @op
 def argsort(xp, x: Array, axis=-1, kind=None):
-    """The places of the elements in ascending order along an axis, equal ones as they came whatever `kind` says; NaN last."""
-    return xp.argsort(x, axis=axis, kind="stable"), None
+    """The places of the elements in ascending order along an axis, NaN last; stable, unless `kind` is another one."""
+    return xp.argsort(x, axis=axis, kind=kind or "stable"), None
 
 
 @op
@@ -225,8 +232,8 @@ def sort(xp, x: Array, axis=-1):
 
 
 @op
-def topk(xp, x: Array, k, axis=-1, largest=True):
-    """The `k` largest (or smallest) elements along an axis and their places, in order, the first of equal ones first; NaN is largest."""
+def topk(xp, x: Array, k, axis=-1, largest=True, sorted=True):
+    """The `k` largest (or smallest) elements along an axis and their places, in order always; stable, NaN largest."""
     axis, n = axis_of(x, axis), x.shape[axis]
     if not 0 <= k <= n:
         raise ValueError(f"topk: an axis of size {n} has no {k} elements to choose")

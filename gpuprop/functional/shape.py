@@ -118,7 +118,7 @@ def tile(xp, x: Array, reps):
 
 @op
 def repeat(xp, x: Array, repeats, axis=None):
-    """Each element `repeats` times in a row along an axis (or of the flat array); a sequence says how often for each."""
+    """Each element `repeats` times in a row, along an axis or of the flat array; a sequence says how often each."""
     shape = x.shape
     flat, axis = flat_without(x, axis)
     n, before, after = flat.shape[axis], flat.shape[:axis], flat.shape[axis + 1:]
@@ -177,17 +177,24 @@ def _places(xp, mode, n, before, after):
 # ---- joining and splitting ------------------------------------------------------------------------------------------
 
 
+def _check(name, arrays):
+    if not arrays or not all(hasattr(a, "shape") for a in arrays):
+        raise TypeError(f"{name} takes a sequence of arrays, at least one, and no numbers")
+
+
 @op
 def concatenate(xp, *arrays: Array, axis=0):
     """Arrays joined along an existing axis."""
-    lead, ends = (slice(None),) * axis_of(arrays[0], axis), itertools.accumulate(a.shape[axis] for a in arrays)
+    _check("concatenate", arrays)
+    lead, sizes = (slice(None),) * axis_of(arrays[0], axis), [a.shape[axis] for a in arrays]
     cut = lambda end, n: lambda d: d[(*lead, slice(end - n, end))]
-    return xp.concatenate(arrays, axis=axis), tuple(cut(end, a.shape[axis]) for end, a in zip(ends, arrays, strict=True))
+    return xp.concatenate(arrays, axis=axis), tuple(map(cut, itertools.accumulate(sizes), sizes))
 
 
 @op
 def stack(xp, *arrays: Array, axis=0):
     """Arrays of one shape joined along a new axis."""
+    _check("stack", arrays)
     lead = (slice(None),) * (axis % (arrays[0].ndim + 1))
     cut = lambda i: lambda d: d[(*lead, i)]
     return xp.stack(arrays, axis=axis), tuple(map(cut, range(len(arrays))))
@@ -206,7 +213,7 @@ def split(xp, ary: Array, indices_or_sections, axis=0):
     lead, n = (slice(None),) * axis_of(ary, axis), ary.shape[axis]
     if isinstance(indices_or_sections, int):
         if n % indices_or_sections:
-            raise ValueError(f"split: an axis of size {n} has no {indices_or_sections} equal parts; the last of chunk() may be smaller")
+            raise ValueError(f"split: an axis of size {n} has no {indices_or_sections} equal parts; see chunk")
         ends = [n // indices_or_sections * i for i in range(1, indices_or_sections)]
     else:
         ends = [min(max(i + n, 0) if i < 0 else i, n) for i in indices_or_sections]

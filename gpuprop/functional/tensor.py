@@ -1,7 +1,7 @@
 """What a Tensor's operators and methods mean: NumPy's words, and PyTorch's where NumPy has none.
 
-Where both have a word and mean different things by it NumPy's meaning holds: `max(axis)` gives values only, `var` and `std`
-divide by n, `transpose` lists all axes.  A call that could be either is an error that names words for both.
+Where both have a word and mean different things by it NumPy's meaning holds: `max(axis)` gives values only, `var` and
+`std` divide by n, `transpose` lists all axes.  A call that could be either is an error that names words for both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from gpuprop.mode import is_grad_enabled
 
 Method = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
-WORDS = {"dim": "axis", "keepdim": "keepdims", "correction": "ddof"}  # PyTorch's word -> NumPy's
+WORDS = {"dim": "axis", "dims": "axis", "dim1": "axis1", "dim2": "axis2", "start_dim": "start_axis",
+         "end_dim": "end_axis", "keepdim": "keepdims", "correction": "ddof"}  # PyTorch's word -> NumPy's
 
 
 def _op(fn: Any) -> Method:
@@ -36,11 +37,12 @@ def _reflected(fn: Any) -> Method:
 
 
 def _axes(fn: Any) -> Any:
-    """A method that takes PyTorch's `dim` and `keepdim` too."""
+    """A method that takes PyTorch's `dim` and `keepdim` too, and lists of axes."""
 
     @functools.wraps(fn)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return fn(self, *args, **{WORDS.get(word, word): value for word, value in kwargs.items()})
+        plain = lambda value: tuple(value) if type(value) is list else value
+        return fn(self, *map(plain, args), **{WORDS.get(word, word): plain(value) for word, value in kwargs.items()})
 
     return method
 
@@ -55,7 +57,7 @@ def _rebinding(word: str, fn: Any) -> Method:
 
     def update(self: Tensor, other: Any) -> Tensor:
         if self.requires_grad and self.node is None:
-            raise TypeError(f"t {word} x would make a new tensor, and leave the leaf t, which requires a gradient, as it is: "
+            raise TypeError(f"t {word} x makes a new tensor, and leaves as it is the leaf t that requires a gradient: "
                             f"write t.data[...] {word} x to change t, or t = t {word[:-1]} x for a new tensor")
         return fn(self, other)
 
@@ -97,17 +99,17 @@ def _array_key(t: Tensor, key: Any) -> Any:
         return key.item()
     if hasattr(key, "shape") and backend_of(key) is not backend:
         raise BackendMismatchError(
-            f"a tensor on backend {backend.name!r} is indexed with an array on {backend_of(key).name!r}, which would be copied at "
-            f"each use: make it a tensor there once, index = gpuprop.tensor(index).to({backend.name!r})")
+            f"a tensor on backend {backend.name!r} is indexed with an array on {backend_of(key).name!r}: bring the "
+            f"index there once, not at each use, for example by index = gpuprop.tensor(index).to({backend.name!r})")
     return key
 
 
 def _write(t: Tensor, key: Any, value: Any) -> Tensor:
     """Write in place, where no recorded op can have read what was there."""
-    recorded = is_grad_enabled() and (t.requires_grad or isinstance(value, Tensor) and value.requires_grad)
+    recorded = is_grad_enabled() and (t.requires_grad or getattr(value, "requires_grad", False))
     if t.node is not None or recorded or isinstance(t.data, Tensor):
-        raise TypeError("writing into a tensor is not recorded, and this one or the value is part of a graph: make a new tensor with "
-                        "gpuprop.where or gpuprop.index_add, or write t.data[...] = v, outside of all gradients")
+        raise TypeError("writing into a tensor is not recorded, and this one or the value is part of a graph: make a "
+                        "new one with gpuprop.where or index_add, or write t.data[...] = v, outside of all gradients")
     value = raw(value)
     if isinstance(value, np.ndarray | list | tuple):
         value = backend_of(t.data).asarray(value, t.dtype)
@@ -118,7 +120,7 @@ def _write(t: Tensor, key: Any, value: Any) -> Tensor:
 
 
 def destination(words: Sequence, device: Any = None, dtype: Any = None) -> tuple[str | None, Any]:
-    """The device and dtype that ``to(...)`` names by words in any order: "cuda:1", "numpy", "float32", a dtype, a Tensor."""
+    """The device and dtype that ``to(...)`` names in any order: "cuda:1", "numpy", "float32", a dtype, a Tensor."""
     for word in words:
         if isinstance(word, Tensor):
             device, dtype = word.device, word.dtype
@@ -157,7 +159,7 @@ def _moved(a: Any, device: str) -> Any:
 class Size(int):
     """The number of elements, an int; called, as in PyTorch, it gives the shape, or the size of one axis."""
 
-    __array_ufunc__ = None  # to NumPy an int's subclass is an int64 array, which widens float32: see the operators below
+    __array_ufunc__ = None  # so NumPy leaves arithmetic to the operators below: to it an int's subclass widens float32
     shape: tuple
 
     def __new__(cls, t: Tensor) -> Size:
@@ -172,8 +174,12 @@ class Size(int):
         return int, (int(self),)
 
 
+def _of_int(fn: Callable) -> Callable:
+    return lambda self, other: fn(other, int(self))
+
+
 for _word in "add sub mul truediv floordiv mod pow".split():
-    setattr(Size, f"__r{_word}__", lambda self, other, f=getattr(operator, f"__{_word}__"): f(other, int(self)))
+    setattr(Size, f"__r{_word}__", _of_int(getattr(operator, _word)))
 
 
 # ---- the methods ----------------------------------------------------------------------------------------------------
@@ -311,12 +317,18 @@ class Methods:
     cumprod: Method = _axes(reduction.cumprod)
     logsumexp: Method = _axes(reduction.logsumexp)
     norm: Method = _axes(reduction.norm)
-    argsort: Method = _axes(reduction.argsort)
     topk: Callable[..., Tensors] = _axes(reduction.topk)
 
+    @_axes
+    def argsort(self: Any, axis: builtins.int = -1, descending: Any = False, stable: builtins.bool = True) -> Tensor:
+        """The places of the elements in ascending or descending order along an axis; always stable."""
+        if descending is True:  # a string here is NumPy's `kind`
+            return reduction.topk(self, self.shape[axis], axis)[1]
+        return reduction.argsort(self, axis)
+
     def sort(self: Any, *_: Any, **__: Any) -> Any:
-        raise TypeError("t.sort() would sort in place in NumPy and gives values and indices in PyTorch: write gpuprop.sort(t, axis), "
-                        "t.argsort(axis) or t.topk(k)")
+        raise TypeError("t.sort() sorts in place in NumPy and gives values and indices in PyTorch: write "
+                        "gpuprop.sort(t, axis), t.argsort(axis) or t.topk(k)")
 
     # ---- products
 
@@ -330,7 +342,7 @@ class Methods:
     def t(self: Any) -> Tensor:
         """A matrix transposed; vectors as they are."""
         if self.ndim > 2:
-            raise ValueError(f"t() transposes a matrix, and this tensor has {self.ndim} axes: use swapaxes(-2, -1), or .mT")
+            raise ValueError(f"t() transposes a matrix, not {self.ndim} axes: see swapaxes, permute, .mT")
         return shapes.transpose(self)
 
     # ---- shapes
@@ -351,15 +363,17 @@ class Methods:
 
     def view(self: Any, *shape: Any) -> Tensor:
         """`reshape`; elements are not read as another dtype."""
-        if shape and not hasattr(_sequence(shape), "__len__") or isinstance(shape[0], str):
-            raise TypeError(f"view({shape[0]!r}): a tensor is viewed in another shape only; use astype to convert its elements")
-        return shapes.reshape(self, _sequence(shape))
+        new = _sequence(shape)
+        if not isinstance(new, tuple | list):
+            raise TypeError(f"view({new!r}): a tensor is viewed in another shape only; astype converts its elements")
+        return shapes.reshape(self, new)
 
     def transpose(self: Any, *axes: Any) -> Tensor:
         """All axes in the order given, or reversed."""
         if len(axes) == 2 and (self.ndim != 2 or axes[0] % 2 == 0):
-            raise TypeError(f"t.transpose({axes[0]}, {axes[1]}) exchanges two axes in PyTorch and lists all {self.ndim} in NumPy: "
-                            f"write t.swapaxes({axes[0]}, {axes[1]}), or t.permute(...) with all axes")
+            words = f"{axes[0]}, {axes[1]}"
+            raise TypeError(f"t.transpose({words}) exchanges two axes in PyTorch and lists all {self.ndim} in NumPy: "
+                            f"write t.swapaxes({words}), or t.permute(...) with all axes")
         return shapes.transpose(self, _sequence(axes) if axes else None)
 
     def permute(self: Any, *axes: Any) -> Tensor:
@@ -369,33 +383,38 @@ class Methods:
     swapaxes = _op(shapes.swapaxes)
     moveaxis = _op(shapes.moveaxis)
     ravel = _op(shapes.ravel)
-    flatten = _op(shapes.flatten)
+    flatten: Method = _axes(shapes.flatten)
     squeeze: Method = _axes(shapes.squeeze)
     unsqueeze: Method = _axes(shapes.expand_dims)
     roll: Method = _axes(shapes.roll)
     tile = _op(shapes.tile)
-    repeat_interleave: Method = _axes(shapes.repeat)
-    diagonal = _op(indexing.diagonal)
+    diagonal: Method = _axes(indexing.diagonal)
     diag = _op(indexing.diag)
     tril = _op(indexing.tril)
     triu = _op(indexing.triu)
     chunk: Callable[..., Tensors] = _axes(shapes.chunk)
     unbind: Callable[..., Tensors] = _axes(shapes.unstack)
 
-    def flip(self: Any, *dims: Any) -> Tensor:
+    @_axes
+    def flip(self: Any, *axes: Any, axis: Any = None) -> Tensor:
         """Elements in reverse order along these axes, or along all."""
-        return shapes.flip(self, _sequence(dims) if dims else None)
+        return shapes.flip(self, _sequence(axes) if axes else axis)
 
+    def repeat_interleave(self: Any, repeats: Any, dim: builtins.int | None = None, output_size: Any = None) -> Tensor:
+        """Each element so many times in a row, along an axis or of the flat array; the host reads a tensor of numbers."""
+        return shapes.repeat(self, repeats.tolist() if isinstance(repeats, Tensor) else repeats, dim)
+
+    @_axes
     def repeat(self: Any, *repeats: Any, axis: Any = "unsaid") -> Tensor:
         """Each element so many times in a row along an axis, which is given by name."""
         if axis == "unsaid":
             words = ", ".join(map(str, repeats))
-            raise TypeError(f"t.repeat({words}) repeats elements in NumPy and the whole array in PyTorch: write t.tile({words}) for the "
-                            f"whole, t.repeat(n, axis=...) or t.repeat_interleave(n, dim) for elements")
+            raise TypeError(f"t.repeat({words}) repeats elements in NumPy and the whole in PyTorch: write t.tile({words}) "
+                            f"or, for elements, t.repeat(n, axis=...) or t.repeat_interleave(n, dim)")
         return shapes.repeat(self, *repeats, axis)
 
     def split(self: Any, size: Any, dim: builtins.int = 0) -> Tensors:
-        """Parts of an axis of a size (the last what is left), or of the sizes listed: PyTorch's; gpuprop.split is NumPy's."""
+        """Parts of an axis, of one size (the last what is left) or of those listed; gpuprop.split is NumPy's."""
         n = self.shape[dim]
         ends = list(range(size, n, size)) if isinstance(size, builtins.int) else np.cumsum(size)[:-1].tolist()
         if not isinstance(size, builtins.int) and builtins.sum(size) != n:
@@ -442,7 +461,7 @@ class Methods:
         return arithmetic.where(condition, self, other)
 
     def zero_(self: Any) -> Tensor:
-        """Write zeros in place; like all such methods into a tensor that is part of no graph, or a Parameter under no_grad()."""
+        """Write zeros in place; as all such methods, into a tensor that is part of no graph, or under no_grad()."""
         return _write(self, ..., 0)
 
     def fill_(self: Any, value: Any) -> Tensor:
@@ -466,7 +485,8 @@ class Methods:
         """Where the array is, as `to` takes it: "numpy", "cupy:1"."""
         return _device(raw(self))
 
-    def to(self: Any, *where: Any, device: str | None = None, dtype: Any = None, non_blocking: builtins.bool = False) -> Tensor:
+    def to(self: Any, *where: Any, device: str | None = None, dtype: Any = None,
+           non_blocking: builtins.bool = False) -> Tensor:
         """On another backend or device ("cpu", "cuda:1", "numpy", as another Tensor), in another dtype, or both.
 
         Gradients come back the same way.  `non_blocking` is accepted and ignored.
@@ -488,5 +508,5 @@ class Methods:
 def attach() -> None:
     """Give Tensor its operators and methods."""
     for name, value in vars(Methods).items():
-        if name not in ("__module__", "__slots__", "__doc__", "__annotations__", "__firstlineno__", "__static_attributes__"):
+        if callable(value) or isinstance(value, property):
             setattr(Tensor, name, value)

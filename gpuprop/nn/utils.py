@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
-from gpuprop.autograd import Parameter, Tensor, get_array_module, raw
+from gpuprop.autograd import Parameter, Tensor, raw
 from gpuprop.backend import backend_of, default_backend
 from gpuprop.functional.shape import concatenate, reshape
 from gpuprop.optim.arena import gradients, wide
@@ -26,14 +26,14 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0, er
     found, arenas = gradients(_several(parameters), whole=norm_type > 0)
     if not found:
         return Tensor(default_backend().xp.zeros((), "float32"))
-    xp = get_array_module(*found)
+    xp = backend_of(found[0]).xp
     norm = _norm(xp, found, float(norm_type))
     if error_if_nonfinite and not math.isfinite(Tensor(norm).item()):
         raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
                            f"cannot be clipped. To scale by it anyway, set `error_if_nonfinite=False`")
     share = xp.minimum(max_norm / (norm + 1e-6), 1.0)
     for g in found:
-        scale(xp, g, share.astype(wide(g.dtype), copy=False))
+        scale(xp, g, share if share.dtype == wide(g.dtype) else share.astype(wide(g.dtype)))
     for arena in arenas:
         arena.clear_padding()
     return Tensor(norm)
@@ -44,7 +44,7 @@ def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = 
     if clip_value < 0:
         raise ValueError(f"clip_value must not be negative, and is {clip_value}")
     for g in gradients(_several(parameters))[0]:
-        g[...] = get_array_module(g).clip(g, -clip_value, clip_value)
+        g[...] = backend_of(g).xp.clip(g, -clip_value, clip_value)
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
@@ -78,7 +78,7 @@ def _norm(xp: Any, found: list, power: float) -> Any:
     """The norm of arrays taken as one vector, a 0-d array; half types are summed in float32."""
     if not power:
         raise ValueError("norm_type 0 counts elements, which is no norm")
-    found = [g.astype(wide(g.dtype), copy=False) for g in found]
+    found = [g.astype("float32") if g.dtype.itemsize == 2 else g for g in found]
     if power == 2:
         norm = xp.sqrt(functools.reduce(operator.add, [(g * g).sum() for g in found]))
     elif math.isinf(power):

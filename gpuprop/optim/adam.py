@@ -54,6 +54,8 @@ class Adam(Optimizer):
                  capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
                  decoupled_weight_decay: bool = False) -> None:
         refuse_negative(lr=lr, eps=eps, weight_decay=weight_decay)
+        if len({isinstance(beta, Tensor) for beta in betas}) == 2:
+            raise ValueError("betas must be either both floats or both Tensors")
         betas = tuple(float(beta) if isinstance(beta, Tensor) else beta for beta in betas)
         for i, beta in enumerate(betas):
             if not 0 <= beta < 1:

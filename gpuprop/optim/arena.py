@@ -31,7 +31,7 @@ def kind(a: Any) -> tuple:
 
 def wide(dtype: Any) -> str:
     """The type in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
-    return "float64" if dtype.name == "float64" else "float32"
+    return "float64" if dtype.itemsize == 8 else "float32"
 
 
 def on(backend: Any, value: Any) -> Any:
@@ -43,7 +43,7 @@ def on(backend: Any, value: Any) -> Any:
 
 def bring(moves: Iterable[tuple[Any, Any]]) -> None:
     """Copy each source to its target, as if all at once: a source may be a view of any target."""
-    for target, source in [(t, s if getattr(s, "base", None) is None else s.copy()) for t, s in moves]:
+    for target, source in [(t, s if getattr(s, "base", s) is None else s.copy()) for t, s in moves]:
         target[...] = source
 
 
@@ -63,8 +63,7 @@ class Arena:
     """One flat array each for the values, the gradients and every state of parameters of one dtype and device.
 
     Every parameter starts at a multiple of 256 bytes.  The padding between them is zero and every rule keeps it so:
-    where p, g and state are 0 an update is a multiple of 0, or ``0 / (sqrt(0) + eps)``, where `TINY` stands in
-    for eps = 0.
+    where p, g and state are 0 an update is a multiple of 0, or ``0 / (sqrt(0) + eps)``, in which `TINY` stands for eps = 0.
     """
 
     def __init__(self, params: Sequence[Parameter], names: Sequence[str], options: int) -> None:
@@ -85,9 +84,7 @@ class Arena:
         self.index = {id(home): i for i, (_, _, home) in enumerate(self.places)}
         for p, data, home in self.places:
             data[...] = p.data
-            if p.grad is not None:
-                home[...] = on(self.backend, p.grad)
-                p.grad = home
+            p.grad = None if p.grad is None else on(self.backend, raw(p.grad))  # the next look brings it home
             p.data, p.home = data, home
             _homes[id(home)] = self
 
@@ -120,7 +117,7 @@ class Arena:
     def _check_gradient(self, p: Parameter, g: Any, name: str) -> None:
         if g.shape != p.data.shape:
             raise ValueError(f"{name} has shape {p.data.shape}, and the gradient assigned to it {g.shape}")
-        if type(g) is not self.backend.array_type:
+        if type(g) is not self.backend.array_type and not isinstance(g, np.generic):  # p.grad * 2 of a 0-d parameter
             own, other = self.backend.name, backend_of(g).name
             raise BackendMismatchError(f"{name} is on backend {own!r}, and the gradient assigned to it on {other!r}: "
                                        f"bring it there first, with gpuprop.get_backend({own!r}).asarray(...)")
@@ -194,6 +191,8 @@ class Arena:
 
     def runs(self, members: set[int]) -> list[Any]:
         """The gradients of these parameters, by number, in stretches of neighbours."""
+        if len(members) == len(self.params):
+            return [self.grad]
         first = [i for i in members if i - 1 not in members]
         last = [i + 1 for i in members if i + 1 not in members]
         return [self.grad[self.starts[a]:self.starts[b]] for a, b in zip(sorted(first), sorted(last), strict=True)]
@@ -218,11 +217,12 @@ def gradients(parameters: Iterable[Tensor], whole: bool = True) -> tuple[list[An
 
     If not `whole`, they come one by one, without padding.
     """
-    found, members = [], {}  # type: ignore[var-annotated]
-    for p in parameters:
-        arena = _homes.get(id(p.grad)) if whole else None
-        if arena is not None:
-            members.setdefault(arena, set()).add(arena.index[id(p.grad)])
-        elif p.grad is not None:
-            found.append(p.grad)
+    found, members, arena = [], {}, None  # type: ignore[var-annotated]
+    for g in [p.grad for p in parameters if p.grad is not None]:
+        if arena is None or id(g) not in arena.index:
+            arena = _homes.get(id(g)) if whole else None
+        if arena is None:
+            found.append(g)
+        else:
+            members.setdefault(arena, set()).add(arena.index[id(g)])
     return found + [g for arena, numbers in members.items() for g in arena.runs(numbers)], list(members)

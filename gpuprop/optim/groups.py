@@ -67,6 +67,10 @@ class Group(dict):
         for name, value in dict(*args, **kwargs).items():
             self[name] = value
 
+    def __ior__(self, other: Any) -> Group:  # type: ignore[override, misc]
+        self.update(other)
+        return self
+
     def _understand(self) -> None:
         """What the options say of the rule's kernel: constants baked into it, and the states it updates."""
         self.constants = self.rule.constants(self)
@@ -101,7 +105,7 @@ class Group(dict):
                 self.outside.append(p)
         self._understand()
         options = sum(len(_flat(self[name])) for name in self.rule.live)
-        self.arenas = [Arena(*zip(*members, strict=True), options) for members in kinds.values()]
+        self.arenas = [Arena([p for p, _ in members], [name for _, name in members], options) for members in kinds.values()]
         for arena in self.arenas:
             arena.inherit(old)
         for name in self.rule.live:
@@ -119,6 +123,7 @@ class Group(dict):
         """Refuse parameters that changed their shape."""
         for arena in self.arenas:
             for (p, data, _), name in zip(arena.places, arena.names, strict=True):
+                p.data = arena.backend.own(p.data) if isinstance(p.data, np.generic) else p.data
                 if p.data.shape != data.shape:
                     raise ValueError(f"{name} had shape {data.shape} when the optimizer was made and has "
                                      f"{p.data.shape} now: make a new optimizer")

@@ -15,7 +15,7 @@ from gpuprop.optim.groups import Group
 
 
 class Optimizer:
-    """Base of all optimizers: a rule is the five names below, and `step` runs it over the arenas.
+    """Base of all optimizers: a rule is the six names below, and `step` runs it over the arenas.
 
     `params` are Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and options of their own.
     """
@@ -53,7 +53,7 @@ class Optimizer:
         given = param_group["params"]
         if isinstance(given, set):
             raise TypeError("optimizer parameters need an order that is the same in every run: give a list, not a set")
-        params = [given] if isinstance(given, Tensor) else list(given)
+        params: list[Any] = [given] if isinstance(given, Tensor) else list(given)
         options = {**self.defaults, **param_group}
         if options.get("differentiable"):
             raise NotImplementedError("differentiable=True: a step updates in place and records nothing; write the "
@@ -175,8 +175,8 @@ class Optimizer:
                    for p, n in zip(group["params"], saved["params"], strict=True) if state.get(n)}
         for p in self._params():
             for name, value in entries.get(id(p), {}).items():
-                if name != "step" and value is not None and tuple(value.shape) != p.data.shape:
-                    raise ValueError(f"{name} has shape {tuple(value.shape)} in the loaded state dict, and its "
+                if name != "step" and value is not None and np.shape(value) != p.data.shape:
+                    raise ValueError(f"{name} has shape {np.shape(value)} in the loaded state dict, and its "
                                      f"parameter {p.data.shape}")
         for group, saved in zip(self.param_groups, groups, strict=True):
             group.update({name: value for name, value in saved.items() if name != "params"})

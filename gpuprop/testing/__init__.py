@@ -1,6 +1,6 @@
 """A kit to check ops, kernels, backends and training steps with; importing it registers the backend "strict"."""
 
-from gpuprop.backend import register
+from gpuprop.backend import CaptureError, register
 from gpuprop.testing.checks import (
     LAYOUTS,
     check_grad,
@@ -11,7 +11,6 @@ from gpuprop.testing.checks import (
     conformance,
     no_syncs,
 )
-from gpuprop.testing.recording import CaptureError
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 from gpuprop.testing.strict import StrictArray, StrictBackend
 

@@ -37,7 +37,7 @@ def _as_is(a: np.ndarray) -> np.ndarray:
 
 
 def _spread(a: np.ndarray) -> np.ndarray:
-    return np.repeat(a[..., None], 2, -1).reshape(*a.shape[:-1], -1)
+    return np.repeat(a, 2, axis=-1)
 
 
 def _repeated(a: np.ndarray) -> np.ndarray:
@@ -49,7 +49,7 @@ def _place(b: Backend, a: np.ndarray) -> Any:
 
 
 def _backwards(b: Backend, a: np.ndarray) -> Any:
-    return _place(b, np.flip(a))[(slice(None, None, -1),) * a.ndim]
+    return _place(b, np.flip(a))[(..., *(slice(None, None, -1),) * a.ndim)]
 
 
 LAYOUTS = {
@@ -189,7 +189,7 @@ def _slope(row: Row, value: Callable, gradients: Callable, step: float, toleranc
 
     def moved(s: float) -> Row:
         rest = iter(u)
-        return _substituted(row, [a + s * next(rest) if a.dtype.kind == "f" else a for a in row.arrays()])
+        return _substituted(row, [np.asarray(a + s * next(rest)) if a.dtype.kind == "f" else a for a in row.arrays()])
 
     want = (value(moved(step)) - value(moved(-step))) / (2 * step)
     answers = gradients(row)

@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
-class CaptureError(RuntimeError):
-    """A step cannot be captured; the message names the call that forbids it."""
+from gpuprop.backend import CaptureError
 
 
 class Call(NamedTuple):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import EXTRAS, Backend, get_backend
+from gpuprop.backend import EXTRAS, Backend, CaptureError, get_backend
 from gpuprop.testing.readings import READINGS, getitem, in_range, product, setitem, total
-from gpuprop.testing.recording import CaptureError, Recording, caller, leaves
+from gpuprop.testing.recording import Recording, caller, leaves
 
 # ---- which names there are, and what they take -----------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ def _checked(key: Any) -> tuple:
     """An index as a tuple of what a device takes: no list and no NumPy array, which would be copied there each time."""
     keys = key if isinstance(key, tuple) else (key,)
     for k in keys:
-        if isinstance(k, list | tuple | np.ndarray):
+        if not isinstance(k, int | np.integer | slice | StrictArray | EllipsisType | None):
             raise TypeError(f"Unsupported type {type(k)} as an index")
     return keys
 

@@ -23,19 +23,21 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def every(name: str, samples: Iterable, compare: Callable[[Any], None], refusals: list[Refusal]) -> int:
+def every(name: str, samples: Iterable, compare: Callable[..., None], refusals: list[Refusal]) -> int:
     """Compare all samples but the refused and return their number; of these, every refusal needs one that would fail."""
     set_rng_seed(0)
     needed = {r: False for r in refusals if r.name == name}
     compared, failures = 0, []
     for sample in samples:
-        refusal = next((r for r in needed if r.when(sample)), None)
-        error = _error(compare, sample)
-        if refusal is not None:
-            needed[refusal] |= error is not None
-        else:
-            compared += 1
-            failures += [f"{describe(sample)}\n    {error}"] if error else []
+        refusal, tolerance = next((r for r in needed if r.when(sample)), None), {}
+        if refusal:
+            needed[refusal] |= _error(compare, sample) is not None
+            if refusal.tolerance is None:
+                continue
+            tolerance["tolerance"] = refusal.tolerance
+        compared += 1
+        error = _error(compare, sample, **tolerance)
+        failures += [f"{describe(sample)}\n    {error}"] if error else []
     if failures:
         pytest.fail(f"{name}: {len(failures)} of {compared} samples\n" + "\n".join(failures[:SHOWN]), pytrace=False)
     stale = [r.reason for r, failed in needed.items() if not failed]
@@ -44,9 +46,9 @@ def every(name: str, samples: Iterable, compare: Callable[[Any], None], refusals
     return compared
 
 
-def _error(compare: Callable[[Any], None], sample: Any) -> str | None:
+def _error(compare: Callable[..., None], *args: Any, **kwargs: Any) -> str | None:
     try:
-        compare(sample)
+        compare(*args, **kwargs)
     except Exception as e:
         where = traceback.extract_tb(e.__traceback__)[-1]
         return f"{type(e).__name__}: {e}  [{where.filename.rpartition('/')[2]}:{where.lineno}]"

@@ -1,69 +1,91 @@
-"""PyTorch's names and words as ours: which function of gpuprop a case of op_db is about, and how it is called.
+"""PyTorch's names and words as ours: which function and which method of a Tensor a case of op_db is about, and its call.
 
-Functions of `gpuprop.functional` take PyTorch's arguments as they are.  Array functions speak NumPy: most are found by an
-alias or by `NUMPY`, and their keywords by `WORDS`; where the meanings differ, a function below with PyTorch's own signature
-says PyTorch's meaning in our words.
+Functions of `gpuprop.functional` and methods take PyTorch's arguments as they are.  Array functions speak NumPy: most are
+found by an alias or in `NUMPY`, and called with their keywords by `WORDS`; where the meanings differ, a function below, with
+PyTorch's own signature, says PyTorch's meaning in our words.
 """
 
 from __future__ import annotations
 
-import builtins
+import functools
 import inspect
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gpuprop as gp
 import gpuprop.functional as F
-
-ARRAY_FUNCTIONS = F.ARRAY_FUNCTIONS
+from gpuprop.functional import ARRAY_FUNCTIONS
 
 
 class Ours(NamedTuple):
-    """A callable that takes PyTorch's arguments, and the functions of ours it stands for."""
+    """A callable that takes PyTorch's arguments, and the functions of ours that it stands for."""
 
     call: Callable
-    names: tuple[str, ...]
+    names: set[str]
 
 
-# PyTorch's name -> NumPy's, where PyTorch knows no such alias.
+# PyTorch's name -> NumPy's, where PyTorch knows no such alias or means another thing by its own.
 NUMPY = {
     "amax": "max", "amin": "min", "bitwise_left_shift": "left_shift", "bitwise_not": "invert", "bitwise_right_shift": "right_shift",
-    "broadcast_to": "broadcast_to", "clone": "copy", "eq": "equal", "expand": "broadcast_to", "permute": "transpose", "pow": "power",
-    "repeat": "tile", "repeat_interleave": "repeat", "sgn": "sign", "take_along_dim": "take_along_axis", "transpose": "swapaxes",
-    "unbind": "unstack", "unsqueeze": "expand_dims",
+    "clone": "copy", "eq": "equal", "equal": "array_equal", "permute": "transpose", "pow": "power", "repeat": "tile",
+    "sgn": "sign", "transpose": "swapaxes", "unbind": "unstack", "unsqueeze": "expand_dims",
 }
 
-# PyTorch's parameter -> NumPy's, the first that the function has.
-WORDS = {"dim": ("axis",), "dims": ("axis", "axes"), "keepdim": ("keepdims",), "repeats": ("repeats",), "correction": ("ddof",)}
+# PyTorch's parameter -> NumPy's, the first of them that the function has.
+WORDS = {"dim": ["axis"], "dims": ["axis", "axes"], "keepdim": ["keepdims"], "dim1": ["axis1"], "dim2": ["axis2"],
+         "start_dim": ["start_axis"], "end_dim": ["end_axis"]}
 
 
-def find(op: Any) -> Ours | None:
-    """What the OpInfo is about here, or None."""
-    if op.name in MEANINGS:
-        return MEANINGS[op.name]
+def find(op: Any) -> Iterator[tuple[str, Ours]]:
+    """What an OpInfo is about here: a function, under PyTorch's name, a method, as "Tensor.name", both or neither."""
+    function = MEANINGS.get(op.name) or _function(op)
+    if function:
+        yield op.name, function
+    if hasattr(gp.Tensor, op.name):
+        yield f"Tensor.{op.name}", Ours(functools.partial(_method, op.name), set())
+
+
+def _method(name: str, self: Any, *args: Any, **kwargs: Any) -> Any:
+    found = getattr(self, name)
+    return found(*args, **kwargs) if callable(found) else found
+
+
+def _function(op: Any) -> Ours | None:
     space, _, name = op.name.rpartition(".")
     if space == "nn.functional":
-        return Ours(getattr(F, name), (f"functional.{name}",)) if public(name) else None
-    if space:
-        return None
-    for name in (NUMPY.get(op.name, op.name), *(a.name for a in op.aliases if "." not in a.name)):
+        return _functional(name)
+    for name in (NUMPY.get(op.name, op.name), *(a.name for a in op.aliases)):
         if name in ARRAY_FUNCTIONS:
-            return Ours(in_numpys_words(ARRAY_FUNCTIONS[name]), (name,))
-    return Ours(getattr(F, op.name), (f"functional.{op.name}",)) if public(op.name) else None
+            f = ARRAY_FUNCTIONS[name]
+            return Ours(in_numpys_words(f), {n for n, v in ARRAY_FUNCTIONS.items() if v is f})
+    return _functional(op.name)
+
+
+def _functional(name: str) -> Ours | None:
+    return Ours(getattr(F, name), {f"functional.{name}"}) if public(name) else None
 
 
 def public(name: str) -> bool:
+    """A function of `gpuprop.functional` alone."""
     return inspect.isfunction(getattr(F, name, None)) and name not in ARRAY_FUNCTIONS and not name.startswith("_")
 
 
 def in_numpys_words(f: Callable) -> Callable:
-    """`f`, called with PyTorch's keywords."""
+    """`f`, called with PyTorch's keywords; axes are tuples, and a `dtype` is what the input is cast to first."""
     own = inspect.signature(f).parameters
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return f(*args, **{next((w for w in WORDS.get(k, ()) if w in own), k): v for k, v in kwargs.items()})
+    def call(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if "dtype" in kwargs and "dtype" not in own:
+            input = input.astype(kwargs.pop("dtype"))
+        words = {next((w for w in WORDS.get(k, ()) if w in own), k): v for k, v in kwargs.items()}
+        return f(input, *map(_tupled, args), **{k: _tupled(v) for k, v in words.items()})
 
     return call
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 # ---- where the meanings differ --------------------------------------------------------------------------------------
@@ -71,32 +93,138 @@ def in_numpys_words(f: Callable) -> Callable:
 MEANINGS: dict[str, Ours] = {}
 
 
-def means(*names: str, of: str = "") -> Callable:
-    """Register a function with PyTorch's signature that is written with these of ours; it counts if all of them exist."""
+def means(*names: str) -> Callable:
+    """Register a function with PyTorch's name and signature, written with these of ours; it counts if they all exist."""
 
     def register(f: Callable) -> Callable:
-        if builtins.all(name.removeprefix("functional.") in (ARRAY_FUNCTIONS if "." not in name else vars(F)) for name in names):
-            MEANINGS[of or f.__name__.removesuffix("_")] = Ours(f, names)
+        if {*names} <= {*ARRAY_FUNCTIONS}:
+            MEANINGS[f.__name__.rstrip("_")] = Ours(f, {*names})
         return f
 
     return register
 
 
 @means("add")
-def add(input: Any, other: Any, alpha: Any = 1) -> Any:
+def add(input, other, alpha=1):
     return gp.add(input, other if alpha == 1 else other * alpha)
 
 
 @means("subtract")
-def sub(input: Any, other: Any, alpha: Any = 1) -> Any:
+def sub(input, other, alpha=1):
     return gp.subtract(input, other if alpha == 1 else other * alpha)
 
 
 @means("subtract")
-def rsub(input: Any, other: Any, alpha: Any = 1) -> Any:
-    return gp.subtract(other, input if alpha == 1 else input * alpha)
+def rsub(input, other, alpha=1):
+    return sub(other, input, alpha)
 
 
 @means("divide", "floor_divide", "trunc")
-def div(input: Any, other: Any, rounding_mode: str | None = None) -> Any:
-    return {None: gp.divide, "floor": gp.floor_divide, "trunc": lambda a, b: gp.trunc(gp.divide(a, b))}[rounding_mode](input, other)
+def div(input, other, rounding_mode=None):
+    quotient = gp.floor_divide if rounding_mode == "floor" else gp.divide
+    return gp.trunc(quotient(input, other)) if rounding_mode == "trunc" else quotient(input, other)
+
+
+@means("polygamma")
+def polygamma(input, n):
+    return gp.polygamma(n, input)
+
+
+@means("where")
+def where(input, condition, other):
+    return gp.where(condition, input, other)
+
+
+@means("einsum")
+def einsum(operands, equation):
+    return gp.einsum(equation, *operands)
+
+
+def _extreme(elementwise, value, place):
+    def extreme(input, dim=None, keepdim=False):
+        if isinstance(dim, gp.Tensor):
+            return elementwise(input, dim)
+        return value(input) if dim is None else (value(input, dim, keepdim), place(input, dim, keepdim))
+    return extreme
+
+
+@means("max", "argmax", "maximum")
+def max(*args, **kwargs):
+    return _extreme(gp.maximum, gp.max, gp.argmax)(*args, **kwargs)
+
+
+@means("min", "argmin", "minimum")
+def min(*args, **kwargs):
+    return _extreme(gp.minimum, gp.min, gp.argmin)(*args, **kwargs)
+
+
+def _spread(f, input, dim=None, unbiased=True, keepdim=False, correction=None):
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    return f(input, dim, int(unbiased) if correction is None else correction, keepdim)
+
+
+@means("var")
+def var(*args, **kwargs):
+    return _spread(gp.var, *args, **kwargs)
+
+
+@means("std")
+def std(*args, **kwargs):
+    return _spread(gp.std, *args, **kwargs)
+
+
+@means("var", "mean")
+def var_mean(input, *args, **kwargs):
+    dim = kwargs.get("dim")
+    return var(input, *args, **kwargs), gp.mean(input, dim, kwargs.get("keepdim", False))
+
+
+@means("std", "mean")
+def std_mean(input, *args, **kwargs):
+    return std(input, *args, **kwargs), var_mean(input, *args, **kwargs)[1]
+
+
+@means("sort", "argsort", "flip")
+def sort(input, dim=-1, descending=False, stable=False):
+    order = (lambda x: gp.flip(x, dim)) if descending else (lambda x: x)
+    return order(gp.sort(input, dim)), order(gp.argsort(input, dim))
+
+
+@means("argsort", "flip")
+def argsort(input, dim=-1, descending=False, stable=False):
+    return sort(input, dim, descending)[1]
+
+
+@means("topk")
+def topk(input, k, dim=-1, largest=True, sorted=True):
+    return gp.topk(input, k, dim, largest)
+
+
+@means("take_along_axis")
+def take_along_dim(input, indices, dim=None):
+    return gp.take_along_axis(input, indices, dim) if dim is not None else gp.take_along_axis(input.ravel(), indices.ravel(), 0)
+
+
+@means("index_add")
+def index_add(input, dim, index, source, alpha=1):
+    return gp.index_add(input, dim, index, source * alpha)
+
+
+@means("repeat")
+def repeat_interleave(input, repeats, dim=None, output_size=None):
+    return gp.repeat(input, repeats.tolist() if isinstance(repeats, gp.Tensor) else repeats, dim)
+
+
+@means("split")
+def split(input, split_size_or_sections, dim=0):
+    sizes, n = split_size_or_sections, input.shape[dim]
+    return gp.split(input, [*range(sizes, n, sizes)] if isinstance(sizes, int) else [*itertools.accumulate(sizes)][:-1], dim)
+
+
+@means("split")
+def tensor_split(input, indices_or_sections, dim=0):
+    ends, n = indices_or_sections, input.shape[dim]
+    if isinstance(ends, int):
+        ends = [*itertools.accumulate(n // ends + (i < n % ends) for i in range(ends))][:-1]
+    return gp.split(input, ends.tolist() if isinstance(ends, gp.Tensor) else ends, dim)

@@ -14,19 +14,78 @@ class Refusal(NamedTuple):
     name: str
     reason: str
     when: Callable[[Any], bool]
+    tolerance: float | None  # to which the refused samples agree all the same
 
 
-def refuse(reason: str, *names: str, when: Callable[[Any], bool] = lambda sample: True) -> list[Refusal]:
-    return [Refusal(name, reason, when) for name in names]
+def refuse(reason: str, *names: str, when: Callable[[Any], bool] = lambda sample: True, tolerance: float | None = None) -> list[Refusal]:
+    return [Refusal(name, reason, when, tolerance) for name in names]
 
 
-RANDOM = "its random numbers are not PyTorch's"
+def both(names: str) -> list[str]:
+    """Functions and the methods of the same name."""
+    return [label for name in names.split() for label in (name, f"Tensor.{name}")]
 
-OPS: list[Refusal] = [
+
+def methods(names: str) -> list[str]:
+    return [f"Tensor.{name}" for name in names.split()]
+
+
+# ---- op_db: `when` sees the call; a method's name is "Tensor.name" ---------------------------------------------------
+
+no_axes = lambda call: call.args[0].ndim == 0
+axis_of_none = lambda call: no_axes(call) and (len(call.args) > 1 or "dim" in call.kwargs)
+option = lambda *names: lambda call: any(n in call.kwargs for n in names)
+positional = lambda n: lambda call: len(call.args) > n
+
+
+def sizes(call: Any) -> list[int]:
+    """Of the axes that are squeezed."""
+    axes = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    return [call.args[0].shape[i] for i in axes]
+
+
+OPS = [
+    # random
+    *refuse("its random numbers are not PyTorch's", "nn.functional.dropout",
+            when=lambda call: call.kwargs.get("training", True) and 0 < call.kwargs.get("p", 0.5) < 1),
+    *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu", when=lambda call: call.kwargs.get("training")),
+    # array functions and methods speak NumPy
+    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", when=no_axes),
+    *refuse("a 0-d array has no axes", *both("cumprod cumsum gather index_select logsumexp mean prod scatter_add squeeze sum"),
+            "index_add", "transpose", when=axis_of_none),
+    *refuse("an axis that is squeezed has size 1", *both("squeeze"), when=lambda call: len(call.args) > 1 and {*sizes(call)} != {1}),
+    *refuse("arrays that are joined have as many axes", "cat", when=lambda call: len({t.ndim for t in call.args[0]}) > 1),
+    *refuse("an index has as many axes as the array", *both("gather"), when=lambda call: call.args[0].ndim != call.args[2].ndim),
+    *refuse("axes that are summed have one size", "tensordot", when=lambda call: 1 in call.args[0].shape),
+    *refuse("max(axis) gives values only, and two arrays are for maximum()", *methods("max min"), when=positional(1)),
+    *refuse("ddof=0, or said by correction=", *methods("std var"), when=lambda call: "correction" not in call.kwargs),
+    *refuse("two meanings, so it raises", *methods("repeat sort transpose")),
+    # options
+    *refuse("memory order belongs to the backend", *methods("bool double float half int long to"), when=option("memory_format")),
+    *refuse("written as an expression: x + alpha * y", *methods("add sub index_add"), when=option("alpha")),
+    *refuse("written as an expression: trunc(x / y), x // y", "Tensor.div", when=option("rounding_mode")),
+    *refuse("written as an expression: x.astype(dtype).sum()", *methods("cumprod cumsum prod"), when=option("dtype")),
+    *refuse("the nuclear norm is of singular values", *both("norm"), when=lambda call: "nuc" in call.args),
+    *refuse("it writes in place, which is not recorded", "Tensor.zero_"),
+    # scalars
+    *refuse("scores of one sample are (C,) with a label ()", "nn.functional.multi_margin_loss",
+            when=lambda call: no_axes(call) or call.args[0].ndim == call.args[1].ndim),
+    # precision
+    *refuse("PyTorch's 1/6 is a float32", "nn.functional.hardsigmoid", tolerance=1e-7,
+            when=lambda call: call.args[0].shape == (20,)),
 ]
 
-ERRORS: list[Refusal] = [  # what PyTorch refuses and NumPy defines
+ERRORS = [  # what PyTorch refuses and NumPy defines
+    *refuse("numbers are as good as arrays", *"""atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+            copysign eq fmax fmin fmod ge gt hypot le logaddexp logical_and logical_or logical_xor lt max maximum min minimum ne
+            pow remainder rsub""".split(), when=lambda call: not all(hasattr(v, "ndim") for v in call.args)),
+    *refuse("the mean of integers is a float", "mean"),
+    *refuse("values broadcast and mix dtypes", "masked_fill", "scatter_add"),
+    *refuse("shifts and axes broadcast", "roll"),
+    *refuse("stacks of matrices, and vectors as one row", "trace", "tril", "triu"),
 ]
+
+# ---- module_db: `when` sees the sample ------------------------------------------------------------------------------
 
 MODULES: list[Refusal] = [
 ]
@@ -41,21 +100,39 @@ OPTIMIZER_ERRORS: list[Refusal] = [
 ]
 
 # Functions here that op_db has no entry for, by reason.
-NOT_IN_OP_DB: dict[str, str] = {}
+NOT_IN_OP_DB = {
+    "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
+    "cbrt": "NumPy's only",
+    "functional.gumbel_softmax": "random",
+    "pad": "NumPy's, with other words: PyTorch's is functional.pad",
+    "rint": "NumPy's second name for round",
+}
 
-# Parameters of PyTorch's that ours leave out, by reason; "function.parameter" for one function only.
-LEFT_OUT: dict[str, str] = {
+# Parameters of PyTorch's that ours leave out, by reason; "nn.Layer.parameter" for one place only.
+LEFT_OUT = {
     "size_average": "deprecated: reduction says it",
     "reduce": "deprecated: reduction says it",
     "_stacklevel": "private",
-    "out": "arrays in, arrays out",
-    "generator": "rng= is ours",
+    "out": "what is computed is returned",
+    "nn.Hardtanh.min_value": "deprecated: min_val",
+    "nn.Hardtanh.max_value": "deprecated: max_val",
+    "nn.ModuleDict.modules": "a mapping, given by position",
+    "nn.ModuleList.modules": "an iterable, given by position",
+    "nn.ParameterDict.parameters": "a mapping, given by position",
+    "nn.ParameterList.values": "an iterable, given by position",
 }
 
 # Parameters of ours that PyTorch's have not, by reason.
-OURS_ONLY: dict[str, str] = {
+OURS_ONLY = {
     "rng": "the generator: PyTorch's layers draw from the default one only",
+    "entries": "one word for all containers, given by position",
+    "nn.HuberLoss.weight": "the function's own option",
+    "nn.L1Loss.weight": "the function's own option",
+    "nn.MSELoss.weight": "the function's own option",
 }
 
-# Options of array functions that are not NumPy's, by reason.
-BESIDE_NUMPY: dict[str, str] = {}
+# Options of array functions that are not NumPy's as they are, by reason.
+BESIDE_NUMPY = {
+    "pad.constant_values": "among NumPy's keywords",
+    "take_along_axis.axis": "without a default, as before NumPy 2.3",
+}

@@ -1,73 +1,101 @@
-"""Every float64 sample of PyTorch's op_db whose function exists here: outputs, gradients, Hessian-vector products."""
+"""Every float64 sample of PyTorch's op_db whose function or method exists here: outputs, gradients, gradients of gradients.
+
+Functions of integers and bools only are compared on int64 samples.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import names
 import pytest
 import refusals
 import torch
-from cases import Call, Record, every, must_refuse
-from compare import ours, same_function, tree_map
+from cases import Record, every, must_refuse
+from compare import FIRST, ours, same_function, tree_leaves, tree_map, wants
+from names import ARRAY_FUNCTIONS, Ours, find, public
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
 
-import gpuprop
 import gpuprop.functional as F
 
-CASES = [op for op in op_db if torch.float64 in op.dtypes]
-HERE = [op for op in CASES if names.find(op)]
-name_of = lambda op: op.name.removeprefix("nn.functional.") + f"-{op.variant_test_name}" * bool(op.variant_test_name)
-CURVED = 2  # samples of each function that are compared in the second order too
+HERE: dict[str, list[tuple[OpInfo, Ours]]] = {}  # by name: PyTorch has several entries for one function
+for _op in op_db:
+    for _name, _our in find(_op) if {torch.float64, torch.int64} & _op.dtypes else ():
+        HERE.setdefault(_name, []).append((_op, _our))
+FUNCTIONS = [name for name in HERE if not name.startswith("Tensor.")]
+METHODS = [name for name in HERE if name.startswith("Tensor.")]
+CURVED = 2  # samples of each entry that are compared in the second order too
 
 
-def samples(op: OpInfo) -> Iterator[Call]:
-    for sample in op.sample_inputs("cpu", torch.float64, requires_grad=op.supports_autograd):
-        yield Call((sample.input, *sample.args), sample.kwargs)
+class Sample(NamedTuple):
+    """The arguments of a call, what both libraries have for it, and whether the second order is compared too."""
+
+    args: tuple
+    kwargs: dict[str, Any]
+    theirs: Callable
+    our: Callable
+    second: bool = False
+
+    def __repr__(self) -> str:
+        return f"{self.args}, {self.kwargs}"
 
 
-@pytest.mark.parametrize("op", HERE, ids=name_of)
-def test_op(op: OpInfo, record_property: Record) -> None:
-    our, curved = names.find(op), iter(range(CURVED if op.supports_gradgrad else 0))
+def samples(name: str) -> Iterator[Sample]:
+    for op, our in HERE[name]:
+        dtype = torch.float64 if torch.float64 in op.dtypes else torch.int64
+        left = CURVED if op.supports_gradgrad and name in FUNCTIONS else 0
+        for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
+            args = (sample.input, *sample.args)
+            second = left > 0 and any(map(wants, tree_leaves((args, sample.kwargs))))
+            left -= second
+            yield Sample(args, sample.kwargs, op.op, our.call, second)
 
-    def compare(call: Call) -> None:
-        differentiable = any(isinstance(v, torch.Tensor) and v.requires_grad for v in torch.utils._pytree.tree_leaves(call))
-        same_function(op.op, our.call, *call, second=differentiable and next(curved, None) is not None)
 
-    record_property("ops", (op.name, every(op.name, samples(op), compare, refusals.OPS)))
+def compare(sample: Sample, tolerance: float = FIRST) -> None:
+    same_function(sample.theirs, sample.our, sample.args, sample.kwargs, sample.second, tolerance)
 
 
-@pytest.mark.parametrize("op", [op for op in HERE if op.error_inputs_func], ids=name_of)
-def test_errors(op: OpInfo) -> None:
+@pytest.mark.parametrize("name", HERE)
+def test_op(name: str, record_property: Record) -> None:
+    record_property("functions" if name in FUNCTIONS else "methods", (name, every(name, samples(name), compare, refusals.OPS)))
+
+
+def error_samples(name: str) -> Iterator[Sample]:
+    for op, our in HERE[name]:
+        for error in op.error_inputs("cpu") if op.error_inputs_func else ():
+            sample = error.sample_input
+            if "out" not in sample.kwargs:
+                yield Sample((sample.input, *sample.args), sample.kwargs, op.op, our.call)
+
+
+def refuses(sample: Sample) -> None:
+    def bad() -> None:
+        args, kwargs = tree_map(ours, (sample.args, sample.kwargs))
+        sample.our(*args, **kwargs)
+    must_refuse(bad)
+
+
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if any(op.error_inputs_func for op, _ in HERE[name])])
+def test_errors(name: str) -> None:
     """What PyTorch's function refuses, ours refuses too."""
-    our = names.find(op)
-
-    def refuses(call: Call) -> None:
-        args, kwargs = tree_map(ours, tuple(call))
-        must_refuse(lambda: our.call(*args, **kwargs))
-
-    inputs = (e.sample_input for e in op.error_inputs("cpu"))
-    every(op.name, (Call((i.input, *i.args), i.kwargs) for i in inputs if "out" not in i.kwargs), refuses, refusals.ERRORS)
-
-
-@pytest.mark.parametrize("refusal", [*refusals.OPS, *refusals.ERRORS], ids=lambda r: r.name)
-def test_refusal(refusal: refusals.Refusal) -> None:
-    """A refusal names a function that both have; that its cases would fail is seen where they run."""
-    assert refusal.name in {op.name for op in HERE}
+    every(name, error_samples(name), refuses, refusals.ERRORS)
 
 
 def test_every_function_is_compared() -> None:
     """Each function of ours is what some case of PyTorch's is about, or it says why none is."""
-    own = {*names.ARRAY_FUNCTIONS, *(f"functional.{n}" for n in vars(F) if names.public(n))}
-    compared = {name for op in HERE for name in names.find(op).names}
-    unexplained = own - compared - set(refusals.NOT_IN_OP_DB)
-    assert not unexplained, f"neither compared nor in refusals.NOT_IN_OP_DB: {', '.join(sorted(unexplained))}"
-    stale = set(refusals.NOT_IN_OP_DB) - (own - compared)
-    assert not stale, f"in refusals.NOT_IN_OP_DB without need: {', '.join(sorted(stale))}"
+    own = {*ARRAY_FUNCTIONS, *(f"functional.{n}" for n in vars(F) if public(n))}
+    compared = {name for entries in HERE.values() for _, our in entries for name in our.names}
+    reasons = set(refusals.NOT_IN_OP_DB)
+    assert own - compared - reasons == set(), "neither compared nor in refusals.NOT_IN_OP_DB"
+    assert reasons - (own - compared) == set(), "in refusals.NOT_IN_OP_DB without need"
+
+
+def test_refusals_name_what_both_have() -> None:
+    """That the refused samples would fail is seen where they run."""
+    assert {r.name for r in [*refusals.OPS, *refusals.ERRORS]} - {*HERE} == set()
 
 
 def test_absent(record_property: Record) -> None:
-    record_property("absent ops", sorted({op.name for op in CASES} - {op.name for op in HERE}))
+    here = {op.name for entries in HERE.values() for op, _ in entries}
+    record_property("absent functions", sorted({op.name for op in op_db} - here))

@@ -115,9 +115,9 @@ def test_errors(info: OptimizerInfo) -> None:
     every(name, cases, refuses, refusals.OPTIMIZER_ERRORS)
 
 
-@pytest.mark.parametrize("refusal", refusals.OPTIMIZERS + refusals.OPTIMIZER_ERRORS, ids=lambda r: r.name)
-def test_refusal(refusal: refusals.Refusal) -> None:
-    assert refusal.name in NAMES
+def test_refusals_name_what_both_have() -> None:
+    """That the refused samples would fail is seen where they run."""
+    assert {r.name for r in [*refusals.OPTIMIZERS, *refusals.OPTIMIZER_ERRORS]} - {*NAMES} == set()
 
 
 def test_absent(record_property: Record) -> None:

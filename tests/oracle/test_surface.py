@@ -6,87 +6,96 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import names
 import numpy as np
 import pytest
-import refusals
 import torch
+from names import ARRAY_FUNCTIONS, public
+from refusals import BESIDE_NUMPY, LEFT_OUT, OURS_ONLY
 from torch._jit_internal import boolean_dispatched
 from torch.fx.operator_schemas import get_signature_for_torch_op
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 import gpuprop.functional as F
 from gpuprop import nn, optim
+from gpuprop.optim import lr_scheduler
 
-FUNCTIONS = sorted(n for n in vars(F) if names.public(n) and hasattr(torch.nn.functional, n))
-MODULES = sorted(n for n, v in vars(nn).items() if isinstance(v, type) and hasattr(torch.nn, n))
-OPTIMIZERS = sorted(n for n, v in vars(optim).items() if isinstance(v, type) and hasattr(torch.optim, n))
-SCHEDULERS = sorted(n for n, v in vars(getattr(optim, "lr_scheduler", optim)).items()
-                    if isinstance(v, type) and hasattr(torch.optim.lr_scheduler, n))
+Words = dict[str, Any]  # parameter -> default
 used: set[str] = set()
 
-Words = list[tuple[str, Any]]
+
+def shared(mine: Any, theirs: Any, *bases: type) -> list[tuple[str, Any, Any]]:
+    """The classes of both libraries that have one name."""
+    pairs = ((n, getattr(theirs, n, None), v) for n, v in sorted(vars(mine).items()) if isinstance(v, type))
+    return [pair for pair in pairs if isinstance(pair[1], type) and issubclass(pair[1], bases)]
+
+
+LAYERS = shared(nn, torch.nn, torch.nn.Module)
+FUNCTIONS = [(n, getattr(torch.nn.functional, n), getattr(F, n)) for n in sorted(vars(F)) if public(n) and hasattr(torch.nn.functional, n)]
+SURFACE = {
+    **{f"functional.{n}": (t, o) for n, t, o in FUNCTIONS},
+    **{f"nn.{n}": (t.__init__, o) for n, t, o in LAYERS},
+    **{f"nn.{n}.forward": (t.forward, o.forward) for n, t, o in LAYERS},
+    **{f"optim.{n}": (t.__init__, o) for n, t, o in shared(optim, torch.optim, torch.optim.Optimizer)},
+    **{f"optim.{n}": (t.__init__, o) for n, t, o in shared(lr_scheduler, torch.optim.lr_scheduler, LRScheduler, ReduceLROnPlateau)},
+}
 
 
 def words(f: Callable) -> Words:
-    """A function's parameters and their defaults."""
+    """A function's parameters and their defaults; of those that take any number nothing is to be said."""
     f = boolean_dispatched[f]["if_true"] if f in boolean_dispatched else f
     try:
-        signature = inspect.signature(inspect.unwrap(f))
-    except ValueError:
-        (signature, *_) = get_signature_for_torch_op(f) or [inspect.Signature()]
-    return [(p.name, p.default) for p in signature.parameters.values() if p.name != "self"]
+        parameters = inspect.signature(inspect.unwrap(f)).parameters
+    except ValueError:  # written in C++
+        parameters = (get_signature_for_torch_op(f) or [inspect.Signature()])[0].parameters
+    return {p.name: one(p.default) for p in parameters.values()
+            if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def left_out(name: str, theirs: Words, reasons: dict[str, str]) -> Words:
-    return [(n, d) for n, d in theirs if n not in reasons and f"{name}.{n}" not in reasons]
+def one(default: Any) -> Any:
+    """C++ says [1, 1] where Python says 1, and [] for None."""
+    return default if not isinstance(default, list) else default[0] if default else None
 
 
-def check(name: str, theirs: Words, mine: Words) -> None:
-    expected, own = left_out(name, theirs, refusals.LEFT_OUT), left_out(name, mine, refusals.OURS_ONLY)
-    assert [n for n, _ in own] == [n for n, _ in expected]
-    assert {n: d for n, d in own if not same(d, dict(expected)[n])} == {}
+def without(name: str, parameters: Words, reasons: dict[str, str]) -> Words:
+    reason = {p: next((r for r in (p, f"{name}.{p}") if r in reasons), None) for p in parameters}
+    used.update(r for r in reason.values() if r)
+    return {p: default for p, default in parameters.items() if not reason[p]}
 
 
-def same(a: Any, b: Any) -> bool:
-    return a is b or bool(a == b)
+@pytest.mark.parametrize("name", SURFACE)
+def test_words(name: str) -> None:
+    """Ours are PyTorch's, but for what is left out or added for a reason."""
+    theirs, mine = (words(f) for f in SURFACE[name])
+    theirs, mine = without(name, theirs, LEFT_OUT), without(name, mine, OURS_ONLY)
+    if not (name.endswith("forward") and not mine):  # forward(*inputs) takes any words
+        assert [*mine] == [*theirs]
+        assert mine == theirs
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_function(name: str) -> None:
-    check(name, words(getattr(torch.nn.functional, name)), words(getattr(F, name)))
+def array_words(name: str) -> tuple[Words, Words]:
+    mine, spec = words(ARRAY_FUNCTIONS[name]), getattr(ARRAY_FUNCTIONS[name], "spec", None)
+    arrays = [p.name for p in spec.arrays] if spec else [*mine][:1]
+    return words(getattr(np, name)), {p: default for p, default in mine.items() if p not in arrays}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_module(name: str) -> None:
-    check(name, words(getattr(torch.nn, name).__init__), words(getattr(nn, name)))
+NUMPYS = [n for n in ARRAY_FUNCTIONS if inspect.isfunction(inspect.unwrap(getattr(np, n, len)))]
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer(name: str) -> None:
-    check(name, words(getattr(torch.optim, name).__init__), words(getattr(optim, name)))
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_scheduler(name: str) -> None:
-    check(name, words(getattr(torch.optim.lr_scheduler, name).__init__), words(getattr(optim.lr_scheduler, name)))
-
-
-@pytest.mark.parametrize("name", sorted(n for n in names.ARRAY_FUNCTIONS if inspect.isfunction(inspect.unwrap(getattr(np, n, None)))))
+@pytest.mark.parametrize("name", NUMPYS)
 def test_array_function(name: str) -> None:
-    """Options of an array function are some of NumPy's, in NumPy's order, with NumPy's defaults."""
-    arrays = {p.name for p in getattr(names.ARRAY_FUNCTIONS[name], "spec", None).arrays} if hasattr(names.ARRAY_FUNCTIONS[name], "spec") else set()
-    theirs = words(getattr(np, name))
-    mine = [(n, d) for n, d in words(names.ARRAY_FUNCTIONS[name]) if n not in arrays]
-    mine = left_out(name, mine, refusals.BESIDE_NUMPY)
-    known = dict(theirs)
-    assert [n for n, _ in mine] == [n for n, _ in theirs if n in dict(mine)]
-    assert {n: d for n, d in mine if known[n] is not np._NoValue and not same(d, known[n])} == {}
+    """Options are some of NumPy's, in NumPy's order and with NumPy's defaults."""
+    theirs, mine = array_words(name)
+    mine = without(name, mine, BESIDE_NUMPY)
+    assert [*mine] == [p for p in theirs if p in mine]
+    assert {p: d for p, d in mine.items() if theirs[p] is not np._NoValue and d != theirs[p]} == {}
 
 
 def test_reasons_are_needed() -> None:
-    """What is said to be left out is a parameter of some function of PyTorch's that is here, and what is said to be added is ours."""
-    pairs = [(n, words(getattr(space, n)), words(getattr(own, n))) for space, own, these in
-             ((torch.nn.functional, F, FUNCTIONS), (torch.nn, nn, MODULES), (torch.optim, optim, OPTIMIZERS)) for n in these]
-    theirs, mine = ({w for name, *both in pairs for n, _ in both[i] for w in (n, f"{name}.{n}")} for i in (0, 1))
-    assert set(refusals.LEFT_OUT) - theirs == set()
-    assert set(refusals.OURS_ONLY) - mine == set()
+    """What is left out is a word of PyTorch's, what is added is one of ours."""
+    used.clear()
+    for name, (theirs, mine) in SURFACE.items():
+        without(name, words(theirs), LEFT_OUT)
+        without(name, words(mine), OURS_ONLY)
+    for name in NUMPYS:
+        without(name, array_words(name)[1], BESIDE_NUMPY)
+    assert {*LEFT_OUT, *OURS_ONLY, *BESIDE_NUMPY} - used == set()

@@ -1,0 +1,58 @@
+"""Samples made into a batch: arrays stacked, inside tuples, lists and dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuprop.autograd import raw
+from gpuprop.backend import backend_of
+
+
+def default_collate(samples: Sequence) -> Any:
+    """Samples of one structure as one such structure of arrays, one axis longer; texts become lists.
+
+    Numbers become arrays; tuples, lists, named tuples and dicts are gone into.  Raises TypeError for other things and
+    ValueError where samples differ in shape, length or keys.
+    """
+    first = samples[0]
+    if isinstance(first, str | bytes):
+        return list(samples)
+    if isinstance(first, bool | int | float | complex | np.generic):
+        return np.asarray(samples)
+    if isinstance(first, Mapping):
+        _check_equal("keys", [sorted(map(str, s)) for s in samples])
+        return _like(first, {key: default_collate([s[key] for s in samples]) for key in first})
+    if isinstance(first, tuple | list):
+        _check_equal("lengths", [len(s) for s in samples])
+        return _like(first, [default_collate(field) for field in zip(*samples, strict=True)])
+    if hasattr(raw(first), "shape"):
+        arrays = [raw(s) for s in samples]
+        _check_equal("shapes", [getattr(a, "shape", None) for a in arrays])
+        return backend_of(arrays[0]).xp.stack(arrays)
+    raise TypeError(f"samples hold a {type(first).__name__}, and a batch is made of arrays, numbers, texts, tuples, "
+                    f"lists and dicts: convert it in the dataset, or pass collate_fn=")
+
+
+def map_leaves(f: Callable, batch: Any) -> Any:
+    """The same structure of tuples, lists and dicts, with `f` of what is in it."""
+    if isinstance(batch, Mapping):
+        return _like(batch, {key: map_leaves(f, value) for key, value in batch.items()})
+    if isinstance(batch, tuple | list):
+        return _like(batch, [map_leaves(f, value) for value in batch])
+    return f(batch)
+
+
+def _like(container: Any, values: Any) -> Any:
+    if isinstance(container, Mapping):
+        return values if type(container) is dict else type(container)(values)
+    return type(container)(*values) if hasattr(container, "_fields") else type(container)(values)
+
+
+def _check_equal(what: str, values: list) -> None:
+    odd = next((i for i, v in enumerate(values) if v != values[0]), None)
+    if odd is not None:
+        raise ValueError(f"samples of one batch differ in their {what}: the first has {values[0]}, number {odd} of the "
+                         f"batch has {values[odd]}; make them equal in the dataset, or pass collate_fn=")

@@ -1,0 +1,62 @@
+"""What a metric is: sums over batches on the device, and what is made of them on the host."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from gpuprop.autograd import asnumpy, raw
+from gpuprop.backend import backend_of
+
+TINY = np.finfo(float).tiny
+
+
+class Metric(ABC):
+    """Abstract: `terms` of each batch are added up on the device, and `value` makes the result of their sums, on the host."""
+
+    name: str
+    more_is_better = True
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.sums: tuple = ()
+
+    def update(self, output: Any, target: Any) -> None:
+        """Take a batch into account, arrays or Tensors; nothing waits for the device."""
+        output, target = raw(output), raw(target)
+        backend = backend_of(output)
+        terms = tuple(backend.own(t) if hasattr(t, "shape") else t for t in self.terms(backend.xp, output, target))
+        self.sums = self.merged(self.sums, terms) if self.sums else terms
+
+    def merged(self, sums: tuple, terms: tuple) -> tuple:
+        """The sums with those of another batch."""
+        return tuple(a + b for a, b in zip(sums, terms, strict=True))
+
+    def compute(self) -> Any:
+        """The metric of all batches since the last reset: a float, or an array in host memory; waits for the device."""
+        if not self.sums:
+            raise ValueError(f"{self.name} of no batches is not defined: call update(output, target) first")
+        value = self.value(*map(asnumpy, self.sums))
+        return float(value) if np.ndim(value) == 0 else value
+
+    @abstractmethod
+    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
+        """What a batch adds to the sums: arrays and Python numbers."""
+
+    @abstractmethod
+    def value(self, *sums: np.ndarray) -> Any:
+        """The metric, of the sums in host memory."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def ratio(a: Any, b: Any, otherwise: Any = math.nan) -> Any:
+    """``a / b``, and `otherwise` where b is not above 0."""
+    return np.where(np.greater(b, 0), np.divide(a, np.maximum(b, TINY)), otherwise)

@@ -1,0 +1,84 @@
+"""How far a run is: a bar in terminals and notebooks, lines where tqdm is missing, nothing where nobody looks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from gpuprop.training.callbacks import Callback
+from gpuprop.training.history import ASIDE, describe
+
+if TYPE_CHECKING:
+    from gpuprop.training.trainer import Trainer
+
+REDRAW = 0.1  # seconds between drawings
+READ = 2.0  # seconds between readings of the loss amid an epoch, for which the device is waited for
+
+
+def progress() -> list[Callback]:
+    """The callback that shows progress here, if any should."""
+    notebook = _in_notebook()
+    if not notebook and not sys.stderr.isatty():
+        return []
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return [Lines()]
+    return [Bar(tqdm)]
+
+
+def _in_notebook() -> bool:
+    shell = sys.modules.get("IPython")
+    return shell is not None and "IPKernelApp" in getattr(shell.get_ipython(), "config", {})
+
+
+class Lines(Callback):
+    """A line an epoch."""
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        row = trainer.history[-1]
+        print(f"epoch {row['epoch']}/{trainer.last_epoch}: {describe(row)} ({row['seconds']:.1f} s)", file=sys.stderr)
+
+
+class Bar(Callback):
+    """One bar for all epochs, in steps, with the figures of the epoch before and, if epochs take long, the loss of this one."""
+
+    def __init__(self, tqdm: type) -> None:
+        self.tqdm, self.bar = tqdm, None  # type: Any, Any
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        steps = trainer.steps_per_epoch
+        self.done, self.total, self.shown, self.read = 0, steps and steps * trainer.epochs_to_go, {}, time.perf_counter()
+        self.bar, self.next = self.tqdm(total=self.total, unit="step", dynamic_ncols=True), 0.0
+
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        self.bar.set_description(f"epoch {len(trainer.history) + 1}/{trainer.last_epoch}", refresh=False)
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.done += 1
+        now = time.perf_counter()
+        if now >= self.next:
+            self.next = now + REDRAW
+            if now >= self.read + READ:
+                self.read = now
+                self.shown["loss"] = trainer.running_loss()
+            self._draw()
+
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        row = trainer.history[-1]
+        self.read = time.perf_counter()
+        self.shown = {n: v for n, v in row.items() if n not in ASIDE and isinstance(v, int | float)}
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self._draw()
+        if trainer.history.interrupted:
+            self.bar.write("stopped by ctrl-C: the model keeps what it has learnt", file=sys.stderr)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _draw(self) -> None:
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update(self.done - self.bar.n)

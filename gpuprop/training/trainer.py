@@ -1,0 +1,277 @@
+"""The training loop: what every script repeats, without what makes it go wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuprop.autograd import Tensor, is_float, raw
+from gpuprop.backend import backend_of, place, use
+from gpuprop.capture import capture as captured
+from gpuprop.functional import concatenate
+from gpuprop.mode import no_grad
+from gpuprop.nn import Module
+from gpuprop.nn.utils import clip_grad_norm_
+from gpuprop.optim import Optimizer
+from gpuprop.optim.arena import gradients
+from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from gpuprop.training import files
+from gpuprop.training.callbacks import EVENTS, Callback, EachEpoch
+from gpuprop.training.feed import batches
+from gpuprop.training.history import History
+from gpuprop.training.loss import Tally, at_least, in_parts
+from gpuprop.training.metrics import Metric, metric
+from gpuprop.training.progress import progress as to_be_shown
+
+
+class Trainer:
+    """Trains a model, and knows how far it is: `fit`, `evaluate`, `predict`, `save`, `load`, `history`.
+
+    `loss` is a loss of gpuprop, function or module, or any ``loss(output, target)`` that returns the mean over the rows
+    of a batch, or a pair (sum, count).  `metrics` are names, such as "accuracy", or Metrics.  The scheduler steps after
+    every "epoch" or "step", as `schedule` says.  A step takes `accumulate` batches together, with the gradient of one
+    large batch; `clip_grad_norm` bounds the norm of the gradients; with `capture` the step is replayed on devices.
+
+    Data is a DataLoader, another iterable of batches ``(*inputs, target)``, or a tuple of arrays in this order.  What is
+    not there yet goes to the model's backend, and floats to its dtype.
+    """
+
+    def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, metrics: Iterable[str | Metric] = (),
+                 scheduler: LRScheduler | None = None, *, schedule: str = "epoch", accumulate: int = 1,
+                 clip_grad_norm: float | None = None, capture: bool = False) -> None:
+        if schedule not in ("epoch", "step"):
+            raise ValueError(f"schedule is 'epoch' or 'step', not {schedule!r}")
+        if accumulate < 1:
+            raise ValueError(f"accumulate is a number of batches, at least 1, not {accumulate}")
+        self.model, self.loss, self.optimizer, self.scheduler = model, loss, optimizer, scheduler
+        own = {id(p) for p in model.parameters()}
+        if not any(id(p) in own for p in self._parameters()):
+            raise ValueError("the optimizer steps none of the model's parameters: make it of model.parameters()")
+        self.metrics = [metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
+        self.schedule, self.accumulate, self.clip_grad_norm, self.capture = schedule, accumulate, clip_grad_norm, capture
+        self.history = History()
+        self.last_epoch, self.steps_per_epoch = 0, None  # of the fit under way; None if the data does not say
+        self._part, self._stopping = in_parts(loss), False
+
+    def fit(self, train: Any, validation: Any = None, epochs: int = 1, batch_size: int = 32,
+            callbacks: Sequence[Callback | Callable] = (), progress: bool = True) -> History:
+        """Train for so many epochs more, and return the history of all.
+
+        `batch_size` is for arrays, which are shuffled for training.  A function among the callbacks is called with the
+        trainer after each epoch.  ctrl-C ends the training after the step under way; a second one raises
+        KeyboardInterrupt at once.  Whatever happens, all modules come back in the mode they were in.
+        """
+        shown = to_be_shown() if progress else []
+        callbacks = [*shown, *(c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks)]
+        train = batches(train, batch_size, shuffle=True)
+        validation = None if validation is None else batches(validation, batch_size)
+        self._stopping = self.history.interrupted = False
+        self.last_epoch = len(self.history) + epochs
+        self.steps_per_epoch = -(-len(train) // self.accumulate) if hasattr(train, "__len__") else None
+        self._hooks = {event: [c for c in callbacks if getattr(type(c), event) is not getattr(Callback, event)]
+                       for event in EVENTS}
+        with contextlib.ExitStack() as stack:
+            for callback in callbacks:
+                stack.callback(callback.close)
+            stack.enter_context(self._at_home(training=True))
+            stack.enter_context(_interruptible(self._interrupt))
+            self._tally = Tally(self._backend)
+            self._learn = captured(self._step) if self.capture else self._step
+            self._tell("on_fit_start")
+            while len(self.history) < self.last_epoch and not self._stopping:
+                self._epoch(train, validation)
+            self._tell("on_fit_end")
+        return self.history
+
+    def evaluate(self, data: Any, batch_size: int = 256) -> dict[str, Any]:
+        """The loss and the metrics by name, floats but for the confusion matrix, with the model in eval mode."""
+        with self._at_home(training=False), no_grad():
+            tally = Tally(self._backend)
+
+            def test(*group: tuple) -> list:
+                outputs = [self.model(*inputs) for *inputs, _ in group]
+                for output, (*_, target) in zip(outputs, group, strict=True):
+                    tally.add(self._part(output, target))
+                return outputs
+
+            return self._run(batches(data, batch_size), test, tally)
+
+    def predict(self, data: Any, batch_size: int = 256) -> Tensor:
+        """The model's output for all rows, in eval mode, a Tensor on the model's backend.
+
+        Beside what `evaluate` takes, whose targets are left out, data may be one array, or an iterable of such.
+        """
+        with self._at_home(training=False), no_grad():
+            several = lambda batch: (batch[:-1] or batch) if isinstance(batch, tuple | list) else (batch,)
+            outputs = [self.model(*map(self._here, several(batch))) for batch in batches(data, batch_size)]
+        if not outputs:
+            raise ValueError("predict: there is no data: the iterable came to its end without a batch")
+        return concatenate(outputs)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write all that the rest of the run depends on to an npz file: weights, optimizer, scheduler, randomness, history."""
+        files.save(self, path)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Go on where `save` was called, with a trainer made in the same way; after an error this one is as it was."""
+        files.load(self, path)
+
+    # ---- for callbacks
+
+    def stop(self) -> None:
+        """End the training after the step under way, or, if the epoch's steps are done, after the epoch."""
+        self._stopping = True
+
+    def running_loss(self) -> float:
+        """The mean loss of this epoch so far; waits for the device."""
+        return self._tally.mean()
+
+    def more_is_better(self, column: str) -> bool:
+        """Is a larger value the better one in this column of the history?"""
+        return any(m.more_is_better for m in self.metrics if m.name == column.removeprefix("val_"))
+
+    # ---- the loop
+
+    def _epoch(self, train: Iterable, validation: Any) -> None:
+        """Train for an epoch and note it, unless it is stopped amid its steps."""
+        start = time.perf_counter()
+        self._tell("on_epoch_start")
+        found = self._run(train, self._train, self._tally, self.accumulate)
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        if self._stopping:
+            return
+        if validation is not None:
+            found |= {f"val_{name}": value for name, value in self.evaluate(validation).items()}
+        row = {"epoch": len(self.history) + 1, "seconds": time.perf_counter() - start, "lr": lr, **found}
+        self.history.rows.append({n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()})
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(row.get("val_loss", row["loss"]))
+        elif self.scheduler is not None and self.schedule == "epoch":
+            self.scheduler.step()
+        self._tell("on_epoch_end")
+
+    def _run(self, data: Iterable, step: Callable, tally: Tally, size: int = 1) -> dict[str, Any]:
+        """Call ``step(*batches)``, which returns outputs, with `size` batches at a time: the loss and metrics of them all."""
+        metrics = [copy.copy(m) for m in self.metrics]
+        for measure in metrics:
+            measure.reset()
+        tally.reset()
+        source, some = iter(data), False
+        try:
+            while group := [self._ready(batch) for batch in itertools.islice(source, size)]:
+                some = True
+                for output, (*_, target) in zip(step(*group), group, strict=False):
+                    for measure in metrics:
+                        measure.update(output, target)
+                if step == self._train and self._stopping:
+                    break
+        finally:
+            if source is not data and hasattr(source, "close"):  # the threads of a loader, say
+                source.close()
+        if not some:
+            raise ValueError("the data came to its end without a batch: is it an iterator, which can be gone through once?")
+        return {"loss": tally.mean(), **{m.name: m.compute() for m in metrics}}
+
+    def _train(self, *group: tuple) -> list:
+        outputs = self._learn(*group)
+        if self.scheduler is not None and self.schedule == "step":
+            self.scheduler.step()
+        self._tell("on_step_end")
+        return outputs
+
+    def _step(self, *group: tuple) -> list:
+        """One update of the weights, by the mean loss of these batches together; the outputs, if there are metrics."""
+        self.optimizer.zero_grad()
+        outputs, counts = [], []
+        for *inputs, target in group:
+            output = self.model(*inputs)
+            part = self._part(output, target)
+            part.value.backward(part.weight if len(group) > 1 else part.weight / at_least(part.count))
+            self._tally.add(part)
+            counts.append(part.count)
+            if self.metrics:
+                outputs.append(output)
+        if len(group) > 1:
+            share = 1 / at_least(sum(counts))
+            for g in gradients(self._parameters())[0]:
+                g *= share
+        if self.clip_grad_norm is not None:
+            clip_grad_norm_(self._parameters(), self.clip_grad_norm)
+        self.optimizer.step()
+        return outputs
+
+    def _parameters(self) -> list:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _tell(self, event: str) -> None:
+        for callback in self._hooks[event]:
+            try:
+                getattr(callback, event)(self)
+            except Exception as error:
+                error.add_note(f"raised by {type(callback).__name__}.{event}, {len(self.history)} epochs done; the model "
+                               f"keeps what it has learnt")
+                raise
+
+    def _interrupt(self) -> None:
+        self.history.interrupted = True
+        self.stop()
+
+    # ---- where the model is
+
+    @contextlib.contextmanager
+    def _at_home(self, training: bool) -> Iterator[None]:
+        """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
+        first = next(self.model.parameters()).data
+        self._backend, self._dtype = backend_of(first), first.dtype
+        if isinstance(self.loss, Module):  # its weights of classes
+            self.loss.to(self._backend.name, self._dtype)
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.train(training)
+        try:
+            with use(self._backend.name):
+                yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def _ready(self, batch: Any) -> tuple:
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise TypeError(f"a batch is a tuple (*inputs, target), not {type(batch).__name__}"
+                            + f" of {len(batch)}" * isinstance(batch, tuple | list))
+        return tuple(map(self._here, batch))
+
+    def _here(self, value: Any) -> Tensor:
+        """A Tensor on the model's backend, in its dtype if it is floating."""
+        data = raw(value)
+        if type(data) is self._backend.array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
+            return value if isinstance(value, Tensor) else Tensor(data)
+        data = data if hasattr(data, "shape") else np.asarray(data)
+        return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))
+
+
+@contextlib.contextmanager
+def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
+    """ctrl-C calls `stop`, and from the second time on raises KeyboardInterrupt; unless the program handles it already."""
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    def handle(*_: Any) -> None:
+        signal.signal(signal.SIGINT, usual)
+        stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)

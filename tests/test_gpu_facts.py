@@ -1,0 +1,89 @@
+"""benchmarks/gpu_facts.py where there is no GPU: whatever a question does to its process, it costs one answer."""
+
+import copy
+import ctypes
+import importlib
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STANDIN = ROOT / "tests" / "standin"
+
+
+@pytest.fixture
+def facts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # the processes it starts search there too
+    return importlib.import_module("gpu_facts")
+
+
+def run(tmp_path, pythonpath: str) -> tuple[dict, dict]:
+    """What a run without CUDA prints, and what it writes."""
+    out = tmp_path / "facts.json"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "gpu_facts.py", "--out", out], capture_output=True, text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": pythonpath}, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), json.loads(out.read_text())
+
+
+def test_without_a_device_every_answer_says_so(tmp_path, facts):
+    printed, written = run(tmp_path, "")
+    assert printed["device"] is None
+    assert [answer["question"] for answer in printed["answers"]] == [question.text for question in facts.QUESTIONS]
+    assert all(answer["kind"] == "no device" and answer["error"].startswith("no device: ")
+               for answer in printed["answers"])
+    assert written == printed
+
+
+def test_a_crash_costs_one_answer(facts):
+    planted = [
+        facts.Question(1, "crashes", ctypes.string_at, (0,), needs=""),
+        facts.Question(2, "leaves", os._exit, (3,), needs=""),
+        facts.Question(3, "raises", json.loads, ("{",), needs=""),
+        facts.Question(4, "answers", math.frexp, (8.0,), needs=""),
+    ]
+    seen = []
+    answers = facts.run_all(planted, limit=60, report=lambda answers: seen.append(len(answers)))
+    assert seen == [1, 2, 3, 4]
+    crashed, left, raised, answered = answers
+    assert crashed["kind"] == "crash" and "Segmentation fault" in crashed["detail"]
+    assert left["kind"] == "crash" and "exit code 3" in left["error"]
+    assert raised["kind"] == "exception" and raised["error"].startswith("JSONDecodeError")
+    assert answered == {"point": 4, "question": "answers", "answer": 0.5, "detail": 4, "seconds": answered["seconds"]}
+
+
+def test_a_hang_costs_its_limit_and_the_whole_run_its_budget(facts):
+    hangs = [facts.Question(1, "hangs", time.sleep, (600,), needs="")] * 4
+    answers = facts.run_all(hangs, limit=2, budget=4.5)
+    assert [answer["kind"] for answer in answers] == ["timeout"] * 4
+    assert all(2 <= answer["seconds"] < 15 for answer in answers[:2])
+    assert "the whole run" in answers[-1]["error"] and answers[-1]["seconds"] < 1
+
+
+def test_answers_are_plain_json(facts):
+    sorts = [np.float32(1 / 3), np.nan, np.True_], {"array": np.arange(2), "function": len}
+    reply = facts.ask(facts.Question(1, "all sorts", copy.copy, (sorts,), needs=""), 30)
+    assert reply == {"answer": [0.33333, "NaN", True], "detail": {"array": [0, 1], "function": str(len)}}
+
+
+def test_questions_reach_another_process(facts):
+    assert pickle.loads(pickle.dumps(facts.QUESTIONS)) == facts.QUESTIONS
+    assert {question.point for question in facts.QUESTIONS} == {0, 1, 2, 3, 4, 5, 6, 9}
+
+
+@pytest.mark.skipif(not (STANDIN / "cupy").exists(), reason="no stand-in for CuPy in this checkout")
+def test_a_standin_is_asked_what_it_can_answer(tmp_path):
+    printed, _ = run(tmp_path, str(STANDIN))
+    assert printed["device"] == "a stand-in for CuPy"
+    failed = {answer["question"]: answer["error"] for answer in printed["answers"] if "error" in answer}
+    assert {answer["kind"] for answer in printed["answers"] if "error" in answer} <= {"not on this device"}, failed
+    assert any("answer" in answer for answer in printed["answers"])

@@ -1,0 +1,311 @@
+"""Modules: what belongs to a model, its state, its errors, its layers and their initial values."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import Parameter, Tensor, nn, optim
+from gpuprop.backend import backend_of
+from gpuprop.nn import init
+
+
+class Block(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.first = nn.Linear(n, n)
+        self.norm = nn.Parameter(gpuprop.ones(n))
+        self.register_buffer("seen", gpuprop.zeros(()))
+        self.register_buffer("scratch", gpuprop.zeros(2), persistent=False)
+
+    def forward(self, x):
+        return F.relu(self.first(x)) * self.norm
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(4), Block(4)])
+        self.head = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+NAMES = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("norm", "first.weight", "first.bias")]
+
+
+class TestModule:
+    def test_what_belongs_to_it(self):
+        net = Net()
+        assert sorted(n for n, _ in net.named_parameters()) == sorted([*NAMES, "head.weight"])
+        assert [n for n, _ in net.named_buffers()] == ["blocks.0.seen", "blocks.0.scratch", "blocks.1.seen", "blocks.1.scratch"]
+        assert [n for n, _ in net.named_modules()] == ["", "blocks", "blocks.0", "blocks.0.first", "blocks.1", "blocks.1.first", "head"]
+        assert [n for n, _ in net.named_children()] == ["blocks", "head"] and len(list(net.children())) == 2
+        assert len(list(net.blocks[0].parameters(recurse=False))) == 1
+        assert net.get_submodule("blocks.1.first") is net.blocks[1].first
+        with pytest.raises(AttributeError, match="no module 'blocks.2'"):
+            net.get_submodule("blocks.2")
+
+    def test_a_tied_parameter_is_one_with_two_names(self):
+        net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        net[1].weight = net[0].weight
+        assert [n for n, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.bias"]
+        assert set(net.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+        twin = copy.deepcopy(net)
+        assert twin[1].weight is twin[0].weight and twin[0].weight is not net[0].weight
+        net.to(dtype="float64")
+        assert net[1].weight is net[0].weight and net[1].weight.dtype == "float64"
+
+    def test_train_eval_apply_freeze(self):
+        net = Net()
+        net.eval()
+        assert not any(m.training for m in net.modules())
+        net.blocks[0].train()
+        assert net.blocks[0].first.training and not net.training
+        seen = []
+        net.apply(lambda m: seen.append(type(m).__name__))
+        assert seen[-1] == "Net" and seen[0] == "Linear" and len(seen) == 7
+        net.requires_grad_(False)
+        assert not any(p.requires_grad for p in net.parameters())
+
+    def test_without_super_init(self):
+        class Lazy(nn.Module):
+            def __init__(self):
+                self.layer = nn.Linear(2, 2)
+
+            def forward(self, x):
+                return self.layer(x)
+
+        assert len(list(Lazy().parameters())) == 2 and Lazy()(gpuprop.ones(1, 2)).shape == (1, 2)
+
+    def test_hooks(self, backend):
+        layer, seen = nn.Identity(), []
+        undo = [layer.register_forward_pre_hook(lambda m, args: seen.append("before") or args[0] * 2),
+                layer.register_forward_hook(lambda m, args, out: seen.append("after") or out + 1)]
+        assert layer(gpuprop.ones(1)).tolist() == [3] and seen == ["before", "after"]
+        [u() for u in undo]
+        assert layer(gpuprop.ones(1)).tolist() == [1]
+
+    def test_repr(self):
+        assert repr(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.2))) == (
+            "Sequential(\n  (0): Linear(in_features=2, out_features=3, bias=True)\n  (1): ReLU()\n  (2): Dropout(p=0.2)\n)")
+        assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)" and "alpha=2" in repr(nn.ELU(2))
+
+    def test_no_forward(self):
+        with pytest.raises(NotImplementedError, match="Module has no forward"):
+            nn.Module()(1)
+
+
+class TestErrors:
+    def test_the_layer_is_named_by_its_path(self, backend):
+        with pytest.raises(ValueError, match="5 features") as caught:
+            Net()(gpuprop.ones(2, 5))
+        assert caught.value.__notes__ == ["in Net.blocks.0.first: Linear(in_features=4, out_features=4, bias=True)"]
+
+    def test_float64_input_to_float32_parameters(self, backend):
+        with pytest.raises(TypeError, match=r"float64.*float32.*astype\('float32'\).*to\(dtype='float64'\)") as caught:
+            nn.Sequential(nn.Linear(3, 3))(gpuprop.tensor(np.ones((2, 3))))
+        assert caught.value.__notes__ == ["in Sequential.0: Linear(in_features=3, out_features=3, bias=True)"]
+
+    def test_a_note_a_layer_twice_used_and_caught_before(self, backend):
+        net = Net()
+        for _ in range(2):
+            with pytest.raises(ValueError) as caught:
+                net(gpuprop.ones(2, 5))
+            assert len(caught.value.__notes__) == 1
+
+
+class TestState:
+    def test_round_trip(self, backend):
+        net, other = Net(), Net()
+        state = net.state_dict()
+        assert set(state) == {*NAMES, "head.weight", "blocks.0.seen", "blocks.1.seen"}
+        assert all(type(v) is np.ndarray for v in state.values())
+        homes = [p.data for p in other.parameters()]
+        assert other.load_state_dict(state) == ([], [])
+        assert all(p.data is home for p, home in zip(other.parameters(), homes, strict=True))
+        for name, value in other.state_dict().items():
+            np.testing.assert_array_equal(value, state[name])
+        state["head.weight"][...] = 7
+        assert not (net.head.weight.numpy() == 7).any()
+
+    def test_all_that_does_not_fit_is_said_and_nothing_written(self, backend):
+        net = Net()
+        state = {n: v + 1 for n, v in net.state_dict().items()}
+        before = net.state_dict()
+        state["stranger"] = state.pop("head.weight")
+        state["blocks.0.norm"] = np.ones(5)
+        with pytest.raises(ValueError, match=r"blocks.0.norm is \(5,\) in the state and \(4,\).*missing: head.weight; unexpected: stranger"):
+            net.load_state_dict(state)
+        for name, value in net.state_dict().items():
+            np.testing.assert_array_equal(value, before[name])
+        state["blocks.0.norm"] = np.ones(4)
+        assert net.load_state_dict(state, strict=False) == (["head.weight"], ["stranger"])
+
+    def test_loading_between_forward_and_backward(self, backend):
+        net = Net()
+        loss = net(gpuprop.ones(2, 4)).sum()
+        net.load_state_dict(net.state_dict())
+        with pytest.raises(RuntimeError, match="stepped or loaded"):
+            loss.backward()
+
+    def test_to(self, backend):
+        net = Net()
+        net(gpuprop.ones(2, 4)).sum().backward()
+        net.to("numpy", dtype="float64")
+        for p in net.parameters():
+            assert backend_of(p.data).name == "numpy" and p.dtype == "float64" == p.grad.dtype
+        assert net.blocks[0].seen.dtype == "float64"
+        net.half().to(gpuprop.ones(1))
+        assert net.head.weight.dtype == "float32" and backend_of(net.head.weight.data) is backend
+        with pytest.raises(TypeError, match="floating dtype"):
+            net.to("int32")
+
+    def test_moving_in_mid_training(self, backend):
+        net = Net()
+        optimizer = optim.Adam(net.parameters(), lr=0.1)
+        losses = []
+        for i in range(6):
+            if i == 3:
+                net.to("strict" if backend.name == "numpy" else "numpy")
+            x = net.head.weight.new_ones((2, 4)) if hasattr(net.head.weight, "new_ones") else Tensor(
+                backend_of(net.head.weight.data).asarray(np.ones((2, 4), "float32")))
+            optimizer.zero_grad()
+            loss = (net(x) ** 2).sum()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < losses[2] < losses[0]
+
+
+class TestContainers:
+    def test_sequential(self):
+        net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        net.append(nn.Identity())
+        net.insert(0, nn.Identity())
+        assert [type(m).__name__ for m in net] == ["Identity", "Linear", "ReLU", "Identity"]
+        assert len(net[1:3]) == 2 and type(net[-2]).__name__ == "ReLU" and net[1] in net
+        del net[0]
+        net[1] = nn.Tanh()
+        assert [n for n, _ in net.named_children()] == ["0", "1", "2"] and isinstance(net.pop(), nn.Identity)
+        named = nn.Sequential({"a": nn.Linear(2, 3), "b": nn.ReLU()})
+        assert named(gpuprop.ones(1, 2)).shape == (1, 3) and "a.weight" in named.state_dict()
+
+    def test_lists_and_dicts(self):
+        ps = nn.ParameterList([Parameter(gpuprop.ones(2)), Parameter(gpuprop.ones(3))])
+        assert [n for n, _ in ps.named_parameters()] == ["0", "1"] and len(ps) == 2
+        d = nn.ModuleDict({"x": nn.Linear(1, 1)})
+        d["y"] = nn.ReLU()
+        assert list(d) == ["x", "y"] and "x" in d and d.pop("x") and list(d.keys()) == ["y"]
+        p = nn.ParameterDict({"w": Parameter(gpuprop.ones(2))})
+        assert [n for n, _ in p.named_parameters()] == ["w"]
+        with pytest.raises(TypeError, match="ModuleList holds Modules, not Parameter"):
+            nn.ModuleList([Parameter(gpuprop.ones(1))])
+        with pytest.raises(KeyError, match="cannot be a name"):
+            d["keys"] = nn.ReLU()
+
+
+class TestLayers:
+    def test_activations_are_their_functions(self, backend):
+        x = gpuprop.tensor(np.linspace(-3, 3, 12).reshape(3, 4).astype("float32"))
+        for name, cls in vars(nn).items():
+            if isinstance(cls, type) and issubclass(cls, nn.Function) and cls is not nn.Function and cls.inputs == 1:
+                layer = cls(0.5, 0.1) if name == "Threshold" else cls(dim=1) if "oftm" in name else cls()
+                layer.eval()
+                np.testing.assert_array_equal(layer(x).numpy(), cls.function(x, **layer.options()).numpy(), err_msg=name)
+
+    def test_losses_keep_their_weights_as_buffers(self, backend):
+        loss = nn.CrossEntropyLoss(weight=gpuprop.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
+        assert [n for n, _ in loss.named_buffers()] == ["weight"]
+        x, y = gpuprop.tensor([[1.0, 2.0, 3.0]]), gpuprop.tensor([1])
+        assert loss(x, y).item() == F.cross_entropy(x, y, loss.weight, label_smoothing=0.1).item()
+        with pytest.raises(TypeError, match=r"MSELoss\(reduction.*weights"):
+            nn.MSELoss(weights=1)
+
+    def test_linear_bilinear_flatten(self, backend):
+        assert nn.Linear(3, 2, bias=False).bias is None
+        assert nn.Bilinear(2, 3, 4)(gpuprop.ones(5, 2), gpuprop.ones(5, 3)).shape == (5, 4)
+        x = gpuprop.ones(2, 3, 4)
+        assert nn.Flatten()(x).shape == (2, 12) and nn.Flatten(0, 1)(x).shape == (6, 4)
+        assert nn.Unflatten(1, (3, -1))(gpuprop.ones(2, 12)).shape == (2, 3, 4)
+        with pytest.raises(ValueError, match="12 elements, which do not make"):
+            nn.Unflatten(1, (5, 2))(gpuprop.ones(2, 12))
+        assert nn.PReLU(3)(gpuprop.ones(2, 3)).shape == (2, 3)
+        assert nn.Linear(2, 2, dtype="float64").weight.dtype == "float64"
+        assert backend_of(nn.Linear(2, 2, device="cpu").weight.data).name == "numpy"
+
+    def test_dropout(self, backend):
+        layer, x = nn.Dropout(0.25), gpuprop.ones(10_000)
+        y = layer(x).numpy()
+        assert abs((y == 0).mean() - 0.25) < 0.02 and set(np.unique(y).tolist()) == {0.0, np.float32(1 / 0.75).item()}
+        assert layer.eval()(x) is x
+        with pytest.raises(ValueError, match="probability"):
+            nn.Dropout(1.5)
+
+
+class TestInit:
+    def test_same_bits_everywhere(self, backend):
+        gpuprop.manual_seed(5)
+        got = nn.Linear(3, 2).state_dict()
+        with gpuprop.use("numpy"):
+            gpuprop.manual_seed(5)
+            want = nn.Linear(3, 2).state_dict()
+        for name in want:
+            np.testing.assert_array_equal(got[name], want[name])
+
+    @pytest.mark.parametrize("fill, mean, std", [
+        (lambda t: init.uniform_(t, -1, 3), 1, 4 / 12**0.5), (lambda t: init.normal_(t, 2, 0.5), 2, 0.5),
+        (lambda t: init.trunc_normal_(t, 0, 1, -1, 1), 0, 0.5396), (init.xavier_uniform_, 0, (2 / 500) ** 0.5),
+        (init.xavier_normal_, 0, (2 / 500) ** 0.5), (init.kaiming_uniform_, 0, (2 / 200) ** 0.5),
+        (lambda t: init.kaiming_normal_(t, mode="fan_out", nonlinearity="relu"), 0, (2 / 300) ** 0.5),
+        (lambda t: init.constant_(t, 3), 3, 0), (init.ones_, 1, 0), (init.zeros_, 0, 0),
+    ])
+    def test_moments(self, fill, mean, std, backend):
+        t = gpuprop.zeros((300, 200))
+        assert fill(t) is t
+        v = t.numpy()
+        assert abs(v.mean() - mean) < 0.02 * max(std, 0.5) and abs(v.std() - std) <= 0.02 * std
+
+    def test_structured(self, backend):
+        assert (init.eye_(gpuprop.zeros((2, 3))).numpy() == np.eye(2, 3)).all()
+        w = init.orthogonal_(gpuprop.zeros((4, 6)), gain=2.0).numpy()
+        np.testing.assert_allclose(w @ w.T, 4 * np.eye(4), atol=1e-5)
+        w = init.orthogonal_(gpuprop.zeros((6, 2, 2))).numpy().reshape(6, 4)
+        np.testing.assert_allclose(w.T @ w, np.eye(4), atol=1e-6)
+        assert ((init.sparse_(gpuprop.zeros((10, 7)), 0.3).numpy() == 0).sum(axis=0) == 3).all()
+        d = init.dirac_(gpuprop.zeros((4, 2, 3)), groups=2).numpy()
+        assert d.sum() == 4 and d[2, 0, 1] == 1 and d[3, 1, 1] == 1
+        assert init.calculate_gain("tanh") == 5 / 3 and init.calculate_gain("leaky_relu", 0.2) == (2 / 1.04) ** 0.5
+
+    def test_errors(self):
+        t = gpuprop.zeros(3)
+        for fill, match in [(init.eye_, "matrix"), (init.xavier_normal_, "weight"), (init.dirac_, "filters"), (init.orthogonal_, "2 axes")]:
+            with pytest.raises(ValueError, match=match):
+                fill(t)
+        with pytest.raises(ValueError, match="no gain is known for 'swish'"):
+            init.calculate_gain("swish")
+        with pytest.raises(ValueError, match="fan_in"):
+            init.kaiming_normal_(gpuprop.zeros((2, 2)), mode="fan")
+
+
+def test_same_seed_same_weights_bit_for_bit(backend):
+    """An epoch of training with dropout, twice in a row."""
+    rng = np.random.default_rng(0)
+    data = [(rng.standard_normal((16, 6)).astype("float32"), rng.integers(0, 3, 16)) for _ in range(20)]
+    runs = []
+    for _ in range(2):
+        gpuprop.manual_seed(11)
+        net = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Dropout(0.3), nn.Linear(12, 3))
+        optimizer = optim.AdamW(net.parameters(), lr=0.01)
+        for x, y in data:
+            optimizer.zero_grad()
+            F.cross_entropy(net(gpuprop.tensor(x)), gpuprop.tensor(y)).backward()
+            optimizer.step()
+        runs.append(net.state_dict())
+    for name, value in runs[0].items():
+        np.testing.assert_array_equal(runs[1][name], value)
