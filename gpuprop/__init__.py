@@ -10,20 +10,19 @@ from gpuprop.ops import Array, kernel, op
 from gpuprop.pointwise import pointwise
 from gpuprop import functional, nn, optim, random  # isort: skip (the engine above comes first)
 from gpuprop.capture import capture
-from gpuprop.functional import ARRAY_FUNCTIONS
 from gpuprop.functional.creation import arange, empty, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like
 from gpuprop.random import manual_seed
 
 __version__ = "0.1.0"
 
-globals().update(ARRAY_FUNCTIONS)
+globals().update(functional.ARRAY_FUNCTIONS)
 
 __all__ = [
     "Array", "BackendMismatchError", "Parameter", "Tensor", "arange", "asnumpy", "autocast", "backends", "capture", "data",
     "debug", "empty", "enable_grad", "eye", "full", "full_like", "functional", "generic", "get_array_module", "grad",
     "is_grad_enabled", "kernel", "linspace", "manual_seed", "nn", "no_grad", "ones", "ones_like", "op", "optim", "pointwise",
     "random", "set_default_backend", "tensor", "testing", "training", "use", "value_and_grad", "zeros", "zeros_like",
-    *ARRAY_FUNCTIONS,
+    *functional.ARRAY_FUNCTIONS,
 ]
 
 

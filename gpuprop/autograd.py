@@ -423,7 +423,8 @@ def get_array_module(*values: Any) -> Any:
 def asnumpy(value: Any) -> np.ndarray:
     """A copy of an array or Tensor in host memory."""
     value = raw(value)
-    return backend_of(value).to_numpy(value) if hasattr(value, "shape") else np.array(value)
+    own = hasattr(value, "shape") and not isinstance(value, np.generic)
+    return backend_of(value).to_numpy(value) if own else np.array(value)
 
 
 # ---- gradients as functions -----------------------------------------------------------------------------------------

@@ -1,27 +1,20 @@
 """Datasets, the loader that makes batches of them, augmentation of images, and readers of files."""
 
+from gpuprop.data.augmentation import (
+    Augmentation, Compose, Cutout, Mixup, Normalize, RandomCrop, RandomHorizontalFlip, ToFloat,
+)
 from gpuprop.data.collate import default_collate
 from gpuprop.data.dataset import (
-    ArrayDataset,
-    ConcatDataset,
-    Dataset,
-    IterableDataset,
-    Subset,
-    TensorDataset,
-    random_split,
+    ArrayDataset, ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split,
 )
 from gpuprop.data.fetch import batch_rng
 from gpuprop.data.loader import DataLoader
-from gpuprop.data.sampler import (
-    BatchSampler,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    WeightedRandomSampler,
-)
+from gpuprop.data.readers import ImageFolder, Table, read_csv, read_idx, read_image
+from gpuprop.data.sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler, WeightedRandomSampler
 
 __all__ = [
-    "ArrayDataset", "BatchSampler", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset", "RandomSampler",
-    "Sampler", "SequentialSampler", "Subset", "TensorDataset", "WeightedRandomSampler", "batch_rng", "default_collate",
-    "random_split",
+    "ArrayDataset", "Augmentation", "BatchSampler", "Compose", "ConcatDataset", "Cutout", "DataLoader", "Dataset",
+    "ImageFolder", "IterableDataset", "Mixup", "Normalize", "RandomCrop", "RandomHorizontalFlip", "RandomSampler",
+    "Sampler", "SequentialSampler", "Subset", "Table", "TensorDataset", "ToFloat", "WeightedRandomSampler", "batch_rng",
+    "default_collate", "random_split", "read_csv", "read_idx", "read_image",
 ]

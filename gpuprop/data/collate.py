@@ -21,7 +21,9 @@ def default_collate(samples: Sequence) -> Any:
     if isinstance(first, str | bytes):
         return list(samples)
     if isinstance(first, bool | int | float | complex | np.generic):
-        return np.asarray(samples)
+        numbers = np.asarray(samples)
+        if numbers.dtype.kind != "O":  # None among them, or a number beyond 64 bits
+            return numbers
     if isinstance(first, Mapping):
         _check_equal("keys", [sorted(map(str, s)) for s in samples])
         return _like(first, {key: default_collate([s[key] for s in samples]) for key in first})
@@ -32,7 +34,8 @@ def default_collate(samples: Sequence) -> Any:
         arrays = [raw(s) for s in samples]
         _check_equal("shapes", [getattr(a, "shape", None) for a in arrays])
         return backend_of(arrays[0]).xp.stack(arrays)
-    raise TypeError(f"samples hold a {type(first).__name__}, and a batch is made of arrays, numbers, texts, tuples, "
+    kinds = ", ".join(sorted({type(s).__name__ for s in samples}))
+    raise TypeError(f"samples hold {kinds}, and a batch is made of arrays, numbers, texts, tuples, "
                     f"lists and dicts: convert it in the dataset, or pass collate_fn=")
 
 

@@ -32,6 +32,11 @@ def generator(seed: int, batch: int = -1) -> Generator:
     return rng
 
 
+def applied(transform: Callable, batch: Any) -> Any:
+    """A transform of a batch, whose fields are its arguments."""
+    return transform(*batch) if isinstance(batch, tuple) else transform(batch)
+
+
 class End:
     """What comes instead of a batch where an IterableDataset has ended; the class itself, so that it pickles."""
 
@@ -49,7 +54,7 @@ class Fetch:
             with on_host():
                 batch = self.read(seed, wanted)
                 if self.transform is not None and batch is not End:
-                    batch = self.transform(*batch) if isinstance(batch, tuple) else self.transform(batch)
+                    batch = applied(self.transform, batch)
                 return map_leaves(self._cast, batch)
         except Exception as e:
             e.add_note(f"while making batch {number} of {type(self.dataset).__name__}")

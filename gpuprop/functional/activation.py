@@ -109,6 +109,8 @@ def hardshrink_backward(xp, input, dy, lambd):
 @elementwise
 def softshrink(xp, input: Array, lambd: float = 0.5):
     """`input` moved towards 0 by `lambd`, but not beyond it."""
+    if lambd < 0:
+        raise ValueError(f"softshrink: lambd cannot be negative, and is {lambd}")
     return input - xp.clip(input, -lambd, lambd)
 
 
@@ -298,6 +300,8 @@ def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """``exp(input)`` as shares of its sum along `dim`; `dtype` is cast to first."""
     dim = _chosen("softmax", input, dim)
     x = input if dtype is None else input.astype(dtype)
+    if x.size == 0:  # which has no largest
+        return x, (lambda dy: dy,)
     y = xp.exp(x - x.max(axis=dim, keepdims=True))
     y /= y.sum(axis=dim, keepdims=True)
     return y, (lambda dy: y * (dy - (y * dy).sum(axis=dim, keepdims=True)),)
@@ -308,6 +312,8 @@ def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """``log(softmax(input, dim))``; `dtype` is cast to first."""
     dim = _chosen("log_softmax", input, dim)
     x = input if dtype is None else input.astype(dtype)
+    if x.size == 0:  # which has no largest
+        return x, (lambda dy: dy,)
     y = x - x.max(axis=dim, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
     return y, (lambda dy: dy - xp.exp(y) * dy.sum(axis=dim, keepdims=True),)
@@ -348,6 +354,8 @@ def gumbel_noise(xp, ticket: Array, shape, dtype):
 def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
           rng: Generator | None = None) -> Array:
     """`input` where positive, else times a slope drawn between `lower` and `upper`; their mean when not training."""
+    if lower > upper:
+        raise ValueError(f"rrelu: lower {lower} is above upper {upper}")
     if not training:
         return leaky_relu(input, (lower + upper) / 2)
     slope = lower + (upper - lower) * uniform_noise((rng or default_generator).noise(input), input.shape)

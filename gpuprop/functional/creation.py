@@ -6,10 +6,19 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of, default_backend, use
 
 Shape = int | Sequence[int]
+
+
+def _shape(words: tuple, dtype: Any) -> tuple[Any, Any]:
+    """A shape as NumPy has it, ``((2, 3),)`` or with a dtype behind it, or as PyTorch does, ``(2, 3)``."""
+    if words and not isinstance(words[-1], tuple | list | int | np.integer):
+        *words, dtype = words  # type: ignore[assignment]
+    return words[0] if len(words) == 1 else tuple(words), dtype
 
 
 def _make(name: str, *args: Any, dtype: Any, device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -17,18 +26,21 @@ def _make(name: str, *args: Any, dtype: Any, device: str | None = None, requires
         return Tensor(getattr(backend.xp, name)(*args, dtype=dtype)).requires_grad_(requires_grad)
 
 
-def zeros(shape: Shape, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Zeros of a shape."""
+def zeros(*shape: Any, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of a shape: ``zeros((2, 3))`` or ``zeros(2, 3)``."""
+    shape, dtype = _shape(shape, dtype)
     return _make("zeros", shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def ones(shape: Shape, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones of a shape."""
+def ones(*shape: Any, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Ones of a shape: ``ones((2, 3))`` or ``ones(2, 3)``."""
+    shape, dtype = _shape(shape, dtype)
     return _make("ones", shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
-def empty(shape: Shape, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
-    """Memory of a shape, with whatever it holds."""
+def empty(*shape: Any, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
+    """Memory of a shape, with whatever it holds: ``empty((2, 3))`` or ``empty(2, 3)``."""
+    shape, dtype = _shape(shape, dtype)
     return _make("empty", shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
 

@@ -29,22 +29,18 @@ def index_select(x, axis, index):
 @op
 def take_along_axis(xp, x: Array, indices: Array, axis=-1):
     """``y[i, j] = x[i, indices[i, j]]`` along the axis (here 1); the other axes broadcast."""
-    n = x.shape[axis]
-    _check(xp, indices, n, "take_along_axis")
+    axis = axis_of(x, axis)
+    _check(xp, indices, x.shape[axis], "take_along_axis")
     y = xp.take_along_axis(x, indices, axis=axis)
-    axis, shape = axis_of(x, axis), y.shape
-
-    def back(d):
-        whole = (*shape[:axis], n, *shape[axis + 1:])
-        return scatter.on(xp, d, xp.broadcast_to(indices, shape), axis=axis, shape=whole)
-
-    return y, (back, lambda d: None)
+    before = (*y.shape[:axis], x.shape[axis], *y.shape[axis + 1:])  # of x, if it has the other axes of `indices`
+    return y, (
+        lambda d: scatter.on(xp, d, xp.broadcast_to(indices, d.shape), axis=axis, shape=before), lambda d: None)
 
 
 @op
 def gather(xp, x: Array, axis, index: Array):
     """``y[i, j] = x[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
-    shape = x.shape
+    axis, shape = axis_of(x, axis), x.shape
     _check(xp, index, shape[axis], "gather")
     return picked(xp, x, index, axis), (lambda d: scatter.on(xp, d, index, axis=axis, shape=shape), lambda d: None)
 
@@ -52,7 +48,7 @@ def gather(xp, x: Array, axis, index: Array):
 @op
 def scatter_add(xp, x: Array, axis, index: Array, src: Array):
     """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
-    shape, given = x.shape, src.shape
+    axis, shape, given = axis_of(x, axis), x.shape, src.shape
     _check(xp, index, shape[axis], "scatter_add")
     part = tuple(map(slice, index.shape))
     return x + scatter.on(xp, src[part], index, axis=axis, shape=shape), (
@@ -62,7 +58,8 @@ def scatter_add(xp, x: Array, axis, index: Array, src: Array):
 @op
 def index_add(xp, x: Array, axis, index: Array, source: Array):
     """`x` with the slices of `source` added at the places of an axis that the 1-D `index` names."""
-    axis, n = axis_of(x, axis), x.shape[axis]
+    axis = axis_of(x, axis)
+    n = x.shape[axis]
     _check(xp, index, n, "index_add")
     return x + put_rows.on(xp, source, index, axis=axis, n=n), (
         lambda d: d, lambda d: None, lambda d: xp.take(d, index, axis=axis))

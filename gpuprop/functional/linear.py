@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuprop.autograd import namespace
+import numpy as np
+
+from gpuprop.functional.arithmetic import maximum
 from gpuprop.functional.elementwise import composed
+from gpuprop.functional.reduction import norm
+from gpuprop.functional.shape import broadcast_to
 from gpuprop.ops import Array, op
 
 
@@ -60,46 +64,22 @@ def check_dtypes(name: str, input: Any, *weights: Any) -> None:
 # ---- distances ------------------------------------------------------------------------------------------------------
 
 
-@op(precision="full")
-def vector_norm(xp, x: Array, p: float = 2.0, dim: int = -1, keepdim: bool = False):
-    """``sum(|x|**p)**(1/p)`` along `dim`, for infinite `p` the largest ``|x|``; at 0 its gradient is 0."""
-    if not p > 0:
-        raise ValueError(f"a norm needs p > 0, not {p}")
-    a = xp.abs(x)
-    if p == math.inf:
-        y = a.max(axis=dim, keepdims=True)
-    elif p == 1:
-        y = a.sum(axis=dim, keepdims=True)
-    else:
-        y = xp.sqrt((x * x).sum(axis=dim, keepdims=True)) if p == 2 else (a**p).sum(axis=dim, keepdims=True) ** (1 / p)
-
-    def slope(d):
-        d = d if keepdim else xp.expand_dims(d, dim)
-        if p == math.inf:
-            largest = a == y
-            return d * xp.sign(x) * largest / largest.sum(axis=dim, keepdims=True)
-        if p == 2:
-            return d * x / xp.where(y == 0, 1, y)
-        ratio = xp.where(x == 0, 1, a) / xp.where(y == 0, 1, y)  # no power of 0, the sign of which is 0
-        return d * xp.sign(x) * ratio ** (p - 1)
-
-    return y if keepdim else y.sum(axis=dim), (slope,)
-
-
 @composed
 def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
     """`input` divided by its `p`-norm along `dim`, or by `eps` if that is larger."""
-    norm = vector_norm(input, p, dim, True)
-    return input / namespace(norm).maximum(norm, eps)
+    return input / maximum(norm(input, p, dim, True), eps)
 
 
 @composed
 def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
     """The cosine of the angle between `x1` and `x2`, which broadcast, along `dim`; `eps` bounds each norm from below."""
+    if x1.shape != x2.shape:
+        shape = np.broadcast_shapes(x1.shape, x2.shape)
+        x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
     return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
 
 
 @composed
 def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
     """The `p`-norm of ``x1 - x2 + eps`` over the last axis; the arrays broadcast."""
-    return vector_norm(x1 - x2 + eps, p, -1, keepdim)
+    return norm(x1 - x2 + eps, p, -1, keepdim)

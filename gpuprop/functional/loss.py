@@ -36,9 +36,14 @@ def reduced(xp, loss: Array, total: Array = None, reduction: str = "mean"):
 
 
 def fitting(name: str, input: Any, target: Any) -> Any:
-    """`target` in a dtype that does not widen `input`; ValueError unless both have one shape."""
+    """`target`, of the shape of `input`, in a dtype that does not widen it."""
     if input.shape != target.shape:
         raise ValueError(f"{name}: input {input.shape} and target {target.shape} must have the same shape")
+    return in_dtype(name, input, target)
+
+
+def in_dtype(name: str, input: Any, target: Any) -> Any:
+    """`target` in a dtype that does not widen `input`."""
     if target.dtype.kind in "iub":
         return target.astype(input.dtype)
     if target.dtype == "float64" != input.dtype:
@@ -157,16 +162,17 @@ def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = Fals
                       reduction: str = "mean") -> Array:
     """-log of the normal density of `target` about `input`; `var` has its shape, lacks the last axis, or has 1 there.
 
-    `full` adds the constant ``log(2 pi) / 2``.
+    `target` broadcasts; `full` adds the constant ``log(2 pi) / 2``.
     """
     if not hasattr(var, "shape"):
         var = namespace(input).full_like(input, var)
     elif var.shape == input.shape[:-1] != input.shape:
         var = var[..., None]
-    if var.ndim != input.ndim or any(v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
-        raise ValueError(f"gaussian_nll_loss: var {var.shape} does not fit input {input.shape}")
+    for name, a in ("var", var), ("target", target):
+        if a.ndim != input.ndim or any(n not in (1, m) for n, m in zip(a.shape, input.shape, strict=True)):
+            raise ValueError(f"gaussian_nll_loss: {name} {a.shape} does not fit input {input.shape}")
     namespace(raw(var)).require(raw(var) >= 0, "gaussian_nll_loss: a variance cannot be negative")
-    loss = gaussian_nll(input, fitting("gaussian_nll_loss", input, target), var, eps)
+    loss = gaussian_nll(input, in_dtype("gaussian_nll_loss", input, target), var, eps)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, reduction)
 
 

@@ -84,7 +84,6 @@ def put_along_axis(xp, values: Array, index: Array, axis, n):
 
 def picked(xp, x, index, axis):
     """``x[..., index[..., i, ...], ...]`` along an axis, on the part of `x` that `index` covers."""
-    axis = axis_of(x, axis)
     covered = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(index.shape))
     return xp.take_along_axis(x[covered], index, axis=axis)
 
@@ -93,7 +92,6 @@ def picked(xp, x, index, axis):
 def scatter(xp, values: Array, index: Array, axis, shape):
     """Zeros of `shape` with `values` added at `index` along an axis, duplicates summed: the adjoint of `gather`."""
     out, strides = xp.zeros(shape, values.dtype), [math.prod(shape[i + 1:]) for i in range(len(shape))]
-    axis = axis_of(out, axis)
     places = index % shape[axis] * strides[axis]
     for i, n in enumerate(index.shape):
         if i != axis:

@@ -76,20 +76,22 @@ def norm(xp, x: Array, p=2, axis=None, keepdims=False):
     For inf it is the largest size, for -inf the smallest, for 0 the number of those that are not 0; "fro" is 2.
     """
     p = 2 if p == "fro" else p
-    if p in (math.inf, -math.inf):
-        y, (by_size,) = (max if p > 0 else min).fn(xp, xp.abs(x), axis, keepdims)
-        return y, (lambda d: xp.sign(x) * by_size(d),)
     if p == 0:
         return (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims), (lambda d: xp.zeros_like(x),)
-    total = (x * x if p == 2 else xp.abs(x) ** p).sum(axis=axis, keepdims=True)
-    whole = _root(xp, total, p)
+    if p in OF_SIZES:
+        y, (by_size,) = OF_SIZES[p].fn(xp, xp.abs(x), axis, keepdims)
+        return y, (lambda d: xp.sign(x) * by_size(d),)
+    whole = _root(xp, (x * x if p == 2 else xp.abs(x) ** p).sum(axis=axis, keepdims=True), p)
 
-    def back(d):
+    def slope():
+        divisor = xp.where(whole == 0, 1, whole)
+        if p == 2:
+            return x / divisor
         flat = (whole == 0) | (x == 0)
-        part = xp.where(flat, 1, xp.abs(x)) / xp.where(whole == 0, 1, whole)
-        return _kept(xp, d, axis, keepdims) * xp.where(flat, 0, xp.sign(x) * part ** (p - 1))
+        return xp.where(flat, 0, xp.sign(x) * (xp.where(flat, 1, xp.abs(x)) / divisor) ** (p - 1))
 
-    return whole.sum(axis=axis, keepdims=keepdims), (back,)
+    y = whole.sum(axis=axis, keepdims=keepdims)  # of one element each: without the axes
+    return y, (lambda d: _kept(xp, d, axis, keepdims) * slope(),)
 
 
 def trace(a, offset=0, axis1=0, axis2=1):
@@ -120,6 +122,9 @@ def min(xp, x: Array, axis=None, keepdims=False):
     """The smallest element over axes, values only; NaN wins, ties share the gradient."""
     y = xp.min(x, axis=axis, keepdims=keepdims)
     return y, (_shared(xp, x, y, axis, keepdims),)
+
+
+OF_SIZES = {1: sum, math.inf: max, -math.inf: min}  # the norms of which this is one of the absolute values
 
 
 @op

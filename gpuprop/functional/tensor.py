@@ -401,7 +401,7 @@ class Methods:
         return shapes.flip(self, _sequence(axes) if axes else axis)
 
     def repeat_interleave(self: Any, repeats: Any, dim: builtins.int | None = None, output_size: Any = None) -> Tensor:
-        """Each element so many times in a row, along an axis or of the flat array; the host reads a tensor of numbers."""
+        """Each element so many times in a row, along an axis or of the flat array; a tensor's numbers are read."""
         return shapes.repeat(self, repeats.tolist() if isinstance(repeats, Tensor) else repeats, dim)
 
     @_axes
@@ -409,8 +409,8 @@ class Methods:
         """Each element so many times in a row along an axis, which is given by name."""
         if axis == "unsaid":
             words = ", ".join(map(str, repeats))
-            raise TypeError(f"t.repeat({words}) repeats elements in NumPy and the whole in PyTorch: write t.tile({words}) "
-                            f"or, for elements, t.repeat(n, axis=...) or t.repeat_interleave(n, dim)")
+            raise TypeError(f"t.repeat({words}) repeats elements in NumPy, the whole in PyTorch: write t.tile({words}) "
+                            f"or, for elements, t.repeat(n, axis=...), t.repeat_interleave(n, dim)")
         return shapes.repeat(self, *repeats, axis)
 
     def split(self: Any, size: Any, dim: builtins.int = 0) -> Tensors:

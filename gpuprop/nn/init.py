@@ -12,10 +12,10 @@ from gpuprop.backend import backend_of, default_backend, place, use
 from gpuprop.random import INIT, Generator, default_generator
 
 
-def new(shape: tuple[int, ...], device: str | None = None, dtype: Any = None, value: float = 0.0) -> Any:
-    """An array for a parameter, float32 on the backend in use if nothing else is asked."""
+def new(shape: tuple[int, ...], device: str | None = None, dtype: Any = None, value: float = 0.0) -> Tensor:
+    """A Tensor for a parameter, float32 on the backend in use if nothing else is asked."""
     array = default_backend().xp.full(shape, value, dtype or "float32")
-    return array if device is None else place(array, device)
+    return Tensor(array if device is None else place(array, device))
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:

@@ -313,7 +313,7 @@ def _locate(error: Exception, module: Module) -> None:
         error.add_note("")
         error.__dict__["_gpuprop_note"] = len(error.__notes__) - 1
     trail.insert(0, module)
-    path = [next((n for n, v in vars(outer).items() if v is inner), "?") for outer, inner in itertools.pairwise(trail)]
+    path = [next((n for n, m in outer._walk("") if m is inner), "?") for outer, inner in itertools.pairwise(trail)]
     where = ".".join([type(module).__name__, *path])
     layer = f"{type(trail[-1]).__name__}({trail[-1].extra_repr()})"
     error.__notes__[error.__dict__["_gpuprop_note"]] = f"in {where}: {layer}"

@@ -26,7 +26,7 @@ _homes: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # the arena by 
 
 def kind(a: Any) -> tuple:
     """What the arrays of one arena have in common."""
-    return type(a), a.dtype, str(getattr(a, "device", ""))
+    return type(a), a.dtype, getattr(a, "device", None)
 
 
 def wide(dtype: Any) -> str:
@@ -63,7 +63,7 @@ class Arena:
     """One flat array each for the values, the gradients and every state of parameters of one dtype and device.
 
     Every parameter starts at a multiple of 256 bytes.  The padding between them is zero and every rule keeps it so:
-    where p, g and state are 0 an update is a multiple of 0, or ``0 / (sqrt(0) + eps)``, in which `TINY` stands for eps = 0.
+    where p, g and state are 0 an update is a multiple of 0, or ``0 / (sqrt(0) + eps)``, with `TINY` for eps = 0.
     """
 
     def __init__(self, params: Sequence[Parameter], names: Sequence[str], options: int) -> None:

@@ -67,7 +67,7 @@ class Group(dict):
         for name, value in dict(*args, **kwargs).items():
             self[name] = value
 
-    def __ior__(self, other: Any) -> Group:  # type: ignore[override, misc]
+    def __ior__(self, other: Any) -> Group:  # type: ignore[misc]
         self.update(other)
         return self
 
@@ -105,7 +105,7 @@ class Group(dict):
                 self.outside.append(p)
         self._understand()
         options = sum(len(_flat(self[name])) for name in self.rule.live)
-        self.arenas = [Arena([p for p, _ in members], [name for _, name in members], options) for members in kinds.values()]
+        self.arenas = [Arena([p for p, _ in both], [name for _, name in both], options) for both in kinds.values()]
         for arena in self.arenas:
             arena.inherit(old)
         for name in self.rule.live:

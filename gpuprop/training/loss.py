@@ -14,8 +14,6 @@ from gpuprop.backend import Backend
 from gpuprop.mode import no_grad
 from gpuprop.nn import Module
 
-LEAST = 1e-30
-
 
 class Part(NamedTuple):
     """The loss of one batch: ``value * weight`` is a sum, and over `count` a mean.  Numbers, or 0-d arrays."""
@@ -23,6 +21,11 @@ class Part(NamedTuple):
     value: Tensor
     weight: Any
     count: Any
+
+    def backward(self, alone: bool) -> None:
+        """Accumulate the gradient of the mean over this batch alone, else that of the sum."""
+        g = self.weight / nonzero(self.count) if alone else self.weight
+        self.value.backward(namespace(raw(self.value)).full_like(raw(self.value), g))
 
 
 def in_parts(loss: Callable) -> Callable[[Any, Any], Part]:
@@ -65,9 +68,9 @@ def _own(loss: Callable, output: Any, target: Any) -> Part:
     return Part(value, rows, rows)
 
 
-def at_least(count: Any) -> Any:
-    """What to divide by: `count`, or next to nothing where it is 0, for then the sum and its gradients are 0 too."""
-    return namespace(count).maximum(count, LEAST) if hasattr(count, "shape") else max(count, LEAST)
+def nonzero(count: Any) -> Any:
+    """What to divide by: `count`, or 1 where it is 0, for then the sum and its gradients are 0 too."""
+    return count + (count == 0)
 
 
 class Tally:

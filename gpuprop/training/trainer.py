@@ -17,7 +17,7 @@ import numpy as np
 from gpuprop.autograd import Tensor, is_float, raw
 from gpuprop.backend import backend_of, place, use
 from gpuprop.capture import capture as captured
-from gpuprop.functional import concatenate
+from gpuprop.functional.shape import concatenate
 from gpuprop.mode import no_grad
 from gpuprop.nn import Module
 from gpuprop.nn.utils import clip_grad_norm_
@@ -28,7 +28,7 @@ from gpuprop.training import files
 from gpuprop.training.callbacks import EVENTS, Callback, EachEpoch
 from gpuprop.training.feed import batches
 from gpuprop.training.history import History
-from gpuprop.training.loss import Tally, at_least, in_parts
+from gpuprop.training.loss import Tally, in_parts, nonzero
 from gpuprop.training.metrics import Metric, metric
 from gpuprop.training.progress import progress as to_be_shown
 
@@ -72,8 +72,9 @@ class Trainer:
         """
         shown = to_be_shown() if progress else []
         callbacks = [*shown, *(c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks)]
-        train = batches(train, batch_size, shuffle=True)
-        validation = None if validation is None else batches(validation, batch_size)
+        dtype = self._values.dtype
+        train = batches(train, batch_size, dtype, shuffle=True)
+        validation = None if validation is None else batches(validation, batch_size, dtype)
         self._stopping = self.history.interrupted = False
         self.last_epoch = len(self.history) + epochs
         self.steps_per_epoch = -(-len(train) // self.accumulate) if hasattr(train, "__len__") else None
@@ -103,7 +104,7 @@ class Trainer:
                     tally.add(self._part(output, target))
                 return outputs
 
-            return self._run(batches(data, batch_size), test, tally)
+            return self._run(batches(data, batch_size, self._dtype), test, tally)
 
     def predict(self, data: Any, batch_size: int = 256) -> Tensor:
         """The model's output for all rows, in eval mode, a Tensor on the model's backend.
@@ -112,7 +113,8 @@ class Trainer:
         """
         with self._at_home(training=False), no_grad():
             several = lambda batch: (batch[:-1] or batch) if isinstance(batch, tuple | list) else (batch,)
-            outputs = [self.model(*map(self._here, several(batch))) for batch in batches(data, batch_size)]
+            source = batches(data, batch_size, self._dtype, targets=False)
+            outputs = [self.model(*map(self._here, several(batch))) for batch in source]
         if not outputs:
             raise ValueError("predict: there is no data: the iterable came to its end without a batch")
         return concatenate(outputs)
@@ -145,7 +147,7 @@ class Trainer:
         """Train for an epoch and note it, unless it is stopped amid its steps."""
         start = time.perf_counter()
         self._tell("on_epoch_start")
-        found = self._run(train, self._train, self._tally, self.accumulate)
+        found = self._run(self._until_stopped(train), self._train, self._tally, self.accumulate)
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self._stopping:
             return
@@ -172,14 +174,18 @@ class Trainer:
                 for output, (*_, target) in zip(step(*group), group, strict=False):
                     for measure in metrics:
                         measure.update(output, target)
-                if step == self._train and self._stopping:
-                    break
         finally:
-            if source is not data and hasattr(source, "close"):  # the threads of a loader, say
+            if hasattr(source, "close"):  # a loader's threads end here
                 source.close()
         if not some:
             raise ValueError("the data came to its end without a batch: is it an iterator, which can be gone through once?")
         return {"loss": tally.mean(), **{m.name: m.compute() for m in metrics}}
+
+    def _until_stopped(self, data: Iterable) -> Iterator:
+        for batch in data:
+            yield batch
+            if self._stopping:
+                return
 
     def _train(self, *group: tuple) -> list:
         outputs = self._learn(*group)
@@ -195,13 +201,13 @@ class Trainer:
         for *inputs, target in group:
             output = self.model(*inputs)
             part = self._part(output, target)
-            part.value.backward(part.weight if len(group) > 1 else part.weight / at_least(part.count))
+            part.backward(alone=len(group) == 1)
             self._tally.add(part)
             counts.append(part.count)
             if self.metrics:
                 outputs.append(output)
         if len(group) > 1:
-            share = 1 / at_least(sum(counts))
+            share = 1 / nonzero(sum(counts))
             for g in gradients(self._parameters())[0]:
                 g *= share
         if self.clip_grad_norm is not None:
@@ -227,11 +233,15 @@ class Trainer:
 
     # ---- where the model is
 
+    @property
+    def _values(self) -> Any:
+        """The first of the model's parameters, for its backend and dtype."""
+        return next(self.model.parameters()).data
+
     @contextlib.contextmanager
     def _at_home(self, training: bool) -> Iterator[None]:
         """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
-        first = next(self.model.parameters()).data
-        self._backend, self._dtype = backend_of(first), first.dtype
+        self._backend, self._dtype = backend_of(self._values), self._values.dtype
         if isinstance(self.loss, Module):  # its weights of classes
             self.loss.to(self._backend.name, self._dtype)
         modes = [(module, module.training) for module in self.model.modules()]

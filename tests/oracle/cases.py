@@ -24,7 +24,7 @@ class Call(NamedTuple):
 
 
 def every(name: str, samples: Iterable, compare: Callable[..., None], refusals: list[Refusal]) -> int:
-    """Compare all samples but the refused and return their number; of these, every refusal needs one that would fail."""
+    """Compare all samples but the refused and return their number; every refusal needs one of these that would fail."""
     set_rng_seed(0)
     needed = {r: False for r in refusals if r.name == name}
     compared, failures = 0, []

@@ -1,4 +1,4 @@
-"""PyTorch's values as ours, and whether both libraries make the same of them: outputs, gradients, gradients of gradients."""
+"""PyTorch's values as ours, and whether both libraries make the same of them: outputs, gradients of two orders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 import gpuprop
 import gpuprop.functional as F
@@ -24,7 +24,7 @@ class Difference(AssertionError):
 
 
 def ours(value: Any) -> Any:
-    """A value of PyTorch's as ours.  Tensors share PyTorch's memory, read-only: an op that writes to its input raises."""
+    """A value of PyTorch's as ours.  Tensors share its memory, read-only: an op that writes to its input raises."""
     if isinstance(value, torch.Tensor):
         array = value.detach().numpy()
         array.flags.writeable = False
@@ -65,10 +65,13 @@ def same_function(theirs: Callable, our: Callable, args: Sequence, kwargs: dict[
 
 def same_gradients(expected: list, compute: Callable, leaves: Iterable[tuple[str, torch.Tensor, Any]],
                    tolerance: float = FIRST) -> None:
-    """Compare the outputs of `compute()` with `expected`, and the gradients of (name, theirs, ours) for a random cotangent."""
+    """Compare the outputs of `compute()` with `expected`, and, for a random cotangent, the gradients of the leaves.
+
+    A leaf is (its name, PyTorch's, ours).
+    """
     outs, leaves = [o for o in expected if wants(o)], list(leaves)
     cotangents = draw(outs)
-    grads = derivative(outs, [t for _, t, _ in leaves], cotangents) if outs else []
+    grads = derivative(outs, [t for _, t, _ in leaves], cotangents) if outs and leaves else []
     with noticing((*expected, *grads)):
         results = tree_leaves(compute())
         if len(results) != len(expected):
@@ -79,7 +82,8 @@ def same_gradients(expected: list, compute: Callable, leaves: Iterable[tuple[str
         if getattr(loss, "requires_grad", False):
             loss.backward()
     for (name, _, leaf), grad in zip(leaves if grads else (), grads, strict=True):
-        close(f"gradient of {name}", np.zeros(leaf.shape, leaf.dtype) if leaf.grad is None else leaf.grad, grad, tolerance)
+        own = np.zeros(leaf.shape, leaf.dtype) if leaf.grad is None else leaf.grad
+        close(f"gradient of {name}", own, grad, tolerance)
 
 
 def same_curvature(expected: list, call: Callable, leaves: list[torch.Tensor]) -> None:
@@ -92,7 +96,8 @@ def same_curvature(expected: list, call: Callable, leaves: list[torch.Tensor]) -
     numbers = tuple(range(len(leaves)))
 
     def loss(*xs: Any) -> Any:
-        return total([r for r, o in zip(tree_leaves(call(xs)), expected, strict=True) if wants(o)], map(ours, cotangents))
+        results = zip(tree_leaves(call(xs)), expected, strict=True)
+        return total([r for r, o in results if wants(o)], map(ours, cotangents))
 
     def along(*xs: Any) -> Any:
         return total(gpuprop.grad(loss, numbers)(*xs), map(ours, directions))
@@ -108,7 +113,8 @@ def wants(value: Any) -> bool:
 
 
 def derivative(outs: list, leaves: list, cotangents: Any = None, **options: Any) -> list[torch.Tensor]:
-    return list(quietly(torch.autograd.grad, outs, leaves, cotangents, allow_unused=True, materialize_grads=True, **options))
+    options |= {"allow_unused": True, "materialize_grads": True}
+    return list(quietly(torch.autograd.grad, outs, leaves, cotangents, **options))
 
 
 def total(values: Iterable, weights: Iterable) -> Any:
@@ -152,7 +158,5 @@ def close(what: str, result: Any, expected: Any, tolerance: float = FIRST) -> No
             same |= (np.abs(a - b) <= tolerance * scale) | (np.isnan(a) & np.isnan(b))
     if not np.all(same):
         place = tuple(int(i) for i in np.argwhere(~same)[0])
-        raise Difference(f"{what}: {np.sum(~same)} of {same.size} differ, first at {place}: {a[place]!r}, not {b[place]!r}")
-
-
-__all__ = ["Difference", "Inputs", "close", "ours", "quietly", "same_function", "same_gradients", "tree_leaves", "tree_map"]
+        raise Difference(f"{what}: {np.sum(~same)} of {same.size} differ, first at {place}: {a[place]!r}, "
+                         f"not {b[place]!r}")

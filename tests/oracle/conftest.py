@@ -19,7 +19,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         names = {name for name, _ in pairs}
         terminalreporter.write_line(f"{kind}: {len(names)} compared in {sum(n for _, n in pairs)} samples")
     for kind, names in sorted(absent.items()):
-        terminalreporter.write_line(f"{kind}: {len(names)} of PyTorch's cases have no counterpart here: {grouped(names)}")
+        terminalreporter.write_line(f"{kind}: {len(names)} of PyTorch's have no counterpart here: {grouped(names)}")
 
 
 def grouped(names: list[str]) -> str:

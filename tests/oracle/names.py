@@ -1,8 +1,8 @@
-"""PyTorch's names and words as ours: which function and which method of a Tensor a case of op_db is about, and its call.
+"""PyTorch's names and words as ours: which function and which method of a Tensor a case of op_db is about.
 
-Functions of `gpuprop.functional` and methods take PyTorch's arguments as they are.  Array functions speak NumPy: most are
-found by an alias or in `NUMPY`, and called with their keywords by `WORDS`; where the meanings differ, a function below, with
-PyTorch's own signature, says PyTorch's meaning in our words.
+Functions of `gpuprop.functional` and methods take PyTorch's arguments as they are.  Array functions speak NumPy: most
+are found by an alias or in `NUMPY`, and take PyTorch's keywords by `WORDS`; where the meanings differ, a function
+below, with PyTorch's own signature, says its meaning in our words.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ class Ours(NamedTuple):
 
 # PyTorch's name -> NumPy's, where PyTorch knows no such alias or means another thing by its own.
 NUMPY = {
-    "amax": "max", "amin": "min", "bitwise_left_shift": "left_shift", "bitwise_not": "invert", "bitwise_right_shift": "right_shift",
-    "clone": "copy", "eq": "equal", "equal": "array_equal", "permute": "transpose", "pow": "power", "repeat": "tile",
-    "sgn": "sign", "transpose": "swapaxes", "unbind": "unstack", "unsqueeze": "expand_dims",
+    "amax": "max", "amin": "min", "bitwise_left_shift": "left_shift", "bitwise_not": "invert",
+    "bitwise_right_shift": "right_shift", "clone": "copy", "eq": "equal", "equal": "array_equal",
+    "permute": "transpose", "pow": "power", "repeat": "tile", "sgn": "sign", "transpose": "swapaxes",
+    "unbind": "unstack", "unsqueeze": "expand_dims",
 }
 
 # PyTorch's parameter -> NumPy's, the first of them that the function has.
@@ -94,7 +95,7 @@ MEANINGS: dict[str, Ours] = {}
 
 
 def means(*names: str) -> Callable:
-    """Register a function with PyTorch's name and signature, written with these of ours; it counts if they all exist."""
+    """Register a function with PyTorch's name and signature, written with these of ours; all of them have to exist."""
 
     def register(f: Callable) -> Callable:
         if {*names} <= {*ARRAY_FUNCTIONS}:
@@ -203,7 +204,9 @@ def topk(input, k, dim=-1, largest=True, sorted=True):
 
 @means("take_along_axis")
 def take_along_dim(input, indices, dim=None):
-    return gp.take_along_axis(input, indices, dim) if dim is not None else gp.take_along_axis(input.ravel(), indices.ravel(), 0)
+    if dim is None:
+        input, indices, dim = input.ravel(), indices.ravel(), 0
+    return gp.take_along_axis(input, indices, dim)
 
 
 @means("index_add")
@@ -219,7 +222,8 @@ def repeat_interleave(input, repeats, dim=None, output_size=None):
 @means("split")
 def split(input, split_size_or_sections, dim=0):
     sizes, n = split_size_or_sections, input.shape[dim]
-    return gp.split(input, [*range(sizes, n, sizes)] if isinstance(sizes, int) else [*itertools.accumulate(sizes)][:-1], dim)
+    ends = range(sizes, n, sizes) if isinstance(sizes, int) else [*itertools.accumulate(sizes)][:-1]
+    return gp.split(input, ends, dim)
 
 
 @means("split")

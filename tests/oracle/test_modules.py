@@ -9,15 +9,25 @@ import pytest
 import refusals
 import torch
 from cases import Call, Record, every, must_refuse
-from compare import Difference, Inputs, close, ours, quietly, same_gradients, tree_leaves, tree_map
-from torch.testing._internal.common_modules import ModuleErrorEnum, ModuleInfo, module_db
+from compare import Difference, Inputs, close, ours, quietly, same_gradients
+from torch.testing import make_tensor
+from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
+from torch.utils._pytree import tree_leaves, tree_map
 
 import gpuprop
 from gpuprop import nn
 
-HERE = [info for info in module_db if hasattr(nn, info.module_cls.__name__)]
-NAMES = [info.module_cls.__name__ for info in HERE]
+INFO = {info.module_cls.__name__: info for info in module_db}
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": torch.float64, "requires_grad": True}
+MORE: dict[str, list[tuple[tuple, tuple[int, ...]]]] = {  # layers that module_db lacks: arguments, shape of the input
+    "Dropout": [((0.3,), (4, 5)), ((0.0,), (3,)), ((1.0,), (2, 3))],
+    "Flatten": [((), (2, 3, 4)), ((0, 1), (2, 3, 4)), ((1, -2), (2, 3, 4, 1)), ((0,), ())],
+    "Hardsigmoid": [((), (4, 5)), ((), ())],
+    "Identity": [((), (4, 5)), ((7, "any"), ())],
+    "RReLU": [((), (4, 5)), ((0.1, 0.5), (3,))],
+    "Unflatten": [((1, (2, 3)), (4, 6)), ((-1, (2, -1)), (4, 6)), ((0, (4, 1)), (4, 6))],
+}
+NAMES = [name for name in {**INFO, **MORE} if hasattr(nn, name)]
 
 
 class Sample(NamedTuple):
@@ -26,10 +36,16 @@ class Sample(NamedTuple):
     training: bool
 
 
-def samples(info: ModuleInfo, training: bool) -> Iterator[Sample]:
-    for sample in info.module_inputs_func(info, training=training, **OPTIONS):
-        made, given = (Call(tuple(i.args), dict(i.kwargs)) for i in (sample.constructor_input, sample.forward_input))
-        yield Sample(made, given, training)
+def samples(name: str) -> Iterator[Sample]:
+    for training in (True, False):
+        for args, shape in MORE.get(name, ()):
+            yield Sample(Call(args, {}), Call((make_tensor(shape, **OPTIONS),), {}), training)
+        for sample in INFO[name].module_inputs_func(INFO[name], training=training, **OPTIONS) if name in INFO else ():
+            yield Sample(call(sample.constructor_input), call(sample.forward_input), training)
+
+
+def call(inputs: Any) -> Call:
+    return Call(tuple(inputs.args), dict(inputs.kwargs)) if inputs else Call((), {})
 
 
 def own(value: Any) -> Any:
@@ -55,28 +71,21 @@ def compare(name: str, sample: Sample) -> None:
     if parameters:
         raise Difference(f"parameters PyTorch has not: {', '.join(parameters)}")
     args, kwargs = inputs.filled(inputs.ours)
-    same_gradients(tree_leaves(quietly(theirs, *sample.given.args, **sample.given.kwargs)), lambda: mine(*args, **kwargs), leaves)
+    expected = tree_leaves(quietly(theirs, *sample.given.args, **sample.given.kwargs))
+    same_gradients(expected, lambda: mine(*args, **kwargs), leaves)
     after = mine.state_dict()
     for key, value in theirs.state_dict().items():
         close(f"{key} afterwards", after[key], value)
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("info", HERE, ids=NAMES)
-def test_module(info: ModuleInfo, training: bool, record_property: Record) -> None:
-    name = info.module_cls.__name__
-    count = every(name, samples(info, training), lambda s: compare(name, s), refusals.MODULES)
-    record_property("modules", (name, count))
+@pytest.mark.parametrize("name", NAMES)
+def test_module(name: str, record_property: Record) -> None:
+    record_property("modules", (name, every(name, samples(name), lambda s: compare(name, s), refusals.MODULES)))
 
 
-WITH_ERRORS = [info for info in HERE if info.module_error_inputs_func]
-
-
-@pytest.mark.parametrize("info", WITH_ERRORS, ids=lambda info: info.module_cls.__name__)
-def test_errors(info: ModuleInfo) -> None:
+@pytest.mark.parametrize("name", [n for n in NAMES if n in INFO and INFO[n].module_error_inputs_func])
+def test_errors(name: str) -> None:
     """What PyTorch's module refuses, ours refuses too."""
-    name = info.module_cls.__name__
-
     def refuses(case: tuple[Sample, Any]) -> None:
         sample, stage = case
         (args, kwargs), (given, options) = tree_map(ours, (tuple(sample.made), tuple(sample.given)))
@@ -86,12 +95,17 @@ def test_errors(info: ModuleInfo) -> None:
         mine = mine.double() if [*mine.parameters()] else mine
         must_refuse(lambda: mine(*given, **options))
 
-    cases = []
-    for error in info.module_error_inputs_func(info, training=True, **OPTIONS):
-        bad = error.module_error_input
-        made, given = (Call(tuple(i.args), dict(i.kwargs)) if i else Call((), {}) for i in (bad.constructor_input, bad.forward_input))
-        cases.append((Sample(made, given, True), error.error_on))
+    errors = INFO[name].module_error_inputs_func(INFO[name], training=True, **OPTIONS)
+    inputs = [(e.module_error_input, e.error_on) for e in errors]
+    cases = [(Sample(call(bad.constructor_input), call(bad.forward_input), True), stage) for bad, stage in inputs]
     every(name, cases, refuses, refusals.MODULE_ERRORS)
+
+
+def test_every_module_is_compared() -> None:
+    """Each layer that PyTorch has too is compared, or it says why it is not."""
+    own = {n for n in vars(nn) if isinstance(getattr(torch.nn, n, None), type)} - {"Module", "Parameter"}
+    assert own - {*NAMES} - {*refusals.NOT_IN_MODULE_DB} == set(), "neither compared nor in refusals.NOT_IN_MODULE_DB"
+    assert {*refusals.NOT_IN_MODULE_DB} - (own - {*NAMES}) == set(), "in refusals.NOT_IN_MODULE_DB without need"
 
 
 def test_refusals_name_what_both_have() -> None:
@@ -100,6 +114,4 @@ def test_refusals_name_what_both_have() -> None:
 
 
 def test_absent(record_property: Record) -> None:
-    absent = [info.module_cls.__name__ for info in module_db if info not in HERE]
-    record_property("absent modules", absent)
-    assert len(HERE) + len(absent) == len(module_db)
+    record_property("absent modules", [name for name in INFO if name not in NAMES])

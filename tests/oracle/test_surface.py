@@ -30,13 +30,14 @@ def shared(mine: Any, theirs: Any, *bases: type) -> list[tuple[str, Any, Any]]:
 
 
 LAYERS = shared(nn, torch.nn, torch.nn.Module)
-FUNCTIONS = [(n, getattr(torch.nn.functional, n), getattr(F, n)) for n in sorted(vars(F)) if public(n) and hasattr(torch.nn.functional, n)]
+OPTIMIZERS = shared(optim, torch.optim, torch.optim.Optimizer)
+SCHEDULERS = shared(lr_scheduler, torch.optim.lr_scheduler, LRScheduler, ReduceLROnPlateau)
+FUNCTIONS = [n for n in sorted(vars(F)) if public(n) and hasattr(torch.nn.functional, n)]
 SURFACE = {
-    **{f"functional.{n}": (t, o) for n, t, o in FUNCTIONS},
+    **{f"functional.{n}": (getattr(torch.nn.functional, n), getattr(F, n)) for n in FUNCTIONS},
     **{f"nn.{n}": (t.__init__, o) for n, t, o in LAYERS},
     **{f"nn.{n}.forward": (t.forward, o.forward) for n, t, o in LAYERS},
-    **{f"optim.{n}": (t.__init__, o) for n, t, o in shared(optim, torch.optim, torch.optim.Optimizer)},
-    **{f"optim.{n}": (t.__init__, o) for n, t, o in shared(lr_scheduler, torch.optim.lr_scheduler, LRScheduler, ReduceLROnPlateau)},
+    **{f"optim.{n}": (t.__init__, o) for n, t, o in OPTIMIZERS + SCHEDULERS},
 }
 
 

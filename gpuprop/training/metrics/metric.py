@@ -31,8 +31,9 @@ class Metric(ABC):
         """Take a batch into account, arrays or Tensors; nothing waits for the device."""
         output, target = raw(output), raw(target)
         backend = backend_of(output)
-        terms = tuple(backend.own(t) if hasattr(t, "shape") else t for t in self.terms(backend.xp, output, target))
-        self.sums = self.merged(self.sums, terms) if self.sums else terms
+        terms = self.terms(backend.xp, output, target)
+        sums = self.merged(self.sums, terms) if self.sums else terms
+        self.sums = tuple(backend.own(s) if hasattr(s, "shape") else s for s in sums)
 
     def merged(self, sums: tuple, terms: tuple) -> tuple:
         """The sums with those of another batch."""
