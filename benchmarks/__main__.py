@@ -28,7 +28,8 @@ def main() -> None:
         for contender, reason in row["absent"].items():
             print(f"  {contender:24s} absent: {reason}")
         if row["ratio_to_best_peer"]:
-            print(f"  gpuprop takes {row['ratio_to_best_peer']:.2f} of the best peer's time (medians: {row['ratio_of_medians']:.2f})")
+            best, median = row["ratio_to_best_peer"], row["ratio_of_medians"]
+            print(f"  gpuprop takes {best:.2f} of the best peer's time (medians: {median:.2f})")
         if args.only is None:
             RESULTS.mkdir(exist_ok=True)
             (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")

@@ -1,9 +1,9 @@
 """Fair timing on noisy machines: every contender in a process of its own, in turns, doing the same work.
 
-A workload is a module of `benchmarks.workloads` with a table ``CONTENDERS: name -> build``; ``build()`` returns a function that takes
-one step and returns the loss.  The losses of the first steps must agree between contenders, or there is nothing to compare.
-Then rounds go round: each contender runs a slice of steps while the others wait.  A figure is the best of its
-slices, the median stands beside it, and a comparison is a ratio within one run.
+A workload is a module of `benchmarks.workloads` with a table ``CONTENDERS: name -> build``; ``build()`` returns a
+function that takes one step and returns the loss.  The losses of the first steps must agree between contenders, or
+there is nothing to compare.  Then rounds go round: each contender runs a slice of steps while the others wait.  A
+figure is the best of its slices, the median stands beside it, and a comparison is a ratio within one run.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class Contender:
     def __init__(self, workload: str, name: str) -> None:
         self.name = name
         code = f"from benchmarks.frame import serve; serve({workload!r}, {name!r})"
-        env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "GPUPROP_BACKEND": "numpy"}
-        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, env=os.environ | {"PYTHONPATH": path, "GPUPROP_BACKEND": "numpy"})
 
     def ask(self, what: str, *arguments: Any) -> Any:
         assert self.process.stdin and self.process.stdout
@@ -65,7 +67,8 @@ def _timed(step: Any, seconds: float) -> float:
     return spent / n
 
 
-def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses: int = 20, only: str | None = None) -> dict[str, Any]:
+def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses: int = 20,
+            only: str | None = None) -> dict[str, Any]:
     """Run a workload's contenders in turns: their times in microseconds a step, and ratios to the first contender."""
     module = importlib.import_module(f"benchmarks.workloads.{workload}")
     names = [n for n in module.CONTENDERS if only is None or n.startswith(only)]
@@ -82,18 +85,21 @@ def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses:
     for contender, got, _ in contenders:
         worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(want, got, strict=True))
         if worst > module.TOLERANCE:
-            raise AssertionError(f"{workload}: the losses of {contender.name} differ from {contenders[0][0].name}'s by {worst:.1e} of themselves")
+            first = contenders[0][0].name
+            raise AssertionError(f"{workload}: the losses of {contender.name} and {first} differ by {worst:.1e}")
     for _ in range(rounds):
         for contender, _, times in contenders:
             times.append(contender.ask("time", slice_seconds))
     for contender, _, _ in contenders:
         contender.close()
-    row = {c.name: {"best_us": min(times) * 1e6, "median_us": statistics.median(times) * 1e6} for c, _, times in contenders}
+    figures = lambda times: {"best_us": min(times) * 1e6, "median_us": statistics.median(times) * 1e6}
+    row = {contender.name: figures(times) for contender, _, times in contenders}
     ours = next(iter(row.values()))
     peers = {n: r for n, r in row.items() if n != contenders[0][0].name}
     best = min(peers.values(), key=lambda r: r["best_us"], default=None)
     return {
-        "workload": workload, "what": (module.__doc__ or "").strip().splitlines()[0], "machine": machine(), "contenders": row, "absent": absent,
+        "workload": workload, "what": (module.__doc__ or "").strip().splitlines()[0], "machine": machine(),
+        "contenders": row, "absent": absent,
         "ratio_to_best_peer": best and ours["best_us"] / best["best_us"],
         "ratio_of_medians": best and ours["median_us"] / best["median_us"],
     }
@@ -101,16 +107,15 @@ def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses:
 
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
-    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.processor())
-    from importlib.metadata import PackageNotFoundError, version
-
+    names = (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
     found = {}
     for name in ("gpuprop", "numpy", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), "packages": found, "date": time.strftime("%Y-%m-%d")}
+    return {"processor": next(names, platform.processor()), "cores": os.cpu_count(),
+            "python": platform.python_version(), "packages": found, "date": time.strftime("%Y-%m-%d")}
 
 
 def _lines(path: str) -> list[str]:

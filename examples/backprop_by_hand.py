@@ -1,6 +1,6 @@
-"""Backpropagation by hand: how a network learns, one step at a time, in plain array code that runs on the CPU and the GPU.
+"""Backpropagation by hand: how a network learns, one step at a time, in plain array code for the CPU and the GPU.
 
-A network with one hidden layer learns to tell two interleaved half-moons apart.  Nothing here is hidden in a library: the
+A network with one hidden layer learns to tell two interleaved half-moons apart.  Nothing is hidden in a library: the
 forward pass, the loss, the backward pass by the chain rule layer by layer, and the update are written out, and every
 gradient is checked against `gpuprop.grad`, which finds them by itself.
 
@@ -44,8 +44,8 @@ def loss(xp: Any, p: Any, t: Any) -> Any:
 def backward(xp: Any, params: dict, kept: dict, t: Any) -> dict:
     """The backward pass: the chain rule from the loss back to every parameter, one layer after the other."""
     x, h, p = kept["x"], kept["h"], kept["p"]
-    dz2 = (p - t) / len(t)                           # (N, 1)   d loss/d z2: sigmoid and cross-entropy together leave just this
-    dW2 = xp.matmul(h.T, dz2)                        # (H, 1)   z2 = h W2 + b2: what each weight was multiplied by, times dz2
+    dz2 = (p - t) / len(t)                           # (N, 1)   d loss/d z2: all that sigmoid and cross-entropy leave
+    dW2 = xp.matmul(h.T, dz2)                        # (H, 1)   z2 = h W2 + b2: a weight's factor, times dz2
     db2 = dz2.sum(axis=0)                            # (1,)     the bias reaches every point, so their gradients add up
     dh = xp.matmul(dz2, params["W2"].T)              # (N, H)   back through the same weights
     dz1 = dh * (1 - h * h)                           # (N, H)   tanh' = 1 - tanh²
@@ -97,7 +97,8 @@ def main() -> None:
                 print("  3. Backward pass: the gradient of the loss with respect to every parameter")
                 for name, g in grads.items():
                     show("d" + name, g)
-                print(f"\n     checked against gpuprop.grad: the largest difference is {check(params, grads, x, t):.1e}")
+                difference = check(params, grads, x, t)
+                print(f"\n     checked against gpuprop.grad: the largest difference is {difference:.1e}")
                 print(f"\n  4. Update: each parameter a step of {rate} times its gradient downhill, for example b2")
                 show("b2", params["b2"])
             params = {name: params[name] - rate * grads[name] for name in params}

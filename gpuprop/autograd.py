@@ -6,14 +6,17 @@ on Tensors of Tensors.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import operator
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.interchange import Luggage, adopt
 from gpuprop.mode import Switch, current
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ else:
 # ---- the graph ------------------------------------------------------------------------------------------------------
 
 _clock = itertools.count()
+listeners: list[Callable] = []  # called with every parameter that changed in place
 _creation = operator.attrgetter("order")
 
 
@@ -58,6 +62,8 @@ class Tensor(Methods):
     def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
         if type(data) not in BY_TYPE and not isinstance(data, Tensor):
             data = tensor(data).data
+        if requires_grad and node is None:
+            _check_float(data)
         self.data, self.grad, self.hooks = data, None, None
         self.requires_grad, self.node = requires_grad, node
 
@@ -91,7 +97,8 @@ class Tensor(Methods):
     def retain_grad(self) -> None:
         """Keep this tensor's own gradient too in `.grad`, though an op made it."""
         if self.node is not None:
-            self.register_hook(lambda g: setattr(self, "grad", _copy(g)))
+            me = weakref.ref(self)  # the node must not hold its tensor, which holds the node
+            self.register_hook(lambda g: t.receive(g) if (t := me()) is not None else None)
         elif not self.requires_grad:
             raise RuntimeError("retain_grad() on a tensor that requires no gradient")
 
@@ -105,9 +112,9 @@ class Tensor(Methods):
         owner: Any = self if self.node is None else self.node
         if owner.hooks is None:
             owner.hooks = []
-        hooks = owner.hooks
-        hooks.append(hook)
-        return lambda: hooks.remove(hook) if hook in hooks else None
+        hooks, call = owner.hooks, lambda g: hook(g)  # its own, though the same function may be a hook twice
+        hooks.append(call)
+        return lambda: hooks.remove(call) if call in hooks else None
 
     def numpy(self) -> np.ndarray:
         """A copy in host memory."""
@@ -150,14 +157,32 @@ class Tensor(Methods):
     def __index__(self) -> int:
         return operator.index(self.item())
 
-    def __deepcopy__(self, memo: dict) -> Any:
+    def __getstate__(self) -> tuple:
+        """What a copy or a pickle takes along: no hooks and no history; a pickle takes no gradient either."""
         if self.node is not None:
-            raise RuntimeError("only leaves can be deep-copied: this tensor was computed; use .detach() first")
-        new = object.__new__(type(self))
-        memo[id(self)] = new
-        Tensor.__init__(new, namespace(self.data).copy(self.data), self.requires_grad)
-        new.grad = None if self.grad is None else _copy(self.grad)
-        return new
+            raise RuntimeError("only leaves can be copied and pickled: this tensor was computed; use .detach() first")
+        return Luggage(self.data), self.requires_grad, Luggage(self.grad, kept=False)
+
+    def __setstate__(self, state: tuple) -> None:
+        data, requires_grad, grad = state
+        Tensor.__init__(self, data.array, requires_grad)
+        self.grad = grad.array
+
+    def __dlpack__(self, **how: Any) -> Any:
+        return self._given_away(raw(self)).__dlpack__(**how)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return raw(self).__dlpack_device__()
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self._given_away(raw(self).__cuda_array_interface__)
+
+    def _given_away(self, memory: Any) -> Any:
+        """`memory`, for another library to use in place; whatever is computed there, no gradient comes back."""
+        if self.requires_grad:
+            raise BufferError("this tensor requires a gradient, which another library knows nothing of: give it .detach()")
+        return memory
 
     def __repr__(self) -> str:
         text = np.array2string(self.numpy(), separator=", ", prefix=f"{type(self).__name__}(")
@@ -191,11 +216,12 @@ class Parameter(Tensor):
     def touch(self) -> None:
         """Say that the values changed in place: what was computed from the old ones has no gradient any more."""
         self.changed = next(_clock)
+        for listen in listeners:
+            listen(self)
 
-    def __deepcopy__(self, memo: dict) -> Parameter:
-        new = super().__deepcopy__(memo)
-        new.home, new.changed = None, -1
-        return new
+    def __setstate__(self, state: tuple) -> None:
+        super().__setstate__(state)
+        self.home, self.changed = None, -1  # the clock of this process knows nothing of that one's
 
     def _refuse(self, *_: Any) -> Any:
         raise TypeError("a Parameter is not changed by an operator, which would make a new tensor of it: "
@@ -207,9 +233,10 @@ class Parameter(Tensor):
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new Tensor with a copy of `value`: an array keeps its dtype, Python's floats become float32, its ints int64.
 
-    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.
+    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.  Arrays of
+    other libraries, such as PyTorch's and JAX's, come by DLPack; see `from_dlpack` for one that is not copied.
     """
-    value = raw(value)
+    value = adopt(raw(value))
     if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "shape"):
         backend = default_backend()
         if isinstance(value, np.ndarray):
@@ -225,6 +252,16 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
     if requires_grad:
         _check_float(data)
     return Tensor(data, requires_grad)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A Tensor in the memory of another library's array, such as PyTorch's, JAX's or CuPy's, on its device: no copy.
+
+    What one writes the other reads.  Raises TypeError for what has neither DLPack nor CUDA's array interface, and
+    BufferError for what cannot be shared: types such as bfloat16, and tensors that require a gradient.
+    """
+    array = adopt(x)
+    return Tensor(backend_of(array).asarray(array))
 
 
 def _check_float(a: Any) -> None:
@@ -248,9 +285,16 @@ def _owned(g: Any) -> Any:
 
 
 def _hooked(hooks: Sequence[Callable], g: Any) -> Any:
+    g = _owned(g)
     for hook in tuple(hooks):
         changed = hook(g)
-        g = g if changed is None else raw(changed) if not isinstance(g, Tensor) else changed
+        if changed is not None:
+            changed = changed if isinstance(g, Tensor) else raw(changed)
+            shape = getattr(changed, "shape", type(changed).__name__)
+            if shape != g.shape:
+                raise ValueError(f"a hook was given a gradient of shape {g.shape} and returned {shape}: it must return "
+                                 f"a gradient of the same shape, or None to leave it as it is")
+            g = _owned(changed if changed.dtype == g.dtype else changed.astype(g.dtype))
     return g
 
 
@@ -273,22 +317,30 @@ def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
     if root.node is None:
         return root.receive(_hooked(root.hooks or (), gradient))
     root.node.grad = gradient
-    for node in _reachable(root.node):
-        g, pullback, edges = node.grad, node.pullback, node.edges
-        node.grad = None
-        if g is not None:
-            if node.hooks:
-                g = _hooked(node.hooks, g)
-            if type(pullback) is tuple:
-                for edge, f in zip(edges, pullback, strict=True):
-                    if edge is not None:
-                        _send(node, edge, f(g), held)
-            else:
-                for edge, d in zip(edges, pullback(g), strict=False):
-                    if edge is not None and d is not None:
-                        _send(node, edge, d, held)
-        if not retain_graph:
-            node.pullback, node.edges = _spent, ()  # free activations as they are spent
+    nodes = _reachable(root.node)
+    try:
+        for node in nodes:
+            g, pullback, edges = node.grad, node.pullback, node.edges
+            node.grad = None
+            if g is not None:
+                if node.hooks:
+                    g = _hooked(node.hooks, g)
+                if type(pullback) is tuple:
+                    for edge, f in zip(edges, pullback, strict=True):
+                        if edge is not None and f is not None:
+                            d = f(g)
+                            if d is not None:
+                                _send(node, edge, d, held)
+                else:
+                    for edge, d in zip(edges, _all_of(node, pullback(g)), strict=True):
+                        if edge is not None and d is not None:
+                            _send(node, edge, d, held)
+            if not retain_graph:
+                node.pullback, node.edges = _spent, ()  # free activations as they are spent
+    except BaseException:
+        for node in nodes:  # what has arrived so far is no part of the next backward through here
+            node.grad = None
+        raise
     for leaf, g in held.values():
         leaf.receive(_hooked(leaf.hooks or (), g))
 
@@ -297,7 +349,7 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
     """Hand a gradient to the node or leaf that made the input, in the input's shape and dtype."""
     if type(edge) is Node:
         if g.shape != edge.shape:
-            g = _unbroadcast(g, edge.shape)
+            g = _unbroadcast(node, g, edge.shape)
         if g.dtype is not edge.dtype:
             g = g.astype(edge.dtype)
         edge.grad = g if edge.grad is None else edge.grad + g
@@ -306,9 +358,11 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
         raise RuntimeError(
             f"backward through {_name(node)}: a parameter of shape {edge.shape} was stepped or loaded since it was "
             f"read here, so this gradient would be of values that are gone: run the forward again")
+    if _watched is not None:
+        _watched[id(edge)] = edge
     data = edge.data
     if g.shape != data.shape:
-        g = _unbroadcast(g, data.shape)
+        g = _unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:
         g = g.astype(data.dtype)
     if not edge.hooks:
@@ -317,11 +371,35 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
         held[id(edge)] = edge, held[id(edge)][1] + g if id(edge) in held else g
 
 
+_watched: dict[int, Tensor] | None = None
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[dict[int, Tensor]]:
+    """Note the leaves, by id, that a backward inside the block gives a gradient to."""
+    global _watched
+    before, _watched = _watched, {}
+    try:
+        yield _watched
+    finally:
+        _watched = before
+
+
 def _name(node: Node) -> str:
     """The op a node is of, as its pullback's own name says: ``linear.<locals>.<lambda>``."""
-    pullback = node.pullback[0] if type(node.pullback) is tuple else node.pullback
+    pullback = next(filter(None, node.pullback), None) if type(node.pullback) is tuple else node.pullback
     pullback = getattr(pullback, "func", pullback)  # of a functools.partial
-    return getattr(pullback, "__qualname__", "an op").partition(".")[0].removesuffix("_backward")
+    name = getattr(pullback, "__qualname__", "an op")
+    return (name.rpartition(".<locals>")[0] or name).rpartition(".")[2].removesuffix("_backward")
+
+
+def _all_of(node: Node, found: Any) -> Any:
+    """What the one pullback for all inputs returned: a gradient, or None, for each."""
+    if type(found) in (tuple, list) and len(found) == len(node.edges):
+        return found
+    got = f"{len(found)} of them" if type(found) in (tuple, list) else f"one {type(found).__name__}"
+    raise TypeError(f"backward through {_name(node)}: its pullback must return a tuple of {len(node.edges)} gradients, "
+                    f"one for each array parameter, and it returned {got}")
 
 
 def _spent(g: Any) -> Any:
@@ -332,8 +410,13 @@ def _spent(g: Any) -> Any:
 def _as_gradient(root: Tensor, gradient: Any) -> Any:
     if isinstance(gradient, Tensor) and level(gradient) >= level(root):
         gradient = gradient.data
-    if not hasattr(gradient, "shape"):
-        gradient = backend_of(raw(root)).asarray(gradient, root.dtype)
+    backend = backend_of(raw(root))
+    if not hasattr(gradient, "shape") or isinstance(gradient, np.generic):
+        gradient = backend.asarray(gradient, root.dtype)
+    elif backend_of(raw(gradient)) is not backend:
+        other = backend_of(raw(gradient)).name
+        raise BackendMismatchError(f"backward(gradient): the tensor is on backend {backend.name!r} and its gradient on "
+                                   f"{other!r}: bring it there, with gpuprop.tensor(gradient).to({backend.name!r})")
     if gradient.shape != root.shape:
         raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, the tensor {root.shape}")
     return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
@@ -349,9 +432,12 @@ def _reachable(node: Node) -> list[Node]:
     return sorted(seen, key=_creation, reverse=True)
 
 
-def _unbroadcast(g: Any, shape: tuple) -> Any:
+def _unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
     """The sum of `g` over what broadcasting spread."""
     lead = g.ndim - len(shape)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[lead:], strict=True)):
+        raise ValueError(f"backward through {_name(node)}: its pullback returned a gradient of shape {g.shape} for an "
+                         f"input of shape {shape}; it must have that shape, or one the input broadcasts to")
     axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1))
     return g.sum(axis=axes).reshape(shape)
 
@@ -383,7 +469,9 @@ class Differentiable:
                       isnan isfinite isinf broadcast_shapes result_type require copy""".split())
 
     def __init__(self, xp: Any) -> None:
-        self.base, self.xp = xp, self
+        self.base = xp
+
+    xp = property(lambda self: self)  # and no attribute, which would be a cycle
 
     def own(self, out: Any) -> Tensor:
         return out if isinstance(out, Tensor) else Tensor(out)
@@ -422,7 +510,7 @@ def get_array_module(*values: Any) -> Any:
 
 def asnumpy(value: Any) -> np.ndarray:
     """A copy of an array or Tensor in host memory."""
-    value = raw(value)
+    value = adopt(raw(value))
     own = hasattr(value, "shape") and not isinstance(value, np.generic)
     return backend_of(value).to_numpy(value) if own else np.array(value)
 
@@ -443,9 +531,13 @@ def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
 
 def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
     """The function that returns (f, d(f)/d(argument)); see `grad`."""
-    numbers = (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    given = (argnum,) if isinstance(argnum, int) else tuple(argnum)
 
     def both(*args: Any, **kwargs: Any) -> tuple:
+        if not all(-len(args) <= n < len(args) for n in given):
+            raise TypeError(f"grad: argnum={argnum} is to be differentiated, and the call has {len(args)} positional "
+                            f"argument(s): give what is differentiated by position")
+        numbers = [n % len(args) for n in given]
         depth = current.get().depth + 1
         leaves: list[tuple[Tensor, Any]] = []
 
@@ -458,7 +550,7 @@ def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
             return leaves[-1][0]
 
         with Switch(depth=depth, recording=True):
-            wrapped = {n: _tree(wrap, args[n]) for n in numbers}
+            wrapped = {n: tree_map(wrap, args[n]) for n in numbers}
             y = f(*(wrapped.get(i, a) for i, a in enumerate(args)), **kwargs)
             if not hasattr(y, "shape") or y.size != 1:
                 got = getattr(y, "shape", type(y).__name__)
@@ -466,21 +558,21 @@ def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
             if level(y) == depth and y.requires_grad:  # else it does not depend on the argument
                 backward(y)
         zeros = lambda t: namespace(t.data).zeros_like(t.data)
-        found = iter([_as_given(x, zeros(t) if t.grad is None else t.grad) for t, x in leaves])
-        grads = tuple(_tree(lambda _: next(found), args[n]) for n in numbers)
-        value = y.data if level(y) == depth else y
-        like = next((x for _, x in leaves if isinstance(x, Tensor)), None)
-        return _as_given(like, value), grads[0] if isinstance(argnum, int) else grads
+        # a Tensor to who gave one, or is inside a grad themselves; the array to who gave an array
+        as_given = lambda tensor, result: result if tensor or depth > 2 else raw(result)
+        found = iter([as_given(isinstance(x, Tensor), zeros(t) if t.grad is None else t.grad) for t, x in leaves])
+        grads = tuple(tree_map(lambda _: next(found), args[n]) for n in numbers)
+        value = as_given(any(isinstance(x, Tensor) for _, x in leaves), y.data if level(y) == depth else y)
+        return value, grads[0] if isinstance(argnum, int) else grads
 
     return both
 
 
-def _as_given(given: Any, result: Any) -> Any:
-    """A Tensor to who gave one, or is inside a grad themselves; the array to who gave an array."""
-    return result if isinstance(given, Tensor) else raw(result)
-
-
-def _tree(f: Callable, x: Any) -> Any:
+def tree_map(f: Callable, x: Any) -> Any:
+    """`f` of every leaf of nested tuples, lists and dicts; None stays None."""
     if isinstance(x, dict):
-        return {k: _tree(f, v) for k, v in x.items()}
-    return type(x)(_tree(f, v) for v in x) if isinstance(x, list | tuple) else f(x)
+        return {k: tree_map(f, v) for k, v in x.items()}
+    if isinstance(x, list | tuple):
+        parts = [tree_map(f, v) for v in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)  # a namedtuple takes them one by one
+    return None if x is None else f(x)

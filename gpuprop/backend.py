@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -56,6 +57,11 @@ class Backend(ABC):
     def asarray(self, value: Any, dtype: Any = None) -> Any:
         """`value` as this backend's array: its own arrays as they are, the host's copied to the device."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in {"to_numpy", "synchronize"} & vars(cls).keys():
+            setattr(cls, name, _waiting(vars(cls)[name]))
+
     @abstractmethod
     def to_numpy(self, array: Any) -> np.ndarray:
         """A copy on the host; waits for the device, then raises what `require` found wrong meanwhile."""
@@ -66,6 +72,7 @@ class Backend(ABC):
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked."""
+        waits("synchronize()")
 
     def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
         """Host batches as this backend's arrays, in order; a device may be sent each while the one before is in use."""
@@ -128,13 +135,56 @@ _debugging: ContextVar[bool] = ContextVar("gpuprop_debugging", default=False)
 
 
 @contextlib.contextmanager
-def debug() -> Iterator[None]:
-    """Check at once, on every backend, what is otherwise looked at with the next value read: labels, indices."""
+def debug(nan: bool = False) -> Iterator[None]:
+    """Check at once, on every backend, what is otherwise looked at with the next value read: labels, indices.
+
+    With `nan`, raise FloatingPointError naming the layer and the op, forward, backward or update, that the first NaN
+    comes from: on the host at once, on a device at the end of the block.  All threads are watched, no step is captured.
+    """
     token = _debugging.set(True)
+    try:
+        if not nan:
+            yield
+        else:
+            from gpuprop.diagnosis.nan import detect_nan
+
+            with detect_nan():
+                yield
+    finally:
+        _debugging.reset(token)
+
+
+_no_sync: ContextVar[bool] = ContextVar("gpuprop_no_sync", default=False)
+
+
+@contextlib.contextmanager
+def no_sync() -> Iterator[None]:
+    """Raise RuntimeError where this thread would wait for a device: where a value is read, or `synchronize` called.
+
+    On NumPy, where nobody waits, reading a Tensor raises just so, for on a device it would.  A device array's own
+    methods are out of reach, unless its backend tells `waits`, as "strict" does.
+    """
+    token = _no_sync.set(True)
     try:
         yield
     finally:
-        _debugging.reset(token)
+        _no_sync.reset(token)
+
+
+def waits(what: str) -> None:
+    """Say that the host waits for a device here."""
+    if _no_sync.get():
+        raise RuntimeError(f"{what} makes the host wait for the device, and this is inside gpuprop.no_sync(): "
+                           f"read values after the block, or keep them on the device")
+
+
+def _waiting(method: Callable) -> Callable:
+    @functools.wraps(method)
+    def call(self: Backend, *args: Any) -> Any:
+        waits(f"{method.__name__}(), as .numpy(), .item(), float() and bool() call it," if args else "synchronize()")
+        return method(self, *args)
+
+    return call
 
 
 # ---- the registry ---------------------------------------------------------------------------------------------------
@@ -338,7 +388,7 @@ def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
     """An array on another backend or device (a name as `use` takes it), in another dtype, or both."""
     source = backend_of(array)
     target, device = (source, None) if where is None else _parse(where)
-    value = array if target is source else source.to_numpy(array)
+    value = array if target is source or type(array) is np.ndarray else source.to_numpy(array)
     if device is None:
         return target.asarray(value, dtype)
     before = target.device()

@@ -7,36 +7,56 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from gpuprop.autograd import Tensor, raw
-from gpuprop.backend import backend_of, default_backend
+import numpy as np
+
+from gpuprop import autograd
+from gpuprop.autograd import Parameter, Tensor, raw, tree_map
+from gpuprop.backend import BackendMismatchError, backend_of, default_backend
 from gpuprop.mode import current
 from gpuprop.nn import module as modules
+from gpuprop.ops import is_inspected
 from gpuprop.optim import optimizer as optimizers
+
+MANY = 32  # states of one signature, after which it will hardly settle
 
 
 def capture(step: Callable) -> Callable:
     """`step` made replayable where a backend can: for each signature it runs once as it is, is recorded, then replayed.
 
     `step` takes arrays, Tensors and hashable constants, and returns Tensors, arrays, or a list, tuple or dict of them;
-    results are fresh copies without history.  A signature is the shapes and dtypes of the arrays, the constants, train
-    or eval of every module called, the modes in force, and which parameters of the optimizers stepped have a gradient;
-    another one is recorded anew.  A step whose two consecutive recordings differ, by a Python number that changes, say,
-    is run as it is from then on, with a warning that names the call.  Raises CaptureError where the step waits for the
-    device.  On NumPy the step itself is run.
+    results are fresh copies without history, and what it writes into an argument stays in a copy.  A signature is the
+    shapes and dtypes of the arrays, the constants, train or eval of every module called, the modes in force, and of
+    every parameter where it lies, whether it is trained and whether it has a gradient; another one is recorded anew.
+    Attributes of modules, like a dropout's p, are read while recording and no more.
+    A step whose two consecutive recordings differ, by a Python number that changes, say, is run as it is from then on,
+    with a warning that names the call.  Raises CaptureError where the step waits for the device.  The step itself is
+    run on NumPy, for arguments that want a gradient, and inside `grad`, where results have their history.
     """
     known: dict[Any, _Captured] = {}
 
     @functools.wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
-        arrays: list[Any] = []
+        mode, arrays = current.get(), []  # type: ignore[var-annotated]
+        if mode.depth > 1:
+            return step(*args, **kwargs)
         _map(arrays.append, (args, kwargs))
         backend = backend_of(raw(arrays[0])) if arrays else default_backend()
-        if not backend.records:
-            return step(*args, **kwargs)
-        key = (backend.name, backend.device(), current.get(), _signature(args), _signature(kwargs))
-        if key not in known:
-            known[key] = _Captured(step, backend)
-        return known[key](args, kwargs, arrays)
+        if not backend.records or is_inspected() or any(isinstance(a, Tensor) and a.requires_grad for a in arrays):
+            return _map(_fresh, step(*args, **kwargs))
+        for a in arrays:
+            if type(raw(a)) is not backend.array_type:
+                raise BackendMismatchError(
+                    f"a captured step was given arrays of {backend.name!r} and {backend_of(raw(a)).name!r}: bring them "
+                    f"together before the call, for example with gpuprop.tensor(...)")
+        key = (backend.name, backend.device(), mode, _signature(args), _signature(kwargs))
+        try:
+            found = known.get(key)
+        except TypeError as e:
+            raise TypeError(f"a captured step takes arrays, Tensors and constants that can be hashed, alone or in lists, "
+                            f"tuples and dicts: {e}") from None
+        if found is None:
+            found = known[key] = _Captured(step, backend)
+        return _map(_fresh, found(args, kwargs, arrays))
 
     return run
 
@@ -47,19 +67,18 @@ class _Captured:
     def __init__(self, step: Callable, backend: Any) -> None:
         self.step, self.backend = step, backend
         self.recordings: dict[Any, _Replay] = {}
-        self.modules: list[Any] | None = None  # what the step calls and steps, known once it has run
-        self.optimizers: list[Any] = []
+        self.modules: dict[Any, None] = {}  # what the step calls, steps and trains, known once it has run
+        self.optimizers: dict[Any, None] = {}
+        self.tensors: list[Tensor] = []
+        self.ran: set[tuple] = set()  # in which states
         self.eager = False
 
     def __call__(self, args: tuple, kwargs: dict, arrays: list) -> Any:
         if self.eager:
             return self.step(*args, **kwargs)
-        if self.modules is None:  # what is made at first use is made now: state, kernels, plans
-            with modules.watch() as called, optimizers.watch() as stepped:
-                result = self.step(*args, **kwargs)
-            self.modules, self.optimizers = list(called), list(stepped)
-            return result
         state = self._state()
+        if state not in self.ran:  # what is made at first use is made now: state, kernels, plans
+            return self._run(args, kwargs, state)
         if state not in self.recordings:
             replay = self._record(args, kwargs, arrays)
             if replay is None:
@@ -67,58 +86,93 @@ class _Captured:
             self.recordings[state] = replay
         return self.recordings[state](arrays)
 
+    def _run(self, args: tuple, kwargs: dict, state: tuple) -> Any:
+        """The step as it is, watched."""
+        if len(self.ran) >= MANY:
+            self._give_up(f"in {MANY} calls of one signature its parameters and gradients lay elsewhere each time")
+        known = len(self.modules), len(self.tensors)
+        with modules.watch() as called, optimizers.watch() as stepped, autograd.watch() as reached:
+            result = self.step(*args, **kwargs)
+        self.modules |= called
+        self.optimizers |= stepped
+        held = (t for m in self.modules for t in (*m.parameters(), *m.buffers()))
+        trained = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
+        self.tensors = list({id(t): t for t in (*self.tensors, *held, *trained, *reached.values())}.values())
+        for t in self.tensors:
+            if isinstance(t, Parameter) and t.home is None:  # its gradient shall lie in one place from step to step
+                t.home = self.backend.xp.empty_like(t.data)
+        self.ran.add(state)
+        if known != (len(self.modules), len(self.tensors)):
+            self.ran.add(self._state())
+        return result
+
+    def _give_up(self, why: str) -> None:
+        self.eager = True
+        name = getattr(self.step, "__name__", "the step")
+        warnings.warn(f"{name} is run as it is, not captured: {why}", stacklevel=5)
+
     def _state(self) -> tuple:
         """What a recording is bound to beyond its arguments: host-side reads only."""
-        return tuple(m.training for m in self.modules or ()), tuple(o.capture_key() for o in self.optimizers)
+        kept = tuple(o.capture_key() for o in self.optimizers)  # brings home what was assigned
+        modes = tuple(m.training for m in self.modules)
+        return modes, kept, tuple((id(t.data), id(t.grad), t.requires_grad) for t in self.tensors)
 
     def _record(self, args: tuple, kwargs: dict, arrays: list) -> _Replay | None:
         slots = [Tensor(self.backend.xp.copy(raw(a))) for a in arrays]
         rest = iter(slots)
         inputs = _map(lambda a: next(rest) if isinstance(a, Tensor) else next(rest).data, (args, kwargs))
-        gradients = [(p, p.grad) for o in self.optimizers for group in o.param_groups for p in group["params"]]
-        recordings = []
-        for _ in range(2):
-            for p, g in gradients:
-                p.grad = g
-            with self.backend.record() as recording:
-                result = self.step(*inputs[0], **inputs[1])
-            recordings.append(recording)
+        before = [(t, t.data, t.grad, t.changed) for t in self.tensors]
+        recordings, results = [], []
+        try:
+            for _ in range(2):
+                for t, _data, g, _clock in before:
+                    t.grad = g
+                with self.backend.record() as recording:
+                    results.append(self.step(*inputs[0], **inputs[1]))
+                recordings.append(recording)
+            after = [(t, t.grad, t.changed != clock) for t, _data, _g, clock in before]
+        finally:  # a recording computes nothing: what it left behind is undefined until the first replay
+            for t, data, g, _clock in before:
+                t.data, t.grad = data, g
         difference = recordings[0].difference(recordings[1])
+        if difference is None and _signature(results[0]) != _signature(results[1]):
+            difference = "what it returns beside arrays was something else each time"
         if difference is not None:
-            for p, g in gradients:
-                p.grad = g
-            self.eager = True
-            name = getattr(self.step, "__name__", "the step")
-            warnings.warn(f"{name} is run as it is, not captured: {difference}", stacklevel=4)
-            return None
-        return _Replay(self.backend, recordings[1], slots, result,
-                       [(p, p.grad) for p, _ in gradients])
+            return self._give_up(difference)
+        return _Replay(recordings[1], slots, results[1], before, after)
 
 
 class _Replay:
     """A recording, the slots its arguments go to, and what it leaves behind."""
 
-    def __init__(self, backend: Any, recording: Any, slots: list, result: Any, gradients: list) -> None:
-        self.backend, self.recording, self.slots = backend, recording, slots
-        self.result, self.gradients = result, gradients
+    def __init__(self, recording: Any, slots: list, result: Any, before: list, after: list) -> None:
+        self.recording, self.slots, self.result, self.after = recording, slots, result, after
+        self._held = before  # the key names arrays by id: no other may get it
 
     def __call__(self, arrays: list) -> Any:
         for slot, a in zip(self.slots, arrays, strict=True):
             slot.data[...] = raw(a)
         self.recording.replay()
-        for p, g in self.gradients:
-            p.grad = g
-        fresh = lambda a: Tensor(self.backend.xp.copy(raw(a))) if isinstance(a, Tensor) else self.backend.xp.copy(a)
-        return _map(fresh, self.result)
+        for t, g, touched in self.after:
+            t.grad = g
+            if touched:
+                t.touch()
+        return self.result
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
 
 
 def _map(f: Callable, value: Any) -> Any:
     """`f` of every array and Tensor in nested tuples, lists and dicts."""
-    if isinstance(value, dict):
-        return {k: _map(f, v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_map(f, v) for v in value)
-    return f(value) if hasattr(value, "shape") and hasattr(value, "dtype") else value
+    return tree_map(lambda v: f(v) if _is_array(v) else v, value)
+
+
+def _fresh(a: Any) -> Any:
+    """A copy that no later step writes to, without history."""
+    copy = backend_of(raw(a)).xp.copy(raw(a))
+    return Tensor(copy) if isinstance(a, Tensor) else copy
 
 
 def _signature(value: Any) -> Any:
@@ -126,7 +180,7 @@ def _signature(value: Any) -> Any:
     if isinstance(value, dict):
         return tuple((k, _signature(v)) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return tuple(map(_signature, value))
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return type(value), *map(_signature, value)
+    if _is_array(value):
         return isinstance(value, Tensor), value.shape, value.dtype.name
     return type(value), value

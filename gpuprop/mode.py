@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
+
 
 class Mode(NamedTuple):
     """What the context says of how ops run."""
@@ -17,7 +21,7 @@ class Mode(NamedTuple):
     depth: int = 1  # of Tensors within Tensors
 
 
-current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (a NamedTuple cannot change)
+current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())
 
 
 class Switch(contextlib.ContextDecorator):
@@ -28,6 +32,23 @@ class Switch(contextlib.ContextDecorator):
 
     def _recreate_cm(self) -> Switch:  # a decorated function may run in many threads at once
         return Switch(**self._change)
+
+    def __call__(self, fn: Callable) -> Any:
+        if not inspect.isgeneratorfunction(fn):
+            return super().__call__(fn)
+
+        @functools.wraps(fn)
+        def steps(*args: Any, **kwargs: Any) -> Iterator:
+            rest = fn(*args, **kwargs)
+            while True:
+                with self._recreate_cm():  # between the steps the caller's mode holds
+                    try:
+                        value = next(rest)
+                    except StopIteration as end:
+                        return end.value
+                yield value
+
+        return steps
 
     def __enter__(self) -> None:
         self._tokens.append(current.set(current.get()._replace(**self._change)))

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +46,7 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False) -
 
 
 def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> Any:
-    choose, chosen = spec.choose, spec.chosen
+    choose, chosen, spec.lifted = spec.choose, spec.chosen, True
 
     def record(args: tuple, constants: dict) -> Any:
         arrays, edges = [], []
@@ -76,18 +77,25 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
             arrays, edges, wanted, owner = _resolve(spec, args)
         if promote:
             *_, x, y = arrays
-            if type(x) is type(y) and x.dtype is not y.dtype:
+            if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
         backend, run = chosen.get((owner, mode.generic)) or choose(owner, mode.generic)
-        out, pullback = run(backend.xp, *arrays, **constants)
+        made = run(backend.xp, *arrays, **constants)
+        if type(made) is not tuple:
+            raise TypeError(f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), and returned "
+                            f"{type(made).__name__}: return out, None where no gradient passes")
+        out, pullback = made
         if type(out) is tuple:
+            if wanted and type(pullback) is tuple:
+                edges, pullback = _wanted(spec, edges, pullback)
             return _several(out, pullback, edges, backend, wanted and mode.recording, tensors)
         if type(out) is not backend.array_type:
+            if isinstance(out, list | tuple):
+                raise TypeError(f"{spec.fn.__qualname__}: several outputs are a plain tuple, not a {type(out).__name__}")
             out = backend.own(out)
         if wanted and mode.recording and pullback is not None:
-            if wanted < len(edges) and type(pullback) is tuple:  # keep no pullback, and no array, that nobody wants
-                pairs = [(e, f) for e, f in zip(edges, pullback, strict=False) if e is not None]
-                edges, pullback = [e for e, _ in pairs], tuple(f for _, f in pairs)
+            if type(pullback) is tuple and not wanted == len(edges) == len(pullback):
+                edges, pullback = _wanted(spec, edges, pullback)
             return Tensor(out, True, Node(edges, pullback, out.shape, out.dtype))
         return Tensor(out) if tensors else out
 
@@ -116,7 +124,8 @@ def kernel(fn: Callable) -> Any:
         owner = next((type(a) for a in arrays if type(a) in BY_TYPE), None)
         if owner is None:
             owner = _resolve(spec, tuple(arrays))[3]
-        backend, run = spec.choose(owner, current.get().generic)
+        generic = current.get().generic
+        backend, run = spec.chosen.get((owner, generic)) or spec.choose(owner, generic)
         return run(backend.xp, *arrays, **constants)
 
     call = spec.public(run_now)
@@ -133,6 +142,8 @@ def linear_op(adjoint: Callable) -> Callable:
 
     def decorate(fn: Callable) -> Any:
         spec = Spec(fn)
+        if not spec.leading:
+            raise TypeError(f"{spec.name}: a linear_op takes its arrays first, then its constants")
 
         def on(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
             if isinstance(xp, Differentiable):
@@ -197,6 +208,7 @@ class Spec:
         self.variadic = self.arrays[0].variadic
         self.leading = self.variadic or self.parameters[: len(self.arrays)] == self.arrays
         self.chosen: dict[tuple[type, bool], tuple[Any, Callable]] = {}
+        self.lifted = False  # an op, not a kernel
         _choices.append(self.chosen)
         if registered:
             definitions[self.name] = fn
@@ -215,8 +227,10 @@ class Spec:
         if isinstance(owner, Differentiable):
             return owner, self._by_position(self.fn)
         backend = BY_TYPE[owner]
-        run = self.fn if generic else backend.kernels.get(self.name) or self.portable or self.fn
-        found = self.chosen[owner, generic] = backend, self._by_position(run)
+        run = self._by_position(self.fn if generic else backend.kernels.get(self.name) or self.portable or self.fn)
+        if _inspect is not None and self.lifted:
+            run = _inspect(self, backend, run)
+        found = self.chosen[owner, generic] = backend, run
         return found
 
     def version(self, owner: type) -> Callable:
@@ -264,6 +278,43 @@ def forget_choices() -> None:
         chosen.clear()
 
 
+def _wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]:
+    """No pullback, and no array in it, that nobody wants."""
+    if len(edges) != len(pullback):
+        raise TypeError(f"{spec.fn.__qualname__}: the body returned {len(pullback)} pullbacks for {len(edges)} arrays: "
+                        f"one for each array parameter, in order, None where no gradient passes")
+    wanted, pullbacks = [], []
+    for edge, f in zip(edges, pullback):  # noqa: B905 (their lengths agree, and `strict` costs half as much again)
+        if edge is not None:
+            wanted.append(edge)
+            pullbacks.append(f)
+    return wanted, tuple(pullbacks)
+
+
+_inspect: Callable | None = None
+
+
+@contextlib.contextmanager
+def inspected(inspect: Callable) -> Iterator[None]:
+    """Inside the block ops run as ``inspect(spec, backend, run)`` makes it of ``run(xp, *arrays, **constants)``.
+
+    What runs is (out, pullbacks) of arrays, as in an op's body.  It holds for all threads, and steps are not captured.
+    """
+    global _inspect
+    before = _inspect
+    _inspect = inspect if before is None else lambda spec, b, run: inspect(spec, b, before(spec, b, run))
+    forget_choices()
+    try:
+        yield
+    finally:
+        _inspect = before
+        forget_choices()
+
+
+def is_inspected() -> bool:
+    return _inspect is not None
+
+
 def _several(outs: tuple, pullback: Any, edges: list, backend: Any, record: Any, tensors: bool) -> tuple:
     """Several outputs: each has a node that leaves its gradient with the op's own."""
     outs = tuple(o if type(o) is backend.array_type else backend.own(o) for o in outs)
@@ -273,8 +324,7 @@ def _several(outs: tuple, pullback: Any, edges: list, backend: Any, record: Any,
 
     def whole(grads: list) -> Any:  # zeros for the outputs nobody used
         d = tuple(g if g is not None or k is None else backend.xp.zeros(*k) for g, k in zip(grads, kinds, strict=True))
-        return pullback(d) if callable(pullback) else tuple(f(d) if e is not None else None
-                                                            for e, f in zip(edges, pullback, strict=True))
+        return pullback(d) if callable(pullback) else tuple(f and f(d) for f in pullback)
 
     main = Node(edges, whole)
 
@@ -283,7 +333,7 @@ def _several(outs: tuple, pullback: Any, edges: list, backend: Any, record: Any,
             if main.grad is None:
                 main.grad = [None] * len(outs)
             main.grad[i] = g
-            return ()
+            return (None,)
         return keep
 
     return tuple(Tensor(o, True, Node((main,), leave(i), *k)) if k else Tensor(o)
@@ -326,9 +376,11 @@ def _bare(a: Any, spec: Spec | None = None, position: int = 0) -> Any:
         try:
             backend_of(a)
         except TypeError:
+            kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
+            shared = ", or with gpuprop.from_dlpack(...), which does not copy it" * hasattr(a, "__dlpack__")
             raise TypeError(
                 f"{spec.fn.__name__}(): {_argument(spec, position)!r} must be a Tensor, an array or a number, "
-                f"not {type(a).__name__}: convert it with gpuprop.tensor(...)") from None
+                f"not {kind}: convert it with gpuprop.tensor(...){shared}") from None
     return a
 
 

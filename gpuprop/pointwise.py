@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from gpuprop.mode import is_generic
 from gpuprop.backend import BY_TYPE
+from gpuprop.mode import is_generic
 
 
 def pointwise(fn: Callable) -> Any:

@@ -1,5 +1,6 @@
 """The registry, the choice of a backend, and its failures, each with its own message."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -45,7 +46,7 @@ class TestFailures:
 
     def test_missing_library(self, registry):
         register("absent", Absent)
-        with pytest.raises(ImportError, match="'absent' cannot be used: .*pip install absent"):
+        with pytest.raises(ImportError, match=r"'absent' cannot be used: .*pip install absent"):
             use("absent")
 
     def test_no_device(self, registry):
@@ -94,7 +95,7 @@ class TestFailures:
             name, array_type, kernels = "lost", list, {"gpuprop.functional.activation:rely": lambda xp, x: x}
 
         register("lost", Lost)
-        with pytest.raises(TypeError, match="twin of 'gpuprop.functional.activation:rely', which is no op"):
+        with pytest.raises(TypeError, match=r"twin of 'gpuprop.functional.activation:rely', which is no op"):
             use("lost")
 
     def test_a_twin_with_other_parameters(self, registry):
@@ -155,9 +156,9 @@ class TestChoice:
     def test_environment_and_automatic(self, setting, want, tmp_path):
         code = ("import gpuprop, gpuprop.testing\n"
                 "from gpuprop.backend import backend_of\nprint(backend_of(gpuprop.ones(1).data).name)")
-        import os
-        env = {k: v for k, v in os.environ.items() if k not in ("GPUPROP_BACKEND", "GPUPROP_STANDIN")} | setting | {"CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
+        plain = {k: v for k, v in os.environ.items() if not k.startswith("GPUPROP_")} | {"CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain | setting,
+                              cwd=tmp_path)
         assert done.stdout.split() == [want], done.stderr
         assert done.stderr.startswith("gpuprop: using numpy (") == (want == "numpy"), done.stderr
 
@@ -199,5 +200,5 @@ class TestArrays:
             backend.require(a < 2, "too large")
 
     def test_unknown_arrays(self):
-        with pytest.raises(TypeError, match="no backend owns arrays of type .*memoryview"):
+        with pytest.raises(TypeError, match=r"no backend owns arrays of type .*memoryview"):
             backend_of(memoryview(b""))

@@ -1,4 +1,7 @@
-"""A captured step: replayed without the host, equal to the step itself bit for bit, and honest about what it cannot follow."""
+"""A captured step: replayed without the host, equal to the step bit for bit, and honest about what it cannot follow."""
+
+import itertools
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -20,7 +23,8 @@ def _on_strict():
 
 def batches(n, rows=8):
     rng = np.random.default_rng(0)
-    return [(gpuprop.tensor(rng.standard_normal((rows, 5)).astype("float32")), gpuprop.tensor(rng.integers(0, 3, rows))) for _ in range(n)]
+    pairs = [(rng.standard_normal((rows, 5)).astype("float32"), rng.integers(0, 3, rows)) for _ in range(n)]
+    return [(gpuprop.tensor(x), gpuprop.tensor(y)) for x, y in pairs]
 
 
 def training(captured, zero_inside=True):
@@ -136,7 +140,7 @@ def test_parameters_that_left_home():
     """What a user assigns between steps is not lost: the step is looked at again."""
     weights = []
     for captured in (False, True):
-        model, optimizer, step = training(captured)
+        model, _, step = training(captured)
         for i, (x, y) in enumerate(batches(6)):
             if i == 4:
                 model[0].weight.data = gpuprop.zeros((7, 5)).data
@@ -153,3 +157,198 @@ def test_numpy_runs_the_step_itself():
         for _ in range(3):
             step(gpuprop.ones(2))
     assert len(calls) == 3
+
+
+def same_captured(run):
+    """What `run(capture)` and `run` of the step itself find."""
+    want, found = run(lambda step: step), run(capture)
+    assert found == want
+
+
+def small():
+    gpuprop.manual_seed(3)
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
+    return model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def inputs(n):
+    return [x for x, _ in batches(n)]
+
+
+def weights(model):
+    return {name: value.tolist() for name, value in model.state_dict().items()}
+
+
+def test_layers_frozen_between_steps():
+    def run(wrap):
+        model, optimizer = small()
+
+        def step(x):
+            optimizer.zero_grad()
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = wrap(step)
+        for i, x in enumerate(inputs(8)):
+            if i == 4:
+                model[0].requires_grad_(False)
+            step(x)
+        return weights(model)
+
+    same_captured(run)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_step_that_leaves_the_update_to_others(every):
+    """Forward and backward captured, gradients accumulated, the optimizer outside."""
+    def run(wrap):
+        model, optimizer = small()
+
+        def step(x):
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            return loss
+
+        step = wrap(step)
+        for i, x in enumerate(inputs(12)):
+            step(x)
+            if i % every == every - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+        return weights(model)
+
+    same_captured(run)
+
+
+def test_parameters_without_optimizer_or_module():
+    calls = []
+
+    def run(wrap):
+        p = gpuprop.Parameter(gpuprop.ones((5, 1)))
+
+        def step(x):
+            calls.append(1)
+            (x @ p).sum().backward()
+
+        step, found = wrap(step), []
+        for i, x in enumerate(inputs(20)):
+            if i % 3 == 0:
+                p.grad = None
+            step(x)
+            found.append(STRICT.to_numpy(p.grad).tolist())
+        return found
+
+    same_captured(run)
+    assert len(calls) < 20 + 10
+
+
+def test_weights_assigned_for_inference():
+    def run(wrap):
+        model, _ = small()
+        step, found = wrap(lambda x: model(x).sum()), []
+        for i, x in enumerate(inputs(8)):
+            if i == 4:
+                model[0].weight.data = gpuprop.zeros((4, 5)).data
+            found.append(step(x).item())
+        return found
+
+    same_captured(run)
+
+
+def test_a_module_first_called_in_training():
+    def run(wrap):
+        dropout, layer = nn.Dropout(0.5), nn.Linear(5, 5)
+        step, found = wrap(lambda x: (dropout(layer(x)) if layer.training else layer(x)).sum()), []
+        layer.eval()
+        for i, x in enumerate(inputs(9)):
+            if i == 3:
+                layer.train()
+            if i == 6:
+                dropout.eval()
+            found.append(step(x).item())
+        return found
+
+    gpuprop.manual_seed(0)
+    want = run(lambda step: step)
+    gpuprop.manual_seed(0)
+    assert run(capture) == want
+
+
+def test_a_replay_touches_its_parameters():
+    model, optimizer, step = training(captured=True)
+    (x, y), *rest = batches(5)
+    for batch in rest:
+        step(*batch)
+    loss = (model(x) ** 2).sum()
+    step(x, y)
+    with pytest.raises(RuntimeError, match="stepped or loaded"):
+        loss.backward()
+
+
+def test_an_error_while_recording_leaves_all_as_it_was():
+    model, optimizer = small()
+    fail = []
+
+    def step(x):
+        optimizer.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return loss.item() if fail else loss
+
+    captured, (x, *_) = capture(step), inputs(1)
+    captured(x)
+    was, gradients = weights(model), [STRICT.to_numpy(p.grad).tolist() for p in model.parameters()]
+    fail.append(1)
+    with pytest.raises(CaptureError):
+        captured(x)
+    assert weights(model) == was and [STRICT.to_numpy(p.grad).tolist() for p in model.parameters()] == gradients
+
+
+def test_results_have_no_history_on_any_backend():
+    for name in ("numpy", "strict"):
+        with use(name):
+            layer = nn.Linear(5, 2)
+            step = capture(lambda x, layer=layer: (layer(x), layer.weight))
+            for x in (gpuprop.ones((3, 5)),) * 4:
+                y, weight = step(x)
+                assert not y.requires_grad and weight is not layer.weight and type(weight) is gpuprop.Tensor
+
+
+def test_inside_grad_the_step_itself_is_run():
+    cube = capture(lambda x: (x**3).sum())
+    for _ in range(4):
+        assert gpuprop.grad(lambda x: cube(x))(gpuprop.ones(2)).tolist() == [3, 3]
+
+
+def test_arguments_that_want_a_gradient():
+    layer = nn.Linear(5, 1)
+    step = capture(lambda x: layer(x).sum().backward())
+    for x in inputs(4):
+        x.requires_grad_()
+        step(x)
+        assert x.grad is not None
+
+
+def test_structures_and_constants():
+    point = namedtuple("point", "a b")
+    step = capture(lambda p, k: point(p.a * k, p.b))
+    for k in (np.float32(2), 3.0, np.float32(2), np.float32(2), np.float32(2)):
+        out = step(point(gpuprop.ones(2), None), k)
+        assert isinstance(out, point) and out.a.tolist() == [k, k] and out.b is None
+    with pytest.raises(TypeError, match="can be hashed"):
+        step(point(gpuprop.ones(2), None), {1})
+    with pytest.raises(gpuprop.BackendMismatchError, match="bring them together"):
+        step(point(gpuprop.ones(2), np.ones(2)), 1)
+
+
+def test_what_else_it_returns_is_compared():
+    counter = itertools.count()
+    step = capture(lambda x: (x * 2, next(counter)))
+    x = gpuprop.ones(2)
+    step(x)
+    with pytest.warns(UserWarning, match="what it returns beside arrays"):
+        step(x)
+    assert step(x)[1] + 1 == step(x)[1]

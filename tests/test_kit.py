@@ -1,11 +1,10 @@
-"""The kit is checked too: planted faults, each of which it must catch, and a backend of somebody else's it must accept."""
+"""The kit is checked too: planted faults, each of which it must catch, and a stranger's backend, which it must take."""
 
 import os
 import subprocess
 import sys
 import textwrap
 
-import numpy as np
 import pytest
 
 import gpuprop
@@ -13,7 +12,17 @@ import gpuprop.functional as F
 from gpuprop import Array, Tensor, nn, op, optim
 from gpuprop.autograd import Parameter, raw
 from gpuprop.ops import kernel
-from gpuprop.testing import Row, check_grad, check_kernel, check_parity, check_second, check_training, floats, integers, pointwise
+from gpuprop.testing import (
+    Row,
+    check_grad,
+    check_kernel,
+    check_parity,
+    check_second,
+    check_training,
+    floats,
+    integers,
+    pointwise,
+)
 
 x, y = floats(4, 5), floats(5)
 BATCHES = [(floats(6, 4).astype("float32"), integers(3, 6)) for _ in range(6)]
@@ -36,7 +45,7 @@ class TestOps:
             check_grad(faulty, x, y)
 
     def test_missing_unbroadcast(self):
-        """The engine sums what broadcasting spread by shape alone: a pullback that sums the wrong axis itself is caught."""
+        """The engine sums by shape alone what broadcasting spread: a pullback that drops an axis itself is caught."""
         @op
         def faulty(xp, x1: Array, x2: Array):
             return x1 * x2, (lambda d: d * x2, lambda d: (d * x1)[0])
@@ -188,8 +197,8 @@ class TestTraining:
         check_training(self.make, BATCHES)
 
     @pytest.mark.parametrize("fault, found", [
-        ("baked-in learning rate", "captured"), ("stale counter", "captured"), ("hidden synchronisation", "waited for the device"),
-        ("tied weight split", "was tied to"),
+        ("baked-in learning rate", "captured"), ("stale counter", "captured"),
+        ("hidden synchronisation", "waited for the device"), ("tied weight split", "was tied to"),
     ])
     @pytest.mark.filterwarnings("ignore:.*run as it is, not captured")
     def test_planted(self, fault, found):
@@ -253,8 +262,8 @@ class TestThirdParty:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "GPUPROP"))}
         env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
         only = ["-k", "relu or matmul or cross_entropy or softmax"]
-        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *only], cwd=tmp_path, env=env,
-                              capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *only], cwd=tmp_path,
+                              env=env, capture_output=True, text=True)
         if fault is None:
             assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]
         else:

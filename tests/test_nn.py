@@ -43,12 +43,13 @@ class TestModule:
     def test_what_belongs_to_it(self):
         net = Net()
         assert sorted(n for n, _ in net.named_parameters()) == sorted([*NAMES, "head.weight"])
-        assert [n for n, _ in net.named_buffers()] == ["blocks.0.seen", "blocks.0.scratch", "blocks.1.seen", "blocks.1.scratch"]
-        assert [n for n, _ in net.named_modules()] == ["", "blocks", "blocks.0", "blocks.0.first", "blocks.1", "blocks.1.first", "head"]
+        assert [n for n, _ in net.named_buffers()] == [f"blocks.{i}.{n}" for i in (0, 1) for n in ("seen", "scratch")]
+        assert [n for n, _ in net.named_modules()] == [
+            "", "blocks", "blocks.0", "blocks.0.first", "blocks.1", "blocks.1.first", "head"]
         assert [n for n, _ in net.named_children()] == ["blocks", "head"] and len(list(net.children())) == 2
         assert len(list(net.blocks[0].parameters(recurse=False))) == 1
         assert net.get_submodule("blocks.1.first") is net.blocks[1].first
-        with pytest.raises(AttributeError, match="no module 'blocks.2'"):
+        with pytest.raises(AttributeError, match=r"no module 'blocks.2'"):
             net.get_submodule("blocks.2")
 
     def test_a_tied_parameter_is_one_with_two_names(self):
@@ -93,7 +94,8 @@ class TestModule:
 
     def test_repr(self):
         assert repr(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.2))) == (
-            "Sequential(\n  (0): Linear(in_features=2, out_features=3, bias=True)\n  (1): ReLU()\n  (2): Dropout(p=0.2)\n)")
+            "Sequential(\n  (0): Linear(in_features=2, out_features=3, bias=True)\n"
+            "  (1): ReLU()\n  (2): Dropout(p=0.2)\n)")
         assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)" and "alpha=2" in repr(nn.ELU(2))
 
     def test_no_forward(self):
@@ -105,12 +107,14 @@ class TestErrors:
     def test_the_layer_is_named_by_its_path(self, backend):
         with pytest.raises(ValueError, match="5 features") as caught:
             Net()(gpuprop.ones(2, 5))
-        assert caught.value.__notes__ == ["in Net.blocks.0.first: Linear(in_features=4, out_features=4, bias=True)"]
+        where = caught.value.__notes__[0].splitlines()[0]
+        assert where == "in Net.blocks.0.first: Linear(in_features=4, out_features=4, bias=True)"
 
     def test_float64_input_to_float32_parameters(self, backend):
         with pytest.raises(TypeError, match=r"float64.*float32.*astype\('float32'\).*to\(dtype='float64'\)") as caught:
             nn.Sequential(nn.Linear(3, 3))(gpuprop.tensor(np.ones((2, 3))))
-        assert caught.value.__notes__ == ["in Sequential.0: Linear(in_features=3, out_features=3, bias=True)"]
+        where = caught.value.__notes__[0].splitlines()[0]
+        assert where == "in Sequential.0: Linear(in_features=3, out_features=3, bias=True)"
 
     def test_a_note_a_layer_twice_used_and_caught_before(self, backend):
         net = Net()
@@ -140,7 +144,8 @@ class TestState:
         before = net.state_dict()
         state["stranger"] = state.pop("head.weight")
         state["blocks.0.norm"] = np.ones(5)
-        with pytest.raises(ValueError, match=r"blocks.0.norm is \(5,\) in the state and \(4,\).*missing: head.weight; unexpected: stranger"):
+        all_of_it = r"blocks.0.norm is \(5,\) in the state and \(4,\).*missing: head.weight; unexpected: stranger"
+        with pytest.raises(ValueError, match=all_of_it):
             net.load_state_dict(state)
         for name, value in net.state_dict().items():
             np.testing.assert_array_equal(value, before[name])
@@ -216,7 +221,8 @@ class TestLayers:
             if isinstance(cls, type) and issubclass(cls, nn.Function) and cls is not nn.Function and cls.inputs == 1:
                 layer = cls(0.5, 0.1) if name == "Threshold" else cls(dim=1) if "oftm" in name else cls()
                 layer.eval()
-                np.testing.assert_array_equal(layer(x).numpy(), cls.function(x, **layer.options()).numpy(), err_msg=name)
+                want = cls.function(x, **layer.options())
+                np.testing.assert_array_equal(layer(x).numpy(), want.numpy(), err_msg=name)
 
     def test_losses_keep_their_weights_as_buffers(self, backend):
         loss = nn.CrossEntropyLoss(weight=gpuprop.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
@@ -283,7 +289,8 @@ class TestInit:
 
     def test_errors(self):
         t = gpuprop.zeros(3)
-        for fill, match in [(init.eye_, "matrix"), (init.xavier_normal_, "weight"), (init.dirac_, "filters"), (init.orthogonal_, "2 axes")]:
+        for fill, match in [(init.eye_, "matrix"), (init.xavier_normal_, "weight"), (init.dirac_, "filters"),
+                            (init.orthogonal_, "2 axes")]:
             with pytest.raises(ValueError, match=match):
                 fill(t)
         with pytest.raises(ValueError, match="no gain is known for 'swish'"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,16 +22,29 @@ class CupyBackend(Backend):
     @classmethod
     def is_available(cls) -> bool | Unavailable:
         """True once a device has computed something, or why it cannot; asked once a process."""
-        return _probe()
+        return Unavailable(FORKED) if _probed_by not in (None, os.getpid()) else _probe()
 
     def __init__(self) -> None:
         import cupy
 
         from gpuprop_cupy.namespace import Namespace
+        from gpuprop_cupy.prefetch import Prefetch
 
         self._cupy, self._runtime = cupy, cupy.cuda.runtime
         self.array_type = cupy.ndarray
         self.xp = Namespace(require=self.require)
+        self._prefetch = Prefetch(cupy)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._leave)
+
+    def _leave(self) -> None:
+        """In a forked process: have nothing, and destroy nothing, which would be a call to CUDA."""
+        _remains.append(dict(vars(self)))
+        vars(self).clear()
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what is wrong in a forked process, to which CUDA only says "initialization error"."""
+        raise AttributeError(name) if vars(self) else RuntimeError(FORKED)
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
         return self._cupy.asarray(value, dtype)
@@ -38,6 +53,10 @@ class CupyBackend(Backend):
         host = array.get()
         self.raise_found()
         return host
+
+    def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
+        """Host batches as arrays here; each is sent from pinned memory while the one before is in use."""
+        return self._prefetch(batches)
 
     def _read(self, flag: Any) -> bool:
         return bool(flag)
@@ -61,6 +80,12 @@ class CupyBackend(Backend):
         return {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "free": free, "total": total}
 
 
+FORKED = ("this process was forked from one that had used CUDA, and CUDA does not survive a fork: start processes with "
+          "multiprocessing.get_context('spawn'), or use CUDA in the new process only")
+_remains: list[dict] = []
+_probed_by: int | None = None  # the process in which CUDA was started
+
+
 @functools.cache
 def _probe() -> bool | Unavailable:
     try:
@@ -72,6 +97,8 @@ def _probe() -> bool | Unavailable:
         runtime.getDeviceCount()
     except runtime.CUDARuntimeError as e:
         return Unavailable(f"no usable CUDA device: {e} ({_driver(runtime)})")
+    global _probed_by
+    _probed_by = os.getpid()
     try:
         if int(cupy.arange(4).sum()) == 6:  # compiles a kernel and runs it
             return True

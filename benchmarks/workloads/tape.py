@@ -1,4 +1,4 @@
-"""100 additions of 4 elements, forward and backward, both operands wanted: what recording and walking the graph costs."""
+"""100 additions of 4 elements, forward and backward, both operands wanted: the price of a recorded graph."""
 
 from __future__ import annotations
 

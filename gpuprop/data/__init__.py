@@ -1,11 +1,24 @@
 """Datasets, the loader that makes batches of them, augmentation of images, and readers of files."""
 
 from gpuprop.data.augmentation import (
-    Augmentation, Compose, Cutout, Mixup, Normalize, RandomCrop, RandomHorizontalFlip, ToFloat,
+    Augmentation,
+    Compose,
+    Cutout,
+    Mixup,
+    Normalize,
+    RandomCrop,
+    RandomHorizontalFlip,
+    ToFloat,
 )
 from gpuprop.data.collate import default_collate
 from gpuprop.data.dataset import (
-    ArrayDataset, ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, random_split,
+    ArrayDataset,
+    ConcatDataset,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    random_split,
 )
 from gpuprop.data.fetch import batch_rng
 from gpuprop.data.loader import DataLoader

@@ -19,11 +19,12 @@ from gpuprop.random import Generator
 
 
 class Augmentation(ABC):
-    """A change of images; whatever comes with them, as labels do, is passed on: ``images, labels = a(images, labels)``."""
+    """A change of images; what comes with them, as labels do, is passed on: ``images, labels = a(images, labels)``."""
 
     def __call__(self, images: Any, *rest: Any) -> Any:
         images = _host(images)
-        if images.ndim not in (3, 4) or images.ndim == 3 and rest and np.shape(rest[0])[:1] == images.shape[:1]:
+        labels = np.shape(rest[0]) if rest else ()
+        if images.ndim not in (3, 4) or (images.ndim == 3 and labels[:1] == images.shape[:1]):  # no channels
             raise ValueError(f"{type(self).__name__} takes images (C, H, W) or (N, C, H, W), and the shape is "
                              f"{images.shape}; where there is one channel, write images[:, None]")
         with on_host():
@@ -39,8 +40,8 @@ class Augmentation(ABC):
 def _host(array: Any) -> np.ndarray:
     array = raw(array)
     if backend_of(array).name != "numpy":
-        raise TypeError(f"augmentation works in host memory, and this array is on {backend_of(array).name!r}: leave the "
-                        f"dataset on the host, the loader sends what comes out to the device")
+        raise TypeError(f"augmentation works in host memory, and this array is on {backend_of(array).name!r}: leave "
+                        f"the dataset on the host, the loader sends what comes out to the device")
     return array
 
 
@@ -74,7 +75,7 @@ class Normalize(Augmentation):
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         if images.dtype.kind != "f":
-            raise TypeError(f"Normalize takes floating point, and these images are {images.dtype}: put ToFloat() before it")
+            raise TypeError(f"Normalize takes floating point, not {images.dtype}: put ToFloat() before it")
         return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
 
 
@@ -92,7 +93,7 @@ class RandomHorizontalFlip(Augmentation):
 
 
 class RandomCrop(Augmentation):
-    """A part of this size, a number or (height, width), from anywhere in the image with `padding` pixels on each side."""
+    """A part of this size, a number or (height, width), of the image with `padding` pixels on each side."""
 
     def __init__(self, size: int | tuple[int, int], padding: int = 0, fill: float = 0) -> None:
         self.size, self.padding, self.fill = _pair(size), padding, fill
@@ -145,7 +146,7 @@ class Mixup:
             other, share = rng.permutation(len(inputs)), _symmetric_beta(self.alpha, rng)
         mix = lambda a: a * a.dtype.type(share) + a[other] * a.dtype.type(1 - share)
         if inputs.dtype.kind != "f":
-            raise TypeError(f"Mixup takes floating point, and these inputs are {inputs.dtype}: put ToFloat() before it")
+            raise TypeError(f"Mixup takes floating point, not {inputs.dtype}: put ToFloat() before it")
         return mix(inputs), mix(labels)
 
     def _soft(self, labels: np.ndarray) -> np.ndarray:
@@ -154,12 +155,12 @@ class Mixup:
         if self.num_classes is None:
             raise ValueError("Mixup: the labels are integers, so it needs num_classes=")
         if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"Mixup: labels from {labels.min()} to {labels.max()}, and num_classes is {self.num_classes}")
+            raise ValueError(f"Mixup: labels from {labels.min()} to {labels.max()} for num_classes={self.num_classes}")
         return np.eye(self.num_classes, dtype=np.float32)[labels]
 
 
 def _symmetric_beta(alpha: float, rng: Generator) -> float:
-    """From Beta(alpha, alpha), of three uniform numbers; L. Devroye, "Non-uniform random variate generation", IX.3.4."""
+    """From Beta(alpha, alpha).  L. Devroye, "Non-uniform random variate generation", 1986, chapter IX.3.4."""
     u, v, side = rng.uniform(3, dtype="float64").tolist()
     spread = math.expm1(min(-math.log(1 - u) / alpha, 700.0)) * math.cos(2 * math.pi * v) ** 2
     half = 0.5 / math.sqrt(1 + 1 / spread) if spread > 1e-300 else 0.0

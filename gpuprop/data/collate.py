@@ -41,17 +41,17 @@ def default_collate(samples: Sequence) -> Any:
 
 def map_leaves(f: Callable, batch: Any) -> Any:
     """The same structure of tuples, lists and dicts, with `f` of what is in it."""
-    if isinstance(batch, Mapping):
-        return _like(batch, {key: map_leaves(f, value) for key, value in batch.items()})
     if isinstance(batch, tuple | list):
         return _like(batch, [map_leaves(f, value) for value in batch])
+    if not hasattr(batch, "shape") and isinstance(batch, Mapping):
+        return _like(batch, {key: map_leaves(f, value) for key, value in batch.items()})
     return f(batch)
 
 
 def _like(container: Any, values: Any) -> Any:
-    if isinstance(container, Mapping):
-        return values if type(container) is dict else type(container)(values)
-    return type(container)(*values) if hasattr(container, "_fields") else type(container)(values)
+    """`values` in such a container: a dict, a list, a tuple, or one of their kind."""
+    make: Any = type(container)
+    return make(*values) if hasattr(make, "_fields") else make(values)
 
 
 def _check_equal(what: str, values: list) -> None:

@@ -55,11 +55,8 @@ class ArrayDataset(Dataset):
 
     def take(self, indices: Any) -> tuple:
         """The rows of these numbers, of each array; gathered where the array is."""
-        indices, n = np.asarray(indices, np.intp), len(self)
-        wrong = indices[(indices < -n) | (indices >= n)]
-        if wrong.size:  # a device would wrap it
-            raise IndexError(f"there is no sample {wrong[0]}: the dataset has {n}")
-        return tuple(_rows(a, indices) for a in self.arrays)
+        indices = np.asarray(indices, np.intp)
+        return tuple(a.take(indices, 0) if type(a) is np.ndarray else _rows(a, indices) for a in self.arrays)
 
     def __repr__(self) -> str:
         return f"ArrayDataset({', '.join(f'{a.dtype}{list(a.shape)}' for a in self.arrays)})"
@@ -78,7 +75,11 @@ def _as_array(value: Any) -> Any:
 
 
 def _rows(a: Any, indices: np.ndarray) -> Any:
-    backend = backend_of(a)
+    """Rows of an array on a device, which would wrap an index out of range."""
+    backend, n = backend_of(a), len(a)
+    wrong = indices[(indices < -n) | (indices >= n)]
+    if wrong.size:
+        raise IndexError(f"index {wrong[0]} is out of bounds for the dataset's {n} samples")
     return backend.xp.take(a, backend.asarray(indices), axis=0)
 
 
@@ -134,8 +135,8 @@ def random_split(dataset: Any, lengths: Sequence[float], rng: Generator | None =
         rest = n - sum(counts)
         counts = [c + (i < rest) for i, c in enumerate(counts)]
     if sum(counts) != n or any(c < 0 or c != int(c) for c in counts):
-        raise ValueError(f"random_split: {list(lengths)} are neither lengths that sum to the dataset's {n}, nor fractions "
-                         f"that sum to 1")
+        raise ValueError(f"random_split: {list(lengths)} are neither lengths that sum to {n}, the dataset's, nor "
+                         f"fractions that sum to 1")
     with on_host():
         order = (rng or default_generator).permutation(n)
     return [Subset(dataset, part) for part in np.split(order, np.cumsum(counts[:-1], dtype=int))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -13,7 +14,7 @@ from gpuprop.backend import on_host
 from gpuprop.data.collate import default_collate, map_leaves
 from gpuprop.random import Generator, default_generator
 
-_rng: ContextVar[Generator | None] = ContextVar("gpuprop_batch_rng", default=None)
+_rng: ContextVar[Callable[[], Generator] | None] = ContextVar("gpuprop_batch_rng", default=None)
 
 
 def batch_rng() -> Generator:
@@ -22,7 +23,8 @@ def batch_rng() -> Generator:
     It depends on the epoch and the batch's number only, so a dataset that draws from it gives the same samples however
     many workers there are, and in a resumed epoch.
     """
-    return _rng.get() or default_generator
+    make = _rng.get()
+    return make() if make else default_generator
 
 
 def generator(seed: int, batch: int = -1) -> Generator:
@@ -49,7 +51,7 @@ class Fetch:
 
     def __call__(self, seed: int, number: int, wanted: Any) -> Any:
         """Batch `number` of the epoch with this seed: of the samples `wanted`, as host or device arrays."""
-        token = _rng.set(generator(seed, number))
+        token = _rng.set(functools.cache(lambda: generator(seed, number)))
         try:
             with on_host():
                 batch = self.read(seed, wanted)
@@ -80,9 +82,10 @@ class Fetch:
 
     def _cast(self, leaf: Any) -> Any:
         leaf = raw(leaf)
-        if self.dtype is None or not hasattr(leaf, "shape") or not is_float(leaf.dtype):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is self.dtype or self.dtype is None or dtype is None or not is_float(dtype):
             return leaf
-        return leaf.astype(self.dtype) if leaf.dtype != self.dtype else leaf
+        return leaf.astype(self.dtype)
 
 
 class FetchNext(Fetch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 from collections import deque
@@ -44,14 +45,15 @@ class DataLoader:
         self.timeout, self.prefetch_factor = timeout, 2 if prefetch_factor is None else prefetch_factor
         self.persistent_workers, self.collate_fn, self.transform = persistent_workers, collate_fn, transform
         self.dtype = None if dtype is None else np.dtype(dtype)
-        self.streams = hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
+        self.streams = hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
         self._check(shuffle, sampler, batch_sampler, prefetch_factor)
-        self.sampler, self.batch_sampler = sampler, batch_sampler
+        self.sampler: Any = sampler
+        self.batch_sampler: Any = batch_sampler
         if not self.streams and batch_sampler is None:
             if sampler is None:
                 self.sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
             if batch_size is not None:
-                self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)  # type: ignore[arg-type]
+                self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
         self._epoch: int | None = None  # the seed of the epoch that is under way
         self._batch = 0  # how many of its batches were handed out
         self._resumes = False
@@ -66,28 +68,44 @@ class DataLoader:
 
     def _run(self, seed: int, first: int) -> Iterator[Any]:
         """The batches of an epoch, from number `first` on."""
-        fetch = (FetchNext if self.streams else Fetch)(self.dataset, self.collate_fn, self.transform, self.dtype)
-        tasks = self._tasks(seed, first)
-        pool, self._pool = self._pool, None
+        made = self._made(self._tasks(seed, first))
         try:
-            if not self.num_workers:
-                batches: Iterator = (fetch(*task) for task in tasks)
-            else:
-                if pool is None or pool.closed:
-                    count = 1 if self.streams else self.num_workers
-                    pool = Pool(fetch, count, self.worker, self.worker_init_fn)
-                batches = pool.run(tasks, self.num_workers * self.prefetch_factor, self.timeout or None)
-            batches = itertools.takewhile(lambda batch: batch is not End, batches)
-            for number, batch in enumerate(self._sent(itertools.islice(batches, first if self.streams else 0, None)), first):
+            batches: Iterator = itertools.takewhile(lambda batch: batch is not End, made)
+            if self.streams:
+                batches = itertools.islice(batches, first, None)
+            for number, batch in enumerate(self._sent(batches), first):
                 if self._epoch == seed:
                     self._batch = number + 1
                 yield batch
             if self._epoch == seed:
                 self._epoch, self._batch = None, 0
         finally:
-            if pool is not None and self.persistent_workers and self._pool is None:
+            made.close()
+
+    def _made(self, tasks: Iterator[tuple]) -> Any:
+        """The batches in host memory, made here or by workers."""
+        fetch = (FetchNext if self.streams else Fetch)(self.dataset, self.collate_fn, self.transform, self.dtype)
+        if not self.num_workers:
+            yield from (fetch(*task) for task in tasks)
+        else:
+            with self._workers(fetch) as pool:
+                yield from pool.run(tasks, self.num_workers * self.prefetch_factor, self.timeout or None)
+
+    @contextlib.contextmanager
+    def _workers(self, fetch: Fetch) -> Iterator[Pool]:
+        """Workers for one epoch, or, if they persist, those that the last one left."""
+        pool, self._pool = self._pool, None
+        if pool is None or pool.closed:
+            pool = Pool(fetch, 1 if self.streams else self.num_workers, self.worker, self.worker_init_fn)
+        try:
+            yield pool
+        except (Exception, KeyboardInterrupt) as e:
+            pool.close(kill=isinstance(e, KeyboardInterrupt))
+            raise
+        finally:
+            if self.persistent_workers and self._pool is None:
                 self._pool = pool
-            elif pool is not None:
+            else:
                 pool.close()
 
     def _tasks(self, seed: int, first: int) -> Iterator[tuple]:
@@ -115,7 +133,7 @@ class DataLoader:
     def __len__(self) -> int:
         """The number of batches, where the dataset or its sampler knows its length."""
         if not self.streams:
-            return len(self.sampler if self.batch_sampler is None else self.batch_sampler)  # type: ignore[arg-type]
+            return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
         if self.batch_size is None:
             return len(self.dataset)
         return len(BatchSampler(self.dataset, self.batch_size, self.drop_last))
@@ -149,7 +167,7 @@ class DataLoader:
     # ---- going on later ---------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, int | None]:
-        """Where the loader is: the seed of the epoch, how many batches were handed out, and the generator's position."""
+        """Where the loader is: the epoch's seed, how many of its batches it gave, and the generator's position."""
         state = self._generator().get_state()
         return {"epoch": self._epoch, "batch": self._batch, "seed": state["seed"], "draws": state["draws"][DATA]}
 

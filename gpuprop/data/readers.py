@@ -31,11 +31,11 @@ def read_idx(path: str | os.PathLike) -> np.ndarray:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         zero, kind, ndim = struct.unpack_from(">HBB", data)
+        if zero or kind not in IDX_TYPES:
+            raise ValueError(f"{path}: no IDX file, it begins with {data[:4].hex(' ')}")
         shape = struct.unpack_from(f">{ndim}I", data, 4)
     except (EOFError, OSError, struct.error, zlib.error) as e:
         raise ValueError(f"{path}: no whole IDX file: {e}") from e
-    if zero or kind not in IDX_TYPES:
-        raise ValueError(f"{path}: no IDX file, it begins with {data[:4].hex(' ')}")
     dtype = np.dtype(IDX_TYPES[kind])
     expected, start = math.prod(shape) * dtype.itemsize, 4 + 4 * ndim
     if len(data) - start != expected:
@@ -72,7 +72,7 @@ def read_csv(path: str | os.PathLike, target: str | int | None = None, columns: 
     if not rows:
         raise ValueError(f"{path}: the file is empty")
     first = rows[0][1]
-    if header or header is None and not any(map(_is_number, first)):
+    if header or (header is None and not any(map(_is_number, first))):
         names, rows = [name.strip() for name in first], rows[1:]
     else:
         names = [str(i) for i in range(len(first))]
@@ -80,13 +80,14 @@ def read_csv(path: str | os.PathLike, target: str | int | None = None, columns: 
         if len(row) != len(names):
             raise ValueError(f"{path}, line {line}: {len(row)} cells, and there are {len(names)} columns")
     goal = None if target is None else _position(target, names, path)
-    chosen = [i for i in range(len(names)) if i != goal] if columns is None else [_position(c, names, path) for c in columns]
+    wanted = [i for i in range(len(names)) if i != goal] if columns is None else columns
+    chosen = [_position(c, names, path) for c in wanted]
     inputs = np.empty((len(rows), len(chosen)))
     for k, i in enumerate(chosen):
         for n, (line, row) in enumerate(rows):
             if not _is_number(row[i]):
-                raise ValueError(f"{path}, line {line}, column {names[i]!r}: {row[i]!r} is no number; name the columns to "
-                                 f"read by columns=")
+                raise ValueError(f"{path}, line {line}, column {names[i]!r}: {row[i]!r} is no number; name the columns "
+                                 f"to read by columns=")
             inputs[n, k] = _number(row[i])
     found, classes = (None, []) if goal is None else _target([row[goal].strip() for _, row in rows])
     return Table(inputs, found, [names[i] for i in chosen], classes)
@@ -114,12 +115,12 @@ def _number(cell: str) -> float:
     return math.nan if cell.lower() in MISSING else float(cell)
 
 
-def _position(column: str | int, names: list[str], path: Any) -> int:
+def _position(column: Any, names: list[str], path: Any) -> int:
     if isinstance(column, int) and -len(names) <= column < len(names):
         return column % len(names)
     if column not in names:
         raise ValueError(f"{path}: no column {column!r}; there are {', '.join(names)}")
-    return names.index(column)  # type: ignore[arg-type]
+    return names.index(column)
 
 
 # ---- images ---------------------------------------------------------------------------------------------------------

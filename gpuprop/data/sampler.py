@@ -76,7 +76,7 @@ class WeightedRandomSampler(Sampler):
         w = self.weights
         if w.ndim != 1 or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
             raise ValueError("WeightedRandomSampler: weights are a list of finite numbers, none negative, not all 0")
-        if num_samples <= 0 or not replacement and num_samples > np.count_nonzero(w):
+        if num_samples <= 0 or (not replacement and num_samples > np.count_nonzero(w)):
             raise ValueError(f"WeightedRandomSampler: num_samples is at least 1 and, without replacement, at most the "
                              f"{np.count_nonzero(w)} samples whose weight is not 0; it is {num_samples}")
 

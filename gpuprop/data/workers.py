@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -28,11 +31,11 @@ class Pool:
     def __init__(self, fetch: Callable, count: int, worker: str, init: Callable[[int], Any] | None) -> None:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
         self._members: list[tuple[Any, threading.Thread]] = []
-        make = _Process if worker == "process" else _Local
-        work = _pickled((fetch, init)) if worker == "process" else (fetch, init)
+        work = _pickled((fetch, init)) if worker == "process" else b""
+        _open.add(self)
         try:
             for number in range(count):
-                member = make(work, number)
+                member = _Process(work, number) if work else _Local((fetch, init), number)
                 thread = threading.Thread(target=_serve, args=(self._tasks, member), name=f"gpuprop-data-{number}",
                                           daemon=True)  # a thread that hangs in a dataset keeps no program from its end
                 self._members.append((member, thread))
@@ -64,24 +67,38 @@ class Pool:
         try:
             return future.result(timeout)
         except TimeoutError:
-            if future.done():  # the dataset's own
-                raise
+            if future.done():  # in the very moment, or with the dataset's own TimeoutError
+                return future.result()
         count = len(self._members)
         self.close(kill=True)
-        raise TimeoutError(f"the data loader waited timeout={timeout} s for a batch of its {count} worker(s): is a sample "
-                           f"slow to read, or stuck?")
+        raise TimeoutError(f"the data loader waited timeout={timeout} s for a batch of its {count} worker(s): is a "
+                           f"sample slow to read, or stuck?")
 
     def close(self, kill: bool = False) -> None:
         """End the workers when their batch is done, or, if `kill`, now: processes die, threads are not waited for."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._tasks.get_nowait()[0].cancel()
         members, self._members = self._members, []
+        if members:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._tasks.get_nowait()[0].cancel()
         for _ in members:
             self._tasks.put(None)
         for member, thread in members:
             if thread is not threading.current_thread():  # the garbage collector may call from anywhere
                 member.end(thread, kill)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_open: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """Before Python takes itself apart, after which no thread can be waited for."""
+    for pool in list(_open):
+        pool.close(kill=True)
 
 
 def _serve(tasks: queue.SimpleQueue, member: Callable) -> None:
@@ -140,11 +157,11 @@ class _Process:
 
     def _obituary(self) -> str:
         self._process.join(PATIENCE)
-        code = self._process.exitcode
-        ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        hint = ("" if self._work is None else " before its first batch (a script must start its loop under "
-                "`if __name__ == \"__main__\":`, for each worker imports it)")
-        return f"data worker process {self._process.pid} {ended}{hint}; if memory ran out, use fewer workers or worker=\"thread\""
+        code = self._process.exitcode or 0
+        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        hint = ("did memory run out, or does a sample crash it?" if self._work is None else
+                "it imports the script, so what starts the loader must be under `if __name__ == \"__main__\":`")
+        return f"data worker process {self._process.pid} {ended}: {hint}"
 
     def end(self, thread: threading.Thread, kill: bool) -> None:
         if not kill:
@@ -163,6 +180,7 @@ class _Process:
 def _work(pipe: Any, number: int) -> None:
     """What a worker process does until its pipe closes; it makes arrays in host memory only."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business, who then closes the pipe
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     set_default_backend("numpy")
     with contextlib.suppress(EOFError, OSError):
         work, member = pipe.recv_bytes(), None
@@ -175,6 +193,12 @@ def _work(pipe: Any, number: int) -> None:
                 answer = _packed((False, (_portable(e), traceback.format_exc())))
             for part in answer:
                 pipe.send_bytes(part)
+
+
+def _end_with_parent() -> None:
+    """Leave no process behind though the parent was killed, and a sample takes for ever."""
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)
 
 
 class _WorkerTraceback(Exception):
@@ -200,8 +224,8 @@ class _HostPickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         backend = BY_TYPE.get(type(obj))
         if backend is not None and backend.name != "numpy":
-            raise TypeError(f"it holds an array of backend {backend.name!r}, and worker processes have no device: keep the "
-                            f"data in host memory, or use num_workers=0")
+            raise TypeError(f"it holds an array of backend {backend.name!r}, and worker processes have no device: keep "
+                            f"the data in host memory, or use num_workers=0")
         return NotImplemented
 
 
@@ -210,9 +234,9 @@ def _pickled(work: Any) -> bytes:
     try:
         _HostPickler(file, protocol=5).dump(work)
     except Exception as e:
-        raise TypeError(f"worker=\"process\" sends its workers the dataset, collate_fn, transform and worker_init_fn by "
-                        f"pickle, and that failed: {type(e).__name__}: {e}. Functions and classes must be defined at the "
-                        f"top of a module; worker=\"thread\" takes everything") from e
+        raise TypeError(f"worker=\"process\" sends dataset, collate_fn, transform and worker_init_fn by pickle, and "
+                        f"that failed: {type(e).__name__}: {e}.  Functions and classes must be defined at the top of a "
+                        f"module; worker=\"thread\" takes everything") from e
     return file.getvalue()
 
 

@@ -47,6 +47,7 @@ from gpuprop.functional.loss import (
     margin_ranking_loss,
     mse_loss,
     multi_margin_loss,
+    multilabel_margin_loss,
     multilabel_soft_margin_loss,
     nll_loss,
     one_hot,
@@ -65,3 +66,10 @@ ARRAY_FUNCTIONS = {  # NumPy's names: gpuprop.exp, gpuprop.sum ..., and the xp o
 }
 Differentiable.ops.update(ARRAY_FUNCTIONS)
 _tensor.attach()
+
+
+def __getattr__(name: str) -> object:
+    """PyTorch's relu_, elu_ and their like are refused: an op writes into nothing."""
+    if name.endswith("_") and name[:-1] in globals():
+        raise AttributeError(f"gpuprop.functional has no {name}: nothing is computed in place; use {name[:-1]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,13 +6,16 @@ import math
 import warnings
 from typing import Any
 
-from gpuprop.functional.elementwise import elementwise
-from gpuprop.ops import Array, kernel, op
-from gpuprop.random import NOISE, Generator, default_generator, words
+from gpuprop.autograd import namespace, raw
+from gpuprop.backend import backend_of, use
+from gpuprop.functional.elementwise import composed, elementwise
+from gpuprop.functional.shape import astype
+from gpuprop.ops import Array, op
+from gpuprop.random import NOISE, Generator, default_generator
 
 # ---- pieces of straight lines ---------------------------------------------------------------------------------------
-# Multiplied by a mask rather than chosen by `where`, which costs ten times as much where signs are random.  At a kink the
-# gradient is PyTorch's: that of the constant side.
+# Multiplied by a mask rather than chosen by `where`, which costs ten times as much on a CPU where signs are random.  At
+# a kink the gradient is PyTorch's: that of the constant side.
 
 
 @elementwise
@@ -61,19 +64,8 @@ def relu6(input: Array, inplace: bool = False) -> Array:
 
 
 @elementwise
-def leaky_relu(xp, input: Array, negative_slope: float = 0.01, inplace: bool = False):
-    """`input` where positive, else `negative_slope` times it."""
-    return xp.maximum(input, 0) + negative_slope * xp.minimum(input, 0)
-
-
-@leaky_relu.backward
-def leaky_relu_backward(xp, input, dy, negative_slope):
-    return dy * (input > 0) + negative_slope * dy * (input <= 0)
-
-
-@elementwise
 def leaky(xp, input: Array, slope: Array):
-    """`input` where positive, else `slope`, an array, times it."""
+    """`input` where positive, else `slope` times it."""
     return xp.maximum(input, 0) + slope * xp.minimum(input, 0)
 
 
@@ -87,11 +79,16 @@ def leaky_backward_slope(xp, input, slope, dy):
     return dy * xp.minimum(input, 0)
 
 
+def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False) -> Array:
+    """`input` where positive, else `negative_slope` times it."""
+    return leaky(input, negative_slope)
+
+
 def prelu(input: Array, weight: Array) -> Array:
     """`input` where positive, else `weight` times it: one weight for all, or (C,) for the channels of (N, C, ...)."""
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.size not in (1, channels):
-        raise ValueError(f"prelu: input {input.shape} takes a weight of 1 or {channels} elements, not of shape {weight.shape}")
+        raise ValueError(f"prelu: input {input.shape} takes a weight of 1 or {channels} elements, not {weight.shape}")
     return leaky(input, weight.reshape((-1, *(1,) * (input.ndim - 2)) if input.ndim else ()))
 
 
@@ -131,7 +128,7 @@ def hardsigmoid_backward(xp, input, dy):
 @elementwise
 def hardswish(xp, input: Array, inplace: bool = False):
     """``input * hardsigmoid(input)``."""
-    return input * xp.clip(input + 3, 0, 6) / 6
+    return input * (xp.clip(input + 3, 0, 6) / 6)
 
 
 @hardswish.backward
@@ -250,7 +247,7 @@ def softsign(xp, input: Array):
 @softsign.backward
 def softsign_backward(xp, input, dy):
     a = 1 + xp.abs(input)
-    return dy / (a * a)
+    return dy / a / a
 
 
 @elementwise
@@ -298,11 +295,12 @@ def glu(xp, input: Array, dim: int = -1):
 @op(precision="full")
 def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """``exp(input)`` as shares of its sum along `dim`; `dtype` is cast to first."""
-    dim = _chosen("softmax", input, dim)
-    x = input if dtype is None else input.astype(dtype)
-    if x.size == 0:  # which has no largest
-        return x, (lambda dy: dy,)
-    y = xp.exp(x - x.max(axis=dim, keepdims=True))
+    if dtype is not None:
+        return cast_first(xp, softmax, input, dim, dtype)
+    if input.size == 0:  # which has no largest
+        return input, (lambda dy: dy,)
+    dim = chosen("softmax", input, dim)
+    y = xp.exp(input - input.max(axis=dim, keepdims=True))
     y /= y.sum(axis=dim, keepdims=True)
     return y, (lambda dy: y * (dy - (y * dy).sum(axis=dim, keepdims=True)),)
 
@@ -310,11 +308,12 @@ def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
 @op(precision="full")
 def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """``log(softmax(input, dim))``; `dtype` is cast to first."""
-    dim = _chosen("log_softmax", input, dim)
-    x = input if dtype is None else input.astype(dtype)
-    if x.size == 0:  # which has no largest
-        return x, (lambda dy: dy,)
-    y = x - x.max(axis=dim, keepdims=True)
+    if dtype is not None:
+        return cast_first(xp, log_softmax, input, dim, dtype)
+    if input.size == 0:
+        return input, (lambda dy: dy,)
+    dim = chosen("log_softmax", input, dim)
+    y = input - input.max(axis=dim, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
     return y, (lambda dy: dy - xp.exp(y) * dy.sum(axis=dim, keepdims=True),)
 
@@ -322,33 +321,32 @@ def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
 @op(precision="full")
 def softmin(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """``softmax(-input, dim)``; `dtype` is cast to first."""
-    y, (back,) = softmax.fn(xp, -input, _chosen("softmin", input, dim), dtype)
+    y, (back,) = softmax.fn(xp, -input, dim, dtype)
     return y, (lambda dy: -back(dy),)
 
 
-def _chosen(name: str, input: Any, dim: int | None) -> int:
-    """The axis, or PyTorch's choice where none was given."""
-    if dim is not None:
-        return dim
-    dim = 0 if input.ndim in (0, 1, 3) else 1
-    warnings.warn(f"{name}: no dim was given, and for {input.ndim} axes PyTorch takes {dim}: say dim={dim}", stacklevel=5)
-    return dim
+def cast_first(xp, op, input, dim, dtype):
+    """The op of `input` in another dtype; the gradient comes back in its own."""
+    x, (to_input,) = astype.fn(xp, input, dtype)
+    y, (to_x,) = op.fn(xp, x, dim)
+    return y, (lambda dy: to_input(to_x(dy)),)
+
+
+def chosen(name: str, input: Any, dim: int | None) -> int | None:
+    """The axis, or PyTorch's choice where none was given; a 0-d array has none."""
+    if dim is None:
+        dim = 0 if input.ndim in (0, 1, 3) else 1
+        warnings.warn(f"{name}: no dim was given; for {input.ndim} axes PyTorch takes {dim}: say dim={dim}", stacklevel=5)
+    return dim if input.ndim else None
 
 
 # ---- noise ----------------------------------------------------------------------------------------------------------
 
 
-@kernel
-def uniform_noise(xp, ticket: Array, shape):
-    """Uniform in (0, 1), float64, by a ticket of `Generator.noise`."""
-    bits = words(xp, ticket, NOISE, 0, math.prod(shape)) >> 12
-    return (bits.astype("float64").reshape(shape) + 0.5) * 2.0**-52
-
-
-@kernel
-def gumbel_noise(xp, ticket: Array, shape, dtype):
-    """The largest of many, ``-log(-log(u))`` of a uniform u, by a ticket of `Generator.noise`."""
-    return -xp.log(-xp.log(uniform_noise.fn(xp, ticket, shape))).astype(dtype)
+def uniform(like: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:
+    """Noise of the shape of `like`, and where that is."""
+    with use(backend_of(raw(like)).name):
+        return (rng or default_generator).uniform(like.shape, low, high, dtype, NOISE)
 
 
 def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
@@ -358,8 +356,7 @@ def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bo
         raise ValueError(f"rrelu: lower {lower} is above upper {upper}")
     if not training:
         return leaky_relu(input, (lower + upper) / 2)
-    slope = lower + (upper - lower) * uniform_noise((rng or default_generator).noise(input), input.shape)
-    return leaky(input, slope.astype(input.dtype))
+    return leaky(input, uniform(input, lower, upper, input.dtype, rng))
 
 
 @op
@@ -370,12 +367,15 @@ def straight_through(xp, input: Array, dim: int):
     return (xp.expand_dims(xp.argmax(input, axis=axis), axis) == place).astype(input.dtype), (lambda dy: dy,)
 
 
+@composed
 def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1,
                    rng: Generator | None = None) -> Array:
     """Shares along `dim` drawn about those of `logits`, the nearer to one-hot the lower `tau`; one-hot where `hard`.
 
     A one-hot draw has the gradient of the shares it was made of; `eps` is ignored.  E. Jang et al., ICLR 2017.
     """
-    noise = gumbel_noise((rng or default_generator).noise(logits), logits.shape, logits.dtype)
-    shares = softmax((logits + noise) / tau, dim)
+    u = uniform(logits, 0.0, 1.0, "float64", rng)
+    xp = namespace(u)
+    gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))  # as the largest of many is distributed
+    shares = softmax((logits + gumbel.astype(logits.dtype)) / tau, dim)
     return straight_through(shares, dim) if hard else shares

@@ -162,7 +162,9 @@ def copysign(xp, x1: Array, x2: Array):
 
 @op(promote=True)
 def where(xp, condition: Array, x: Array, y: Array):
-    """`x` where the condition holds, else `y`."""
+    """`x` where the condition holds, else `y`; of two numbers, float32 if one is a float."""
+    if {type(x), type(y)} in ({float}, {float, int}):
+        x = xp.full((), x, "float32")
     return xp.where(condition, x, y), (
         lambda d: xp.zeros_like(condition), lambda d: xp.where(condition, d, 0), lambda d: xp.where(condition, 0, d))
 

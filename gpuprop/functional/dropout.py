@@ -8,23 +8,23 @@ from gpuprop.random import Generator, default_generator, keep_mask
 
 
 @pointwise
-def kept(xp, x, mask, scale):
-    return x * mask * scale
+def masked(xp, x, mask, p):
+    return x * mask * (1 / (1 - p) if p < 1 else 0)
 
 
 @op
 def drop(xp, input: Array, ticket: Array, p: float):
     """Zeros with probability `p`, and the rest divided by 1 - p; which ones, `ticket` says, now and in the gradient."""
-    shape, scale = input.shape, 1 / (1 - p) if p < 1 else 0
-    through = lambda x: kept(xp, x, keep_mask(ticket, shape, p), scale=scale)
+    shape = input.shape
+    through = lambda x: masked(xp, x, keep_mask(ticket, shape, p), p=p)
     return through(input), (through, None)
 
 
 @drop.faster
-def drop_again(xp, input, ticket, p):
-    """Keeps the mask, a byte an element, rather than draw it twice."""
-    mask, scale = keep_mask(ticket, input.shape, p), 1 / (1 - p) if p < 1 else 0
-    through = lambda x: kept(xp, x, mask, scale=scale)
+def drop_by_one_mask(xp, input, ticket, p):
+    """The mask is kept, a byte an element, rather than drawn twice."""
+    mask = keep_mask(ticket, input.shape, p)
+    through = lambda x: masked(xp, x, mask, p=p)
     return through(input), (through, None)
 
 

@@ -15,9 +15,9 @@ from gpuprop.pointwise import pointwise
 def elementwise(fn: Any = None, *, precision: str | None = None) -> Any:
     """Make an op of ``fn(xp, input: Array, ..., alpha=1.0)``, a `pointwise` body.
 
-    ``@name.backward``, once for each array, gives the gradient: a pointwise body of the same arrays, `dy` and the constants.
-    One that begins with `output` is handed this in place of the arrays, which then need not be kept.  A constant called
-    `inplace` is accepted and ignored.
+    ``@name.backward``, once for each array, is its gradient: a pointwise body of the same arrays, `dy` and the
+    constants.  One that begins with `output` gets this in place of the arrays, which then need not be kept.  A constant
+    called `inplace` is accepted and ignored.
     """
     if fn is None:
         return functools.partial(elementwise, precision=precision)
@@ -43,7 +43,7 @@ def elementwise(fn: Any = None, *, precision: str | None = None) -> Any:
 
 
 def composed(fn: Callable) -> Callable:
-    """Let `fn`, which composes ops and operators of Tensors, take plain arrays too: for these alone it returns an array."""
+    """Let `fn`, made of ops and operators of Tensors, take plain arrays too; of these alone it makes an array."""
 
     def lifted(a: Any) -> Any:
         return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a

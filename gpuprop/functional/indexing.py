@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gpuprop.functional.movement import axis_of, flat_without, picked, put, put_diagonal, put_rows, scatter
 from gpuprop.ops import Array, op
 
@@ -21,7 +23,7 @@ def take(xp, x: Array, indices: Array, axis=None):
         lambda d: put_rows.on(xp, d, index, axis=axis, n=n).reshape(shape), lambda d: None)
 
 
-def index_select(x, axis, index):
+def index_select(x: Any, axis: int, index: Any) -> Any:
     """The slices of an axis that a 1-D array of integers names."""
     return take(x, index, axis)
 
@@ -95,7 +97,7 @@ def diagonal(xp, x: Array, offset=0, axis1=0, axis2=1):
         lambda d: put_diagonal.on(xp, d, shape=shape, offset=offset, axis1=axis1, axis2=axis2),)
 
 
-def diag(v, k=0):
+def diag(v: Any, k: int = 0) -> Any:
     """The k-th diagonal of a matrix, or the matrix that has a vector there and zeros elsewhere."""
     if v.ndim == 2:
         return diagonal(v, k)

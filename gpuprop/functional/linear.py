@@ -39,7 +39,8 @@ def bilinear(xp, input1: Array, input2: Array, weight: Array, bias: Array = None
     out, in1, in2 = weight.shape
     lead, n = input1.shape[:-1], math.prod(input1.shape[:-1])
     if (input1.shape, input2.shape) != ((*lead, in1), (*lead, in2)):
-        raise ValueError(f"bilinear: inputs {input1.shape} and {input2.shape} do not fit weight {weight.shape}, (out, in1, in2)")
+        raise ValueError(f"bilinear: inputs {input1.shape} and {input2.shape} do not fit weight {weight.shape}, "
+                         f"which is (out, in1, in2)")
     x1, x2, w = input1.reshape(n, in1), input2.reshape(n, in2), weight.transpose(1, 0, 2).reshape(in1, out * in2)
     halfway = xp.matmul(x1, w).reshape(n, out, in2)
     y = xp.matmul(halfway, x2[:, :, None]).reshape(*lead, out)
@@ -72,7 +73,7 @@ def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
 
 @composed
 def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
-    """The cosine of the angle between `x1` and `x2`, which broadcast, along `dim`; `eps` bounds each norm from below."""
+    """The cosine of the angle between `x1` and `x2`, which broadcast, along `dim`; no norm counts less than `eps`."""
     if x1.shape != x2.shape:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
         x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)

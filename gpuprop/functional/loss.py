@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from gpuprop.autograd import asnumpy, namespace, raw
 from gpuprop.functional.activation import log1p_exp, log_softmax, logsigmoid, relu
+from gpuprop.functional.arithmetic import where
 from gpuprop.functional.elementwise import composed, elementwise
 from gpuprop.functional.linear import cosine_similarity, pairwise_distance
 from gpuprop.functional.movement import put_along_axis
+from gpuprop.functional.reduction import cumsum, max
 from gpuprop.ops import Array, op
 
 
@@ -168,9 +172,10 @@ def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = Fals
         var = namespace(input).full_like(input, var)
     elif var.shape == input.shape[:-1] != input.shape:
         var = var[..., None]
-    for name, a in ("var", var), ("target", target):
-        if a.ndim != input.ndim or any(n not in (1, m) for n, m in zip(a.shape, input.shape, strict=True)):
-            raise ValueError(f"gaussian_nll_loss: {name} {a.shape} does not fit input {input.shape}")
+    if var.ndim != input.ndim or any(v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
+        raise ValueError(f"gaussian_nll_loss: var {var.shape} does not fit input {input.shape}")
+    if np.broadcast_shapes(input.shape, target.shape) != input.shape:
+        raise ValueError(f"gaussian_nll_loss: target {target.shape} does not broadcast to input {input.shape}")
     namespace(raw(var)).require(raw(var) >= 0, "gaussian_nll_loss: a variance cannot be negative")
     loss = gaussian_nll(input, in_dtype("gaussian_nll_loss", input, target), var, eps)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, reduction)
@@ -322,7 +327,7 @@ def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_i
     picked = xp.take_along_axis(input, label[along], axis=axis).reshape(label.shape)
     losses = -own * xp.where(counts, picked, 0)
     if label_smoothing:
-        every = 1 if weight is None else weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
+        every = 1 if weight is None else weight.astype(input.dtype).reshape(-1, *(1,) * (input.ndim - axis - 1))
         rest = (input * every).sum(axis=axis) * counts
         losses = (1 - label_smoothing) * losses - label_smoothing / classes * rest
     loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
@@ -352,9 +357,9 @@ def softmax_minus_one(xp, input, target, weight=None, ignore_index=-100, reducti
     if input.ndim != 2 or label_smoothing:
         return labelled_cross_entropy.fn(xp, input, target, weight, ignore_index, reduction, label_smoothing)
     counts, label, own = labels(xp, input, target, weight, ignore_index)
-    place = label + xp.arange(0, input.size, input.shape[1])
+    place = xp.arange(len(label)), label
     z = input - input.max(axis=1, keepdims=True)
-    picked = z.reshape(-1)[place]
+    picked = z[place]
     p = xp.exp(z, out=z)
     total = p.sum(axis=1)
     losses = own * xp.where(counts, xp.log(total) - picked, 0)
@@ -363,7 +368,7 @@ def softmax_minus_one(xp, input, target, weight=None, ignore_index=-100, reducti
     def pullback(d):
         d = spread(d) * own
         dx = p * (d / total)[:, None]
-        dx.reshape(-1)[place] -= d
+        dx[place] -= d
         return dx, None, None
 
     return loss, pullback
@@ -375,7 +380,7 @@ def labels(xp, input, target, weight, ignore_index):
     label = target * counts
     xp.require((label >= 0) & (label < classes),
                f"labels of {classes} classes are 0 to {classes - 1}, or {ignore_index} where ignored: another was found")
-    return counts, label, counts.astype(input.dtype) if weight is None else weight[label] * counts
+    return counts, label, counts.astype(input.dtype) if weight is None else weight[label].astype(input.dtype) * counts
 
 
 def class_axis(input: Any) -> int:
@@ -407,6 +412,8 @@ def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_inde
         return labelled_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
     if target.dtype.kind in "iub":
         raise TypeError(f"cross_entropy: target has the shape of input, so it holds probabilities, and cannot be {target.dtype.name}")
+    if ignore_index >= 0:
+        raise ValueError(f"cross_entropy: target holds probabilities, so ignore_index={ignore_index} has nothing to ignore")
     return soft_cross_entropy(input, target, weight, reduction, label_smoothing)
 
 
@@ -431,6 +438,8 @@ def check_labels(name: str, input: Any, target: Any, weight: Any = None) -> None
         raise TypeError(f"{name}: target holds labels, and must be integers, not {target.dtype.name}")
     if weight is not None and weight.shape != (input.shape[axis],):
         raise ValueError(f"{name}: weight is one a class, ({input.shape[axis]},), not {weight.shape}")
+    if weight is not None and weight.dtype != input.dtype:
+        raise TypeError(f"{name}: input is {input.dtype.name} and weight {weight.dtype.name}: use weight.astype({input.dtype.name!r})")
 
 
 @op
@@ -441,18 +450,18 @@ def hot(xp, input: Array, num_classes: int):
     return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
 
 
-def one_hot(tensor: Array, num_classes: int = -1) -> Array:
+def one_hot(input: Array, num_classes: int = -1) -> Array:
     """1 where the new last axis counts to the label, 0 elsewhere, int64; by default as many classes as the labels need.
 
     To find how many, the host waits for the device.
     """
-    if tensor.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: labels must be integers, not {tensor.dtype.name}")
+    if input.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: labels must be integers, not {input.dtype.name}")
     if num_classes == -1:
-        if tensor.size == 0:
+        if input.size == 0:
             raise ValueError("one_hot: no labels to tell the number of classes from: give num_classes")
-        num_classes = int(asnumpy(tensor).max()) + 1
-    return hot(tensor, num_classes)
+        num_classes = int(asnumpy(input).max()) + 1
+    return hot(input, num_classes)
 
 
 @composed
@@ -468,6 +477,23 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
     if weight is not None:
         excess = excess * weight[target][..., None]
     return reduced(excess.sum(axis=-1) / input.shape[-1], None, reduction)
+
+
+@composed
+def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
+    """``max(0, 1 - input[label] + input)`` summed over each sample's labels and the classes that are none, and divided by C.
+
+    (N, C) or (C,) scores, and as many integers: labels, which end at the first -1.
+    """
+    if input.shape != target.shape:
+        raise ValueError(f"multilabel_margin_loss: input {input.shape} and target {target.shape} must have the same shape")
+    check_labels("multilabel_margin_loss", input, target[..., 0])
+    classes = input.shape[-1]
+    named = cumsum(target < 0, -1) == 0
+    own = one_hot(where(named, target, 0), classes) * named[..., None]  # (N, labels, C)
+    others = 1 - max(own, -2, keepdims=True)
+    excess = relu(1 - (own * input[..., None, :]).sum(axis=-1, keepdims=True) + input[..., None, :]) * named[..., None] * others
+    return reduced(excess.sum(axis=(-1, -2)) / classes, None, reduction)
 
 
 @composed

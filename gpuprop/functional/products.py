@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 from gpuprop.functional.arithmetic import multiply
 from gpuprop.functional.indexing import diagonal
@@ -40,29 +41,29 @@ def _rows(a):
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
-def bmm(x1, x2):
+def bmm(x1: Any, x2: Any) -> Any:
     """The products of two stacks of as many matrices: (B, N, K), (B, K, M) -> (B, N, M)."""
     if x1.ndim != 3 or x2.ndim != 3 or x1.shape[0] != x2.shape[0]:
         raise ValueError(f"bmm takes (B, N, K) and (B, K, M), not {x1.shape} and {x2.shape}; matmul broadcasts")
     return matmul(x1, x2)
 
 
-def outer(a, b):
+def outer(a: Any, b: Any) -> Any:
     """Every element of one with every element of the other: (N,), (M,) -> (N, M)."""
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-def inner(a, b):
+def inner(a: Any, b: Any) -> Any:
     """The sum of products over the last axis of both."""
     return tensordot(a, b, ((-1,), (-1,))) if a.ndim and b.ndim else multiply(a, b)
 
 
-def dot(a, b):
+def dot(a: Any, b: Any) -> Any:
     """The sum of products over the last axis of one and the last but one (or only one) of the other."""
     return tensordot(a, b, ((-1,), (-min(b.ndim, 2),))) if a.ndim and b.ndim else multiply(a, b)
 
 
-def tensordot(a, b, axes=2):
+def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum of products over axes: over the last of one with the first of the other, so many, or over those named.
 
     `axes` is a number or a pair (axes of one, axes of the other).
@@ -82,7 +83,7 @@ def tensordot(a, b, axes=2):
 # ---- Einstein's sums ------------------------------------------------------------------------------------------------
 
 
-def einsum(subscripts, *operands):
+def einsum(subscripts: str, *operands: Any) -> Any:
     """Sums of products of `operands`, said by labels of their axes: ``einsum("...ij,jk->...ik", a, b)``.
 
     Operands are taken two by two, from left to right, each pair by one matrix product.
@@ -125,8 +126,7 @@ def _contract(operands, labels, output):
         later = {a for term in labels[i + 2:] for a in term} | set(output)
         x, named = _pair(*_reduced(x, named, later | set(other)), *_reduced(y, other, later | set(named)), later)
     x, named = _reduced(x, named, set(output))
-    order = tuple(named.index(a) for a in output)
-    return x if order == tuple(range(len(order))) else transpose(x, order)
+    return _arranged(x, [named.index(a) for a in output])
 
 
 def _reduced(x, labels, wanted):
@@ -153,8 +153,8 @@ def _pair(x, in_x, y, in_y, wanted):
     stacked, summed = [a for a in both if a in wanted], [a for a in both if a not in wanted]
     free_x, free_y = [a for a in in_x if a not in both], [a for a in in_y if a not in both]
     sizes = dict(zip([*in_x, *in_y], [*x.shape, *y.shape], strict=True))
-    grouped = lambda z, labels, *groups: reshape(
-        transpose(z, tuple(labels.index(a) for g in groups for a in g)),
+    grouped = lambda z, labels, *groups: _arranged(
+        z, [labels.index(a) for g in groups for a in g],
         (*(sizes[a] for a in stacked), *(math.prod(sizes[a] for a in g) for g in groups[1:])))
     if summed and (free_x or free_y):
         z = matmul(grouped(x, in_x, stacked, free_x, summed), grouped(y, in_y, stacked, summed, free_y))
@@ -163,7 +163,13 @@ def _pair(x, in_x, y, in_y, wanted):
     else:
         z = multiply(grouped(x, in_x, stacked, free_x, []), grouped(y, in_y, stacked, [], free_y))
     named = stacked + free_x + free_y
-    return reshape(z, tuple(sizes[a] for a in named)), named
+    return _arranged(z, range(z.ndim), tuple(sizes[a] for a in named)), named
+
+
+def _arranged(x, order, shape=None):
+    """`x` with its axes in an order, then in a shape, as far as it is not so already."""
+    x = x if list(order) == list(range(x.ndim)) else transpose(x, order)
+    return x if shape in (None, x.shape) else reshape(x, shape)
 
 
 def _without_ones(x, in_x, y, in_y):

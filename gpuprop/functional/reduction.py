@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from gpuprop.functional.indexing import diagonal
 from gpuprop.functional.movement import axis_of, flat_without, put_along_axis
@@ -94,7 +95,7 @@ def norm(xp, x: Array, p=2, axis=None, keepdims=False):
     return y, (lambda d: _kept(xp, d, axis, keepdims) * slope(),)
 
 
-def trace(a, offset=0, axis1=0, axis2=1):
+def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     """The sum along a diagonal of two axes."""
     return sum(diagonal(a, offset, axis1, axis2), -1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from typing import Any
 
 from gpuprop.autograd import is_float
 from gpuprop.functional.indexing import take
@@ -47,6 +48,8 @@ def flatten(xp, x: Array, start_axis=0, end_axis=-1):
     """The axes from `start_axis` to `end_axis`, both included, as one."""
     shape = x.shape
     start, end = (axis_of(x, start_axis), axis_of(x, end_axis) + 1) if shape else (0, 0)
+    if start >= end > 0:
+        raise ValueError(f"flatten: axis {start_axis} of {shape} comes after axis {end_axis}")
     return x.reshape(*shape[:start], math.prod(shape[start:end]), *shape[end:]), (lambda d: d.reshape(shape),)
 
 
@@ -217,11 +220,13 @@ def split(xp, ary: Array, indices_or_sections, axis=0):
         ends = [n // indices_or_sections * i for i in range(1, indices_or_sections)]
     else:
         ends = [min(max(i + n, 0) if i < 0 else i, n) for i in indices_or_sections]
+        if ends != sorted(ends):
+            raise ValueError(f"split: the places {list(indices_or_sections)} do not ascend, so the parts would overlap")
     parts = tuple(ary[(*lead, slice(start, end))] for start, end in itertools.pairwise([0, *ends, n]))
     return parts, lambda d: (xp.concatenate(d, axis=axis),)
 
 
-def chunk(x, chunks, axis=0):
+def chunk(x: Any, chunks: int, axis: int = 0) -> Any:
     """At most `chunks` parts of an axis of one size, the last one what is left: a tuple."""
     n = x.shape[axis]
     size = math.ceil(n / chunks) or 1

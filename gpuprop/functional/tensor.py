@@ -110,7 +110,7 @@ def _write(t: Tensor, key: Any, value: Any) -> Tensor:
     if t.node is not None or recorded or isinstance(t.data, Tensor):
         raise TypeError("writing into a tensor is not recorded, and this one or the value is part of a graph: make a "
                         "new one with gpuprop.where or index_add, or write t.data[...] = v, outside of all gradients")
-    value = raw(value)
+    value = value.item() if isinstance(value, np.generic) else raw(value)
     if isinstance(value, np.ndarray | list | tuple):
         value = backend_of(t.data).asarray(value, t.dtype)
     t.data[key] = value
@@ -141,7 +141,9 @@ def _is_dtype(word: str) -> builtins.bool:
 
 def _device(array: Any) -> str:
     backend = backend_of(array)
-    return f"{backend.name}:{builtins.int(array.device)}" if backend.device_count() > 1 else backend.name
+    if backend.device_count() == 1:
+        return backend.name
+    return f"{backend.name}:{getattr(array.device, 'id', array.device)}"  # CuPy's device is an object that has a number
 
 
 def _moved(a: Any, device: str) -> Any:
@@ -174,12 +176,13 @@ class Size(int):
         return int, (int(self),)
 
 
-def _of_int(fn: Callable) -> Callable:
-    return lambda self, other: fn(other, int(self))
+def _as_int(fn: Callable) -> tuple[Callable, Callable]:
+    return lambda self, other: fn(int(self), other), lambda self, other: fn(other, int(self))
 
 
 for _word in "add sub mul truediv floordiv mod pow".split():
-    setattr(Size, f"__r{_word}__", _of_int(getattr(operator, _word)))
+    for _side, _operator in zip(("", "r"), _as_int(getattr(operator, _word)), strict=True):
+        setattr(Size, f"__{_side}{_word}__", _operator)
 
 
 # ---- the methods ----------------------------------------------------------------------------------------------------

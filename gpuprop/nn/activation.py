@@ -6,8 +6,8 @@ from typing import Any
 
 import gpuprop.functional as F
 from gpuprop.autograd import Parameter
-from gpuprop.nn.init import new
 from gpuprop.nn.function import Function
+from gpuprop.nn.init import new
 from gpuprop.nn.module import Module
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import gpuprop.functional as F
 from gpuprop.autograd import Parameter, Tensor
+from gpuprop.functional.shape import flatten
 from gpuprop.nn.init import new, uniform_
 from gpuprop.nn.module import Module
 from gpuprop.random import Generator
@@ -76,8 +77,7 @@ class Flatten(Module):
         self.start_dim, self.end_dim = start_dim, end_dim
 
     def forward(self, input: Any) -> Any:
-        shape, first, last = input.shape, self.start_dim % input.ndim, self.end_dim % input.ndim
-        return input.reshape(*shape[:first], math.prod(shape[first:last + 1]), *shape[last + 1:])
+        return flatten(input, self.start_dim, self.end_dim)
 
     def extra_repr(self) -> str:
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"

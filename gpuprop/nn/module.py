@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw
 from gpuprop.backend import backend_of, place
+
+if TYPE_CHECKING:
+    from gpuprop.diagnosis.summary import Summary
 
 
 class LoadResult(NamedTuple):
@@ -34,12 +38,14 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward: define forward(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _watched is not None:
-            _watched[self] = None
         try:
+            if _around is not None:
+                return _around(self, args, kwargs)
             return self._hooked(args, kwargs) if self._hooks else self.forward(*args, **kwargs)
         except Exception as error:
-            _locate(error, self)
+            from gpuprop.diagnosis.locate import locate
+
+            locate(error, self, args)
             raise
 
     # ---- what it is made of
@@ -238,7 +244,7 @@ class Module:
 
     def _register(self, when: str, hook: Callable) -> Callable[[], None]:
         if not self._hooks:
-            self._hooks = {"before": [], "after": []}
+            self._hooks = Hooks(before=[], after=[])
         hooks = self._hooks[when]
         hooks.append(hook)
         return lambda: hooks.remove(hook) if hook in hooks else None
@@ -256,6 +262,12 @@ class Module:
 
     # ---- text
 
+    def summary(self, *input_shapes: Sequence[int], dtype: Any = None) -> Summary:
+        """A table of the layers for inputs of these shapes, whose dtype is the model's; see `gpuprop.diagnosis`."""
+        from gpuprop.diagnosis.summary import summary
+
+        return summary(self, *input_shapes, dtype=dtype)
+
     def extra_repr(self) -> str:
         """What stands between the parentheses of this layer's own line."""
         return ""
@@ -269,18 +281,48 @@ class Module:
         return f"{type(self).__name__}(\n  {lines}\n)"
 
 
-_watched: dict[Module, None] | None = None
+class Hooks(dict[str, list[Callable]]):
+    """What is called before and after a module's forward: a copy has the same, a pickle refuses what it cannot name."""
+
+    def __deepcopy__(self, memo: dict) -> Hooks:
+        return Hooks(copy.deepcopy(dict(self), memo))
+
+    def __reduce__(self) -> tuple:
+        for hook in itertools.chain(*self.values()):
+            name = getattr(hook, "__qualname__", "")
+            if "<" in name:
+                raise TypeError(f"a module with the hook {name} cannot be pickled: remove the hook first, by calling what "
+                                f"registering it returned, or define its function at the top of a module")
+        return Hooks, (dict(self),)
+
+
+_around: Callable | None = None
+
+
+@contextlib.contextmanager
+def around(call: Callable) -> Iterator[None]:
+    """Inside the block a module's call is ``call(module, args, kwargs, run)``; it goes on by run(module, args, kwargs)."""
+    global _around
+    before = _around
+    run = before or (lambda m, args, kwargs: m._hooked(args, kwargs) if m._hooks else m.forward(*args, **kwargs))
+    _around = lambda module, args, kwargs: call(module, args, kwargs, run)
+    try:
+        yield
+    finally:
+        _around = before
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[dict[Module, None]]:
     """Note the modules called inside the block: what they do depends on their `training`."""
-    global _watched
-    before, _watched = _watched, {}
-    try:
-        yield _watched
-    finally:
-        _watched = before
+    called: dict[Module, None] = {}
+
+    def note(module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
+        called[module] = None
+        return run(module, args, kwargs)
+
+    with around(note):
+        yield called
 
 
 def _once(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
@@ -304,16 +346,3 @@ def _is_dtype(word: str) -> bool:
     except TypeError:
         return False
     return True
-
-
-def _locate(error: Exception, module: Module) -> None:
-    """Say in the error's note which layer it came from, by its path; each module on the way out adds its own step."""
-    trail = error.__dict__.setdefault("_gpuprop_trail", [])
-    if not trail:
-        error.add_note("")
-        error.__dict__["_gpuprop_note"] = len(error.__notes__) - 1
-    trail.insert(0, module)
-    path = [next((n for n, m in outer._walk("") if m is inner), "?") for outer, inner in itertools.pairwise(trail)]
-    where = ".".join([type(module).__name__, *path])
-    layer = f"{type(trail[-1]).__name__}({trail[-1].extra_repr()})"
-    error.__notes__[error.__dict__["_gpuprop_note"]] = f"in {where}: {layer}"

@@ -15,6 +15,7 @@ from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 from gpuprop.testing.strict import StrictArray, StrictBackend
 
 __all__ = ["LAYOUTS", "CaptureError", "Row", "StrictArray", "StrictBackend", "all_rows", "check_grad", "check_kernel",
-           "check_parity", "check_second", "check_training", "conformance", "floats", "integers", "no_syncs", "pointwise"]
+           "check_parity", "check_second", "check_training", "conformance", "floats", "integers", "no_syncs",
+           "pointwise"]
 
 register("strict", StrictBackend)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import EXTRAS, Backend, CaptureError, get_backend
+from gpuprop.backend import EXTRAS, Backend, CaptureError, get_backend, waits
 from gpuprop.testing.readings import READINGS, getitem, in_range, product, setitem, total
 from gpuprop.testing.recording import Recording, caller, leaves
 
@@ -88,6 +88,7 @@ class Machine:
     def sync(self, what: str) -> None:
         """Say that the host waits for the device here."""
         self.forbid(what, "waits for the device, which a captured step cannot do")
+        waits(f"{what} in {caller()}")
         self.syncs.append(f"{what} in {caller()}")
 
     def forbid(self, what: str, why: str = "cannot be captured") -> None:

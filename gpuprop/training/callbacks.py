@@ -1,4 +1,4 @@
-"""What is done beside the training: stopping early, checkpoints, logs, and whatever a user subclasses `Callback` for."""
+"""What is done beside the training: stopping early, checkpoints, logs, and what users derive from `Callback`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Base of all callbacks: `fit` calls these with the trainer; ``trainer.history[-1]`` is the row of the epoch that ended.
+    """Base of all callbacks: `fit` calls these with the trainer, whose ``history[-1]`` is the epoch that ended last.
 
     ``trainer.stop()`` ends the training after the step, or epoch, under way.  What a callback raises ends it at once.
     """
@@ -46,68 +46,65 @@ class EachEpoch(Callback):
         self.function(trainer)
 
 
-class Best:
-    """The best value so far of a column of the history: less is better for losses and errors, more for the like of accuracy."""
+def best_epoch(trainer: Trainer, monitor: str, least_change: float = 0.0) -> int:
+    """The number of the best epoch by a column of the history, 0 if there is none: a better one exceeds `least_change`.
 
-    def __init__(self, monitor: str, least_change: float = 0.0) -> None:
-        self.monitor, self.least_change = monitor, least_change
-        self.value = math.nan
-
-    def improved(self, trainer: Trainer) -> bool:
-        """Is the epoch that ended better than all before?  NaN never is."""
-        row = trainer.history[-1]
-        if self.monitor not in row:
-            hint = ": give fit(validation=...)" * self.monitor.startswith("val_")
-            raise KeyError(f"there is no {self.monitor!r} to watch among {', '.join(row)}{hint}")
-        value, sign = row[self.monitor], 1 if trainer.more_is_better(self.monitor) else -1
-        better = not math.isnan(value) and not sign * (value - self.value) <= self.least_change
-        self.value = value if better else self.value
-        return better
+    NaN is never better.  Raises KeyError where the last epoch has no such column.
+    """
+    last, sign = trainer.history[-1], 1 if trainer.more_is_better(monitor) else -1
+    if monitor not in last:
+        hint = ": give fit(validation=...)" * monitor.startswith("val_")
+        raise KeyError(f"there is no {monitor!r} to watch among {', '.join(last)}{hint}")
+    best, epoch = -math.inf, 0
+    for row in trainer.history:
+        value = sign * row.get(monitor, math.nan)
+        if value > best + least_change:
+            best, epoch = value, row["epoch"]
+    return epoch
 
 
 class EarlyStopping(Callback):
     """Stop when a column of the history was not better by more than `least_change` for `patience` epochs in a row.
 
-    With `restore_best` the model then gets back the weights of its best epoch, and so it does whenever training ends.
+    With `restore_best` the model gets back the weights of its best epoch, however training comes to its end.
     """
 
     def __init__(self, monitor: str = "val_loss", patience: int = 10, least_change: float = 0.0,
                  restore_best: bool = True) -> None:
-        self.monitor, self.patience, self.least_change, self.restore_best = monitor, patience, least_change, restore_best
+        self.monitor, self.patience, self.least_change = monitor, patience, least_change
+        self.restore_best = restore_best
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.best, self.waited, self.best_epoch = Best(self.monitor, self.least_change), 0, 0
-        self.weights: dict[str, Any] | None = None
+        self.first, self.best, self.weights = len(trainer.history), 0, None  # type: int, int, dict | None
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        if self.best.improved(trainer):
-            self.waited, self.best_epoch = 0, trainer.history[-1]["epoch"]
-            self.weights = trainer.model.state_dict() if self.restore_best else None
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
+        epoch = trainer.history[-1]["epoch"]
+        self.best = best_epoch(trainer, self.monitor, self.least_change)
+        if self.best == epoch and self.restore_best:
+            self.weights = trainer.model.state_dict()
+        if epoch - max(self.best, self.first) >= self.patience:
             trainer.stop()
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if self.weights is not None and self.best_epoch != trainer.history[-1]["epoch"]:
+        if self.weights is not None:
             trainer.model.load_state_dict(self.weights)
 
 
 class Checkpoint(Callback):
-    """Save the trainer (``Trainer.save``) after each epoch, or, given a column of the history, when that is at its best.
+    """Save the trainer (``Trainer.save``) after each epoch or, given a column of the history, when that is at its best.
 
-    The last checkpoint is also written when training ends amid an epoch.
+    The first kind is also written when ctrl-C ends the training amid an epoch.
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str | None = None) -> None:
-        self.path, self.best = path, None if monitor is None else Best(monitor)
+        self.path, self.monitor = path, monitor
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        if self.best is None or self.best.improved(trainer):
+        if self.monitor is None or best_epoch(trainer, self.monitor) == trainer.history[-1]["epoch"]:
             trainer.save(self.path)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if self.best is None and trainer.history.interrupted:
+        if self.monitor is None and trainer.history.interrupted:
             trainer.save(self.path)
 
 

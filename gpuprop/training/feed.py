@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from gpuprop.autograd import asnumpy, get_array_module, is_float
@@ -10,26 +9,27 @@ from gpuprop.data import ArrayDataset, DataLoader, Dataset
 from gpuprop.random import Generator
 
 
-def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targets: bool = True) -> Iterable:
-    """One array, a tuple of arrays or a Dataset in a DataLoader; another iterable is one of batches, and stays as it is.
+def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targets: bool = True) -> Any:
+    """One array, a tuple of arrays or a Dataset in a DataLoader; another iterable is one of batches, and stays.
 
-    Arrays that are floating are cast to `dtype`, once; only shuffling draws random numbers.  Raises ValueError for no data, for arrays of different lengths
-    and, if the last array is that of `targets`, for NaN in it.
+    Arrays that are floating are cast to `dtype`, once; only shuffling draws random numbers.  Raises ValueError for no
+    data, for arrays of different lengths and, if the last one is that of `targets`, for NaN in it.
     """
     if isinstance(data, tuple) or hasattr(data, "shape"):
         arrays = ArrayDataset(*data if isinstance(data, tuple) else (data,)).arrays
         data = ArrayDataset(*(a.astype(dtype, copy=False) if is_float(a.dtype) else a for a in arrays))
-    dataset = data if isinstance(data, Dataset) else getattr(data, "dataset", None)
+    dataset: Any = data if isinstance(data, Dataset) else getattr(data, "dataset", None)
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ValueError("there is no data: the dataset is empty")
     if targets and isinstance(dataset, ArrayDataset):
         _refuse_nan(dataset.arrays[-1])
     if isinstance(data, Dataset):
         data = DataLoader(data, batch_size, shuffle, dtype=dtype, rng=None if shuffle else Generator())
-    if not isinstance(data, Iterable):
-        raise TypeError(f"data is a tuple of arrays, a DataLoader or another iterable of batches, not {type(data).__name__}")
+    if not hasattr(data, "__iter__"):
+        raise TypeError(f"data is a tuple of arrays, a DataLoader or another iterable of batches, "
+                        f"not {type(data).__name__}")
     if hasattr(data, "__len__") and not len(data):
-        hint = f": it has {len(dataset)} samples, fewer than a batch, and drops what does not fill one" if dataset else ""
+        hint = f" of {len(dataset)} samples: is drop_last set, with a larger batch_size?" if dataset is not None else ""
         raise ValueError(f"there is no data: the {type(data).__name__} makes no batch{hint}")
     return data
 
@@ -38,4 +38,4 @@ def _refuse_nan(target: Any) -> None:
     if is_float(target.dtype):
         n = int(asnumpy(get_array_module(target).isnan(target)).sum())
         if n:
-            raise ValueError(f"the target has NaN in {n} of {target.size} places: leave these samples out, or fill them in")
+            raise ValueError(f"the target has NaN in {n} of {target.size} places: leave these samples out")

@@ -45,7 +45,8 @@ def save(trainer: Trainer, path: str | os.PathLike) -> None:
     """Write an npz file: weights and the optimizer's state as arrays, the rest, as JSON, in the array ``meta``."""
     arrays, meta = state(trainer)
     with replacing(path, binary=True) as file:
-        np.savez(file, meta=np.array(json.dumps(meta)), **{name: _plain(array) for name, array in arrays.items()})
+        entries = {"meta": np.array(json.dumps(meta)), **{name: _plain(array) for name, array in arrays.items()}}
+        np.savez(file, **entries)  # type: ignore[arg-type]
 
 
 def load(trainer: Trainer, path: str | os.PathLike) -> None:

@@ -75,9 +75,9 @@ class History:
             raise ValueError("nothing to plot: the history has no epochs yet")
         figure = Figure(figsize=(5.2 * len(curves), 4), dpi=120, layout="constrained")
         for axes, name in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-            for column, label, color, style in ((name, "train", "#3b6ea5", "-"), (f"val_{name}", "validation", "#d1603d", "-")):
+            for column, label, color in ((name, "train", "#3b6ea5"), (f"val_{name}", "validation", "#d1603d")):
                 if column in names:
-                    axes.plot(self["epoch"], self[column], style, color=color, label=label, linewidth=1.8)
+                    axes.plot(self["epoch"], self[column], color=color, label=label, linewidth=1.8)
             axes.set(title=name.replace("_", " "), xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import gpuprop.functional as F
-from gpuprop.autograd import Tensor, asnumpy, is_float, namespace, raw
-from gpuprop.backend import Backend
+from gpuprop.autograd import Tensor, raw
+from gpuprop.backend import backend_of
 from gpuprop.mode import no_grad
 from gpuprop.nn import Module
 
-
-class Part(NamedTuple):
-    """The loss of one batch: ``value * weight`` is a sum, and over `count` a mean.  Numbers, or 0-d arrays."""
-
-    value: Tensor
-    weight: Any
-    count: Any
-
-    def backward(self, alone: bool) -> None:
-        """Accumulate the gradient of the mean over this batch alone, else that of the sum."""
-        g = self.weight / nonzero(self.count) if alone else self.weight
-        self.value.backward(namespace(raw(self.value)).full_like(raw(self.value), g))
+Parts = tuple[Tensor, Any, Any]  # (value, weight, count), each a number or 0-d
 
 
-def in_parts(loss: Callable) -> Callable[[Any, Any], Part]:
-    """`loss` as a function that returns a `Part`.
+def backward(found: tuple, alone: bool) -> None:
+    """Accumulate the gradient of the mean over a batch, or, if it is not `alone`, that of the sum."""
+    *_, value, weight, count = found
+    own = value.data
+    value.backward(backend_of(own).xp.full_like(own, weight / nonzero(count) if alone else weight))
+
+
+def nonzero(count: Any) -> Any:
+    """What to divide by: `count`, or 1 where it is 0, for then the sum and its gradients are 0 too."""
+    return count + (count == 0)
+
+
+def in_parts(loss: Callable) -> Callable[[Any, Any], Parts]:
+    """`loss` as a function that returns (value, weight, count): value * weight is a sum, and over the count a mean.
 
     The losses of gpuprop, functions or modules, are summed, and counted as their mean counts: labels that are not
-    ignored, by the weight of their class.  Any other returns a pair (sum, count), or a mean over the rows of the target.
+    ignored, by the weight of their class.  Any other returns a pair (sum, count), or a mean over the target's rows.
     """
     function, options = _options(loss)
     if function is None:
         return functools.partial(_own, loss)
     if options["reduction"] not in ("mean", "batchmean"):
-        raise ValueError(f"a loss to train by is the mean of its batch, and this one has reduction={options['reduction']!r}: "
-                         f"leave it out, or write a function that returns a pair (sum, count)")
+        raise ValueError(f"a loss to train by is a mean, and this one has reduction={options['reduction']!r}: leave "
+                         f"that out, or write a function that returns a pair (sum, count)")
     summed = functools.partial(function, **{**options, "reduction": "sum"})
     count = _counting(function, options)
-    return lambda output, target: Part(summed(output, target), 1, count(raw(output), raw(target)))
+    return lambda output, target: (summed(output, target), 1, count(output.data, target.data))
 
 
 def _options(loss: Any) -> tuple[Callable | None, dict[str, Any]]:
@@ -59,37 +59,13 @@ def _options(loss: Any) -> tuple[Callable | None, dict[str, Any]]:
     return (function, options) if "reduction" in options else (None, {})
 
 
-def _own(loss: Callable, output: Any, target: Any) -> Part:
+def _own(loss: Callable, output: Any, target: Any) -> Parts:
     value = loss(output, target)
     if isinstance(value, tuple):
         total, count = value
-        return Part(total, 1, raw(count))
+        return total, 1, raw(count)
     rows = len(target)
-    return Part(value, rows, rows)
-
-
-def nonzero(count: Any) -> Any:
-    """What to divide by: `count`, or 1 where it is 0, for then the sum and its gradients are 0 too."""
-    return count + (count == 0)
-
-
-class Tally:
-    """Adds up the loss of many batches on the device, in place: a captured step goes on adding."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.total, self.count = backend.xp.zeros((), "float64"), backend.xp.zeros((), "float64")
-
-    def reset(self) -> None:
-        self.total[...] = self.count[...] = 0
-
-    def add(self, part: Part) -> None:
-        self.total += raw(part.value) * part.weight
-        self.count += part.count
-
-    def mean(self) -> float:
-        """The mean of all, NaN if nothing counted; waits for the device."""
-        total, count = float(asnumpy(self.total)), float(asnumpy(self.count))
-        return total / count if count else math.nan
+    return value, rows, rows
 
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
@@ -101,7 +77,7 @@ def _counting(function: Callable, options: dict[str, Any]) -> Callable[[Any, Any
     if function in (F.cross_entropy, F.nll_loss):
         every = _number(function, {**options, "weight": None})
         labels = functools.partial(_labels, weight, options["ignore_index"])
-        return lambda output, target: every(output, target) if is_float(target.dtype) else labels(target)
+        return lambda output, target: labels(target) if target.dtype.kind in "iub" else every(output, target)
     if options["reduction"] == "batchmean":
         return lambda output, target: len(output)
     if function in (F.mse_loss, F.l1_loss) and weight is not None:

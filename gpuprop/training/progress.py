@@ -42,15 +42,17 @@ class Lines(Callback):
 
 
 class Bar(Callback):
-    """One bar for all epochs, in steps, with the figures of the epoch before and, if epochs take long, the loss of this one."""
+    """One bar for all epochs, in steps, with the figures of the epoch before; in long epochs the loss is this one's."""
 
-    def __init__(self, tqdm: type) -> None:
-        self.tqdm, self.bar = tqdm, None  # type: Any, Any
+    def __init__(self, tqdm: Any) -> None:
+        self.tqdm: Any = tqdm
+        self.bar: Any = None
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        steps = trainer.steps_per_epoch
-        self.done, self.total, self.shown, self.read = 0, steps and steps * trainer.epochs_to_go, {}, time.perf_counter()
-        self.bar, self.next = self.tqdm(total=self.total, unit="step", dynamic_ncols=True), 0.0
+        epochs, steps = trainer.last_epoch - len(trainer.history), trainer.steps_per_epoch
+        self.bar = self.tqdm(total=steps and steps * epochs, unit="step", dynamic_ncols=True)
+        self.done, self.next, self.read = 0, 0.0, time.perf_counter()
+        self.shown: dict[str, float] = {}
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         self.bar.set_description(f"epoch {len(trainer.history) + 1}/{trainer.last_epoch}", refresh=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import itertools
 import os
 import signal
@@ -27,8 +26,9 @@ from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gpuprop.training import files
 from gpuprop.training.callbacks import EVENTS, Callback, EachEpoch
 from gpuprop.training.feed import batches
+from gpuprop.training.figures import Figures
 from gpuprop.training.history import History
-from gpuprop.training.loss import Tally, in_parts, nonzero
+from gpuprop.training.loss import backward, in_parts, nonzero
 from gpuprop.training.metrics import Metric, metric
 from gpuprop.training.progress import progress as to_be_shown
 
@@ -41,8 +41,8 @@ class Trainer:
     every "epoch" or "step", as `schedule` says.  A step takes `accumulate` batches together, with the gradient of one
     large batch; `clip_grad_norm` bounds the norm of the gradients; with `capture` the step is replayed on devices.
 
-    Data is a DataLoader, another iterable of batches ``(*inputs, target)``, or a tuple of arrays in this order.  What is
-    not there yet goes to the model's backend, and floats to its dtype.
+    Data is a DataLoader, another iterable of batches ``(*inputs, target)``, or a tuple of arrays in this order.  What
+    is not there yet goes to the model's backend, and floats to its dtype.
     """
 
     def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, metrics: Iterable[str | Metric] = (),
@@ -57,9 +57,10 @@ class Trainer:
         if not any(id(p) in own for p in self._parameters()):
             raise ValueError("the optimizer steps none of the model's parameters: make it of model.parameters()")
         self.metrics = [metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
-        self.schedule, self.accumulate, self.clip_grad_norm, self.capture = schedule, accumulate, clip_grad_norm, capture
-        self.history = History()
-        self.last_epoch, self.steps_per_epoch = 0, None  # of the fit under way; None if the data does not say
+        self.schedule, self.accumulate = schedule, accumulate
+        self.clip_grad_norm, self.capture = clip_grad_norm, capture
+        self.history, self.last_epoch = History(), 0
+        self.steps_per_epoch: int | None = None  # where the data says it
         self._part, self._stopping = in_parts(loss), False
 
     def fit(self, train: Any, validation: Any = None, epochs: int = 1, batch_size: int = 32,
@@ -70,22 +71,21 @@ class Trainer:
         trainer after each epoch.  ctrl-C ends the training after the step under way; a second one raises
         KeyboardInterrupt at once.  Whatever happens, all modules come back in the mode they were in.
         """
-        shown = to_be_shown() if progress else []
-        callbacks = [*shown, *(c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks)]
-        dtype = self._values.dtype
+        watching = [*(to_be_shown() if progress else ()),
+                    *(c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks)]
+        dtype = self._values().dtype
         train = batches(train, batch_size, dtype, shuffle=True)
         validation = None if validation is None else batches(validation, batch_size, dtype)
         self._stopping = self.history.interrupted = False
         self.last_epoch = len(self.history) + epochs
         self.steps_per_epoch = -(-len(train) // self.accumulate) if hasattr(train, "__len__") else None
-        self._hooks = {event: [c for c in callbacks if getattr(type(c), event) is not getattr(Callback, event)]
+        self._hooks = {event: [c for c in watching if getattr(type(c), event) is not getattr(Callback, event)]
                        for event in EVENTS}
         with contextlib.ExitStack() as stack:
-            for callback in callbacks:
+            for callback in watching:
                 stack.callback(callback.close)
             stack.enter_context(self._at_home(training=True))
             stack.enter_context(_interruptible(self._interrupt))
-            self._tally = Tally(self._backend)
             self._learn = captured(self._step) if self.capture else self._step
             self._tell("on_fit_start")
             while len(self.history) < self.last_epoch and not self._stopping:
@@ -95,32 +95,23 @@ class Trainer:
 
     def evaluate(self, data: Any, batch_size: int = 256) -> dict[str, Any]:
         """The loss and the metrics by name, floats but for the confusion matrix, with the model in eval mode."""
-        with self._at_home(training=False), no_grad():
-            tally = Tally(self._backend)
-
-            def test(*group: tuple) -> list:
-                outputs = [self.model(*inputs) for *inputs, _ in group]
-                for output, (*_, target) in zip(outputs, group, strict=True):
-                    tally.add(self._part(output, target))
-                return outputs
-
-            return self._run(batches(data, batch_size, self._dtype), test, tally)
+        return self._test(batches(data, batch_size, self._values().dtype))
 
     def predict(self, data: Any, batch_size: int = 256) -> Tensor:
         """The model's output for all rows, in eval mode, a Tensor on the model's backend.
 
         Beside what `evaluate` takes, whose targets are left out, data may be one array, or an iterable of such.
         """
+        source = batches(data, batch_size, self._values().dtype, targets=False)
+        inputs = lambda batch: (batch[:-1] or batch) if isinstance(batch, tuple | list) else (batch,)
         with self._at_home(training=False), no_grad():
-            several = lambda batch: (batch[:-1] or batch) if isinstance(batch, tuple | list) else (batch,)
-            source = batches(data, batch_size, self._dtype, targets=False)
-            outputs = [self.model(*map(self._here, several(batch))) for batch in source]
+            outputs = [self.model(*map(self._here, inputs(batch))) for batch in source]
         if not outputs:
             raise ValueError("predict: there is no data: the iterable came to its end without a batch")
         return concatenate(outputs)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all that the rest of the run depends on to an npz file: weights, optimizer, scheduler, randomness, history."""
+        """Write all that the rest of the run depends on, random numbers and history too, to an npz file."""
         files.save(self, path)
 
     def load(self, path: str | os.PathLike) -> None:
@@ -135,7 +126,7 @@ class Trainer:
 
     def running_loss(self) -> float:
         """The mean loss of this epoch so far; waits for the device."""
-        return self._tally.mean()
+        return self._progress.loss()
 
     def more_is_better(self, column: str) -> bool:
         """Is a larger value the better one in this column of the history?"""
@@ -147,12 +138,13 @@ class Trainer:
         """Train for an epoch and note it, unless it is stopped amid its steps."""
         start = time.perf_counter()
         self._tell("on_epoch_start")
-        found = self._run(self._until_stopped(train), self._train, self._tally, self.accumulate)
+        self._progress = self._figures()
+        found = self._run(self._until_stopped(train), self._train, self._progress, self.accumulate)
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self._stopping:
             return
         if validation is not None:
-            found |= {f"val_{name}": value for name, value in self.evaluate(validation).items()}
+            found |= {f"val_{name}": value for name, value in self._test(validation).items()}
         row = {"epoch": len(self.history) + 1, "seconds": time.perf_counter() - start, "lr": lr, **found}
         self.history.rows.append({n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()})
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -161,25 +153,32 @@ class Trainer:
             self.scheduler.step()
         self._tell("on_epoch_end")
 
-    def _run(self, data: Iterable, step: Callable, tally: Tally, size: int = 1) -> dict[str, Any]:
-        """Call ``step(*batches)``, which returns outputs, with `size` batches at a time: the loss and metrics of them all."""
-        metrics = [copy.copy(m) for m in self.metrics]
-        for measure in metrics:
-            measure.reset()
-        tally.reset()
+    def _test(self, data: Iterable) -> dict[str, Any]:
+        with self._at_home(training=False), no_grad():
+            return self._run(data, lambda batch: [self._forward(*batch)], self._figures())
+
+    def _figures(self) -> Figures:
+        return Figures(self._backend, self.metrics)
+
+    def _run(self, data: Iterable, step: Callable, figures: Figures, size: int = 1) -> dict[str, Any]:
+        """Call ``step(*batches)``, which returns what `_forward` does of each, with `size` batches at a time."""
         source, some = iter(data), False
         try:
             while group := [self._ready(batch) for batch in itertools.islice(source, size)]:
                 some = True
-                for output, (*_, target) in zip(step(*group), group, strict=False):
-                    for measure in metrics:
-                        measure.update(output, target)
+                for found, batch in zip(step(*group), group, strict=True):
+                    figures.add(found, batch[-1])
         finally:
             if hasattr(source, "close"):  # a loader's threads end here
                 source.close()
         if not some:
-            raise ValueError("the data came to its end without a batch: is it an iterator, which can be gone through once?")
-        return {"loss": tally.mean(), **{m.name: m.compute() for m in metrics}}
+            raise ValueError("the data ended without a batch: is it an iterator, which can be gone through once?")
+        return figures.read()
+
+    def _forward(self, *batch: Tensor) -> tuple:
+        """What is found of a batch: the output, if there are metrics of it, and the loss in three parts."""
+        output = self.model(*batch[:-1])
+        return output if self.metrics else None, *self._part(output, batch[-1])
 
     def _until_stopped(self, data: Iterable) -> Iterator:
         for batch in data:
@@ -188,32 +187,28 @@ class Trainer:
                 return
 
     def _train(self, *group: tuple) -> list:
-        outputs = self._learn(*group)
+        done = self._learn(*group)
         if self.scheduler is not None and self.schedule == "step":
             self.scheduler.step()
         self._tell("on_step_end")
-        return outputs
+        return done
 
     def _step(self, *group: tuple) -> list:
-        """One update of the weights, by the mean loss of these batches together; the outputs, if there are metrics."""
+        """One update of the weights, by the mean loss of these batches together."""
         self.optimizer.zero_grad()
-        outputs, counts = [], []
-        for *inputs, target in group:
-            output = self.model(*inputs)
-            part = self._part(output, target)
-            part.backward(alone=len(group) == 1)
-            self._tally.add(part)
-            counts.append(part.count)
-            if self.metrics:
-                outputs.append(output)
+        done = []
+        for batch in group:
+            found = self._forward(*batch)
+            backward(found, alone=len(group) == 1)
+            done.append(found)
         if len(group) > 1:
-            share = 1 / nonzero(sum(counts))
+            share = 1 / nonzero(sum(found[-1] for found in done))
             for g in gradients(self._parameters())[0]:
                 g *= share
         if self.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters(), self.clip_grad_norm)
         self.optimizer.step()
-        return outputs
+        return done
 
     def _parameters(self) -> list:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -223,8 +218,8 @@ class Trainer:
             try:
                 getattr(callback, event)(self)
             except Exception as error:
-                error.add_note(f"raised by {type(callback).__name__}.{event}, {len(self.history)} epochs done; the model "
-                               f"keeps what it has learnt")
+                error.add_note(f"raised by {type(callback).__name__}.{event}, {len(self.history)} epochs done; the "
+                               f"model keeps what it has learnt")
                 raise
 
     def _interrupt(self) -> None:
@@ -233,7 +228,6 @@ class Trainer:
 
     # ---- where the model is
 
-    @property
     def _values(self) -> Any:
         """The first of the model's parameters, for its backend and dtype."""
         return next(self.model.parameters()).data
@@ -241,7 +235,7 @@ class Trainer:
     @contextlib.contextmanager
     def _at_home(self, training: bool) -> Iterator[None]:
         """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
-        self._backend, self._dtype = backend_of(self._values), self._values.dtype
+        self._backend, self._dtype = backend_of(self._values()), self._values().dtype
         if isinstance(self.loss, Module):  # its weights of classes
             self.loss.to(self._backend.name, self._dtype)
         modes = [(module, module.training) for module in self.model.modules()]
@@ -261,16 +255,17 @@ class Trainer:
 
     def _here(self, value: Any) -> Tensor:
         """A Tensor on the model's backend, in its dtype if it is floating."""
-        data = raw(value)
+        data: Any = raw(value)
         if type(data) is self._backend.array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
             return value if isinstance(value, Tensor) else Tensor(data)
-        data = data if hasattr(data, "shape") else np.asarray(data)
+        if not hasattr(data, "shape"):
+            data = np.asarray(data)
         return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))
 
 
 @contextlib.contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """ctrl-C calls `stop`, and from the second time on raises KeyboardInterrupt; unless the program handles it already."""
+    """ctrl-C calls `stop`, the second time it raises KeyboardInterrupt; a handler of the program's own stays."""
     usual = signal.default_int_handler
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
         yield

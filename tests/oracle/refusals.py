@@ -38,6 +38,8 @@ axis_of_none = lambda call: no_axes(call) and (len(call.args) > 1 or "dim" in ca
 option = lambda *names: lambda call: any(n in call.kwargs for n in names)
 positional = lambda n: lambda call: len(call.args) > n
 
+integers = lambda call: not call.args[0].is_floating_point()
+
 
 def sizes(call: Any) -> list[int]:
     """Of the axes that are squeezed."""
@@ -64,8 +66,15 @@ OPS = [
             when=lambda call: call.args[0].ndim != call.args[2].ndim),
     *refuse("axes that are summed have one size", "tensordot", when=lambda call: 1 in call.args[0].shape),
     *refuse("max(axis) gives values only, and two arrays are for maximum()", *methods("max min"), when=positional(1)),
-    *refuse("ddof=0, or said by correction=", *methods("std var"), when=lambda call: "correction" not in call.kwargs),
+    *refuse("ddof=0, or said by correction=", *methods("std var"),
+            when=lambda call: call.kwargs.get("correction") is None),
     *refuse("two meanings, so it raises", *methods("repeat sort transpose")),
+    # integers
+    *refuse("which of equal elements comes first PyTorch does not promise", *both("topk"), when=integers),
+    *refuse("a number with a point makes a float", "nn.functional.hardtanh", when=integers),
+    *refuse("a quotient is a float", "div",
+            when=lambda call: integers(call) and call.kwargs.get("rounding_mode") == "trunc"),
+    *refuse("an integer has no negative powers", "Tensor.__rpow__", when=integers),
     # options
     *refuse("memory order belongs to the backend", *methods("bool double float half int long to"),
             when=option("memory_format")),

@@ -46,13 +46,19 @@ class Sample(NamedTuple):
 def samples(name: str) -> Iterator[Sample]:
     for op, our in HERE[name]:
         left = CURVED if op.supports_gradgrad and name in FUNCTIONS else 0
-        for dtype in [d for d in DTYPES if d in op.dtypes]:
-            for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
-                args, kwargs = (sample.input, *sample.args), sample.kwargs
-                second = left > 0 and any(map(wants, tree_leaves((args, kwargs))))
-                left -= second
-                if dtype is torch.float64 or not any(map(is_float, tree_leaves(quietly(op.op, *args, **kwargs)))):
-                    yield Sample(args, kwargs, op.op, our.call, second)
+        for args, kwargs in calls(op):
+            second = left > 0 and any(map(wants, tree_leaves((args, kwargs))))
+            left -= second
+            yield Sample(args, kwargs, op.op, our.call, second)
+
+
+def calls(op: OpInfo) -> Iterator[tuple[tuple, dict[str, Any]]]:
+    """The arguments of all samples of a kind that is compared."""
+    for dtype in [d for d in DTYPES if d in op.dtypes]:
+        for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
+            args, kwargs = (sample.input, *sample.args), sample.kwargs
+            if dtype is torch.float64 or not any(map(is_float, tree_leaves(quietly(op.op, *args, **kwargs)))):
+                yield args, kwargs
 
 
 def is_float(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("info", HERE, ids=NAMES)
 def test_optimizer(info: OptimizerInfo, record_property: Record) -> None:
     name = info.optim_cls.__name__
-    record_property("optimizers", (name, every(name, samples(info), lambda s: compare(name, s), refusals.OPTIMIZERS)))
+    record_property("optimizers", (name, every(name, samples(info), partial(compare, name), refusals.OPTIMIZERS)))
 
 
 @pytest.mark.parametrize("info", HERE, ids=NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpuprop.functional import arithmetic as A
@@ -11,7 +13,7 @@ STEP = "its slope is 0, or it has none"
 SHAPES = ((4, 5), (), (1,), (0, 3))
 bools = lambda *shape: integers(2, *shape).astype(bool)
 
-SMOOTH = [  # op, how many operands, and the interval in which there is neither a kink nor a pole
+SMOOTH: list[Any] = [  # op, how many operands, and the interval in which there is neither a kink nor a pole
     (A.add, 2), (A.subtract, 2), (A.multiply, 2), (A.divide, 2, 0.5, 2), (A.power, 2, 0.5, 2),
     (A.maximum, 2), (A.minimum, 2), (A.fmax, 2), (A.fmin, 2), (A.copysign, 2),
     (A.arctan2, 2, 0.5, 2), (A.hypot, 2, 0.5, 2), (A.logaddexp, 2),
@@ -23,7 +25,7 @@ SMOOTH = [  # op, how many operands, and the interval in which there is neither 
     (A.sinc, 1, 0.2, 2), (A.deg2rad, 1), (A.rad2deg, 1), (A.sigmoid, 1), (A.erf, 1), (A.erfc, 1),
     (A.erfinv, 1, -0.9, 0.9), (A.lgamma, 1, 0.5, 3), (A.digamma, 1, 0.5, 3),
 ]
-STEPS = [
+STEPS: list[Any] = [
     (A.sign, 1), (A.floor, 1), (A.ceil, 1), (A.trunc, 1), (A.rint, 1), (A.round, 1), (A.floor_divide, 2),
     (A.isnan, 1), (A.isinf, 1), (A.isfinite, 1), (A.signbit, 1), (A.equal, 2), (A.not_equal, 2), (A.less, 2),
     (A.less_equal, 2), (A.greater, 2), (A.greater_equal, 2), (A.logical_and, 2), (A.logical_or, 2), (A.logical_xor, 2),
@@ -56,6 +58,7 @@ ROWS = [
     *(Row(A.where, bools(*s), floats(*s), floats(*s)) for s in SHAPES),
     Row(A.where, bools(3, 1), floats(4), 2.0),
     Row(A.where, bools(3, 1), 0, floats(3, 4)),
+    Row(A.where, bools(3), 1, 0.1),
     *(Row(A.clip, floats(*s), -0.5, 0.75) for s in SHAPES),
     Row(A.clip, floats(3, 4), None, 0.5),
     Row(A.clip, floats(3, 4), 0.25),

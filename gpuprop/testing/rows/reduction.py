@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpuprop.functional import reduction as R
@@ -10,8 +12,10 @@ from gpuprop.testing.rows import Row, floats, integers
 FLAT = "the deviations are 0 but for rounding, and there is a kink"
 NONE = "integers and bools carry none"
 REDUCTIONS = (R.sum, R.mean, R.var, R.max, R.min, R.prod, R.logsumexp, R.norm)
-OPTIONS = [dict(), dict(axis=0), dict(axis=-1, keepdims=True), dict(axis=(0, 2)), dict(axis=(2, -2), keepdims=True),
-           dict(keepdims=True)]
+OPTIONS: list[dict[str, Any]] = [
+    dict(), dict(axis=0), dict(axis=-1, keepdims=True), dict(axis=(0, 2)), dict(axis=(2, -2), keepdims=True),
+    dict(keepdims=True),
+]
 CALLS = [((3, 4), dict()), ((3, 4), dict(axis=0)), ((2, 3, 4), dict(axis=-2)), ((1,), dict()), ((0, 3), dict(axis=1))]
 bools = lambda *shape: integers(2, *shape).astype(bool)
 

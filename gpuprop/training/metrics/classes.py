@@ -1,4 +1,4 @@
-"""Metrics of labels: scores (N, C, ...) of classes and labels (N, ...), or scores for yes or no in the labels' shape."""
+"""Metrics of labels (N, ...): outputs are scores (N, C, ...) of classes, or, of the labels' shape, for yes or no."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Classification(Metric):
 def yes(output: Any, target: Any) -> Any:
     """The scores for yes, in the shape of the labels."""
     if output.shape not in (target.shape, (*target.shape, 1)):
-        raise ValueError(f"output {output.shape} and target {target.shape} are neither scores (N, C, ...) of labels (N, ...), "
-                         f"nor scores for yes or no in the labels' shape")
+        raise ValueError(f"output {output.shape} and target {target.shape} are neither scores (N, C, ...) of classes "
+                         f"and labels (N, ...), nor scores for yes or no and labels in one shape")
     return output.reshape(target.shape)
 
 
@@ -56,7 +56,7 @@ class Accuracy(Classification):
 
 
 class TopK(Classification):
-    """The share of labels that are among the `k` classes of highest score; of equal scores the last class is the highest."""
+    """The share of labels that are among the `k` classes of highest score; of equal scores the last is the highest."""
 
     def __init__(self, k: int = 5, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
@@ -94,8 +94,8 @@ class ConfusionMatrix(Classification):
 class OfEachClass(ConfusionMatrix):
     """Abstract: a score of each class, and one of them all.
 
-    `average` is "macro", the mean over the classes that occur; "micro", of the counts of all classes together; "binary",
-    that of class 1; or None for an array of all.
+    `average` is "macro", the mean over the classes that occur; "micro", of the counts of all classes together;
+    "binary", that of class 1; or None for an array of all.
     """
 
     def __init__(self, average: str | None = "macro", ignore_index: int = -100) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,13 @@ import numpy as np
 from gpuprop.autograd import asnumpy, raw
 from gpuprop.backend import backend_of
 
-TINY = np.finfo(float).tiny
-
 
 class Metric(ABC):
-    """Abstract: `terms` of each batch are added up on the device, and `value` makes the result of their sums, on the host."""
+    """Abstract: `terms` of each batch are added up on the device, and `value` makes the result of the sums."""
 
     name: str
     more_is_better = True
+    value: Callable[..., Any]  # of the sums, in host memory: the metric, a number or an array
 
     def __init__(self) -> None:
         self.reset()
@@ -50,14 +50,11 @@ class Metric(ABC):
     def terms(self, xp: Any, output: Any, target: Any) -> tuple:
         """What a batch adds to the sums: arrays and Python numbers."""
 
-    @abstractmethod
-    def value(self, *sums: np.ndarray) -> Any:
-        """The metric, of the sums in host memory."""
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
 def ratio(a: Any, b: Any, otherwise: Any = math.nan) -> Any:
     """``a / b``, and `otherwise` where b is not above 0."""
-    return np.where(np.greater(b, 0), np.divide(a, np.maximum(b, TINY)), otherwise)
+    above = np.greater(b, 0)
+    return np.where(above, a / np.where(above, b, 1), otherwise)

@@ -13,7 +13,7 @@ from gpuprop.training.metrics.classes import Classification, yes
 
 
 class OfRanking(Classification):
-    """Abstract: a score of how far true labels rank above others; with more than two classes the mean of each against the rest.
+    """Abstract: how far true labels rank above others; with more than two classes the mean of each against the rest.
 
     All scores of an epoch are kept on the device.  Where a class has no labels, or all, the result is NaN.
     """
@@ -25,7 +25,8 @@ class OfRanking(Classification):
         if output.ndim == 1 or output.shape[1] == 1:
             output = yes(output, target)[:, None]
         if output.ndim != 2 or target.ndim != 1:
-            raise ValueError(f"{self.name} needs scores (N, C) or (N,) of labels (N,), not {output.shape} of {target.shape}")
+            raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), not {output.shape} and "
+                             f"{target.shape}")
         return output, xp.copy(target)  # whose memory a loader may use again
 
     def compute(self) -> Any:
@@ -58,7 +59,7 @@ class OfRanking(Classification):
 
 
 class AUROC(OfRanking):
-    """The chance that a label of the class ranks above another: the area under the receiver operating characteristic."""
+    """The chance that a label of the class ranks above another: the area under the ROC curve."""
 
     name = "auroc"
 

@@ -1,5 +1,6 @@
 """The array class of the stand-in: the strict one under CuPy's name, with CuPy's way to the host."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ class ndarray(StrictArray):
 
     def get(self) -> np.ndarray:
         return self._read(np.copy, "get()")
+
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        if type(arr) is not np.ndarray or arr.dtype != self.dtype or arr.shape != self.shape:
+            raise TypeError(f"set() of {getattr(arr, 'dtype', type(arr))} {arr.shape} to {self.dtype} {self.shape}")
+        machine.forbid("a copy from the host")
+        source = weakref.ref(arr)  # asynchronous: the caller must keep it
+
+        def copy() -> None:
+            host = source()
+            assert host is not None, "pinned memory was freed before it was copied"
+            np.copyto(self._a, host)
+
+        copy() if stream is None else stream.ask(copy)
 
     @property
     def device(self) -> Any:

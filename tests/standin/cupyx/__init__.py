@@ -1,0 +1,5 @@
+"""``cupyx``: pinned memory that is not."""
+
+import numpy as np
+
+empty_pinned = np.empty

@@ -1,0 +1,38 @@
+"""NumPy's own format: a zip archive with an npy file for each array."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from gpuprop.io.types import foreign, is_foreign
+
+TEXT, TYPES = "__metadata__", "__types__"  # arrays that hold a text: what came with the arrays; their foreign types
+
+
+def write(file: IO[bytes], arrays: dict[str, np.ndarray], text: str | None) -> None:
+    """Write arrays, those of foreign types as float32, and a text."""
+    types = {name: array.dtype.name for name, array in arrays.items() if is_foreign(array)}
+    texts = {TEXT: text, TYPES: json.dumps(types) if types else None}
+    entries = {name: array.astype("float32") if name in types else array for name, array in arrays.items()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in {**entries, **{n: np.array(t) for n, t in texts.items() if t is not None}}.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:  # dated 1980: equal bytes
+                npy.write_array(entry, array, allow_pickle=False)
+
+
+def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
+    """Arrays by name, and the text."""
+    with zipfile.ZipFile(file) as archive:  # its `read` compares checksums, and a damaged array is never looked at
+        arrays = {name.removesuffix(".npy"): npy.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+                  for name in archive.namelist()}
+    text, types = (str(arrays.pop(name)) if name in arrays else None for name in (TEXT, TYPES))
+    for name, kind in json.loads(types or "{}").items():
+        dtype = foreign(kind)
+        arrays[name] = arrays[name] if dtype is None else arrays[name].astype(dtype)
+    return arrays, text

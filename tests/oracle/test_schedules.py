@@ -1,0 +1,69 @@
+"""Every schedule of the learning rate that both libraries have: forty epochs, resumed in their middle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cases import Record
+from compare import quietly
+
+from gpuprop import Parameter, optim
+from gpuprop.optim import lr_scheduler
+
+EPOCHS = 40
+SAMPLES: dict[str, list[dict[str, Any]]] = {
+    "CosineAnnealingLR": [{"T_max": 10}, {"T_max": 7, "eta_min": 0.01}],
+    "ExponentialLR": [{"gamma": 0.9}],
+    "LambdaLR": [{"lr_lambda": lambda t: 1 / (1 + t)}, {"lr_lambda": [lambda t: 2**-t, lambda t: 0.9**t]}],
+    "LinearLR": [{}, {"start_factor": 0.2, "end_factor": 0.7, "total_iters": 11}],
+    "MultiStepLR": [{"milestones": [3, 8, 8, 30]}, {"milestones": [0, 5], "gamma": 0.5}],
+    "OneCycleLR": [{"max_lr": 1.0, "total_steps": EPOCHS + 1},
+                   {"max_lr": [1.0, 2.0], "epochs": 5, "steps_per_epoch": 9, "anneal_strategy": "linear"},
+                   {"max_lr": 1.0, "total_steps": 60, "three_phase": True, "pct_start": 0.2, "cycle_momentum": False}],
+    "ReduceLROnPlateau": [{}, {"mode": "max", "factor": 0.5, "patience": 2, "cooldown": 3, "min_lr": 0.01},
+                          {"patience": 0, "threshold": 0.2, "threshold_mode": "abs", "eps": 0.01}],
+    "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
+}
+BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type)
+              and issubclass(v, lr_scheduler.LRScheduler) and hasattr(torch.optim.lr_scheduler, n))
+BOTH.remove("LRScheduler")
+
+
+def groups(parameter: Any) -> list[dict[str, Any]]:
+    return [{"params": [parameter()]}, {"params": [parameter()], "lr": 0.3, "momentum": 0.8}]
+
+
+def course(library: Any, schedulers: Any, parameter: Any, name: str, options: dict[str, Any]) -> list[list[float]]:
+    """Learning rates and momenta epoch by epoch; in the middle a new schedule goes on from the state of the old."""
+    make = lambda: library.SGD(groups(parameter), lr=0.1, momentum=0.9)
+    optimizer = make()
+    scheduler = getattr(schedulers, name)(optimizer, **options)
+    loss, found = np.random.default_rng(0).random(EPOCHS), []
+    for epoch in range(EPOCHS):
+        optimizer.step()
+        scheduler.step(*[loss[epoch]] * (name == "ReduceLROnPlateau"))
+        found.append([group[word] for group in optimizer.param_groups for word in ("lr", "momentum")])
+        assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+        if epoch == EPOCHS // 2:
+            states, optimizer = (optimizer.state_dict(), scheduler.state_dict()), make()
+            scheduler = getattr(schedulers, name)(optimizer, **options)
+            optimizer.load_state_dict(states[0])
+            scheduler.load_state_dict(states[1])
+    return found
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_schedule(name: str, record_property: Record) -> None:
+    for options in SAMPLES[name]:
+        theirs = quietly(course, torch.optim, torch.optim.lr_scheduler, lambda: torch.nn.Parameter(torch.zeros(2)),
+                         name, options)
+        mine = course(optim, lr_scheduler, lambda: Parameter(np.zeros(2)), name, options)
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=0)
+    record_property("schedules", (name, len(SAMPLES[name])))
+
+
+def test_samples_are_of_schedules_that_exist() -> None:
+    assert sorted(SAMPLES) == BOTH

@@ -1,0 +1,314 @@
+"""Workers: the same batches whoever makes them, and nothing left behind when something goes wrong."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuprop
+from gpuprop.data import DataLoader, Dataset, IterableDataset, batch_rng
+
+ROOT = Path(__file__).parent.parent
+started = []
+
+
+class Samples(Dataset):
+    """Samples of the process that reads them; `act` happens at sample 5."""
+
+    def __init__(self, act=None, n=12):
+        self.act, self.n = act, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if i == 5 and self.act is not None:
+            self.act(i)
+        return {"x": np.full(3, i), "noise": batch_rng().uniform(), "cupy": "cupy" in sys.modules, "pid": os.getpid(),
+                "started": len(started)}
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(7))
+
+
+def fail(i):
+    raise LookupError(f"bad file {i}")
+
+
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+
+
+def fail_oddly(i):
+    raise Odd(1, 2)
+
+
+def die(i):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(i):
+    time.sleep(1000)
+
+
+def start(number):
+    started.append(number)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    started.clear()
+    yield
+    gc.collect()
+    assert [t.name for t in threading.enumerate() if t.name.startswith("gpuprop-data")] == []
+    assert multiprocessing.active_children() == []
+
+
+def workers():
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("gpuprop-data"))
+
+
+def run(**kwargs):
+    gpuprop.manual_seed(2)
+    return list(DataLoader(Samples(), 5, shuffle=True, **kwargs))
+
+
+def numbers(batches):
+    return [(b["x"].tolist(), b["noise"].tolist()) for b in batches]
+
+
+# ---- the same, and no CuPy ------------------------------------------------------------------------------------------
+
+
+def test_processes(backend, monkeypatch):
+    monkeypatch.setenv("GPUPROP_BACKEND", "cupy")
+    batches = run(num_workers=2, worker="process", worker_init_fn=start)
+    assert numbers(batches) == numbers(run())
+    assert not any(b["cupy"].numpy().any() for b in batches)
+    assert os.getpid() not in {p for b in batches for p in b["pid"].tolist()}
+    assert {n for b in batches for n in b["started"].tolist()} == {1}
+    batches[0]["x"].data[...] = 7  # memory of its own, not a part of a message
+
+
+def test_threads(backend):
+    assert numbers(run()) == numbers(run(num_workers=1)) == numbers(run(num_workers=5, prefetch_factor=1))
+    assert list(map(len, DataLoader(Stream(), 3, num_workers=4))) == [3, 3, 1]
+
+
+def test_threads_start_once_and_persist():
+    loader = DataLoader(Samples(), 2, num_workers=2, worker_init_fn=start, persistent_workers=True)
+    assert workers() == []
+    assert len(list(loader)) == 6
+    assert set(started) <= {0, 1}  # one of them may have done it all
+    at_work = {t.ident for t in threading.enumerate()}
+    for _ in loader:
+        break
+    assert len(list(loader)) == 6
+    assert {t.ident for t in threading.enumerate()} == at_work and len(workers()) == 2
+    del loader
+    assert workers() == []
+
+
+def test_an_iterable_dataset_keeps_its_process():
+    loader = DataLoader(Stream(), 3, num_workers=3, worker="process", persistent_workers=True, drop_last=True)
+    for _ in range(2):
+        assert [b.tolist() for b in loader] == [[0, 1, 2], [3, 4, 5]]
+    assert len(multiprocessing.active_children()) == 1
+
+
+# ---- when something goes wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"num_workers": 2}, {"num_workers": 1, "worker": "process"}],
+                         ids=["none", "threads", "process"])
+def test_errors_say_where(backend, kwargs):
+    batches = iter(DataLoader(Samples(fail), 2, **kwargs))
+    assert [next(batches)["x"].tolist()[0][0] for _ in range(2)] == [0, 2]
+    with pytest.raises(LookupError, match="bad file 5") as caught:
+        next(batches)
+    assert caught.value.__notes__ == ["while reading sample 5", "while making batch 2 of Samples"]
+    assert "in fail\n" in "".join(traceback.format_exception(caught.value))
+    assert workers() == [] and next(batches, None) is None
+
+
+def test_an_error_that_cannot_be_sent():
+    with pytest.raises(RuntimeError, match="Odd: 1"):
+        list(DataLoader(Samples(fail_oddly), 6, num_workers=1, worker="process"))
+
+
+@pytest.mark.parametrize("how", ["break", "close", "collect", "raise"])
+def test_threads_end_with_the_iterator(how):
+    batches = iter(DataLoader(Samples(), 1, num_workers=2))
+    next(batches)
+    assert len(workers()) == 2
+    if how == "close":
+        batches.close()
+    elif how == "collect":
+        ring = [batches]
+        ring.append(ring)
+        del batches, ring
+        gc.collect()
+    elif how == "raise":
+        with pytest.raises(ZeroDivisionError):
+            for _ in DataLoader(Samples(), 1, num_workers=2):
+                1 / 0  # noqa: B018
+        del batches
+    else:
+        for _ in batches:
+            break
+        del batches
+    assert workers() == []
+
+
+def test_a_killed_process_is_reported():
+    with pytest.raises(RuntimeError, match=r"data worker process \d+ was killed by signal 9: did memory run out"):
+        list(DataLoader(Samples(die), 2, num_workers=1, worker="process"))
+
+
+def test_a_hanging_process_is_ended():
+    begun = time.perf_counter()
+    with pytest.raises(TimeoutError, match=r"waited timeout=1 s for a batch of its 1 worker"):
+        list(DataLoader(Samples(hang), 4, num_workers=1, worker="process", timeout=1))
+    assert time.perf_counter() - begun < 8
+
+
+def test_a_hanging_thread_is_left_alone():
+    go_on = threading.Event()
+    with pytest.raises(TimeoutError, match=r"timeout=0\.1 s"):
+        list(DataLoader(Samples(lambda i: go_on.wait()), 2, num_workers=2, timeout=0.1))
+    go_on.set()
+    for t in threading.enumerate():
+        if t.name.startswith("gpuprop-data"):
+            t.join(5)
+
+
+def test_a_timeout_of_the_dataset_itself():
+    def late(i):
+        raise TimeoutError("no answer")
+
+    with pytest.raises(TimeoutError, match="no answer"):
+        list(DataLoader(Samples(late), 2, num_workers=1, timeout=60))
+
+
+def test_what_processes_cannot_get(backend):
+    with pytest.raises(TypeError, match="Functions and classes must be defined at the top of a module"):
+        list(DataLoader(Samples(lambda i: None), num_workers=1, worker="process"))
+    data = Samples()
+    data.table = backend.asarray([1.0])
+    if backend.name != "numpy":
+        with pytest.raises(TypeError, match=f"of backend '{backend.name}', and worker processes have no device"):
+            list(DataLoader(data, num_workers=1, worker="process"))
+
+
+# ---- programs of their own ------------------------------------------------------------------------------------------
+
+
+def program(text, standin=False, folder=None):
+    """What a program prints; it ends when all that have its output open have ended, its workers too."""
+    path = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests"), *[str(ROOT / "tests" / "standin")] * standin]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(reversed(path))}
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(text))
+    return subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_a_script_without_a_guard_is_told(tmp_path):
+    done = program("""
+        import gpuprop
+        from gpuprop.data import DataLoader
+        gpuprop.use("cpu")
+        list(DataLoader([1, 2], num_workers=1, worker="process"))
+        """, folder=tmp_path)
+    assert "ended with exit code 1: it imports the script, so what starts the loader must be under" in done.stderr
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"], ids=["exit", "killed"])
+def test_workers_end_with_the_program(tmp_path, end):
+    done = program(f"""
+        import os, time
+        import gpuprop
+        from gpuprop.data import DataLoader
+
+        class Slow(list):
+            def __getitem__(self, i):
+                time.sleep(1000 if i else 0)
+                return i
+
+        if __name__ == "__main__":
+            gpuprop.use("cpu")
+            first = iter(DataLoader(Slow([1] * 9), num_workers=2, worker="process"))
+            second = iter(DataLoader(Slow([1] * 9), num_workers=2))
+            print(len(next(first)), len(next(second)), flush=True)
+            {end}
+        """, folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("1 1\n", "")
+    assert done.returncode == (0 if end == "pass" else -9)
+
+
+def test_a_forked_process_is_told_that_it_has_no_cuda(tmp_path):
+    done = program("""
+        import os
+        import gpuprop
+        gpuprop.use("cuda")
+        x = gpuprop.tensor([1.0])
+        if os.fork():
+            _, status = os.wait()
+            print(status, x + x)
+        else:
+            for use in (lambda: gpuprop.zeros(3), lambda: x + x, x.numpy, lambda: gpuprop.use("cuda")):
+                try:
+                    use()
+                except RuntimeError as e:
+                    print("spawn" in str(e))
+            gpuprop.use("cpu")
+            print(gpuprop.zeros(1), flush=True)
+            os._exit(0)
+        """, standin=True, folder=tmp_path)
+    assert done.stdout.split("\n")[:5] == ["True"] * 4 + ["Tensor([0.])"], done.stderr
+    assert done.stdout.split("\n")[5].startswith("0 Tensor([2.]"), done.stderr
+
+
+def test_batches_travel_while_the_one_before_is_in_use(tmp_path):
+    done = program("""
+        import numpy as np, cupy, gpuprop
+        from gpuprop.data import ArrayDataset, DataLoader
+        backend = gpuprop.use("cuda").backend
+        stream = lambda: next(iter(backend._prefetch._streams.values()))
+        held = []
+        for n, (x,) in enumerate(DataLoader(ArrayDataset(np.arange(12.0)), 2)):
+            held.append(x)
+            assert stream().done >= n + 1, "the batch has not arrived"
+            assert stream().asked == min(n + 2, 6), "the next one is not under way"
+            assert n == 5 or stream().done == n + 1, "somebody waits for the next one already"
+        assert [x.tolist() for x in held] == [[2.0 * i, 2.0 * i + 1] for i in range(6)]
+        assert len(backend._prefetch._in_flight) <= 3
+
+        def broken():
+            yield [np.ones(2)]
+            raise LookupError
+
+        batches = backend.prefetch(broken())
+        assert next(batches)[0].sum() == 2  # the good one comes first
+        try:
+            next(batches)
+        except LookupError:
+            print("raised")
+        batches = backend.prefetch([np.ones(2), np.ones(0)] for _ in range(3))
+        next(batches)
+        batches.close()
+        assert stream().done == stream().asked, "a copy under way may overtake who gets its memory next"
+        """, standin=True, folder=tmp_path)
+    assert done.stdout == "raised\n", done.stderr

@@ -1,0 +1,316 @@
+"""Functions of gpuprop.functional where rows do not reach: kinks, extreme values, errors, and what is drawn at random."""
+
+import math
+import weakref
+
+import numpy as np
+import pytest
+
+import gpuprop as gp
+import gpuprop.functional as F
+
+NEW = gp.random.Generator
+
+
+def slopes(f, values, *args, **kwargs):
+    x = gp.tensor(np.array(values, "float64"), requires_grad=True)
+    f(x, *args, **kwargs).sum().backward()
+    return gp.asnumpy(x.grad)
+
+
+# ---- activations ----------------------------------------------------------------------------------------------------
+
+KINKS = [  # PyTorch 2.13's gradients
+    (F.relu, (), [-0.0, 0.0], [0, 0]),
+    (F.threshold, (0.5, 9.0), [0.5], [0]),
+    (F.hardtanh, (), [-1.0, 1.0], [0, 0]),
+    (F.relu6, (), [0.0, 6.0], [0, 0]),
+    (F.hardswish, (), [-3.0, 0.0, 3.0], [0, 0.5, 1]),
+    (F.hardsigmoid, (), [-3.0, 3.0], [0, 0]),
+    (F.hardshrink, (), [-0.5, 0.5], [0, 0]),
+    (F.softshrink, (), [-0.5, 0.0, 0.5], [0, 0, 0]),
+    (F.leaky_relu, (), [-0.0, 0.0], [0.01, 0.01]),
+    (F.rrelu, (), [0.0], [11 / 48]),
+    (F.elu, (2.0,), [0.0], [2]),
+    (F.celu, (2.0,), [0.0], [1]),
+    (F.selu, (), [0.0], [1.7580993408473766]),
+    (F.softsign, (), [0.0], [1]),
+    (F.mish, (), [0.0], [0.6]),
+    (F.softplus, (2.0, 20.0), [10.0], [1 - math.exp(-20)]),
+    (F.softplus, (2.0, 20.0), [10.1], [1]),
+]
+
+
+@pytest.mark.parametrize(("f", "options", "at", "expected"), KINKS, ids=[f.__name__ for f, *_ in KINKS])
+def test_kinks_are_pytorchs(backend, f, options, at, expected):
+    np.testing.assert_allclose(slopes(f, at, *options), expected, rtol=1e-12)
+
+
+def test_kink_of_prelu(backend):
+    x, w = (gp.tensor(np.array(v), requires_grad=True) for v in ([0.0, -2.0], [0.25]))
+    F.prelu(x, w).sum().backward()
+    assert (gp.asnumpy(x.grad) == 0.25).all() and w.grad[0] == -2
+
+
+CURVES = [F.relu, F.relu6, F.leaky_relu, F.hardswish, F.elu, F.celu, F.selu, F.gelu, lambda x: F.gelu(x, "tanh"), F.silu, F.mish, F.softplus,
+          F.logsigmoid, F.sigmoid, F.tanh, F.softsign, F.tanhshrink, F.hardshrink, F.softshrink, F.rrelu,
+          lambda x: F.softmax(x, 0), lambda x: F.log_softmax(x, 0), lambda x: F.softmin(x, 0), lambda x: F.normalize(x, dim=0)]
+
+
+@pytest.mark.parametrize("f", CURVES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_values_are_finite_and_silent(f, dtype):
+    x = gp.tensor(np.array([-1e10, -1e4, -90.0, -1e-30, 0.0, 1e-30, 90.0, 1e4, 1e10], dtype), requires_grad=True)
+    y = f(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad).all()
+
+
+def test_tails():
+    np.testing.assert_allclose(F.logsigmoid(np.array([-50.0, 50.0])), [-50, -math.exp(-50)])
+    np.testing.assert_allclose(F.softplus(np.array([-50.0, 19.0])), [math.exp(-50), 19 + math.exp(-19)])
+    np.testing.assert_allclose(F.log_softmax(np.array([0.0, 1e4]), 0), [-1e4, 0])
+    assert F.elu(np.array([-1e-12]))[0] == math.expm1(-1e-12)
+
+
+def test_nan_passes():
+    for f in CURVES:
+        assert np.isnan(gp.asnumpy(f(np.array([np.nan])))).all(), f
+
+
+def test_relu_keeps_its_output_only():
+    x = gp.tensor(np.ones(3), requires_grad=True) * 2
+    before, y = weakref.ref(x.data), F.relu(x)
+    del x
+    assert before() is None and y.requires_grad
+
+
+def test_dtype_comes_first_in_softmax():
+    x = gp.tensor(np.ones(3, "float16"), requires_grad=True)
+    y = F.softmax(x, 0, dtype="float64")
+    y.sum().backward()
+    assert y.dtype == "float64" and x.grad.dtype == "float16"
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((2, 3), 1), ((2, 3, 4), 0), ((3,), 0)])
+def test_softmax_without_dim_warns_and_does_as_pytorch(shape, dim):
+    x = np.random.default_rng(0).standard_normal(shape)
+    with pytest.warns(UserWarning, match=f"say dim={dim}"):
+        y = F.softmax(x)
+    np.testing.assert_array_equal(y, F.softmax(x, dim))
+
+
+def test_inplace_is_accepted_and_ignored():
+    for f in (F.relu, F.relu6, F.hardtanh, F.hardswish, F.hardsigmoid, F.elu, F.selu, F.celu, F.leaky_relu, F.rrelu, F.silu, F.mish):
+        x = np.array([-1.0, 1.0])
+        np.testing.assert_array_equal(f(x, inplace=True), f(x))
+        assert x[0] == -1
+
+
+def test_names_that_write_in_place_are_refused():
+    with pytest.raises(AttributeError, match="use relu"):
+        F.relu_  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense_'"):
+        F.nonsense_  # noqa: B018
+
+
+ERRORS = [
+    (lambda x: F.hardtanh(x, 1, 0), ValueError, "min_val 1 is above max_val 0"),
+    (lambda x: F.softshrink(x, -1), ValueError, "lambd cannot be negative"),
+    (lambda x: F.rrelu(x, 0.5, 0.25), ValueError, "lower 0.5 is above upper 0.25"),
+    (lambda x: F.gelu(x, "exact"), ValueError, "'none' or 'tanh', not 'exact'"),
+    (lambda x: F.glu(x, 0), ValueError, r"axis 0 of input \(3, 4\) has no two halves"),
+    (lambda x: F.prelu(x, np.ones(3)), ValueError, "1 or 4 elements"),
+    (lambda x: F.dropout(x, 1.5), ValueError, "probability, not 1.5"),
+    (lambda x: F.linear(x, np.ones((2, 5))), ValueError, r"linear: input \(3, 4\) has 4 features, weight \(2, 5\) takes 5"),
+    (lambda x: F.bilinear(x, x, np.ones((2, 4, 5))), ValueError, r"\(3, 4\) and \(3, 4\) do not fit weight \(2, 4, 5\)"),
+    (lambda x: F.linear(x, np.ones((2, 4), "float32")), TypeError,
+     r"input is float64 and weight float32: use input.astype\('float32'\) or model.to\(dtype='float64'\)"),
+    (lambda x: F.linear(x.astype("int64"), np.ones((2, 4), "float32")), TypeError, r"use input.astype\('float32'\)$"),
+    (lambda x: F.linear(x, np.ones((2, 4)), np.ones(2, "float32")), TypeError, "linear: input is float64 and weight float32"),
+    (lambda x: F.bilinear(x, x, np.ones((2, 4, 4), "float32")), TypeError, "bilinear: input is float64"),
+    (lambda x: F.mse_loss(x, x[:, :1]), ValueError, r"input \(3, 4\) and target \(3, 1\) must have the same shape"),
+    (lambda x: F.mse_loss(x.astype("float32"), x), TypeError, r"use target.astype\('float32'\)"),
+    (lambda x: F.mse_loss(x, x, "avg"), ValueError, "reduction is 'none', 'mean' or 'sum', not 'avg'"),
+    (lambda x: F.cross_entropy(x, np.zeros(3, int), reduction="batchmean"), ValueError, "not 'batchmean'"),
+    (lambda x: F.huber_loss(x, x, delta=0), ValueError, "above 0"),
+    (lambda x: F.smooth_l1_loss(x, x, beta=-1), ValueError, "negative"),
+    (lambda x: F.cross_entropy(x, np.zeros(4, int)), ValueError, r"input \(3, 4\) takes target \(3,\), one label a sample, not \(4,\)"),
+    (lambda x: F.cross_entropy(x, np.zeros(3)), TypeError, "target holds labels, and must be integers, not float64"),
+    (lambda x: F.nll_loss(x, np.zeros(3, bool)), TypeError, "nll_loss: target holds labels"),
+    (lambda x: F.cross_entropy(x, np.zeros((3, 4), int)), TypeError, "probabilities, and cannot be int64"),
+    (lambda x: F.cross_entropy(x, np.zeros(3, int), np.ones(3)), ValueError, r"weight is one a class, \(4,\), not \(3,\)"),
+    (lambda x: F.cross_entropy(x, np.zeros(3, int), label_smoothing=2), ValueError, "between 0 and 1"),
+    (lambda x: F.gaussian_nll_loss(x, x, np.ones(4)), ValueError, r"var \(4,\) does not fit"),
+    (lambda x: F.multi_margin_loss(x, np.zeros(3, int), 3), ValueError, "1 or 2, not 3"),
+    (lambda x: F.triplet_margin_loss(x, x, x, 0), ValueError, "above 0"),
+    (lambda x: F.cosine_embedding_loss(x, x, np.ones(4)), ValueError, r"not \(4,\)"),
+    (lambda x: F.one_hot(x), TypeError, "integers, not float64"),
+    (lambda x: F.one_hot(np.zeros(0, int)), ValueError, "give num_classes"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS, ids=[m for _, _, m in ERRORS])
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call(np.ones((3, 4)))
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [-1, 4, 100])
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss, F.multi_margin_loss])
+def test_labels_out_of_range(backend, loss, label):
+    x, y = gp.tensor(np.zeros((2, 4))), gp.tensor(np.array([1, label]))
+    with pytest.raises(IndexError, match="of 4 classes are 0 to 3"):
+        loss(x, y).item()
+
+
+def test_inputs_out_of_range(backend):
+    with pytest.raises(IndexError, match="between 0 and 1"):
+        F.binary_cross_entropy(gp.tensor([0.5, 1.5]), gp.tensor([0.0, 1.0])).item()
+    with pytest.raises(IndexError, match="variance"):
+        F.gaussian_nll_loss(gp.tensor([1.0]), gp.tensor([1.0]), gp.tensor([-1.0])).item()
+
+
+def test_losses_of_extreme_logits_are_finite_and_silent():
+    for dtype in ("float32", "float64"):
+        x = gp.tensor(np.array([[1e4, -1e4, 0], [-1e4, 1e4, 90], [1e10, -1e10, 1e-30]], dtype), requires_grad=True)
+        for target in (np.array([0, 0, 1]), np.full((3, 3), 1 / 3, dtype)):
+            for smoothing in (0.0, 0.1):
+                F.cross_entropy(x, target, label_smoothing=smoothing).backward()
+        ones = np.ones((3, 3), dtype)
+        for t in (0, 1):
+            F.binary_cross_entropy_with_logits(x, t * ones, pos_weight=2 * ones).backward()
+            F.soft_margin_loss(x, 2 * t * ones - 1).backward()
+            F.multilabel_soft_margin_loss(x, t * ones).backward()
+        for loss in (F.l1_loss, F.smooth_l1_loss, F.huber_loss):
+            loss(x, ones).backward()
+        assert x.grad.dtype == dtype and np.isfinite(x.grad).all()
+
+
+def test_logarithms_are_clamped_at_100():
+    for dtype in ("float32", "float64"):
+        x = gp.tensor(np.array([0, 1, 0, 1], dtype), requires_grad=True)
+        loss = F.binary_cross_entropy(x, np.array([0, 1, 1, 0]), reduction="none")
+        assert loss.tolist() == [0, 0, 100, 100] and loss.dtype == dtype
+        loss.sum().backward()
+        np.testing.assert_allclose(x.grad, [0, 0, -1e12, 1e12])
+
+
+def test_masked_classes(backend):
+    """A logit of -inf is a class that cannot be: its probability and its gradient are 0."""
+    x = gp.tensor(np.array([[0.0, -np.inf, 0.0], [0.0, 1.0, -np.inf]]), requires_grad=True)
+    loss = F.cross_entropy(x, gp.tensor(np.array([0, -100])))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2))
+    np.testing.assert_allclose(gp.asnumpy(x.grad), [[-0.5, 0, 0.5], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("weight", [None, np.array([1.0, 2.0])])
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.nll_loss])
+def test_nothing_but_ignored_is_nan_without_gradient(backend, loss, weight):
+    x = gp.tensor(np.zeros((3, 2)), requires_grad=True)
+    y = loss(x, gp.tensor(np.full(3, -100)), weight if weight is None else gp.tensor(weight))
+    y.backward()
+    assert math.isnan(y.item()) and not gp.asnumpy(x.grad).any()
+
+
+def test_the_mean_of_nothing_is_nan(backend):
+    nothing = gp.tensor(np.zeros((0, 3)))
+    assert math.isnan(F.mse_loss(nothing, nothing).item())
+    assert math.isnan(F.cross_entropy(nothing, gp.tensor(np.zeros(0, int))).item())
+
+
+def test_kinks_of_losses_are_pytorchs():
+    zeros, one = np.zeros(2), np.array([1.0, -1.0])
+    assert slopes(F.l1_loss, zeros, zeros).tolist() == [0, 0]
+    assert slopes(F.huber_loss, one, zeros, "sum").tolist() == [1, -1]
+    assert slopes(F.hinge_embedding_loss, [1.0, 1.0], one, reduction="sum").tolist() == [1, -1]
+    assert slopes(lambda x: F.margin_ranking_loss(x, zeros, one, reduction="sum"), zeros).tolist() == [-1, 1]
+    assert slopes(F.pairwise_distance, zeros, zeros, eps=0).tolist() == [0, 0]
+    assert slopes(lambda x: F.normalize(x, dim=0), zeros).tolist() == [1e12, 1e12]
+
+
+def test_integer_targets_do_not_widen():
+    x = np.full((2, 3), 0.5, "float32")
+    for loss in (F.mse_loss, F.l1_loss, F.binary_cross_entropy, F.binary_cross_entropy_with_logits, F.kl_div, F.poisson_nll_loss):
+        for kind in ("int64", "uint8", "bool"):
+            assert loss(x, np.ones((2, 3), kind)).dtype == "float32"
+
+
+def test_plain_arrays_in_plain_arrays_out():
+    x, y = np.ones((2, 3)), np.array([0, 1])
+    for out in (F.cross_entropy(x, y), F.cross_entropy(x, x), F.mse_loss(x, x), F.normalize(x), F.dropout(x), F.triplet_margin_loss(x, x, x)):
+        assert type(out) is np.ndarray and out.dtype == "float64"
+    assert isinstance(F.mse_loss(x, gp.tensor(x)), gp.Tensor)
+
+
+def test_one_hot_counts_the_classes(backend):
+    y = F.one_hot(gp.tensor(np.array([[0, 2], [1, 0]])))
+    assert y.dtype == "int64" and y.tolist() == [[[1, 0, 0], [0, 0, 1]], [[0, 1, 0], [1, 0, 0]]]
+
+
+def test_autocast():
+    x, w, y = gp.tensor(np.ones((2, 3), "f")), gp.tensor(np.ones((4, 3), "f")), gp.tensor(np.array([0, 3]))
+    with gp.autocast():
+        logits = F.linear(x, w)
+        both = F.bilinear(logits, logits, gp.tensor(np.ones((2, 4, 4), "f")))
+        assert logits.dtype == both.dtype == F.relu(logits).dtype == "float16"
+        for loss in (F.cross_entropy(logits, y), F.mse_loss(logits, gp.tensor(np.ones((2, 4), "f"))), F.softmax(logits, 1)):
+            assert loss.dtype == "float32"
+
+
+# ---- random ---------------------------------------------------------------------------------------------------------
+
+
+def test_dropout(backend):
+    x = gp.tensor(np.ones((200, 300), "float32"), requires_grad=True)
+    y = F.dropout(x, 0.25)
+    (3 * y).sum().backward()
+    kept = y.numpy() != 0
+    assert kept.mean() == pytest.approx(0.75, abs=0.01)
+    np.testing.assert_allclose(y.numpy()[kept], 4 / 3, rtol=1e-6)
+    np.testing.assert_allclose(gp.asnumpy(x.grad), 3 * y.numpy())
+    assert (F.dropout(x, 0.25).numpy() != y.numpy()).any()
+    assert F.dropout(x, 0.25, training=False) is x and F.dropout(x, 0) is x
+    assert not F.dropout(x, 1).numpy().any()
+
+
+def test_dropout_draws_by_its_generator(backend):
+    x = gp.tensor(np.ones(100))
+    draw = lambda rng: F.dropout(x, rng=rng).numpy()
+    rng = NEW(3)
+    first, second = draw(rng), draw(rng)
+    assert (first != second).any()
+    np.testing.assert_array_equal(draw(NEW(3)), first)
+    gp.manual_seed(3)
+    np.testing.assert_array_equal(draw(None), first)
+    with gp.generic():
+        np.testing.assert_array_equal(draw(NEW(3)), first)
+
+
+def test_rrelu_draws_a_slope_an_element(backend):
+    x = gp.tensor(np.full(1000, -1.0), requires_grad=True)
+    y = F.rrelu(x, 0.25, 0.5, training=True)
+    y.sum().backward()
+    slope = gp.asnumpy(x.grad)
+    np.testing.assert_array_equal(-slope, y.numpy())
+    assert slope.min() >= 0.25 and slope.max() <= 0.5 and slope.mean() == pytest.approx(0.375, abs=0.01)
+    np.testing.assert_array_equal(F.rrelu(x, training=True, rng=NEW(1)).numpy(), F.rrelu(x, training=True, rng=NEW(1)).numpy())
+
+
+def test_gumbel_softmax_draws_in_proportion(backend):
+    p = np.array([0.5, 0.3, 0.2])
+    x = gp.tensor(np.broadcast_to(np.log(p), (20000, 3)).copy(), requires_grad=True)
+    hard = F.gumbel_softmax(x, hard=True, rng=NEW(1))
+    assert set(np.unique(hard.numpy())) == {0, 1} and (hard.numpy().sum(axis=1) == 1).all()
+    np.testing.assert_allclose(hard.numpy().mean(axis=0), p, atol=0.02)
+    soft = F.gumbel_softmax(x, rng=NEW(1))
+    weights = np.arange(3.0)
+    (hard * gp.tensor(weights)).sum().backward()
+    through, x.grad = gp.asnumpy(x.grad), None
+    (soft * gp.tensor(weights)).sum().backward()
+    np.testing.assert_allclose(through, gp.asnumpy(x.grad))
