@@ -1,10 +1,11 @@
-"""Handwritten digits: two hidden layers of 512 learn to read the 28 × 28 images of MNIST, on the CPU or the GPU.
+"""Handwritten digits: two hidden layers of 512 learn to read MNIST's images of 28 by 28, on the CPU or the GPU.
 
-The network, dropout 0.2, RMSprop and 20 epochs in batches of 128 are those of Keras's example, which reports a test accuracy
-of 0.9840.  The four IDX files of MNIST are looked for in `--data`, else in the folder that the environment variable
-GPUPROP_DATA names, else they are downloaded, once, into the cache.
+The network, dropout 0.2, RMSprop and 20 epochs in batches of 128 are those of Keras's example, which reports a test
+accuracy of 0.9840.  The four IDX files of MNIST are looked for in `--data`, else in the folder that the environment
+variable GPUPROP_DATA names, else they are downloaded, once, into the cache.
 
-    python examples/mnist.py [--data DIR] [--epochs 20] [--batch-size 128] [--seed 0] [--backend cpu|cuda|auto] [--out DIR]
+    python examples/mnist.py [--data DIR] [--epochs 20] [--batch-size 128] [--seed 0] [--backend cpu|cuda|auto]
+                             [--out DIR]
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def find(folder: str) -> list[Path]:
 
 
 def download() -> list[Path]:
-    """The four files in the cache, downloaded first if they are not there; each is what its checksum says, or an error."""
+    """The four files in the cache, downloaded first if they are not there; their checksums are compared."""
     try:
         import pooch
     except ImportError:

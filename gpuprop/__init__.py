@@ -3,6 +3,8 @@
 Beside the names below, NumPy's functions work on Tensors and arrays of every backend: gpuprop.exp, gpuprop.sum ...
 """
 
+from typing import Any as _Any
+
 from gpuprop.autograd import Parameter, Tensor, asnumpy, from_dlpack, get_array_module, grad, tensor, value_and_grad
 from gpuprop.backend import BackendMismatchError, backends, debug, no_sync, set_default_backend, use
 from gpuprop.mode import autocast, enable_grad, generic, is_grad_enabled, no_grad
@@ -38,12 +40,11 @@ __all__ = [
     *functional.ARRAY_FUNCTIONS,
 ]
 
-_LATER = {"data": "data", "io": "io", "load": "io:load", "save": "io:save", "testing": "testing", "training": "training",
-          "show_config": "environment:show_config",
-          "verify": "verification:verify"}
+_LATER = {"data": "data", "io": "io", "load": "io:load", "save": "io:save", "testing": "testing",
+          "training": "training", "show_config": "environment:show_config", "verify": "verification:verify"}
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> _Any:
     """What is imported when it is first named: modules, and names in modules."""
     if name not in _LATER:
         raise AttributeError(f"module 'gpuprop' has no attribute {name!r}")

@@ -181,7 +181,7 @@ class Tensor(Methods):
     def _given_away(self, memory: Any) -> Any:
         """`memory`, for another library to use in place; whatever is computed there, no gradient comes back."""
         if self.requires_grad:
-            raise BufferError("this tensor requires a gradient, which another library knows nothing of: give it .detach()")
+            raise BufferError("this tensor requires a gradient, which other libraries know nothing of: give .detach()")
         return memory
 
     def __repr__(self) -> str:
@@ -205,13 +205,13 @@ class Parameter(Tensor):
         self.home, self.changed = None, -1
 
     def receive(self, g: Any) -> None:
-        if self.home is None:
-            return super().receive(g)
-        if self.grad is None:
+        if self.grad is self.home is not None:
+            self.grad += g
+        elif self.home is None or self.grad is not None:  # an array the user gave: it is not ours to write to
+            super().receive(g)
+        else:
             self.home[...] = g
             self.grad = self.home
-        else:
-            self.grad += g
 
     def touch(self) -> None:
         """Say that the values changed in place: what was computed from the old ones has no gradient any more."""
@@ -233,8 +233,8 @@ class Parameter(Tensor):
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new Tensor with a copy of `value`: an array keeps its dtype, Python's floats become float32, its ints int64.
 
-    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.  Arrays of
-    other libraries, such as PyTorch's and JAX's, come by DLPack; see `from_dlpack` for one that is not copied.
+    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.  Those
+    of other libraries, such as PyTorch's and JAX's, come by DLPack; `from_dlpack` does not copy them.
     """
     value = adopt(raw(value))
     if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "shape"):
@@ -364,6 +364,7 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:
+        _check_float(data)  # who sets `t.requires_grad = True` is not asked then
         g = g.astype(data.dtype)
     if not edge.hooks:
         edge.receive(g)

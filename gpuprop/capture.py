@@ -52,8 +52,8 @@ def capture(step: Callable) -> Callable:
         try:
             found = known.get(key)
         except TypeError as e:
-            raise TypeError(f"a captured step takes arrays, Tensors and constants that can be hashed, alone or in lists, "
-                            f"tuples and dicts: {e}") from None
+            raise TypeError(f"a captured step takes arrays, Tensors and constants that can be hashed, alone or in "
+                            f"lists, tuples and dicts: {e}") from None
         if found is None:
             found = known[key] = _Captured(step, backend)
         return _map(_fresh, found(args, kwargs, arrays))
@@ -101,6 +101,9 @@ class _Captured:
         for t in self.tensors:
             if isinstance(t, Parameter) and t.home is None:  # its gradient shall lie in one place from step to step
                 t.home = self.backend.xp.empty_like(t.data)
+                if t.grad is not None:
+                    t.home[...] = t.grad
+                    t.grad = t.home
         self.ran.add(state)
         if known != (len(self.modules), len(self.tensors)):
             self.ran.add(self._state())
@@ -138,7 +141,8 @@ class _Captured:
         if difference is None and _signature(results[0]) != _signature(results[1]):
             difference = "what it returns beside arrays was something else each time"
         if difference is not None:
-            return self._give_up(difference)
+            self._give_up(difference)
+            return None
         return _Replay(recordings[1], slots, results[1], before, after)
 
 

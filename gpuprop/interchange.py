@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import BY_TYPE, backend_of, default_backend, get_backend
+from gpuprop.backend import BY_TYPE, default_backend, get_backend
 
 HOMES = {1: "numpy", 2: "cupy", 3: "numpy", 13: "cupy"}  # DLPack's CPU, CUDA, pinned and managed memory
 
@@ -25,9 +25,8 @@ def adopt(value: Any) -> Any:
         try:
             return backend.xp.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as e:
-            kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            dtype = getattr(value, "dtype", "unknown dtype")
-            raise BufferError(f"this {kind} ({dtype}) cannot share its memory with backend {backend.name!r}: {e}") from e
+            what = f"{type(value).__module__}.{type(value).__qualname__} ({getattr(value, 'dtype', 'of no dtype')})"
+            raise BufferError(f"backend {backend.name!r} cannot share the memory of this {what}: {e}") from e
     return get_backend("cupy").asarray(value) if hasattr(value, "__cuda_array_interface__") else value
 
 
@@ -46,10 +45,10 @@ class Luggage:
         return Luggage(copy.deepcopy(self.array, memo), self.kept)
 
     def __reduce__(self) -> tuple:
-        if self.array is None or not self.kept:
-            return Luggage, (None,)
-        a = self.array
-        return unpacked, (a if isinstance(a, np.ndarray) else backend_of(a).to_numpy(a),)
+        a = self.array if self.kept else None
+        if type(a) not in BY_TYPE:  # None, or a Tensor inside of one
+            return Luggage, (a,)
+        return unpacked, (a if type(a) is np.ndarray else BY_TYPE[type(a)].to_numpy(a),)
 
 
 def unpacked(host: np.ndarray) -> Luggage:

@@ -28,7 +28,8 @@ class Switch(contextlib.ContextDecorator):
     """A context manager, and a decorator, that changes the mode inside."""
 
     def __init__(self, **change: Any) -> None:
-        self._change, self._tokens = change, []
+        self._change = change
+        self._tokens: list = []
 
     def _recreate_cm(self) -> Switch:  # a decorated function may run in many threads at once
         return Switch(**self._change)

@@ -91,7 +91,8 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
             return _several(out, pullback, edges, backend, wanted and mode.recording, tensors)
         if type(out) is not backend.array_type:
             if isinstance(out, list | tuple):
-                raise TypeError(f"{spec.fn.__qualname__}: several outputs are a plain tuple, not a {type(out).__name__}")
+                kind = type(out).__name__
+                raise TypeError(f"{spec.fn.__qualname__}: several outputs are a plain tuple, not a {kind}")
             out = backend.own(out)
         if wanted and mode.recording and pullback is not None:
             if type(pullback) is tuple and not wanted == len(edges) == len(pullback):

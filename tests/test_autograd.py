@@ -538,6 +538,18 @@ class TestGoingOn:
     def test_integers_as_leaves(self, backend):
         with pytest.raises(TypeError, match="int64"):
             Tensor(backend.asarray(np.arange(3)), requires_grad=True)
+        x = Tensor(backend.asarray(np.arange(3)))
+        x.requires_grad = True
+        with pytest.raises(TypeError, match="int64"):
+            (x * 0.5).sum().backward()
+
+    def test_a_gradient_the_user_gave_is_not_written_to(self, backend):
+        p = Parameter(leaf(backend))
+        optim.SGD([p], lr=0.1)
+        given = backend.xp.broadcast_to(leaf(backend).data[:1], (3,))
+        p.grad = given
+        (p * 3).sum().backward()
+        assert (values(backend, p.grad) == 4).all() and (values(backend, given) == 1).all()
 
     def test_a_gradient_from_another_backend(self, backend):
         other = get_backend("strict" if backend.name == "numpy" else "numpy")

@@ -277,7 +277,7 @@ def test_a_module_first_called_in_training():
 
 
 def test_a_replay_touches_its_parameters():
-    model, optimizer, step = training(captured=True)
+    model, _, step = training(captured=True)
     (x, y), *rest = batches(5)
     for batch in rest:
         step(*batch)

@@ -154,6 +154,13 @@ def test_what_makes_no_batch(samples, error, message):
         default_collate(samples)
 
 
+def test_an_array_is_a_dataset_too(backend):
+    rows = np.arange(12.0).reshape(6, 2)
+    for data in (rows, Subset(rows, range(6)), backend.asarray(rows), gpuprop.tensor(rows)):
+        batch = next(iter(DataLoader(data, 4)))
+        assert batch.tolist() == rows[:4].tolist() and batch.dtype == "float32"
+
+
 def test_own_collate_and_single_samples(backend):
     loader = DataLoader(ArrayDataset(TEN), 4, collate_fn=lambda samples: [int(i) for i, in samples])
     assert list(loader) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

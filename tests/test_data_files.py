@@ -49,12 +49,13 @@ def test_idx(tmp_path, dtype, pack):
 
 
 WHOLE = idx(np.zeros((3, 4), np.uint8))
+PACKED = gzip.compress(WHOLE, mtime=0)  # the same name of the test in each process that collects it
 
 
 @pytest.mark.parametrize("data, message", [
     (b"", "no whole IDX file"), (b"PK\x03\x04aaaa", "begins with 50 4b 03 04"), (WHOLE[:6], "no whole IDX file"),
     (WHOLE[:-1], r"shape \(3, 4\) takes 12 bytes, and 11 are there"), (WHOLE + b"1", "and 13 are there"),
-    (gzip.compress(WHOLE)[:-9], "no whole IDX file"), (gzip.compress(WHOLE)[:-1] + b"!", "no whole IDX file")])
+    (PACKED[:-9], "no whole IDX file"), (PACKED[:-1] + b"!", "no whole IDX file")])
 def test_what_is_no_idx(tmp_path, data, message):
     path = tmp_path / "file"
     path.write_bytes(data)
@@ -202,12 +203,12 @@ def test_mixup(backend):
             make(x, labels)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_shares_of_mixup_are_beta(alpha):
     from scipy import stats
 
     rng = Generator(1)
-    shares = [_symmetric_beta(alpha, rng) for _ in range(2000)]
+    shares = [_symmetric_beta(alpha, rng) for _ in range(1000)]
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 

@@ -81,6 +81,12 @@ def workers():
     return sorted(t.name for t in threading.enumerate() if t.name.startswith("gpuprop-data"))
 
 
+def join_all():
+    for t in threading.enumerate():
+        if t.name.startswith("gpuprop-data"):
+            t.join(5)
+
+
 def run(**kwargs):
     gpuprop.manual_seed(2)
     return list(DataLoader(Samples(), 5, shuffle=True, **kwargs))
@@ -190,9 +196,20 @@ def test_a_hanging_thread_is_left_alone():
     with pytest.raises(TimeoutError, match=r"timeout=0\.1 s"):
         list(DataLoader(Samples(lambda i: go_on.wait()), 2, num_workers=2, timeout=0.1))
     go_on.set()
-    for t in threading.enumerate():
-        if t.name.startswith("gpuprop-data"):
-            t.join(5)
+    join_all()
+
+
+def test_ctrl_c_does_not_wait_for_a_sample():
+    go_on = threading.Event()
+
+    def interrupt(i):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        go_on.wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        list(DataLoader(Samples(interrupt), 2, num_workers=1))
+    go_on.set()
+    join_all()
 
 
 def test_a_timeout_of_the_dataset_itself():
@@ -290,9 +307,9 @@ def test_batches_travel_while_the_one_before_is_in_use(tmp_path):
         held = []
         for n, (x,) in enumerate(DataLoader(ArrayDataset(np.arange(12.0)), 2)):
             held.append(x)
-            assert stream().done >= n + 1, "the batch has not arrived"
-            assert stream().asked == min(n + 2, 6), "the next one is not under way"
-            assert n == 5 or stream().done == n + 1, "somebody waits for the next one already"
+            assert stream()._done >= n + 1, "the batch has not arrived"
+            assert stream()._asked == min(n + 2, 6), "the next one is not under way"
+            assert n == 5 or stream()._done == n + 1, "somebody waits for the next one already"
         assert [x.tolist() for x in held] == [[2.0 * i, 2.0 * i + 1] for i in range(6)]
         assert len(backend._prefetch._in_flight) <= 3
 
@@ -309,6 +326,6 @@ def test_batches_travel_while_the_one_before_is_in_use(tmp_path):
         batches = backend.prefetch([np.ones(2), np.ones(0)] for _ in range(3))
         next(batches)
         batches.close()
-        assert stream().done == stream().asked, "a copy under way may overtake who gets its memory next"
+        assert stream()._done == stream()._asked, "a copy under way may overtake who gets its memory next"
         """, standin=True, folder=tmp_path)
     assert done.stdout == "raised\n", done.stderr

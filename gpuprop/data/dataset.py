@@ -29,6 +29,11 @@ class Dataset:
         return ConcatDataset([self, other])
 
 
+def taker(dataset: Any) -> Callable[[Any], Any] | None:
+    """A Dataset's `take`, if it has one; that of arrays means something else."""
+    return getattr(dataset, "take", None) if isinstance(dataset, Dataset) else None
+
+
 class IterableDataset:
     """Samples one after the other: a subclass defines ``__iter__``."""
 
@@ -98,7 +103,9 @@ class Subset(Dataset):
     @property
     def take(self) -> Callable[[Any], Any]:
         """As the dataset's own; it has none where that has none."""
-        inner, own = self.dataset.take, np.asarray(self.indices, np.intp)
+        inner, own = taker(self.dataset), np.asarray(self.indices, np.intp)
+        if inner is None:
+            raise AttributeError("take")
         return lambda indices: inner(own[indices])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from gpuprop.autograd import is_float, raw
 from gpuprop.backend import on_host
 from gpuprop.data.collate import default_collate, map_leaves
+from gpuprop.data.dataset import taker
 from gpuprop.random import Generator, default_generator
 
 _rng: ContextVar[Callable[[], Generator] | None] = ContextVar("gpuprop_batch_rng", default=None)
@@ -68,8 +69,9 @@ class Fetch:
         """A batch of the samples of these numbers, or one sample, by its number."""
         if not isinstance(wanted, list | tuple | np.ndarray):
             return self._sample(wanted)
-        if self.collate is None and hasattr(self.dataset, "take"):
-            return self.dataset.take(wanted)
+        take = taker(self.dataset)
+        if take is not None and self.collate is None:
+            return take(wanted)
         numbers = wanted.tolist() if isinstance(wanted, np.ndarray) else wanted
         return (self.collate or default_collate)([self._sample(i) for i in numbers])
 

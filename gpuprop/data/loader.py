@@ -45,7 +45,7 @@ class DataLoader:
         self.timeout, self.prefetch_factor = timeout, 2 if prefetch_factor is None else prefetch_factor
         self.persistent_workers, self.collate_fn, self.transform = persistent_workers, collate_fn, transform
         self.dtype = None if dtype is None else np.dtype(dtype)
-        self.streams = hasattr(dataset, "__iter__") and not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"))
+        self.streams = hasattr(dataset, "__iter__") and not all(hasattr(dataset, n) for n in ("__getitem__", "__len__"))
         self._check(shuffle, sampler, batch_sampler, prefetch_factor)
         self.sampler: Any = sampler
         self.batch_sampler: Any = batch_sampler

@@ -159,7 +159,7 @@ class _Process:
         self._process.join(PATIENCE)
         code = self._process.exitcode or 0
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = ("did memory run out, or does a sample crash it?" if self._work is None else
+        hint = ("did memory run out, or does a sample crash it?" if code < 0 or self._work is None else
                 "it imports the script, so what starts the loader must be under `if __name__ == \"__main__\":`")
         return f"data worker process {self._process.pid} {ended}: {hint}"
 

@@ -32,6 +32,16 @@ from gpuprop.functional.activation import (
     threshold,
 )
 from gpuprop.functional.arithmetic import sigmoid, tanh
+from gpuprop.functional.convolution import (
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+    fold,
+    unfold,
+)
 from gpuprop.functional.dropout import dropout
 from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance
 from gpuprop.functional.loss import (

@@ -336,7 +336,7 @@ def chosen(name: str, input: Any, dim: int | None) -> int | None:
     """The axis, or PyTorch's choice where none was given; a 0-d array has none."""
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
-        warnings.warn(f"{name}: no dim was given; for {input.ndim} axes PyTorch takes {dim}: say dim={dim}", stacklevel=5)
+        warnings.warn(f"{name}: no dim was given, and PyTorch takes {dim} of {input.ndim}: say dim={dim}", stacklevel=5)
     return dim if input.ndim else None
 
 

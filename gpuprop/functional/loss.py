@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,54 +11,60 @@ import numpy as np
 
 from gpuprop.autograd import asnumpy, namespace, raw
 from gpuprop.functional.activation import log1p_exp, log_softmax, logsigmoid, relu
-from gpuprop.functional.arithmetic import where
+from gpuprop.functional.arithmetic import minimum, where
 from gpuprop.functional.elementwise import composed, elementwise
 from gpuprop.functional.linear import cosine_similarity, pairwise_distance
 from gpuprop.functional.movement import put_along_axis
-from gpuprop.functional.reduction import cumsum, max
+from gpuprop.functional.reduction import cumsum
 from gpuprop.ops import Array, op
 
 
 @op(precision="full")
 def reduced(xp, loss: Array, total: Array = None, reduction: str = "mean"):
-    """The losses as they are ("none"), their "sum", or their "mean": the sum over `total`, by default over their number.
+    """The losses as they are ("none"), their "sum", or the "mean", which is the sum over `total`, or else their number.
 
-    The mean of none is NaN, as in PyTorch.
+    The mean of nothing is NaN, as in PyTorch.
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction is 'none', 'mean' or 'sum', not {reduction!r}")
     if reduction == "none":
         return loss, (lambda d: d, lambda d: xp.zeros_like(total))
-    shape, sum = loss.shape, loss.sum()
+    shape, whole = loss.shape, loss.sum()
     if reduction == "sum":
-        return sum, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
-    n = math.prod(shape) or math.nan if total is None else total + (total == 0)  # no weight at all: NaN, but no gradient
-    mean = sum / (n if total is None else xp.where(total == 0, math.nan, total))
+        return whole, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
+    n = math.prod(shape) or math.nan if total is None else total + (total == 0)  # so that a NaN has no gradient
+    mean = whole / (n if total is None else xp.where(total == 0, math.nan, total))
     return mean, (lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * mean / n)
 
 
 # ---- of numbers -----------------------------------------------------------------------------------------------------
 
 
-def fitting(name: str, input: Any, target: Any) -> Any:
-    """`target`, of the shape of `input`, in a dtype that does not widen it."""
-    if input.shape != target.shape:
-        raise ValueError(f"{name}: input {input.shape} and target {target.shape} must have the same shape")
-    return in_dtype(name, input, target)
+def fitting(loss: str, input: Any, other: Any, name: str = "target") -> Any:
+    """`other`, of the shape of `input`, in a dtype that does not widen it."""
+    if input.shape != other.shape:
+        raise ValueError(f"{loss}: input {input.shape} and {name} {other.shape} must have the same shape")
+    return in_dtype(loss, input, other, name)
 
 
-def in_dtype(name: str, input: Any, target: Any) -> Any:
-    """`target` in a dtype that does not widen `input`."""
-    if target.dtype.kind in "iub":
-        return target.astype(input.dtype)
-    if target.dtype == "float64" != input.dtype:
-        raise TypeError(f"{name}: input is {input.dtype.name} and target float64: use target.astype({input.dtype.name!r})")
-    return target
+def in_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
+    """`other` in a dtype that does not widen `input`."""
+    if other.dtype.kind in "iub":
+        return other.astype(input.dtype)
+    if other.dtype == "float64" != input.dtype:
+        own = input.dtype.name
+        raise TypeError(f"{loss}: input is {own} and {name} float64: use {name}.astype({own!r})")
+    return other
 
 
 def negated(body: Callable) -> Callable:
     """The gradient of `target`, where that of `input` is `body`: of a function of their difference."""
-    return lambda xp, *arrays, **constants: -body(xp, *arrays, **constants)
+
+    @functools.wraps(body)
+    def minus(xp: Any, *arrays: Any, **constants: Any) -> Any:
+        return -body(xp, *arrays, **constants)
+
+    return minus
 
 
 @elementwise(precision="full")
@@ -104,20 +111,21 @@ huber.backward(negated(huber_backward))
 @composed
 def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """``(input - target)**2``, times `weight`, whose sum then divides the mean."""
-    return _weighted("mse_loss", squared_error, input, target, reduction, weight)
+    return weighted("mse_loss", squared_error, input, target, reduction, weight)
 
 
 @composed
 def l1_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """``|input - target|``, times `weight`, whose sum then divides the mean."""
-    return _weighted("l1_loss", absolute_error, input, target, reduction, weight)
+    return weighted("l1_loss", absolute_error, input, target, reduction, weight)
 
 
-def _weighted(name: str, error: Callable, input: Any, target: Any, reduction: str, weight: Any) -> Any:
+def weighted(name: str, error: Callable, input: Any, target: Any, reduction: str, weight: Any) -> Any:
+    """The reduced `error`, the mean being that of a distribution."""
     loss = error(input, fitting(name, input, target))
     if weight is None:
         return reduced(loss, None, reduction)
-    weight = fitting(f"{name}, weight", input, weight)
+    weight = fitting(name, loss, weight, "weight")
     return reduced(loss * weight, weight.sum(), reduction)
 
 
@@ -127,7 +135,7 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
     loss = huber(input, fitting("huber_loss", input, target), delta)
-    return reduced(loss if weight is None else loss * fitting("huber_loss, weight", input, weight), None, reduction)
+    return reduced(loss if weight is None else loss * fitting("huber_loss", loss, weight, "weight"), None, reduction)
 
 
 @composed
@@ -142,7 +150,7 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: f
 
 @elementwise(precision="full")
 def gaussian_nll(xp, input: Array, target: Array, var: Array, eps: float):
-    """``(log(var) + (input - target)**2 / var) / 2``; `eps` bounds the variance, though not its gradient, from below."""
+    """``(log(var) + (input - target)**2 / var) / 2``; `var` counts at least `eps`, though not in its gradient."""
     var, d = xp.maximum(var, eps), input - target
     return 0.5 * (xp.log(var) + d * d / var)
 
@@ -208,8 +216,9 @@ def poisson_nll_backward_target(xp, input, target, dy, log_input, full, eps):
 @composed
 def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8,
                      reduction: str = "mean") -> Array:
-    """-log of Poisson's probability of `target`: `input` is the rate, or its log; `full` adds a constant, by Stirling."""
-    return reduced(poisson_nll(input, fitting("poisson_nll_loss", input, target), log_input, full, eps), None, reduction)
+    """-log of Poisson's probability of `target`: `input` is the rate or its log; `full` adds Stirling's constant."""
+    target = fitting("poisson_nll_loss", input, target)
+    return reduced(poisson_nll(input, target, log_input, full, eps), None, reduction)
 
 
 # ---- of probabilities -----------------------------------------------------------------------------------------------
@@ -220,10 +229,15 @@ def log_probability(xp, p):
     return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # log(1e-44) is -101.3, and 1e-44 above 0 in float32 too
 
 
+def log_complement(xp, p):
+    """``log(1 - p)``, at least -100."""
+    return xp.where(p < 1, xp.log1p(-p * (p < 1)), -100)
+
+
 @elementwise(precision="full")
 def bernoulli_nll(xp, input: Array, target: Array):
     """-log of the probability of `target`, 0 or 1 or between, where that of 1 is `input`; logs are at least -100."""
-    return (target - 1) * log_probability(xp, 1 - input) - target * log_probability(xp, input)
+    return (target - 1) * log_complement(xp, input) - target * log_probability(xp, input)
 
 
 @bernoulli_nll.backward
@@ -233,17 +247,18 @@ def bernoulli_nll_backward(xp, input, target, dy):
 
 @bernoulli_nll.backward
 def bernoulli_nll_backward_target(xp, input, target, dy):
-    return dy * (log_probability(xp, 1 - input) - log_probability(xp, input))
+    return dy * (log_complement(xp, input) - log_probability(xp, input))
 
 
 @composed
 def binary_cross_entropy(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
-    """``-target * log(input) - (1 - target) * log(1 - input)`` of probabilities, times `weight`; logs are at least -100."""
-    target = fitting("binary_cross_entropy", input, target)
-    p = raw(input)
+    """``-target * log(input) - (1 - target) * log(1 - input)``, times `weight`; no logarithm is below -100."""
+    target, p = fitting("binary_cross_entropy", input, target), raw(input)
     namespace(p).require((p >= 0) & (p <= 1), "binary_cross_entropy: input must lie between 0 and 1")
     loss = bernoulli_nll(input, target)
-    return reduced(loss if weight is None else loss * weight, None, reduction)
+    if weight is not None:
+        loss = loss * in_dtype("binary_cross_entropy", loss, weight, "weight")
+    return reduced(loss, None, reduction)
 
 
 @elementwise(precision="full")
@@ -274,9 +289,12 @@ def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array 
 
     Both weights broadcast.
     """
-    target = fitting("binary_cross_entropy_with_logits", input, target)
-    loss = logistic_nll(input, target, 1 if pos_weight is None else pos_weight)
-    return reduced(loss if weight is None else loss * weight, None, reduction)
+    name = "binary_cross_entropy_with_logits"
+    pos_weight = 1 if pos_weight is None else in_dtype(name, input, pos_weight, "pos_weight")
+    loss = logistic_nll(input, fitting(name, input, target), pos_weight)
+    if weight is not None:
+        loss = loss * in_dtype(name, loss, weight, "weight")
+    return reduced(loss, None, reduction)
 
 
 @elementwise(precision="full")
@@ -284,7 +302,7 @@ def relative_entropy(xp, input: Array, target: Array, log_target: bool):
     """``target * (log(target) - input)``, `target` itself given by its log if `log_target`."""
     if log_target:
         return xp.exp(target) * (target - input)
-    return target * (xp.log(xp.where(target > 0, target, 1)) - input)
+    return target * (xp.log(xp.where(target == 0, 1, target)) - input)
 
 
 @relative_entropy.backward
@@ -296,7 +314,7 @@ def relative_entropy_backward(xp, input, target, dy, log_target):
 def relative_entropy_backward_target(xp, input, target, dy, log_target):
     if log_target:
         return dy * xp.exp(target) * (target - input + 1)
-    return dy * (xp.log(xp.where(target > 0, target, 1)) - input + 1)
+    return dy * (xp.log(xp.where(target == 0, 1, target)) - input + 1)
 
 
 @composed
@@ -315,11 +333,11 @@ def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: boo
 
 
 @op(precision="full")
-def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
-                 label_smoothing: float = 0.0):
-    """``-input`` at the label times the weight of its class: (N, C, ...) log-probabilities, (N, ...) labels, (C,) weights.
+def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
+                 reduction: str = "mean", label_smoothing: float = 0.0):
+    """``-input`` at the label times its class's weight: (N, C, ...) log-probabilities, (N, ...) labels, (C,) weights.
 
-    The mean is over the weights of the labels.  Smoothing gives that part of each sample's weight to all classes alike.
+    The mean is over the weights of the labels.  Smoothing gives its part of a sample's weight to all classes alike.
     """
     axis = class_axis(input)
     classes, along = input.shape[axis], (*(slice(None),) * axis, None)  # puts the axis of classes back
@@ -327,14 +345,15 @@ def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_i
     picked = xp.take_along_axis(input, label[along], axis=axis).reshape(label.shape)
     losses = -own * xp.where(counts, picked, 0)
     if label_smoothing:
-        every = 1 if weight is None else weight.astype(input.dtype).reshape(-1, *(1,) * (input.ndim - axis - 1))
+        every = 1 if weight is None else beside(weight.astype(input.dtype), input)
         rest = (input * every).sum(axis=axis) * counts
         losses = (1 - label_smoothing) * losses - label_smoothing / classes * rest
     loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
 
     def pullback(d):
         d = spread(d)
-        dx = put_along_axis.on(xp, -((1 - label_smoothing) * own * d)[along], label[along], axis=axis, n=classes)
+        at_label = (label_smoothing - 1) * own * d
+        dx = put_along_axis.on(xp, at_label[along], label[along], axis=axis, n=classes)
         if label_smoothing:
             dx = dx - (counts * d * (label_smoothing / classes))[along] * every
         return dx, None, None
@@ -357,8 +376,7 @@ def softmax_minus_one(xp, input, target, weight=None, ignore_index=-100, reducti
     if input.ndim != 2 or label_smoothing:
         return labelled_cross_entropy.fn(xp, input, target, weight, ignore_index, reduction, label_smoothing)
     counts, label, own = labels(xp, input, target, weight, ignore_index)
-    place = xp.arange(len(label)), label
-    z = input - input.max(axis=1, keepdims=True)
+    z, place = input - input.max(axis=1, keepdims=True), (xp.arange(len(label)), label)
     picked = z[place]
     p = xp.exp(z, out=z)
     total = p.sum(axis=1)
@@ -378,9 +396,9 @@ def labels(xp, input, target, weight, ignore_index):
     """Which samples count, their labels (0 for the others), and the weight of each, 0 for the others."""
     counts, classes = target != ignore_index, input.shape[class_axis(input)]
     label = target * counts
-    xp.require((label >= 0) & (label < classes),
-               f"labels of {classes} classes are 0 to {classes - 1}, or {ignore_index} where ignored: another was found")
-    return counts, label, counts.astype(input.dtype) if weight is None else weight[label].astype(input.dtype) * counts
+    xp.require((label >= 0) & (label < classes), f"labels of {classes} classes are 0 to {classes - 1}, "
+                                                 f"or {ignore_index} where ignored: another was found")
+    return counts, label, (counts if weight is None else weight[label] * counts).astype(input.dtype)
 
 
 def class_axis(input: Any) -> int:
@@ -388,11 +406,17 @@ def class_axis(input: Any) -> int:
     return min(input.ndim - 1, 1)
 
 
-def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean") -> Array:
+def beside(weight: Any, input: Any) -> Any:
+    """(C,) weights of classes, so that they broadcast with `input`."""
+    return weight.reshape(-1, *(1,) * (input.ndim - class_axis(input) - 1))
+
+
+def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
+             reduction: str = "mean") -> Array:
     """``-input`` at the label times its class's weight: (N, C, ...) or (C,) log-probabilities, (N, ...) or () labels.
 
-    Labels equal to `ignore_index` count nothing; the mean is over the weights of the others.  A label out of range is an
-    IndexError, on a device when a value is read next.
+    Labels equal to `ignore_index` count nothing; the mean is over the weights of the others.  A label out of range is
+    an IndexError, on a device when a value is read next.
     """
     check_labels("nll_loss", input, target, weight)
     return labelled_nll(input, target, weight, ignore_index, reduction)
@@ -400,65 +424,62 @@ def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: in
 
 def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
                   label_smoothing: float = 0.0) -> Array:
-    """`nll_loss` of ``log_softmax(input)``: (N, C, ...) or (C,) logits, and labels or, in the shape of `input`, probabilities.
+    """`nll_loss` of ``log_softmax(input)``: (N, C, ...) or (C,) logits, and (N, ...) or () labels.
 
-    `label_smoothing` mixes the target with the uniform distribution.  With probabilities the mean is over the samples, and
-    nothing is ignored.
+    `label_smoothing` mixes the target with the uniform distribution.  In the shape of `input` the target is one of
+    probabilities: the mean is then over the samples, and nothing is ignored.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing lies between 0 and 1, and is {label_smoothing}")
     if target.shape != input.shape:
         check_labels("cross_entropy", input, target, weight)
         return labelled_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    if target.dtype.kind in "iub":
-        raise TypeError(f"cross_entropy: target has the shape of input, so it holds probabilities, and cannot be {target.dtype.name}")
-    if ignore_index >= 0:
-        raise ValueError(f"cross_entropy: target holds probabilities, so ignore_index={ignore_index} has nothing to ignore")
-    return soft_cross_entropy(input, target, weight, reduction, label_smoothing)
+    if target.dtype.kind in "iub" or ignore_index >= 0:
+        raise TypeError(f"cross_entropy: target has the shape of input, {input.shape}, so it is one of probabilities: "
+                        f"they cannot be {target.dtype.name}, nor ignored by ignore_index={ignore_index}")
+    return probable_cross_entropy(input, target, weight, reduction, label_smoothing)
 
 
 @composed
-def soft_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
-    """The same for probabilities."""
+def probable_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
+    """`cross_entropy` with a target of probabilities."""
     axis = class_axis(input)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
     if weight is not None:
-        target = target * weight.reshape(-1, *(1,) * (input.ndim - axis - 1))
+        target = target * beside(in_dtype("cross_entropy", target, weight, "weight"), input)
     return reduced(-(log_softmax(input, axis) * target).sum(axis=axis), None, reduction)
 
 
-def check_labels(name: str, input: Any, target: Any, weight: Any = None) -> None:
+def check_labels(loss: str, input: Any, target: Any, weight: Any = None) -> None:
     """Labels are integers in the shape of `input` without its classes, and weights one a class."""
     axis = class_axis(input)
     shape = input.shape[:axis] + input.shape[axis + 1:]
     if input.ndim == 0 or target.shape != shape:
-        raise ValueError(f"{name}: input {input.shape} takes target {shape}, one label a sample, not {target.shape}")
+        raise ValueError(f"{loss}: input {input.shape} takes target {shape}, one label a sample, not {target.shape}")
     if target.dtype.kind not in "iu":
-        raise TypeError(f"{name}: target holds labels, and must be integers, not {target.dtype.name}")
+        raise TypeError(f"{loss}: target holds labels, and must be integers, not {target.dtype.name}")
     if weight is not None and weight.shape != (input.shape[axis],):
-        raise ValueError(f"{name}: weight is one a class, ({input.shape[axis]},), not {weight.shape}")
-    if weight is not None and weight.dtype != input.dtype:
-        raise TypeError(f"{name}: input is {input.dtype.name} and weight {weight.dtype.name}: use weight.astype({input.dtype.name!r})")
+        raise ValueError(f"{loss}: weight is one a class, ({input.shape[axis]},), not {weight.shape}")
 
 
 @op
 def hot(xp, input: Array, num_classes: int):
     """1 where the new last axis counts to the label, 0 elsewhere: (...) integers -> (..., num_classes)."""
     xp.require((input >= 0) & (input < num_classes),
-               f"one_hot: labels of {num_classes} classes are 0 to {num_classes - 1}: another was found")
+               f"labels of {num_classes} classes are 0 to {num_classes - 1}: another was found")
     return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
 
 
 def one_hot(input: Array, num_classes: int = -1) -> Array:
-    """1 where the new last axis counts to the label, 0 elsewhere, int64; by default as many classes as the labels need.
+    """1 where the new last axis counts to the label, 0 elsewhere: (...) integers -> (..., num_classes), int64.
 
-    To find how many, the host waits for the device.
+    By default there are as many classes as the labels need; to find how many, the host waits for the device.
     """
     if input.dtype.kind not in "iu":
         raise TypeError(f"one_hot: labels must be integers, not {input.dtype.name}")
     if num_classes == -1:
-        if input.size == 0:
+        if math.prod(input.shape) == 0:
             raise ValueError("one_hot: no labels to tell the number of classes from: give num_classes")
         num_classes = int(asnumpy(input).max()) + 1
     return hot(input, num_classes)
@@ -467,13 +488,12 @@ def one_hot(input: Array, num_classes: int = -1) -> Array:
 @composed
 def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1.0, weight: Array = None,
                       reduction: str = "mean") -> Array:
-    """``max(0, margin - input[label] + input)**p`` summed over the other classes and divided by C: (N, C) or (C,) scores."""
+    """``max(0, margin - input[label] + input)**p`` summed over the other classes and divided by C: (N, C) or (C,)."""
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p is 1 or 2, not {p}")
     check_labels("multi_margin_loss", input, target, weight)
-    others = 1 - one_hot(target, input.shape[-1])
-    own = (input * (1 - others)).sum(axis=-1, keepdims=True)
-    excess = relu(margin - own + input) ** p * others
+    own = one_hot(target, input.shape[-1])
+    excess = relu(margin - (input * own).sum(axis=-1, keepdims=True) + input) ** p * (1 - own)
     if weight is not None:
         excess = excess * weight[target][..., None]
     return reduced(excess.sum(axis=-1) / input.shape[-1], None, reduction)
@@ -481,24 +501,23 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
 
 @composed
 def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """``max(0, 1 - input[label] + input)`` summed over each sample's labels and the classes that are none, and divided by C.
+    """``max(0, 1 - input[label] + input)`` summed over a sample's labels and its other classes, and divided by C.
 
     (N, C) or (C,) scores, and as many integers: labels, which end at the first -1.
     """
-    if input.shape != target.shape:
-        raise ValueError(f"multilabel_margin_loss: input {input.shape} and target {target.shape} must have the same shape")
+    if input.shape != target.shape or input.ndim == 0:
+        raise ValueError(f"multilabel_margin_loss: input {input.shape} and target {target.shape} must both be (N, C)")
     check_labels("multilabel_margin_loss", input, target[..., 0])
-    classes = input.shape[-1]
     named = cumsum(target < 0, -1) == 0
-    own = one_hot(where(named, target, 0), classes) * named[..., None]  # (N, labels, C)
-    others = 1 - max(own, -2, keepdims=True)
-    excess = relu(1 - (own * input[..., None, :]).sum(axis=-1, keepdims=True) + input[..., None, :]) * named[..., None] * others
-    return reduced(excess.sum(axis=(-1, -2)) / classes, None, reduction)
+    own = one_hot(where(named, target, 0), input.shape[-1]) * named[..., None]  # (N, labels, C)
+    others = named[..., None] * (1 - own.max(axis=-2, keepdims=True))
+    excess = relu(1 - (own * input[..., None, :]).sum(axis=-1, keepdims=True) + input[..., None, :]) * others
+    return reduced(excess.sum(axis=(-1, -2)) / input.shape[-1], None, reduction)
 
 
 @composed
 def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
-    """`binary_cross_entropy_with_logits` of each of C classes, times `weight`, and the mean over them: (N, C), (N, C)."""
+    """The mean over C classes of `binary_cross_entropy_with_logits`, times `weight`: (N, C) or (C,), and as many."""
     return reduced(binary_cross_entropy_with_logits(input, target, weight, "none").mean(axis=-1), None, reduction)
 
 
@@ -530,25 +549,28 @@ def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduc
 
 
 @composed
-def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean") -> Array:
-    """1 minus the cosine where `target` is 1, and its excess over `margin` where it is -1: (N, D), (N, D), (N,)."""
+def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
+                          reduction: str = "mean") -> Array:
+    """1 less the cosine where `target` is 1, and its excess over `margin` where it is -1: (N, D), (N, D), (N,)."""
     if input1.shape != input2.shape or target.shape != input1.shape[:-1]:
-        raise ValueError(f"cosine_embedding_loss: inputs {input1.shape} and {input2.shape} must have one shape, and target that "
-                         f"without the last axis, not {target.shape}")
+        raise ValueError(f"cosine_embedding_loss: inputs {input1.shape} and {input2.shape} must have one shape, "
+                         f"and target that without the last axis, not {target.shape}")
     cosine = cosine_similarity(input1, input2, -1)
     return reduced((1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1), None, reduction)
 
 
 @composed
-def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0, reduction: str = "mean") -> Array:
+def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
+                        reduction: str = "mean") -> Array:
     """What ``input1 - input2`` lacks of `margin` where `target` is 1, and ``input2 - input1`` where it is -1."""
-    difference = input1 - fitting("margin_ranking_loss", input1, input2)
+    difference = input1 - fitting("margin_ranking_loss", input1, input2, "input2")
     return reduced(hinge(margin - fitting("margin_ranking_loss", input1, target) * difference), None, reduction)
 
 
 @composed
-def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: Array, *, distance_function: Callable | None = None,
-                                      margin: float = 1.0, swap: bool = False, reduction: str = "mean") -> Array:
+def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: Array, *,
+                                      distance_function: Callable | None = None, margin: float = 1.0,
+                                      swap: bool = False, reduction: str = "mean") -> Array:
     """What the negative's distance from the anchor lacks of the positive's plus `margin`.
 
     With `swap` the negative's distance from the positive counts where that is smaller.
@@ -558,13 +580,13 @@ def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: 
     distance = distance_function or pairwise_distance
     near, far = distance(anchor, positive), distance(anchor, negative)
     if swap:
-        far = namespace(far).minimum(far, distance(positive, negative))
+        far = minimum(far, distance(positive, negative))
     return reduced(hinge(margin + near - far), None, reduction)
 
 
-def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0, eps: float = 1e-6,
-                        swap: bool = False, reduction: str = "mean") -> Array:
+def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0,
+                        eps: float = 1e-6, swap: bool = False, reduction: str = "mean") -> Array:
     """`triplet_margin_with_distance_loss` of the `p`-norm.  V. Balntas et al., BMVC 2016."""
+    distance = lambda a, b: pairwise_distance(a, b, p, eps)
     return triplet_margin_with_distance_loss(
-        anchor, positive, negative, distance_function=lambda a, b: pairwise_distance(a, b, p, eps), margin=margin, swap=swap,
-        reduction=reduction)
+        anchor, positive, negative, distance_function=distance, margin=margin, swap=swap, reduction=reduction)

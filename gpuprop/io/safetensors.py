@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from io import BufferedReader
 from typing import IO, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def write(file: IO[bytes], arrays: dict[str, np.ndarray], text: str | None) -> N
     header: dict[str, Any] = {} if text is None else {TEXT: {"gpuprop": text}}
     for name, array in arrays.items():
         if array.dtype.name not in SHORT:
-            raise TypeError(f"{name!r} is of type {array.dtype}, which safetensors has not: convert it, or save as .npz")
+            raise TypeError(f"{name!r} is of type {array.dtype}, which safetensors lacks: convert it, or save as .npz")
         header[name] = {"dtype": SHORT[array.dtype.name], "shape": array.shape}
     order, end = sorted(arrays, key=lambda name: -arrays[name].itemsize), 0
     for name in order:
@@ -45,7 +46,7 @@ def write(file: IO[bytes], arrays: dict[str, np.ndarray], text: str | None) -> N
         file.write(little.reshape(-1).view("uint8").data)
 
 
-def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
+def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
     """Arrays by name, each in memory of its own, and the text; every byte of the file must belong to something."""
     length = int.from_bytes(file.read(8), "little")
     size = os.fstat(file.fileno()).st_size - 8 - length
@@ -53,7 +54,8 @@ def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
         raise ValueError(f"its header should have {length} bytes, and {max(size + length, 0)} are there")
     header = json.loads(file.read(length))
     text = header.pop(TEXT, {}).get("gpuprop")
-    arrays, place = dict.fromkeys(header), 0
+    arrays: dict[str, Any] = dict.fromkeys(header)
+    place = 0
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
         begin, end = header[name]["data_offsets"]
         shape, kind = header[name]["shape"], header[name]["dtype"]
@@ -63,9 +65,10 @@ def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
         if begin != place or end - begin != math.prod(shape) * dtype.itemsize or end > size:
             raise ValueError(f"{name!r}, of shape {shape} and type {kind}, is not at bytes {begin} to {end} of {size}")
         data = np.empty(end - begin, "uint8")
-        file.readinto(data)
+        file.readinto(data.data)
         array = data.view(dtype).reshape(shape)
-        arrays[name] = _bfloat16(array) if kind == "BF16" else array.astype(TYPES[kind], copy=False)
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        arrays[name] = _bfloat16(native) if kind == "BF16" else native
         place = end
     if place != size:
         raise ValueError(f"of {size} bytes, {size - place} belong to no array")
@@ -73,6 +76,6 @@ def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
-    """uint16 as the bfloat16 that it is the bits of, or float32 of the same value."""
+    """The numbers with these 16 bits, or, where there is no such type, in float32, whose first half they are."""
     dtype = foreign("bfloat16")
-    return (bits.astype("uint32") << 16).view("float32") if dtype is None else bits.astype("uint16", copy=False).view(dtype)
+    return bits.view(dtype) if dtype is not None else (bits.astype("uint32") << 16).view("float32")

@@ -1,4 +1,4 @@
-"""A state, nested dicts of arrays and plain values, in a file: arrays by name, and a JSON text for what they do not say."""
+"""A state, nested dicts of arrays and plain values, in a file: arrays by name, and JSON for what these do not say."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
 def save(path: str | os.PathLike, state: Mapping) -> None:
     """Write a state, such as ``model.state_dict()``, to a ``.npz`` or ``.safetensors`` file, whole or not at all.
 
-    Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples of them.  A flat dict of
-    arrays makes the file that other libraries make of it.  Raises TypeError for other values, before it writes.
+    Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples of them.  A flat dict
+    of arrays makes the file that other libraries make of it.  Raises TypeError for other values, before it writes.
     """
     form = _format(path)
     if not isinstance(state, Mapping):
@@ -59,14 +59,14 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
 def _format(path: str | os.PathLike) -> Any:
     suffix = Path(path).suffix
     if suffix not in FORMATS:
-        hint = ": PyTorch's files are pickles, which can run any code; convert it with safetensors.torch.save_file first"
+        hint = ": PyTorch's files are pickles, which can run any code; convert it by safetensors.torch.save_file first"
         raise ValueError(f"a state is in a .npz or .safetensors file, and {os.fspath(path)!r} is named otherwise"
                          + hint * (suffix in PYTORCH))
     return FORMATS[suffix]
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` for JSON: a container is an object of its kind, an array one of its name, under which it goes to `arrays`."""
+    """`value` for JSON: a container is {its kind: entries}, an array {"array": its name}, and goes to `arrays`."""
     if isinstance(value, np.generic) and value.dtype.kind in "biufU":
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
@@ -81,8 +81,9 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return {"list" if isinstance(value, list) else "tuple": [inside(i, entry) for i, entry in enumerate(value)]}
     array = _on_host(value)
     if array is None or array.dtype.hasobject:
-        raise TypeError(f"{_where(name)} is {type(value).__name__}{' of Python objects' * (array is not None)}: a file holds "
-                        f"arrays, numbers, strings, None, and dicts, lists and tuples of them")
+        kind = type(value).__name__ + " of Python objects" * (array is not None)
+        raise TypeError(f"{_where(name)} is {kind}: a file holds arrays, numbers, strings, None, and dicts, lists and "
+                        f"tuples of them")
     while name in arrays or name in RESERVED:
         name += "_"
     arrays[name] = array

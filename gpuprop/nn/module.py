@@ -291,8 +291,8 @@ class Hooks(dict[str, list[Callable]]):
         for hook in itertools.chain(*self.values()):
             name = getattr(hook, "__qualname__", "")
             if "<" in name:
-                raise TypeError(f"a module with the hook {name} cannot be pickled: remove the hook first, by calling what "
-                                f"registering it returned, or define its function at the top of a module")
+                raise TypeError(f"a module with the hook {name} cannot be pickled: remove the hook first, by calling "
+                                f"what registering it returned, or define its function at the top of a module")
         return Hooks, (dict(self),)
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from gpuprop.training.files import replacing
+from gpuprop.io.files import replacing
 
 ASIDE = ("epoch", "seconds", "lr")  # columns that are no curves
 

@@ -54,7 +54,7 @@ OPS = [
     *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
             when=lambda call: call.kwargs.get("training")),
     # array functions and methods speak NumPy
-    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", when=no_axes),
+    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", "nn.functional.cosine_similarity", when=no_axes),
     *refuse("a 0-d array has no axes",
             *both("cumprod cumsum gather index_select logsumexp mean prod scatter_add squeeze sum"), "index_add",
             "transpose", when=axis_of_none),
@@ -86,6 +86,7 @@ OPS = [
     # scalars
     *refuse("scores of one sample are (C,) with a label ()", "nn.functional.multi_margin_loss",
             when=lambda call: no_axes(call) or call.args[0].ndim == call.args[1].ndim),
+    *refuse("scores of one sample are (C,) with targets (C,)", "nn.functional.multilabel_margin_loss", when=no_axes),
     # precision
     *refuse("PyTorch's 1/6 is a float32", "nn.functional.hardsigmoid", tolerance=1e-7,
             when=lambda call: call.args[0].shape == (20,)),
@@ -111,6 +112,7 @@ MODULES = [
 ]
 
 MODULE_ERRORS = [
+    *refuse("a narrower weight leaves the loss in the input's dtype", "NLLLoss"),
     *refuse("the function looks at its options when it is called", "HuberLoss"),
 ]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ some = lambda shape: {"reduction": "sum"} if 0 in shape else {}  # the mean of n
 
 def of_numbers() -> Iterator[Row]:
     """Losses of an input and a target of one shape."""
-    kinds = [
+    kinds: list[tuple[Callable, Callable, Callable, dict[str, Any]]] = [
         (F.mse_loss, floats, floats, {}), (F.l1_loss, floats, floats, {}), (F.smooth_l1_loss, floats, floats, {}),
         (F.smooth_l1_loss, floats, floats, {"beta": 0.25}), (F.smooth_l1_loss, floats, floats, {"beta": 0.0}),
         (F.huber_loss, floats, floats, {}), (F.huber_loss, floats, floats, {"delta": 0.5}),
@@ -38,8 +39,8 @@ def of_numbers() -> Iterator[Row]:
         yield from (Row(op, input(4, 5), target(4, 5), reduction=r, **options) for r in REDUCTIONS)
     for op in (F.mse_loss, F.l1_loss, F.huber_loss):
         yield from (Row(op, floats(4, 5), floats(4, 5), reduction=r, weight=probabilities(4, 5)) for r in REDUCTIONS)
-    for weights in ({"weight": floats(5)}, {"pos_weight": floats(5)}, {"weight": floats(4, 1), "pos_weight": floats(4, 5)}):
-        yield Row(F.binary_cross_entropy_with_logits, wide(4, 5), probabilities(4, 5), **weights)
+    for weight, positive in ((floats(5), None), (None, floats(5)), (floats(4, 1), floats(4, 5))):
+        yield Row(F.binary_cross_entropy_with_logits, wide(4, 5), probabilities(4, 5), weight, pos_weight=positive)
     yield Row(F.binary_cross_entropy, probabilities(4, 5), integers(2, 4, 5), weight=floats(5))
     yield from (Row(F.kl_div, floats(*shape), probabilities(*shape), "batchmean") for shape in ((4, 5), (), (1,)))
     yield from (Row(F.gaussian_nll_loss, floats(4, 5), floats(4, 5), probabilities(*shape), True, reduction=r)
@@ -52,14 +53,13 @@ def of_classes() -> Iterator[Row]:
     for shape in ((6, 5), (5,), (2, 3, 4), (2, 3, 2, 2), (1, 1), (0, 3)):
         axis = L.class_axis(floats(*shape))
         classes, samples = shape[axis], shape[:axis] + shape[axis + 1:]
-        label = lambda c=classes, s=samples: integers(c, *s)
-        for reduction in ("none", "sum") if 0 in shape else REDUCTIONS:
-            for options in ({}, {"weight": shares(classes)}):
-                yield Row(F.nll_loss, floats(*shape), label(), reduction=reduction, **options)
+        label = integers(classes, *samples)
+        for r in ("none", "sum") if 0 in shape else REDUCTIONS:
+            for weight in (None, shares(classes)):
+                yield Row(F.nll_loss, floats(*shape), label, weight, reduction=r)
                 for smoothing in (0.0, 0.25):
-                    options = {**options, "reduction": reduction, "label_smoothing": smoothing}
-                    yield Row(F.cross_entropy, wide(*shape), label(), **options)
-                    soft = Row(F.cross_entropy, floats(*shape), probabilities(*shape), **options)
+                    yield Row(F.cross_entropy, wide(*shape), label, weight, -100, r, smoothing)
+                    soft = Row(F.cross_entropy, floats(*shape), probabilities(*shape), weight, -100, r, smoothing)
                     yield soft if len(shape) > 1 else soft.but(layouts="of one repeated number the gradient is 0")
     ignored, spatial = np.array([1, -100, 0, 4, -100, 2]), np.array([[0, 7, 1], [7, 2, 7]])
     for op in (F.nll_loss, F.cross_entropy, L.labelled_nll, L.labelled_cross_entropy):
@@ -70,15 +70,17 @@ def of_classes() -> Iterator[Row]:
     yield from (Row(F.one_hot, integers(5, *shape), 5) for shape in ((3, 4), (), (1,), (0, 2)))
     yield from (Row(L.hot, integers(5, *shape), 6) for shape in ((3, 4), (), (1,), (0, 2)))
     for shape in ((4, 5), (5,), (1, 1), (0, 3)):
-        yield Row(F.multi_margin_loss, floats(*shape), integers(shape[-1], *shape[:-1]), **some(shape))
-        yield Row(F.multi_margin_loss, floats(*shape), integers(shape[-1], *shape[:-1]), 2, 0.5, probabilities(shape[-1]), "sum")
+        label, weight = integers(shape[-1], *shape[:-1]), probabilities(shape[-1])
+        yield Row(F.multi_margin_loss, floats(*shape), label, **some(shape))
+        yield Row(F.multi_margin_loss, floats(*shape), label, 2, 0.5, weight, "sum")
 
 
 def of_several_labels() -> Iterator[Row]:
     """Losses of samples with any number of labels."""
     for shape in ((4, 5), (5,), (1, 1), (0, 3)):
         yield Row(F.multilabel_soft_margin_loss, floats(*shape), integers(2, *shape), **some(shape))
-        yield Row(F.multilabel_soft_margin_loss, floats(*shape), probabilities(*shape), probabilities(shape[-1]), "none")
+        weight = probabilities(shape[-1])
+        yield Row(F.multilabel_soft_margin_loss, floats(*shape), probabilities(*shape), weight, "none")
         yield Row(F.multilabel_margin_loss, floats(*shape), integers(shape[-1], *shape, low=-1), **some(shape))
         yield Row(F.multilabel_margin_loss, floats(*shape), integers(shape[-1], *shape), "none")
 
@@ -102,9 +104,11 @@ ROWS = [
     *(Row(L.bernoulli_nll, probabilities(*shape), probabilities(*shape)) for shape in SHAPES),
     *(Row(L.logistic_nll, wide(*shape), probabilities(*shape), rates(*shape)) for shape in SHAPES),
     *(Row(L.gaussian_nll, floats(*shape), floats(*shape), probabilities(*shape), 1e-6) for shape in SHAPES),
-    *(Row(L.poisson_nll, probabilities(*shape), rates(*shape), log, True, 1e-8) for shape in SHAPES for log in (False, True)),
+    *(Row(L.poisson_nll, probabilities(*shape), rates(*shape), log, True, 1e-8)
+      for shape in SHAPES for log in (False, True)),
     *pointwise(L.hinge),
-    *(Row(L.reduced, floats(*shape), reduction=r) for shape in SHAPES for r in REDUCTIONS if r != "mean" or 0 not in shape),
+    *(Row(L.reduced, floats(*shape), reduction=r) for shape in ((4, 5), (), (1,)) for r in REDUCTIONS),
+    *(Row(L.reduced, floats(0, 3), reduction=r) for r in ("none", "sum")),
     *(Row(L.reduced, floats(4, 5), probabilities(), reduction=r) for r in REDUCTIONS),
     *of_numbers(),
     *of_classes(),

@@ -26,7 +26,7 @@ class ndarray(StrictArray):
             assert host is not None, "pinned memory was freed before it was copied"
             np.copyto(self._a, host)
 
-        copy() if stream is None else stream.ask(copy)
+        copy() if stream is None else stream._ask(copy)
 
     @property
     def device(self) -> Any:

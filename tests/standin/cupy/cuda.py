@@ -38,19 +38,25 @@ class Stream:
     null: "Stream"
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-        self.at_once, self.todo = null, deque()
-        self.asked = self.done = 0
+        self._at_once, self._todo = null, deque()
+        self._asked = self._done = 0
 
-    def ask(self, work: Any) -> None:
-        self.asked += 1
-        self.todo.append(work)
-        if self.at_once:
-            self.run(self.asked)
+    def __enter__(self) -> "Stream":  # array calls of the stand-in are done at once, on whatever stream
+        return self
 
-    def run(self, until: int) -> None:
-        while self.done < until:
-            self.todo.popleft()()
-            self.done += 1
+    def __exit__(self, *_: Any) -> None:
+        self._run(self._asked)
+
+    def _ask(self, work: Any) -> None:
+        self._asked += 1
+        self._todo.append(work)
+        if self._at_once:
+            self._run(self._asked)
+
+    def _run(self, until: int) -> None:
+        while self._done < until:
+            self._todo.popleft()()
+            self._done += 1
 
     def record(self, event: "Event | None" = None) -> "Event":
         event = event or Event()
@@ -58,31 +64,24 @@ class Stream:
         return event
 
     def wait_event(self, event: "Event") -> None:
-        event.run()
+        event._stream._run(event._until)
 
     def synchronize(self) -> None:
         machine.sync("Stream.synchronize()")
-        self.run(self.asked)
+        self._run(self._asked)
 
 
 class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
-        self.stream, self.until = Stream.null, 0
+        self._stream, self._until = Stream.null, 0
 
     def record(self, stream: Stream | None = None) -> None:
-        self.stream = stream or Stream.null
-        self.until = self.stream.asked
-
-    @property
-    def done(self) -> bool:
-        return self.stream.done >= self.until
-
-    def run(self) -> None:
-        self.stream.run(self.until)
+        self._stream = stream or Stream.null
+        self._until = self._stream._asked
 
     def synchronize(self) -> None:
         machine.forbid("Event.synchronize()")
-        self.run()
+        self._stream._run(self._until)
 
 
 Stream.null = Stream(null=True)

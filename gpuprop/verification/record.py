@@ -1,0 +1,225 @@
+"""A training run written down: what went in, and what every layer made of it, forward, backward and in the update."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw
+from gpuprop.backend import Backend, backend_of, use
+from gpuprop.nn.module import Module, around
+from gpuprop.ops import Spec, inspected
+from gpuprop.random import manual_seed
+from gpuprop.verification.rows import Rows
+
+
+class Entry(NamedTuple):
+    """One tensor of a step, in host memory."""
+
+    phase: str  # "forward", "backward" or "update"
+    layer: str
+    what: str
+    value: np.ndarray
+    scale: float | None = None  # of what it is part of, where that is larger than the tensor
+
+
+class Step(NamedTuple):
+    """One training step: batch and masks, which are exact, and all else in the order in which a fault first shows."""
+
+    batch: list[np.ndarray]
+    masks: list[tuple[str, np.ndarray]]  # by the layer that drew it
+    entries: list[Entry]
+    rows: Rows | None  # the order of the rows, if it is not their own
+
+
+class Run(NamedTuple):
+    """The parameters and buffers as they were made, and the steps."""
+
+    start: dict[str, np.ndarray]
+    steps: list[Step]
+
+
+def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, reorder: bool = False) -> Run:
+    """The first steps of a run on a backend in a dtype; with `reorder` the rows of each batch come in another order."""
+    with use(backend) as b:
+        manual_seed(seed)
+        model, step, batches = make_run()
+        if any(backend_of(p.data) is not b for p in model.parameters()):
+            raise RuntimeError(f"make_run was to make its model on {backend!r}, and made it elsewhere: it must not choose "
+                               f"a backend itself")
+        start = model.state_dict()
+        if any(p.dtype != dtype for p in model.parameters()):
+            model.to(dtype=dtype)
+        found = [Recorder(model, b, dtype).record(step, batch, reorder) for batch in itertools.islice(batches, steps)]
+    return Run(start, found)
+
+
+class Recorder:
+    """Stands around the layers, ops and parameters of one step."""
+
+    def __init__(self, model: Module, backend: Backend, dtype: str) -> None:
+        self.model, self.backend, self.dtype = model, backend, dtype
+        self.names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
+        self.stack: list[str] = []  # the layers in whose forward we are
+        self.calls: dict[str, int] = {}  # when each layer returned
+        self.forward: list[Entry] = []
+        self.masks: list[tuple[str, np.ndarray]] = []
+        self.seen: dict[int, Any] = {}  # tensors by the id of their node or themselves, which is kept alive
+        self.owners: dict[int, tuple[str, str]] = {}  # to which layer, and as what, a tensor's gradient is told
+        self.gradients: list[tuple[int, np.ndarray]] = []  # in the order in which they came
+
+    def record(self, step: Callable, batch: Any, reorder: bool) -> Step:
+        """Do one training step."""
+        leaves: list[np.ndarray] = []
+        single = not isinstance(batch, tuple | list)
+        _map(lambda leaf: leaves.append(asnumpy(leaf)), batch)
+        rows = Rows.of(leaves) if reorder else None
+        placed = _map(lambda leaf: self._place(leaf, rows), batch)
+        state = dict(self.model._state())
+        before = {name: t.numpy() for name, t in state.items()}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(around(self.call))
+            stack.enter_context(inspected(self.inspect))
+            if rows is not None:
+                stack.enter_context(inspected(rows.inspect))
+            for name, p in self.model.named_parameters():
+                if p.requires_grad:
+                    stack.callback(self._watch(p, *_split(name, self.model)))
+            loss = step(placed) if single else step(*placed)
+        entries = [*self.forward, *self._loss(loss), *self._backward(), *self._updates(state, before)]
+        return Step(leaves, self.masks, entries, rows)
+
+    def _place(self, leaf: Any, rows: Rows | None) -> Any:
+        """A part of the batch where and as the run wants it, in its kind."""
+        host = asnumpy(leaf)
+        host = rows.moved(np, host, rows.order, 0) if rows is not None and host.ndim else host
+        host = host.astype(self.dtype) if is_float(host.dtype) else host
+        if type(raw(leaf)) is np.ndarray and not isinstance(leaf, Tensor):
+            return host
+        array = self.backend.asarray(host)
+        return Tensor(array) if isinstance(leaf, Tensor) else array
+
+    # ---- forward
+
+    def call(self, module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
+        name = self.names.setdefault(id(module), type(module).__name__)
+        name = next(n for n in itertools.chain([name], (f"{name} (call {i})" for i in itertools.count(2)))
+                    if n not in self.calls and n not in self.stack)
+        for tensor in _tensors((args, kwargs)):
+            self._consumed(tensor, name)
+        self.stack.append(name)
+        try:
+            out = run(module, args, kwargs)
+        finally:
+            self.stack.pop()
+        self.calls[name] = len(self.calls)
+        made = list(_tensors(out))
+        for i, tensor in enumerate(made):
+            self._made(tensor, name, f"output {i}" if len(made) > 1 else "output")
+        return out
+
+    def _made(self, tensor: Tensor, layer: str, what: str) -> None:
+        if id(tensor.node or tensor) not in self.seen:  # else another layer's output is handed on
+            self.forward.append(Entry("forward", layer, what, tensor.numpy()))
+            self._watch(tensor, layer, what)
+
+    def _consumed(self, tensor: Tensor, layer: str) -> None:
+        """The gradient of a tensor is the fault of the first layer that takes it, the innermost if they are nested."""
+        key = id(tensor.node or tensor)
+        if key not in self.seen:
+            if not isinstance(tensor, Parameter):
+                self._watch(tensor, layer, "input")
+        elif key in self.owners and (self.owners[key][0] in self.stack or self.owners[key][1] != "input"):
+            self.owners[key] = layer, "input"
+
+    def inspect(self, spec: Spec, backend: Backend, run: Callable) -> Callable:
+        names = [p.name for p in spec.arrays]
+        if "ticket" not in names:
+            return run
+
+        def noted(xp: Any, *arrays: Any, **constants: Any) -> Any:
+            ticket = arrays[names.index("ticket")]
+            mask = backend.to_numpy(ticket)
+            if len(arrays) == 2:  # what it does to ones shows the mask
+                ones = (ticket if n == "ticket" else xp.ones_like(a) for n, a in zip(names, arrays, strict=True))
+                mask = backend.to_numpy(run(xp, *ones, **constants)[0]) != 0
+            self.masks.append((self.stack[-1] if self.stack else "", mask))
+            return run(xp, *arrays, **constants)
+
+        return noted
+
+    # ---- backward
+
+    def _watch(self, tensor: Tensor, layer: str, what: str) -> Callable[[], None]:
+        """Write a tensor's gradient down when it comes; what is returned ends that."""
+        self.seen[key := id(tensor.node or tensor)] = tensor.node or tensor
+        if not tensor.requires_grad:
+            return lambda: None
+        self.owners[key] = layer, what
+        keep = lambda g: self.gradients.append((key, asnumpy(g)))
+        return tensor.register_hook(keep)
+
+    def _backward(self) -> list[Entry]:
+        """Gradients from the last layer to the first; in a layer those of its output, its parameters and its input."""
+        found, count = [], dict[tuple[str, str], int]()
+        for key, value in self.gradients:
+            layer, what = self.owners[key]
+            count[layer, what] = n = count.get((layer, what), 0) + 1
+            place = 0 if what.startswith("output") else 2 if what == "input" else 1
+            times = f" (backward {n})" * (n > 1)
+            entry = Entry("backward", layer, f"gradient of {what}{times}", value)
+            found.append((-self.calls.get(layer, -1), place, len(found), entry))
+        largest: dict[str, float] = {}
+        for _, place, _, e in found:
+            if place == 1:
+                largest[e.layer] = max(largest.get(e.layer, 0.0), _size(e.value))
+        # the parameters of a layer share a scale: a bias before a normalisation has nothing but noise of its own
+        return [e._replace(scale=largest[e.layer]) if place == 1 else e for _, place, _, e in sorted(found, key=_order)]
+
+    # ---- what comes of it
+
+    def _loss(self, loss: Any) -> Iterator[Entry]:
+        if loss is not None:
+            yield Entry("forward", "the step", "result", asnumpy(loss))
+
+    def _updates(self, state: dict[str, Tensor], before: dict[str, np.ndarray]) -> Iterator[Entry]:
+        for name, tensor in state.items():
+            layer, own = _split(name, self.model)
+            after = tensor.numpy()
+            what = "update of" if isinstance(tensor, Parameter) else "buffer"
+            change = after.astype("float64") - before[name] if what == "update of" else after
+            yield Entry("update", layer, f"{what} {own}", change, _size(after))
+
+
+def _order(found: tuple) -> tuple:
+    return found[:3]
+
+
+def _size(a: np.ndarray) -> float:
+    return float(np.abs(a[np.isfinite(a)]).max(initial=0)) if a.dtype.kind in "fiu" else 0.0
+
+
+def _split(name: str, model: Module) -> tuple[str, str]:
+    """A parameter's layer and its name there."""
+    layer, _, own = name.rpartition(".")
+    return layer or type(model).__name__, own
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for v in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(v)
+
+
+def _map(f: Callable, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _map(f, v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map(f, v) for v in value]
+    return f(value) if hasattr(value, "shape") else value

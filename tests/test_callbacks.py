@@ -1,0 +1,350 @@
+"""Callbacks, files and what a user sees: stopping, resuming, ctrl-C, full disks, bars and curves."""
+
+import csv
+import functools
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from test_training import assert_equal, data, pieces, trainer
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import nn, optim
+from gpuprop.data import ArrayDataset, DataLoader
+from gpuprop.training import Callback, Checkpoint, EarlyStopping, History, Log, Trainer
+
+# ---- callbacks ------------------------------------------------------------------------------------------------------
+
+
+class Recorder(Callback):
+    def __init__(self, fail=None):
+        self.events, self.fail = [], fail
+
+    def note(self, event, trainer=None):
+        self.events.append(event)
+        if event == self.fail:
+            raise RuntimeError("mine")
+
+    on_fit_start = functools.partialmethod(note, "start")
+    on_epoch_start = functools.partialmethod(note, "epoch")
+    on_step_end = functools.partialmethod(note, "step")
+    on_epoch_end = functools.partialmethod(note, "end of epoch")
+    on_fit_end = functools.partialmethod(note, "end")
+    close = functools.partialmethod(note, "close")
+
+
+def test_when_callbacks_are_called():
+    recorder, seen = Recorder(), []
+    trainer().fit(pieces(data(), 20), epochs=2, callbacks=[recorder, lambda t: seen.append(t.history[-1]["epoch"])])
+    epoch = ["epoch", "step", "step", "end of epoch"]
+    assert recorder.events == ["start", *epoch, *epoch, "end", "close"]
+    assert seen == [1, 2]
+
+
+def test_stop():
+    class StopAt(Callback):
+        def __init__(self, event):
+            setattr(StopAt, event, lambda self, t: t.stop())
+
+    t = trainer()
+    t.fit(data(), epochs=5, callbacks=[lambda t: t.stop()])
+    assert len(t.history) == 1 and not t.history.interrupted
+    steps = Recorder()
+    t.fit(pieces(data(), 10), epochs=5, callbacks=[StopAt("on_step_end"), steps])
+    assert len(t.history) == 1 and steps.events == ["start", "epoch", "step", "end", "close"]
+
+
+@pytest.mark.parametrize("event", ["start", "epoch", "step", "end of epoch", "end"])
+def test_a_callback_that_raises(event, tmp_path):
+    """What was learnt stays, every module is in its mode again, and neither threads nor files are left."""
+    loader = DataLoader(ArrayDataset(*data()), 10, num_workers=2)
+    t = trainer()
+    t.model.eval()
+    t.model[2].train()
+    before, recorder = files_and_threads(), Recorder(event)
+    with pytest.raises(RuntimeError, match="mine") as error:
+        t.fit(loader, data(), epochs=2, callbacks=[Log(tmp_path / "log.csv"), recorder])
+    note = error.value.__notes__[-1]
+    assert note.startswith("raised by Recorder.on_") and note.endswith("the model keeps what it has learnt")
+    assert recorder.events[-1] == "close"
+    assert [m.training for m in t.model] == [False, False, True, False] and not t.model.training
+    assert all(np.isfinite(value).all() for value in t.model.state_dict().values())
+    del error
+    gc.collect()
+    assert files_and_threads() == before
+    t.fit(loader, epochs=1)
+
+
+def files_and_threads():
+    files = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    return files, sorted(t.name for t in threading.enumerate())
+
+
+class Planned(Callback):
+    """Puts numbers into a column of the history."""
+
+    def __init__(self, column, values):
+        self.column, self.values, self.weights = column, iter(values), []
+
+    def on_epoch_end(self, t):
+        t.history[-1][self.column] = next(self.values)
+        self.weights.append(t.model.state_dict())
+
+
+@pytest.mark.parametrize("column, values, best, stopped", [
+    ("val_loss", [5, 3, 4, 3, 3.5, 1], 2, 5),
+    ("val_accuracy", [0.1, 0.3, 0.2, 0.3, 0.25, 1], 2, 5),
+    ("val_loss", [np.nan, np.nan, np.nan, 1], None, 3),
+    ("val_loss", [5, np.nan, 4, 3, 2, 1], 6, 6),
+])
+def test_early_stopping(column, values, best, stopped):
+    t, plan = trainer(metrics=["accuracy"]), Planned(column, values)
+    t.fit(data(), epochs=6, callbacks=[plan, EarlyStopping(column, patience=3)])
+    assert len(t.history) == stopped
+    want = plan.weights[(best or stopped) - 1]
+    for name, value in t.model.state_dict().items():
+        np.testing.assert_array_equal(value, want[name])
+
+
+def test_early_stopping_keeps_the_last_weights_if_asked():
+    t, plan = trainer(), Planned("val_loss", [1, 2, 2.5])
+    t.fit(data(), epochs=9, callbacks=[plan, EarlyStopping(patience=2, restore_best=False)])
+    np.testing.assert_array_equal(t.model[0].weight.numpy(), plan.weights[2]["0.weight"])
+
+
+def test_least_change_and_a_second_fit():
+    stopping = EarlyStopping("loss", patience=2, least_change=0.5)
+    t = trainer()
+    t.fit(data(), epochs=9, callbacks=[Planned("loss", [4.0, 3.8, 3.6, 3.4]), stopping])
+    assert len(t.history) == 3
+    t.fit(data(), epochs=9, callbacks=[Planned("loss", [3.4, 3.3, 3.2, 3.1]), stopping])
+    assert len(t.history) == 6  # 3.4 was better by more than 0.5, nothing after it
+
+
+def test_what_early_stopping_cannot_watch():
+    with pytest.raises(KeyError, match=r"no 'val_loss' to watch among .*loss: give fit\(validation=...\)"):
+        trainer().fit(data(), callbacks=[EarlyStopping()])
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def whole(t, epochs, *callbacks):
+    t.fit(data(), data(), epochs=epochs, batch_size=16, callbacks=callbacks)
+
+
+def test_resumed_equals_uninterrupted(backend, tmp_path):
+    """Weights, optimizer, schedule, shuffling and dropout go on where they were, bit for bit, in a new trainer."""
+    options = {"metrics": ["accuracy"], "scheduler": functools.partial(optim.lr_scheduler.CosineAnnealingLR, T_max=5)}
+    straight, first, second = (trainer(**options) for _ in range(3))
+    gpuprop.manual_seed(11)
+    whole(straight, 5)
+    gpuprop.manual_seed(11)
+    whole(first, 2, Checkpoint(tmp_path / "run" / "last.npz"))
+    gpuprop.manual_seed(99)
+    second.load(tmp_path / "run" / "last.npz")
+    whole(second, 3)
+    assert_equal(straight, second)
+    for column in ("epoch", "lr", "loss", "val_accuracy"):
+        assert straight.history[column] == second.history[column]
+    assert os.listdir(tmp_path / "run") == ["last.npz"]
+
+
+@pytest.mark.parametrize("scheduler", [
+    functools.partial(optim.lr_scheduler.MultiStepLR, milestones=[1, 3, 3]), optim.lr_scheduler.ReduceLROnPlateau,
+    functools.partial(optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=50),
+    functools.partial(optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1 / (epoch + 1)),
+])
+def test_schedules_are_resumed(scheduler, tmp_path):
+    straight, first, second = (trainer(scheduler=scheduler) for _ in range(3))
+    straight.fit(data(), epochs=5)
+    first.fit(data(), epochs=2)
+    first.save(tmp_path / "c.npz")
+    second.load(tmp_path / "c.npz")
+    second.fit(data(), epochs=3)
+    assert second.history["lr"] == straight.history["lr"]
+
+
+def test_best_checkpoint(tmp_path):
+    t, plan = trainer(), Planned("val_loss", [3, 1, 2])
+    t.fit(data(), epochs=3, callbacks=[plan, Checkpoint(tmp_path / "best.npz", "val_loss")])
+    t.load(tmp_path / "best.npz")
+    np.testing.assert_array_equal(t.model[0].weight.numpy(), plan.weights[1]["0.weight"])
+    assert len(t.history) == 2
+
+
+def test_files_that_do_not_fit(tmp_path):
+    t, before = trainer(), trainer()
+    for each in (t, before):
+        gpuprop.manual_seed(0)
+        whole(each, 1)
+    np.savez(tmp_path / "weights.npz", **t.model.state_dict())
+    with pytest.raises(ValueError, match=r"weights.npz is no checkpoint of a Trainer: it holds 0.weight, "):
+        t.load(tmp_path / "weights.npz")
+    other = nn.Linear(5, 3)
+    Trainer(other, F.cross_entropy, optim.Adam(other.parameters())).save(tmp_path / "other.npz")
+    with pytest.raises(ValueError) as error:
+        t.load(tmp_path / "other.npz")
+    assert "the trainer is as it was" in error.value.__notes__[-1]
+    assert_equal(t, before)
+    assert t.optimizer.state_dict()["state"][0]["step"] == 3
+
+
+def test_half_types_are_saved(tmp_path):
+    t = trainer(dtype="float16")
+    t.fit(data())
+    t.save(tmp_path / "c.npz")
+    other = trainer(dtype="float16")
+    other.load(tmp_path / "c.npz")
+    assert_equal(t, other)
+
+
+def test_logs(tmp_path):
+    t = trainer(metrics=["accuracy", "confusion_matrix"])
+    whole(t, 2, Log(tmp_path / "log.csv"), Log(tmp_path / "log.jsonl"))
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["val_accuracy"]) == t.history[-1]["val_accuracy"] and "confusion_matrix" not in rows[0]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == t.history.rows and len(lines[0]["confusion_matrix"]) == 3
+    t.history.to_json(tmp_path / "log.json")
+    assert json.loads((tmp_path / "log.json").read_text()) == {"interrupted": False, "rows": t.history.rows}
+    with pytest.raises(ValueError, match=r"a log is a .csv or .jsonl file, not 'log.txt'"):
+        Log("log.txt")
+
+
+@pytest.mark.parametrize("callback, name", [(Log, "log.csv"), (Log, "log.jsonl"), (Checkpoint, "last.npz")])
+def test_a_full_disk(callback, name, tmp_path):
+    """The error names the file, of which the last good version stays; so does the model."""
+    resource = pytest.importorskip("resource")
+    t, path = trainer(), tmp_path / name
+    whole(t, 1, callback(path))
+    good, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(OSError) as error:
+        try:
+            whole(t, 3, lambda t: resource.setrlimit(resource.RLIMIT_FSIZE, (64, hard)), callback(path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert any(f"while writing {path}: no part of it was written" in note for note in error.value.__notes__)
+    assert path.read_bytes() == good and os.listdir(tmp_path) == [name]
+    assert len(t.history) == 2 and np.isfinite(t.evaluate(data())["loss"])
+
+
+# ---- ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+import numpy as np
+from test_callbacks import *
+
+def press(t):
+    if len(t.history) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Press(Callback):
+    on_step_end = lambda self, t: press(t)
+
+t, recorder = trainer(), Recorder()
+history = t.fit(data(), data(), epochs=9, callbacks=[Press(), recorder, Checkpoint(sys.argv[3])])
+assert history.interrupted and len(history) == 2 and recorder.events[-3:] == ["step", "end", "close"]
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and t.model.training
+saved = trainer()
+saved.load(sys.argv[3])
+assert_equal(t, saved)
+t.fit(data(), epochs=1)
+assert not history.interrupted and len(history) == 3
+
+class Twice(Callback):
+    def on_step_end(self, t):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+try:
+    t.fit(data(), callbacks=[Twice()])
+except KeyboardInterrupt:
+    print("as it should be")
+assert all(np.isfinite(v).all() for v in t.model.state_dict().values())
+"""
+
+
+def test_ctrl_c(tmp_path):
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", INTERRUPTED, os.path.dirname(here), here, str(tmp_path / "last.npz")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "as it should be\n", done.stderr
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def shown(monkeypatch, capsys, terminal=True, **modules):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    for name, value in modules.items():
+        monkeypatch.setitem(sys.modules, name, value)
+    capsys.readouterr()
+    trainer(metrics=["accuracy"]).fit(data(), data(), epochs=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def test_quiet_when_nobody_looks(monkeypatch, capsys):
+    assert shown(monkeypatch, capsys, terminal=False) == ""
+
+
+def test_a_bar_in_a_terminal(monkeypatch, capsys):
+    last = shown(monkeypatch, capsys).rstrip("\n").split("\r")[-1]
+    assert last.startswith("epoch 2/2: 100%") and "4/4" in last and "val_accuracy=" in last
+
+
+def test_lines_without_tqdm(monkeypatch, capsys):
+    err = shown(monkeypatch, capsys, **{"tqdm": None, "tqdm.auto": None}).splitlines()
+    assert len(err) == 2 and err[1].startswith("epoch 2/2: loss 1.") and "val_accuracy 0." in err[1]
+
+
+def test_a_notebook(monkeypatch, capsys):
+    class IPython:
+        @staticmethod
+        def get_ipython():
+            return type("Shell", (), {"config": {"IPKernelApp": {}}})
+
+    class Auto:
+        class tqdm:
+            def __init__(self, **options):
+                print("a widget", file=sys.stderr)
+
+            def __getattr__(self, name):
+                return lambda *args, **kwargs: None
+
+            n = 0
+
+    assert shown(monkeypatch, capsys, terminal=False, **{"IPython": IPython, "tqdm.auto": Auto}) == "a widget\n"
+
+
+def test_history(tmp_path, monkeypatch):
+    history = History()
+    assert repr(history) == "History(no epochs yet)"
+    with pytest.raises(ValueError, match="nothing to plot"):
+        history.plot()
+    for i in (1, 2):
+        history.rows.append({"epoch": i, "seconds": 0.1, "lr": 0.1, "loss": 1 / i, "val_loss": 2 / i, "f1": i / 9})
+    assert history["val_loss"] == [2, 1] and next(iter(history))["f1"] == 1 / 9
+    assert repr(history) == "History(2 epochs; loss 0.5, val_loss 1, f1 0.2222)"
+    with pytest.raises(KeyError, match="no column 'acc'; there are: epoch, seconds, lr, loss"):
+        history["acc"]
+    for name, start in (("curves.png", b"\x89PNG"), ("curves.svg", b"<?xml"), ("curves", b"\x89PNG")):
+        figure = history.plot(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(start)
+    assert [a.get_title() for a in figure.axes] == ["loss", "f1"]
+    assert [[line.get_label() for line in a.lines] for a in figure.axes] == [["train", "validation"], ["train"]]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r'learning curves need matplotlib: pip install "gpuprop\[train\]"'):
+        history.plot()
