@@ -56,11 +56,14 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    from gpuprop.verification import NOTHING, page, verify
-    from gpuprop.verification.runs import find
+    from gpuprop.verification import NOTHING, verify
+    from gpuprop.verification.page import page
+    from gpuprop.verification.runs import RUNS, find
 
+    if "strict" in (args.reference, args.candidate):
+        import gpuprop.testing  # noqa: F401 (makes it known)
     results = [verify(find(name), args.reference, args.candidate, steps=args.steps, seed=args.seed)
-               for name in args.name or find.known]
+               for name in args.name or RUNS]
     if args.html:
         with open(args.html, "w", encoding="utf-8") as file:
             file.write(page(results))

@@ -12,6 +12,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+def as_dtype(dtype: Any) -> np.dtype:
+    """`dtype` as NumPy's; bfloat16 by its name too, which NumPy knows once ml_dtypes is imported."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        try:
+            import ml_dtypes
+        except ImportError:
+            raise ImportError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes") from None
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
 class Mode(NamedTuple):
     """What the context says of how ops run."""
 
@@ -78,7 +89,7 @@ def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
 
     Parameters keep their own dtype and so do their gradients.  float64 is left alone.
     """
-    return Switch(low=np.dtype(dtype) if enabled else None)
+    return Switch(low=as_dtype(dtype) if enabled else None)
 
 
 def is_grad_enabled() -> bool:

@@ -79,7 +79,7 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
-        backend, run = chosen.get((owner, mode.generic)) or choose(owner, mode.generic)
+        backend, run = (None if mode.generic else chosen.get(owner)) or choose(owner, mode.generic)
         made = run(backend.xp, *arrays, **constants)
         if type(made) is not tuple:
             raise TypeError(f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), and returned "
@@ -97,7 +97,7 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
         if wanted and mode.recording and pullback is not None:
             if type(pullback) is tuple and not wanted == len(edges) == len(pullback):
                 edges, pullback = _wanted(spec, edges, pullback)
-            return Tensor(out, True, Node(edges, pullback, out.shape, out.dtype))
+            return _recorded(out, Node(edges, pullback, out.shape, out.dtype))
         return Tensor(out) if tensors else out
 
     call = spec.public(record)
@@ -126,7 +126,7 @@ def kernel(fn: Callable) -> Any:
         if owner is None:
             owner = _resolve(spec, tuple(arrays))[3]
         generic = current.get().generic
-        backend, run = spec.chosen.get((owner, generic)) or spec.choose(owner, generic)
+        backend, run = (None if generic else spec.chosen.get(owner)) or spec.choose(owner, generic)
         return run(backend.xp, *arrays, **constants)
 
     call = spec.public(run_now)
@@ -201,14 +201,14 @@ class Spec:
 
     def __init__(self, fn: Callable, registered: bool = True) -> None:
         self.fn, self.portable = fn, None
-        self.name = f"{fn.__module__}:{fn.__name__}"
+        self.name = f"{fn.__module__}:{fn.__qualname__}"
         self.parameters = parameters(fn)
         self.arrays = [p for p in self.parameters if p.is_array]
         if not self.arrays:
             raise TypeError(f"{self.name}: annotate the parameters that are arrays with gpuprop.Array")
         self.variadic = self.arrays[0].variadic
         self.leading = self.variadic or self.parameters[: len(self.arrays)] == self.arrays
-        self.chosen: dict[tuple[type, bool], tuple[Any, Callable]] = {}
+        self.chosen: dict[type, tuple[Any, Callable]] = {}  # outside generic()
         self.lifted = False  # an op, not a kernel
         _choices.append(self.chosen)
         if registered:
@@ -231,8 +231,9 @@ class Spec:
         run = self._by_position(self.fn if generic else backend.kernels.get(self.name) or self.portable or self.fn)
         if _inspect is not None and self.lifted:
             run = _inspect(self, backend, run)
-        found = self.chosen[owner, generic] = backend, run
-        return found
+        if not generic:
+            self.chosen[owner] = backend, run
+        return backend, run
 
     def version(self, owner: type) -> Callable:
         """What runs on arrays of this type, for the bodies of other ops."""
@@ -277,6 +278,14 @@ def forget_choices() -> None:
     """Choose versions anew at the next calls: a backend's `kernels` or a portable version changed."""
     for chosen in _choices:
         chosen.clear()
+
+
+def _recorded(out: Any, node: Node) -> Tensor:
+    """``Tensor(out, True, node)``, without the questions that only a user's array needs to answer."""
+    t = object.__new__(Tensor)
+    t.data, t.node, t.requires_grad = out, node, True
+    t.grad = t.hooks = None
+    return t
 
 
 def _wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]:

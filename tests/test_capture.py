@@ -352,3 +352,19 @@ def test_what_else_it_returns_is_compared():
     with pytest.warns(UserWarning, match="what it returns beside arrays"):
         step(x)
     assert step(x)[1] + 1 == step(x)[1]
+
+
+def test_optimizer_state_loaded_between_replays():
+    """Counts that differ after a load are stepped apart, captured too."""
+    weights = []
+    for captured in (False, True):
+        model, optimizer, step = training(captured)
+        for i, (x, y) in enumerate(batches(7)):
+            if i == 4:
+                state = optimizer.state_dict()
+                state["state"][0]["step"] = 1
+                optimizer.load_state_dict(state)
+            step(x, y)
+        weights.append(model.state_dict())
+    for name in weights[0]:
+        np.testing.assert_array_equal(weights[1][name], weights[0][name])

@@ -218,7 +218,7 @@ class TestLayers:
     def test_activations_are_their_functions(self, backend):
         x = gpuprop.tensor(np.linspace(-3, 3, 12).reshape(3, 4).astype("float32"))
         for name, cls in vars(nn).items():
-            if isinstance(cls, type) and issubclass(cls, nn.Function) and cls is not nn.Function and cls.inputs == 1:
+            if getattr(cls, "__module__", "") == "gpuprop.nn.activation" and issubclass(cls, nn.Function):
                 layer = cls(0.5, 0.1) if name == "Threshold" else cls(dim=1) if "oftm" in name else cls()
                 layer.eval()
                 want = cls.function(x, **layer.options())
@@ -315,3 +315,20 @@ def test_same_seed_same_weights_bit_for_bit(backend):
         runs.append(net.state_dict())
     for name, value in runs[0].items():
         np.testing.assert_array_equal(runs[1][name], value)
+
+
+class TestMistakes:
+    def test_a_tensor_over_a_parameter(self):
+        layer = nn.Linear(2, 2)
+        with pytest.raises(TypeError, match=r"Linear.weight is a Parameter.*\.data\[\.\.\.\] = values"):
+            layer.weight = layer.weight * 2
+        layer.weight = Parameter(gpuprop.ones(2, 2))
+
+    def test_modules_in_a_plain_list(self):
+        with pytest.warns(UserWarning, match=r"Module.layers holds modules in a list.*nn.ModuleList"):
+            nn.Module().layers = [nn.ReLU()]
+
+    def test_bfloat16_by_name(self, backend):
+        assert nn.Linear(2, 2).to("bfloat16").weight.dtype.name == "bfloat16"
+        with gpuprop.autocast("bfloat16"):
+            assert nn.Linear(2, 2)(gpuprop.ones(1, 2)).dtype.name == "bfloat16"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,6 +86,22 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
     return y, (
         lambda dy: spread(xp, dy, weight, space, *how),
         lambda dy: weigh(xp, input, dy, shape, *how),
+        lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
+
+
+@conv.faster
+def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
+    """Few images at a time."""
+    counts = fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)
+    at_once = max(1, CACHED // (math.prod(weight.shape[1:]) * groups * math.prod(counts) or 1))
+    if len(input) <= at_once:
+        return conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
+    parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
+    ys, backs = zip(*[conv.fn(xp, input[p], weight, bias, stride, padding, dilation, groups) for p in parts], strict=True)
+    each = lambda i, dy: [back[i](dy[p]) for p, back in zip(parts, backs, strict=True)]
+    return xp.concatenate(ys), (
+        lambda dy: xp.concatenate(each(0, dy)),
+        lambda dy: functools.reduce(operator.iadd, each(1, dy)),
         lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
 
 

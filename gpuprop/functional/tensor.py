@@ -19,7 +19,7 @@ from gpuprop.autograd import Node, Parameter, Tensor, raw
 from gpuprop.backend import BackendMismatchError, backend_of, place
 from gpuprop.functional import arithmetic, indexing, movement, products, reduction
 from gpuprop.functional import shape as shapes
-from gpuprop.mode import is_grad_enabled
+from gpuprop.mode import as_dtype, is_grad_enabled
 
 Method = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
@@ -128,12 +128,12 @@ def destination(words: Sequence, device: Any = None, dtype: Any = None) -> tuple
             device = word
         elif word is not None:
             dtype = word
-    return device, dtype
+    return device, None if dtype is None else as_dtype(dtype)
 
 
 def _is_dtype(word: str) -> builtins.bool:
     try:
-        np.dtype(word)
+        as_dtype(word)
     except TypeError:
         return False
     return True
@@ -496,7 +496,7 @@ class Methods:
         """
         device, dtype = destination(where, device, dtype)
         moved = self if device is None else _moved(self, device)
-        return moved if dtype is None or moved.dtype == np.dtype(dtype) else shapes.astype(moved, dtype)
+        return moved if dtype is None or moved.dtype == dtype else shapes.astype(moved, dtype)
 
     def type_as(self: Any, other: Any) -> Tensor:
         return self.to(other)

@@ -32,6 +32,16 @@ from gpuprop.nn.activation import (
     Threshold,
 )
 from gpuprop.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from gpuprop.nn.convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Fold,
+    Unfold,
+)
 from gpuprop.nn.dropout import Dropout
 from gpuprop.nn.function import Function
 from gpuprop.nn.linear import Bilinear, Flatten, Identity, Linear, Unflatten

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw
+from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float
 from gpuprop.backend import backend_of, place
+from gpuprop.functional.tensor import destination
 
 if TYPE_CHECKING:
     from gpuprop.diagnosis.summary import Summary
@@ -49,6 +51,15 @@ class Module:
             raise
 
     # ---- what it is made of
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Tensor) and not isinstance(value, Parameter) and isinstance(vars(self).get(name), Parameter):
+            raise TypeError(f"{type(self).__name__}.{name} is a Parameter, and would no longer be trained as a Tensor: "
+                            f"write {name}.data[...] = values, or assign a Parameter")
+        if isinstance(value, list | tuple) and name[0] != "_" and any(isinstance(v, Module) for v in value):
+            warnings.warn(f"{type(self).__name__}.{name} holds modules in a {type(value).__name__}, where their parameters "
+                          f"are not found: use nn.ModuleList", stacklevel=2)
+        super().__setattr__(name, value)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """``self.name = parameter``; None keeps the name for a parameter this layer goes without."""
@@ -167,15 +178,9 @@ class Module:
 
         An optimizer made before follows at its next step.
         """
-        for word in where:
-            if isinstance(word, Tensor):
-                device, dtype = backend_of(raw(word)).name, word.dtype
-            elif isinstance(word, str) and not _is_dtype(word):
-                device = word
-            elif word is not None:
-                dtype = word
-        if dtype is not None and not is_float(np.dtype(dtype)):
-            raise TypeError(f"a model is cast to a floating dtype, not to {np.dtype(dtype)}")
+        device, dtype = destination(where, device, dtype)
+        if dtype is not None and not is_float(dtype):
+            raise TypeError(f"a model is cast to a floating dtype, not to {dtype}")
         for tensor in (*self.parameters(), *self.buffers()):
             kind = dtype if is_float(tensor.dtype) else None
             tensor.data = place(tensor.data, device, kind)
@@ -338,11 +343,3 @@ def _on_host(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # ours or PyTorch's
         value = value.detach().cpu().numpy()
     return asnumpy(value) if hasattr(value, "shape") else np.asarray(value)
-
-
-def _is_dtype(word: str) -> bool:
-    try:
-        np.dtype(word)
-    except TypeError:
-        return False
-    return True

@@ -136,7 +136,7 @@ class Optimizer:
     def capture_key(self) -> tuple:
         """What a captured step depends on: where the parameters live, once brought home, and which have gradients."""
         self._gather()
-        return tuple((tuple(group.constants.values()), group.states, *((a.serial, a.present) for a in group.arenas))
+        return tuple((tuple(group.constants.values()), group.states, *((a.serial, a.present, tuple(a.history), tuple(a.begun)) for a in group.arenas))
                      for group in self.param_groups)
 
     # ---- state

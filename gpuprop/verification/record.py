@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw
+from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw, tree_map
 from gpuprop.backend import Backend, backend_of, use
 from gpuprop.nn.module import Module, around
 from gpuprop.ops import Spec, inspected
@@ -25,6 +27,17 @@ class Entry(NamedTuple):
     what: str
     value: np.ndarray
     scale: float | None = None  # of what it is part of, where that is larger than the tensor
+
+
+class Owner(NamedTuple):
+    """Which layer a tensor's gradient is told of, and as what."""
+
+    layer: str
+    place: int
+    what: str
+
+
+OUTPUT, PARAMETER, INPUT = range(3)  # the order in which a layer's gradients come
 
 
 class Step(NamedTuple):
@@ -54,7 +67,12 @@ def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, 
         start = model.state_dict()
         if any(p.dtype != dtype for p in model.parameters()):
             model.to(dtype=dtype)
-        found = [Recorder(model, b, dtype).record(step, batch, reorder) for batch in itertools.islice(batches, steps)]
+        source = iter(batches)
+        try:
+            found = [Recorder(model, b, dtype).record(step, batch, reorder) for batch in itertools.islice(source, steps)]
+        finally:
+            if source is not batches and hasattr(source, "close"):  # the workers of a loader
+                source.close()
     return Run(start, found)
 
 
@@ -69,17 +87,16 @@ class Recorder:
         self.forward: list[Entry] = []
         self.masks: list[tuple[str, np.ndarray]] = []
         self.seen: dict[int, Any] = {}  # tensors by the id of their node or themselves, which is kept alive
-        self.owners: dict[int, tuple[str, str]] = {}  # to which layer, and as what, a tensor's gradient is told
+        self.owners: dict[int, Owner] = {}
         self.gradients: list[tuple[int, np.ndarray]] = []  # in the order in which they came
 
     def record(self, step: Callable, batch: Any, reorder: bool) -> Step:
         """Do one training step."""
         leaves: list[np.ndarray] = []
-        single = not isinstance(batch, tuple | list)
-        _map(lambda leaf: leaves.append(asnumpy(leaf)), batch)
+        tree_map(lambda leaf: leaves.append(asnumpy(leaf)), batch)
         rows = Rows.of(leaves) if reorder else None
-        placed = _map(lambda leaf: self._place(leaf, rows), batch)
-        state = dict(self.model._state())
+        placed = tree_map(lambda leaf: self._place(leaf, rows), batch)
+        state = self.model._state()
         before = {name: t.numpy() for name, t in state.items()}
         with contextlib.ExitStack() as stack:
             stack.enter_context(around(self.call))
@@ -88,9 +105,10 @@ class Recorder:
                 stack.enter_context(inspected(rows.inspect))
             for name, p in self.model.named_parameters():
                 if p.requires_grad:
-                    stack.callback(self._watch(p, *_split(name, self.model)))
-            loss = step(placed) if single else step(*placed)
-        entries = [*self.forward, *self._loss(loss), *self._backward(), *self._updates(state, before)]
+                    layer, own = _split(name, self.model)
+                    stack.callback(self._watch(p, Owner(layer, PARAMETER, own)))
+            result = step(*placed) if isinstance(placed, tuple | list) else step(placed)
+        entries = [*self.forward, *self._result(result), *self._backward(), *self._updates(state, before)]
         return Step(leaves, self.masks, entries, rows)
 
     def _place(self, leaf: Any, rows: Rows | None) -> Any:
@@ -125,16 +143,16 @@ class Recorder:
     def _made(self, tensor: Tensor, layer: str, what: str) -> None:
         if id(tensor.node or tensor) not in self.seen:  # else another layer's output is handed on
             self.forward.append(Entry("forward", layer, what, tensor.numpy()))
-            self._watch(tensor, layer, what)
+            self._watch(tensor, Owner(layer, OUTPUT, what))
 
     def _consumed(self, tensor: Tensor, layer: str) -> None:
         """The gradient of a tensor is the fault of the first layer that takes it, the innermost if they are nested."""
         key = id(tensor.node or tensor)
+        owner = self.owners.get(key)
         if key not in self.seen:
-            if not isinstance(tensor, Parameter):
-                self._watch(tensor, layer, "input")
-        elif key in self.owners and (self.owners[key][0] in self.stack or self.owners[key][1] != "input"):
-            self.owners[key] = layer, "input"
+            self._watch(tensor, Owner(layer, INPUT, "input"))
+        elif owner and (owner.place == OUTPUT or owner.place == INPUT and owner.layer in self.stack):
+            self.owners[key] = Owner(layer, INPUT, "input")
 
     def inspect(self, spec: Spec, backend: Backend, run: Callable) -> Callable:
         names = [p.name for p in spec.arrays]
@@ -154,53 +172,51 @@ class Recorder:
 
     # ---- backward
 
-    def _watch(self, tensor: Tensor, layer: str, what: str) -> Callable[[], None]:
+    def _watch(self, tensor: Tensor, owner: Owner) -> Callable[[], None]:
         """Write a tensor's gradient down when it comes; what is returned ends that."""
         self.seen[key := id(tensor.node or tensor)] = tensor.node or tensor
         if not tensor.requires_grad:
             return lambda: None
-        self.owners[key] = layer, what
+        self.owners[key] = owner
         keep = lambda g: self.gradients.append((key, asnumpy(g)))
         return tensor.register_hook(keep)
 
     def _backward(self) -> list[Entry]:
         """Gradients from the last layer to the first; in a layer those of its output, its parameters and its input."""
-        found, count = [], dict[tuple[str, str], int]()
+        found, times = list[tuple[tuple, Entry]](), Counter[Owner]()
         for key, value in self.gradients:
-            layer, what = self.owners[key]
-            count[layer, what] = n = count.get((layer, what), 0) + 1
-            place = 0 if what.startswith("output") else 2 if what == "input" else 1
-            times = f" (backward {n})" * (n > 1)
-            entry = Entry("backward", layer, f"gradient of {what}{times}", value)
-            found.append((-self.calls.get(layer, -1), place, len(found), entry))
-        largest: dict[str, float] = {}
-        for _, place, _, e in found:
-            if place == 1:
-                largest[e.layer] = max(largest.get(e.layer, 0.0), _size(e.value))
+            owner = self.owners[key]
+            times[owner] += 1
+            what = f"gradient of {owner.what}" + f" (backward {times[owner]})" * (times[owner] > 1)
+            order = -self.calls.get(owner.layer, -1), owner.place, len(found)
+            found.append((order, Entry("backward", owner.layer, what, value)))
+        largest: dict[str, float] = defaultdict(float)
+        for (_, place, _), e in found:
+            if place == PARAMETER:
+                largest[e.layer] = max(largest[e.layer], size(e.value))
         # the parameters of a layer share a scale: a bias before a normalisation has nothing but noise of its own
-        return [e._replace(scale=largest[e.layer]) if place == 1 else e for _, place, _, e in sorted(found, key=_order)]
+        return [e._replace(scale=largest[e.layer] if order[1] == PARAMETER else None)
+                for order, e in sorted(found, key=operator.itemgetter(0))]
 
     # ---- what comes of it
 
-    def _loss(self, loss: Any) -> Iterator[Entry]:
-        if loss is not None:
-            yield Entry("forward", "the step", "result", asnumpy(loss))
+    def _result(self, result: Any) -> Iterator[Entry]:
+        if hasattr(result, "shape") or isinstance(result, float):
+            yield Entry("forward", "the step", "result", asnumpy(result))
 
     def _updates(self, state: dict[str, Tensor], before: dict[str, np.ndarray]) -> Iterator[Entry]:
         for name, tensor in state.items():
             layer, own = _split(name, self.model)
             after = tensor.numpy()
-            what = "update of" if isinstance(tensor, Parameter) else "buffer"
-            change = after.astype("float64") - before[name] if what == "update of" else after
-            yield Entry("update", layer, f"{what} {own}", change, _size(after))
+            change = after.astype("float64") - before[name].astype("float64")
+            kind = "update of" if isinstance(tensor, Parameter) else "change of buffer"
+            yield Entry("update", layer, f"{kind} {own}", change, size(after))
 
 
-def _order(found: tuple) -> tuple:
-    return found[:3]
-
-
-def _size(a: np.ndarray) -> float:
-    return float(np.abs(a[np.isfinite(a)]).max(initial=0)) if a.dtype.kind in "fiu" else 0.0
+def size(a: np.ndarray) -> float:
+    """The largest magnitude among what is finite."""
+    a = np.abs(a.astype("float64"))
+    return float(a[np.isfinite(a)].max(initial=0))
 
 
 def _split(name: str, model: Module) -> tuple[str, str]:
@@ -215,11 +231,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, dict | list | tuple):
         for v in value.values() if isinstance(value, dict) else value:
             yield from _tensors(v)
-
-
-def _map(f: Callable, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _map(f, v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map(f, v) for v in value]
-    return f(value) if hasattr(value, "shape") else value

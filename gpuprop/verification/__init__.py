@@ -1,0 +1,137 @@
+"""Is a training run on one backend the same run as on another?
+
+Random numbers and data must be the same bit for bit.  Sums cannot be, for each backend adds in an order of its own: so
+the reference is run once more with the rows of every batch in another order, and what that changes is the measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gpuprop import environment
+from gpuprop.backend import get_backend
+from gpuprop.random import default_generator
+from gpuprop.verification.compare import FLOOR, LIMIT, Exact, Row, compare, exact, order_matters
+from gpuprop.verification.record import record
+
+__all__ = ["DIFFERS", "FLOOR", "LIMIT", "NOTHING", "SAME", "Exact", "Row", "Verification", "verify"]
+
+SAME, DIFFERS, NOTHING = range(3)  # also the command's exit status
+WORDS = ("the same run", "not the same run", "nothing to compare")
+
+
+@dataclass
+class Verification:
+    """What `verify` found; it is true if the runs are the same."""
+
+    name: str
+    reference: str
+    candidate: str
+    seed: int = 0
+    exact: list[Exact] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)  # in the order in which a fault first shows, for each dtype
+    notes: list[str] = field(default_factory=list)  # what limits the answer, or leaves nothing to compare
+
+    @property
+    def status(self) -> int:
+        if not self.rows:
+            return NOTHING
+        return DIFFERS if self.first else SAME
+
+    def __bool__(self) -> bool:
+        return self.status == SAME
+
+    @property
+    def steps(self) -> int:
+        return 1 + max((row.step for row in self.rows), default=-1)
+
+    @property
+    def first(self) -> str:
+        """What differs first, in words, or ""."""
+        exact = min((e for e in self.exact if not e.same), key=lambda e: e.step, default=None)
+        row = next((row for row in self.rows if not row.same), None)
+        if exact is not None and (row is None or exact.step <= row.step):
+            return f"{exact.what}, {exact.name}: step {exact.step}, not the same bit for bit"
+        return "" if row is None else str(row)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.candidate} against {self.reference}, {self.steps} steps, seed {self.seed}"]
+        for what in dict.fromkeys(e.what for e in self.exact):
+            found = [e.same for e in self.exact if e.what == what]
+            lines.append(f"  {what}: {sum(found)} of {len(found)} the same bit for bit")
+        for dtype in dict.fromkeys(row.dtype for row in self.rows):
+            worst = max((row for row in self.rows if row.dtype == dtype), key=lambda row: row.ratio)
+            beyond = sum(row.dtype == dtype and not row.same for row in self.rows)
+            of = sum(row.dtype == dtype for row in self.rows)
+            lines.append(f"  {dtype}: {beyond} of {of} tensors beyond {LIMIT:g} times the noise; the worst is {worst}")
+        lines += [f"  note: {note}" for note in self.notes]
+        verdict = f"{self.name}: {WORDS[self.status]}"
+        return "\n".join([*lines, verdict + f"; the first to differ is {self.first}" * bool(self.first)])
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain Python values, with the environment, for JSON."""
+        return {
+            "name": self.name, "verdict": WORDS[self.status], "first": self.first, "reference": self.reference,
+            "candidate": self.candidate, "steps": self.steps, "seed": self.seed, "limit": LIMIT, "notes": self.notes,
+            "exact": [e._asdict() for e in self.exact],
+            "rows": [{**row._asdict(), "distance": _number(row.distance), "ratio": _number(row.ratio)}
+                     for row in self.rows],
+            "environment": environment.info(),
+        }
+
+
+def _number(value: float) -> float | str:
+    """JSON knows no infinity."""
+    return value if value < float("inf") else "infinite"
+
+
+def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy", *, steps: int = 3, seed: int = 0,
+           name: str | None = None) -> Verification:
+    """Whether the first steps of a run are the same on two backends, and which layer is the first to differ if not.
+
+    ``make_run()`` returns (model, step, batches): a Module; ``step(*batch)``, which trains the model on a batch and
+    returns the loss; and the batches, any iterable of tuples.  It is called once for each run, with that backend in use
+    and seed `seed`, and chooses neither itself.
+
+    Initial weights, batches and dropout masks must be the same bit for bit.  For each layer's outputs, gradients and
+    updates, in float64 and in float32, the distance to the reference in float64 is divided by that of the reference with
+    the rows of each batch in another order, or by 64 units in the last place of the tensor's largest element if that is
+    more; the ratio must not exceed 10.
+    """
+    result = Verification(name or getattr(make_run, "__name__", "the run"), reference, candidate, seed)
+    if reference == candidate:
+        result.notes.append(f"both runs would be on {reference!r}")
+        return result
+    for backend in (reference, candidate):
+        try:
+            get_backend(backend)
+        except (ImportError, RuntimeError) as e:
+            result.notes.append(str(e))
+    if not result.notes:
+        state = default_generator.get_state()
+        try:
+            _compare(result, make_run, steps)
+        finally:
+            default_generator.set_state(state)
+    return result
+
+
+def _compare(result: Verification, make_run: Callable, steps: int) -> None:
+    run = lambda backend, dtype, reorder=False: record(make_run, backend, result.seed, steps, dtype, reorder)
+    reference, candidate = run(result.reference, "float64"), run(result.candidate, "float64")
+    if not reference.steps:
+        result.notes.append("there are no batches")
+        return
+    again: Any = run(result.reference, "float64", reorder=True)
+    reorder = not order_matters(reference, again)
+    if not reorder:
+        again = None
+        result.notes.append("the model or the batch gives the order of its rows a meaning, so that what another order "
+                            "changes is not known: in float64 the noise is taken to be its least")
+    result.exact = list(exact(reference, candidate))
+    result.rows = list(compare(reference, candidate, again, "float64"))
+    candidate, again = run(result.candidate, "float32"), run(result.reference, "float32", reorder)
+    result.exact += [e for e in exact(reference, candidate) if not e.same]
+    result.rows += compare(reference, candidate, again, "float32")
