@@ -62,8 +62,12 @@ def verify(args: argparse.Namespace) -> int:
 
     if "strict" in (args.reference, args.candidate):
         import gpuprop.testing  # noqa: F401 (makes it known)
-    results = [verify(find(name), args.reference, args.candidate, steps=args.steps, seed=args.seed)
-               for name in args.name or RUNS]
+    try:
+        runs = [find(name) for name in args.name or RUNS]
+    except (ValueError, OSError, AttributeError) as error:
+        print(f"gpuprop verify: {error}", file=sys.stderr)
+        return NOTHING
+    results = [verify(run, args.reference, args.candidate, steps=args.steps, seed=args.seed) for run in runs]
     if args.html:
         with open(args.html, "w", encoding="utf-8") as file:
             file.write(page(results))
@@ -76,4 +80,4 @@ def _write(where: str | None, plain: Any, text: str) -> None:
     if where and where != "-":
         with open(where, "w", encoding="utf-8") as file:
             json.dump(plain, file, indent=1)
-    print(json.dumps(plain, indent=1) if where == "-" else text, file=sys.stdout)
+    print(json.dumps(plain, indent=1) if where == "-" else text)

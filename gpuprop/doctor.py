@@ -12,7 +12,7 @@ import numpy as np
 from gpuprop import environment, optim
 from gpuprop import functional as F
 from gpuprop.autograd import Tensor
-from gpuprop.backend import Unavailable, _load, backends, get_backend, use
+from gpuprop.backend import Unavailable, _load, backends, use
 from gpuprop.environment import Driver
 from gpuprop.nn import Linear, Sequential, Tanh
 
@@ -101,7 +101,7 @@ def training_step(name: str) -> str:
 
 def _step(backend: Any, dtype: str) -> tuple:
     """A step of gradient descent on exact binary fractions."""
-    numbers = lambda *shape: backend.asarray(((np.arange(np.prod(shape)) * 7 % 11 - 5) / 8).reshape(shape).astype(dtype))
+    numbers = lambda *shape: backend.asarray(((np.arange(np.prod(shape)) * 7 % 11 - 5) / 8).reshape(shape), dtype)
     model = Sequential(Linear(3, 5, dtype=dtype), Tanh(), Linear(5, 2, dtype=dtype))
     parameters = list(model.parameters())
     for p in parameters:
@@ -171,13 +171,12 @@ def cupy_findings(facts: Facts, problem: str) -> Iterator[Finding]:
     elif built is not None and built > driver.cuda // 1000:
         yield Finding(f"CuPy is for CUDA {built}, and the driver is {driver}",
                       f"{renew}, or install NVIDIA's driver {DRIVERS.get(built, DRIVERS[13])} or later")
-    if driver.cuda and not driver.devices:
-        hidden = facts.visible is not None
-        yield Finding(f"there is no device: {driver.reason}" + f", and CUDA_VISIBLE_DEVICES={facts.visible!r}" * hidden,
-                      "unset CUDA_VISIBLE_DEVICES" if hidden else "nvidia-smi, which must list a GPU; in a container give "
-                      "it one: docker run --gpus all")
-    if cupys and (facts.nvrtc or "could not open source file" in problem or "cannot open source file" in problem):
-        what = facts.nvrtc or "its headers are missing"
+    if driver.cuda and not driver.devices and facts.visible is not None:
+        yield Finding(f"{driver.reason}, and CUDA_VISIBLE_DEVICES={facts.visible!r}", "unset CUDA_VISIBLE_DEVICES")
+    elif driver.cuda and not driver.devices:
+        yield Finding(driver.reason, "nvidia-smi  (it must list a GPU; a container gets one by docker run --gpus all)")
+    if cupys and (facts.nvrtc or "not open source file" in problem):
+        what = facts.nvrtc or problem
         yield Finding(f"CUDA's compiler NVRTC, with which CuPy makes its kernels, is not whole: {what}",
                       f'pip install "gpuprop[cuda{built or major}x]"')
 
@@ -185,9 +184,9 @@ def cupy_findings(facts: Facts, problem: str) -> Iterator[Finding]:
 def blas_findings(blas: environment.Blas, avx512: bool) -> Iterator[Finding]:
     """Matrix products that could be faster."""
     if avx512 and blas.kernels in ("Haswell", "Zen", "Sandybridge", "Nehalem", "Prescott", "Katmai"):
-        yield Finding(f"matrix products may take twice as long as they need: OpenBLAS took its kernels for {blas.kernels} "
-                      f"on a processor with AVX-512",
-                      "export OPENBLAS_CORETYPE=SkylakeX  (before Python starts; then see that it is faster)", fatal=False)
+        yield Finding(f"matrix products may take twice as long as they need: OpenBLAS took its kernels for "
+                      f"{blas.kernels} on a processor with AVX-512",
+                      "export OPENBLAS_CORETYPE=SkylakeX  (before Python starts; see that it is faster)", fatal=False)
     if blas.name in ("none", "blas", "netlib", "lapack_lite"):
         yield Finding(f"matrix products are slow: NumPy was built without a fast BLAS ({blas.name})",
                       "pip install --force-reinstall --no-cache-dir --only-binary numpy numpy", fatal=False)

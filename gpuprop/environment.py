@@ -96,7 +96,7 @@ class Blas(NamedTuple):
 
 def blas() -> Blas:
     """What NumPy was built with, and what of it runs here."""
-    built = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})  # type: ignore[call-overload]
+    built = _numpy_config().get("Build Dependencies", {}).get("blas", {})
     name, version = built.get("name", "unknown"), built.get("version", "")
     for library, affixes in itertools.product(_openblas(), [("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")]):
         before, after = affixes
@@ -126,9 +126,12 @@ def _openblas() -> Iterator[ctypes.CDLL]:
 
 def has_avx512() -> bool:
     """Does NumPy see the instructions here that OpenBLAS's newest kernels use?"""
-    from numpy._core import _multiarray_umath as core
+    found = _numpy_config().get("SIMD Extensions", {}).get("found", [])
+    return any(name.startswith(("AVX512", "X86_V4")) for name in found)
 
-    return bool(getattr(core, "__cpu_features__", {}).get("AVX512F"))
+
+def _numpy_config() -> dict[str, Any]:
+    return dict(np.show_config(mode="dicts"))
 
 
 def _processor() -> str:
@@ -147,7 +150,7 @@ def _cores() -> int:
 
 
 class Driver(NamedTuple):
-    """NVIDIA's driver: the newest CUDA it runs, as 1000 * major + 10 * minor, or 0; its devices, or why there are none."""
+    """NVIDIA's driver: the newest CUDA it runs, 1000 * major + 10 * minor, or 0; its devices, or why there are none."""
 
     cuda: int
     devices: list[str]

@@ -69,6 +69,8 @@ class Pool:
         except TimeoutError:
             if future.done():  # in the very moment, or with the dataset's own TimeoutError
                 return future.result()
+        finally:
+            del future  # it holds the exception, whose traceback holds this frame
         count = len(self._members)
         self.close(kill=True)
         raise TimeoutError(f"the data loader waited timeout={timeout} s for a batch of its {count} worker(s): is a "
@@ -145,7 +147,7 @@ class _Process:
         try:
             if self._work is not None:
                 self._pipe.send_bytes(self._work)
-            self._pipe.send(task)
+            self._pipe.send_bytes(pickle.dumps(task))
             done, answer = _receive(self._pipe)
         except (EOFError, OSError):
             raise RuntimeError(self._obituary()) from None
@@ -185,7 +187,7 @@ def _work(pipe: Any, number: int) -> None:
     with contextlib.suppress(EOFError, OSError):
         work, member = pipe.recv_bytes(), None
         while True:
-            task = pipe.recv()
+            task = pickle.loads(pipe.recv_bytes())
             try:
                 member = member or _Local(pickle.loads(work), number)
                 answer = _packed((True, member(*task)))

@@ -42,7 +42,14 @@ from gpuprop.functional.convolution import (
     fold,
     unfold,
 )
-from gpuprop.functional.dropout import dropout
+from gpuprop.functional.dropout import (
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_alpha_dropout,
+)
 from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance
 from gpuprop.functional.loss import (
     binary_cross_entropy,
@@ -66,6 +73,37 @@ from gpuprop.functional.loss import (
     soft_margin_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from gpuprop.functional.normalization import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    local_response_norm,
+    rms_norm,
+)
+from gpuprop.functional.padding import pad
+from gpuprop.functional.pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    fractional_max_pool2d,
+    fractional_max_pool3d,
+    lp_pool1d,
+    lp_pool2d,
+    lp_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
 )
 
 ARRAY_FUNCTIONS = {  # NumPy's names: gpuprop.exp, gpuprop.sum ..., and the xp of Tensors

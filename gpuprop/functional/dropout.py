@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+from gpuprop.autograd import namespace, raw
+from gpuprop.functional.arithmetic import add, multiply
 from gpuprop.ops import Array, op
 from gpuprop.pointwise import pointwise
 from gpuprop.random import Generator, default_generator, keep_mask
@@ -39,3 +44,72 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool =
     if not training or p == 0:
         return input
     return drop(input, (rng or default_generator).noise(input), p)
+
+
+# ---- of whole channels, and with the statistics that selu keeps -----------------------------------------------------
+
+
+def kept(what: str, input: Any, lead: int | None, p: float, rng: Generator | None) -> Any:
+    """``drop`` of ones, one a channel where `lead` says how many axes channels have, else one an element."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{what}: p is a probability, not {p}")
+    shape = input.shape if lead is None else (*input.shape[:lead], *(1,) * (input.ndim - lead))
+    ones = namespace(raw(input)).ones(shape, input.dtype)
+    return drop(ones, (rng or default_generator).noise(input), p)
+
+
+def _channels(n: int, input: Array, p: float, training: bool, rng: Generator | None) -> Array:
+    what = f"dropout{n}d"
+    if input.ndim not in (n + 1, n + 2):
+        raise ValueError(f"{what}: input has {n + 1} or {n + 2} axes, not {input.ndim}, as {input.shape} has")
+    if not training or p == 0:
+        return input
+    return multiply(input, kept(what, input, input.ndim - n, p, rng))
+
+
+def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
+              rng: Generator | None = None) -> Array:
+    """`dropout` of whole channels of (N, C, L) or (C, L).  J. Tompson et al., CVPR 2015."""
+    return _channels(1, input, p, training, rng)
+
+
+def dropout2d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
+              rng: Generator | None = None) -> Array:
+    """`dropout` of whole channels of (N, C, H, W) or (C, H, W)."""
+    return _channels(2, input, p, training, rng)
+
+
+def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
+              rng: Generator | None = None) -> Array:
+    """`dropout` of whole channels of (N, C, D, H, W) or (C, D, H, W)."""
+    return _channels(3, input, p, training, rng)
+
+
+def _alpha(what: str, input: Array, lead: int | None, p: float, training: bool, rng: Generator | None) -> Array:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{what}: p is a probability, not {p}")
+    if not training or p == 0:
+        return input
+    if p == 1:
+        return multiply(input, 0)
+    low = -1.7580993408473766  # what selu tends to
+    scale = 1 / math.sqrt((1 + low * low * p) * (1 - p))
+    mask = kept(what, input, lead, p, rng) * (1 - p)
+    return add(multiply(input, mask * scale), (1 - mask) * (low * scale) - low * p * scale)
+
+
+def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
+                  rng: Generator | None = None) -> Array:
+    """In training, what `selu` tends to with probability `p`, then all scaled and moved to keep mean 0, variance 1.
+
+    G. Klambauer et al., NeurIPS 2017.
+    """
+    return _alpha("alpha_dropout", input, None, p, training, rng)
+
+
+def feature_alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
+                          rng: Generator | None = None) -> Array:
+    """`alpha_dropout` of whole channels of (N, C, ...)."""
+    if input.ndim < 2:
+        raise ValueError(f"feature_alpha_dropout: input is (N, C, ...), not of shape {input.shape}")
+    return _alpha("feature_alpha_dropout", input, 2, p, training, rng)

@@ -30,7 +30,8 @@ def windows(xp, x: Array, size, counts, stride, dilation):
 
 
 @linear_op(lambda xp, d, given, shape, stride, dilation: windows.on(
-    xp, d, size=given[-2 * len(shape):-len(shape)], counts=given[-len(shape):], stride=stride, dilation=dilation))
+    xp, d, size=given[-2 * len(shape):-len(shape)],
+    counts=given[-len(shape):], stride=stride, dilation=dilation))
 def overlap(xp, x: Array, shape, stride, dilation):
     """Windows added where they lie in zeros: (..., *size, *counts) -> (..., *shape), the adjoint of `windows`."""
     n = len(shape)
@@ -39,6 +40,19 @@ def overlap(xp, x: Array, shape, stride, dilation):
     for place in itertools.product(*map(range, size)):
         part = out[(..., *every(place, counts, stride, dilation))]
         part += x[(..., *place, *(slice(None),) * n)]
+    return out
+
+
+@linear_op(lambda xp, d, given, size, counts, stride, dilation: overlap.on(
+    xp, xp.broadcast_to(d.reshape(*d.shape[:-len(size)], *(1,) * len(size), *counts),
+                        (*d.shape[:-len(size)], *size, *counts)),
+    shape=given[-len(size):], stride=stride, dilation=dilation))
+def totals(xp, x: Array, size, counts, stride, dilation):
+    """The sum of each window: (..., *space) -> (..., *counts); several times faster than that of `windows`."""
+    first, *others = itertools.product(*map(range, size))
+    out = xp.copy(x[(..., *every(first, counts, stride, dilation))])
+    for place in others:
+        out += x[(..., *every(place, counts, stride, dilation))]
     return out
 
 

@@ -1,6 +1,7 @@
 """The safetensors format: the length of a header, a JSON header, and the bytes of all arrays, little-endian.
 
-Here in one page, as the format is: the library for it would be a dependency, and has no bfloat16 for NumPy.
+Written out, since the format takes no more than a page and NumPy is to stay the only requirement; tests hold it against
+the library safetensors, in both directions.
 https://huggingface.co/docs/safetensors
 """
 

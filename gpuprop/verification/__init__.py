@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuprop import environment
-from gpuprop.backend import get_backend
+from gpuprop.backend import use
 from gpuprop.random import default_generator
 from gpuprop.verification.compare import FLOOR, LIMIT, Exact, Row, compare, exact, order_matters
 from gpuprop.verification.record import record
@@ -96,18 +96,18 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
     and seed `seed`, and chooses neither itself.
 
     Initial weights, batches and dropout masks must be the same bit for bit.  For each layer's outputs, gradients and
-    updates, in float64 and in float32, the distance to the reference in float64 is divided by that of the reference with
-    the rows of each batch in another order, or by 64 units in the last place of the tensor's largest element if that is
-    more; the ratio must not exceed 10.
+    updates, in float64 and in float32, the distance to the reference in float64 is divided by that of the reference
+    with the rows of each batch in another order, or by 64 units in the last place of the tensor's largest element if
+    that is more; the ratio must not exceed 10.
     """
-    result = Verification(name or getattr(make_run, "__name__", "the run"), reference, candidate, seed)
+    result = Verification(name or str(getattr(make_run, "__name__", "the run")), reference, candidate, seed)
     if reference == candidate:
         result.notes.append(f"both runs would be on {reference!r}")
-        return result
     for backend in (reference, candidate):
         try:
-            get_backend(backend)
-        except (ImportError, RuntimeError) as e:
+            with use(backend):
+                pass
+        except (ImportError, RuntimeError, ValueError) as e:
             result.notes.append(str(e))
     if not result.notes:
         state = default_generator.get_state()

@@ -44,8 +44,8 @@ class Row(NamedTuple):
         return self.ratio <= LIMIT
 
     def __str__(self) -> str:
-        return (f"layer {self.layer}, {self.phase}, {self.what}: step {self.step}, {self.dtype}, ratio {self.ratio:.3g} "
-                f"(distance {self.distance:.3g}, noise {self.noise:.3g}){self.detail}")
+        apart = f"ratio {self.ratio:.3g} (distance {self.distance:.3g}, noise {self.noise:.3g})"
+        return f"layer {self.layer}, {self.phase}, {self.what}: step {self.step}, {self.dtype}, {apart}{self.detail}"
 
 
 def exact(reference: Run, candidate: Run) -> Iterator[Exact]:
@@ -69,16 +69,15 @@ def compare(reference: Run, candidate: Run, again: Run | None, dtype: str) -> It
     steps say so, or None where rounding is not known.
     """
     for i, (a, b) in enumerate(zip(reference.steps, candidate.steps, strict=False)):
-        got, other = _by_place(b.entries), _by_place(again.steps[i].entries) if again else {}
-        rows = again.steps[i].rows if again else None
-        for place, entry in _by_place(a.entries).items():
+        expected, got = _by_place(a.entries), _by_place(b.entries)
+        other, rows = (_by_place(again.steps[i].entries), again.steps[i].rows) if again else ({}, None)
+        for place, entry in expected.items():
             noise = FLOOR * _spacing(size(entry.value) if entry.scale is None else entry.scale, dtype)
             if place in other:
                 noise = max(noise, nearest(other[place].value, entry.value, rows))
             yield _row(entry, got.get(place), noise, dtype, i)
-        for place, entry in got.items():
-            if place not in _by_place(a.entries):
-                yield Row(dtype, i, *place, np.inf, 1.0, ": only the candidate has it")
+        for place in got.keys() - expected.keys():
+            yield Row(dtype, i, *place, np.inf, 1.0, ": only the candidate has it")
 
 
 def _by_place(entries: list[Entry]) -> dict[tuple[str, str, str], Entry]:

@@ -32,11 +32,11 @@ def page(results: Sequence[Verification]) -> str:
 
 
 def _page(results: Sequence[Verification]) -> Iterator[str]:
-    yield f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>gpuprop verify</title>\n<style>{STYLE}</style>'
-    yield '<meta name="viewport" content="width=device-width">\n<h1>gpuprop verify</h1>'
+    yield '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">'
+    yield f'<meta name="viewport" content="width=device-width">\n<title>gpuprop verify</title>\n<style>{STYLE}</style>\n<h1>gpuprop verify</h1>'
     yield (f"<p>The same training runs on two backends. A number is a tensor's distance to the reference in float64, "
-           f"divided by the noise: the distance of the reference with the rows of each batch in another order, at least "
-           f"{FLOOR} units in the last place. Up to {LIMIT:g} is what rounding does.</p>")
+           f"divided by the noise: by the distance of the reference with the rows of each batch in another order, or "
+           f"by {FLOOR} units in the last place if that is more. Up to {LIMIT:g} is what rounding does.</p>")
     for result in results:
         yield from _section(result)
     yield f"<h2>Environment</h2>\n<pre>{escape(environment.text(environment.info()))}</pre>\n</html>"
@@ -45,8 +45,8 @@ def _page(results: Sequence[Verification]) -> Iterator[str]:
 def _section(result: Verification) -> Iterator[str]:
     from gpuprop.verification import WORDS
 
-    yield (f'<h2>{escape(result.name)} <span class="verdict s{result.status}">{WORDS[result.status]}</span></h2>\n'
-           f"<p>{escape(result.candidate)} against {escape(result.reference)}, {result.steps} steps, seed {result.seed}")
+    yield f'<h2>{escape(result.name)} <span class="verdict s{result.status}">{WORDS[result.status]}</span></h2>'
+    yield f"<p>{escape(result.candidate)} against {escape(result.reference)}, {result.steps} steps, seed {result.seed}"
     if result.first:
         yield f"<br>The first to differ is <b>{escape(result.first)}</b>"
     for note in result.notes:

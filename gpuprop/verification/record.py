@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,22 +58,31 @@ class Run(NamedTuple):
 
 def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, reorder: bool = False) -> Run:
     """The first steps of a run on a backend in a dtype; with `reorder` the rows of each batch come in another order."""
-    with use(backend) as b:
-        manual_seed(seed)
-        model, step, batches = make_run()
-        if any(backend_of(p.data) is not b for p in model.parameters()):
-            raise RuntimeError(f"make_run was to make its model on {backend!r}, and made it elsewhere: it must not choose "
-                               f"a backend itself")
-        start = model.state_dict()
-        if any(p.dtype != dtype for p in model.parameters()):
-            model.to(dtype=dtype)
-        source = iter(batches)
-        try:
-            found = [Recorder(model, b, dtype).record(step, batch, reorder) for batch in itertools.islice(source, steps)]
-        finally:
-            if source is not batches and hasattr(source, "close"):  # the workers of a loader
-                source.close()
-    return Run(start, found)
+    try:
+        with use(backend) as b:
+            manual_seed(seed)
+            model, step, batches = make_run()
+            if any(backend_of(p.data) is not b for p in model.parameters()):
+                raise RuntimeError(f"make_run was to make its model on {backend!r}, and made it elsewhere: it must not "
+                                   f"choose a backend itself")
+            start = model.state_dict()
+            if any(p.dtype != dtype for p in model.parameters()):
+                model.to(dtype=dtype)
+            with contextlib.closing(_first(batches, steps)) as first:
+                return Run(start, [Recorder(model, b, dtype).record(step, batch, reorder) for batch in first])
+    except Exception as error:
+        error.add_note(f"in the run on {backend!r}, in {dtype}")
+        raise
+
+
+def _first(batches: Iterable, steps: int) -> Generator[Any, None, None]:
+    """So many batches, and then an end to what makes them."""
+    source = iter(batches)
+    try:
+        yield from itertools.islice(source, steps)
+    finally:
+        if source is not batches and hasattr(source, "close"):  # the workers of a loader
+            source.close()
 
 
 class Recorder:
@@ -151,7 +160,7 @@ class Recorder:
         owner = self.owners.get(key)
         if key not in self.seen:
             self._watch(tensor, Owner(layer, INPUT, "input"))
-        elif owner and (owner.place == OUTPUT or owner.place == INPUT and owner.layer in self.stack):
+        elif owner and (owner.place == OUTPUT or (owner.place == INPUT and owner.layer in self.stack)):
             self.owners[key] = Owner(layer, INPUT, "input")
 
     def inspect(self, spec: Spec, backend: Backend, run: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""A batch with its rows in another order: the same mathematics, other rounding, which says how much rounding matters."""
+"""A batch with its rows in another order: the same mathematics, other rounding, which says what rounding does."""
 
 from __future__ import annotations
 

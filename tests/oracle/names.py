@@ -56,11 +56,12 @@ def _function(op: Any) -> Ours | None:
     space, _, name = op.name.rpartition(".")
     if space == "nn.functional":
         return _functional(name)
-    for name in (NUMPY.get(op.name, op.name), *(a.name for a in op.aliases)):
+    aliases = [a.name for a in op.aliases]
+    for name in (NUMPY.get(op.name, op.name), *aliases):
         if name in ARRAY_FUNCTIONS:
             f = ARRAY_FUNCTIONS[name]
             return Ours(in_numpys_words(f), {n for n, v in ARRAY_FUNCTIONS.items() if v is f})
-    return _functional(op.name)
+    return _functional(op.name) if f"nn.functional.{op.name}" in aliases else None
 
 
 def _functional(name: str) -> Ours | None:

@@ -132,6 +132,7 @@ OPTIMIZER_ERRORS = [
 NOT_IN_OP_DB = {
     "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
     "cbrt": "NumPy's only",
+    "functional.fold": "it is compared as nn.Fold",
     "functional.gumbel_softmax": "random",
     "pad": "NumPy's, with other words: PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
@@ -164,9 +165,6 @@ LEFT_OUT = {
 OURS_ONLY = {
     "rng": "the generator: PyTorch's layers draw from the default one only",
     "entries": "one word for all containers, given by position",
-    "nn.HuberLoss.weight": "the function's own option",
-    "nn.L1Loss.weight": "the function's own option",
-    "nn.MSELoss.weight": "the function's own option",
 }
 
 # Options of array functions that are not NumPy's as they are, by reason.

@@ -20,13 +20,17 @@ from gpuprop import nn
 
 INFO = {info.module_cls.__name__: info for info in module_db}
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": torch.float64, "requires_grad": True}
-MORE: dict[str, list[tuple[tuple, tuple[int, ...]]]] = {  # layers that module_db lacks: arguments, shape of the input
+MORE: dict[str, list[tuple[tuple, ...]]] = {  # of layers that module_db lacks: arguments, and the shape of each input
     "Dropout": [((0.3,), (4, 5)), ((0.0,), (3,)), ((1.0,), (2, 3))],
     "Flatten": [((), (2, 3, 4)), ((0, 1), (2, 3, 4)), ((1, -2), (2, 3, 4, 1)), ((0,), ())],
+    "Fold": [(((4, 5), (2, 3)), (2, 12, 6)), (((5, 5), 3, 1, 2, (2, 1)), (18, 35))],
     "Hardsigmoid": [((), (4, 5)), ((), ())],
     "Identity": [((), (4, 5)), ((7, "any"), ())],
     "RReLU": [((), (4, 5)), ((0.1, 0.5), (3,))],
+    "TripletMarginLoss": [((), *[(4, 5)] * 3), ((0.5, 3.0, 1e-6, True), *[(4, 5)] * 3)],
+    "TripletMarginWithDistanceLoss": [((), *[(4, 5)] * 3)],
     "Unflatten": [((1, (2, 3)), (4, 6)), ((-1, (2, -1)), (4, 6)), ((0, (4, 1)), (4, 6))],
+    "Unfold": [(((2, 3),), (2, 3, 4, 5)), ((3, 1, 2, (2, 1)), (2, 5, 5))],
 }
 NAMES = [name for name in {**INFO, **MORE} if hasattr(nn, name)]
 
@@ -39,8 +43,8 @@ class Sample(NamedTuple):
 
 def samples(name: str) -> Iterator[Sample]:
     for training in (True, False):
-        for args, shape in MORE.get(name, ()):
-            yield Sample(Call(args, {}), Call((make_tensor(shape, **OPTIONS),), {}), training)
+        for args, *shapes in MORE.get(name, ()):
+            yield Sample(Call(args, {}), Call(tuple(make_tensor(shape, **OPTIONS) for shape in shapes), {}), training)
         for sample in INFO[name].module_inputs_func(INFO[name], training=training, **OPTIONS) if name in INFO else ():
             yield Sample(call(sample.constructor_input), call(sample.forward_input), training)
 

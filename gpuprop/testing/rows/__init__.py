@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout", "loss")
+FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout", "normalization", "loss")
 
 
 class Row:
