@@ -360,7 +360,7 @@ def _best() -> Backend:
     try:
         backend, why = get_backend("cupy"), "a CUDA device answered"
     except (ImportError, RuntimeError, ValueError) as e:
-        backend, why = get_backend("numpy"), str(e)
+        backend, why = get_backend("numpy"), str(e).removeprefix("backend 'cupy' cannot be used: ")
     if not _said:
         _said.append(why)
         print(f"gpuprop: using {backend.name} ({why})", file=sys.stderr)

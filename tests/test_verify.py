@@ -18,7 +18,7 @@ from gpuprop.functional.dropout import drop
 from gpuprop.ops import forget_choices
 from gpuprop.random import default_generator
 from gpuprop.verification import DIFFERS, NOTHING, SAME
-from gpuprop.verification.compare import distance
+from gpuprop.verification.measure import distance
 from gpuprop.verification.page import page
 from gpuprop.verification.rows import Rows
 from gpuprop.verification.runs import RUNS, mlp

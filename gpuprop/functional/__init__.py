@@ -105,6 +105,15 @@ from gpuprop.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
+from gpuprop.functional.resampling import (
+    affine_grid,
+    channel_shuffle,
+    grid_sample,
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample,
+)
 
 ARRAY_FUNCTIONS = {  # NumPy's names: gpuprop.exp, gpuprop.sum ..., and the xp of Tensors
     name: value

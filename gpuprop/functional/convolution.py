@@ -97,9 +97,9 @@ def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
     if len(input) <= at_once:
         return conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
     parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
-    ys, backs = zip(*[conv.fn(xp, input[p], weight, bias, stride, padding, dilation, groups) for p in parts], strict=True)
-    each = lambda i, dy: [back[i](dy[p]) for p, back in zip(parts, backs, strict=True)]
-    return xp.concatenate(ys), (
+    done = [conv.fn(xp, input[p], weight, bias, stride, padding, dilation, groups) for p in parts]
+    each = lambda i, dy: [back[i](dy[p]) for p, (_, back) in zip(parts, done, strict=True)]
+    return xp.concatenate([y for y, _ in done]), (
         lambda dy: xp.concatenate(each(0, dy)),
         lambda dy: functools.reduce(operator.iadd, each(1, dy)),
         lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
@@ -159,8 +159,8 @@ def check_channels(what: str, n: int, x: Any, weight: Any, bias: Any, groups: in
     outer, inner = len(weight), weight.shape[1] * groups
     channels, out = (outer, inner) if transposed else (inner, outer)
     if x.shape[1] != channels:
-        raise ValueError(f"{what}: input {x.shape} has {x.shape[1]} channels, but weight {weight.shape}, which is {layout} "
-                         f"with groups={groups}, takes {channels}")
+        raise ValueError(f"{what}: input {x.shape} has {x.shape[1]} channels, but weight {weight.shape}, which is "
+                         f"{layout} with groups={groups}, takes {channels}")
     if bias is not None and bias.shape != (out,):
         raise ValueError(f"{what}: bias is one number a channel of the output, ({out},), not {bias.shape}")
 
@@ -176,7 +176,8 @@ def conv_transposend(n: int, what: str, input: Array, weight: Array, bias: Array
     cut, more = numbers(what, "padding", padding, n, 0), numbers(what, "output_padding", output_padding, n, 0)
     check_channels(what, n, x, weight, bias, groups, transposed=True)
     if any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
-        raise ValueError(f"{what}: output_padding {more} must be less than the stride {stride} or the dilation {dilation}")
+        raise ValueError(f"{what}: output_padding {more} must be less than the stride {stride} or "
+                         f"the dilation {dilation}")
     reach = extent(weight.shape[2:], dilation)
     space = tuple((i - 1) * s - 2 * p + k + m
                   for i, s, p, k, m in zip(x.shape[2:], stride, cut, reach, more, strict=True))
@@ -208,15 +209,16 @@ def fold(input: Array, output_size: Sizes, kernel_size: Sizes, dilation: Sizes =
          stride: Sizes = 1) -> Array:
     """The transpose of `unfold`: (N, C * kernel, windows) columns, added where they lay in (N, C, *output_size)."""
     if input.ndim not in (2, 3):
-        raise ValueError(f"fold: input is (N, C * kernel, windows) or (C * kernel, windows), not of shape {input.shape}")
+        raise ValueError(f"fold: input is (N, C * kernel, windows) or (C * kernel, windows), "
+                         f"not of shape {input.shape}")
     x = input if input.ndim == 3 else input[None]
     space = numbers("fold", "output_size", output_size, 2)
     size, how = window_words("fold", kernel_size, stride, padding, dilation)
     counts = fit("fold", space, size, *how)
     stride, widths, dilation = how
     if x.shape[1] % math.prod(size) or x.shape[2] != math.prod(counts):
-        raise ValueError(f"fold: input {input.shape} has {x.shape[1]} rows and {x.shape[2]} columns, but kernel {size} takes "
-                         f"a multiple of {math.prod(size)} rows, and output {space} {math.prod(counts)} columns")
+        raise ValueError(f"fold: input {input.shape} has {x.shape[1]} rows and {x.shape[2]} columns, but kernel {size} "
+                         f"takes a multiple of {math.prod(size)} rows, and output {space} {math.prod(counts)} columns")
     w = x.reshape(len(x), x.shape[1] // math.prod(size), *size, *counts)
     full = tuple(n + sum(p) for n, p in zip(space, widths, strict=True))
     y = cropped(overlap(w, full, stride, dilation), widths, space)

@@ -140,6 +140,8 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
     """
     if input.ndim < 2:
         raise ValueError(f"batch_norm: input is (N, C, ...), not of shape {input.shape}")
+    if eps <= 0:
+        raise ValueError(f"batch_norm: eps must be positive, not {eps}")
     given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     channels, shape = input.shape[1], (-1, *(1,) * (input.ndim - 2))
     scale, shift, mean, variance = (by_channel("batch_norm", k, v, channels, shape) for k, v in given.items())

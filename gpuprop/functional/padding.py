@@ -47,5 +47,5 @@ def _check(mode: str, axis: int, n: int, width: tuple[int, int], sizes: tuple[in
     if n + sum(width) < 0 or n + min(width) < 0:
         raise ValueError(f"pad: {width} takes more from {where} than it has")
     most = {"reflect": n - 1, "circular": n}.get(mode, max(width))
-    if max(width) > most:
+    if max(width) > max(most, 0):
         raise ValueError(f"pad: mode {mode!r} adds at most {most} elements on a side of {where}, not {width}")

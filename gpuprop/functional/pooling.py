@@ -6,9 +6,7 @@ A maximum is sought among *places*: a table of the positions, in an image's flat
 from __future__ import annotations
 
 import itertools
-import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +37,7 @@ def lay(what: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation
     """The windows of (N, C, *space); with `ceil_mode` one more where some of it lies in the image or before it."""
     n, space = x.ndim - 2, x.shape[2:]
     size = numbers(what, "kernel_size", kernel_size, n)
-    stride = size if stride in (None, (), []) else numbers(what, "stride", stride, n)
+    stride = steps(what, stride, size)
     before, dilation = numbers(what, "padding", padding, n, 0), numbers(what, "dilation", dilation, n)
     reach = extent(size, dilation)
     if any(2 * p > k for p, k in zip(before, reach, strict=True)):
@@ -49,17 +47,23 @@ def lay(what: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation
         count = (length + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
         counts.append(count - (ceil_mode and (count - 1) * s >= length + p))
     if not all(space) or min(counts) < 1:
-        raise ValueError(f"{what}: a kernel that reaches over {reach} does not fit into input {x.shape} padded by {before}")
+        raise ValueError(f"{what}: a kernel that reaches over {reach} does not fit into input {x.shape} "
+                         f"padded by {before}")
     after = [max(0, (c - 1) * s + k - length - p)
              for c, s, k, length, p in zip(counts, stride, reach, space, before, strict=True)]
     return Windows(size, tuple(counts), stride, tuple(zip(before, after, strict=True)), dilation)
+
+
+def steps(what: str, stride: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride, by default one window beside the other."""
+    return size if stride in (None, (), []) else numbers(what, "stride", stride, len(size))
 
 
 # ---- the largest ----------------------------------------------------------------------------------------------------
 
 
 def along(xp, n, size, count, stride, padding, dilation):
-    """The places of windows along an axis of size n: (count, size); beyond its ends those of the window's next within."""
+    """The places of windows along an axis of size n: (count, size); for one beyond an end, the window's next within."""
     first = (xp.arange(count) * stride - padding[0])[:, None]
     low, high = xp.where(first < 0, first % dilation, first), n - 1 - (n - 1 - first) % dilation
     return xp.minimum(xp.maximum(first + xp.arange(size) * dilation, low), high)
@@ -87,15 +91,14 @@ def max_at(xp, input: Array, places: Array, counts):
     each = xp.take_along_axis(flat, places.reshape(n, c, many * places.shape[-1]), axis=2)
     best = xp.argmax(each.reshape(places.shape), axis=3)
     best = xp.take_along_axis(places, best[..., None], axis=3).reshape(n, c, many)
-    back = lambda d: scatter.on(xp, d.reshape(n, c, many), best, axis=2, shape=flat_shape).reshape(shape)
-    flat_shape = flat.shape
-    y = xp.take_along_axis(flat, best, axis=2)
-    return (y.reshape(n, c, *counts), best.reshape(n, c, *counts)), lambda d: (back(d[0]), None)
+    y, flat_shape = xp.take_along_axis(flat, best, axis=2), flat.shape
+    return (y.reshape(n, c, *counts), best.reshape(n, c, *counts)), lambda d: (
+        scatter.on(xp, d[0].reshape(n, c, many), best, axis=2, shape=flat_shape).reshape(shape), None)
 
 
 @op
 def max_in(xp, input: Array, size, counts, stride, padding, dilation, indices):
-    """The largest element of each window of (N, C, *space), and with `indices` its place in flat space: (N, C, *counts)."""
+    """The largest of each window of (N, C, *space), and with `indices` its place in flat space: (N, C, *counts)."""
     space = input.shape[2:]
     axes = [along(xp, *words) for words in zip(space, size, counts, stride, padding, dilation, strict=True)]
     outputs, back = max_at.fn(xp, input, together(axes, space), counts)
@@ -151,7 +154,7 @@ def divisor(xp: Any, space: Sequence[int], w: Windows, count_include_pad: bool) 
     if not any(map(any, w.padding)):
         return math.prod(w.size)
     each: Any = 1
-    for n, size, count, stride, (before, after) in zip(space, w.size, w.counts, w.stride, w.padding, strict=True):
+    for n, size, count, stride, (before, _) in zip(space, w.size, w.counts, w.stride, w.padding, strict=True):
         first = xp.arange(count) * stride
         low, high = (0, n + 2 * before) if count_include_pad else (before, n + before)
         each = (each[..., None] if hasattr(each, "shape") else each) * (
@@ -191,7 +194,7 @@ avg_pool2d, avg_pool3d = spelled(avg_poolnd, 2, 3)
 
 @composed
 def norm_in(what: str, n: int, input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Any:
-    """The norm of each window; its zeros have no slope."""
+    """The norm of each window."""
     mean = mean_in(what, n, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
     return (sign(mean) * relu(abs(mean)) * math.prod(numbers(what, "kernel_size", kernel_size, n))) ** (1 / norm_type)
 
@@ -214,7 +217,8 @@ def output_sizes(what: str, output_size: Any, space: Sequence[int]) -> tuple[int
     if len(given) == 1:
         given = tuple(given) * len(space)
     if len(given) != len(space):
-        raise ValueError(f"{what}: output_size is one number or {len(space)}, one an axis of space, not {output_size!r}")
+        raise ValueError(f"{what}: output_size is one number or {len(space)}, one an axis of space, "
+                         f"not {output_size!r}")
     sizes = [n if wanted is None else wanted for wanted, n in zip(given, space, strict=True)]
     return numbers(what, "output_size", sizes, len(space), 0)
 
@@ -245,7 +249,7 @@ def adaptive_mean(what: str, n: int, input: Any, output_size: Any) -> Any:
 
 
 def adaptive_avg_poolnd(n: int, what: str, input: Array, output_size: Any) -> Array:
-    """The means of `output_size` windows that cover (N, C, *space) or (C, *space); None: as many as there are elements."""
+    """The means of `output_size` windows that cover (N, C, *space) or (C, *space); None: one an element."""
     return adaptive_mean(what, n, input, output_size)
 
 
@@ -256,11 +260,12 @@ def adaptive_max_poolnd(n: int, what: str, input: Array, output_size: Any, retur
     counts = output_sizes(what, output_size, space)
     if all(counts) and not any(length % count for length, count in zip(space, counts, strict=True)):
         size = tuple(length // count for length, count in zip(space, counts, strict=True))
-        outputs = max_in(x, size, counts, size, ((0, 0),) * n, (1,) * n, True)
+        found = max_in(x, size, counts, size, ((0, 0),) * n, (1,) * n, return_indices)
     else:
-        xp = namespace(x)
-        outputs = max_at(x, together([shares(xp, *pair)[0] for pair in zip(space, counts, strict=True)], space), counts)
-    return tuple(map(back, outputs)) if return_indices else back(outputs[0])
+        axes = [shares(namespace(x), *pair)[0] for pair in zip(space, counts, strict=True)]
+        outputs = max_at(x, together(axes, space), counts)
+        found = outputs if return_indices else outputs[0]
+    return tuple(map(back, found)) if return_indices else back(found)
 
 
 adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = spelled(adaptive_avg_poolnd, 1, 2, 3)
@@ -283,7 +288,7 @@ def fractional_max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, o
                           rng: Generator | None = None) -> Any:
     """The largest elements of `output_size` windows (or a ratio of the input's) at random places, and these.
 
-    (N, C, *space) or (C, *space).  The (N, C, axes) `_random_samples` in [0, 1) say where.  B. Graham, arXiv:1412.6071.
+    (N, C, *space) or (C, *space); `_random_samples`, (N, C, axes) in [0, 1), say where.  B. Graham, arXiv:1412.6071.
     """
     x, back = spatial(what, input, n)
     space, size = x.shape[2:], numbers(what, "kernel_size", kernel_size, n)
@@ -301,6 +306,9 @@ def fractional_max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, o
     if samples is None:
         with use(backend_of(raw(x)).name):
             samples = (rng or default_generator).uniform((*x.shape[:2], n), dtype=x.dtype, stream=NOISE)
+    samples = samples[:len(x)]  # PyTorch takes more than there are images
+    if samples.shape != (*x.shape[:2], n):
+        raise ValueError(f"{what}: _random_samples are {(*x.shape[:2], n)} for input {input.shape}, not {samples.shape}")
     order = range(n)[::-1] if n == 2 else range(n)  # PyTorch's: of images the width's number comes first
     axes = [scattered(xp, samples[..., j], *words) for j, *words in zip(order, space, size, counts, strict=True)]
     outputs = max_at(x, together(axes, space), counts)
@@ -320,12 +328,13 @@ def max_unpoolnd(n: int, what: str, input: Array, indices: Array, kernel_size: S
     By default the space is the least that the windows cover.
     """
     size = numbers(what, "kernel_size", kernel_size, n)
-    return put_back(what, n, input, indices, size, size if stride in (None, (), []) else numbers(what, "stride", stride, n),
-                    numbers(what, "padding", padding, n, 0), output_size)
+    return put_back(what, n, input, indices, size, steps(what, stride, size), numbers(what, "padding", padding, n, 0),
+                    output_size)
 
 
 @composed
 def put_back(what: str, n: int, input: Any, indices: Any, size: Any, stride: Any, padding: Any, wanted: Any) -> Any:
+    """`max_unpoolnd`, of Tensors."""
     x, back = spatial(what, input, n)
     if indices.shape != input.shape or indices.dtype.kind not in "iu":
         raise ValueError(f"{what}: indices are integers, one for each element of input {input.shape}, "
@@ -338,7 +347,8 @@ def put_back(what: str, n: int, input: Any, indices: Any, size: Any, stride: Any
         raise ValueError(f"{what}: of input {input.shape} output_size is {least}, give or take less than the stride "
                          f"{stride}, not {space}")
     places = indices.reshape(*x.shape[:2], math.prod(counts))
-    namespace(x).require((places >= 0) & (places < math.prod(space)), f"{what}: an index lies outside of the output {space}")
+    within = (places >= 0) & (places < math.prod(space))
+    namespace(x).require(within, f"{what}: an index lies outside of the output {space}")
     y = put_along_axis(x.reshape(places.shape), places, 2, math.prod(space))
     return back(y.reshape(*x.shape[:2], *space))
 

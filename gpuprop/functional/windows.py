@@ -18,11 +18,18 @@ AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 # ---- what moves -----------------------------------------------------------------------------------------------------
 
 
-@linear_op(lambda xp, d, shape, size, counts, stride, dilation: overlap.on(
-    xp, d, shape=shape[len(shape) - len(size):], stride=stride, dilation=dilation))
+def added_back(xp, d, shape, size, counts, stride, dilation):
+    """The adjoint of `windows`."""
+    return overlap.on(xp, d, shape=shape[-len(size):], stride=stride, dilation=dilation)
+
+
+@linear_op(added_back)
 def windows(xp, x: Array, size, counts, stride, dilation):
     """`counts` windows of `size` on the last axes, without a copy: (..., *space) -> (..., *size, *counts)."""
     lead = x.ndim - len(size)
+    reach = [(c - 1) * s + k for c, s, k in zip(counts, stride, extent(size, dilation), strict=True)]
+    if any(map(operator.gt, reach, x.shape[lead:])):  # there is other memory behind
+        raise ValueError(f"windows: {counts} of {size} reach over {reach}, which is more than there is of {x.shape}")
     strides, space = x.strides[:lead], x.strides[lead:]
     return xp.lib.stride_tricks.as_strided(
         x, (*x.shape[:lead], *size, *counts),
@@ -43,10 +50,9 @@ def overlap(xp, x: Array, shape, stride, dilation):
     return out
 
 
-@linear_op(lambda xp, d, given, size, counts, stride, dilation: overlap.on(
+@linear_op(lambda xp, d, shape, size, counts, stride, dilation: added_back(
     xp, xp.broadcast_to(d.reshape(*d.shape[:-len(size)], *(1,) * len(size), *counts),
-                        (*d.shape[:-len(size)], *size, *counts)),
-    shape=given[-len(size):], stride=stride, dilation=dilation))
+                        (*d.shape[:-len(size)], *size, *counts)), shape, size, counts, stride, dilation))
 def totals(xp, x: Array, size, counts, stride, dilation):
     """The sum of each window: (..., *space) -> (..., *counts); several times faster than that of `windows`."""
     first, *others = itertools.product(*map(range, size))

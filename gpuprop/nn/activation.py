@@ -103,6 +103,15 @@ class Softmax(Function):
     function = staticmethod(F.softmax)
 
 
+class Softmax2d(Module):
+    """Shares of the channels of (N, C, H, W) or (C, H, W) at each place."""
+
+    def forward(self, input: Any) -> Any:
+        if input.ndim not in (3, 4):
+            raise ValueError(f"Softmax2d: input is (N, C, H, W) or (C, H, W), not of shape {input.shape}")
+        return F.softmax(input, -3)
+
+
 class Softmin(Function):
     function = staticmethod(F.softmin)
 

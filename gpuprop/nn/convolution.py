@@ -30,7 +30,8 @@ class Filters(Module):
         given = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
         self.kernel_size, self.stride, self.dilation = (numbers(name, k, v, self.dims) for k, v in given.items())
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+            raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and "
+                             f"out_channels={out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.padding_mode = padding_mode
 
@@ -49,7 +50,7 @@ class Filters(Module):
 
     def extra_repr(self) -> str:
         usual = {"padding": 0, "output_padding": 0, "dilation": 1}
-        told = {"kernel_size": self.kernel_size, "stride": self.stride}
+        told: dict[str, Any] = {"kernel_size": self.kernel_size, "stride": self.stride}
         told |= {n: getattr(self, n) for n, v in usual.items() if getattr(self, n, v) not in (v, (v,) * self.dims)}
         told |= {n: v for n, v, told_if in (
             ("groups", self.groups, self.groups != 1), ("bias", False, self.bias is None),
@@ -58,7 +59,7 @@ class Filters(Module):
 
 
 class Convolution(Filters):
-    """Abstract: the correlation of images with filters (O, C / groups, *kernel_size), see `gpuprop.functional.conv2d`.
+    """Abstract: the correlation of images with filters (O, C / groups, *kernel_size), see `F.conv2d`.
 
     `padding_mode` says what the input is padded with: "zeros", or its own "reflect", "replicate", "circular".
     """
@@ -76,7 +77,7 @@ class Convolution(Filters):
         self._make(out_channels, in_channels, bias, device, dtype, rng)
 
     def forward(self, input: Any) -> Any:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             lead = ((0, 0),) * (input.ndim - self.dims)
             input, padding = pad(input, (*lead, *self._widths), MODES[self.padding_mode]), 0
@@ -85,7 +86,7 @@ class Convolution(Filters):
 
 
 class TransposedConvolution(Filters):
-    """Abstract: the transpose of convolution, filters (C, O / groups, *kernel_size), see `gpuprop.functional.conv_transpose2d`.
+    """Abstract: the transpose of convolution, filters (C, O / groups, *kernel_size), see `F.conv_transpose2d`.
 
     An `output_size` given with the input takes the place of `output_padding`.
     """
@@ -97,7 +98,7 @@ class TransposedConvolution(Filters):
         name = type(self).__name__
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
         if padding_mode != "zeros":
-            raise ValueError(f"{name}: padding_mode is 'zeros', for nothing else has a transpose here, not {padding_mode!r}")
+            raise ValueError(f"{name}: padding_mode is 'zeros', which alone has a transpose, not {padding_mode!r}")
         self.padding = numbers(name, "padding", padding, self.dims, 0)
         self.output_padding = numbers(name, "output_padding", output_padding, self.dims, 0)
         self._make(in_channels, out_channels, bias, device, dtype, rng)

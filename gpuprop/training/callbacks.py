@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpuprop.io import save
+
 if TYPE_CHECKING:
     from gpuprop.training.trainer import Trainer
 
@@ -91,9 +93,9 @@ class EarlyStopping(Callback):
 
 
 class Checkpoint(Callback):
-    """Save the trainer (``Trainer.save``) after each epoch or, given a column of the history, when that is at its best.
+    """Save the trainer after each epoch, and when ctrl-C ends one; or when a column of the history is at its best.
 
-    The first kind is also written when ctrl-C ends the training amid an epoch.
+    ``trainer.load_state_dict(gpuprop.load(path))`` goes on from there.
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str | None = None) -> None:
@@ -101,11 +103,11 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         if self.monitor is None or best_epoch(trainer, self.monitor) == trainer.history[-1]["epoch"]:
-            trainer.save(self.path)
+            save(self.path, trainer.state_dict())
 
     def on_fit_end(self, trainer: Trainer) -> None:
         if self.monitor is None and trainer.history.interrupted:
-            trainer.save(self.path)
+            save(self.path, trainer.state_dict())
 
 
 class Log(Callback):

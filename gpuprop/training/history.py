@@ -77,7 +77,8 @@ class History:
         for axes, name in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
             for column, label, color in ((name, "train", "#3b6ea5"), (f"val_{name}", "validation", "#d1603d")):
                 if column in names:
-                    axes.plot(self["epoch"], self[column], color=color, label=label, linewidth=1.8)
+                    axes.plot(self["epoch"], self[column], color=color, linewidth=1.8, marker="o" * (len(self) < 20),
+                              markersize=4, label=f"{label}, {self[column][-1]:.3g} at last")
             axes.set(title=name.replace("_", " "), xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)

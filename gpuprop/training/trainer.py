@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import signal
 import threading
 import time
@@ -23,7 +22,7 @@ from gpuprop.nn.utils import clip_grad_norm_
 from gpuprop.optim import Optimizer
 from gpuprop.optim.arena import gradients
 from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from gpuprop.training import files
+from gpuprop.random import default_generator
 from gpuprop.training.callbacks import EVENTS, Callback, EachEpoch
 from gpuprop.training.feed import batches
 from gpuprop.training.figures import Figures
@@ -32,9 +31,11 @@ from gpuprop.training.loss import backward, in_parts, nonzero
 from gpuprop.training.metrics import Metric, metric
 from gpuprop.training.progress import progress as to_be_shown
 
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # what of a scheduler's state goes to files
+
 
 class Trainer:
-    """Trains a model, and knows how far it is: `fit`, `evaluate`, `predict`, `save`, `load`, `history`.
+    """Trains a model, and knows how far it is: `fit`, `evaluate`, `predict`, `history`, `state_dict`.
 
     `loss` is a loss of gpuprop, function or module, or any ``loss(output, target)`` that returns the mean over the rows
     of a batch, or a pair (sum, count).  `metrics` are names, such as "accuracy", or Metrics.  The scheduler steps after
@@ -110,13 +111,31 @@ class Trainer:
             raise ValueError("predict: there is no data: the iterable came to its end without a batch")
         return concatenate(outputs)
 
-    def save(self, path: str | os.PathLike) -> None:
-        """Write all that the rest of the run depends on, random numbers and history too, to an npz file."""
-        files.save(self, path)
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on: model, optimizer, scheduler, random numbers and history."""
+        schedule = {} if self.scheduler is None else self.scheduler.state_dict()
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scheduler": {name: value for name, value in schedule.items() if type(value) in PLAIN},
+                "generator": default_generator.get_state(), "history": [dict(row) for row in self.history]}
 
-    def load(self, path: str | os.PathLike) -> None:
-        """Go on where `save` was called, with a trainer made in the same way; after an error this one is as it was."""
-        files.load(self, path)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called, with a trainer made in the same way; an error leaves this as it was."""
+        before = self.state_dict()
+        if state.keys() != before.keys():
+            raise ValueError(f"this is no state of a Trainer, which has {', '.join(before)}, but of {', '.join(state)}")
+        try:
+            self._restore(state)
+        except BaseException:
+            self._restore(before)
+            raise
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        default_generator.set_state(state["generator"])
+        self.history.rows[:] = state["history"]
 
     # ---- for callbacks
 
@@ -258,9 +277,8 @@ class Trainer:
         data: Any = raw(value)
         if type(data) is self._backend.array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
             return value if isinstance(value, Tensor) else Tensor(data)
-        if not hasattr(data, "shape"):
-            data = np.asarray(data)
-        return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))
+        array: Any = data if hasattr(data, "shape") else np.asarray(data)
+        return Tensor(place(array, self._backend.name, self._dtype if is_float(array.dtype) else None))
 
 
 @contextlib.contextmanager

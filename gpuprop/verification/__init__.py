@@ -13,8 +13,8 @@ from typing import Any
 from gpuprop import environment
 from gpuprop.backend import use
 from gpuprop.random import default_generator
-from gpuprop.verification.compare import FLOOR, LIMIT, Exact, Row, compare, exact, order_matters
-from gpuprop.verification.record import record
+from gpuprop.verification.measure import FLOOR, LIMIT, Exact, Row, compare, exact, order_matters
+from gpuprop.verification.recorder import record
 
 __all__ = ["DIFFERS", "FLOOR", "LIMIT", "NOTHING", "SAME", "Exact", "Row", "Verification", "verify"]
 

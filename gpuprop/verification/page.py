@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from gpuprop import environment
-from gpuprop.verification.compare import FLOOR, LIMIT, Row
+from gpuprop.verification.measure import FLOOR, LIMIT, Row
 
 if TYPE_CHECKING:
     from gpuprop.verification import Verification

@@ -65,12 +65,24 @@ def _function(op: Any) -> Ours | None:
 
 
 def _functional(name: str) -> Ours | None:
-    return Ours(getattr(F, name), {f"functional.{name}"}) if public(name) else None
+    if not public(name):
+        return None
+    return Ours(on_copies(getattr(F, name)) if name in WRITING else getattr(F, name), {f"functional.{name}"})
+
+
+WRITING = ("batch_norm", "instance_norm")  # into the running statistics they are given
+
+
+def on_copies(f: Callable) -> Callable:
+    """`f`, called with copies of the tensors that are not differentiated."""
+    own = lambda v: gp.tensor(v) if isinstance(v, gp.Tensor) and not v.requires_grad else v
+    return lambda *args, **kwargs: f(*map(own, args), **{k: own(v) for k, v in kwargs.items()})
 
 
 def public(name: str) -> bool:
     """A function of `gpuprop.functional` alone."""
-    return inspect.isfunction(getattr(F, name, None)) and name not in ARRAY_FUNCTIONS and not name.startswith("_")
+    f = getattr(F, name, None)
+    return inspect.isfunction(f) and f is not ARRAY_FUNCTIONS.get(name) and not name.startswith("_")
 
 
 def in_numpys_words(f: Callable) -> Callable:

@@ -49,10 +49,13 @@ def sizes(call: Any) -> list[int]:
 
 OPS = [
     # random
-    *refuse("its random numbers are not PyTorch's", "nn.functional.dropout",
+    *refuse("its random numbers are not PyTorch's", "nn.functional.alpha_dropout", "nn.functional.dropout",
+            "nn.functional.dropout2d", "nn.functional.dropout3d", "nn.functional.feature_alpha_dropout",
             when=lambda call: call.kwargs.get("training", True) and 0 < call.kwargs.get("p", 0.5) < 1),
     *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
             when=lambda call: call.kwargs.get("training")),
+    *refuse("its random numbers are not PyTorch's", *[f"nn.functional.fractional_max_pool{n}d" for n in (2, 3)],
+            when=lambda call: "_random_samples" not in call.kwargs),
     # array functions and methods speak NumPy
     *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", "nn.functional.cosine_similarity", when=no_axes),
     *refuse("a 0-d array has no axes",
@@ -74,6 +77,8 @@ OPS = [
     *refuse("a number with a point makes a float", "nn.functional.hardtanh", when=integers),
     *refuse("a quotient is a float", "div",
             when=lambda call: integers(call) and call.kwargs.get("rounding_mode") == "trunc"),
+    *refuse("a mean is a float", *[f"nn.functional.avg_pool{n}d" for n in (1, 2, 3)],
+            "nn.functional.local_response_norm", when=integers),
     *refuse("an integer has no negative powers", "Tensor.__rpow__", when=integers),
     # options
     *refuse("memory order belongs to the backend", *methods("bool double float half int long to"),
@@ -100,6 +105,8 @@ ERRORS = [  # what PyTorch refuses and NumPy defines
     *refuse("the mean of integers is a float", "mean"),
     *refuse("values broadcast and mix dtypes", "masked_fill", "scatter_add"),
     *refuse("shifts and axes broadcast", "roll"),
+    *refuse("nothing comes of nothing", "nn.functional.max_pool1d", "nn.functional.max_pool3d",
+            when=lambda call: 0 in call.args[0].shape),
     *refuse("stacks of matrices, and vectors as one row", "trace", "tril", "triu"),
 ]
 
@@ -108,7 +115,8 @@ ERRORS = [  # what PyTorch refuses and NumPy defines
 MODULES = [
     *refuse("PyTorch's 1/6 is a float32", "Hardsigmoid", tolerance=1e-7,
             when=lambda sample: sample.given.args[0].ndim > 0),
-    *refuse("its random numbers are not PyTorch's", "Dropout", "RReLU", when=lambda sample: sample.training),
+    *refuse("its random numbers are not PyTorch's", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
+            "FeatureAlphaDropout", "RReLU", when=lambda sample: sample.training),
 ]
 
 MODULE_ERRORS = [
@@ -132,8 +140,10 @@ OPTIMIZER_ERRORS = [
 NOT_IN_OP_DB = {
     "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
     "cbrt": "NumPy's only",
+    "functional.dropout1d": "random; without chance it is compared as nn.Dropout1d",
     "functional.fold": "it is compared as nn.Fold",
     "functional.gumbel_softmax": "random",
+    **{f"functional.lp_pool{n}d": f"it is compared as nn.LPPool{n}d" for n in (1, 2, 3)},
     "pad": "NumPy's, with other words: PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
 }
@@ -145,6 +155,7 @@ NOT_IN_MODULE_DB = {
     "ModuleList": "a container",
     "ParameterDict": "a container",
     "ParameterList": "a container",
+    **{f"MaxUnpool{n}d": f"it is compared as functional.max_unpool{n}d" for n in (1, 2, 3)},
 }
 
 # Parameters of PyTorch's that ours leave out, by reason; "nn.Layer.parameter" for one place only.
@@ -159,11 +170,13 @@ LEFT_OUT = {
     "nn.ModuleList.modules": "an iterable, given by position",
     "nn.ParameterDict.parameters": "a mapping, given by position",
     "nn.ParameterList.values": "an iterable, given by position",
+    "nn.RMSNorm.forward.x": "input, as in all other layers",
 }
 
 # Parameters of ours that PyTorch's have not, by reason.
 OURS_ONLY = {
     "rng": "the generator: PyTorch's layers draw from the default one only",
+    "nn.RMSNorm.forward.input": "input, as in all other layers",
     "entries": "one word for all containers, given by position",
 }
 

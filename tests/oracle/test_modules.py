@@ -21,15 +21,25 @@ from gpuprop import nn
 INFO = {info.module_cls.__name__: info for info in module_db}
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": torch.float64, "requires_grad": True}
 MORE: dict[str, list[tuple[tuple, ...]]] = {  # of layers that module_db lacks: arguments, and the shape of each input
+    "AlphaDropout": [((0.3,), (4, 5))],
+    "ChannelShuffle": [((3,), (2, 6, 4)), ((2,), (1, 4, 3, 2))],
     "Dropout": [((0.3,), (4, 5)), ((0.0,), (3,)), ((1.0,), (2, 3))],
+    **{f"Dropout{n}d": [((0.3,), (2, 3, 4, 2, 2)[:n + 2])] for n in (1, 2, 3)},
+    "FeatureAlphaDropout": [((0.3,), (4, 5, 3))],
     "Flatten": [((), (2, 3, 4)), ((0, 1), (2, 3, 4)), ((1, -2), (2, 3, 4, 1)), ((0,), ())],
-    "Fold": [(((4, 5), (2, 3)), (2, 12, 6)), (((5, 5), 3, 1, 2, (2, 1)), (18, 35))],
+    "Fold": [(((4, 5), (2, 3)), (2, 12, 9)), ((5, 3, 1, 2, (2, 1)), (18, 28))],
     "Hardsigmoid": [((), (4, 5)), ((), ())],
     "Identity": [((), (4, 5)), ((7, "any"), ())],
+    "PixelShuffle": [((2,), (2, 8, 3, 4)), ((3,), (9, 2, 1))],
+    "PixelUnshuffle": [((2,), (2, 3, 4, 6)), ((3,), (1, 6, 3))],
     "RReLU": [((), (4, 5)), ((0.1, 0.5), (3,))],
     "TripletMarginLoss": [((), *[(4, 5)] * 3), ((0.5, 3.0, 1e-6, True), *[(4, 5)] * 3)],
     "TripletMarginWithDistanceLoss": [((), *[(4, 5)] * 3)],
     "Unflatten": [((1, (2, 3)), (4, 6)), ((-1, (2, -1)), (4, 6)), ((0, (4, 1)), (4, 6))],
+    "Upsample": [((None, 2.0), (2, 3, 4)), (((3, 7), None, "bilinear", True), (1, 2, 4, 5)), ((7, None, "linear"), (1, 2, 5)),
+                 (((3, 2, 5), None, "trilinear"), (1, 2, 2, 3, 4)), ((None, 1.7, "bicubic"), (1, 2, 4, 5))],
+    "UpsamplingBilinear2d": [((None, 2), (1, 2, 3, 4)), ((5,), (1, 2, 3, 4))],
+    "UpsamplingNearest2d": [((None, 2), (1, 2, 3, 4)), (((5, 3),), (1, 2, 3, 4))],
     "Unfold": [(((2, 3),), (2, 3, 4, 5)), ((3, 1, 2, (2, 1)), (2, 5, 5))],
 }
 NAMES = [name for name in {**INFO, **MORE} if hasattr(nn, name)]

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout", "normalization", "loss")
+FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout",
+            "normalization", "padding", "resampling", "loss",
+            "windows", "convolution", "pooling")
 
 
 class Row:

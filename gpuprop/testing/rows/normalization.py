@@ -26,10 +26,11 @@ ROWS = [
       for x in ((2, 3, 4), (0, 3, 4))),
     Row(rescale, floats(1, 1), floats(1), positive(1), None, None, 0.1),
     *(Row(F.layer_norm, floats(*x), n, *(floats(*x[-len(n):]) for _ in range(w)))
-      for x, n in (((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((2, 3, 4), (4,)), ((1, 2), (2,)), ((0, 5), (5,)))
+      for x, n in (((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((2, 3, 4), (4,)), ((1, 1), (1,)), ((0, 5), (5,)))
       for w in (0, 1, 2)),
     *(Row(F.rms_norm, floats(*x), n, floats(*n), eps)
-      for x, n in (((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((1, 1), (1,)), ((0, 5), (5,))) for eps in (None, 1e-3)),
+      for x, n in (((4, 5), (5,)), ((2, 3, 4), (3, 4)), ((0, 5), (5,))) for eps in (None, 1e-3)),
+    Row(F.rms_norm, floats(1, 1), 1, floats(1), 0.1),
     *(Row(F.batch_norm, floats(*x), floats(x[1]), positive(x[1]), floats(x[1]), floats(x[1])) for x in CHANNELS),
     *(Row(F.batch_norm, floats(*x), None, None, floats(x[1]), floats(x[1]), True) for x in CHANNELS),
     *(Row(F.group_norm, floats(*x), groups, floats(x[1]), floats(x[1]), 1e-3)
@@ -38,7 +39,7 @@ ROWS = [
     Row(F.instance_norm, floats(2, 3, 4), floats(3), positive(3), use_input_stats=False),
     *(Row(f, floats(*x), size, 0.3, 0.7, 2.0) for f in (F.local_response_norm, response_norm) for size in (1, 2, 3, 5)
       for x in ((2, 4, 3), (1, 1, 1), (0, 3, 2))),
-    *(Row(track, floats(n), positive(n), floats(1, n, 1), positive(1, n, 1), 0.1, 4).but(parity=STATISTICS)
+    *(Row(track, floats(n), positive(n), floats(1, n, 1), positive(1, n, 1), 0.1, 4).but(gradient=STATISTICS, parity=STATISTICS)
       for n in (0, 1, 3)),
-    *(Row(count, integers(9, *shape)).but(parity=STATISTICS) for shape in ((), (1,), (0,))),
+    *(Row(count, integers(9, *shape)).but(gradient=STATISTICS, parity=STATISTICS) for shape in ((), (1,), (0,))),
 ]

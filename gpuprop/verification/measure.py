@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop.verification.record import Entry, Run, size
+from gpuprop.verification.recorder import Entry, Run, size
 from gpuprop.verification.rows import Rows
 
 LIMIT = 10.0  # times the noise
