@@ -72,7 +72,8 @@ def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses:
     """Run a workload's contenders in turns: their times in microseconds a step, and ratios to the first contender."""
     module = importlib.import_module(f"benchmarks.workloads.{workload}")
     names = [n for n in module.CONTENDERS if only is None or n.startswith(only)]
-    contenders, absent = [], {}
+    contenders: list[tuple[Contender, list[float], list[float]]] = []
+    absent = {}
     for name in names:
         contender = Contender(workload, name)
         try:

@@ -2,7 +2,7 @@
 
     python examples/digits.py [--backend auto|cpu|cuda] [--epochs 40] [--batch-size 32] [--seed 0] [--out out]
 
-A quarter of the digits is held back: the network learns from the rest only, and is judged by how many of that quarter it
+A quarter of the digits is held back: the network learns from the rest, and is judged by how many of that quarter it
 reads right.  The same code runs on the CPU and on an NVIDIA GPU.  It leaves in the folder `out`
 
     curves.png    how loss and accuracy went, epoch by epoch

@@ -38,6 +38,8 @@ class Node:
     """
 
     __slots__ = ("dtype", "edges", "grad", "hooks", "order", "pullback", "shape")
+    grad: Any
+    hooks: Any
 
     def __init__(self, edges: Sequence, pullback: Any, shape: Any = None, dtype: Any = None) -> None:
         self.order = next(_clock)
@@ -196,6 +198,7 @@ class Parameter(Tensor):
     """A leaf tensor to be trained.  An optimizer may give it a home: memory of its own for the gradient."""
 
     __slots__ = ("changed", "home")
+    home: Any
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         data = tensor(data).data if not isinstance(data, Tensor) else data.data

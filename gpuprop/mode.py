@@ -32,7 +32,7 @@ class Mode(NamedTuple):
     depth: int = 1  # of Tensors within Tensors
 
 
-current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())
+current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (a NamedTuple does not change)
 
 
 class Switch(contextlib.ContextDecorator):

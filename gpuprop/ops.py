@@ -91,8 +91,8 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
             return _several(out, pullback, edges, backend, wanted and mode.recording, tensors)
         if type(out) is not backend.array_type:
             if isinstance(out, list | tuple):
-                kind = type(out).__name__
-                raise TypeError(f"{spec.fn.__qualname__}: several outputs are a plain tuple, not a {kind}")
+                raise TypeError(f"{spec.fn.__qualname__}: several outputs are a plain tuple, "
+                                f"not a {type(out).__name__}")
             out = backend.own(out)
         if wanted and mode.recording and pullback is not None:
             if type(pullback) is tuple and not wanted == len(edges) == len(pullback):
@@ -200,7 +200,8 @@ class Spec:
     """What an op's or kernel's signature says, its versions, and the choice among them."""
 
     def __init__(self, fn: Callable, registered: bool = True) -> None:
-        self.fn, self.portable = fn, None
+        self.fn = fn
+        self.portable: Callable | None = None
         self.name = f"{fn.__module__}:{fn.__qualname__}"
         self.parameters = parameters(fn)
         self.arrays = [p for p in self.parameters if p.is_array]
@@ -251,7 +252,8 @@ class Spec:
         """The function users call, bound by Python itself: no cost, and Python's own error messages."""
         constants = [p.name for p in self.parameters if not p.is_array]
         names = [p.name for p in self.arrays]
-        given = f"tuple({names[0]})" if self.variadic else f"({' '.join(f'{n},' for n in names)})"  # *arrays: a sequence
+        # *arrays are a sequence to the user
+        given = f"tuple({names[0]})" if self.variadic else f"({' '.join(f'{n},' for n in names)})"
         bound = "{" + ", ".join(f"{c!r}: {c}" for c in constants) + "}" if constants else "none"
         header = ", ".join(p.name for p in self.parameters)
         code = _template(f"def call({header}): return record({given}, {bound})")
@@ -340,8 +342,7 @@ def _several(outs: tuple, pullback: Any, edges: list, backend: Any, record: Any,
 
     def leave(i: int) -> Callable:
         def keep(g: Any) -> tuple:
-            if main.grad is None:
-                main.grad = [None] * len(outs)
+            main.grad = main.grad or [None] * len(outs)
             main.grad[i] = g
             return (None,)
         return keep

@@ -292,7 +292,7 @@ def test_quiet_when_nobody_looks(monkeypatch, capsys):
 
 def test_a_bar_in_a_terminal(monkeypatch, capsys):
     last = shown(monkeypatch, capsys).rstrip("\n").split("\r")[-1]
-    assert last.startswith("epoch 2/2: 100%") and "4/4" in last and "val_accuracy=" in last
+    assert last.startswith("epoch 2/2: 100%") and "val_accuracy=0." in last
 
 
 def test_lines_without_tqdm(monkeypatch, capsys):

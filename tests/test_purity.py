@@ -1,4 +1,4 @@
-"""Bodies see arrays through `xp` alone, never ask the host for a value, and can be differentiated again: by their source."""
+"""Bodies see arrays through `xp` alone, never ask the host for a value, and can be differentiated: by their source."""
 
 import ast
 from pathlib import Path

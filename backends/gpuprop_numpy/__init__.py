@@ -48,7 +48,7 @@ def require(condition: Any, message: str) -> None:
 
 
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """NumPy's product, but of a stack and one matrix as one product, and of bfloat16 in bfloat16, as devices have it."""
+    """NumPy's product, but of a stack and one matrix in one go, and of bfloat16 in bfloat16, as devices have it."""
     if a.ndim > 2 and b.ndim == 2:  # NumPy multiplies matrix by matrix: up to three times slower
         return matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b).reshape(*a.shape[:-1], b.shape[-1])
     y = np.matmul(a, b)

@@ -13,8 +13,8 @@ TOLERANCE = 1e-6
 def gpuprop_step() -> Callable[[], float]:
     from gpuprop import Tensor, add
 
-    x, w, seed = (np.ones(4, "float32") for _ in range(3))
-    x, w = Tensor(x, requires_grad=True), Tensor(w, requires_grad=True)
+    x, w = (Tensor(np.ones(4, "float32"), requires_grad=True) for _ in range(2))
+    seed = np.ones(4, "float32")
 
     def step() -> float:
         y = x

@@ -25,7 +25,8 @@ from gpuprop.functional.windows import (
 )
 from gpuprop.ops import Array, op
 
-CACHED = 1 << 18  # elements of the columns made at once: they are read again while the cache still has them
+CACHED = 1 << 19  # elements of the columns made at once: they are read again while the cache still has them
+WIDE = 512  # columns at least: the products of fewer are slow
 
 
 # ---- three products, each the derivative of another: of an image x, an image y and a weight w -----------------------
@@ -78,7 +79,7 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
 
     A number an axis of space, for `padding` a pair (before, after), not necessarily equal.
     """
-    check_dtypes("convolution", input, weight, bias)
+    check_dtypes(f"conv{input.ndim - 2}d", input, weight, bias)
     how, space, shape = (stride, padding, dilation, groups), input.shape[2:], weight.shape
     y = correlate(xp, input, weight, fit("convolution", space, shape[2:], stride, padding, dilation), *how)
     if bias is not None:
@@ -93,7 +94,8 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
 def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
     """Few images at a time."""
     counts = fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    at_once = max(1, CACHED // (math.prod(weight.shape[1:]) * groups * math.prod(counts) or 1))
+    many = math.prod(counts)
+    at_once = max(1, WIDE // many, CACHED // max(1, math.prod(weight.shape[1:]) * groups * many))
     if len(input) <= at_once:
         return conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
     parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
@@ -108,7 +110,7 @@ def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
 @op(precision="low")
 def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, padding, dilation, groups):
     """What `conv` is the transpose of: (N, C, *counts), (C, O / groups, *size), (O,) -> (N, O, *space)."""
-    check_dtypes("transposed convolution", input, weight, bias)
+    check_dtypes(f"conv_transpose{input.ndim - 2}d", input, weight, bias)
     how, shape, counts = (stride, padding, dilation, groups), weight.shape, input.shape[2:]
     y = spread(xp, input, weight, space, *how)
     if bias is not None:

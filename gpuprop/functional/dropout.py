@@ -110,6 +110,6 @@ def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace:
 def feature_alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
                           rng: Generator | None = None) -> Array:
     """`alpha_dropout` of whole channels of (N, C, ...)."""
-    if input.ndim < 2:
+    if training and input.ndim < 2:
         raise ValueError(f"feature_alpha_dropout: input is (N, C, ...), not of shape {input.shape}")
     return _alpha("feature_alpha_dropout", input, 2, p, training, rng)

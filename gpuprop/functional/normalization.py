@@ -38,9 +38,10 @@ def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, centred
     n = math.prod(input.shape[i] for i in axes) or 1  # an empty input has means of 0
     average = lambda a: a.sum(axis=axes, keepdims=True) / n
     mean = average(input) if centred else 0
-    variance = average((input - mean) * (input - mean) if centred else input * input)
+    x = input - mean if centred else input
+    variance = average(x * x)
     scale = 1 / xp.sqrt(variance + eps)
-    z = standard(xp, input, mean, scale) if centred else input * scale
+    z = x * scale
     y = z if weight is None else z * weight
 
     def by_input(dy, dmean=0, dvariance=0):

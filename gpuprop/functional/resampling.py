@@ -12,7 +12,7 @@ from typing import Any
 from gpuprop.autograd import namespace, raw
 from gpuprop.functional.arithmetic import clip, floor, minimum, remainder, round, where
 from gpuprop.functional.elementwise import composed
-from gpuprop.functional.indexing import take, take_along_axis
+from gpuprop.functional.indexing import take_along_axis
 from gpuprop.functional.products import matmul
 from gpuprop.ops import Array, op
 
@@ -62,6 +62,9 @@ def channel_shuffle(input: Array, groups: int) -> Array:
 # derivative is the product with its transpose.
 
 
+NEAREST = ("nearest", "nearest-exact")
+
+
 def triangle(xp, x):
     return xp.maximum(1 - xp.abs(x), 0)
 
@@ -77,6 +80,8 @@ def cubic(xp, x, a):
 def matrix(xp, n, m, mode, step, align_corners, antialias):
     """(m, n): the shares of n elements in each of m, which are `step` apart."""
     at, column = xp.arange(m)[:, None], xp.arange(n)
+    if mode in NEAREST:
+        return nearest(xp, n, m, mode, step)[:, None] == column
     if mode == "area":
         start, end = at * n // m, (at * n + n + m - 1) // m
         return ((column >= start) & (column < end)) / (end - start)
@@ -95,6 +100,15 @@ def matrix(xp, n, m, mode, step, align_corners, antialias):
     return shares
 
 
+def nearest(xp, n, m, mode, step):
+    """Which of n elements each of m reads, in PyTorch's mixture of single and double precision."""
+    at = xp.arange(m)
+    if mode == "nearest":
+        return xp.minimum((at.astype("float32") * step).astype("int64"), n - 1)
+    step = xp.full((), step, "float32").astype("float64")
+    return xp.minimum(((at + 0.5) * step).astype("float32").astype("int64"), n - 1)
+
+
 def along(xp, a, x, axis):
     """The matrix `a` times an axis of `x`."""
     m, n = a.shape
@@ -106,12 +120,15 @@ def along(xp, a, x, axis):
 
 @op(precision="full")
 def interpolated(xp, input: Array, sizes, mode, steps, align_corners, antialias):
-    """The last axes in other `sizes`, by "linear", "cubic" or "area" interpolation."""
+    """The last axes in other `sizes`: "nearest", "nearest-exact", "linear", "cubic" or "area"."""
     first, y, matrices = input.ndim - len(sizes), input, []
     for axis, (m, step) in enumerate(zip(sizes, steps, strict=True), first):
         a = matrix(xp, input.shape[axis], m, mode, step, align_corners, antialias).astype(input.dtype)
         matrices.append((axis, a))
-        y = along(xp, a, y, axis)
+        if mode in NEAREST:  # what is not read is not multiplied: it may be infinite
+            y = xp.take(y, nearest(xp, input.shape[axis], m, mode, step), axis=axis)
+        else:
+            y = along(xp, a, y, axis)
 
     def back(dy):
         for axis, a in matrices[::-1]:
@@ -122,7 +139,7 @@ def interpolated(xp, input: Array, sizes, mode, steps, align_corners, antialias)
 
 
 MODES = {"nearest": None, "nearest-exact": None, "linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2, "area": None}
-KERNELS = {"linear": "linear", "bilinear": "linear", "trilinear": "linear", "bicubic": "cubic", "area": "area"}
+KERNELS = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
 
 
 @composed
@@ -141,16 +158,11 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
     sizes, factors = _sizes(space, size, scale_factor, recompute_scale_factor)
     if not (math.prod(space) and math.prod(sizes)) or min(sizes) < 0:
         raise ValueError(f"interpolate: input and output sizes must be at least 1, not {space} and {sizes}")
-    if mode in ("nearest", "nearest-exact"):
-        for axis, (n, m, factor) in enumerate(zip(space, sizes, factors, strict=True), 2):
-            if n != m:
-                input = take(input, _nearest(namespace(raw(input)), n, m, factor, 0.5 * (mode != "nearest")), axis)
-        return input
     if align_corners:
         steps = [(n - 1) / (m - 1) if m > 1 else 0.0 for n, m in zip(space, sizes, strict=True)]
     else:
         steps = [1 / f if f else n / m for n, m, f in zip(space, sizes, factors, strict=True)]
-    return interpolated(input, tuple(sizes), KERNELS[mode], tuple(steps), bool(align_corners), antialias)
+    return interpolated(input, tuple(sizes), KERNELS.get(mode, mode), tuple(steps), bool(align_corners), antialias)
 
 
 def _check_mode(mode: str, input: Any, align_corners: bool | None, antialias: bool) -> None:
@@ -160,7 +172,7 @@ def _check_mode(mode: str, input: Any, align_corners: bool | None, antialias: bo
         wanted = f"{MODES[mode]}" if MODES[mode] else "1, 2 or 3"
         raise ValueError(f"interpolate: input is (N, C, ...) with {wanted} more axes for mode {mode!r}, "
                          f"not of shape {input.shape}")
-    if align_corners is not None and mode in ("nearest", "nearest-exact", "area"):
+    if align_corners is not None and mode in (*NEAREST, "area"):
         raise ValueError(f"interpolate: align_corners goes with linear, bilinear, bicubic and trilinear, not {mode!r}")
     if antialias and mode not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolate: antialias goes with 'bilinear' and 'bicubic', not {mode!r}")
@@ -179,14 +191,6 @@ def _sizes(space: Any, size: Any, scale_factor: Any, recompute: bool | None) -> 
             raise ValueError("interpolate: recompute_scale_factor goes with scale_factor, not with size")
         return [operator.index(n) for n in given], [None] * len(space)
     return [math.floor(n * f) for n, f in zip(space, given, strict=True)], [None if recompute else f for f in given]
-
-
-def _nearest(xp, n, m, factor, offset):
-    """Which of n elements each of m reads, in PyTorch's single precision."""
-    if factor is None and m == 2 * n and not offset:
-        return xp.arange(m) // 2
-    step = 1 / factor if factor else xp.full((), n, "float32") / m
-    return xp.minimum(((xp.arange(m, dtype="float32") + offset) * step).astype("int64"), n - 1)
 
 
 def upsample(input: Array, size: int | Sequence[int] | None = None,
@@ -237,7 +241,8 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     flat = input.reshape(n, c, math.prod(space))
     total: Any = 0
     for corner in itertools.product(*(_taps(mode, p) for p in places)):
-        index, weight = 0, None
+        index: Any = 0
+        weight: Any = None
         for (at, share), s in zip(corner, space, strict=True):
             at = inside(at, s) if mode == "bicubic" else at
             valid = (at >= 0) & (at <= s - 1)

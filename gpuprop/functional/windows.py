@@ -6,6 +6,7 @@ import inspect
 import itertools
 import operator
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 from gpuprop.functional.movement import inner, pad_with
@@ -120,12 +121,14 @@ def numbers(what: str, name: str, value: Any, n: int, least: int = 1) -> tuple[i
 
 
 def spelled(fn: Callable, *dimensions: int) -> list[Any]:
-    """``fn(n, what, ...)``, for n axes of space, as a public function for each n, with n for "_nd" in its name."""
+    """``fn(n, what, ...)``, for n axes of space, as a public function for each n, with n for "n" in its name."""
     def spell(n: int) -> Callable:
         name = fn.__name__.replace("nd", f"{n}d")
+        own = FunctionType(fn.__code__, fn.__globals__, name, fn.__defaults__)
+        own.__qualname__ = name  # which Python's own messages say
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return fn(n, name, *args, **kwargs)
+            return own(n, name, *args, **kwargs)
 
         signature = inspect.signature(fn)
         call.__signature__ = signature.replace(parameters=[*signature.parameters.values()][2:])  # type: ignore

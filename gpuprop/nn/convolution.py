@@ -9,14 +9,13 @@ from typing import Any, ClassVar
 import gpuprop.functional as F
 from gpuprop.autograd import Parameter
 from gpuprop.functional.convolution import around
-from gpuprop.functional.shape import pad
 from gpuprop.functional.windows import Sizes, numbers
 from gpuprop.nn.function import Function
 from gpuprop.nn.init import new, uniform_
 from gpuprop.nn.module import Module
 from gpuprop.random import Generator
 
-MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # PyTorch's and NumPy's
+MODES = "zeros", "reflect", "replicate", "circular"
 
 
 class Filters(Module):
@@ -73,14 +72,14 @@ class Convolution(Filters):
         if padding_mode not in MODES:
             raise ValueError(f"{name}: padding_mode is one of {', '.join(MODES)}, not {padding_mode!r}")
         self.padding = padding if isinstance(padding, str) else numbers(name, "padding", padding, self.dims, 0)
-        self._widths = around(name, padding, self.kernel_size, self.stride, self.dilation)
+        around_each = around(name, padding, self.kernel_size, self.stride, self.dilation)
+        self._widths = [n for pair in reversed(around_each) for n in pair]  # as F.pad has them: the last axis first
         self._make(out_channels, in_channels, bias, device, dtype, rng)
 
     def forward(self, input: Any) -> Any:
         padding: Any = self.padding
         if self.padding_mode != "zeros":
-            lead = ((0, 0),) * (input.ndim - self.dims)
-            input, padding = pad(input, (*lead, *self._widths), MODES[self.padding_mode]), 0
+            input, padding = F.pad(input, self._widths, self.padding_mode), 0
         function = getattr(F, f"conv{self.dims}d")
         return function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 

@@ -53,12 +53,13 @@ class Module:
     # ---- what it is made of
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Tensor) and not isinstance(value, Parameter) and isinstance(vars(self).get(name), Parameter):
+        plain = isinstance(value, Tensor) and not isinstance(value, Parameter)
+        if plain and isinstance(vars(self).get(name), Parameter):
             raise TypeError(f"{type(self).__name__}.{name} is a Parameter, and would no longer be trained as a Tensor: "
                             f"write {name}.data[...] = values, or assign a Parameter")
         if isinstance(value, list | tuple) and name[0] != "_" and any(isinstance(v, Module) for v in value):
-            warnings.warn(f"{type(self).__name__}.{name} holds modules in a {type(value).__name__}, where their parameters "
-                          f"are not found: use nn.ModuleList", stacklevel=2)
+            warnings.warn(f"{type(self).__name__}.{name} holds modules in a {type(value).__name__}, where their "
+                          f"parameters are not found: use nn.ModuleList", stacklevel=2)
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:

@@ -136,7 +136,8 @@ class Optimizer:
     def capture_key(self) -> tuple:
         """What a captured step depends on: where the parameters live, once brought home, and which have gradients."""
         self._gather()
-        return tuple((tuple(group.constants.values()), group.states, *((a.serial, a.present, tuple(a.history), tuple(a.begun)) for a in group.arenas))
+        key = lambda arena: (arena.serial, arena.present, tuple(arena.history), tuple(arena.begun))
+        return tuple((tuple(group.constants.values()), group.states, *map(key, group.arenas))
                      for group in self.param_groups)
 
     # ---- state

@@ -227,10 +227,11 @@ def check_parity(row: Any, *args: Any, backend: str, dtype: str = "float32", **k
         for i, (g, w, k) in enumerate(zip(got.outputs, want.outputs, kind.outputs, strict=True)):
             assert g.dtype == k.dtype, f"{where}: output {i} is {g.dtype}, NumPy's {k.dtype}"
             _near(g, w, dtype, f"{where}: output {i}")
-        for i, (g, w) in enumerate(zip(got.gradients, want.gradients, strict=True)):
-            assert (g is None) == (w is None), f"{where}: gradient {i} is {'absent' if g is None else 'there'}"
-            if g is not None:
-                _near(g, w, dtype, f"{where}: gradient {i}")
+        for i, (dx, wanted_dx) in enumerate(zip(got.gradients, want.gradients, strict=True)):
+            absent = "absent" if dx is None else "there"
+            assert (dx is None) == (wanted_dx is None), f"{where}: gradient {i} is {absent}"
+            if dx is not None:
+                _near(dx, wanted_dx, dtype, f"{where}: gradient {i}")
         for own, wanted in got.raw_dtypes:
             assert own == wanted, f"{where}: a pullback answers in {own} where its input is {wanted}"
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gpuprop.training.trainer import Trainer
 
 REDRAW = 0.1  # seconds between drawings
+FORMAT = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"  # the figures have their place in 100 columns
 READ = 2.0  # seconds between readings of the loss amid an epoch, for which the device is waited for
 
 
@@ -50,7 +51,7 @@ class Bar(Callback):
 
     def on_fit_start(self, trainer: Trainer) -> None:
         epochs, steps = trainer.last_epoch - len(trainer.history), trainer.steps_per_epoch
-        self.bar = self.tqdm(total=steps and steps * epochs, unit="step", dynamic_ncols=True)
+        self.bar = self.tqdm(total=steps and steps * epochs, dynamic_ncols=True, bar_format=FORMAT)
         self.done, self.next, self.read = 0, 0.0, time.perf_counter()
         self.shown: dict[str, float] = {}
 

@@ -255,6 +255,7 @@ class Trainer:
     def _at_home(self, training: bool) -> Iterator[None]:
         """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
         self._backend, self._dtype = backend_of(self._values()), self._values().dtype
+        self._array_type: Any = self._backend.array_type
         if isinstance(self.loss, Module):  # its weights of classes
             self.loss.to(self._backend.name, self._dtype)
         modes = [(module, module.training) for module in self.model.modules()]
@@ -274,11 +275,12 @@ class Trainer:
 
     def _here(self, value: Any) -> Tensor:
         """A Tensor on the model's backend, in its dtype if it is floating."""
-        data: Any = raw(value)
-        if type(data) is self._backend.array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
+        data = raw(value)
+        if type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
             return value if isinstance(value, Tensor) else Tensor(data)
-        array: Any = data if hasattr(data, "shape") else np.asarray(data)
-        return Tensor(place(array, self._backend.name, self._dtype if is_float(array.dtype) else None))
+        if not hasattr(data, "shape"):
+            data = np.asarray(data)
+        return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ the reference is run once more with the rows of every batch in another order, an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,23 @@ from typing import Any
 from gpuprop import environment
 from gpuprop.backend import use
 from gpuprop.random import default_generator
-from gpuprop.verification.measure import FLOOR, LIMIT, Exact, Row, compare, exact, order_matters
-from gpuprop.verification.recorder import record
+from gpuprop.verification.measure import (
+    FLOOR,
+    LIMIT,
+    Exact,
+    Row,
+    at_its_own_point,
+    compare,
+    exact,
+    noises,
+    order_matters,
+)
+from gpuprop.verification.run import record
 
 __all__ = ["DIFFERS", "FLOOR", "LIMIT", "NOTHING", "SAME", "Exact", "Row", "Verification", "verify"]
 
 SAME, DIFFERS, NOTHING = range(3)  # also the command's exit status
+ORDERS = 4  # in which the reference is run again
 WORDS = ("the same run", "not the same run", "nothing to compare")
 
 
@@ -119,19 +131,22 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
 
 
 def _compare(result: Verification, make_run: Callable, steps: int) -> None:
-    run = lambda backend, dtype, reorder=False: record(make_run, backend, result.seed, steps, dtype, reorder)
-    reference, candidate = run(result.reference, "float64"), run(result.candidate, "float64")
+    run = functools.partial(record, make_run, seed=result.seed, steps=steps)
+    reference = run(result.reference, dtype="float64")
     if not reference.steps:
         result.notes.append("there are no batches")
         return
-    again: Any = run(result.reference, "float64", reorder=True)
-    reorder = not order_matters(reference, again)
-    if not reorder:
-        again = None
-        result.notes.append("the model or the batch gives the order of its rows a meaning, so that what another order "
-                            "changes is not known: in float64 the noise is taken to be its least")
-    result.exact = list(exact(reference, candidate))
-    result.rows = list(compare(reference, candidate, again, "float64"))
-    candidate, again = run(result.candidate, "float32"), run(result.reference, "float32", reorder)
-    result.exact += [e for e in exact(reference, candidate) if not e.same]
-    result.rows += compare(reference, candidate, again, "float32")
+    move = not order_matters(reference, run(result.reference, dtype="float64", again=1))
+    if not move:
+        result.notes.append("the order of the rows has a meaning, or the arrays of a batch differ in length: the noise is "
+                            "that of matrix products in another order alone")
+    for dtype, follow in (("float64", None), ("float32", reference)):
+        candidate = run(result.candidate, dtype=dtype, follow=follow)
+        again = (run(result.reference, dtype=dtype, follow=follow, again=i + 1, rows=move) for i in range(ORDERS))
+        noise = noises(reference, again)
+        result.exact += [e for e in exact(reference, candidate) if not e.same or dtype == "float64"]
+        rows = list(compare(reference, candidate, noise, dtype))
+        if follow and not all(row.same for row in rows if row.phase != "forward"):
+            guided = run(result.reference, dtype="float64", follow=follow, guide=candidate)
+            rows = list(at_its_own_point(rows, candidate, guided))
+        result.rows += rows

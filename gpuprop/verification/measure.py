@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop.verification.recorder import Entry, Run, size
-from gpuprop.verification.rows import Rows
+from gpuprop.verification.recorder import Entry, size
+from gpuprop.verification.reorder import Order
+from gpuprop.verification.run import Run
 
 LIMIT = 10.0  # times the noise
 FLOOR = 64  # units in the last place of a tensor's scale: noise is at least that
+
+Place = tuple[str, str, str]  # phase, layer, what
 
 
 class Exact(NamedTuple):
@@ -62,25 +65,45 @@ def exact(reference: Run, candidate: Run) -> Iterator[Exact]:
         yield Exact("batches", "their number", min(len(reference.steps), len(candidate.steps)), False)
 
 
-def compare(reference: Run, candidate: Run, again: Run | None, dtype: str) -> Iterator[Row]:
-    """Every tensor of the candidate, in the order in which a fault first shows.
+def noises(reference: Run, again: Iterable[Run]) -> list[dict[Place, float]]:
+    """How far the reference's runs in other orders get from it, the farthest of them, by step and tensor."""
+    found: list[dict[Place, float]] = [{} for _ in reference.steps]
+    for run in again:  # which may be made one by one, for they are large
+        for a, b, known in zip(reference.steps, run.steps, found, strict=True):
+            other = _by_place(b.entries)
+            for place, entry in _by_place(a.entries).items():
+                if place in other:
+                    known[place] = max(known.get(place, 0.0), nearest(other[place].value, entry.value, b.order))
+    return found
 
-    `reference` is the run in float64; `again` the reference backend's in `dtype`, with the rows in another order if its
-    steps say so, or None where rounding is not known.
-    """
+
+def compare(reference: Run, candidate: Run, noise: list[dict[Place, float]], dtype: str) -> Iterator[Row]:
+    """Every tensor of the candidate against the reference in float64, in the order in which a fault first shows."""
     for i, (a, b) in enumerate(zip(reference.steps, candidate.steps, strict=False)):
         expected, got = _by_place(a.entries), _by_place(b.entries)
-        other, rows = (_by_place(again.steps[i].entries), again.steps[i].rows) if again else ({}, None)
         for place, entry in expected.items():
-            noise = FLOOR * _spacing(size(entry.value) if entry.scale is None else entry.scale, dtype)
-            if place in other:
-                noise = max(noise, nearest(other[place].value, entry.value, rows))
-            yield _row(entry, got.get(place), noise, dtype, i)
+            least = FLOOR * _spacing(size(entry.value) if entry.scale is None else entry.scale, dtype)
+            yield _row(entry, got.get(place), max(noise[i].get(place, 0.0), least), dtype, i)
         for place in got.keys() - expected.keys():
             yield Row(dtype, i, *place, np.inf, 1.0, ": only the candidate has it")
 
 
-def _by_place(entries: list[Entry]) -> dict[tuple[str, str, str], Entry]:
+def at_its_own_point(rows: list[Row], candidate: Run, guided: Run) -> Iterator[Row]:
+    """The rows again, with gradients and updates measured by the reference's at the candidate's own activations.
+
+    Where an activation is within rounding of a kink, of ReLU say, two runs may be on two sides of it, and both right.
+    """
+    for row in rows:
+        place = row.phase, row.layer, row.what
+        right = _by_place(guided.steps[row.step].entries).get(place) if row.phase != "forward" else None
+        got = _by_place(candidate.steps[row.step].entries).get(place)
+        apart = distance(got.value, right.value) if got and right else np.inf
+        if not row.same and apart < row.distance:
+            row = row._replace(distance=apart, detail=f"{row.detail}, measured beyond a kink")
+        yield row
+
+
+def _by_place(entries: list[Entry]) -> dict[Place, Entry]:
     return {(e.phase, e.layer, e.what): e for e in entries}
 
 
@@ -93,9 +116,9 @@ def _row(entry: Entry, got: Entry | None, noise: float, dtype: str, step: int) -
     return Row(dtype, step, *place, distance(got.value, entry.value), noise, f", and it is {kind}" if leak else "")
 
 
-def nearest(a: np.ndarray, b: np.ndarray, rows: Rows | None) -> float:
+def nearest(a: np.ndarray, b: np.ndarray, order: Order | None) -> float:
     """The distance, with the rows of `a`, wherever they may be, in the order of `b`'s."""
-    return min(distance(c, b) for c in (rows.undone(a) if rows else [a]))
+    return min(distance(c, b) for c in (order.undone(a) if order else [a]))
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -109,11 +132,9 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def order_matters(reference: Run, again: Run) -> bool:
-    """Does the order of the rows change the first forward by more than rounding?  Then it is no measure of noise."""
-    if not again.steps or again.steps[0].rows is None:
-        return True
-    other = _by_place(again.steps[0].entries)
-    return any(nearest(other[place].value, e.value, again.steps[0].rows) > 1e-6 * size(e.value)
+    """Does the order of the rows change the first forward by more than rounding, or is there none to change?"""
+    other, order = _by_place(again.steps[0].entries), again.steps[0].order
+    return not (order and order.n) or any(nearest(other[place].value, e.value, order) > 1e-6 * size(e.value)
                for place, e in _by_place(reference.steps[0].entries).items() if e.phase == "forward")
 
 

@@ -33,7 +33,8 @@ def page(results: Sequence[Verification]) -> str:
 
 def _page(results: Sequence[Verification]) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">'
-    yield f'<meta name="viewport" content="width=device-width">\n<title>gpuprop verify</title>\n<style>{STYLE}</style>\n<h1>gpuprop verify</h1>'
+    yield '<meta name="viewport" content="width=device-width">\n<title>gpuprop verify</title>'
+    yield f"<style>{STYLE}</style>\n<h1>gpuprop verify</h1>"
     yield (f"<p>The same training runs on two backends. A number is a tensor's distance to the reference in float64, "
            f"divided by the noise: by the distance of the reference with the rows of each batch in another order, or "
            f"by {FLOOR} units in the last place if that is more. Up to {LIMIT:g} is what rounding does.</p>")

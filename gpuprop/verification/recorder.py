@@ -1,4 +1,4 @@
-"""A training run written down: what went in, and what every layer made of it, forward, backward and in the update."""
+"""A training step written down: what went in, and what every layer made of it, forward, backward and in the update."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import contextlib
 import itertools
 import operator
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float, raw, tree_map
-from gpuprop.backend import Backend, backend_of, use
+from gpuprop.backend import Backend
 from gpuprop.nn.module import Module, around
 from gpuprop.ops import Spec, inspected
-from gpuprop.random import manual_seed
-from gpuprop.verification.rows import Rows
+from gpuprop.verification.reorder import Order
 
 
 class Entry(NamedTuple):
@@ -46,50 +45,16 @@ class Step(NamedTuple):
     batch: list[np.ndarray]
     masks: list[tuple[str, np.ndarray]]  # by the layer that drew it
     entries: list[Entry]
-    rows: Rows | None  # the order of the rows, if it is not their own
-
-
-class Run(NamedTuple):
-    """The parameters and buffers as they were made, and the steps."""
-
-    start: dict[str, np.ndarray]
-    steps: list[Step]
-
-
-def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, reorder: bool = False) -> Run:
-    """The first steps of a run on a backend in a dtype; with `reorder` the rows of each batch come in another order."""
-    try:
-        with use(backend) as b:
-            manual_seed(seed)
-            model, step, batches = make_run()
-            if any(backend_of(p.data) is not b for p in model.parameters()):
-                raise RuntimeError(f"make_run was to make its model on {backend!r}, and made it elsewhere: it must not "
-                                   f"choose a backend itself")
-            start = model.state_dict()
-            if any(p.dtype != dtype for p in model.parameters()):
-                model.to(dtype=dtype)
-            with contextlib.closing(_first(batches, steps)) as first:
-                return Run(start, [Recorder(model, b, dtype).record(step, batch, reorder) for batch in first])
-    except Exception as error:
-        error.add_note(f"in the run on {backend!r}, in {dtype}")
-        raise
-
-
-def _first(batches: Iterable, steps: int) -> Generator[Any, None, None]:
-    """So many batches, and then an end to what makes them."""
-    source = iter(batches)
-    try:
-        yield from itertools.islice(source, steps)
-    finally:
-        if source is not batches and hasattr(source, "close"):  # the workers of a loader
-            source.close()
+    order: Order | None  # in which it was added up, if not its own
+    start: dict[str, np.ndarray]  # parameters and buffers before it
 
 
 class Recorder:
     """Stands around the layers, ops and parameters of one step."""
 
-    def __init__(self, model: Module, backend: Backend, dtype: str) -> None:
+    def __init__(self, model: Module, backend: Backend, dtype: str, guide: Step | None = None) -> None:
         self.model, self.backend, self.dtype = model, backend, dtype
+        self.guide = {(e.layer, e.what): e.value for e in guide.entries if e.phase == "forward"} if guide else {}
         self.names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
         self.stack: list[str] = []  # the layers in whose forward we are
         self.calls: dict[str, int] = {}  # when each layer returned
@@ -99,31 +64,30 @@ class Recorder:
         self.owners: dict[int, Owner] = {}
         self.gradients: list[tuple[int, np.ndarray]] = []  # in the order in which they came
 
-    def record(self, step: Callable, batch: Any, reorder: bool) -> Step:
-        """Do one training step."""
+    def record(self, step: Callable, batch: Any, again: int = 0, rows: bool = True) -> Step:
+        """Do one training step, or do it `again` in another order, of which there is one for each number."""
         leaves: list[np.ndarray] = []
         tree_map(lambda leaf: leaves.append(asnumpy(leaf)), batch)
-        rows = Rows.of(leaves) if reorder else None
-        placed = tree_map(lambda leaf: self._place(leaf, rows), batch)
+        order = Order(Order.rows(leaves) if rows else 0, again) if again else None
+        placed = tree_map(lambda leaf: self._place(leaf, order), batch)
         state = self.model._state()
         before = {name: t.numpy() for name, t in state.items()}
         with contextlib.ExitStack() as stack:
             stack.enter_context(around(self.call))
             stack.enter_context(inspected(self.inspect))
-            if rows is not None:
-                stack.enter_context(inspected(rows.inspect))
+            if order is not None:
+                stack.enter_context(inspected(order.inspect))
             for name, p in self.model.named_parameters():
                 if p.requires_grad:
                     layer, own = _split(name, self.model)
                     stack.callback(self._watch(p, Owner(layer, PARAMETER, own)))
             result = step(*placed) if isinstance(placed, tuple | list) else step(placed)
         entries = [*self.forward, *self._result(result), *self._backward(), *self._updates(state, before)]
-        return Step(leaves, self.masks, entries, rows)
+        return Step(leaves, self.masks, entries, order, before)
 
-    def _place(self, leaf: Any, rows: Rows | None) -> Any:
+    def _place(self, leaf: Any, order: Order | None) -> Any:
         """A part of the batch where and as the run wants it, in its kind."""
-        host = asnumpy(leaf)
-        host = rows.moved(np, host, rows.order, 0) if rows is not None and host.ndim else host
+        host = order.moved(asnumpy(leaf)) if order else asnumpy(leaf)
         host = host.astype(self.dtype) if is_float(host.dtype) else host
         if type(raw(leaf)) is np.ndarray and not isinstance(leaf, Tensor):
             return host
@@ -151,8 +115,18 @@ class Recorder:
 
     def _made(self, tensor: Tensor, layer: str, what: str) -> None:
         if id(tensor.node or tensor) not in self.seen:  # else another layer's output is handed on
+            self._guided(tensor, self.guide.get((layer, what)))
             self.forward.append(Entry("forward", layer, what, tensor.numpy()))
             self._watch(tensor, Owner(layer, OUTPUT, what))
+
+    def _guided(self, tensor: Tensor, value: np.ndarray | None) -> None:
+        """Go on with the output that another run had here."""
+        if value is not None and value.shape == tensor.shape and is_float(tensor.dtype):
+            array = self.backend.asarray(value, tensor.dtype)
+            if tensor.data.base is None:
+                tensor.data[...] = array  # which the layer's own pullback may read too
+            else:
+                tensor.data = array
 
     def _consumed(self, tensor: Tensor, layer: str) -> None:
         """The gradient of a tensor is the fault of the first layer that takes it, the innermost if they are nested."""

@@ -102,9 +102,22 @@ def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _on_copies(f: Callable) -> Callable:
+    """`f` of copies of the running statistics, which it writes to; the layers' cases compare what is written."""
+    @functools.wraps(f)
+    def call(input: Any, running_mean: Any = None, running_var: Any = None, *args: Any, **kwargs: Any) -> Any:
+        copies = [None if a is None else gp.copy(a) for a in (running_mean, running_var)]
+        return f(input, *copies, *args, **kwargs)
+
+    return call
+
+
 # ---- where the meanings differ --------------------------------------------------------------------------------------
 
-MEANINGS: dict[str, Ours] = {}
+MEANINGS: dict[str, Ours] = {
+    f"nn.functional.{name}": Ours(_on_copies(getattr(F, name)), {f"functional.{name}"})
+    for name in ("batch_norm", "instance_norm")
+}
 
 
 def means(*names: str) -> Callable:

@@ -54,8 +54,6 @@ OPS = [
             when=lambda call: call.kwargs.get("training", True) and 0 < call.kwargs.get("p", 0.5) < 1),
     *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
             when=lambda call: call.kwargs.get("training")),
-    *refuse("its random numbers are not PyTorch's", *[f"nn.functional.fractional_max_pool{n}d" for n in (2, 3)],
-            when=lambda call: "_random_samples" not in call.kwargs),
     # array functions and methods speak NumPy
     *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", "nn.functional.cosine_similarity", when=no_axes),
     *refuse("a 0-d array has no axes",
@@ -92,6 +90,7 @@ OPS = [
     *refuse("scores of one sample are (C,) with a label ()", "nn.functional.multi_margin_loss",
             when=lambda call: no_axes(call) or call.args[0].ndim == call.args[1].ndim),
     *refuse("scores of one sample are (C,) with targets (C,)", "nn.functional.multilabel_margin_loss", when=no_axes),
+    *refuse("what is normalized has channels", "nn.functional.batch_norm", when=lambda call: call.args[0].ndim < 2),
     # precision
     *refuse("PyTorch's 1/6 is a float32", "nn.functional.hardsigmoid", tolerance=1e-7,
             when=lambda call: call.args[0].shape == (20,)),
@@ -141,9 +140,11 @@ NOT_IN_OP_DB = {
     "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
     "cbrt": "NumPy's only",
     "functional.dropout1d": "random; without chance it is compared as nn.Dropout1d",
+    "functional.affine_grid": "PyTorch has no case of it",
     "functional.fold": "it is compared as nn.Fold",
     "functional.gumbel_softmax": "random",
     **{f"functional.lp_pool{n}d": f"it is compared as nn.LPPool{n}d" for n in (1, 2, 3)},
+    "functional.upsample": "PyTorch's deprecated name of interpolate",
     "pad": "NumPy's, with other words: PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
 }
@@ -170,13 +171,11 @@ LEFT_OUT = {
     "nn.ModuleList.modules": "an iterable, given by position",
     "nn.ParameterDict.parameters": "a mapping, given by position",
     "nn.ParameterList.values": "an iterable, given by position",
-    "nn.RMSNorm.forward.x": "input, as in all other layers",
 }
 
 # Parameters of ours that PyTorch's have not, by reason.
 OURS_ONLY = {
     "rng": "the generator: PyTorch's layers draw from the default one only",
-    "nn.RMSNorm.forward.input": "input, as in all other layers",
     "entries": "one word for all containers, given by position",
 }
 

@@ -56,7 +56,10 @@ def calls(op: OpInfo) -> Iterator[tuple[tuple, dict[str, Any]]]:
     """The arguments of all samples of a kind that is compared."""
     for dtype in [d for d in DTYPES if d in op.dtypes]:
         for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
-            args, kwargs = (sample.input, *sample.args), sample.kwargs
+            args, kwargs = (sample.input, *sample.args), {**sample.kwargs}
+            if "fractional" in op.name and kwargs.get("_random_samples") is None:  # both draw: let both have the same
+                shape = (1, *sample.input.shape)[-int(op.name[-2]) - 2:]
+                kwargs["_random_samples"] = torch.rand(*shape[:2], int(op.name[-2]), dtype=dtype)
             if dtype is torch.float64 or not any(map(is_float, tree_leaves(quietly(op.op, *args, **kwargs)))):
                 yield args, kwargs
 

@@ -44,9 +44,13 @@ def of_dimensions() -> Iterator[Row]:
             if "padding" not in options:
                 yield Row(named("lp_pool", n), floats(2, 2, *SPACE[n], **POSITIVE), 3.0, 3, **options)
         yield Row(named("max_pool", n), distinct(2, 2, *SPACE[n]), 2, 1, 1, 3)
-        yield Row(named("max_unpool", n), floats(1, 1, *(2,) * n), np.arange(2 ** n).reshape(1, 1, *(2,) * n) * 2, 2)
+        for batch in (1, 0):
+            places = np.arange(batch * 2 ** n).reshape(batch, 1, *(2,) * n) * 2
+            yield Row(named("max_unpool", n), floats(*places.shape), places, 2)
+        yield Row(named("max_unpool", n), floats(1, 1, *(1,) * n), integers(1, 1, 1, *(1,) * n), 1)
         for op in (named(kind, n) for kind in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")):
             yield Row(op, floats(1, 1, *(1,) * n), 1)
+        yield Row(named("lp_pool", n), floats(1, 1, *(1,) * n, **POSITIVE), 2, 1)
     for n in (2, 3):
         samples = floats(2, 2, n, low=0.1, high=0.9)
         random = dict(_random_samples=samples, return_indices=True)
@@ -54,6 +58,8 @@ def of_dimensions() -> Iterator[Row]:
         but = dict(gradient="steps of whole elements")
         yield Row(fractional, x, 2, 3, **random).but(**but, layouts="repeated samples")
         yield Row(fractional, x, 2, output_ratio=0.5, _random_samples=samples).but(**but, layouts="repeated samples")
+        yield from (Row(fractional, distinct(*s), 1, s[-1], _random_samples=floats(*s[:2], n)).but(**but)
+                    for s in ((1, 1, *(1,) * n), (0, 2, *(3,) * n)))
         yield Row(named("avg_pool", n), floats(2, 2, *SPACE[n]), 2, divisor_override=3)
 
 
