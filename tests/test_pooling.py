@@ -31,7 +31,7 @@ REFUSED = [
     (lambda: F.max_unpool2d(X, np.zeros(X.shape), 2), ["indices", "integers", "float64"]),
     (lambda: F.max_unpool2d(X, np.zeros((2, 3, 4, 4), int), 2), ["indices", "(2, 3, 4, 4)"]),
     (lambda: F.max_unpool2d(X, np.full(X.shape, 324), 2), ["index", "(18, 18)"]),
-    (lambda: F.max_unpool2d(X, np.zeros(X.shape, int), 2, output_size=(20, 20)), ["output_size", "(18, 18)", "(20, 20)"]),
+    (lambda: F.max_unpool2d(X, np.zeros(X.shape, int), 2, output_size=(20, 20)), ["output_size", "(18, 18)", "(20,"]),
 ]
 
 

@@ -308,7 +308,7 @@ def fractional_max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, o
             samples = (rng or default_generator).uniform((*x.shape[:2], n), dtype=x.dtype, stream=NOISE)
     samples = samples[:len(x)]  # PyTorch takes more than there are images
     if samples.shape != (*x.shape[:2], n):
-        raise ValueError(f"{what}: _random_samples are {(*x.shape[:2], n)} for input {input.shape}, not {samples.shape}")
+        raise ValueError(f"{what}: _random_samples are {(*x.shape[:2], n)} of {input.shape}, not {samples.shape}")
     order = range(n)[::-1] if n == 2 else range(n)  # PyTorch's: of images the width's number comes first
     axes = [scattered(xp, samples[..., j], *words) for j, *words in zip(order, space, size, counts, strict=True)]
     outputs = max_at(x, together(axes, space), counts)

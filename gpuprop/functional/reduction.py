@@ -24,8 +24,8 @@ def _kept(xp, d, axis, keepdims):
 @op(precision="full")
 def sum(xp, x: Array, axis=None, keepdims=False):
     """The sum over axes."""
-    shape = x.shape
-    return x.sum(axis=axis, keepdims=keepdims), (lambda d: xp.broadcast_to(_kept(xp, d, axis, keepdims), shape),)
+    shape, kept = x.shape, keepdims or x.ndim == 0  # to NumPy a number has an axis 0 after all
+    return x.sum(axis=axis, keepdims=keepdims), (lambda d: xp.broadcast_to(_kept(xp, d, axis, kept), shape),)
 
 
 @op(precision="full")
@@ -62,7 +62,9 @@ def _root(xp, x, p):
 
 @op(precision="full")
 def logsumexp(xp, x: Array, axis=None, keepdims=False):
-    """``log(exp(x).sum(axis))`` without overflow."""
+    """``log(exp(x).sum(axis))`` without overflow, -inf for the sum of nothing."""
+    if x.size == 0:
+        return x.sum(axis=axis, keepdims=keepdims) - math.inf, (lambda d: xp.zeros_like(x),)
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)
     whole = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top

@@ -101,12 +101,14 @@ def matrix(xp, n, m, mode, step, align_corners, antialias):
 
 
 def nearest(xp, n, m, mode, step):
-    """Which of n elements each of m reads, in PyTorch's mixture of single and double precision."""
+    """Which of n elements each of m reads, in single precision, rounded where PyTorch rounds."""
     at = xp.arange(m)
     if mode == "nearest":
-        return xp.minimum((at.astype("float32") * step).astype("int64"), n - 1)
-    step = xp.full((), step, "float32").astype("float64")
-    return xp.minimum(((at + 0.5) * step).astype("float32").astype("int64"), n - 1)
+        at = at.astype("float32") * step
+    else:
+        step = xp.full((), step, "float32").astype("float64")
+        at = xp.maximum(((at + 0.5) * step - 0.5).astype("float32"), 0) + 0.5
+    return xp.minimum(at.astype("int64"), n - 1)
 
 
 def along(xp, a, x, axis):
@@ -161,7 +163,8 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
     if align_corners:
         steps = [(n - 1) / (m - 1) if m > 1 else 0.0 for n, m in zip(space, sizes, strict=True)]
     else:
-        steps = [1 / f if f else n / m for n, m, f in zip(space, sizes, factors, strict=True)]
+        whole = lambda n, m: n == m and KERNELS.get(mode, mode) == "linear"  # then PyTorch copies, whatever the factor
+        steps = [1 / f if f and not whole(n, m) else n / m for n, m, f in zip(space, sizes, factors, strict=True)]
     return interpolated(input, tuple(sizes), KERNELS.get(mode, mode), tuple(steps), bool(align_corners), antialias)
 
 

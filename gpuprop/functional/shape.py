@@ -125,10 +125,10 @@ def repeat(xp, x: Array, repeats, axis=None):
     shape = x.shape
     flat, axis = flat_without(x, axis)
     n, before, after = flat.shape[axis], flat.shape[:axis], flat.shape[axis + 1:]
-    if isinstance(repeats, tuple | list):
-        back = lambda d: put_rows.on(xp, d, xp.repeat(xp.arange(n), repeats), axis=axis, n=n).reshape(shape)
-    else:
+    if isinstance(repeats, int):
         back = lambda d: d.reshape(*before, n, repeats, *after).sum(axis=axis + 1).reshape(shape)
+    else:
+        back = lambda d: put_rows.on(xp, d, xp.repeat(xp.arange(n), repeats), axis=axis, n=n).reshape(shape)
     return xp.repeat(flat, repeats, axis=axis), (back,)
 
 

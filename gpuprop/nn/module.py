@@ -307,7 +307,7 @@ _around: Callable | None = None
 
 @contextlib.contextmanager
 def around(call: Callable) -> Iterator[None]:
-    """Inside the block a module's call is ``call(module, args, kwargs, run)``; ``run(module, args, kwargs)`` goes on."""
+    """Inside the block each call of a module is ``call(module, args, kwargs, run)``, ``run(module, ...)`` the usual."""
     global _around
     before = _around
     run = before or (lambda m, args, kwargs: m._hooked(args, kwargs) if m._hooks else m.forward(*args, **kwargs))

@@ -63,8 +63,8 @@ class RMSNorm(Affine):
         self.eps, self.elementwise_affine = eps, elementwise_affine
         self.make(self.normalized_shape, elementwise_affine, False, device, dtype)
 
-    def forward(self, input: Any) -> Any:
-        return F.rms_norm(input, self.normalized_shape, self.weight, self.eps)
+    def forward(self, x: Any) -> Any:
+        return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
 def sizes(shape: int | Sequence[int]) -> tuple[int, ...]:

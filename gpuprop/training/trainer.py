@@ -268,16 +268,18 @@ class Trainer:
                 module.training = mode
 
     def _ready(self, batch: Any) -> tuple:
-        if not isinstance(batch, tuple | list) or len(batch) < 2:
+        if type(batch) is not tuple and not isinstance(batch, list | tuple) or len(batch) < 2:
             raise TypeError(f"a batch is a tuple (*inputs, target), not {type(batch).__name__}"
-                            + f" of {len(batch)}" * isinstance(batch, tuple | list))
+                            + f" of {len(batch)}" * isinstance(batch, list | tuple))
         return tuple(map(self._here, batch))
 
     def _here(self, value: Any) -> Tensor:
         """A Tensor on the model's backend, in its dtype if it is floating."""
+        if type(value) is Tensor:
+            data = value.data
+            if type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
+                return value
         data = raw(value)
-        if type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
-            return value if isinstance(value, Tensor) else Tensor(data)
         if not hasattr(data, "shape"):
             data = np.asarray(data)
         return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -65,16 +66,30 @@ def exact(reference: Run, candidate: Run) -> Iterator[Exact]:
         yield Exact("batches", "their number", min(len(reference.steps), len(candidate.steps)), False)
 
 
-def noises(reference: Run, again: Iterable[Run]) -> list[dict[Place, float]]:
-    """How far the reference's runs in other orders get from it, the farthest of them, by step and tensor."""
-    found: list[dict[Place, float]] = [{} for _ in reference.steps]
-    for run in again:  # which may be made one by one, for they are large
-        for a, b, known in zip(reference.steps, run.steps, found, strict=True):
+def with_gradients_of(reference: Run, point: Run) -> Run:
+    """The reference, but gradients and updates from its run at another's activations.
+
+    Where an activation is within rounding of a kink, of ReLU say, two runs may be on two sides of it, and both right.
+    """
+    steps = [a._replace(entries=[e for e in a.entries if e.phase == "forward"] +
+                                [e for e in b.entries if e.phase != "forward"])
+             for a, b in zip(reference.steps, point.steps, strict=False)]
+    return reference._replace(steps=steps)
+
+
+def noises(pairs: Iterable[tuple[Run, Run]]) -> list[dict[Place, float]]:
+    """How far the reference's runs in other orders get from it, the farthest of them, by step and tensor.
+
+    They come in pairs with what they are to be measured by, made one by one, for they are large.
+    """
+    found: dict[int, dict[Place, float]] = defaultdict(lambda: defaultdict(float))
+    for reference, again in pairs:
+        for i, (a, b) in enumerate(zip(reference.steps, again.steps, strict=True)):
             other = _by_place(b.entries)
             for place, entry in _by_place(a.entries).items():
                 if place in other:
-                    known[place] = max(known.get(place, 0.0), nearest(other[place].value, entry.value, b.order))
-    return found
+                    found[i][place] = max(found[i][place], nearest(other[place].value, entry.value, b.order))
+    return [found[i] for i in range(1 + max(found, default=-1))]
 
 
 def compare(reference: Run, candidate: Run, noise: list[dict[Place, float]], dtype: str) -> Iterator[Row]:
@@ -83,24 +98,10 @@ def compare(reference: Run, candidate: Run, noise: list[dict[Place, float]], dty
         expected, got = _by_place(a.entries), _by_place(b.entries)
         for place, entry in expected.items():
             least = FLOOR * _spacing(size(entry.value) if entry.scale is None else entry.scale, dtype)
-            yield _row(entry, got.get(place), max(noise[i].get(place, 0.0), least), dtype, i)
+            known = noise[i].get(place, 0.0) if i < len(noise) else 0.0
+            yield _row(entry, got.get(place), max(known, least), dtype, i)
         for place in got.keys() - expected.keys():
             yield Row(dtype, i, *place, np.inf, 1.0, ": only the candidate has it")
-
-
-def at_its_own_point(rows: list[Row], candidate: Run, guided: Run) -> Iterator[Row]:
-    """The rows again, with gradients and updates measured by the reference's at the candidate's own activations.
-
-    Where an activation is within rounding of a kink, of ReLU say, two runs may be on two sides of it, and both right.
-    """
-    for row in rows:
-        place = row.phase, row.layer, row.what
-        right = _by_place(guided.steps[row.step].entries).get(place) if row.phase != "forward" else None
-        got = _by_place(candidate.steps[row.step].entries).get(place)
-        apart = distance(got.value, right.value) if got and right else np.inf
-        if not row.same and apart < row.distance:
-            row = row._replace(distance=apart, detail=f"{row.detail}, measured beyond a kink")
-        yield row
 
 
 def _by_place(entries: list[Entry]) -> dict[Place, Entry]:

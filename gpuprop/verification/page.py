@@ -36,8 +36,8 @@ def _page(results: Sequence[Verification]) -> Iterator[str]:
     yield '<meta name="viewport" content="width=device-width">\n<title>gpuprop verify</title>'
     yield f"<style>{STYLE}</style>\n<h1>gpuprop verify</h1>"
     yield (f"<p>The same training runs on two backends. A number is a tensor's distance to the reference in float64, "
-           f"divided by the noise: by the distance of the reference with the rows of each batch in another order, or "
-           f"by {FLOOR} units in the last place if that is more. Up to {LIMIT:g} is what rounding does.</p>")
+           f"divided by the noise: by what the reference's own runs in other orders are from it, or by {FLOOR} units "
+           f"in the last place if that is more. Up to {LIMIT:g} is what rounding does.</p>")
     for result in results:
         yield from _section(result)
     yield f"<h2>Environment</h2>\n<pre>{escape(environment.text(environment.info()))}</pre>\n</html>"

@@ -242,7 +242,7 @@ def index_add(input, dim, index, source, alpha=1):
 
 @means("repeat")
 def repeat_interleave(input, repeats, dim=None, output_size=None):
-    return gp.repeat(input, repeats.tolist() if isinstance(repeats, gp.Tensor) else repeats, dim)
+    return gp.repeat(input, repeats.numpy() if isinstance(repeats, gp.Tensor) else repeats, dim)
 
 
 @means("split")

@@ -55,9 +55,9 @@ OPS = [
     *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
             when=lambda call: call.kwargs.get("training")),
     # array functions and methods speak NumPy
-    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", "nn.functional.cosine_similarity", when=no_axes),
+    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", when=no_axes),
     *refuse("a 0-d array has no axes",
-            *both("cumprod cumsum gather index_select logsumexp mean prod scatter_add squeeze sum"), "index_add",
+            *both("cumprod cumsum gather index_select logsumexp mean prod scatter_add squeeze"), "index_add",
             "transpose", when=axis_of_none),
     *refuse("an axis that is squeezed has size 1", *both("squeeze"),
             when=lambda call: len(call.args) > 1 and {*sizes(call)} != {1}),

@@ -6,7 +6,9 @@ gradients, agreement of backends, versions and memory layouts.  One module a fam
 
 from __future__ import annotations
 
+import functools
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,17 +69,28 @@ def _text(value: Any) -> str:
     return f"[{', '.join(map(_text, value))}]" if isinstance(value, list | tuple) else repr(value)
 
 
-_rng = np.random.default_rng(0)
+@functools.cache
+def _rng(family: str) -> np.random.Generator:
+    """Each family draws its own numbers, which another family's rows do not change."""
+    return np.random.default_rng(list(family.encode()))
+
+
+def _family() -> str:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals["__name__"] == __name__:
+        frame = frame.f_back
+    return frame.f_globals["__name__"]
 
 
 def floats(*shape: int, low: float | None = None, high: float | None = None) -> np.ndarray:
     """float64 of a shape: normal, or uniform between `low` and `high`; no two are equal."""
-    return np.asarray(_rng.standard_normal(shape) if low is None or high is None else _rng.uniform(low, high, shape))
+    rng = _rng(_family())
+    return np.asarray(rng.standard_normal(shape) if low is None or high is None else rng.uniform(low, high, shape))
 
 
 def integers(high: int, *shape: int, low: int = 0) -> np.ndarray:
     """int64 in [low, high)."""
-    return np.asarray(_rng.integers(low, high, shape))
+    return np.asarray(_rng(_family()).integers(low, high, shape))
 
 
 def pointwise(op: Callable, operands: int = 1, low: float | None = None, high: float | None = None,

@@ -33,7 +33,8 @@ MORE_TRANSPOSED: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] =
 def of_dimensions() -> Iterator[Row]:
     """What goes for any number of dimensions."""
     for n in (1, 2, 3):
-        yield from (Row(op, floats(1, 1, *(1,) * n), floats(1, 1, *(1,) * n)) for op in (CONV[n - 1], TRANSPOSED[n - 1]))
+        for op in (CONV[n - 1], TRANSPOSED[n - 1]):
+            yield Row(op, floats(1, 1, *(1,) * n), floats(1, 1, *(1,) * n))
         for batch in ((2,), (), (0,)):
             for op, weight in ((CONV[n - 1], (2, 3)), (TRANSPOSED[n - 1], (3, 2))):
                 for bias in (True, False):

@@ -27,7 +27,8 @@ ROWS = [
       for mode in ("nearest", "bilinear", "bicubic", "area")),
     *(Row(F.upsample, floats(*x), 2) for x in ((0, 1, 2), (1, 1, 1))),
     *(Row(interpolated, floats(*x), (3,), mode, (0.5,), False, antialias)
-      for x in ((2, 4), (0, 4), (1,)) for mode, antialias in (("linear", False), ("cubic", True), ("area", False), ("nearest", False))),
+      for x in ((2, 4), (0, 4), (1,))
+      for mode, antialias in (("linear", False), ("cubic", True), ("area", False), ("nearest", False))),
     *(Row(F.affine_grid, floats(n, d, d + 1), (n, 1, *space), aligned) for aligned in (False, True)
       for n, d, space in ((2, 2, (3, 4)), (1, 3, (2, 1, 3)), (0, 2, (2, 2)))),
     *(Row(F.grid_sample, floats(2, 2, *space), floats(2, *out, len(space), low=-1.4, high=1.4), mode, edges, aligned)
