@@ -275,12 +275,12 @@ def test_ctrl_c(tmp_path):
 # ---- shown ----------------------------------------------------------------------------------------------------------
 
 
-def shown(monkeypatch, capsys, terminal=True, **modules):
+def shown(monkeypatch, capsys, terminal=True, data=data(), callbacks=(), **modules):  # noqa: B008
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     for name, value in modules.items():
         monkeypatch.setitem(sys.modules, name, value)
     capsys.readouterr()
-    trainer(metrics=["accuracy"]).fit(data(), data(), epochs=2)
+    trainer(metrics=["accuracy"]).fit(data, data, epochs=2, callbacks=callbacks)
     out, err = capsys.readouterr()
     assert out == ""
     return err
@@ -298,6 +298,22 @@ def test_a_bar_in_a_terminal(monkeypatch, capsys):
 def test_lines_without_tqdm(monkeypatch, capsys):
     err = shown(monkeypatch, capsys, **{"tqdm": None, "tqdm.auto": None}).splitlines()
     assert len(err) == 2 and err[1].startswith("epoch 2/2: loss 1.") and "val_accuracy 0." in err[1]
+
+
+@pytest.mark.parametrize("missing", [{}, {"tqdm": None, "tqdm.auto": None}])
+def test_data_without_a_length(monkeypatch, capsys, missing):
+    class Endless(Callback):
+        def on_step_end(self, t):
+            t.history.interrupted = True
+            t.stop()
+
+    class Unknown:
+        def __iter__(self):
+            return iter(pieces(data(), 20))
+
+    err = shown(monkeypatch, capsys, **missing, data=Unknown(), callbacks=[Endless()])
+    assert "stopped by ctrl-C: the model keeps what it has learnt\n" in err
+    assert "loss" in shown(monkeypatch, capsys, **missing, data=Unknown())
 
 
 def test_a_notebook(monkeypatch, capsys):

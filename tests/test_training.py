@@ -12,7 +12,7 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim
-from gpuprop.data import ArrayDataset, DataLoader
+from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
 from gpuprop.training import Callback, Trainer
 
 
@@ -94,10 +94,23 @@ def test_several_inputs_and_several_kinds_of_data(backend):
         def forward(self, x, z):
             return self.a(x) + self.b(z)
 
+    class Rows:
+        """A dataset to who looks for no more than it takes."""
+
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return x[i], -x[i], y[i]
+
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return zip(x, -x, y, strict=True)
+
     x, y = data()
     want = None
     for kind in (lambda: pieces((x, -x, y), 10), lambda: DataLoader(ArrayDataset(x, -x, y), 10),
-                 lambda: (gpuprop.tensor(x), x.astype("float64") * -1, y.tolist())):
+                 lambda: (gpuprop.tensor(x), x.astype("float64") * -1, y.tolist()), lambda: Rows(), lambda: Stream()):
         gpuprop.manual_seed(0)
         two = Two()
         t = Trainer(two, nn.CrossEntropyLoss(), optim.SGD(two.parameters(), lr=0.1))
@@ -215,10 +228,25 @@ def test_nothing_counts():
         np.testing.assert_array_equal(value, before[name])
 
 
+def test_weights_of_places():
+    """Their sum divides the mean of mse_loss and l1_loss."""
+    x, weight = data(dtype="float64")[0], np.random.default_rng(3).uniform(0, 2, (40, 3))
+    loss = functools.partial(F.l1_loss, weight=gpuprop.tensor(weight))
+    t = trainer(0, "float64", loss)
+    t.fit([(x, SOFT)])
+    bare = trainer(0, "float64")
+    loss(bare.model(gpuprop.tensor(x)), gpuprop.tensor(SOFT)).backward()
+    bare.optimizer.step()
+    for name, want in bare.model.state_dict().items():
+        np.testing.assert_allclose(t.model.state_dict()[name], want, rtol=0, atol=1e-14)
+
+
 def test_losses_that_are_no_mean():
     for loss in (nn.MSELoss(reduction="sum"), functools.partial(F.mse_loss, reduction="none")):
         with pytest.raises(ValueError, match=r"a loss to train by is a mean, and this one has reduction='(sum|none)'"):
             trainer(loss=loss)
+    with pytest.raises(ValueError, match=r"a loss is one number, .*, not of shape \(32,\): reduce it by .mean\(\)"):
+        trainer(loss=lambda output, target: F.cross_entropy(output, target, reduction="none")).fit(data())
 
 
 # ---- schedules ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from gpuprop import functional as F
 from gpuprop import nn, optim
 from gpuprop.backend import Unavailable, _classes, default_backend, get_backend
 from gpuprop.cli import main
+from gpuprop.data import ArrayDataset
 from gpuprop.functional.activation import gelu, relu
 from gpuprop.functional.dropout import drop
 from gpuprop.ops import forget_choices
@@ -21,7 +22,7 @@ from gpuprop.verification import DIFFERS, NOTHING, SAME
 from gpuprop.verification.measure import distance
 from gpuprop.verification.page import page
 from gpuprop.verification.reorder import Order, Products
-from gpuprop.verification.runs import RUNS, mlp
+from gpuprop.verification.runs import RUNS, mlp, trained
 from gpuprop_numpy import NumpyBackend
 
 CANDIDATE = "cupy" if os.environ.get("GPUPROP_STANDIN") == "1" else "strict"
@@ -59,6 +60,18 @@ class TestHonest:
         assert {row.dtype for row in result.rows} == {"float64", "float32"}
         assert {e.what for e in result.exact} == {"initial weights", "batches", "dropout masks"}
         assert str(result).endswith(": the same run")
+
+    @pytest.mark.parametrize("seed", [0, 3, 7])
+    def test_rounding_that_the_run_amplifies(self, seed):
+        """RMSprop divides small gradients by themselves, so that one other order of rows does not tell enough."""
+        def make_run():
+            model = nn.Sequential(nn.Linear(50, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.ReLU(),
+                                  nn.Linear(128, 10))
+            data = gpuprop.random.normal((256, 50)).numpy(), gpuprop.random.integers(0, 10, 256).numpy()
+            return trained(model, F.cross_entropy, optim.RMSprop(model.parameters()), ArrayDataset(*data), 32)
+
+        result = verify(make_run, steps=4, seed=seed)
+        assert result, str(result)
 
     def test_random_numbers_are_left_as_they_were(self):
         before = default_generator.get_state()
@@ -281,6 +294,23 @@ class TestRecording:
         names = [(row.layer, row.what) for row in verify(block_run).rows if row.phase == "backward"]
         assert ("1.layer", "gradient of input") in names
         assert not {("1", "gradient of input"), ("1.side", "gradient of input"), ("0", "gradient of output")} & {*names}
+
+    def test_batches_with_more_than_arrays(self):
+        def make_run():
+            model = nn.Linear(3, 1)
+
+            def step(x, options):
+                assert isinstance(options["times"], int) and options["name"] is None
+                loss = model(x).sum() * options["times"]
+                loss.backward()
+                return loss.item()
+
+            return model, step, [(gpuprop.ones((5, 3)), {"times": 2, "name": None})]
+
+        assert verify(make_run)
+
+    def test_the_other_way_round(self):
+        assert gpuprop.verify(block_run, reference=CANDIDATE, candidate="numpy", steps=2)
 
     def test_host_batches_and_loaders_of_one_array(self):
         def make_run():

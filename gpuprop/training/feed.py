@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from gpuprop.autograd import asnumpy, get_array_module, is_float
-from gpuprop.data import ArrayDataset, DataLoader, Dataset
+from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
 from gpuprop.random import Generator
 
 
 def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targets: bool = True) -> Any:
-    """One array, a tuple of arrays or a Dataset in a DataLoader; another iterable is one of batches, and stays.
+    """One array, a tuple of arrays or a dataset in a DataLoader; another iterable is one of batches, and stays.
 
     Arrays that are floating are cast to `dtype`, once; only shuffling draws random numbers.  Raises ValueError for no
     data, for arrays of different lengths and, if the last one is that of `targets`, for NaN in it.
@@ -18,12 +18,14 @@ def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targe
     if isinstance(data, tuple) or hasattr(data, "shape"):
         arrays = ArrayDataset(*data if isinstance(data, tuple) else (data,)).arrays
         data = ArrayDataset(*(a.astype(dtype, copy=False) if is_float(a.dtype) else a for a in arrays))
-    dataset: Any = data if isinstance(data, Dataset) else getattr(data, "dataset", None)
+    samples = isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and not hasattr(data, "__iter__"))
+    dataset = data if samples else getattr(data, "dataset", None)
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ValueError("there is no data: the dataset is empty")
     if targets and isinstance(dataset, ArrayDataset):
         _refuse_nan(dataset.arrays[-1])
-    if isinstance(data, Dataset):
+    if samples:
+        shuffle &= not isinstance(data, IterableDataset)
         data = DataLoader(data, batch_size, shuffle, dtype=dtype, rng=None if shuffle else Generator())
     if not hasattr(data, "__iter__"):
         raise TypeError(f"data is a tuple of arrays, a DataLoader or another iterable of batches, "

@@ -37,12 +37,19 @@ def _in_notebook() -> bool:
 class Lines(Callback):
     """A line an epoch."""
 
+    def write(self, line: str) -> None:
+        print(line, file=sys.stderr)
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if trainer.history.interrupted:
+            self.write("stopped by ctrl-C: the model keeps what it has learnt")
+
     def on_epoch_end(self, trainer: Trainer) -> None:
         row = trainer.history[-1]
-        print(f"epoch {row['epoch']}/{trainer.last_epoch}: {describe(row)} ({row['seconds']:.1f} s)", file=sys.stderr)
+        self.write(f"epoch {row['epoch']}/{trainer.last_epoch}: {describe(row)} ({row['seconds']:.1f} s)")
 
 
-class Bar(Callback):
+class Bar(Lines):
     """One bar for all epochs, in steps, with the figures of the epoch before; in long epochs the loss is this one's."""
 
     def __init__(self, tqdm: Any) -> None:
@@ -75,8 +82,10 @@ class Bar(Callback):
 
     def on_fit_end(self, trainer: Trainer) -> None:
         self._draw()
-        if trainer.history.interrupted:
-            self.bar.write("stopped by ctrl-C: the model keeps what it has learnt", file=sys.stderr)
+        super().on_fit_end(trainer)
+
+    def write(self, line: str) -> None:
+        self.bar.write(line, file=sys.stderr)  # above the bar
 
     def close(self) -> None:
         if self.bar is not None:

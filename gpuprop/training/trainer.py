@@ -268,7 +268,7 @@ class Trainer:
                 module.training = mode
 
     def _ready(self, batch: Any) -> tuple:
-        if type(batch) is not tuple and not isinstance(batch, list | tuple) or len(batch) < 2:
+        if not isinstance(batch, list | tuple) or len(batch) < 2:
             raise TypeError(f"a batch is a tuple (*inputs, target), not {type(batch).__name__}"
                             + f" of {len(batch)}" * isinstance(batch, list | tuple))
         return tuple(map(self._here, batch))

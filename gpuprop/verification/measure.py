@@ -87,8 +87,9 @@ def noises(pairs: Iterable[tuple[Run, Run]]) -> list[dict[Place, float]]:
         for i, (a, b) in enumerate(zip(reference.steps, again.steps, strict=True)):
             other = _by_place(b.entries)
             for place, entry in _by_place(a.entries).items():
-                if place in other:
-                    found[i][place] = max(found[i][place], nearest(other[place].value, entry.value, b.order))
+                far = nearest(other[place].value, entry.value, b.order) if place in other else np.inf
+                if far < np.inf:  # else it is no rounding
+                    found[i][place] = max(found[i][place], far)
     return [found[i] for i in range(1 + max(found, default=-1))]
 
 
@@ -135,8 +136,10 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
 def order_matters(reference: Run, again: Run) -> bool:
     """Does the order of the rows change the first forward by more than rounding, or is there none to change?"""
     other, order = _by_place(again.steps[0].entries), again.steps[0].order
-    return not (order and order.n) or any(nearest(other[place].value, e.value, order) > 1e-6 * size(e.value)
-               for place, e in _by_place(reference.steps[0].entries).items() if e.phase == "forward")
+    if order is None or not order.n:
+        return True
+    forward = [(place, e) for place, e in _by_place(reference.steps[0].entries).items() if e.phase == "forward"]
+    return any(nearest(other[place].value, e.value, order) > 1e-6 * size(e.value) for place, e in forward)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -67,7 +67,7 @@ class Recorder:
     def record(self, step: Callable, batch: Any, again: int = 0, rows: bool = True) -> Step:
         """Do one training step, or do it `again` in another order, of which there is one for each number."""
         leaves: list[np.ndarray] = []
-        tree_map(lambda leaf: leaves.append(asnumpy(leaf)), batch)
+        tree_map(lambda leaf: leaves.append(asnumpy(leaf)) if hasattr(leaf, "shape") else None, batch)
         order = Order(Order.rows(leaves) if rows else 0, again) if again else None
         placed = tree_map(lambda leaf: self._place(leaf, order), batch)
         state = self.model._state()
@@ -87,6 +87,8 @@ class Recorder:
 
     def _place(self, leaf: Any, order: Order | None) -> Any:
         """A part of the batch where and as the run wants it, in its kind."""
+        if not hasattr(leaf, "shape"):
+            return leaf
         host = order.moved(asnumpy(leaf)) if order else asnumpy(leaf)
         host = host.astype(self.dtype) if is_float(host.dtype) else host
         if type(raw(leaf)) is np.ndarray and not isinstance(leaf, Tensor):
@@ -123,7 +125,7 @@ class Recorder:
         """Go on with the output that another run had here."""
         if value is not None and value.shape == tensor.shape and is_float(tensor.dtype):
             array = self.backend.asarray(value, tensor.dtype)
-            if tensor.data.base is None:
+            if getattr(tensor.data, "base", tensor) is None:
                 tensor.data[...] = array  # which the layer's own pullback may read too
             else:
                 tensor.data = array

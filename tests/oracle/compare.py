@@ -102,7 +102,7 @@ def same_curvature(expected: list, call: Callable, leaves: list[torch.Tensor]) -
     def along(*xs: Any) -> Any:
         return total(gpuprop.grad(loss, numbers)(*xs), map(ours, directions))
 
-    with noticing(products):
+    with noticing((*expected, *products)):
         results = gpuprop.grad(along, numbers)(*(ours(v).data for v in leaves))
     for i, (result, product) in enumerate(zip(results, products, strict=True)):
         close(f"Hessian-vector product of input {i}", result, product, SECOND)

@@ -27,6 +27,9 @@ for _op in op_db:
         HERE.setdefault(_name, []).append((_op, _our))
 FUNCTIONS = [name for name in HERE if not name.startswith("Tensor.")]
 METHODS = [name for name in HERE if name.startswith("Tensor.")]
+MORE: dict[str, list[tuple]] = {  # what op_db forgets: the input's shape, other arguments
+    "logsumexp": [((0, 3), 0), ((2, 0), (0, 1))],
+}
 CURVED = 2  # samples of each entry that are compared in the second order too
 
 
@@ -54,6 +57,8 @@ def samples(name: str) -> Iterator[Sample]:
 
 def calls(op: OpInfo) -> Iterator[tuple[tuple, dict[str, Any]]]:
     """The arguments of all samples of a kind that is compared."""
+    for shape, *others in MORE.get(op.name, ()):
+        yield (torch.testing.make_tensor(shape, dtype=torch.float64, device="cpu", requires_grad=True), *others), {}
     for dtype in [d for d in DTYPES if d in op.dtypes]:
         for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
             args, kwargs = (sample.input, *sample.args), {**sample.kwargs}
