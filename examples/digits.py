@@ -1,4 +1,4 @@
-"""Train a network to read handwritten digits: 1 797 of them, by 43 people, 8 x 8 pixels each.
+"""Train a network to read handwritten digits: 1 797 of them, by 13 people, 8 x 8 pixels each.
 
     python examples/digits.py [--backend auto|cpu|cuda] [--epochs 40] [--batch-size 32] [--seed 0] [--out out]
 

@@ -185,10 +185,9 @@ def test_a_killed_process_is_reported():
 
 
 def test_a_hanging_process_is_ended():
-    begun = time.perf_counter()
     with pytest.raises(TimeoutError, match=r"waited timeout=1 s for a batch of its 1 worker"):
         list(DataLoader(Samples(hang), 4, num_workers=1, worker="process", timeout=1))
-    assert time.perf_counter() - begun < 8
+    assert workers() == []
 
 
 def test_a_hanging_thread_is_left_alone():

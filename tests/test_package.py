@@ -15,8 +15,8 @@ import pytest
 import gpuprop
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = {"PIL", "cupy", "cupyx", "jax", "matplotlib", "ml_dtypes", "onnx", "pooch", "safetensors", "scipy", "sklearn",
-            "torch", "tqdm"}
+OPTIONAL = {"PIL", "cupy", "cupyx", "jax", "matplotlib", "ml_dtypes", "onnx", "pooch", "safetensors", "scipy",
+            "sklearn", "torch", "tqdm"}
 MODULES = ["backend", "data", "functional", "io", "nn", "optim", "random", "testing", "training"]
 NAMES = """
     Array BackendMismatchError Parameter Tensor asnumpy autocast backends capture debug enable_grad from_dlpack generic

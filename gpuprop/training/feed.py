@@ -20,7 +20,7 @@ def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targe
         data = ArrayDataset(*(a.astype(dtype, copy=False) if is_float(a.dtype) else a for a in arrays))
     samples = isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and not hasattr(data, "__iter__"))
     dataset = data if samples else getattr(data, "dataset", None)
-    if hasattr(dataset, "__len__") and not len(dataset):
+    if length(dataset) == 0:
         raise ValueError("there is no data: the dataset is empty")
     if targets and isinstance(dataset, ArrayDataset):
         _refuse_nan(dataset.arrays[-1])
@@ -30,10 +30,19 @@ def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targe
     if not hasattr(data, "__iter__"):
         raise TypeError(f"data is a tuple of arrays, a DataLoader or another iterable of batches, "
                         f"not {type(data).__name__}")
-    if hasattr(data, "__len__") and not len(data):
-        hint = f" of {len(dataset)} samples: is drop_last set, with a larger batch_size?" if dataset is not None else ""
+    if length(data) == 0:
+        n = length(dataset)
+        hint = f" of {n} samples: is drop_last set, with a larger batch_size?" if n else ""
         raise ValueError(f"there is no data: the {type(data).__name__} makes no batch{hint}")
     return data
+
+
+def length(data: Any) -> int | None:
+    """How many there are, where that is known; a loader may only learn it by counting."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
 
 
 def _refuse_nan(target: Any) -> None:

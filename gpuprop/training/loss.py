@@ -65,7 +65,8 @@ def _own(loss: Callable, output: Any, target: Any) -> Parts:
         total, count = value
         return total, 1, raw(count)
     if value.data.size != 1:
-        raise ValueError(f"a loss is one number, the mean over the batch, not of shape {value.shape}: reduce it by .mean()")
+        raise ValueError(f"a loss is one number, the mean over the batch, not of shape {value.shape}: reduce it by "
+                         f".mean()")
     rows = len(target)
     return value, rows, rows
 

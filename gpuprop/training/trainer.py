@@ -24,7 +24,7 @@ from gpuprop.optim.arena import gradients
 from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gpuprop.random import default_generator
 from gpuprop.training.callbacks import EVENTS, Callback, EachEpoch
-from gpuprop.training.feed import batches
+from gpuprop.training.feed import batches, length
 from gpuprop.training.figures import Figures
 from gpuprop.training.history import History
 from gpuprop.training.loss import backward, in_parts, nonzero
@@ -79,7 +79,8 @@ class Trainer:
         validation = None if validation is None else batches(validation, batch_size, dtype)
         self._stopping = self.history.interrupted = False
         self.last_epoch = len(self.history) + epochs
-        self.steps_per_epoch = -(-len(train) // self.accumulate) if hasattr(train, "__len__") else None
+        count = length(train)
+        self.steps_per_epoch = None if count is None else -(-count // self.accumulate)
         self._hooks = {event: [c for c in watching if getattr(type(c), event) is not getattr(Callback, event)]
                        for event in EVENTS}
         with contextlib.ExitStack() as stack:
