@@ -57,3 +57,14 @@ def mlp() -> tuple:
                           nn.Linear(48, 10))
     dataset = ArrayDataset(gpuprop.random.normal((256, 20)).numpy(), gpuprop.random.integers(0, 10, 256).numpy())
     return trained(model, F.cross_entropy, optim.AdamW(model.parameters()), dataset, 32)
+
+
+@builtin
+def cnn() -> tuple:
+    """Two convolutions with batch normalisation, pooling and dropout, SGD with momentum; images in classes."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+                          nn.Conv2d(8, 12, 3, stride=2), nn.GroupNorm(3, 12), nn.SiLU(), nn.AdaptiveAvgPool2d(2),
+                          nn.Flatten(), nn.Dropout(0.2), nn.Linear(48, 10))
+    images = gpuprop.random.normal((96, 3, 12, 12)).numpy()
+    dataset = ArrayDataset(images, gpuprop.random.integers(0, 10, 96).numpy())
+    return trained(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.05, momentum=0.9), dataset, 16)
