@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from conftest import BACKENDS
 
+from gpuprop.backend import get_backend
 from gpuprop.ops import definitions
-from gpuprop.testing import all_rows, check_grad, check_parity, check_second
+from gpuprop.testing import all_rows, check_capture, check_grad, check_parity, check_second
 
 ROWS = all_rows()
 by_row = pytest.mark.parametrize("row", ROWS, ids=[f"{i}-{r!r}" for i, r in enumerate(ROWS)])
@@ -29,6 +30,13 @@ def test_second_order(row):
 def test_parity(row, name, dtype):
     if "parity" not in row.reasons:
         check_parity(row, backend=name, dtype=dtype)
+
+
+@by_row
+@pytest.mark.parametrize("name", [name for name in BACKENDS if get_backend(name).records])
+def test_capture(row, name):
+    if "capture" not in row.reasons:
+        check_capture(row, backend=name)
 
 
 def test_every_op_has_rows():

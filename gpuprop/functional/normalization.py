@@ -78,7 +78,7 @@ def track(xp, running_mean: Array, running_var: Array, mean: Array, variance: Ar
     """
     channels = running_mean.shape[0]
     for running, new, factor in (running_mean, mean, 1), (running_var, variance, n / max(n - 1, 1)):
-        new = new.reshape(-1, channels).mean(axis=0) * factor  # of several instances, their mean
+        new = new.reshape(new.size // (channels or 1), channels).mean(axis=0) * factor  # of several instances, their mean
         running += momentum * (new - running)
 
 

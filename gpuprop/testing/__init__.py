@@ -3,6 +3,7 @@
 from gpuprop.backend import CaptureError, register
 from gpuprop.testing.checks import (
     LAYOUTS,
+    check_capture,
     check_grad,
     check_kernel,
     check_parity,
@@ -14,7 +15,8 @@ from gpuprop.testing.checks import (
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 from gpuprop.testing.strict import StrictArray, StrictBackend
 
-__all__ = ["LAYOUTS", "CaptureError", "Row", "StrictArray", "StrictBackend", "all_rows", "check_grad", "check_kernel",
+__all__ = ["LAYOUTS", "CaptureError", "Row", "StrictArray", "StrictBackend", "all_rows", "check_capture",
+           "check_grad", "check_kernel",
            "check_parity", "check_second", "check_training", "conformance", "floats", "integers", "no_syncs",
            "pointwise"]
 

@@ -245,6 +245,37 @@ def no_syncs(backend: Backend, where: str) -> Iterator[None]:
     assert len(counted) == before, f"{where}: the host waited for the device: {'; '.join(counted[before:])}"
 
 
+def check_capture(row: Any, *args: Any, backend: str = "strict", **kwargs: Any) -> None:
+    """Forward and backward recorded and replayed give what they give as they are, bit for bit, on a backend that records."""
+    row, b = _row(row, args, kwargs), get_backend(backend)
+    inputs: list[Tensor] = []
+
+    def place(a: np.ndarray) -> Tensor:
+        floating = a.dtype.kind == "f"
+        inputs.append(Tensor(_place(b, a.astype("float32") if floating else a), requires_grad=floating))
+        return inputs[-1]
+
+    call, seeds = row.replaced(place), []  # type: ignore[var-annotated]
+
+    def go() -> list[Any]:
+        outputs = _flat(call())
+        wanted = [o for o in outputs if o.requires_grad]
+        for t in inputs:
+            t.grad = None
+        seeds.extend(Tensor(b.asarray(_seed(o))) for o in wanted[len(seeds):])
+        if wanted:
+            functools.reduce(operator.add, [(o * s).sum() for o, s in zip(wanted, seeds, strict=True)]).backward()
+        return [*(o.data for o in outputs), *(t.grad for t in inputs if t.grad is not None)]
+
+    with use(backend):
+        want = [b.to_numpy(a) for a in go()]
+        with b.record() as recording:
+            made = go()
+        recording.replay()
+        for got, expected in zip(made, want, strict=True):
+            np.testing.assert_array_equal(b.to_numpy(got), expected, err_msg=f"{row} replayed on {backend!r}")
+
+
 def check_kernel(backend: str, name: str, rows: Iterable[Row], twin: Callable | None = None) -> None:
     """A backend's twin of an op or kernel does what the definition does, in float64 and float32, in every layout.
 

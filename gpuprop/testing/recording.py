@@ -59,7 +59,7 @@ class Recording:
 
     def before(self, arrays: Iterable[np.ndarray]) -> None:
         """Keep what memory holds before its first use."""
-        for memory in map(_owner, arrays):
+        for memory in map(owner, arrays):
             if id(memory) not in self._made and id(memory) not in self._before:
                 self._before[id(memory)] = memory, memory.copy()
 
@@ -70,7 +70,7 @@ class Recording:
         words = map(self._word, (*args, *kwargs.values()))
         self.calls.append(Call(name, caller(), tuple(zip(labels, words, strict=True))))
         for array in made.values():
-            memory = _owner(array)
+            memory = owner(array)
             self._made[id(memory)] = memory, len(self.calls) - 1
         if computed:
             self._steps.append(lambda: _again(fn, args, kwargs, made))
@@ -88,7 +88,7 @@ class Recording:
             return f"({', '.join(map(self._word, value))})"
         if not isinstance(value, np.ndarray):
             return repr(value)
-        memory = _owner(value)
+        memory = owner(value)
         _, maker = self._made.get(id(memory), (None, None))
         place = (f"at {_address(value):#x}" if maker is None else
                  f"of call {maker}, byte {_address(value) - _address(memory)}")
@@ -117,12 +117,12 @@ def leaves(result: Any) -> Iterator[np.ndarray]:
         yield np.asarray(result)
 
 
-def _owner(a: np.ndarray) -> np.ndarray:
+def owner(a: np.ndarray) -> np.ndarray:
     """The array whose memory this is; as_strided puts an object that is none between them."""
-    owner, base = a, a.base
+    found, base = a, a.base
     while base is not None:
-        owner, base = base if isinstance(base, np.ndarray) else owner, getattr(base, "base", None)
-    return owner
+        found, base = base if isinstance(base, np.ndarray) else found, getattr(base, "base", None)
+    return found
 
 
 def _address(a: np.ndarray) -> int:

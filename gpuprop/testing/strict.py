@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuprop.backend import EXTRAS, Backend, CaptureError, get_backend, waits
 from gpuprop.testing.readings import READINGS, getitem, in_range, product, setitem, total
-from gpuprop.testing.recording import Recording, caller, leaves
+from gpuprop.testing.recording import Recording, caller, leaves, owner
 
 # ---- which names there are, and what they take -----------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Machine:
             array = next((g for g in given if g._a is raw), None)
             viewed = None
             if array is None and raw.base is not None:  # else it is new, for sure
-                viewed = next((g for g in given if np.may_share_memory(g._a, raw)), None)
+                viewed = next((g for g in given if np.may_share_memory(g._a, raw) or _empty_view(g._a, raw)), None)
             if array is None:
                 array = self.new(raw, None if viewed is None else viewed._device)
                 if viewed is None:
@@ -198,6 +198,11 @@ class Machine:
             if g._device != self.device:
                 raise ValueError(f"The device where the array resides ({g._device}) is different from the current "
                                  f"device ({self.device}). Peer access is unavailable between these devices.")
+
+
+def _empty_view(a: np.ndarray, view: np.ndarray) -> bool:
+    """Is it a view of `a` in which nothing is left to share?"""
+    return view.size == 0 and view.base is not None and owner(view) is owner(a)
 
 
 def leaves_of(args: Any) -> Iterator[Any]:

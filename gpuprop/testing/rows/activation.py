@@ -24,7 +24,7 @@ ROWS = [
     Row(F.leaky_relu, floats(4, 5), 0.2, inplace=True),
     Row(F.leaky_relu, floats(4, 5), -1.5),
     Row(F.rrelu, floats(4, 5), 0.1, 0.4),
-    Row(F.rrelu, floats(4, 5), training=True).but(gradient=DRAWN, parity=DRAWN),
+    Row(F.rrelu, floats(4, 5), training=True).but(gradient=DRAWN, parity=DRAWN, capture=DRAWN),
     Row(F.elu, floats(4, 5), 0.5),
     Row(F.celu, floats(4, 5), 0.5),
     Row(F.gelu, floats(4, 5), "tanh"),
@@ -41,7 +41,7 @@ ROWS = [
     Row(F.log_softmax, 4 * floats(4, 5), dim=1, dtype="float64"),
     *(Row(A.straight_through, floats(*shape), dim).but(gradient="it is that of the identity") for shape, dim in (
         ((4, 5), -1), ((2, 3, 4), 1), ((1,), 0), ((0, 3), 1))),
-    *(Row(F.gumbel_softmax, floats(*shape), tau=0.5, hard=hard, dim=0).but(gradient=DRAWN, parity=DRAWN)
+    *(Row(F.gumbel_softmax, floats(*shape), tau=0.5, hard=hard, dim=0).but(gradient=DRAWN, parity=DRAWN, capture=DRAWN)
       for hard in (False, True) for shape in ((4, 5), (1,), (3, 0))),
     *(Row(F.normalize, floats(*shape), dim=dim) for shape, dim in (
         ((4, 5), 1), ((2, 3, 4), -1), ((1,), 0), ((0, 3), 1))),

@@ -39,7 +39,7 @@ ROWS = [
     Row(F.instance_norm, floats(2, 3, 4), floats(3), positive(3), use_input_stats=False),
     *(Row(f, floats(*x), size, 0.3, 0.7, 2.0) for f in (F.local_response_norm, response_norm) for size in (1, 2, 3, 5)
       for x in ((2, 4, 3), (1, 1, 1), (0, 3, 2))),
-    *(row.but(gradient=STATISTICS, parity=STATISTICS) for row in (
+    *(row.but(gradient=STATISTICS, parity=STATISTICS, capture=STATISTICS) for row in (
         *(Row(track, floats(n), positive(n), floats(1, n, 1), positive(1, n, 1), 0.1, 4) for n in (0, 1, 3)),
         *(Row(count, integers(9, *shape)) for shape in ((), (1,), (0,))))),
 ]
