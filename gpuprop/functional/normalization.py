@@ -78,7 +78,8 @@ def track(xp, running_mean: Array, running_var: Array, mean: Array, variance: Ar
     """
     channels = running_mean.shape[0]
     for running, new, factor in (running_mean, mean, 1), (running_var, variance, n / max(n - 1, 1)):
-        new = new.reshape(new.size // (channels or 1), channels).mean(axis=0) * factor  # of several instances, their mean
+        rows = new.reshape(new.size // (channels or 1), channels)  # one, or one an instance, whose mean counts
+        new = rows.mean(axis=0) * factor
         running += momentum * (new - running)
 
 
