@@ -246,7 +246,7 @@ def no_syncs(backend: Backend, where: str) -> Iterator[None]:
 
 
 def check_capture(row: Any, *args: Any, backend: str = "strict", **kwargs: Any) -> None:
-    """Forward and backward recorded and replayed give what they give as they are, bit for bit, on a backend that records."""
+    """Forward and backward, recorded and replayed, give the bits they give as they are, on a backend that records."""
     row, b = _row(row, args, kwargs), get_backend(backend)
     inputs: list[Tensor] = []
 

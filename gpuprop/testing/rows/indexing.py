@@ -24,7 +24,8 @@ KEYS = [  # of an array of shape (4, 5, 3)
 
 ROWS = [
     *(Row(M.getitem, floats(4, 5, 3), key) for key in KEYS),
-    *(Row(M.getitem, floats(4, 5), key).but(parity=WAITS, capture=WAITS) for key in (bools(4, 5), bools(4), (slice(None), bools(5)))),
+    *(Row(M.getitem, floats(4, 5), key).but(parity=WAITS, capture=WAITS)
+      for key in (bools(4, 5), bools(4), (slice(None), bools(5)))),
     Row(M.getitem, floats(), ()),
     Row(M.getitem, floats(), ...),
     Row(M.getitem, floats(1), 0),
