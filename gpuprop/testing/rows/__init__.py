@@ -16,7 +16,8 @@ import numpy as np
 
 FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout",
             "normalization", "padding", "resampling", "loss",
-            "windows", "convolution", "pooling")
+            "windows", "convolution", "pooling",
+            "recurrent", "embedding", "attention", "sequences")
 
 
 class Row:

@@ -1,17 +1,14 @@
-"""Gradients clipped, and parameters as one vector."""
+"""Gradients clipped, by their norm or by value."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import operator
-from collections.abc import Iterable
 from typing import Any
 
-from gpuprop.autograd import Parameter, Tensor, raw
+from gpuprop.autograd import Tensor
 from gpuprop.backend import backend_of, default_backend
-from gpuprop.functional.shape import concatenate, reshape
 from gpuprop.optim.arena import gradients, wide
 from gpuprop.pointwise import pointwise
 
@@ -45,24 +42,6 @@ def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = 
         raise ValueError(f"clip_value must not be negative, and is {clip_value}")
     for g in gradients(_several(parameters))[0]:
         g[...] = backend_of(g).xp.clip(g, -clip_value, clip_value)
-
-
-def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
-    """All elements of all parameters in one vector, with history."""
-    return concatenate([reshape(p, (-1,)) for p in parameters])
-
-
-def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
-    """Write the elements of one vector into parameters, where they are."""
-    if not isinstance(vec, Tensor):
-        raise TypeError(f"expected a Tensor, but got {type(vec).__name__}")
-    parameters = list(parameters)
-    ends = list(itertools.accumulate((p.size for p in parameters), initial=0))
-    if vec.shape != (ends[-1],):
-        raise ValueError(f"the vector has shape {vec.shape}, and the parameters {ends[-1]} elements")
-    for p, start, end in zip(parameters, ends, ends[1:], strict=False):
-        p.data[...] = raw(vec)[start:end].reshape(p.shape)
-        p.touch()
 
 
 @pointwise
