@@ -6,7 +6,6 @@ on Tensors of Tensors.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import operator
 import weakref
@@ -17,7 +16,7 @@ import numpy as np
 
 from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
 from gpuprop.interchange import Luggage, adopt
-from gpuprop.mode import Switch, current
+from gpuprop.mode import Switch, Watch, current
 
 if TYPE_CHECKING:
     from gpuprop.functional.tensor import Methods
@@ -361,8 +360,8 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
         raise RuntimeError(
             f"backward through {_name(node)}: a parameter of shape {edge.shape} was stepped or loaded since it was "
             f"read here, so this gradient would be of values that are gone: run the forward again")
-    if _watched is not None:
-        _watched[id(edge)] = edge
+    if watch.noted is not None:
+        watch.noted[id(edge)] = edge
     data = edge.data
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)
@@ -375,18 +374,7 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
         held[id(edge)] = edge, held[id(edge)][1] + g if id(edge) in held else g
 
 
-_watched: dict[int, Tensor] | None = None
-
-
-@contextlib.contextmanager
-def watch() -> Iterator[dict[int, Tensor]]:
-    """Note the leaves, by id, that a backward inside the block gives a gradient to."""
-    global _watched
-    before, _watched = _watched, {}
-    try:
-        yield _watched
-    finally:
-        _watched = before
+watch = Watch()  # the leaves, by id, that a backward gives a gradient to
 
 
 def _name(node: Node) -> str:

@@ -98,3 +98,17 @@ def is_grad_enabled() -> bool:
 
 def is_generic() -> bool:
     return current.get().generic
+
+
+class Watch:
+    """What happens inside ``with watch() as noted:``, for which `noted` is None otherwise; blocks may be nested."""
+
+    noted: dict | None = None
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[dict]:
+        before, self.noted = self.noted, {}
+        try:
+            yield self.noted
+        finally:
+            self.noted = before

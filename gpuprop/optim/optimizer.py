@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, raw
-from gpuprop.mode import enable_grad
+from gpuprop.mode import Watch, enable_grad
 from gpuprop.optim.arena import Arena, Stretch, bring
 from gpuprop.optim.groups import Group
 
@@ -95,8 +94,8 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        if _watched is not None:
-            _watched[self] = None
+        if watch.noted is not None:
+            watch.noted[self] = None
         self._gather()
         coefficients = type(self).coefficients
         for group in self.param_groups:
@@ -202,18 +201,7 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-_watched: dict[Optimizer, None] | None = None
-
-
-@contextlib.contextmanager
-def watch() -> Iterator[dict[Optimizer, None]]:
-    """Note the optimizers that step inside the block: a captured step is bound to their `capture_key`."""
-    global _watched
-    before, _watched = _watched, {}
-    try:
-        yield _watched
-    finally:
-        _watched = before
+watch = Watch()  # the optimizers that step: a captured step is bound to their `capture_key`
 
 
 def refuse_ties(params: Iterable[Parameter]) -> None:

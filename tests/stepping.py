@@ -1,0 +1,46 @@
+"""Parameters of several shapes with known gradients, and optimizers stepped through them."""
+
+import numpy as np
+
+import gpuprop
+from gpuprop import Parameter
+from gpuprop.backend import backend_of
+from gpuprop.optim.arena import Arena
+
+SHAPES = [(3,), (2, 2), (), (0,), (1, 70)]
+random = np.random.default_rng(0)
+VALUES = [random.standard_normal(s) for s in SHAPES]
+GRADS = [[random.standard_normal(s) for s in SHAPES] for _ in range(6)]
+
+
+def make(backend, dtype="float64", values=VALUES):
+    return [Parameter(backend.asarray(v.astype(dtype))) for v in values]
+
+
+def feed(params, i, skip=(), scale=1.0):
+    """Backward through one product a parameter, so that its gradient is that of step i."""
+    for n, p in enumerate(params):
+        if n not in skip:
+            g = backend_of(p.data).asarray((scale * GRADS[i][n]).astype(p.dtype))
+            (p * gpuprop.Tensor(g)).sum().backward()
+
+
+def steps(optimizer, params, numbers, skip=()):
+    for i in numbers:
+        optimizer.zero_grad()
+        feed(params, i, skip)
+        optimizer.step()
+
+
+def host(arrays):
+    return [gpuprop.asnumpy(a).astype("float64") for a in arrays]
+
+
+def equal(params, values, rtol=1e-12):
+    for p, v in zip(params, values, strict=True):
+        np.testing.assert_allclose(gpuprop.asnumpy(p).astype("float64"), v, rtol=rtol, atol=rtol)
+
+
+def arena(optimizer, group=0) -> Arena:
+    (found,) = optimizer.param_groups[group].arenas
+    return found

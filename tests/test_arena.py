@@ -1,0 +1,219 @@
+"""The arena, where parameters and gradients live, and which nobody should notice."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+from stepping import GRADS, VALUES, arena, equal, feed, host, make, steps
+
+import gpuprop
+from gpuprop import BackendMismatchError, Parameter, nn, optim
+from gpuprop.backend import backend_of, get_backend
+from gpuprop.optim.arena import ALIGNMENT
+
+
+def test_parameters_start_at_256_bytes_and_views_share_memory():
+    params = make(get_backend("numpy"), "float32")
+    optimizer = optim.SGD(params, lr=0.1, momentum=0.9)
+    steps(optimizer, params, [0])
+    home = arena(optimizer)
+    for p in params:
+        assert p.data.ctypes.data % ALIGNMENT == 0 == p.grad.ctypes.data % ALIGNMENT
+        if p.size:
+            assert np.shares_memory(p.data, home.data) and np.shares_memory(p.grad, home.grad)
+    assert all(flat.ctypes.data % ALIGNMENT == 0 for flat in home.states.values())
+    assert home.data.size == 64 * 5  # of five parameters one is empty and one takes two units
+
+
+def test_memory_stays_put_and_zero_grad_touches_none(backend):
+    params = make(backend)
+    optimizer = optim.AdamW(params)
+    home = arena(optimizer)
+    places = [(id(p.data), id(p.home)) for p in params]
+    for i in range(3):
+        steps(optimizer, params, [i])
+        assert all(p.grad is p.home for p in params)
+        before = host([home.grad])
+        optimizer.zero_grad()
+        assert all(p.grad is None for p in params)
+        np.testing.assert_array_equal(host([home.grad]), before)
+    assert places == [(id(p.data), id(p.home)) for p in params] and arena(optimizer) is home
+
+
+def test_gradients_accumulate_at_home(backend):
+    params = make(backend)
+    optimizer = optim.SGD(params, lr=1.0)
+    feed(params, 0)
+    feed(params, 1)
+    assert all(p.grad is p.home for p in params)
+    optimizer.zero_grad(set_to_none=False)
+    feed(params, 2)
+    optimizer.step()
+    equal(params, [v - g for v, g in zip(VALUES, GRADS[2], strict=True)])
+
+
+def test_what_a_user_assigns_comes_home(backend):
+    params = make(backend)
+    p, q = params[:2]
+    optimizer = optim.SGD(params, lr=1.0)
+    p.data = backend.asarray(np.array([1.0, 2.0, 3.0], "float32"))  # of another dtype, too: the arena follows
+    q.grad = backend.asarray(np.full((2, 2), 0.5))
+    p.grad = gpuprop.Tensor(backend.asarray(np.ones(3)))
+    optimizer.step()
+    equal(params, [[0, 1, 2], VALUES[1] - 0.5, *VALUES[2:]])
+    assert p.dtype == "float32" and p.grad is p.home and q.grad is q.home
+
+
+def test_values_and_gradients_may_be_swapped_and_views_of_themselves(backend):
+    params = make(backend, values=[np.arange(4.0).reshape(2, 2), np.arange(4.0, 8.0).reshape(2, 2)])
+    p, q = params
+    optimizer = optim.SGD([{"params": [p]}, {"params": [q]}], lr=1.0)
+    p.grad, q.grad = backend.asarray(np.ones((2, 2))), backend.asarray(np.full((2, 2), 2.0))
+    optimizer.step()
+    equal(params, [np.arange(4.0).reshape(2, 2) - 1, np.arange(4.0, 8.0).reshape(2, 2) - 2])
+    p.data, q.data = q.data, p.data.T
+    p.grad, q.grad = q.grad, p.grad
+    optimizer.step()
+    equal(params, [np.arange(4.0, 8.0).reshape(2, 2) - 4, np.arange(4.0).reshape(2, 2).T - 2])
+
+
+def test_a_0d_parameter_may_become_a_numpy_scalar():
+    p = Parameter(np.array(2.0))
+    optimizer = optim.SGD([p], lr=1.0)
+    p.data, p.grad = p.data * 2, np.array(1.0) * 3
+    optimizer.step()
+    assert p.item() == 1 and type(p.data) is np.ndarray
+
+
+def test_a_model_moves_and_its_state_with_it():
+    """Cast, then to another backend, then back, with steps between: as if it had stayed."""
+    import gpuprop.testing  # noqa: F401 (registers strict)
+
+    stay, move = make(get_backend("numpy")), make(get_backend("numpy"))
+    one, other = optim.Adam(stay, lr=0.1, amsgrad=True), optim.Adam(move, lr=0.1, amsgrad=True)
+    places = [("numpy", "float64"), ("numpy", "float32"), ("strict", "float32"), ("strict", "float64"),
+              ("numpy", "float64")]
+    for i, (where, dtype) in enumerate(places):
+        for p in move:
+            p.data = get_backend(where).asarray(p.numpy().astype(dtype))
+            p.grad = p.home = None
+        for optimizer, params in ((one, stay), (other, move)):
+            steps(optimizer, params, [i], (1,) if i == 2 else ())
+        assert backend_of(arena(other).data).name == where and arena(other).dtype == dtype
+    equal(move, host(stay), 1e-5)
+    assert [e["step"] for e in other.state_dict()["state"].values()] == [5, 4, 5, 5, 5]
+
+
+def test_gradients_move_with_the_model(backend):
+    params = make(backend)
+    optimizer = optim.SGD(params, lr=1.0)
+    feed(params, 0)
+    for p in params:
+        p.data, p.grad, p.home = p.data.astype("float32"), p.grad.astype("float32"), None
+    optimizer.step()
+    equal(params, [v - g for v, g in zip(VALUES, GRADS[0], strict=True)], 1e-6)
+    optim.SGD(params, lr=0.0).step()  # gradients from before an optimizer was made are stepped with, too
+    assert all(p.grad is p.home for p in params)
+
+
+def test_dtypes_have_arenas_of_their_own(backend):
+    dtypes = ["float64", "float32", "float16", ml_dtypes.bfloat16, "float32"]
+    params = [Parameter(backend.asarray(np.ones(3, d))) for d in dtypes]
+    optimizer = optim.SGD(params, lr=0.5, momentum=0.9)
+    for _ in range(2):
+        for p in params:
+            p.grad = backend.xp.ones_like(p.data)
+        optimizer.step()
+    assert [len(a.params) for a in optimizer.param_groups[0].arenas] == [1, 2, 1, 1]
+    equal(params, [np.full(3, 1 - 0.5 - 0.5 * 1.9)] * 5, 1e-2)
+
+
+def test_a_changed_shape_is_an_error_with_both_shapes(backend):
+    params = make(backend)
+    optimizer = optim.SGD([(f"p{i}", p) for i, p in enumerate(params)], lr=1.0)
+    feed(params, 0)
+    params[0].data = backend.asarray(np.ones(3))
+    params[1].data = backend.asarray(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"p1 .*\(2, 2\).*\(2, 3\)"):
+        optimizer.step()
+    equal([params[0], params[4]], [np.ones(3), VALUES[4]])  # nothing was stepped
+
+
+def test_gradients_that_do_not_fit(backend):
+    params = make(backend)
+    optimizer = optim.SGD(params, lr=1.0)
+    params[1].grad = backend.asarray(np.ones(2))  # it would broadcast
+    with pytest.raises(ValueError, match=r"parameter 1 .*\(2, 2\).*\(2,\)"):
+        optimizer.step()
+    if backend.name != "numpy":
+        params[1].grad = np.ones((2, 2))
+        with pytest.raises(BackendMismatchError, match=r"parameter 1 .*asarray"):
+            optimizer.step()
+
+
+def test_two_optimizers_on_one_parameter(backend):
+    params = make(backend)
+    one, other = optim.SGD(params, lr=1.0), optim.SGD(params[1:], lr=10.0)
+    for i in range(2):
+        one.zero_grad()
+        feed(params, i)
+        one.step()
+        other.step()
+    total = [a + b for a, b in zip(*GRADS[:2], strict=True)]
+    equal(params, [v - g * (11 if n else 1) for n, (v, g) in enumerate(zip(VALUES, total, strict=True))])
+
+
+def test_ties(backend):
+    p, q = make(backend)[:2]
+    with pytest.raises(ValueError, match="one Parameter in both places"):
+        optim.SGD([p, q, p])
+    with pytest.raises(ValueError, match="twice"):
+        optim.SGD([{"params": [p]}, {"params": [q, p]}])
+    with pytest.raises(ValueError, match="one Parameter in both places"):
+        optim.SGD([p, Parameter(gpuprop.Tensor(p.data))])
+    r = make(backend)[0]
+    optimizer = optim.SGD([p, q, r])
+    r.data = p.data
+    with pytest.raises(ValueError, match="one Parameter in both places"):
+        optimizer.step()
+    tied = nn.Linear(3, 3)
+    tied.again = tied.weight
+    assert len(list(tied.parameters())) == 2
+
+
+def test_frozen_parameters_cost_nothing_and_may_thaw(backend):
+    params = make(backend)
+    for p in params[:2]:
+        p.requires_grad_(False)
+    integers = Parameter(backend.asarray(np.arange(3)), requires_grad=False)
+    optimizer = optim.Adam([*params, integers], lr=0.1)
+    assert arena(optimizer).params == params[2:]
+    thawed = make(backend)
+    other = optim.Adam(thawed, lr=0.1)
+    steps(optimizer, params, [0], (0, 1))
+    steps(other, thawed, [0], (0, 1))
+    params[1].requires_grad_(True)
+    steps(optimizer, params, [1], (0,))
+    steps(other, thawed, [1], (0,))
+    equal(params, host(thawed))
+    assert arena(optimizer).params == params[1:] and integers.tolist() == [0, 1, 2]
+    assert optimizer.state_dict()["state"].keys() == {1, 2, 3, 4}
+    fresh = optim.Adam([*make(backend), integers], lr=0.1)
+    fresh.param_groups[0]["params"][0].requires_grad_(False)
+    fresh.load_state_dict(optimizer.state_dict())
+    assert fresh.state_dict()["state"].keys() == {1, 2, 3, 4}
+
+
+def test_histories_make_few_stretches(backend):
+    params = make(backend)
+    optimizer = optim.Adam(params)
+    count = lambda: len(arena(optimizer).stretches(optimizer.param_groups[0].states))
+    steps(optimizer, params, [0])
+    assert count() == 1
+    steps(optimizer, params, [1], (0, 1))
+    assert count() == 1  # the other three
+    steps(optimizer, params, [2, 3])
+    assert count() == 2  # their counts differ for good
+    plain = optim.SGD(params)
+    steps(plain, params, [0], (0, 1))
+    steps(plain, params, [1])
+    assert len(arena(plain).stretches(())) == 1  # without state there is no history
