@@ -122,6 +122,12 @@ def test_readme_code_runs(code, tmp_path):
     run(code, tmp_path)
 
 
+def test_readme_figures_are_the_stored_ones(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    tables = importlib.import_module("benchmarks.tables")
+    assert tables.page() == tables.README.read_text(encoding="utf-8"), "python -m benchmarks.tables writes them"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_point_at_what_exists(page):
     text = page.read_text(encoding="utf-8")
