@@ -68,3 +68,46 @@ def cnn() -> tuple:
     images = gpuprop.random.normal((96, 3, 12, 12)).numpy()
     dataset = ArrayDataset(images, gpuprop.random.integers(0, 10, 96).numpy())
     return trained(model, F.cross_entropy, optim.SGD(model.parameters(), lr=0.05, momentum=0.9), dataset, 16)
+
+
+class Characters(nn.Module):
+    """The scores of what follows each of (N, L) numbers, by two layers that see only what came before."""
+
+    causal: gpuprop.Tensor
+
+    def __init__(self, symbols: int, length: int, width: int) -> None:
+        self.symbols = nn.Embedding(symbols, width)
+        self.positions = nn.SinusoidalPositionalEncoding(width, length, batch_first=True)
+        self.layers = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(width, 4, 2 * width, 0.1, "gelu", batch_first=True, norm_first=True), 2,
+            nn.LayerNorm(width))
+        self.register_buffer("causal", nn.Transformer.generate_square_subsequent_mask(length), persistent=False)
+
+    def forward(self, numbers: Any) -> Any:
+        x = self.layers(self.positions(self.symbols(numbers)), self.causal, is_causal=True)
+        return F.linear(x, self.symbols.weight)
+
+
+@builtin
+def gpt() -> tuple:
+    """A Transformer that continues sequences: attention, dropout, an embedding that is the head too, AdamW."""
+    model = Characters(24, 16, 32)
+    text = gpuprop.random.integers(0, 24, (128, 17)).numpy()
+    loss = lambda scores, after: F.cross_entropy(scores.reshape(-1, 24), after.reshape(-1))
+    return trained(model, loss, optim.AdamW(model.parameters(), lr=1e-3), ArrayDataset(text[:, :-1], text[:, 1:]), 16)
+
+
+class LastStep(nn.Module):
+    """Of what a recurrent layer returns, with the batch first, the outputs of the last step."""
+
+    def forward(self, returned: tuple) -> Any:
+        return returned[0][:, -1]
+
+
+@builtin
+def lstm() -> tuple:
+    """Two layers of LSTM in both directions with dropout between them, Adam; sequences in classes."""
+    model = nn.Sequential(nn.LSTM(6, 16, 2, batch_first=True, dropout=0.2, bidirectional=True), LastStep(),
+                          nn.Linear(32, 4))
+    dataset = ArrayDataset(gpuprop.random.normal((96, 12, 6)).numpy(), gpuprop.random.integers(0, 4, 96).numpy())
+    return trained(model, F.cross_entropy, optim.Adam(model.parameters(), lr=0.01), dataset, 16)
