@@ -43,11 +43,19 @@ __all__ = [
 _LATER = {"data": "data", "io": "io", "load": "io:load", "save": "io:save", "testing": "testing",
           "training": "training", "show_config": "environment:show_config", "verify": "verification:verify"}
 
+_NUMPYS = {"as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "div": "divide", "eq": "equal",
+           "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "le": "less_equal", "lt": "less",
+           "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
+           "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal",
+           "randperm": "random.permutation", "relu": "functional.relu", "repeat_interleave": "repeat",
+           "softmax": "functional.softmax", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
+
 
 def __getattr__(name: str) -> _Any:
     """What is imported when it is first named: modules, and names in modules."""
     if name not in _LATER:
-        raise AttributeError(f"module 'gpuprop' has no attribute {name!r}")
+        here = f": it is gpuprop.{_NUMPYS[name]} here" if name in _NUMPYS else ""
+        raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{here}")
     import importlib
 
     module, _, attribute = _LATER[name].partition(":")

@@ -135,3 +135,13 @@ def test_pages_point_at_what_exists(page):
     assert [link for link in links if not (page.parent / link).exists()] == []
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+
+
+@pytest.mark.parametrize("name", gpuprop._NUMPYS)
+def test_a_word_of_pytorchs_is_answered_by_numpys(name):
+    with pytest.raises(AttributeError, match=r"here$") as error:
+        getattr(gpuprop, name)
+    found = gpuprop
+    for part in re.search(r"it is gpuprop\.(\S+) here", str(error.value))[1].split("."):
+        found = getattr(found, part)
+    assert callable(found)

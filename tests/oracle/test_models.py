@@ -1,4 +1,4 @@
-"""Whole models written by a PyTorch user: they run after a change of imports, take PyTorch's weights and agree."""
+"""Whole models written by a PyTorch user: with other imports and a few other words they run, and agree with PyTorch."""
 
 import re
 import types
@@ -11,20 +11,40 @@ from compare import quietly
 
 import gpuprop
 
-# The change, word for word; docs/differences.md is the table for what a model outside these may meet.
+MODELS, ROOT = Path(__file__).parent / "models", Path(__file__).parents[2]
 IMPORTS = {"import torch\n": "import gpuprop as torch\n",
            "import torch.nn.functional as F\n": "import gpuprop.functional as F\n",
            "from torch import nn\n": "from gpuprop import nn\n",
            "from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence\n":
                "from gpuprop.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence\n"}
-MODELS = Path(__file__).parent / "models"
 
 
-def load(name, imports):
-    """The model's file as a module, after the change of imports."""
+def published():
+    """The table of words in docs/differences.md: in a line with the first word of a row, its words are replaced."""
+    page = (ROOT / "docs" / "differences.md").read_text(encoding="utf-8")
+    table = page.partition("## Other words")[2].partition("\n## ")[0]
+    rows = (row.split("|")[1:3] for row in table.splitlines() if row.startswith("| `"))
+    return [list(zip(*(re.findall("`([^`]+)`", cell) for cell in row), strict=True)) for row in rows]
+
+
+WORDS = published()
+
+
+def translated(line):
+    for row in WORDS:
+        if row[0][0] in line:
+            for theirs, ours in row:
+                start = r"\b" if theirs[0].isalpha() else ""  # not the end of keepdim=
+                line = re.sub(start + re.escape(theirs), ours.replace("gpuprop.", "torch."), line)
+    return line
+
+
+def load(name, change):
+    """The model's file as a module, after the change of imports and words."""
     source = (MODELS / f"{name}.py").read_text(encoding="utf-8")
-    if imports:
-        source = re.sub(r"^(import|from) torch.*\n", lambda line: imports[line[0]], source, flags=re.MULTILINE)
+    if change:
+        source = re.sub(r"^(import|from) torch.*\n", lambda line: IMPORTS[line[0]], source, flags=re.MULTILINE)
+        source = "".join(map(translated, source.splitlines(keepends=True)))
     module = types.ModuleType(name)
     exec(compile(source, name, "exec"), vars(module))
     return module
@@ -33,7 +53,7 @@ def load(name, imports):
 def pair(name, make, training):
     """The model that `make` builds of the file's names, by PyTorch and by ours, which takes PyTorch's weights."""
     torch.manual_seed(0)
-    theirs, ours = (quietly(make, load(name, imports)).double() for imports in ({}, IMPORTS))
+    theirs, ours = (quietly(make, load(name, change)).double() for change in (False, True))
     assert list(ours.state_dict()) == list(theirs.state_dict())
     take_over(ours, theirs)
     return theirs.train(training), ours.train(training)
@@ -108,3 +128,9 @@ def test_tagger(training):
                  for model, library in ((theirs, torch), (ours, gpuprop)))
     agree(theirs, ours, want, got, tags, lambda library, y, labels: library.cross_entropy(
         y.reshape(-1, 5), labels.reshape(-1), ignore_index=-1))
+
+
+def test_every_word_is_needed():
+    """No row of the table of words is there that the models do without."""
+    lines = [line for file in MODELS.glob("*.py") for line in file.read_text(encoding="utf-8").splitlines()]
+    assert [row for row in WORDS if not any(row[0][0] in line for line in lines)] == []

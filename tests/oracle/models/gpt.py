@@ -19,11 +19,11 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x):
         B, T, C = x.size()
         q, k, v = self.c_attn(x).split(C, dim=2)
-        k = k.view(B, T, self.heads, C // self.heads).permute(0, 2, 1, 3)
-        q = q.view(B, T, self.heads, C // self.heads).permute(0, 2, 1, 3)
-        v = v.view(B, T, self.heads, C // self.heads).permute(0, 2, 1, 3)
+        k = k.view(B, T, self.heads, C // self.heads).transpose(1, 2)
+        q = q.view(B, T, self.heads, C // self.heads).transpose(1, 2)
+        v = v.view(B, T, self.heads, C // self.heads).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
-        y = y.permute(0, 2, 1, 3).contiguous().view(B, T, C)
+        y = y.transpose(1, 2).contiguous().view(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
 
@@ -96,5 +96,5 @@ class GPT(nn.Module):
     def generate(self, idx, max_new_tokens):
         for _ in range(max_new_tokens):
             logits, _ = self(idx[:, -self.block_size:])
-            idx = torch.concatenate((idx, logits[:, -1].argmax(-1, keepdim=True)), 1)
+            idx = torch.cat((idx, logits[:, -1].argmax(-1, keepdim=True)), dim=1)
         return idx

@@ -25,5 +25,5 @@ class Tagger(nn.Module):
         x = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         x, (h, _) = self.lstm(x)
         x, _ = pad_packed_sequence(x, batch_first=True, total_length=words.size(1))
-        sentence = torch.concatenate([h[-2], h[-1]], -1)
+        sentence = torch.cat([h[-2], h[-1]], -1)
         return self.fc(self.dropout(x + sentence.unsqueeze(1)))

@@ -51,7 +51,7 @@ class Seq2SeqTransformer(nn.Module):
     def forward(self, src, tgt):
         src_mask = torch.zeros((src.shape[0], src.shape[0])).bool()
         tgt_mask = self.transformer.generate_square_subsequent_mask(tgt.shape[0]) < 0
-        src_padding_mask, tgt_padding_mask = (src == PAD).permute(1, 0), (tgt == PAD).permute(1, 0)
+        src_padding_mask, tgt_padding_mask = (src == PAD).transpose(0, 1), (tgt == PAD).transpose(0, 1)
         outs = self.transformer(self.positional_encoding(self.src_tok_emb(src)),
                                 self.positional_encoding(self.tgt_tok_emb(tgt)), src_mask, tgt_mask, None,
                                 src_padding_mask, tgt_padding_mask, src_padding_mask)
@@ -72,5 +72,5 @@ def greedy_decode(model, src, max_len, start_symbol):
         tgt_mask = nn.Transformer.generate_square_subsequent_mask(ys.size(0))
         out = model.decode(ys, memory, tgt_mask)
         next_word = model.generator(out[-1]).argmax(1)
-        ys = torch.concatenate((ys, next_word.unsqueeze(0)), 0)
+        ys = torch.cat((ys, next_word.unsqueeze(0)), 0)
     return ys
