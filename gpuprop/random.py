@@ -67,6 +67,22 @@ def keep_mask(xp: Any, ticket: Array, shape: Sequence[int], p: float) -> Any:
 
 
 @kernel
+def keep_rows(xp: Any, ticket: Array, rows: Array, n: int, start: int, stop: int, p: float) -> Any:
+    """Columns `start` to `stop` of the numbered rows of what `keep_mask` would keep of rows of `n` elements.
+
+    Each row begins with a block of its own, so they are those of `keep_mask` itself where 8 divides `n`.
+    """
+    shape, dropped = (*rows.shape, stop - start), round(p * 2**16)
+    if dropped in (0, 2**16):
+        return (xp.zeros if dropped else xp.ones)(shape, "bool")
+    first, last = start // 8, (stop + 7) // 8
+    index = rows[..., None].astype("uint64") * ((n + 7) // 8) + xp.arange(first, last, dtype="uint64")
+    draws = xp.stack(philox(xp, index, ticket[1], NOISE, ticket[0]), axis=-1).view("uint16")
+    draws = draws.reshape(*rows.shape, 8 * (last - first))
+    return draws[..., start - 8 * first:stop - 8 * first] >= dropped
+
+
+@kernel
 def take_ticket(xp: Any, state: Array) -> Any:
     """A copy of (seed, draw), whose original then counts on, on the device."""
     ticket = xp.copy(state)
