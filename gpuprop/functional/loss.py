@@ -352,8 +352,7 @@ def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_i
 
     def pullback(d):
         d = spread(d)
-        at_label = (label_smoothing - 1) * own * d
-        dx = put_along_axis.on(xp, at_label[along], label[along], axis=axis, n=classes)
+        dx = put_along_axis.on(xp, ((label_smoothing - 1) * own * d)[along], label[along], axis=axis, n=classes)
         if label_smoothing:
             dx = dx - (counts * d * (label_smoothing / classes))[along] * every
         return dx, None, None

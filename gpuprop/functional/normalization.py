@@ -28,6 +28,12 @@ def projected(xp, dz, z, scale, along, mean):
     return (dz - z * along - mean) * scale
 
 
+def affine(z, weight, bias):
+    """``z * weight + bias``, of which either may be None."""
+    y = z if weight is None else z * weight
+    return y if bias is None else y + bias
+
+
 @op(precision="full")
 def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, centred=True, tracked=False):
     """``z * weight + bias``, where z is `input` with mean 0 and variance 1 over `axes`; `eps` is added to the variance.
@@ -42,17 +48,15 @@ def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, centred
     variance = average(x * x)
     scale = 1 / xp.sqrt(variance + eps)
     z = x * scale
-    y = z if weight is None else z * weight
+    y = affine(z, weight, bias)
 
     def by_input(dy, dmean=0, dvariance=0):
-        dz = dy if weight is None else dy * weight
+        dz = affine(dy, weight, None)
         along = average(dz * z) - dvariance * 2 / (n * scale * scale)
         return projected(xp, dz, z, scale, along, average(dz) - dmean / (n * scale) if centred else 0)
 
-    y = y if bias is None else y + bias
-    if tracked:
-        return (y, mean, variance), (lambda d: by_input(*d), lambda d: d[0] * z, lambda d: d[0])
-    return y, (by_input, lambda dy: dy * z, lambda dy: dy)
+    return ((y, mean, variance), (lambda d: by_input(*d), lambda d: d[0] * z, lambda d: d[0])) if tracked else (
+        y, (by_input, lambda dy: dy * z, lambda dy: dy))
 
 
 @op(precision="full")
