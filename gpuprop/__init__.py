@@ -33,15 +33,16 @@ globals().update(functional.ARRAY_FUNCTIONS)
 
 __all__ = [
     "Array", "BackendMismatchError", "Parameter", "Tensor", "arange", "asnumpy", "autocast", "backends", "capture",
-    "data", "debug", "empty", "enable_grad", "eye", "from_dlpack", "full", "full_like", "functional",
+    "data", "debug", "decoding", "empty", "enable_grad", "eye", "from_dlpack", "full", "full_like", "functional",
     "generic", "get_array_module", "grad", "io", "is_grad_enabled", "kernel", "linspace", "load", "manual_seed", "nn",
     "no_grad", "no_sync", "ones", "ones_like", "op", "optim", "pointwise", "random", "save", "set_default_backend",
     "show_config", "tensor", "testing", "training", "use", "value_and_grad", "verify", "zeros", "zeros_like",
     *functional.ARRAY_FUNCTIONS,
 ]
 
-_LATER = {"data": "data", "io": "io", "load": "io:load", "save": "io:save", "testing": "testing",
-          "training": "training", "show_config": "environment:show_config", "verify": "verification:verify"}
+_LATER = {"data": "data", "decoding": "decoding", "io": "io", "load": "io:load", "save": "io:save",
+          "testing": "testing", "training": "training", "show_config": "environment:show_config",
+          "verify": "verification:verify"}
 
 _NUMPYS = {"as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "div": "divide", "eq": "equal",
            "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "le": "less_equal", "lt": "less",

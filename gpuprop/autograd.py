@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
 from gpuprop.interchange import Luggage, adopt
-from gpuprop.mode import Switch, Watch, current
+from gpuprop.mode import Switch, Watch, as_dtype, current
 
 if TYPE_CHECKING:
     from gpuprop.functional.tensor import Methods
@@ -248,7 +248,7 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:
         backend = backend_of(value)
-    data = backend.asarray(value, dtype)
+    data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
     if data is value or getattr(data, "base", None) is not None:
         data = backend.xp.copy(data)
     if requires_grad:

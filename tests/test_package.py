@@ -17,7 +17,7 @@ import gpuprop
 ROOT = Path(__file__).parents[1]
 OPTIONAL = {"PIL", "cupy", "cupyx", "jax", "matplotlib", "ml_dtypes", "onnx", "pooch", "safetensors", "scipy",
             "sklearn", "torch", "tqdm"}
-MODULES = ["backend", "data", "functional", "io", "nn", "optim", "random", "testing", "training"]
+MODULES = ["backend", "data", "decoding", "functional", "io", "nn", "optim", "random", "testing", "training"]
 NAMES = """
     Array BackendMismatchError Parameter Tensor asnumpy autocast backends capture debug enable_grad from_dlpack generic
     get_array_module grad is_grad_enabled kernel load manual_seed no_grad no_sync op pointwise save set_default_backend
@@ -145,3 +145,8 @@ def test_a_word_of_pytorchs_is_answered_by_numpys(name):
     for part in re.search(r"it is gpuprop\.(\S+) here", str(error.value))[1].split("."):
         found = getattr(found, part)
     assert callable(found)
+
+
+def test_bfloat16_by_name(tmp_path):
+    """Before anything else has imported ml_dtypes, which tells NumPy of the name."""
+    run("import gpuprop; print(gpuprop.tensor([1.5], dtype='bfloat16').dtype)", tmp_path)

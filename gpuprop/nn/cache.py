@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuprop.autograd import Tensor
+from gpuprop.autograd import Tensor, raw
+from gpuprop.functional.indexing import take
 from gpuprop.nn.init import new
 from gpuprop.nn.module import Module
 from gpuprop.ops import Array, kernel
@@ -62,6 +63,11 @@ class KeyValueCache(Module):
         Each sees itself and what comes before it, with a `window` at most so many positions before it.
         """
         return Tensor(visible(self.length, queries, self.keys.shape[2], window))
+
+    def reorder(self, index: Any) -> None:
+        """Sample i goes on from what sample ``index[i]`` saw: for `gpuprop.decoding.beam_search`."""
+        for memory in (self.keys, self.values):
+            memory.data[...] = take(memory.data, raw(index), 0)
 
     def reset(self) -> None:
         """Forget all."""
