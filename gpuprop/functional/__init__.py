@@ -32,6 +32,7 @@ from gpuprop.functional.activation import (
     threshold,
 )
 from gpuprop.functional.arithmetic import sigmoid, tanh
+from gpuprop.functional.attention import alibi_slopes, scaled_dot_product_attention
 from gpuprop.functional.convolution import (
     conv1d,
     conv2d,
@@ -42,6 +43,7 @@ from gpuprop.functional.convolution import (
     fold,
     unfold,
 )
+from gpuprop.functional.ctc import ctc_loss
 from gpuprop.functional.dropout import (
     alpha_dropout,
     dropout,
@@ -50,7 +52,9 @@ from gpuprop.functional.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
-from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance
+from gpuprop.functional.embedding import embedding, embedding_bag
+from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance, pdist
+from gpuprop.functional.linear_cross_entropy import linear_cross_entropy
 from gpuprop.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -74,6 +78,7 @@ from gpuprop.functional.loss import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from gpuprop.functional.multi_head import multi_head_attention_forward
 from gpuprop.functional.normalization import (
     batch_norm,
     group_norm,
@@ -105,6 +110,7 @@ from gpuprop.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
+from gpuprop.functional.position import rotary_embedding
 from gpuprop.functional.resampling import (
     affine_grid,
     channel_shuffle,

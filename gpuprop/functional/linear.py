@@ -10,7 +10,7 @@ import numpy as np
 from gpuprop.functional.arithmetic import maximum
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.reduction import norm
-from gpuprop.functional.shape import broadcast_to
+from gpuprop.functional.shape import broadcast_to, concatenate
 from gpuprop.ops import Array, op
 
 
@@ -84,3 +84,13 @@ def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> 
 def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
     """The `p`-norm of ``x1 - x2 + eps`` over the last axis; the arrays broadcast."""
     return norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+@composed
+def pdist(input: Array, p: float = 2.0) -> Array:
+    """The `p`-norms of ``input[i] - input[j]`` for all i < j: (N, D) -> (N * (N - 1) / 2,)."""
+    if input.ndim != 2:
+        raise ValueError(f"pdist: input is (N, D), not of shape {input.shape}")
+    if p < 0:
+        raise ValueError(f"pdist: p cannot be negative, and is {p}")
+    return norm(concatenate([input[:0], *(input[i] - input[i + 1:] for i in range(len(input)))]), p, -1)

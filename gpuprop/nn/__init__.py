@@ -32,6 +32,9 @@ from gpuprop.nn.activation import (
     Tanhshrink,
     Threshold,
 )
+from gpuprop.nn.adaptive import AdaptiveLogSoftmaxWithLoss
+from gpuprop.nn.attention import MultiheadAttention
+from gpuprop.nn.cache import KeyValueCache
 from gpuprop.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
 from gpuprop.nn.convolution import (
     Conv1d,
@@ -43,7 +46,9 @@ from gpuprop.nn.convolution import (
     Fold,
     Unfold,
 )
+from gpuprop.nn.distance import CosineSimilarity, PairwiseDistance
 from gpuprop.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from gpuprop.nn.embedding import Embedding, EmbeddingBag
 from gpuprop.nn.function import Function
 from gpuprop.nn.linear import Bilinear, Flatten, Identity, Linear, Unflatten
 from gpuprop.nn.loss import (
@@ -51,11 +56,13 @@ from gpuprop.nn.loss import (
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
     CrossEntropyLoss,
+    CTCLoss,
     GaussianNLLLoss,
     HingeEmbeddingLoss,
     HuberLoss,
     KLDivLoss,
     L1Loss,
+    LinearCrossEntropyLoss,
     MarginRankingLoss,
     MSELoss,
     MultiLabelMarginLoss,
@@ -120,6 +127,8 @@ from gpuprop.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
+from gpuprop.nn.position import RotaryPositionalEmbeddings, SinusoidalPositionalEncoding
+from gpuprop.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell
 from gpuprop.nn.resampling import (
     ChannelShuffle,
     PixelShuffle,
@@ -127,6 +136,13 @@ from gpuprop.nn.resampling import (
     Upsample,
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
+)
+from gpuprop.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
 )
 
 __all__ = [name for name in dir() if name[0].isupper()] + ["init", "utils"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import types
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gpuprop.autograd import Tensor, raw
@@ -53,10 +54,18 @@ class LRScheduler:
             elif "initial_lr" not in group:
                 raise KeyError(f"param 'initial_lr' is not specified in param_groups[{i}] when resuming a schedule: "
                                f"load the optimizer's state first, or leave out last_epoch")
-        self.base_lrs = _lrs(optimizer, "initial_lr")
-        self.last_epoch, self._step_count, self._is_initial = last_epoch, 0, True
+        self.base_lrs, self.last_epoch = _lrs(optimizer, "initial_lr"), last_epoch
+        self._initial_step()
+
+    def _initial_step(self) -> None:
+        self._step_count, self._is_initial = 0, True
         self.step()
         self._is_initial = False
+
+    def _restart(self) -> None:
+        """Epoch 0 again, as if just made."""
+        self.last_epoch = -1
+        self._initial_step()
 
     def get_lr(self) -> list[float]:
         raise NotImplementedError
@@ -127,8 +136,24 @@ class MultiStepLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        times = self.milestones[self.last_epoch]
+        times = self.milestones.get(self.last_epoch, 0)
         return self._scaled(self.gamma ** times) if times else _lrs(self.optimizer)
+
+
+class ConstantLR(LRScheduler):
+    """Times `factor` until epoch `total_iters`."""
+
+    def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
+                 last_epoch: int = -1) -> None:
+        if not 0 <= factor <= 1:
+            raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
+        self.factor, self.total_iters = factor, total_iters
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self.last_epoch == 0:
+            return self._scaled(self.factor)
+        return self._scaled(1.0 / self.factor) if self.last_epoch == self.total_iters else _lrs(self.optimizer)
 
 
 class LinearLR(LRScheduler):
@@ -297,3 +322,88 @@ class ReduceLROnPlateau(LRScheduler):
         margin = sign * self.threshold
         bound = self.best * (1 + margin) if self.threshold_mode == "rel" else self.best + margin
         return sign * metric > sign * bound
+
+
+# ---- schedules of schedules ------------------------------------------------------------------------------------------
+
+
+class _Composed(LRScheduler):
+    """Base of what is made of other schedules of one optimizer."""
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler]) -> None:
+        for i, scheduler in enumerate(schedulers):
+            name = type(scheduler).__name__
+            if not isinstance(scheduler, LRScheduler):
+                raise TypeError(f"{type(self).__name__} at index {i} should have `optimizer` as its attribute, and it "
+                                f"is no schedule but of type {name}")
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(f"{type(self).__name__} does not support `ReduceLROnPlateau`, whose step takes a "
+                                 f"metric, but got one at index {i}")
+            if scheduler.optimizer is not optimizer:
+                raise ValueError(f"{type(self).__name__} expects all schedulers to belong to the same optimizer, and "
+                                 f"{name} at index {i} has another one")
+        self.optimizer, self._schedulers = _checked(optimizer), list(schedulers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer; of the schedules their states."""
+        return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "_schedulers"})
+        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+
+
+class ChainedScheduler(_Composed):
+    """Several schedules at once: each scales the learning rate that the one before it leaves."""
+
+    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
+        if not schedulers:
+            raise ValueError("ChainedScheduler expects at least one scheduler to be chained, but got no scheduler.")
+        super().__init__(optimizer or schedulers[0].optimizer, schedulers)
+        self._last_lr = _lrs(self.optimizer)
+
+    def step(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler.step()
+        self._last_lr = _lrs(self.optimizer)
+
+    def _restart(self) -> None:
+        for scheduler in self._schedulers:
+            scheduler._restart()
+        self._last_lr = _lrs(self.optimizer)
+
+
+class SequentialLR(_Composed):
+    """One schedule after the other: at each of the epochs `milestones` the next one begins, from ``initial_lr``."""
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int],
+                 last_epoch: int = -1) -> None:
+        if not schedulers:
+            raise ValueError("SequentialLR expects at least one scheduler, but got no scheduler.")
+        super().__init__(optimizer, schedulers)
+        if len(milestones) != len(schedulers) - 1:
+            raise ValueError(f"SequentialLR expects number of schedulers provided to be one more than the number of "
+                             f"milestone points, but got {len(schedulers)} and {len(milestones)}")
+        self._milestones, self.last_epoch = list(milestones), last_epoch + 1
+        self._begin(bisect_right(self._milestones, 0))
+
+    def step(self) -> None:
+        self.last_epoch += 1
+        i = bisect_right(self._milestones, self.last_epoch)
+        if self.last_epoch in self._milestones:
+            self._begin(i)
+        else:
+            self._schedulers[i].step()
+            self._last_lr = _lrs(self.optimizer)
+
+    def _restart(self) -> None:
+        self.last_epoch = 0
+        self._begin(bisect_right(self._milestones, 0))
+
+    def _begin(self, i: int) -> None:
+        """Undo what the schedule before did, and the steps that all others made as they were made."""
+        for group, lr in zip(self.optimizer.param_groups, _lrs(self.optimizer, "initial_lr"), strict=True):
+            _set_lr(group, lr)
+        self._schedulers[i]._restart()
+        self._last_lr = _lrs(self.optimizer)

@@ -120,6 +120,15 @@ MEANINGS: dict[str, Ours] = {
 }
 
 
+def swapped(f: Callable) -> Callable:
+    """`f` with its first two arguments as op_db has them: the table, and what it is asked for."""
+    return lambda weight, input, **kwargs: f(input, weight, **kwargs)
+
+
+MEANINGS |= {f"nn.functional.{name}": Ours(swapped(getattr(F, name)), {f"functional.{name}"})
+             for name in ("embedding", "embedding_bag")}
+
+
 def means(*names: str) -> Callable:
     """Register a function with PyTorch's name and signature, written with these of ours; all of them have to exist."""
 

@@ -52,8 +52,12 @@ OPS = [
     *refuse("its random numbers are not PyTorch's", "nn.functional.alpha_dropout", "nn.functional.dropout",
             "nn.functional.dropout2d", "nn.functional.dropout3d", "nn.functional.feature_alpha_dropout",
             when=lambda call: call.kwargs.get("training", True) and 0 < call.kwargs.get("p", 0.5) < 1),
+    *refuse("its random numbers are not PyTorch's", "nn.functional.scaled_dot_product_attention",
+            when=lambda call: call.kwargs.get("dropout_p")),
     *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
             when=lambda call: call.kwargs.get("training")),
+    *refuse("its random numbers are not PyTorch's; without chance it is compared in test_multi_head.py",
+            "nn.functional.multi_head_attention_forward", when=lambda call: call.kwargs["training"]),
     # array functions and methods speak NumPy
     *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", when=no_axes),
     *refuse("a 0-d array has no axes",
@@ -91,6 +95,10 @@ OPS = [
             when=lambda call: no_axes(call) or call.args[0].ndim == call.args[1].ndim),
     *refuse("scores of one sample are (C,) with targets (C,)", "nn.functional.multilabel_margin_loss", when=no_axes),
     *refuse("what is normalized has channels", "nn.functional.batch_norm", when=lambda call: call.args[0].ndim < 2),
+    # derivatives
+    *refuse("PyTorch has none of the second order", "nn.functional.ctc_loss", when=lambda sample: sample.second),
+    *refuse("PyTorch's chunks say 0 for the second order", "nn.functional.linear_cross_entropy",
+            when=lambda sample: sample.second and sample.kwargs.get("options")),
     # precision
     *refuse("PyTorch's 1/6 is a float32", "nn.functional.hardsigmoid", tolerance=1e-7,
             when=lambda call: call.args[0].shape == (20,)),
@@ -111,16 +119,27 @@ ERRORS = [  # what PyTorch refuses and NumPy defines
 
 # ---- module_db: `when` sees the sample ------------------------------------------------------------------------------
 
+
+
+def dropout_of(sample: Any) -> float:
+    """Of attention and Transformers; it is no word of the samples that leave it at PyTorch's 0 or 0.1."""
+    return next((v for v in (*sample.made.args, sample.made.kwargs.get("dropout")) if isinstance(v, float)), 0.0)
+
+
 MODULES = [
     *refuse("PyTorch's 1/6 is a float32", "Hardsigmoid", tolerance=1e-7,
             when=lambda sample: sample.given.args[0].ndim > 0),
     *refuse("its random numbers are not PyTorch's", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
             "FeatureAlphaDropout", "RReLU", when=lambda sample: sample.training),
+    *refuse("its random numbers are not PyTorch's", "MultiheadAttention", "Transformer", "TransformerDecoderLayer",
+            "TransformerEncoderLayer", when=lambda sample: sample.training and 0 < dropout_of(sample) < 1),
 ]
 
 MODULE_ERRORS = [
     *refuse("a narrower weight leaves the loss in the input's dtype", "NLLLoss"),
     *refuse("the function looks at its options when it is called", "HuberLoss"),
+    *refuse("a nonlinearity in the place of bias is refused when the cell is made", "GRUCell", "RNNCell",
+            when=lambda case: isinstance(case[0].made.args[-1], str)),
 ]
 
 # ---- optim_db: `when` sees the options, or the parameters, options and stage of what fails --------------------------
@@ -137,6 +156,7 @@ OPTIMIZER_ERRORS = [
 
 # Functions here that op_db has no entry for, by reason.
 NOT_IN_OP_DB = {
+    "functional.alibi_slopes": "PyTorch has no biases by distance",
     "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
     "cbrt": "NumPy's only",
     "functional.dropout1d": "random; without chance it is compared as nn.Dropout1d",
@@ -144,6 +164,7 @@ NOT_IN_OP_DB = {
     "functional.fold": "it is compared as nn.Fold",
     "functional.gumbel_softmax": "random",
     **{f"functional.lp_pool{n}d": f"it is compared as nn.LPPool{n}d" for n in (1, 2, 3)},
+    "functional.rotary_embedding": "PyTorch has none",
     "functional.upsample": "PyTorch's deprecated name of interpolate",
     "pad": "NumPy's, with other words: PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
@@ -157,6 +178,9 @@ NOT_IN_MODULE_DB = {
     "ParameterDict": "a container",
     "ParameterList": "a container",
     **{f"MaxUnpool{n}d": f"it is compared as functional.max_unpool{n}d" for n in (1, 2, 3)},
+    "AdaptiveLogSoftmaxWithLoss": "its targets are integers: it is compared in test_sequence_losses.py",
+    "EmbeddingBag": "its inputs are integers: it is compared in test_embedding.py",
+    "RNNBase": "abstract: what RNN, LSTM and GRU have in common",
 }
 
 # Parameters of PyTorch's that ours leave out, by reason; "nn.Layer.parameter" for one place only.
@@ -175,6 +199,9 @@ LEFT_OUT = {
 
 # Parameters of ours that PyTorch's have not, by reason.
 OURS_ONLY = {
+    "functional.scaled_dot_product_attention.window": "flash-attn's window_size: PyTorch says it by a quadratic mask",
+    "functional.scaled_dot_product_attention.alibi_slopes": "flash-attn's: PyTorch says it by a quadratic mask",
+    "functional.multi_head_attention_forward.batch_first": "PyTorch's layer exchanges axes before and after it",
     "rng": "the generator: PyTorch's layers draw from the default one only",
     "entries": "one word for all containers, given by position",
 }

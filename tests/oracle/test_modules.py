@@ -16,6 +16,7 @@ from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 from torch.utils._pytree import tree_leaves, tree_map
 
 import gpuprop
+import gpuprop.functional as F
 from gpuprop import nn
 
 INFO = {info.module_cls.__name__: info for info in module_db}
@@ -23,6 +24,7 @@ OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": torch.float64, "requires_gr
 MORE: dict[str, list[tuple[tuple, ...]]] = {  # of layers that module_db lacks: arguments, and the shape of each input
     "AlphaDropout": [((0.3,), (4, 5))],
     "ChannelShuffle": [((3,), (2, 6, 4)), ((2,), (1, 4, 3, 2))],
+    "CosineSimilarity": [((), (4, 5), (4, 5)), ((-1, 1e-3), (2, 3, 4), (4,))],
     "Dropout": [((0.3,), (4, 5)), ((0.0,), (3,)), ((1.0,), (2, 3))],
     **{f"Dropout{n}d": [((0.3,), (2, 3, 4, 2, 2)[:n + 2])] for n in (1, 2, 3)},
     "FeatureAlphaDropout": [((0.3,), (4, 5, 3))],
@@ -30,9 +32,19 @@ MORE: dict[str, list[tuple[tuple, ...]]] = {  # of layers that module_db lacks: 
     "Fold": [(((4, 5), (2, 3)), (2, 12, 9)), ((5, 3, 1, 2, (2, 1)), (18, 28))],
     "Hardsigmoid": [((), (4, 5)), ((), ())],
     "Identity": [((), (4, 5)), ((7, "any"), ())],
+    "MultiheadAttention": [  # the last input is key_padding_mask
+        ((4, 2, 0.0, True, False, False, 3, 5), (3, 2, 4), (6, 2, 3), (6, 2, 5)),
+        ((4, 2, 0.0, True, True, True, 5, None, True), (2, 3, 4), (2, 6, 5), (2, 6, 4), (2, 6)),
+        ((4, 4), (3, 2, 4), (6, 2, 4), (6, 2, 4), (2, 6)), ((4, 1, 0.3), *[(3, 2, 4)] * 3)],
+    "PairwiseDistance": [((), (4, 5), (4, 5)), ((1.0, 1e-3, True), (4, 5), (5,))],
     "PixelShuffle": [((2,), (2, 8, 3, 4)), ((3,), (9, 2, 1))],
     "PixelUnshuffle": [((2,), (2, 3, 4, 6)), ((3,), (1, 6, 3))],
     "RReLU": [((), (4, 5)), ((0.1, 0.5), (3,))],
+    "Transformer": [((4, 2, 1, 2, 8, 0.1, "gelu"), (5, 2, 4), (3, 2, 4))],
+    "TransformerDecoder": [((torch.nn.TransformerDecoderLayer(4, 2, 8, 0.0), 2), (3, 2, 4), (5, 2, 4))],
+    "TransformerDecoderLayer": [((4, 2, 8, 0.2, "gelu", 1e-3, True, True), (2, 3, 4), (2, 5, 4))],
+    "TransformerEncoderLayer": [((4, 2, 8, 0.2, "gelu", 1e-3, True, True), (2, 3, 4)),
+                                ((4, 2, 8, 0.0, torch.nn.functional.silu), (3, 2, 4))],
     "TripletMarginLoss": [((), *[(4, 5)] * 3), ((0.5, 3.0, 1e-6, True), *[(4, 5)] * 3)],
     "TripletMarginWithDistanceLoss": [((), *[(4, 5)] * 3)],
     "Unflatten": [((1, (2, 3)), (4, 6)), ((-1, (2, -1)), (4, 6)), ((0, (4, 1)), (4, 6))],
@@ -66,6 +78,13 @@ def call(inputs: Any) -> Call:
 
 def own(value: Any) -> Any:
     """An argument of a constructor: a tensor among them becomes part of the layer's state, which it may write to."""
+    if isinstance(value, torch.nn.TransformerEncoderLayer | torch.nn.TransformerDecoderLayer):
+        a, b = value.self_attn, value.linear1
+        return getattr(nn, type(value).__name__)(
+            a.embed_dim, a.num_heads, b.out_features, a.dropout, own(value.activation), value.norm1.eps, a.batch_first,
+            value.norm_first, b.bias is not None)
+    if callable(value) and value is getattr(torch.nn.functional, getattr(value, "__name__", ""), None):
+        return getattr(F, value.__name__)
     return gpuprop.tensor(value.numpy()) if isinstance(value, torch.Tensor) else ours(value)
 
 

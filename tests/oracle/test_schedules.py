@@ -14,7 +14,10 @@ from gpuprop import Parameter, optim
 from gpuprop.optim import lr_scheduler
 
 EPOCHS = 40
-SAMPLES: dict[str, list[dict[str, Any]]] = {
+SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the schedule
+    "ChainedScheduler": [lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 9), s.ExponentialLR(o, 0.9)]),
+                         lambda s, o: s.ChainedScheduler([s.StepLR(o, 7), s.LinearLR(o)], o)],
+    "ConstantLR": [{}, {"factor": 0.1, "total_iters": 12}, {"factor": 1.0, "total_iters": 0}],
     "CosineAnnealingLR": [{"T_max": 10}, {"T_max": 7, "eta_min": 0.01}],
     "ExponentialLR": [{"gamma": 0.9}],
     "LambdaLR": [{"lr_lambda": lambda t: 1 / (1 + t)}, {"lr_lambda": [lambda t: 2**-t, lambda t: 0.9**t]}],
@@ -25,6 +28,12 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
                    {"max_lr": 1.0, "total_steps": 60, "three_phase": True, "pct_start": 0.2, "cycle_momentum": False}],
     "ReduceLROnPlateau": [{}, {"mode": "max", "factor": 0.5, "patience": 2, "cooldown": 3, "min_lr": 0.01},
                           {"patience": 0, "threshold": 0.2, "threshold_mode": "abs", "eps": 0.01}],
+    "SequentialLR": [
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.1, total_iters=6), s.CosineAnnealingLR(o, 34)], [6]),
+        lambda s, o: s.SequentialLR(o, [s.ConstantLR(o, 0.1, 30), s.MultiStepLR(o, [0, 4]), s.StepLR(o, 5),
+                                        s.ExponentialLR(o, 0.9), s.LambdaLR(o, lambda t: 2**-t)], [1, 8, 25, 33]),
+        lambda s, o: s.SequentialLR(o, [s.ChainedScheduler([s.LinearLR(o), s.ConstantLR(o, 0.9)]),
+                                        s.OneCycleLR(o, 1.0, total_steps=30)], [11])],
     "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
 }
 BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type)
@@ -36,11 +45,12 @@ def groups(parameter: Any) -> list[dict[str, Any]]:
     return [{"params": [parameter()]}, {"params": [parameter()], "lr": 0.3, "momentum": 0.8}]
 
 
-def course(library: Any, schedulers: Any, parameter: Any, name: str, options: dict[str, Any]) -> list[list[float]]:
+def course(library: Any, schedulers: Any, parameter: Any, name: str, options: Any) -> list[list[float]]:
     """Learning rates and momenta epoch by epoch; in the middle a new schedule goes on from the state of the old."""
     make = lambda: library.SGD(groups(parameter), lr=0.1, momentum=0.9)
     optimizer = make()
-    scheduler = getattr(schedulers, name)(optimizer, **options)
+    schedule = lambda o: options(schedulers, o) if callable(options) else getattr(schedulers, name)(o, **options)
+    scheduler = schedule(optimizer)
     loss, found = np.random.default_rng(0).random(EPOCHS), []
     for epoch in range(EPOCHS):
         optimizer.step()
@@ -49,7 +59,7 @@ def course(library: Any, schedulers: Any, parameter: Any, name: str, options: di
         assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
         if epoch == EPOCHS // 2:
             states, optimizer = (optimizer.state_dict(), scheduler.state_dict()), make()
-            scheduler = getattr(schedulers, name)(optimizer, **options)
+            scheduler = schedule(optimizer)
             optimizer.load_state_dict(states[0])
             scheduler.load_state_dict(states[1])
     return found

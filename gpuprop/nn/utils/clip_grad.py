@@ -7,7 +7,7 @@ import math
 import operator
 from typing import Any
 
-from gpuprop.autograd import Tensor
+from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of, default_backend
 from gpuprop.optim.arena import gradients, wide
 from gpuprop.pointwise import pointwise
@@ -21,19 +21,36 @@ def clip_grad_norm_(parameters: Any, max_norm: float, norm_type: float = 2.0, er
     `error_if_nonfinite`, to raise RuntimeError where the norm is infinite or NaN.  `foreach` changes nothing.
     """
     found, arenas = gradients(_several(parameters), whole=norm_type > 0)
+    norm = get_total_norm(found, norm_type, error_if_nonfinite)
+    _scale(found, arenas, max_norm, norm.data)
+    return norm
+
+
+def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False,
+                   foreach: bool | None = None) -> Tensor:
+    """The norm of all tensors or arrays as one vector; what the words mean `clip_grad_norm_` says."""
+    found = [raw(t) for t in _several(tensors)]
     if not found:
         return Tensor(default_backend().xp.zeros((), "float32"))
-    xp = backend_of(found[0]).xp
-    norm = _norm(xp, found, float(norm_type))
-    if error_if_nonfinite and not math.isfinite(Tensor(norm).item()):
+    norm = Tensor(_norm(backend_of(found[0]).xp, found, float(norm_type)))
+    if error_if_nonfinite and not math.isfinite(norm.item()):
         raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
                            f"cannot be clipped. To scale by it anyway, set `error_if_nonfinite=False`")
-    share = xp.minimum(max_norm / (norm + 1e-6), 1.0)
+    return norm
+
+
+def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, foreach: bool | None = None) -> None:
+    """Scale all gradients in place by ``min(max_norm / (total_norm + 1e-6), 1)``."""
+    _scale(*gradients(_several(parameters)), max_norm, raw(total_norm))
+
+
+def _scale(found: list, arenas: list, max_norm: float, norm: Any) -> None:
     for g in found:
+        xp = backend_of(g).xp
+        share = xp.minimum(max_norm / (norm + 1e-6), 1.0)
         scale(xp, g, share if share.dtype == wide(g.dtype) else share.astype(wide(g.dtype)))
     for arena in arenas:
         arena.clear_padding()
-    return Tensor(norm)
 
 
 def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = None) -> None:

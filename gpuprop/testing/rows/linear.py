@@ -19,5 +19,7 @@ ROWS = [
     Row(F.cosine_similarity, floats(2, 3, 4), floats(3, 1), 1),
     Row(F.cosine_similarity, floats(4, 5), floats(4, 5), eps=1.5),
     *(Row(F.pairwise_distance, floats(*a), floats(*b)) for a, b in PAIRS),
+    *(Row(F.pdist, floats(4, 3), p) for p in (1.0, 1.5, 2.0, math.inf)),
+    *(Row(F.pdist, floats(*shape)) for shape in ((0, 3), (1, 3), (1, 1))),
     *(Row(F.pairwise_distance, floats(4, 5), floats(4, 5), p, 1e-3, True) for p in (1.0, 1.5, 3.0, math.inf)),
 ]

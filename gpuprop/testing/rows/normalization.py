@@ -18,7 +18,8 @@ def positive(*shape):
 ROWS = [
     *(Row(standardize, floats(*x), floats(*w), floats(*w), axes, 1e-5, centred, tracked)
       for x, w, axes in (((4, 5), (5,), (1,)), ((4, 3), (3,), (0,)), ((2, 3, 4), (3, 1), (0, 2)), ((1, 1), (1,), (1,)),
-                         ((0, 3), (3,), (0,)), ((0, 3), (3,), (1,)), ((2, 2, 2, 3), (2, 2, 1), (2, 3)))
+                         ((0, 3), (3,), (0,)), ((0, 3), (3,), (1,)), ((2, 2, 2, 3), (2, 2, 1), (2, 3)),
+                         ((3, 2, 2, 2), (2, 2, 1), (2, 3)), ((2, 3, 2), (2, 3, 1), (0, 2)))
       for centred, tracked in ((True, False), (False, False), (True, True))),
     Row(standardize, floats(4, 5), None, None, (1,), 1e-5),
     Row(standardize, floats(4, 5), floats(5), None, (1,), 0.1),

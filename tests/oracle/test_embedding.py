@@ -1,0 +1,89 @@
+"""Options of embedding and its bags that PyTorch's tables leave out, because finite differences cannot follow them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compare import close, ours, same_function, same_gradients
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import nn
+
+INPUT = [[4, 4, 1], [0, 4, 2]]  # for bags PyTorch counts the wrong rows where others than the last come twice
+BAGS = {"flat": ([4, 4, 1, 0, 4, 2, 4], [0, 3, 3, 6]), "rows": (INPUT, None)}
+
+
+def table(rows: int = 5, features: int = 3) -> torch.Tensor:
+    return torch.tensor(np.random.default_rng(0).standard_normal((rows, features)) * 2, requires_grad=True)
+
+
+def indices(values: Any) -> Any:
+    return None if values is None else torch.tensor(values)
+
+
+@pytest.mark.parametrize("padding_idx", [None, 1, -1])
+@pytest.mark.parametrize("by_freq", [False, True])
+def test_gradients_of_rows(padding_idx: int | None, by_freq: bool) -> None:
+    options = {"padding_idx": padding_idx, "scale_grad_by_freq": by_freq}
+    same_function(torch.nn.functional.embedding, F.embedding, (indices(INPUT), table()), options, second=True)
+
+
+@pytest.mark.parametrize("bags", BAGS)
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding_idx", [None, 1, 4])
+def test_gradients_of_bags(bags: str, mode: str, padding_idx: int | None) -> None:
+    input, offsets = map(indices, BAGS[bags])
+    for by_freq, last in itertools.product([False, True], [False, True]):
+        options = {"offsets": offsets, "mode": mode, "padding_idx": padding_idx, "scale_grad_by_freq": by_freq,
+                   "include_last_offset": last}
+        if offsets is not None and last:
+            options["offsets"] = torch.tensor([0, 3, 3, 7])
+        if (last and offsets is None) or (by_freq and mode == "max"):
+            continue  # PyTorch ignores the one and refuses the other
+        same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
+
+
+@pytest.mark.parametrize("bags", BAGS)
+@pytest.mark.parametrize("padding_idx", [None, 1, 4])
+def test_weights_of_samples(bags: str, padding_idx: int | None) -> None:
+    input, offsets = map(indices, BAGS[bags])
+    weights = torch.tensor(np.random.default_rng(1).standard_normal(tuple(input.shape)), requires_grad=True)
+    options = {"offsets": offsets, "mode": "sum", "per_sample_weights": weights, "padding_idx": padding_idx}
+    same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
+
+
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
+@pytest.mark.parametrize("name", ["embedding", "embedding_bag"])
+def test_rows_are_shortened_in_place(name: str, norm_type: float) -> None:
+    theirs = table().detach()
+    mine = gpuprop.tensor(theirs.numpy())
+    options = {"max_norm": 1.5, "norm_type": norm_type}
+    expected = getattr(torch.nn.functional, name)(indices(INPUT), theirs, **options)
+    close("output", getattr(F, name)(ours(indices(INPUT)), mine, **options), expected)
+    close("weight", mine, theirs)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_pretrained(sparse: bool) -> None:
+    """A sparse gradient of PyTorch's holds what ours, a dense one, does."""
+    theirs = torch.nn.Embedding.from_pretrained(table().detach(), freeze=False, padding_idx=1, sparse=sparse)
+    mine = nn.Embedding.from_pretrained(ours(table().detach()), freeze=False, padding_idx=1, sparse=sparse)
+    (theirs(indices(INPUT)) ** 2).sum().backward()
+    (mine(ours(indices(INPUT))) ** 2).sum().backward()
+    close("gradient", mine.weight.grad, theirs.weight.grad.to_dense())
+
+
+@pytest.mark.parametrize("bags", BAGS)
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_layer_of_bags(bags: str, mode: str) -> None:
+    """With PyTorch's own weight; its option names the row that is padding."""
+    given = [a for a in map(indices, BAGS[bags]) if a is not None]
+    theirs = torch.nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
+    mine = nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
+    mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
+    same_gradients([theirs(*given)], lambda: mine(*map(ours, given)), [("weight", theirs.weight, mine.weight)])
