@@ -34,12 +34,13 @@ HIDDEN = np.random.default_rng(3).random((2, 1, 9, 11)) < 0.7
 CASES = {
     "plain": ([], {}),
     "causal": ([], {"is_causal": True}),
-    "window": ([], {"window": 2}),
+    "window": ([], {"window": np.int64(2)}),
     "window to one side": ([], {"window": (3, -1)}),
     "causal within a window": ([], {"window": (4, 4), "is_causal": True}),
     "a window that hides whole rows": ([], {"window": (0, 0), "is_causal": True}),
     "mask of bools": ([], {"attn_mask": HIDDEN}),
     "mask of floats": ([(9, 11)], {"attn_mask": True}),
+    "a mask for each head": ([(2, 3, 9, 11)], {"attn_mask": True, "is_causal": False}),
     "a mask for each key": ([(2, 3, 1, 11)], {"attn_mask": True, "window": (5, 1)}),
     "slopes": ([(3,)], {"alibi_slopes": True, "is_causal": True}),
     "all of it": ([(3, 9, 1), (3,)], {"attn_mask": True, "alibi_slopes": True, "dropout_p": 0.25, "window": (6, 0)}),
@@ -223,5 +224,5 @@ def test_errors_of_dtypes(backend):
     q, k, v = arrays(X, X, X)
     with pytest.raises(TypeError, match="of one floating dtype, not float64, float32, float64"):
         attend(q, k.float(), v)
-    with pytest.raises(TypeError, match=r"attn_mask is of bools, of float64 .* not of int64"):
+    with pytest.raises(TypeError, match="attn_mask is of bools, of float32 or of query's float64, not of int64"):
         attend(q, k, v, gp.ones((5, 5), dtype="int64"))

@@ -16,7 +16,7 @@ import gpuprop
 import gpuprop.random as random
 import gpuprop.testing  # registers the strict backend
 from gpuprop.backend import get_backend, usable_backends
-from gpuprop.random import DATA, INIT, NOISE, Generator, keep_mask, philox, words
+from gpuprop.random import DATA, INIT, NOISE, Generator, keep_mask, keep_rows, philox, words
 
 BACKENDS = list(usable_backends())
 SHAPES = [(), (0,), (1,), (7,), (3, 0, 2), (4, 1, 9)]
@@ -341,6 +341,22 @@ def test_keep_mask_keeps_with_probability_1_minus_p(p):
     assert abs((~mask).mean() - p) < 5 * np.sqrt(p * (1 - p) / mask.size) + 2**-17
     neighbours = np.corrcoef(mask.reshape(-1)[0::2], mask.reshape(-1)[1::2])[0, 1]
     assert abs(neighbours) < 5 / np.sqrt(mask.size / 2)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("n", [1, 8, 13, 24])
+def test_keep_rows_draws_an_element_by_its_row_and_column(backend, n):
+    """Any part of a mask is what the whole has there; the whole is that of `keep_mask` if rows fill their blocks."""
+    backend = get_backend(backend)
+    ticket, numbers = (backend.asarray(np.array(a)) for a in (np.uint64([5, 6]), np.arange(12).reshape(3, 4)))
+    whole = host(keep_rows(ticket, numbers, n, 0, n, 0.3))
+    padded = host(keep_mask(ticket, (3, 4, -(-n // 8) * 8), 0.3))
+    assert whole.shape == (3, 4, n) and same(whole, padded[..., :n])
+    for start, stop in ((0, 1), (n // 2, n), (n - 1, n), (n // 3, n // 2), (n, n)):
+        part = keep_rows(ticket, numbers[1:, ::2], n, start, stop, 0.3)
+        assert type(part) is backend.array_type and same(part, whole[1:, ::2, start:stop])
+        assert host(keep_rows(ticket, numbers, n, start, stop, 0)).all()
+        assert not host(keep_rows(ticket, numbers, n, start, stop, 1)).any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -83,8 +83,7 @@ def check_dtypes(query, key, value, mask):
         names = ", ".join(a.dtype.name for a in (query, key, value))
         raise TypeError(f"{WHAT}: query, key and value are of one floating dtype, not {names}")
     if mask is not None and mask.dtype not in (own, "bool", "float32"):
-        raise TypeError(f"{WHAT}: attn_mask is of bools, of {own.name} as query is, or of float32, "
-                        f"not of {mask.dtype.name}")
+        raise TypeError(f"{WHAT}: attn_mask is of bools, of float32 or of query's {own.name}, not of {mask.dtype.name}")
 
 
 @op(precision="low")
@@ -238,8 +237,9 @@ def _at(a, place):
 
 def _add(total, place, part):
     """Add, at a place, to an array that broadcasts there."""
+    spread = tuple(i for i, k in enumerate(total.shape) if k == 1)
     part_of_total = _at(total, place)
-    part_of_total += part.sum(axis=tuple(i for i, k in enumerate(total.shape) if k == 1), keepdims=True)
+    part_of_total += part.sum(axis=spread, keepdims=True) if spread else part
 
 
 # ---- the public names -----------------------------------------------------------------------------------------------
@@ -323,13 +323,13 @@ def _check_shapes(query: Any, key: Any, value: Any, mask: Any, slopes: Any, grou
 def _band(n: int, m: int, is_causal: bool, window: Any) -> Band:
     """Causality and window as one band, without ends that hide nothing."""
     given = (-1, -1) if window is None else window if isinstance(window, tuple | list) else (window, window)
-    if len(given) != 2 or not all(isinstance(w, int) and w >= -1 for w in given):
+    if len(given) != 2 or not all(isinstance(w, int | np.integer) and w >= -1 for w in given):
         raise ValueError(f"{WHAT}: window is a number of keys or a pair (left, right) of them, -1 for no end, "
                          f"not {window!r}")
     left, right = given
     first = m - n - left if left >= 0 else 1 - n
     last = min(m - n + right if right >= 0 else m - 1, 0 if is_causal else m - 1)
-    return first if first > 1 - n else None, last if last < m - 1 else None
+    return int(first) if first > 1 - n else None, int(last) if last < m - 1 else None
 
 
 def _by_group(query: Any, key: Any, *others: Any) -> tuple:
