@@ -88,10 +88,9 @@ def test_windows_are_a_view():
     assert np.shares_memory(w, x) and w.tolist() == [[0, 1, 2], [2, 3, 4]]
 
 
-@pytest.mark.parametrize("cached", [1, 1200, 1 << 18])
-def test_parts_are_as_good_as_the_whole(cached, monkeypatch):
-    monkeypatch.setattr(convolution, "CACHED", cached)
-    monkeypatch.setattr(convolution, "WIDE", 1)
+@pytest.mark.parametrize("columns", [1, 1200, 1 << 18])
+def test_parts_are_as_good_as_the_whole(columns, monkeypatch):
+    monkeypatch.setattr(convolution, "COLUMNS", columns)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(s) for s in ((5, 2, 6, 5), (4, 2, 3, 3), (4,))]
 

@@ -96,3 +96,19 @@ def test_a_nan_stays_in_its_windows():
 def test_layers_show_their_options():
     assert repr(nn.MaxPool2d(2)) == "MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)"
     assert repr(nn.AdaptiveAvgPool2d((1, None))) == "AdaptiveAvgPool2d(output_size=(1, None))"
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_windows_of_infinities_have_the_gradient_of_the_definition(dilation, backend):
+    """It goes to the first element that is not padding, as PyTorch's."""
+    values = X.copy()
+    values[:, :, :6, :7] = -np.inf
+    grads = []
+    for how in (contextlib.nullcontext, gp.generic):
+        x = gp.Tensor(backend.asarray(values), requires_grad=True)
+        with how():
+            y = F.max_pool2d(x, (3, 4), (2, 1), (1, 2), dilation, ceil_mode=True)
+            y.backward(backend.asarray(np.arange(y.size, dtype="float32").reshape(y.shape)))
+        grads.append(gp.asnumpy(x.grad))
+    np.testing.assert_array_equal(*grads)
+    assert grads[0][0, 0, :6, :7].any()

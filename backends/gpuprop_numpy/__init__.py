@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Backend
-from gpuprop_numpy import special
+from gpuprop_numpy import activation, normalization, special
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise, is_half
 
@@ -79,6 +79,10 @@ class NumpyBackend(Backend):
     """
 
     name, xp, array_type = "numpy", xp, np.ndarray
+    kernels = {
+        "gpuprop.functional.activation:gelu": activation.gelu,
+        "gpuprop.functional.normalization:standardize": normalization.standardize,
+    }
 
     def __init__(self) -> None:
         keep_freed_memory()

@@ -88,6 +88,9 @@ ERF32 = (
     (6.664226e-06, 0.00040780483, 0.0042066559, 0.055645343, 0.19262122, 1.1283792),
     (2.532926e-07, 7.165208e-05, 0.0014126703, 0.016244151, 0.11732698, 0.50403953, 1.0),
 )
+# the same of the normal distribution function less 1/2, which is erf(x / sqrt(2)) / 2
+NORMAL32 = tuple(tuple(c * math.sqrt(scale) * 0.5**k for k, c in enumerate(reversed(row)))[::-1]
+                 for row, scale in zip(ERF32, (1 / 8, 1), strict=True))
 # exp(x^2) erfc(x) for x >= 0
 ERFC = (
     (6.300060597630723e-05, 0.001196752598209149, 0.011132840356706262, 0.06560483046768997, 0.2678424171491476,
@@ -107,6 +110,14 @@ def _erf(x: Any) -> Any:
         return np.copysign(1 - np.exp(-a * a) * _ratio(a, *ERFC), x)
 
     return _either(np.abs(x) <= 1, x, lambda x: x * _ratio(x * x, *ERF), tail)
+
+
+def _normal_cdf(x: Any) -> Any:
+    """The normal distribution function."""
+    if x.dtype == np.float32:
+        x = np.clip(x, -5.58, 5.58)
+        return x * _ratio(x * x, *NORMAL32) + 0.5
+    return 0.5 * (1 + _erf(x * math.sqrt(0.5)))
 
 
 def _erfc(x: Any) -> Any:
@@ -233,5 +244,5 @@ def _cotangent(n: int) -> Sequence[float]:
     return p.tolist()
 
 
-sigmoid, erf = _lift(_sigmoid, single=True), _lift(_erf, single=True)
+sigmoid, erf, normal_cdf = (_lift(body, single=True) for body in (_sigmoid, _erf, _normal_cdf))
 erfc, erfinv, lgamma, digamma = _lift(_erfc), _lift(_erfinv), _lift(_lgamma), _lift(_digamma)

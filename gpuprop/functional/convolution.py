@@ -25,8 +25,7 @@ from gpuprop.functional.windows import (
 )
 from gpuprop.ops import Array, op
 
-CACHED = 1 << 19  # elements of the columns made at once: they are read again while the cache still has them
-WIDE = 512  # columns at least: the products of fewer are slow
+COLUMNS = 1 << 20  # elements of the columns made at once
 
 
 # ---- three products, each the derivative of another: of an image x, an image y and a weight w -----------------------
@@ -92,19 +91,32 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
 
 @conv.faster
 def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
-    """Few images at a time."""
-    counts = fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    many = math.prod(counts)
-    at_once = max(1, WIDE // many, CACHED // max(1, math.prod(weight.shape[1:]) * groups * many))
-    if len(input) <= at_once:
-        return conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
+    """Few images at a time, or the columns would take many times the memory of these."""
+    many, how = math.prod(fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)), (
+        stride, padding, dilation, groups)
+    at_once = max(1, COLUMNS // max(1, math.prod(weight.shape[1:]) * groups * many))
     parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
-    done = [conv.fn(xp, input[p], weight, bias, stride, padding, dilation, groups) for p in parts]
+    if len(parts) < 2:
+        return turned(xp, input, weight, bias, *how)
+    done = [turned(xp, input[p], weight, bias, *how) for p in parts]
     each = lambda i, dy: [back[i](dy[p]) for p, (_, back) in zip(parts, done, strict=True)]
     return xp.concatenate([y for y, _ in done]), (
         lambda dy: xp.concatenate(each(0, dy)),
         lambda dy: functools.reduce(operator.iadd, each(1, dy)),
         lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
+
+
+def turned(xp, input, weight, bias, stride, padding, dilation, groups):
+    """The gradient of the images as the correlation of the output's with filters turned round, where it has no more."""
+    (out, c, *size), space = weight.shape, input.shape[2:]
+    y, pullbacks = conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
+    outside = [(k - 1 - before, k - 1 - after)
+               for k, (before, after) in zip(extent(size, dilation), padding, strict=True)]
+    if any(s > 1 for s in stride) or out > c * groups or min(map(min, outside)) < 0:
+        return y, pullbacks
+    back = weight[(..., *(slice(None, None, -1),) * len(size))].reshape(groups, out // groups, c, *size)
+    back = back.swapaxes(1, 2).reshape(groups * c, out // groups, *size)
+    return y, (lambda dy: correlate(xp, dy, back, space, stride, outside, dilation, groups), *pullbacks[1:])
 
 
 @op(precision="low")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -107,7 +108,7 @@ def max_in(xp, input: Array, size, counts, stride, padding, dilation, indices):
 
 @max_in.faster
 def max_in_turn(xp, input, size, counts, stride, padding, dilation, indices):
-    """One place of all windows after the other, without a table.  A window of -inf alone passes no gradient to it."""
+    """One place of all windows after the other, without a table."""
     padded = any(map(any, padding))
     if indices or math.prod(size) > 255 or (padded and input.dtype.kind in "iub"):
         return max_in.fn(xp, input, size, counts, stride, padding, dilation, indices)
@@ -115,21 +116,37 @@ def max_in_turn(xp, input, size, counts, stride, padding, dilation, indices):
     x = pad_with.on(xp, input, widths=widths, value=-math.inf) if padded else input
     shape, kept = x.shape, inner(widths, input.shape)
     parts = [(..., *every(place, counts, stride, dilation)) for place in itertools.product(*map(range, size))]
+    overlapping = any(map(operator.lt, stride, extent(size, dilation)))
     best, which = xp.copy(x[parts[0]]), xp.zeros((*shape[:2], *counts), "uint8")
     for i, part in enumerate(parts[1:], 1):
         other = xp.copy(x[part])  # read more than once
         higher = (other > best) | ((other != other) & (best == best))
         which = xp.maximum(which, higher.astype("uint8") * i)  # many times faster than `where`
         best = xp.maximum(best, other)
+    if padded:  # whose -inf is no element, where nothing is larger
+        inside = first_inside(xp, size, counts, stride, padding, dilation)
+        which = xp.where(best == -math.inf, inside.astype("uint8"), which)
 
     def pullback(dy):
         dx = xp.zeros(shape, dy.dtype)
         for i, part in enumerate(parts):
-            there = dx[part]
-            there += dy * (which == i)
+            if overlapping:
+                there = dx[part]
+                there += dy * (which == i)
+            else:
+                dx[part] = dy * (which == i)
         return (dx[kept],)
 
     return best, pullback
+
+
+def first_inside(xp, size, counts, stride, padding, dilation):
+    """Which place of each window is the first that is not padding: (*counts)."""
+    flat = 0
+    for k, count, s, (before, _), d in zip(size, counts, stride, padding, dilation, strict=True):
+        missing = xp.maximum(-((xp.arange(count) * s - before) // d), 0)  # places before the image
+        flat = (flat[..., None] if hasattr(flat, "shape") else flat) * k + missing
+    return flat
 
 
 def max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,

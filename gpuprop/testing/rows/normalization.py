@@ -22,6 +22,7 @@ ROWS = [
                          ((3, 2, 2, 2), (2, 2, 1), (2, 3)), ((2, 3, 2), (2, 3, 1), (0, 2)))
       for centred, tracked in ((True, False), (False, False), (True, True))),
     Row(standardize, floats(4, 5), None, None, (1,), 1e-5),
+    Row(standardize, floats(5), floats(5), floats(5), (0,), 1e-5),
     Row(standardize, floats(4, 5), floats(5), None, (1,), 0.1),
     *(Row(rescale, floats(*x), floats(3, 1), positive(3, 1), floats(3, 1), floats(3, 1), 1e-5)
       for x in ((2, 3, 4), (0, 3, 4))),

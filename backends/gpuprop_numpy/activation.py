@@ -1,0 +1,32 @@
+"""Activations for the CPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gpuprop.functional.activation import gelu as op
+from gpuprop_numpy.pointwise import blockwise
+from gpuprop_numpy.special import normal_cdf
+
+
+@blockwise
+def slope(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
+    d = x * x
+    d *= -0.5
+    d = np.exp(d)
+    d *= x
+    d *= 1 / math.sqrt(2 * math.pi)
+    d += cdf
+    d *= dy
+    return d
+
+
+def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
+    """The distribution function, which takes most of the time, is kept for the gradient."""
+    if approximate != "none" or input.dtype.kind != "f" or input.dtype.itemsize == 2:
+        return op.fn(xp, input, approximate=approximate)
+    cdf = normal_cdf(input)
+    return input * cdf, (lambda dy: slope(xp, input, cdf, dy),)
