@@ -1,4 +1,4 @@
-"""The example on MNIST, on small files of the same kind."""
+"""The examples on MNIST, on small files of the same kind."""
 
 import functools
 import gzip
@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import gpuprop
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "mnist.py"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def write_idx(path, array):
@@ -42,14 +42,15 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(*arguments, **environment):
+def run(name, *arguments, **environment):
     environment = {**os.environ, "GPUPROP_DATA": "", **environment}
-    command = [sys.executable, "-W", "error", SCRIPT, "--backend", "cpu", *arguments]
+    command = [sys.executable, "-W", "error", EXAMPLES / name, "--backend", "cpu", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_it_learns_says_how_well_and_keeps_what_it_learnt(folder, tmp_path):
-    done = run("--epochs", "2", "--batch-size", "32", "--out", tmp_path / "out", GPUPROP_DATA=str(folder.parent))
+    done = run("mnist.py", "--epochs", "2", "--batch-size", "32", "--out", tmp_path / "out",
+               GPUPROP_DATA=str(folder.parent))
     assert done.returncode == 0, done.stderr
     first, *epochs, last = done.stdout.splitlines()
     assert first == "1497 images to learn from, 300 to be tested on; backend 'numpy'"
@@ -63,6 +64,34 @@ def test_it_learns_says_how_well_and_keeps_what_it_learnt(folder, tmp_path):
         "6.bias": (10,)}
 
 
+def pictures(folder):
+    return sorted(p.name for p in folder.iterdir() if p.read_bytes().startswith(b"\x89PNG"))
+
+
+def test_the_convolutional_network_learns_shows_what_and_goes_on(folder, tmp_path):
+    arguments = "mnist_cnn.py", "--data", folder, "--epochs", "1", "--batch-size", "16", "--out", tmp_path
+    done, again = run(*arguments), run(*arguments, "--resume")  # there is nothing left to learn for the second
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    first, epoch, _, last = done.stdout.splitlines()
+    assert first == "1497 images to learn from, 300 to be tested on; backend 'numpy'"
+    accuracy = float(re.fullmatch(r"test accuracy: (0\.\d{4})", last).group(1))
+    assert accuracy > 0.8 and f", {accuracy:.4f}; " in epoch
+    assert again.stdout.splitlines() == [first, *done.stdout.splitlines()[2:]]
+    assert pictures(tmp_path) == ["curves.png", "features.png", "mistakes.png"]
+
+
+def test_the_autoencoder_learns_without_labels(folder, tmp_path):
+    done = run("autoencoder.py", "--data", folder, "--epochs", "4", "--batch-size", "16", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, *epochs, _, last = done.stdout.splitlines()
+    first_loss, *_, last_loss = (float(re.search(r"loss (\S+),", line).group(1)) for line in epochs)
+    assert last_loss < 0.8 * first_loss
+    assert float(last.removeprefix("test accuracy of a linear probe: ")) > 0.7
+    assert pictures(tmp_path) == ["codes.png", "denoised.png"]
+    weights = gpuprop.load(tmp_path / "autoencoder.safetensors")
+    assert weights["encoder.6.weight"].shape == (64, 32 * 7 * 7)
+
+
 class Server(http.server.SimpleHTTPRequestHandler):
     """Hands out the files of a folder, and notes which."""
 
@@ -73,7 +102,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 
 def test_files_are_downloaded_once_and_checked(folder, tmp_path, monkeypatch):
-    example = runpy.run_path(SCRIPT)
+    example = runpy.run_path(EXAMPLES / "mnist.py")
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / name)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Server, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -91,6 +120,6 @@ def test_files_are_downloaded_once_and_checked(folder, tmp_path, monkeypatch):
 
 
 def test_a_folder_without_the_files(tmp_path):
-    done = run("--data", tmp_path)
+    done = run("mnist.py", "--data", tmp_path)
     assert done.returncode == 1
     assert f"{tmp_path} holds no MNIST: train-images-idx3-ubyte.gz, " in done.stderr
