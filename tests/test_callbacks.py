@@ -160,6 +160,8 @@ def test_resumed_equals_uninterrupted(backend, tmp_path):
     functools.partial(optim.lr_scheduler.MultiStepLR, milestones=[1, 3, 3]), optim.lr_scheduler.ReduceLROnPlateau,
     functools.partial(optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=50),
     functools.partial(optim.lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1 / (epoch + 1)),
+    lambda o: optim.lr_scheduler.SequentialLR(
+        o, [optim.lr_scheduler.LinearLR(o, total_iters=3), optim.lr_scheduler.ExponentialLR(o, 0.5)], [3]),
 ])
 def test_schedules_are_resumed(scheduler, tmp_path):
     straight, first, second = (trainer(scheduler=scheduler) for _ in range(3))
@@ -169,6 +171,34 @@ def test_schedules_are_resumed(scheduler, tmp_path):
     second.load_state_dict(gpuprop.load(tmp_path / "c.npz"))
     second.fit(data(), epochs=3)
     assert second.history["lr"] == straight.history["lr"]
+
+
+@pytest.mark.parametrize("scheduler", [
+    functools.partial(optim.lr_scheduler.OneCycleLR, max_lr=0.1, epochs=3, steps_per_epoch=5),
+    functools.partial(optim.lr_scheduler.ExponentialLR, gamma=0.9),
+])
+def test_an_epoch_that_is_trained_anew_is_scheduled_anew(scheduler, tmp_path):
+    """A schedule of steps that is stopped amid an epoch neither runs out before the training does nor ahead of it."""
+    straight, first, second = (trainer(scheduler=scheduler, schedule="step") for _ in range(3))
+    x, y = (a[:40] for a in data())
+    fit = lambda t, epochs, *callbacks: t.fit((x, y), epochs=epochs, batch_size=8, callbacks=callbacks)
+    fit(straight, 3)
+
+    class Stop(Callback):
+        steps = 0
+
+        def on_step_end(self, t):
+            self.steps += 1
+            if self.steps == 7:
+                t.history.interrupted = True
+                t.stop()
+
+    fit(first, 3, Stop(), Checkpoint(tmp_path / "c.npz"))
+    second.load_state_dict(gpuprop.load(tmp_path / "c.npz"))
+    for t in first, second:
+        assert len(t.history) == 1
+        fit(t, 2)
+        assert t.history["lr"] == straight.history["lr"]
 
 
 def test_best_checkpoint(tmp_path):

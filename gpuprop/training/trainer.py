@@ -158,11 +158,11 @@ class Trainer:
         """Train for an epoch and note it, unless it is stopped amid its steps."""
         start = time.perf_counter()
         self._tell("on_epoch_start")
-        self._progress = self._figures()
+        self._progress, rewind = self._figures(), self._bookmark()
         found = self._run(self._until_stopped(train), self._train, self._progress, self.accumulate)
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self._stopping:
-            return
+            return rewind()  # who goes on trains this epoch anew
         if validation is not None:
             found |= {f"val_{name}": value for name, value in self._test(validation).items()}
         row = {"epoch": len(self.history) + 1, "seconds": time.perf_counter() - start, "lr": lr, **found}
@@ -172,6 +172,21 @@ class Trainer:
         elif self.scheduler is not None and self.schedule == "epoch":
             self.scheduler.step()
         self._tell("on_epoch_end")
+
+    def _bookmark(self) -> Callable[[], None]:
+        """What sets the schedule, and the options that it changes, back to where they are now."""
+        scheduler, groups = self.scheduler, self.optimizer.param_groups
+        if scheduler is None:
+            return lambda: None
+        state = scheduler.state_dict()
+        before = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+
+        def rewind() -> None:
+            scheduler.load_state_dict(state)
+            for group, options in zip(groups, before, strict=True):
+                group.update(options)
+
+        return rewind
 
     def _test(self, data: Iterable) -> dict[str, Any]:
         with self._at_home(training=False), no_grad():

@@ -49,6 +49,8 @@ ROWS = [
     *(row.but(gradient=TO_LOGITS) for row in ALIGNED),
     *(Row(ctc_of_scores, floats(6, 2, 4), np.array([[1, 1], [3, 2]]), counts(6, 4), counts(2, sizes), 0, reduction)
       for reduction in ("mean", "none") for sizes in (2, 0)),
+    Row(ctc_of_scores, floats(4, 0, 3), integers(3, 0, 2), counts(), counts(), 0, "sum"),
+    Row(ctc_of_scores, floats(1, 1, 2), integers(2, 1, 1), counts(1), counts(1), 1),
     *(Row(losses_of_rows, small(n, 2), small(3, 2), bias, integers(3, n), *options)
       for n in (4, 1, 0) for bias, *options in VARIANTS),
     Row(losses_of_rows, small(2, 3), small(3 * 4, 3), small(3 * 4), integers(3, 2, 2, 2), CLASS_WEIGHTS, 0, 0.1),
