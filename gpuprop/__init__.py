@@ -5,6 +5,8 @@ Beside the names below, NumPy's functions work on Tensors and arrays of every ba
 
 from typing import Any as _Any
 
+from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
+
 from gpuprop.autograd import Parameter, Tensor, asnumpy, from_dlpack, get_array_module, grad, tensor, value_and_grad
 from gpuprop.backend import BackendMismatchError, backends, debug, no_sync, set_default_backend, use
 from gpuprop.mode import autocast, enable_grad, generic, is_grad_enabled, no_grad
@@ -33,10 +35,11 @@ globals().update(functional.ARRAY_FUNCTIONS)
 
 __all__ = [
     "Array", "BackendMismatchError", "Parameter", "Tensor", "arange", "asnumpy", "autocast", "backends", "capture",
-    "data", "debug", "decoding", "empty", "enable_grad", "eye", "from_dlpack", "full", "full_like", "functional",
-    "generic", "get_array_module", "grad", "io", "is_grad_enabled", "kernel", "linspace", "load", "manual_seed", "nn",
-    "no_grad", "no_sync", "ones", "ones_like", "op", "optim", "pointwise", "random", "save", "set_default_backend",
-    "show_config", "tensor", "testing", "training", "use", "value_and_grad", "verify", "zeros", "zeros_like",
+    "data", "debug", "decoding", "empty", "enable_grad", "eye", "float16", "float32", "float64", "from_dlpack", "full",
+    "full_like", "functional", "generic", "get_array_module", "grad", "int16", "int32", "int64", "int8", "io",
+    "is_grad_enabled", "kernel", "linspace", "load", "manual_seed", "nn", "no_grad", "no_sync", "ones",
+    "ones_like", "op", "optim", "pointwise", "random", "save", "set_default_backend",
+    "show_config", "tensor", "testing", "training", "uint8", "use", "value_and_grad", "verify", "zeros", "zeros_like",
     *functional.ARRAY_FUNCTIONS,
 ]
 
@@ -44,12 +47,14 @@ _LATER = {"data": "data", "decoding": "decoding", "io": "io", "load": "io:load",
           "testing": "testing", "training": "training", "show_config": "environment:show_config",
           "verify": "verification:verify"}
 
-_NUMPYS = {"as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "div": "divide", "eq": "equal",
-           "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "le": "less_equal", "lt": "less",
-           "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
-           "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal",
-           "randperm": "random.permutation", "relu": "functional.relu", "repeat_interleave": "repeat",
-           "softmax": "functional.softmax", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
+_NUMPYS = {
+    "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends", "device": "use", "div": "divide",
+    "double": "float64", "eq": "equal", "float": "float32", "from_numpy": "tensor", "ge": "greater_equal",
+    "gt": "greater", "half": "float16", "inference_mode": "no_grad", "le": "less_equal", "long": "int64", "lt": "less",
+    "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
+    "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal", "randn_like": "random.normal",
+    "randperm": "random.permutation", "relu": "functional.relu", "repeat_interleave": "repeat",
+    "softmax": "functional.softmax", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
 
 
 def __getattr__(name: str) -> _Any:

@@ -197,6 +197,11 @@ def test_what_no_file_holds(path, state, told):
     assert list(path.parent.iterdir()) == []
 
 
+def test_the_path_comes_first(path):
+    with pytest.raises(TypeError, match=r"save\(path, state\): the path comes first"):
+        save({"a": np.ones(2)}, path)
+
+
 def test_types_that_safetensors_has_not(tmp_path):
     with pytest.raises(TypeError, match=r"'a' is of type <U1, which safetensors lacks: convert it, or save as .npz"):
         save(tmp_path / "a.safetensors", {"a": np.array(["x"])})

@@ -27,6 +27,8 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples of them.  A flat dict
     of arrays makes the file that other libraries make of it.  Raises TypeError for other values, before it writes.
     """
+    if isinstance(path, Mapping):
+        raise TypeError("save(path, state): the path comes first, as in numpy.save")
     form = _format(path)
     if not isinstance(state, Mapping):
         hint = ": give its state_dict()" * hasattr(state, "state_dict")
