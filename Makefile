@@ -16,7 +16,9 @@ demo: .venv/demo.stamp ## train on real handwritten digits, on the GPU if one an
 
 test: test-numpy test-cupy ## the whole suite, on NumPy and on the CuPy backend
 
-SUITE = $(BIN)/python -m pytest -q -n auto
+# A worker has one core: threads that wait for cores cost many times the work.
+ONE   = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
+SUITE = $(ONE) $(BIN)/python -m pytest -q -n auto
 
 test-numpy: .venv/test.stamp
 	$(SUITE)
@@ -25,7 +27,7 @@ test-cupy: .venv/test.stamp ## the suite on gpuprop_cupy itself, its CuPy answer
 	GPUPROP_STANDIN=1 $(SUITE)
 
 oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on the CPU as the judge
-	CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle
+	$(ONE) CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle
 
 bench: .venv-peers/bench.stamp ## speed beside other libraries
 	$(PEERS)/python -m benchmarks

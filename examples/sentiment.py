@@ -63,7 +63,7 @@ class SentenceCNN(nn.Module):
 
     def __init__(self, words: int, width: int = 128, windows: tuple = (3, 4, 5), features: int = 100) -> None:
         super().__init__()
-        self.embedding = nn.Sequential(nn.Embedding(words, width, padding_idx=PADDING), nn.Dropout(0.5))
+        self.embedding = nn.Sequential(nn.Embedding(words, width, padding_idx=PADDING), nn.Dropout(0.3))
         self.convolutions = nn.ModuleList(nn.Conv1d(width, features, window) for window in windows)
         self.dropout = nn.Dropout(0.5)
         self.head = nn.Linear(features * len(windows), 2)
