@@ -18,13 +18,12 @@ The four files of MNIST are found or downloaded as in examples/mnist.py.  It lea
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import arguments
 from mnist import digits, download, find
 
 import gpuprop
@@ -136,17 +135,7 @@ def show_codes(codes: np.ndarray, labels: np.ndarray, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("GPUPROP_DATA"), help="the folder of the four files")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--images", type=int, default=60000, help="how many images to learn from")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--code", type=int, default=64, help="how many numbers a digit is squeezed into")
-    parser.add_argument("--noise", type=float, default=0.5, help="its standard deviation, where black is 1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto", help="cpu, cuda, or auto: the GPU if one answers (auto)")
-    parser.add_argument("--out", type=Path, default="out", help="the folder for pictures and weights")
-    args = parser.parse_args()
+    args = arguments(__doc__, epochs=6, images=60000, batch_size=128, code=64, noise=0.5)
 
     train_images, train_labels, test_images, test_labels = find(args.data) if args.data else download()
     train, test = digits(train_images, train_labels), digits(test_images, test_labels)

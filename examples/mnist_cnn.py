@@ -17,12 +17,11 @@ The four files of MNIST are found or downloaded as in examples/mnist.py.  It lea
 
 from __future__ import annotations
 
-import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import arguments
 from mnist import digits, download, find
 
 import gpuprop
@@ -105,16 +104,7 @@ def show_mistakes(logits: np.ndarray, test: ArrayDataset, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=os.environ.get("GPUPROP_DATA"), help="the folder of the four files")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--images", type=int, default=60000, help="how many images to learn from")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto", help="cpu, cuda, or auto: the GPU if one answers (auto)")
-    parser.add_argument("--out", type=Path, default="out", help="the folder for pictures and the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
-    args = parser.parse_args()
+    args = arguments(__doc__, epochs=12, images=60000, batch_size=64, resume=False)
 
     train_images, train_labels, test_images, test_labels = find(args.data) if args.data else download()
     train, test = digits(train_images, train_labels), digits(test_images, test_labels)

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from texts import arguments, download, find
+from command_line import arguments
+from texts import download, find
 
 import gpuprop
 import gpuprop.functional as F

@@ -22,7 +22,8 @@ import time
 from typing import Any
 
 import numpy as np
-from texts import arguments, download, find
+from command_line import arguments
+from texts import download, find
 
 import gpuprop
 import gpuprop.functional as F

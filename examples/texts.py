@@ -1,22 +1,8 @@
-"""What the examples on texts share: their arguments, and where a text is, in a folder of the user's or in the cache."""
+"""Where the examples on texts find a text: in a folder of the user's, or in the cache."""
 
 from __future__ import annotations
 
-import argparse
-import os
 from pathlib import Path
-
-
-def arguments(doc: str | None, **numbers: int) -> argparse.Namespace:
-    """The command line: numbers with these defaults, then what all examples take."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in numbers.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"({default})")
-    parser.add_argument("--data", default=os.environ.get("GPUPROP_DATA"), help="the folder of the texts")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto", help="cpu, cuda, or auto: the GPU if one answers (auto)")
-    parser.add_argument("--out", type=Path, default="out", help="the folder for what it writes")
-    return parser.parse_args()
 
 
 def find(folder: str, part: str, name: str) -> Path:

@@ -27,9 +27,10 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+from command_line import arguments
 from sacrebleu import corpus_bleu
 from sklearn.feature_extraction.text import TfidfVectorizer
-from texts import arguments, find
+from texts import find
 
 import gpuprop
 import gpuprop.functional as F

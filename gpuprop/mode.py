@@ -23,6 +23,11 @@ def as_dtype(dtype: Any) -> np.dtype:
     return np.dtype(dtype)
 
 
+def wide(dtype: Any) -> str:
+    """The type in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
+    return "float64" if dtype.itemsize == 8 else "float32"
+
+
 class Mode(NamedTuple):
     """What the context says of how ops run."""
 

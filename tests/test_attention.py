@@ -9,6 +9,7 @@ import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
 from gpuprop.functional import attention as module
+from gpuprop.testing import check_training
 
 attend = F.scaled_dot_product_attention
 
@@ -166,7 +167,7 @@ def test_memory_is_linear_in_length():
     assert long < 1.5 * short and long < 4096 * 4096 * 4 / 2
 
 
-def test_a_step_is_captured(backend):
+def test_a_step_trains_alike_everywhere_and_captured():
     class Model(nn.Module):
         def __init__(self):
             self.inputs = nn.Linear(6, 18)
@@ -175,8 +176,7 @@ def test_a_step_is_captured(backend):
             q, k, v = gp.split(self.inputs(x), 3, -1)
             return attend(q, k, v, is_causal=True, dropout_p=0.25, window=(3, 0))
 
-    def train(wrap):
-        gp.manual_seed(0)
+    def make():
         model = Model()
         optimizer = gp.optim.SGD(model.parameters(), lr=0.1)
 
@@ -187,15 +187,10 @@ def test_a_step_is_captured(backend):
             optimizer.step()
             return loss
 
-        step = wrap(step)
-        x = gp.tensor(np.random.default_rng(0).standard_normal((2, 7, 6)).astype("float32"))
-        with gp.no_sync():
-            losses = [step(x) for _ in range(6)]
-        return [loss.item() for loss in losses], model.inputs.weight.numpy()
+        return model, optimizer, step
 
-    (want, weight), (got, other) = train(lambda step: step), train(gp.capture)
-    assert got == want
-    np.testing.assert_array_equal(other, weight)
+    rng = np.random.default_rng(0)
+    check_training(make, [(rng.standard_normal((2, 7, 6)).astype("float32"),) for _ in range(6)])
 
 
 X = (2, 3, 5, 4)

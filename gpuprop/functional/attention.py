@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuprop.autograd import Tensor, is_float, tensor
 from gpuprop.functional.dropout import masked
+from gpuprop.mode import wide
 from gpuprop.ops import Array, op
 from gpuprop.pointwise import pointwise
 from gpuprop.random import Generator, default_generator, keep_rows
@@ -65,11 +66,6 @@ def shares(xp, s):
 
 def is_added(mask):
     return mask is not None and mask.dtype.kind != "b"
-
-
-def wide(dtype):
-    """What a dtype is computed in: float32 if it is half of that."""
-    return np.dtype("float32") if dtype.itemsize == 2 else dtype
 
 
 def cast(a, dtype):

@@ -11,6 +11,7 @@ from gpuprop.functional.arithmetic import divide, maximum, multiply, where
 from gpuprop.functional.indexing import take, take_along_axis
 from gpuprop.functional.movement import put_rows
 from gpuprop.functional.reduction import argmax, norm
+from gpuprop.mode import wide
 from gpuprop.ops import Array, kernel, op
 
 
@@ -153,7 +154,7 @@ def bags_of(xp, offsets: Array, n):
 def largest(xp, rows: Array, bags: Array, n):
     """Which row has the largest number in each of n bags, the first of equals: (rows, D), (rows,) -> (n, D)."""
     many, features = rows.shape
-    rows = rows.astype("float32") if rows.dtype.itemsize == 2 else rows
+    rows = rows.astype(wide(rows.dtype), copy=False)
     rows, place = xp.where(rows == rows, rows, math.inf), xp.arange(many, dtype="int32")[:, None]
     to = (bags[:, None] * features + xp.arange(features)).reshape(many * features)
     best, first = xp.full(n * features, -math.inf, rows.dtype), xp.full(n * features, many - 1, "int32")

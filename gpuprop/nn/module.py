@@ -26,7 +26,29 @@ class LoadResult(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Module:
+class Movable:
+    """Abstract: what `to` does, in other words."""
+
+    def to(self, *where: Any, device: str | None = None, dtype: Any = None) -> Self:
+        raise NotImplementedError
+
+    def cpu(self) -> Self:
+        return self.to("cpu")
+
+    def cuda(self, device: int = 0) -> Self:
+        return self.to(f"cuda:{device}")
+
+    def float(self) -> Self:
+        return self.to(dtype="float32")
+
+    def double(self) -> Self:
+        return self.to(dtype="float64")
+
+    def half(self) -> Self:
+        return self.to(dtype="float16")
+
+
+class Module(Movable):
     """Base of all layers and models: an attribute that is a Parameter or Module belongs to the model, under its name.
 
     Write ``__init__``, which makes them, and ``forward``, which computes; a buffer is a Tensor saved but not trained.
@@ -189,21 +211,6 @@ class Module:
             if isinstance(tensor, Parameter):
                 tensor.home = None
         return self
-
-    def cpu(self) -> Self:
-        return self.to("cpu")
-
-    def cuda(self, device: int = 0) -> Self:
-        return self.to(f"cuda:{device}")
-
-    def float(self) -> Self:
-        return self.to(dtype="float32")
-
-    def double(self) -> Self:
-        return self.to(dtype="float64")
-
-    def half(self) -> Self:
-        return self.to(dtype="float16")
 
     # ---- training
 

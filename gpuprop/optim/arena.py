@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, asnumpy, raw
 from gpuprop.backend import BackendMismatchError, backend_of
+from gpuprop.mode import wide
 
 ALIGNMENT = 256  # bytes: where a device's widest loads and copies may start, and more than a cache line of any host
 PLANS = 64  # of stretches remembered; a model whose gradients come and go at random has no use for more
@@ -27,11 +28,6 @@ _homes: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # the arena by 
 def kind(a: Any) -> tuple:
     """What the arrays of one arena have in common."""
     return type(a), a.dtype, getattr(a, "device", None)
-
-
-def wide(dtype: Any) -> str:
-    """The type in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
-    return "float64" if dtype.itemsize == 8 else "float32"
 
 
 def on(backend: Any, value: Any) -> Any:

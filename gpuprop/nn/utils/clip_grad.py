@@ -9,7 +9,8 @@ from typing import Any
 
 from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of, default_backend
-from gpuprop.optim.arena import gradients, wide
+from gpuprop.mode import wide
+from gpuprop.optim.arena import gradients
 from gpuprop.pointwise import pointwise
 
 
@@ -74,7 +75,7 @@ def _norm(xp: Any, found: list, power: float) -> Any:
     """The norm of arrays taken as one vector, a 0-d array; half types are summed in float32."""
     if not power:
         raise ValueError("norm_type 0 counts elements, which is no norm")
-    found = [g.astype("float32") if g.dtype.itemsize == 2 else g for g in found]
+    found = [g.astype(wide(g.dtype), copy=False) for g in found]
     if power == 2:
         norm = xp.sqrt(functools.reduce(operator.add, [(g * g).sum() for g in found]))
     elif math.isinf(power):

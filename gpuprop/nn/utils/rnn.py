@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -12,6 +11,7 @@ from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of, place
 from gpuprop.functional import recurrent
 from gpuprop.functional.indexing import take
+from gpuprop.nn.module import Movable
 
 Lengths = Tensor | np.ndarray | Sequence[int]
 
@@ -25,7 +25,7 @@ class Packed(NamedTuple):
     unsorted_indices: Any
 
 
-class PackedSequence(Packed):
+class PackedSequence(Packed, Movable):
     """Sequences without padding: the rows of all at step 0, then of those that have a step 1, and so on.
 
     `data` are the rows, ``batch_sizes[t]`` says how many there are at step t and lies in host memory, for it decides
@@ -45,21 +45,6 @@ class PackedSequence(Packed):
             return self
         moved = (None if i is None else i.to(data.device) for i in self[2:])
         return type(self)(data, self.batch_sizes, *moved)
-
-    def cpu(self) -> Self:
-        return self.to("cpu")
-
-    def cuda(self, device: builtins.int = 0) -> Self:
-        return self.to(f"cuda:{device}")
-
-    def float(self) -> Self:
-        return self.to(dtype="float32")
-
-    def double(self) -> Self:
-        return self.to(dtype="float64")
-
-    def half(self) -> Self:
-        return self.to(dtype="float16")
 
     def long(self) -> Self:
         return self.to(dtype="int64")
