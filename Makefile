@@ -23,8 +23,9 @@ SUITE = $(ONE) $(BIN)/python -m pytest -q -n auto
 test-numpy: .venv/test.stamp
 	$(SUITE)
 
-test-cupy: .venv/test.stamp ## the suite on gpuprop_cupy itself, its CuPy answered by a stand-in
-	GPUPROP_STANDIN=1 $(SUITE)
+test-cupy: .venv/test.stamp ## the suite on the CuPy backend and the real CuPy, whose GPU hostcuda answers for
+	PYTHONPATH=tests/hostcuda $(SUITE) -p hostcuda.pytest_plugin
+	PYTHONPATH=tests/hostcuda HOSTCUDA_LAZY=1 $(SUITE) -p hostcuda.pytest_plugin --cupy-only
 
 oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on the CPU as the judge
 	$(ONE) CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle

@@ -95,6 +95,10 @@ class Backend(ABC):
         """The device on which this thread makes arrays."""
         return 0
 
+    def device_of(self, array: Any) -> int:
+        """The number of the device on which one of this backend's arrays lies."""
+        return 0
+
     def use_device(self, index: int) -> None:
         if index != 0:
             raise ValueError(f"backend {self.name!r} has one device, number 0, not {index}")

@@ -1,27 +1,26 @@
-"""The backends that tests run on; with GPUPROP_STANDIN=1 gpuprop_cupy's own CuPy is answered by the stand-in."""
+"""The backends that tests run on.
 
-import os
+Under ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one and hostcuda answers for its GPU: `make test-cupy`.
+"""
+
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-STANDIN = os.environ.get("GPUPROP_STANDIN") == "1"
-if STANDIN:
-    sys.path.insert(0, str(Path(__file__).parent / "standin"))
+import gpuprop
+import gpuprop.testing
+from gpuprop.backend import usable_backends, use
 
-import gpuprop  # noqa: E402 (after the stand-in is in place)
-import gpuprop.testing  # noqa: E402
-from gpuprop.backend import usable_backends, use  # noqa: E402
-
-HAS_GPU = not STANDIN and "cupy" in usable_backends()
-BACKENDS = ["cupy"] if STANDIN else ["numpy", "strict", *["cupy"] * HAS_GPU]
+HOSTCUDA = "hostcuda" in sys.modules
+HAS_CUDA = "cupy" in usable_backends()
+BACKENDS = ["cupy"] if HOSTCUDA else ["numpy", "strict", *["cupy"] * HAS_CUDA]
+collect_ignore = [] if HOSTCUDA else ["hostcuda"]  # its own tests
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.get_closest_marker("gpu") and not HAS_GPU:
+        if item.get_closest_marker("gpu") and not HAS_CUDA:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 

@@ -99,7 +99,7 @@ def test_what_joins_and_adds_rows_can_be_captured(backend):
 # ---- when CuPy cannot be used ----
 
 
-def unavailable(before, *path, **environment):
+def unavailable(before, **environment):
     """Why the CuPy backend cannot be used, and the error that says so, in an interpreter prepared by `before`."""
     code = f"""
 import sys
@@ -110,8 +110,8 @@ why = CupyBackend.is_available()
 assert not why and CupyBackend.is_available() is why
 print(why.error.__name__, why)
 """
-    paths = os.pathsep.join(map(str, [*path, ROOT, ROOT / "backends"]))
-    env = {**os.environ, **environment, "PYTHONPATH": paths}
+    paths = [ROOT, ROOT / "backends", *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **environment}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT / "tests", env=env,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -125,12 +125,13 @@ def test_without_cupy_the_line_that_installs_it_is_given():
 
 
 def test_without_a_device_the_driver_says_why():
-    why = unavailable("", CUDA_VISIBLE_DEVICES="")
+    why = unavailable("", CUDA_VISIBLE_DEVICES="", PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'backends'}")
     assert why.startswith("RuntimeError no usable CUDA device: cudaError")
 
 
+@pytest.mark.gpu
 def test_a_device_that_computes_nothing_is_not_used():
     broken = "import cupy; cupy.arange = lambda n: 1 / 0"
-    assert "computes nothing: ZeroDivisionError" in unavailable(broken, ROOT / "tests" / "standin")
+    assert "computes nothing: ZeroDivisionError" in unavailable(broken)
     wrong = "import cupy; cupy.arange = lambda n: cupy.zeros(n)"
-    assert "computes wrongly" in unavailable(wrong, ROOT / "tests" / "standin")
+    assert "computes wrongly" in unavailable(wrong)

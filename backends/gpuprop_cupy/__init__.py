@@ -70,6 +70,9 @@ class CupyBackend(Backend):
     def device(self) -> int:
         return self._runtime.getDevice()
 
+    def device_of(self, array: Any) -> int:
+        return array.device.id
+
     def use_device(self, index: int) -> None:
         self._cupy.cuda.Device(index).use()
 

@@ -143,7 +143,7 @@ def _device(array: Any) -> str:
     backend = backend_of(array)
     if backend.device_count() == 1:
         return backend.name
-    return f"{backend.name}:{getattr(array.device, 'id', array.device)}"  # CuPy's device is an object that has a number
+    return f"{backend.name}:{backend.device_of(array)}"
 
 
 def _moved(a: Any, device: str) -> Any:

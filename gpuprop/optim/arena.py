@@ -27,7 +27,7 @@ _homes: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # the arena by 
 
 def kind(a: Any) -> tuple:
     """What the arrays of one arena have in common."""
-    return type(a), a.dtype, getattr(a, "device", None)
+    return type(a), a.dtype, backend_of(a).device_of(a)
 
 
 def on(backend: Any, value: Any) -> Any:

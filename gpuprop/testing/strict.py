@@ -518,6 +518,9 @@ class StrictBackend(Backend):
     def device(self) -> int:
         return self.machine.device
 
+    def device_of(self, array: Any) -> int:
+        return array.device
+
     def use_device(self, index: int) -> None:
         self.machine.device = index
 
