@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuprop.backend import BY_TYPE, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.backend import BY_TYPE, SEVERAL, BackendMismatchError, backend_of, default_backend, get_backend
 from gpuprop.interchange import Luggage, adopt
-from gpuprop.mode import Switch, Watch, as_dtype, current
+from gpuprop.mode import Switch, Watch, as_dtype, current, widened
 
 if TYPE_CHECKING:
     from gpuprop.functional.tensor import Methods
@@ -320,11 +320,14 @@ def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         return root.receive(_hooked(root.hooks or (), gradient))
     root.node.grad = gradient
     nodes = _reachable(root.node)
+    devices = [(backend, backend.device()) for backend in SEVERAL]
     try:
         for node in nodes:
             g, pullback, edges = node.grad, node.pullback, node.edges
             node.grad = None
             if g is not None:
+                if devices:
+                    _follow(g)
                 if node.hooks:
                     g = _hooked(node.hooks, g)
                 if type(pullback) is tuple:
@@ -339,16 +342,31 @@ def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
                             _send(node, edge, d, held)
             if not retain_graph:
                 node.pullback, node.edges = _spent, ()  # free activations as they are spent
+        for leaf, g in held.values():
+            if devices:
+                _follow(g)
+            leaf.receive(_hooked(leaf.hooks or (), g))
     except BaseException:
         for node in nodes:  # what has arrived so far is no part of the next backward through here
             node.grad = None
         raise
-    for leaf, g in held.values():
-        leaf.receive(_hooked(leaf.hooks or (), g))
+    finally:
+        for backend, device in devices:
+            backend.use_device(device)
+
+
+def _follow(g: Any) -> None:
+    """Go on, in this thread, on the device on which a gradient lies: a list of them is of an op with several outputs."""
+    a = raw(next((part for part in g if part is not None), None) if type(g) is list else g)
+    backend = BY_TYPE.get(type(a))
+    if backend in SEVERAL:
+        backend.use_device(backend.device_of(a))
 
 
 def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
     """Hand a gradient to the node or leaf that made the input, in the input's shape and dtype."""
+    if SEVERAL:
+        _follow(g)
     if type(edge) is Node:
         if g.shape != edge.shape:
             g = _unbroadcast(node, g, edge.shape)
@@ -431,7 +449,7 @@ def _unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
         raise ValueError(f"backward through {_name(node)}: its pullback returned a gradient of shape {g.shape} for an "
                          f"input of shape {shape}; it must have that shape, or one the input broadcasts to")
     axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1))
-    return g.sum(axis=axes).reshape(shape)
+    return widened(g).sum(axis=axes).reshape(shape)  # who is sent it rounds it
 
 
 # ---- Tensors of Tensors ----------------------------------------------------------------------------------------------
@@ -488,7 +506,28 @@ def namespace(a: Any) -> Any:
     """The ``xp`` that computes on `a`, an array or Tensor."""
     inside = raw(a)
     backend = BY_TYPE.get(type(inside)) or (default_backend() if not hasattr(inside, "shape") else backend_of(inside))
-    return Differentiable(backend.xp) if isinstance(a, Tensor) else backend.xp
+    xp = backend.xp
+    if backend in SEVERAL and type(inside) is backend.array_type and backend.device_of(inside) != backend.device():
+        xp = Elsewhere(backend, inside)
+    return Differentiable(xp) if isinstance(a, Tensor) else xp
+
+
+class Elsewhere:
+    """The ``xp`` of a device that is not this thread's: what it makes lies where `array` does."""
+
+    def __init__(self, backend: Any, array: Any) -> None:
+        self._backend, self._array = backend, array
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._backend.xp, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+
+        def there(*args: Any, **kwargs: Any) -> Any:
+            with self._backend.at(self._array):
+                return value(*args, **kwargs)
+
+        return there
 
 
 def get_array_module(*values: Any) -> Any:

@@ -23,6 +23,14 @@ def as_dtype(dtype: Any) -> np.dtype:
     return np.dtype(dtype)
 
 
+HALF = "eE"  # the characters of float16 and bfloat16, as their dtypes have them
+
+
+def widened(a: Any) -> Any:
+    """An array of a half type in float32, to be summed for example; every other array as it is."""
+    return a.astype("float32") if a.dtype.char in HALF else a
+
+
 def wide(dtype: Any) -> str:
     """The type in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
     return "float64" if dtype.itemsize == 8 else "float32"

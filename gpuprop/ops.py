@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gpuprop.autograd import Differentiable, Node, Tensor, is_float, level, raw
-from gpuprop.backend import BY_TYPE, Backend, BackendMismatchError, backend_of, default_backend, get_backend
-from gpuprop.mode import Switch, current
+from gpuprop.backend import BY_TYPE, SEVERAL, Backend, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.mode import HALF, Switch, current, widened
 
 if TYPE_CHECKING:
     Array = Any
@@ -31,7 +31,7 @@ PLAIN = {int, float, bool, type(None)}
 _choices: list[dict] = []  # every op's choice of version by array type, to be forgotten when versions change
 
 
-def op(fn: Any = None, *, precision: str | None = None, promote: bool = False) -> Any:
+def op(fn: Any = None, *, precision: str | None = None, promote: bool = False, half: bool = False) -> Any:
     """Lift ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)`` to Tensors.
 
     Parameters annotated `Array` are arrays, the others constants; the public call has this signature without `xp`.
@@ -39,14 +39,18 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False) -
     or one function that returns them all; None says that no gradient passes.  Several outputs are a tuple.
     `precision` says what autocast does: "low", "full" (float32) or "widest" of the inputs.  With `promote`, integer
     operands take the floating dtype of the others, and never widen it.
+
+    Half types (float16, bfloat16) are computed in float32: the engine casts what the body is given and rounds what it
+    returns, once.  `half` says that the body is right as it is: it moves elements, or each of its results comes from
+    one operation, one matrix product or one pointwise body.  Of products (`precision` "low") that is understood.
     """
     if fn is None:
-        return functools.partial(op, precision=precision, promote=promote)
-    return _lift(Spec(fn), precision, promote)
+        return functools.partial(op, precision=precision, promote=promote, half=half)
+    return _lift(Spec(fn), precision, promote, half or precision == "low")
 
 
-def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> Any:
-    choose, chosen, spec.lifted = spec.choose, spec.chosen, True
+def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half: bool = False) -> Any:
+    choose, chosen, spec.lifted, spec.precision = spec.choose, spec.chosen, True, precision
 
     def record(args: tuple, constants: dict) -> Any:
         arrays, edges = [], []
@@ -80,6 +84,11 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False) -> An
             if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
         backend, run = (None if mode.generic else chosen.get(owner)) or choose(owner, mode.generic)
+        for a in arrays:
+            if type(a) not in PLAIN and a.dtype.char in HALF:
+                if not half or any(type(a) is float for a in arrays):  # CuPy lets a float widen bfloat16
+                    run = in_float32(run)
+                break
         made = run(backend.xp, *arrays, **constants)
         if type(made) is not tuple:
             raise TypeError(f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), and returned "
@@ -159,7 +168,7 @@ def linear_op(adjoint: Callable) -> Callable:
             return on(xp, x, *arrays, **constants), (
                 lambda d: adjoint(xp, d, shape, *arrays, **constants), *(None for _ in arrays))
 
-        call = _lift(Spec(body, registered=False))
+        call = _lift(Spec(body, registered=False), half=True)
         call.fn, call.on, call.spec = fn, on, spec
         return call
 
@@ -211,6 +220,7 @@ class Spec:
         self.leading = self.variadic or self.parameters[: len(self.arrays)] == self.arrays
         self.chosen: dict[type, tuple[Any, Callable]] = {}  # outside generic()
         self.lifted = False  # an op, not a kernel
+        self.precision: str | None = None
         _choices.append(self.chosen)
         if registered:
             definitions[self.name] = fn
@@ -232,6 +242,8 @@ class Spec:
         run = self._by_position(self.fn if generic else backend.kernels.get(self.name) or self.portable or self.fn)
         if _inspect is not None and self.lifted:
             run = _inspect(self, backend, run)
+        if backend in SEVERAL:
+            run = _where_arrays_are(self, backend, run)
         if not generic:
             self.chosen[owner] = backend, run
         return backend, run
@@ -280,6 +292,55 @@ def forget_choices() -> None:
     """Choose versions anew at the next calls: a backend's `kernels` or a portable version changed."""
     for chosen in _choices:
         chosen.clear()
+
+
+def _where_arrays_are(spec: Spec, backend: Backend, run: Callable) -> Callable:
+    """`run` on the device on which its arrays lie, whichever is the current one."""
+
+    def go(xp: Any, *arrays: Any, **constants: Any) -> Any:
+        own = [i for i, a in enumerate(arrays) if type(a) is backend.array_type]
+        first = own[0]
+        other = next((i for i in own if backend.device_of(arrays[i]) != backend.device_of(arrays[first])), None)
+        if other is not None:
+            one, two = (f"{backend.name}:{backend.device_of(arrays[i])}" for i in (first, other))
+            raise BackendMismatchError(
+                f"{spec.fn.__name__}(): {_argument(spec, first)!r} is on {one!r} and {_argument(spec, other)!r} on "
+                f"{two!r}: bring them together, for example by {_argument(spec, other)}.to({one!r})")
+        with backend.at(arrays[first]):
+            return run(xp, *arrays, **constants)
+
+    return go
+
+
+# ---- half types -----------------------------------------------------------------------------------------------------
+
+def in_float32(run: Callable) -> Callable:
+    """An op's body with its half types computed in float32: its results are rounded once, its gradients by the engine.
+
+    A result is rounded where all floating arrays given were of one half type: beside float32, or of float16 and
+    bfloat16, NumPy's rules of promotion give float32.
+    """
+
+    def compute(xp: Any, *arrays: Any, **constants: Any) -> Any:
+        given = {a.dtype for a in arrays if type(a) not in PLAIN and is_float(a.dtype)}
+        made = run(xp, *[a if type(a) in PLAIN else widened(a) for a in arrays], **constants)
+        if type(made) is not tuple:
+            return made
+        out, pullback = made
+        if len(given) == 1:
+            narrow = lambda a: a.astype(*given) if a.dtype == "float32" else a
+            out = tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
+        if pullback is None:
+            return out, None
+        return out, tuple(f and _of_widened(f) for f in pullback) if type(pullback) is tuple else _of_widened(pullback)
+
+    return compute
+
+
+def _of_widened(pullback: Callable) -> Callable:
+    """A pullback that is given float32 for half types; integer outputs have no gradient, which is None."""
+    widen = lambda d: tuple(g if g is None else widened(g) for g in d) if type(d) is tuple else widened(d)
+    return functools.wraps(pullback)(lambda d: pullback(widen(d)))
 
 
 def _recorded(out: Any, node: Node) -> Tensor:

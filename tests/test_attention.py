@@ -50,6 +50,10 @@ CASES = {
 }
 
 
+def in_tiles(monkeypatch, backend, scores):
+    monkeypatch.setattr(backend, "workspace", lambda: scores * module.SCORE)
+
+
 @pytest.mark.parametrize("tile", [(8, 2), (30, 5), (150, 4)])
 @pytest.mark.parametrize("case", CASES)
 def test_tiles_are_the_definition(backend, monkeypatch, case, tile):
@@ -59,8 +63,9 @@ def test_tiles_are_the_definition(backend, monkeypatch, case, tile):
     inputs = arrays((2, 3, 9, 5), (2, 3, 11, 5), (2, 3, 11, 4), *biases)
     with gp.generic():
         want = results(inputs, **options)
-    for name, value in zip(("TILE", "ROWS"), tile, strict=True):
-        monkeypatch.setattr(module, name, value)
+    scores, rows = tile
+    in_tiles(monkeypatch, backend, scores)
+    monkeypatch.setattr(module, "ROWS", rows)
     for w, g in zip(want, results(inputs, **options), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-9)
 
@@ -71,14 +76,14 @@ def test_leading_axes_broadcast(backend, monkeypatch, lead):
     inputs = arrays(*((*own, *size) for own, size in zip(leads, ((9, 5), (11, 5), (11, 4)), strict=True)))
     with gp.generic():
         want = results(inputs)
-    monkeypatch.setattr(module, "TILE", 20)
+    in_tiles(monkeypatch, backend, 20)
     for w, g in zip(want, results(inputs), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-9)
 
 
 @pytest.mark.parametrize("version", ["definition", "tiles"])
 def test_half_types_are_computed_in_float32(backend, monkeypatch, version):
-    monkeypatch.setattr(module, "TILE", 1 << 18 if version == "definition" else 20)
+    in_tiles(monkeypatch, backend, 1 << 18 if version == "definition" else 20)
     want = results(arrays((2, 9, 8), (2, 11, 8), (2, 11, 4)), is_causal=True)
     got = results([gp.tensor(x.data.astype("float16"), requires_grad=True)
                    for x in arrays((2, 9, 8), (2, 11, 8), (2, 11, 4))], is_causal=True)
@@ -89,7 +94,7 @@ def test_half_types_are_computed_in_float32(backend, monkeypatch, version):
 
 @pytest.mark.parametrize("tile", [1 << 18, 20])
 def test_what_sees_nothing_gets_zeros(backend, monkeypatch, tile):
-    monkeypatch.setattr(module, "TILE", tile)
+    in_tiles(monkeypatch, backend, tile)
     seen = np.ones((9, 11), bool)
     seen[4] = False
     y, dq, dk, dv = results(arrays((9, 5), (11, 5), (11, 4)), attn_mask=gp.tensor(seen))
@@ -101,7 +106,7 @@ def test_what_sees_nothing_gets_zeros(backend, monkeypatch, tile):
 
 
 def test_huge_scores_do_not_overflow(backend, monkeypatch):
-    monkeypatch.setattr(module, "TILE", 20)
+    in_tiles(monkeypatch, backend, 20)
     q, k, v = arrays((9, 5), (11, 5), (11, 4), dtype="float32")
     y, dq, *_ = results([gp.tensor(q.data * 1e4, requires_grad=True), k, v])
     best = v.numpy()[(q.numpy() @ k.numpy().T).argmax(axis=-1)]

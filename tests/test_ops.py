@@ -25,7 +25,7 @@ def test_second_order(row):
 
 @by_row
 @pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_parity(row, name, dtype):
     if "parity" not in row.reasons:
         check_parity(row, backend=name, dtype=dtype)

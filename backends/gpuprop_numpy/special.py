@@ -74,7 +74,7 @@ def _either(condition: np.ndarray, x: np.ndarray, yes: Callable, no: Callable) -
 
 def _sigmoid(x: Any) -> Any:
     """``1 / (1 + exp(-x))``; that exp overflows to infinity is right."""
-    y = np.exp(-x)
+    y = np.asarray(np.exp(-x))
     y += 1
     return np.divide(1, y, out=y)
 

@@ -13,19 +13,19 @@ from gpuprop.pointwise import pointwise
 # ---- two operands: the engine sums what broadcasting spread ---------------------------------------------------------
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def add(xp, x1: Array, x2: Array):
     """``x1 + x2``."""
     return x1 + x2, (lambda d: d, lambda d: d)
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def subtract(xp, x1: Array, x2: Array):
     """``x1 - x2``."""
     return x1 - x2, (lambda d: d, lambda d: -d)
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def multiply(xp, x1: Array, x2: Array):
     """``x1 * x2``."""
     return x1 * x2, (lambda d: d * x2, lambda d: d * x1)
@@ -83,26 +83,26 @@ def _winner(xp, d, x1, x2):
     return xp.where(x1 < x2, 0, xp.where(x1 == x2, d / 2, d))
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def maximum(xp, x1: Array, x2: Array):
     """The larger of two; NaN wins, and at a tie each takes half of the gradient."""
     return xp.maximum(x1, x2), (lambda d: _winner(xp, d, x1, x2), lambda d: _winner(xp, d, x2, x1))
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def minimum(xp, x1: Array, x2: Array):
     """The smaller of two; NaN wins, and at a tie each takes half of the gradient."""
     return xp.minimum(x1, x2), (lambda d: _winner(xp, d, x2, x1), lambda d: _winner(xp, d, x1, x2))
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def fmax(xp, x1: Array, x2: Array):
     """The larger of two; NaN loses, and at a tie the first takes the gradient."""
     first = lambda: (x1 >= x2) | (x2 != x2)
     return xp.fmax(x1, x2), (lambda d: xp.where(first(), d, 0), lambda d: xp.where(first(), 0, d))
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def fmin(xp, x1: Array, x2: Array):
     """The smaller of two; NaN loses, and at a tie the first takes the gradient."""
     first = lambda: (x1 <= x2) | (x2 != x2)
@@ -160,7 +160,7 @@ def copysign(xp, x1: Array, x2: Array):
     return y, (lambda d: d * xp.sign(x1) * xp.sign(y), xp.zeros_like)
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def where(xp, condition: Array, x: Array, y: Array):
     """`x` where the condition holds, else `y`; of two numbers, float32 if one is a float."""
     if {type(x), type(y)} in ({float}, {float, int}):
@@ -172,61 +172,61 @@ def where(xp, condition: Array, x: Array, y: Array):
 # ---- comparison and logic: no gradient passes -----------------------------------------------------------------------
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def equal(xp, x1: Array, x2: Array):
     """``x1 == x2``, element by element."""
     return x1 == x2, None
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def not_equal(xp, x1: Array, x2: Array):
     """``x1 != x2``, element by element."""
     return x1 != x2, None
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def less(xp, x1: Array, x2: Array):
     """``x1 < x2``, element by element."""
     return x1 < x2, None
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def less_equal(xp, x1: Array, x2: Array):
     """``x1 <= x2``, element by element."""
     return x1 <= x2, None
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def greater(xp, x1: Array, x2: Array):
     """``x1 > x2``, element by element."""
     return x1 > x2, None
 
 
-@op(promote=True)
+@op(promote=True, half=True)
 def greater_equal(xp, x1: Array, x2: Array):
     """``x1 >= x2``, element by element."""
     return x1 >= x2, None
 
 
-@op
+@op(half=True)
 def logical_and(xp, x1: Array, x2: Array):
     """Are both true (not zero)?"""
     return xp.logical_and(x1, x2), None
 
 
-@op
+@op(half=True)
 def logical_or(xp, x1: Array, x2: Array):
     """Is one of them true (not zero)?"""
     return xp.logical_or(x1, x2), None
 
 
-@op
+@op(half=True)
 def logical_xor(xp, x1: Array, x2: Array):
     """Is exactly one of them true (not zero)?"""
     return xp.logical_xor(x1, x2), None
 
 
-@op
+@op(half=True)
 def logical_not(xp, x: Array):
     """Is it false (zero)?"""
     return xp.logical_not(x), None
@@ -268,25 +268,25 @@ def right_shift(xp, x1: Array, x2: Array):
     return x1 >> x2, None
 
 
-@op
+@op(half=True)
 def isnan(xp, x: Array):
     """Is it NaN?"""
     return xp.isnan(x), None
 
 
-@op
+@op(half=True)
 def isinf(xp, x: Array):
     """Is it infinite?"""
     return xp.isinf(x), None
 
 
-@op
+@op(half=True)
 def isfinite(xp, x: Array):
     """Is it neither NaN nor infinite?"""
     return xp.isfinite(x), None
 
 
-@op
+@op(half=True)
 def signbit(xp, x: Array):
     """Is the sign bit set, as it is in -0.0?"""
     return xp.signbit(x), None
@@ -295,49 +295,49 @@ def signbit(xp, x: Array):
 # ---- signs, rounding ------------------------------------------------------------------------------------------------
 
 
-@op
+@op(half=True)
 def positive(xp, x: Array):
     """``+x``: a copy."""
     return +x, (lambda d: d,)
 
 
-@op
+@op(half=True)
 def negative(xp, x: Array):
     """``-x``."""
     return -x, (lambda d: -d,)
 
 
-@op
+@op(half=True)
 def absolute(xp, x: Array):
     """``abs(x)``; the slope at 0 is 0."""
     return xp.absolute(x), (lambda d: d * xp.sign(x),)
 
 
-@op
+@op(half=True)
 def sign(xp, x: Array):
     """-1, 0 or 1, as x is below, at or above 0; flat wherever it is continuous."""
     return xp.sign(x), (xp.zeros_like,)
 
 
-@op
+@op(half=True)
 def floor(xp, x: Array):
     """The largest integer not above x; flat wherever it is continuous."""
     return xp.floor(x), (xp.zeros_like,)
 
 
-@op
+@op(half=True)
 def ceil(xp, x: Array):
     """The smallest integer not below x; flat wherever it is continuous."""
     return xp.ceil(x), (xp.zeros_like,)
 
 
-@op
+@op(half=True)
 def trunc(xp, x: Array):
     """The nearest integer towards zero; flat wherever it is continuous."""
     return xp.trunc(x), (xp.zeros_like,)
 
 
-@op
+@op(half=True)
 def rint(xp, x: Array):
     """The nearest integer, the even one of two; flat wherever it is continuous."""
     return xp.rint(x), (xp.zeros_like,)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.autograd import Tensor, is_float, tensor
+from gpuprop.backend import backend_of
 from gpuprop.functional.dropout import masked
 from gpuprop.mode import wide
 from gpuprop.ops import Array, op
@@ -27,8 +28,9 @@ def scores(xp, query, key, mask, slopes, scale, band, queries, keys, apart):
 
     The numbers of these queries, as of these keys, are (first, last + 1).
     """
-    s = xp.matmul(query * scale, key.swapaxes(-1, -2))
-    s = cast(s, wide(s.dtype))
+    full = wide(query.dtype)
+    query = cast(cast(query, full) * scale, query.dtype)
+    s = xp.matmul(query, key.swapaxes(-1, -2), dtype=full)
     if slopes is not None:
         s = s - cast(slopes, s.dtype) * distance(xp, queries, keys, apart).astype(s.dtype)
     if mask is not None:
@@ -97,24 +99,25 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
     rows = None if ticket is None else xp.arange(math.prod(lead) * n).reshape(*lead, n)
     kept = None if ticket is None else keep_rows(ticket, rows, m, 0, m, p)
     drop = lambda a: a if kept is None else masked(xp, a, kept, p=p)
-    y = xp.matmul(cast(drop(a), dtype), value)
+    y = xp.matmul(cast(drop(a), dtype), value, dtype=full)
 
     def vjp(dy):
-        ds = drop(cast(xp.matmul(dy, value.swapaxes(-1, -2)), full))
-        ds -= (cast(dy, full) * cast(y, full)).sum(axis=-1, keepdims=True)
+        ds = drop(xp.matmul(dy, value.swapaxes(-1, -2), dtype=full))
+        ds -= (cast(dy, full) * y).sum(axis=-1, keepdims=True)
         ds *= a
         dz = cast(ds, dtype)
-        return (xp.matmul(dz, key) * scale, xp.matmul(dz.swapaxes(-1, -2), query) * scale,
+        return (xp.matmul(dz, key, dtype=full) * scale, xp.matmul(dz.swapaxes(-1, -2), query, dtype=full) * scale,
                 xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy),
                 ds if learned and is_added(mask) else None,
                 -ds * distance(xp, (0, n), (0, m), m - n) if learned and slopes is not None else None, None)
 
-    return y, vjp
+    return cast(y, dtype), vjp
 
 
 # ---- the same, tile by tile -----------------------------------------------------------------------------------------
 
-TILE, ROWS = 1 << 18, 256  # scores at once, which stay in cache, and queries among them
+SCORE = 16  # bytes that a score takes: itself, its share and their gradients, in float32
+ROWS = 256  # queries at once, at least, where all keys do not fit: a band hides more of smaller tiles
 
 
 @pointwise
@@ -145,7 +148,8 @@ def attention_by_tiles(xp, query, key, value, mask, slopes, ticket, scale, band,
     check_dtypes(query, key, value, mask)
     n, m, dtype, full = query.shape[-2], key.shape[-2], query.dtype, wide(query.dtype)
     lead = xp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    if math.prod(lead) * n * m <= TILE:
+    tile = max(1, backend_of(query).workspace() // SCORE)  # scores at once
+    if math.prod(lead) * n * m <= tile:
         return attention.fn(xp, query, key, value, mask, slopes, ticket, scale, band, p, learned)
     query, key, value = (xp.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (query, key, value))
     mask, slopes = (a if a is None else a.reshape((1,) * (len(lead) + 2 - a.ndim) + a.shape) for a in (mask, slopes))
@@ -153,7 +157,7 @@ def attention_by_tiles(xp, query, key, value, mask, slopes, ticket, scale, band,
 
     def tiles():
         """Where a tile is, in queries and keys, with its scores and what drops some of its shares."""
-        for place, keys in _tiles(lead, n, m, band):
+        for place, keys in _tiles(lead, n, m, band, tile):
             i, j, at = place[-1], keys, (*place, keys)
             at_keys = (*place[:-1], keys)
             s = scores(xp, query[place], key[at_keys], _at(mask, at), _at(slopes, at), scale, _edges(band, i, j),
@@ -168,7 +172,7 @@ def attention_by_tiles(xp, query, key, value, mask, slopes, ticket, scale, band,
         a, less = exp_below(xp, s, highest), xp.exp(top[at] - highest)
         top[at] = highest
         total[at] = total[at] * less + a.sum(axis=-1, keepdims=True)
-        y[at] = y[at] * less + xp.matmul(cast(drop(a), dtype), value[at_keys])
+        y[at] = y[at] * less + xp.matmul(cast(drop(a), dtype), value[at_keys], dtype=full)
     total = xp.where(total == 0, 1, total)  # of those that see nothing
     y /= total
     log_total = xp.log(total)
@@ -180,8 +184,8 @@ def attention_by_tiles(xp, query, key, value, mask, slopes, ticket, scale, band,
         dslopes = xp.zeros(slopes.shape, full) if learned and slopes is not None else None
         for whole, at, at_keys, s, drop in tiles():
             a = exp_below_both(xp, s, top[at], log_total[at])
-            dv[at_keys] += xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy[at])
-            ds = drop(cast(xp.matmul(dy[at], value[at_keys].swapaxes(-1, -2)), full))
+            dv[at_keys] += xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy[at], dtype=full)
+            ds = drop(xp.matmul(dy[at], value[at_keys].swapaxes(-1, -2), dtype=full))
             score_gradient(xp, ds, a, along[at])
             if dmask is not None:
                 _add(dmask, whole, ds)
@@ -189,8 +193,8 @@ def attention_by_tiles(xp, query, key, value, mask, slopes, ticket, scale, band,
                 i, j = whole[-2:]
                 _add(dslopes, whole, -ds * distance(xp, (i.start, i.stop), (j.start, j.stop), m - n))
             dz = cast(ds, dtype)
-            dq[at] += xp.matmul(dz, key[at_keys])
-            dk[at_keys] += xp.matmul(dz.swapaxes(-1, -2), query[at])
+            dq[at] += xp.matmul(dz, key[at_keys], dtype=full)
+            dk[at_keys] += xp.matmul(dz.swapaxes(-1, -2), query[at], dtype=full)
         dq *= scale
         dk *= scale
         return dq, dk, dv, dmask, dslopes, None
@@ -202,12 +206,12 @@ def lowest(dtype):
     return float(np.finfo(dtype).min)
 
 
-def _tiles(lead, n, m, band):
-    """Slices of (*lead, n), each with slices of the keys that it sees."""
+def _tiles(lead, n, m, band, tile):
+    """Slices of (*lead, n), each with slices of the keys that it sees: `tile` scores, or fewer."""
     first, last = band
-    queries = min(n, ROWS)
-    columns = min(m, TILE // queries)
-    at_once, room = [queries], TILE // (queries * columns)
+    queries = min(n, tile, max(ROWS, tile // (4 * m)))
+    columns = min(m, tile // queries)
+    at_once, room = [queries], tile // (queries * columns)
     for size in reversed(lead):
         at_once.insert(0, max(1, min(size, room)))
         room //= size

@@ -8,6 +8,7 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+from gpuprop.backend import backend_of
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.linear import check_dtypes
 from gpuprop.functional.shape import pad
@@ -23,9 +24,8 @@ from gpuprop.functional.windows import (
     spelled,
     windows,
 )
+from gpuprop.mode import wide, widened
 from gpuprop.ops import Array, op
-
-COLUMNS = 1 << 20  # elements of the columns made at once
 
 
 # ---- three products, each the derivative of another: of an image x, an image y and a weight w -----------------------
@@ -57,9 +57,9 @@ def spread(xp, y, w, space, stride, padding, dilation, groups):
 
 
 def weigh(xp, x, y, shape, stride, padding, dilation, groups):
-    """The w-gradient of `correlate` for the gradient y."""
+    """The w-gradient of `correlate` for the gradient y: of half types in float32, to which others are added."""
     x = columns(xp, x, shape[2:], y.shape[2:], stride, padding, dilation, groups)
-    return xp.matmul(by_group(y, groups), x.swapaxes(1, 2)).reshape(shape)
+    return xp.matmul(by_group(y, groups), x.swapaxes(1, 2), dtype=wide(x.dtype)).reshape(shape)
 
 
 def by_group(y, groups):
@@ -70,6 +70,11 @@ def by_group(y, groups):
 def along_channels(b, y):
     """A number a channel, so that it broadcasts with (N, C, *space)."""
     return b.reshape(-1, *(1,) * (y.ndim - 2))
+
+
+def by_bias(dy):
+    """The gradient of a bias: the sum over images and space, of half types in float32."""
+    return widened(dy).sum(axis=(0, *range(2, dy.ndim)))
 
 
 @op(precision="low")
@@ -86,7 +91,7 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
     return y, (
         lambda dy: spread(xp, dy, weight, space, *how),
         lambda dy: weigh(xp, input, dy, shape, *how),
-        lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
+        by_bias)
 
 
 @conv.faster
@@ -94,7 +99,8 @@ def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
     """Few images at a time, or the columns would take many times the memory of these."""
     many, how = math.prod(fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)), (
         stride, padding, dilation, groups)
-    at_once = max(1, COLUMNS // max(1, math.prod(weight.shape[1:]) * groups * many))
+    image = math.prod(weight.shape[1:]) * groups * many * input.dtype.itemsize  # bytes of its columns
+    at_once = max(1, backend_of(input).workspace() // max(1, image))
     parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
     if len(parts) < 2:
         return turned(xp, input, weight, bias, *how)
@@ -103,7 +109,7 @@ def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
     return xp.concatenate([y for y, _ in done]), (
         lambda dy: xp.concatenate(each(0, dy)),
         lambda dy: functools.reduce(operator.iadd, each(1, dy)),
-        lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
+        by_bias)
 
 
 def turned(xp, input, weight, bias, stride, padding, dilation, groups):
@@ -130,7 +136,7 @@ def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, 
     return y, (
         lambda dy: correlate(xp, dy, weight, counts, *how),
         lambda dy: weigh(xp, dy, input, shape, *how),
-        lambda dy: dy.sum(axis=(0, *range(2, dy.ndim))))
+        by_bias)
 
 
 # ---- the public names -----------------------------------------------------------------------------------------------

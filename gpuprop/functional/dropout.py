@@ -13,15 +13,20 @@ from gpuprop.random import Generator, default_generator, keep_mask
 
 
 @pointwise
+def masked_and_scaled(xp, x, mask, scale):
+    return x * mask * scale
+
+
 def masked(xp, x, mask, p):
-    return x * mask * (1 / (1 - p) if p < 1 else 0)
+    """What `mask` keeps of x, divided by 1 - p; a number among the arrays, so that each p has the same kernel."""
+    return masked_and_scaled(xp, x, mask, 1 / (1 - p) if p < 1 else 0.0)
 
 
-@op
+@op(half=True)
 def drop(xp, input: Array, ticket: Array, p: float):
     """Zeros with probability `p`, and the rest divided by 1 - p; which ones, `ticket` says, now and in the gradient."""
     shape = input.shape
-    through = lambda x: masked(xp, x, keep_mask(ticket, shape, p), p=p)
+    through = lambda x: masked(xp, x, keep_mask(ticket, shape, p), p)
     return through(input), (through, None)
 
 
@@ -29,7 +34,7 @@ def drop(xp, input: Array, ticket: Array, p: float):
 def drop_by_one_mask(xp, input, ticket, p):
     """The mask is kept, a byte an element, rather than drawn twice."""
     mask = keep_mask(ticket, input.shape, p)
-    through = lambda x: masked(xp, x, mask, p=p)
+    through = lambda x: masked(xp, x, mask, p)
     return through(input), (through, None)
 
 

@@ -37,7 +37,7 @@ def elementwise(fn: Any = None, *, precision: str | None = None) -> Any:
         slopes.append((pointwise(slope), "output" in inspect.signature(slope).parameters))
         return slope
 
-    call = op(body, precision=precision)
+    call = op(body, precision=precision, half=True)
     call.backward = backward
     return call
 

@@ -15,7 +15,7 @@ from gpuprop.mode import wide
 from gpuprop.ops import Array, kernel, op
 
 
-@op
+@op(half=True)
 def rows_of(xp, input: Array, weight: Array, padding_idx=None, scale_grad_by_freq=False):
     """The rows of `weight` that `input` names; no gradient comes from where it names `padding_idx`."""
     n = len(weight)
@@ -25,7 +25,7 @@ def rows_of(xp, input: Array, weight: Array, padding_idx=None, scale_grad_by_fre
         if padding_idx is not None:
             d = xp.where((input == padding_idx)[..., None], 0, d)
         if scale_grad_by_freq:
-            times = put_rows.on(xp, xp.ones(input.shape, d.dtype), input, axis=0, n=n)
+            times = put_rows.on(xp, xp.ones(input.shape, wide(d.dtype)), input, axis=0, n=n)
             d = d / xp.take(times, input, axis=0)[..., None]
         return put_rows.on(xp, d, input, axis=0, n=n)
 
@@ -155,10 +155,21 @@ def largest(xp, rows: Array, bags: Array, n):
     """Which row has the largest number in each of n bags, the first of equals: (rows, D), (rows,) -> (n, D)."""
     many, features = rows.shape
     rows = rows.astype(wide(rows.dtype), copy=False)
-    rows, place = xp.where(rows == rows, rows, math.inf), xp.arange(many, dtype="int32")[:, None]
+    rows, place = xp.where(rows == rows, rows + 0.0, math.inf), xp.arange(many, dtype="int32")[:, None]
     to = (bags[:, None] * features + xp.arange(features)).reshape(many * features)
     best, first = xp.full(n * features, -math.inf, rows.dtype), xp.full(n * features, many - 1, "int32")
-    xp.maximum.at(best, to, rows.reshape(many * features))  # whose order changes nothing
-    here = rows == best[to].reshape(many, features)
+    best = as_ordered(best)
+    xp.maximum.at(best, to, as_ordered(rows.reshape(many * features)))  # whose order changes nothing
+    here = as_ordered(rows) == best[to].reshape(many, features)
     xp.minimum.at(first, to, xp.where(here, place, many - 1).reshape(many * features))
     return first.reshape(n, features)
+
+
+def as_ordered(x: Any) -> Any:
+    """Integers of the same size in the same order as floats, the bits of which they are: CUDA has no float64 maximum.
+
+    The order is total: NaNs lie at its ends, and -0.0 is below 0.0.
+    """
+    bits = 8 * x.dtype.itemsize
+    signed = x.view(f"int{bits}")
+    return signed ^ ((signed >> bits - 1) & 2 ** (bits - 1) - 1)

@@ -27,7 +27,7 @@ def unwrapped(key):
     return tuple(map(raw, key)) if isinstance(key, tuple) else raw(key)
 
 
-@op
+@op(half=True)
 def getitem(xp, x: Array, key):
     """``x[key]``: slices, integers, arrays of integers, ``...`` and None; with arrays of bools the host waits."""
     shape, key = x.shape, unwrapped(key)
@@ -92,7 +92,7 @@ def picked(xp, x, index, axis):
 def scatter(xp, values: Array, index: Array, axis, shape):
     """Zeros of `shape` with `values` added at `index` along an axis, duplicates summed: the adjoint of `gather`."""
     out, strides = xp.zeros(shape, values.dtype), [math.prod(shape[i + 1:]) for i in range(len(shape))]
-    places = index % shape[axis] * strides[axis]
+    places = index.astype("int64", copy=False) % shape[axis] * strides[axis]
     for i, n in enumerate(index.shape):
         if i != axis:
             places = places + xp.arange(n).reshape(-1, *[1] * (len(shape) - 1 - i)) * strides[i]

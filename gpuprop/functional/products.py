@@ -10,13 +10,17 @@ from gpuprop.functional.arithmetic import multiply
 from gpuprop.functional.indexing import diagonal
 from gpuprop.functional.movement import axis_of
 from gpuprop.functional.reduction import sum
-from gpuprop.functional.shape import reshape, transpose
+from gpuprop.functional.shape import astype, reshape, transpose
+from gpuprop.mode import widened
 from gpuprop.ops import Array, op
 
 
 @op(precision="low", promote=True)
-def matmul(xp, x1: Array, x2: Array):
-    """The matrix product over the last two axes, by NumPy's rules: stacks broadcast, 1-D operands are vectors."""
+def matmul(xp, x1: Array, x2: Array, dtype=None):
+    """The matrix product over the last two axes, by NumPy's rules: stacks broadcast, 1-D operands are vectors.
+
+    `dtype` is the result's: float32 keeps what a product of half types would round.
+    """
     vector1, vector2, one_matrix = x1.ndim == 1, x2.ndim == 1, x2.ndim <= 2
     a, b = x1[None, :] if vector1 else x1, x2[:, None] if vector2 else x2
 
@@ -33,7 +37,7 @@ def matmul(xp, x1: Array, x2: Array):
         db = xp.matmul(_rows(a).T, _rows(d)) if one_matrix else xp.matmul(a.swapaxes(-1, -2), d)
         return db[..., 0] if vector2 else db
 
-    return xp.matmul(x1, x2), (by_x1, by_x2)
+    return xp.matmul(x1, x2, dtype=dtype), (by_x1, by_x2)
 
 
 def _rows(a):
@@ -159,7 +163,8 @@ def _pair(x, in_x, y, in_y, wanted):
     if summed and (free_x or free_y):
         z = matmul(grouped(x, in_x, stacked, free_x, summed), grouped(y, in_y, stacked, summed, free_y))
     elif summed:  # a product of rows with rows: no matrix
-        z = sum(multiply(grouped(x, in_x, stacked, summed), grouped(y, in_y, stacked, summed)), -1)
+        rows = [widened(grouped(z, labels, stacked, summed)) for z, labels in ((x, in_x), (y, in_y))]
+        z = astype(sum(multiply(*rows), -1), x.dtype)
     else:
         z = multiply(grouped(x, in_x, stacked, free_x, []), grouped(y, in_y, stacked, [], free_y))
     named = stacked + free_x + free_y

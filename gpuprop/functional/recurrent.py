@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from gpuprop.functional.linear import check_dtypes
 from gpuprop.functional.movement import pad_with
+from gpuprop.mode import widened
 from gpuprop.ops import Array, linear_op, op
 from gpuprop.pointwise import pointwise
 
@@ -186,7 +187,7 @@ def scan(xp, input: Array, h: Array, c: Array, weight_ih: Array, weight_hh: Arra
         dg = in_time(dgs) if cell.apart else dx
         return Swept(dx, dg, None if weight_hr is None else in_time(dys), dstates)
 
-    swept, total = once(sweep), once(lambda d: d.sum(axis=0))
+    swept, total = once(sweep), once(lambda d: widened(d).sum(axis=0))
     y = in_time(ys)
     return (y.reshape(*lead, y.shape[1]), *states), (
         lambda d: xp.matmul(swept(d).x, weight_ih).reshape(input.shape),
@@ -248,7 +249,7 @@ def unpack(xp, packed: Array, sizes, total, value=0.0):
     return out
 
 
-@op
+@op(half=True)
 def stack_padded(xp, *sequences: Array, batch_first=False, value=0.0, left=False):
     """Sequences (L, ...) of several lengths beside each other, with `value` after the end, or before the start."""
     longest = max(len(s) for s in sequences)

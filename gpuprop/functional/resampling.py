@@ -14,6 +14,7 @@ from gpuprop.functional.arithmetic import clip, floor, minimum, remainder, round
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.indexing import take_along_axis
 from gpuprop.functional.products import matmul
+from gpuprop.mode import HALF, widened
 from gpuprop.ops import Array, op
 
 # ---- channels -------------------------------------------------------------------------------------------------------
@@ -233,6 +234,8 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     their outer edges.
     """
     _check_grid(input, grid, mode, padding_mode)
+    if input.dtype.char in HALF:  # a place among many elements takes more digits than half types have
+        return grid_sample(widened(input), widened(grid), mode, padding_mode, align_corners).astype(input.dtype)
     n, c, *space = input.shape
     out, d = grid.shape[1:-1], len(space)
     places = [grid[..., d - 1 - i].reshape(n, math.prod(out)) for i in range(d)]

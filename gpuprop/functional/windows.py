@@ -10,6 +10,7 @@ from types import FunctionType
 from typing import Any
 
 from gpuprop.functional.movement import inner, pad_with
+from gpuprop.mode import HALF, widened
 from gpuprop.ops import Array, linear_op
 
 Sizes = int | Sequence[int]
@@ -44,11 +45,11 @@ def overlap(xp, x: Array, shape, stride, dilation):
     """Windows added where they lie in zeros: (..., *size, *counts) -> (..., *shape), the adjoint of `windows`."""
     n = len(shape)
     size, counts = x.shape[-2 * n:-n], x.shape[-n:]
-    out = xp.zeros((*x.shape[:-2 * n], *shape), x.dtype)
+    out = xp.zeros((*x.shape[:-2 * n], *shape), "float32" if x.dtype.char in HALF else x.dtype)
     for place in itertools.product(*map(range, size)):
         part = out[(..., *every(place, counts, stride, dilation))]
         part += x[(..., *place, *(slice(None),) * n)]
-    return out
+    return out.astype(x.dtype, copy=False)
 
 
 @linear_op(lambda xp, d, shape, size, counts, stride, dilation: added_back(
@@ -57,10 +58,10 @@ def overlap(xp, x: Array, shape, stride, dilation):
 def totals(xp, x: Array, size, counts, stride, dilation):
     """The sum of each window: (..., *space) -> (..., *counts); several times faster than that of `windows`."""
     first, *others = itertools.product(*map(range, size))
-    out = xp.copy(x[(..., *every(first, counts, stride, dilation))])
+    out = xp.copy(widened(x[(..., *every(first, counts, stride, dilation))]))
     for place in others:
         out += x[(..., *every(place, counts, stride, dilation))]
-    return out
+    return out.astype(x.dtype, copy=False)
 
 
 def every(place: Sequence[int], counts: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple:

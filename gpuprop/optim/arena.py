@@ -31,16 +31,17 @@ def kind(a: Any) -> tuple:
 
 
 def on(backend: Any, value: Any) -> Any:
-    """`value`, an array of any backend or what NumPy makes one of, on `backend`."""
+    """`value`, an array of any backend or what NumPy makes one of, on the current device of `backend`."""
     if type(value) is backend.array_type:
-        return value
+        return backend.asarray(value)
     return backend.asarray(asnumpy(value) if hasattr(value, "shape") else np.asarray(value))
 
 
 def bring(moves: Iterable[tuple[Any, Any]]) -> None:
     """Copy each source to its target, as if all at once: a source may be a view of any target."""
     for target, source in [(t, s if getattr(s, "base", s) is None else s.copy()) for t, s in moves]:
-        target[...] = source
+        with backend_of(target).at(target):
+            target[...] = source
 
 
 class Stretch:
@@ -83,6 +84,10 @@ class Arena:
             p.grad = None if p.grad is None else on(self.backend, raw(p.grad))  # the next look brings it home
             p.data, p.home = data, home
             _homes[id(home)] = self
+
+    def at_home(self) -> Any:
+        """A context in which this thread computes on the arena's device."""
+        return self.backend.at(self.data)
 
     def _zeros(self) -> Any:
         spare = ALIGNMENT // self.dtype.itemsize
@@ -195,9 +200,10 @@ class Arena:
 
     def clear_padding(self) -> None:
         """Make the gradients' padding zero again, after they were multiplied with what may be NaN."""
-        positions, zero = self._padding
-        if positions.size:
-            self.grad[positions] = zero
+        with self.at_home():
+            positions, zero = self._padding
+            if positions.size:
+                self.grad[positions] = zero
 
     @functools.cached_property
     def _padding(self) -> tuple[Any, Any]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuprop.autograd import Tensor, raw
-from gpuprop.optim.arena import Arena, Stretch, kind
+from gpuprop.backend import backend_of
+from gpuprop.optim.arena import Arena, Stretch, kind, on
 from gpuprop.pointwise import pointwise
 
 if TYPE_CHECKING:
@@ -81,10 +82,11 @@ class Group(dict):
         """Set the 0-d arrays of an option."""
         start = sum(len(_flat(self[n])) for n in itertools.takewhile(lambda n: n != name, self.rule.live))
         for arena in self.arenas:
-            for option, value in zip(arena.options[start:], _flat(self[name]), strict=False):
-                data = raw(value)
-                same = type(data) is type(option)
-                option[...] = data.reshape(()) if same else float(value)
+            with arena.at_home():
+                for option, value in zip(arena.options[start:], _flat(self[name]), strict=False):
+                    data = raw(value)
+                    same = type(data) is type(option)
+                    option[...] = on(arena.backend, data).reshape(()) if same else float(value)
 
     # ---- where the parameters live
 
@@ -105,9 +107,12 @@ class Group(dict):
                 self.outside.append(p)
         self._understand()
         options = sum(len(_flat(self[name])) for name in self.rule.live)
-        self.arenas = [Arena([p for p, _ in both], [name for _, name in both], options) for both in kinds.values()]
-        for arena in self.arenas:
-            arena.inherit(old)
+        self.arenas = []
+        for both in kinds.values():
+            first = both[0][0].data
+            with backend_of(first).at(first):
+                self.arenas.append(Arena([p for p, _ in both], [name for _, name in both], options))
+                self.arenas[-1].inherit(old)
         for name in self.rule.live:
             self.write(name)
 

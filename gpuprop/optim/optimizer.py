@@ -97,18 +97,21 @@ class Optimizer:
         if watch.noted is not None:
             watch.noted[self] = None
         self._gather()
-        coefficients = type(self).coefficients
         for group in self.param_groups:
             for name in group.tensors:
                 group.write(name)
             for arena in group.arenas:
-                for stretch in arena.stretches(group.states):
-                    if group.states:
-                        stretch.counts += 1
-                    self.update(stretch, coefficients(arena, stretch), group.constants)
-                    for p in stretch.params:
-                        p.touch()
+                with arena.at_home():
+                    self._step(arena, group)
         return loss
+
+    def _step(self, arena: Arena, group: Group) -> None:
+        for stretch in arena.stretches(group.states):
+            if group.states:
+                stretch.counts += 1
+            self.update(stretch, type(self).coefficients(arena, stretch), group.constants)
+            for p in stretch.params:
+                p.touch()
 
     def update(self, stretch: Stretch, coefficients: tuple, constants: dict[str, Any]) -> None:
         """Step one stretch; rules with norms or matrices of single parameters say here how."""
@@ -183,7 +186,8 @@ class Optimizer:
             if any(id(p) in entries for p in group.outside):
                 group.build(entries)
         for arena in self._arenas():
-            arena.load([entries.get(id(p), {}) for p in arena.params])
+            with arena.at_home():
+                arena.load([entries.get(id(p), {}) for p in arena.params])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "param_groups": [dict(group) for group in self.param_groups], "saved": self.state_dict()}

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of, default_backend
-from gpuprop.mode import wide
+from gpuprop.mode import wide, widened
 from gpuprop.optim.arena import gradients
 from gpuprop.pointwise import pointwise
 
@@ -33,7 +33,7 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
     found = [raw(t) for t in _several(tensors)]
     if not found:
         return Tensor(default_backend().xp.zeros((), "float32"))
-    norm = Tensor(_norm(backend_of(found[0]).xp, found, float(norm_type)))
+    norm = Tensor(_norm(backend_of(found[0]), found, float(norm_type)))
     if error_if_nonfinite and not math.isfinite(norm.item()):
         raise RuntimeError(f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it "
                            f"cannot be clipped. To scale by it anyway, set `error_if_nonfinite=False`")
@@ -47,9 +47,10 @@ def clip_grads_with_norm_(parameters: Any, max_norm: float, total_norm: Any, for
 
 def _scale(found: list, arenas: list, max_norm: float, norm: Any) -> None:
     for g in found:
-        xp = backend_of(g).xp
-        share = xp.minimum(max_norm / (norm + 1e-6), 1.0)
-        scale(xp, g, share if share.dtype == wide(g.dtype) else share.astype(wide(g.dtype)))
+        backend = backend_of(g)
+        with backend.at(g):
+            share = backend.xp.minimum(max_norm / (backend.asarray(norm) + 1e-6), 1.0)
+            scale(backend.xp, g, share.astype(wide(g.dtype), copy=False))
     for arena in arenas:
         arena.clear_padding()
 
@@ -59,7 +60,8 @@ def clip_grad_value_(parameters: Any, clip_value: float, foreach: bool | None = 
     if clip_value < 0:
         raise ValueError(f"clip_value must not be negative, and is {clip_value}")
     for g in gradients(_several(parameters))[0]:
-        g[...] = backend_of(g).xp.clip(g, -clip_value, clip_value)
+        with backend_of(g).at(g):
+            g[...] = backend_of(g).xp.clip(g, -clip_value, clip_value)
 
 
 @pointwise
@@ -71,16 +73,22 @@ def _several(parameters: Any) -> list[Tensor]:
     return [parameters] if isinstance(parameters, Tensor) else list(parameters)
 
 
-def _norm(xp: Any, found: list, power: float) -> Any:
-    """The norm of arrays taken as one vector, a 0-d array; half types are summed in float32."""
+def _norm(backend: Any, found: list, power: float) -> Any:
+    """The norm of arrays taken as one vector, a 0-d array on the device of the first; half types by way of float32."""
     if not power:
         raise ValueError("norm_type 0 counts elements, which is no norm")
-    found = [g.astype(wide(g.dtype), copy=False) for g in found]
+    xp = backend.xp
     if power == 2:
-        norm = xp.sqrt(functools.reduce(operator.add, [(g * g).sum() for g in found]))
+        part, joined, root = (lambda g: (g * g).sum()), operator.add, xp.sqrt
     elif math.isinf(power):
-        pick, of = (xp.maximum, "max") if power > 0 else (xp.minimum, "min")
-        norm = functools.reduce(pick, [getattr(abs(g), of)() for g in found])
+        part, joined, root = (lambda g: abs(g).max()), xp.maximum, lambda total: total
+        if power < 0:
+            part, joined = (lambda g: abs(g).min()), xp.minimum
     else:
-        norm = functools.reduce(operator.add, [(abs(g) ** power).sum() for g in found]) ** (1 / power)
-    return backend_of(found[0]).own(norm)
+        part, joined, root = (lambda g: (abs(g) ** power).sum()), operator.add, lambda total: total ** (1 / power)
+    parts = []
+    for g in found:
+        with backend.at(g):
+            parts.append(part(widened(g)))
+    with backend.at(found[0]):
+        return backend.own(root(functools.reduce(joined, map(backend.asarray, parts))))

@@ -1,0 +1,149 @@
+"""float16 and bfloat16: computed in float32 and rounded once, on every backend, in ops, modules and gradients."""
+
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import Tensor, nn, optim
+from gpuprop.mode import as_dtype
+
+HALVES = ["float16", "bfloat16"]
+halves = pytest.mark.parametrize("dtype", HALVES)
+
+
+def half(values, dtype, requires_grad=False):
+    return Tensor(gpuprop.tensor(np.asarray(values, "float32")).astype(dtype).data, requires_grad)
+
+
+@halves
+def test_long_sums_and_means(backend, dtype):
+    x = half(np.ones(70_000), dtype, requires_grad=True)
+    x.mean().backward()
+    assert x.mean().item() == 1
+    assert backend.to_numpy(x.grad).astype("float32").sum() == pytest.approx(1, rel=1e-2)
+    assert half(np.ones((4096, 2)), dtype).sum(axis=0).tolist() == [4096, 4096]
+    assert F.l1_loss(half(np.ones(5000), dtype), half(np.zeros(5000), dtype)).item() == 1
+
+
+@halves
+def test_the_gradient_of_a_bias_is_summed_in_float32(backend, dtype):
+    """4096 ones; added one by one in bfloat16 they stop at 256, in float16 at 2048."""
+    for layer, shape in ((nn.Linear(3, 2), (4096, 3)), (nn.Conv1d(1, 2, 1), (64, 1, 64)),
+                         (nn.ConvTranspose1d(1, 2, 1), (64, 1, 64))):
+        layer.to(dtype)
+        layer(half(np.ones(shape), dtype)).sum().backward()
+        assert layer.bias.grad.tolist() == [4096, 4096], layer
+    layer = nn.Linear(3, 2)
+    with gpuprop.autocast(dtype):
+        y = layer(gpuprop.ones((4096, 3)))
+    assert y.dtype == as_dtype(dtype)
+    y.sum().backward()
+    assert layer.bias.grad.tolist() == [4096, 4096]
+
+
+@halves
+def test_statistics_do_not_overflow(backend, dtype):
+    x = half([[300.0, -300.0]], dtype)
+    np.testing.assert_allclose(F.layer_norm(x, 2).astype("float32").numpy(), [[1, -1]], rtol=1e-2)
+    assert x.std().item() == 300  # whose square float16 does not hold
+    norm = nn.BatchNorm1d(1).to(dtype)
+    y = norm(half([[200.0], [-200.0]] * 8, dtype)).astype("float32").numpy()
+    np.testing.assert_allclose(y, [[1], [-1]] * 8, rtol=1e-2)
+
+
+@halves
+def test_numbers_are_weak(backend, dtype):
+    x = half([1.0, 2.0], dtype)
+    for y in (x * 2.5, 2.5 * x, x + 1, x / 3.0, x**0.5, x - True, gpuprop.where(x > 1, x, 0.0), x.clip(0.5, 1.5),
+              gpuprop.maximum(x, 0.25), x.var(keepdims=True), gpuprop.tril(x.reshape(1, 2))):
+        assert y.dtype == as_dtype(dtype)
+    third = np.asarray(1 / 3, "float32").astype(as_dtype(dtype))
+    assert (x * (1 / 3)).numpy()[0] == third
+
+
+@halves
+def test_order_and_running_sums(backend, dtype):
+    x = half([3.0, -1.0, math.nan, 2.0], dtype)
+    assert x.argsort().tolist() == [1, 3, 0, 2]
+    assert gpuprop.sort(x).astype("float32").tolist()[:3] == [-1, 2, 3]
+    assert half([3.0, -1.0, 2.0], dtype).topk(2)[1].tolist() == [0, 2]
+    ones = half(np.ones(300), dtype)
+    assert ones.cumsum().astype("float32").tolist()[-1] == 300
+    assert half([2.0, 3.0], dtype).prod().item() == 6
+    assert half([2.0, 3.0], dtype).cumprod().astype("float32").tolist() == [2, 6]
+
+
+@halves
+def test_a_wider_operand_decides(backend, dtype):
+    """So does neither of two half types: together they are float32, as in NumPy and PyTorch."""
+    x = half([1.0], dtype)
+    for other in (gpuprop.ones(1), half([1.0], "float16" if dtype == "bfloat16" else "bfloat16")):
+        assert (x + other).dtype == (other * x).dtype == (x / other).dtype == "float32"
+
+
+class Block(nn.Module):
+    """One of everything that a half-precision model meets on its way to the next product."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.between = nn.Sequential(nn.GELU(), nn.Dropout(0.1), nn.LeakyReLU(), nn.SiLU(), nn.ELU(), nn.Softplus())
+
+    def forward(self, x):
+        return self.last(self.norm(self.between(self.first(x))) * 0.5)
+
+
+@halves
+@pytest.mark.parametrize("make", [
+    Block,
+    lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)),
+    lambda: nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)),
+], ids=["block", "transformer", "batch norm"])
+def test_models_train(backend, make, dtype):
+    model = make().to(dtype)
+    optimizer = optim.AdamW(model.parameters(), lr=1e-2)
+    rng = np.random.default_rng(0)
+    shape = (16, 4, 8) if isinstance(model[0] if hasattr(model, "__getitem__") else None,
+                                     nn.TransformerEncoderLayer) else (16, 8)
+    x, labels = half(rng.standard_normal(shape), dtype), gpuprop.tensor(rng.integers(0, 3, shape[:-1]))
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        y = model(x)
+        assert y.dtype == as_dtype(dtype)
+        loss = F.cross_entropy(y.reshape(-1, 3), labels.reshape(-1))
+        assert loss.dtype == as_dtype(dtype)
+        loss.backward()
+        assert {p.grad.dtype for p in model.parameters()} == {as_dtype(dtype)}
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(map(math.isfinite, losses))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32"])
+def test_narrow_indices_reach_every_row(backend, dtype):
+    """Row numbers at the edge of the index type, in tables that are longer than it can count."""
+    n, last = 400, min(np.iinfo(dtype).max, 399)
+    table = gpuprop.tensor(np.arange(2 * n, dtype="float32").reshape(n, 2), requires_grad=True)
+    index = gpuprop.tensor(np.array([0, last, last], dtype))
+    assert F.embedding(index, table)[1].tolist() == [2 * last, 2 * last + 1]
+    F.embedding(index, table).sum().backward()
+    grad = backend.to_numpy(table.grad)[:, 0]
+    assert (grad[0], grad[last], grad.sum()) == (1, 2, 3)
+    x = gpuprop.tensor(np.arange(n, dtype="float32").reshape(1, n), requires_grad=True)
+    y = gpuprop.gather(x, 1, index.reshape(1, 3))
+    y.sum().backward()
+    assert y.tolist() == [[0, last, last]]
+    assert backend.to_numpy(x.grad).nonzero()[1].tolist() == [0, last]
+    out = gpuprop.index_add(gpuprop.zeros(n), 0, index, gpuprop.ones(3))
+    assert out.numpy().nonzero()[0].tolist() == [0, last]
+    assert gpuprop.take(table, index, 0)[2].tolist() == [2 * last, 2 * last + 1]
+
+
+def test_bfloat16_is_ml_dtypes():
+    assert as_dtype("bfloat16") == np.dtype(ml_dtypes.bfloat16)
