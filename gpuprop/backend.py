@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import sys
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -81,12 +82,15 @@ class Backend(ABC):
     records: bool = False  # can a step be recorded and replayed?  If not, the step itself is its own replay
 
     def record(self) -> Any:
-        """A context that writes down the array calls made in it, with `replay()` and `difference(other)`."""
+        """A context that writes down the array calls made in it, with `replay()`, `difference(other)` and `outside()`:
+        the memory, as arrays, that the calls use and did not make."""
         raise RuntimeError(f"backend {self.name!r} records nothing")
 
     def pointwise(self, fn: Callable) -> Callable:
-        """`fn`, an elementwise body, in its fastest form: libraries like NumPy run it as it is."""
-        return fn
+        """`fn`, an elementwise body, in its fastest form; half types are computed in float32 and rounded once."""
+        from gpuprop.pointwise import rounded_once  # which knows the backends
+
+        return rounded_once(fn)
 
     def device_count(self) -> int:
         return 1
@@ -103,6 +107,25 @@ class Backend(ABC):
         if index != 0:
             raise ValueError(f"backend {self.name!r} has one device, number 0, not {index}")
 
+    @contextlib.contextmanager
+    def at(self, array: Any) -> Iterator[None]:
+        """Inside the block this thread computes, and makes arrays, on the device on which `array` lies."""
+        here, there = self.device(), self.device_of(array)
+        if here != there:
+            self.use_device(there)
+        try:
+            yield
+        finally:
+            if here != there:
+                self.use_device(here)
+
+    def workspace(self) -> int:
+        """Bytes that an op may hold at once beside its arguments and results: on a CPU what its cache holds.
+
+        The same in every run on one machine, for the order of sums may depend on it.
+        """
+        return 4 << 20
+
     def memory(self) -> dict[str, int]:
         """Bytes by kind (``used``, ``reserved`` ...), as far as the library knows them."""
         return {}
@@ -112,24 +135,52 @@ class Backend(ABC):
 
         The host never waits for it: a flag on the device is read with the next value that is, or at once in `debug()`.
         """
-        flags = self.__dict__.setdefault("_flags", {})
-        device = self.device()
-        if (message, device) not in flags:
-            flags[message, device] = self.xp.zeros((), "bool")
-        flag = flags[message, device]
-        flag |= ~condition.all()
+        holds = self._flags_here().of(message)
+        holds &= condition.all()
         if _debugging.get():
             self.raise_found()
 
     def raise_found(self) -> None:
         """Raise what `require` found wrong on the device since the last look; `to_numpy` calls it."""
-        for (message, device), flag in getattr(self, "_flags", {}).items():
-            if device == self.device() and self._read(flag):
-                flag[...] = False
-                raise IndexError(message)
+        for message, holds in self._flags_here().failed(self._read):
+            holds[...] = True
+            raise IndexError(message)
 
-    def _read(self, flag: Any) -> bool:
+    def _flags_here(self) -> Flags:
+        """The flags of `require` on the current device."""
+        flags, device = self.__dict__.setdefault("_flags", {}), self.device()
+        if device not in flags:
+            flags[device] = Flags(self.xp)
+        return flags[device]
+
+    def _read(self, flags: Any) -> np.ndarray:
+        """A copy of flags on the host."""
         raise NotImplementedError(f"backend {self.name!r} neither answers `require` itself nor reads its flags")
+
+
+class Flags:
+    """What must hold on one device: booleans side by side, so that one read answers for all."""
+
+    SIZE = 64  # booleans in an array; a captured step writes to it, so it is never replaced, but another added
+
+    def __init__(self, xp: Any) -> None:
+        self.xp, self.arrays, self.views = xp, [], {}  # type: ignore[var-annotated]
+        self._lock = threading.Lock()
+
+    def of(self, message: str) -> Any:
+        """The flag of a message: a 0-d array."""
+        if message not in self.views:
+            with self._lock:
+                number = len(self.views)
+                if number == len(self.arrays) * self.SIZE:
+                    self.arrays.append(self.xp.ones(self.SIZE, "bool"))
+                self.views.setdefault(message, self.arrays[-1][number % self.SIZE:][:1].reshape(()))
+        return self.views[message]
+
+    def failed(self, read: Callable) -> list[tuple[str, Any]]:
+        """The messages whose flags no longer hold, with these; waits for the device, once for each array."""
+        held = [holds for array in list(self.arrays) for holds in read(array)]
+        return [found for found, holds in zip(list(self.views.items()), held, strict=False) if not holds]
 
 
 # What `xp` must offer beside NumPy's own names.
@@ -196,6 +247,7 @@ def _waiting(method: Callable) -> Callable:
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
 BY_TYPE: dict[type, Backend] = {}  # whose array is this?  One exact lookup; engine and pointwise bodies share it
+SEVERAL: list[Backend] = []  # the backends with more than one device: on the others nobody asks where an array lies
 
 
 def register(name: str, cls: type[Backend]) -> None:
@@ -244,6 +296,8 @@ def get_backend(name: str) -> Backend:
         backend = cls()
         _check(name, backend)
         _instances[name] = BY_TYPE[backend.array_type] = backend
+        if backend.device_count() > 1:
+            SEVERAL.append(backend)
     return _instances[name]
 
 

@@ -178,6 +178,37 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
     return y
 
 
+def _rounded(y: Any, dtype: Any) -> Any:
+    """float64 as `dtype`; half types by way of float32, as libraries differ in the direct way."""
+    return y if dtype == "float64" else y.astype("float32").astype(dtype)
+
+
+@pointwise
+def uniforms(xp, words, low, high, last, *, dtype):
+    return _rounded(xp.minimum(low + (high - low) * _unit(words), last), dtype)
+
+
+@pointwise
+def normals(xp, words, mean, std, *, dtype, on_host):
+    return _rounded(mean + std * _quantile(xp, _centred(words), on_host), dtype)
+
+
+@pointwise
+def truncated_normals(xp, words, mean, std, low, high, first, last, *, dtype, on_host):
+    z = _quantile(xp, first + (last - first) * (_centred(words) + 0.5), on_host)
+    return _rounded(xp.clip(mean + std * z, low, high), dtype)
+
+
+@pointwise
+def integers_from(xp, words, low, n):
+    return _below(words, n).astype("int64") + low
+
+
+@pointwise
+def truths(xp, words, p):
+    return _unit(words) < p
+
+
 def _centred_cdf(z: float) -> float:
     """P(normal < z) - 1/2, inside what `_quantile` takes.
 
@@ -255,7 +286,9 @@ class Generator:
         An op that takes the ticket as an argument draws the same numbers in its pullback, and new ones at each replay
         of a captured step, since the device counts.
         """
-        return self._take(backend_of(raw(like)))
+        backend = backend_of(raw(like))
+        with backend.at(raw(like)):
+            return self._take(backend)
 
     def uniform(self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0, dtype: Any = None,
                 stream: int = DATA) -> Any:
@@ -264,7 +297,7 @@ class Generator:
         if not 0.0 <= high - low < math.inf:
             raise ValueError(f"uniform: needs low <= high, both finite, not low={low}, high={high}")
         last = float(np.nextafter(np.asarray(high, dtype), np.asarray(low, dtype)))  # rounding must not reach `high`
-        return self._draw(shape, lambda xp, w: _rounded(xp.minimum(low + (high - low) * _unit(w), last), dtype), stream)
+        return self._draw(shape, lambda xp, w: uniforms(xp, w, low, high, last, dtype=dtype), stream)
 
     def normal(self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, dtype: Any = None,
                stream: int = DATA) -> Any:
@@ -273,10 +306,8 @@ class Generator:
         if not std >= 0:
             raise ValueError(f"normal: needs std >= 0, not {std}")
 
-        def make(xp: Any, w: Any) -> Any:
-            return _rounded(mean + std * _quantile(xp, _centred(w), stream != NOISE), dtype)
-
-        return self._draw(shape, make, stream)
+        on_host = stream != NOISE
+        return self._draw(shape, lambda xp, w: normals(xp, w, mean, std, dtype=dtype, on_host=on_host), stream)
 
     def truncated_normal(self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0, low: float = -2.0,
                          high: float = 2.0, dtype: Any = None, stream: int = DATA) -> Any:
@@ -287,8 +318,7 @@ class Generator:
         first, last = _centred_cdf((low - mean) / std), _centred_cdf((high - mean) / std)
 
         def make(xp: Any, w: Any) -> Any:
-            z = _quantile(xp, first + (last - first) * (_centred(w) + 0.5), stream != NOISE)
-            return _rounded(xp.clip(mean + std * z, low, high), dtype)
+            return truncated_normals(xp, w, mean, std, low, high, first, last, dtype=dtype, on_host=stream != NOISE)
 
         return self._draw(shape, make, stream)
 
@@ -297,13 +327,13 @@ class Generator:
         low, high = operator.index(low), operator.index(high)
         if not -(2**63) <= low < high <= 2**63 or high - low > 2**63:
             raise ValueError(f"integers: needs low < high within int64, not low={low}, high={high}")
-        return self._draw(shape, lambda xp, w: _below(w, high - low).astype("int64") + low, stream)
+        return self._draw(shape, lambda xp, w: integers_from(xp, w, low, np.uint64(high - low)), stream)
 
     def bernoulli(self, p: float, shape: int | Sequence[int] = (), stream: int = DATA) -> Any:
         """Booleans, each true with probability `p`; 0 and 1 are exact."""
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"bernoulli: p is a probability, not {p}")
-        return self._draw(shape, lambda xp, w: _unit(w) < p, stream)
+        return self._draw(shape, lambda xp, w: truths(xp, w, p), stream)
 
     def permutation(self, n: int, stream: int = DATA) -> Any:
         """The integers (int64) 0 ... n - 1 in random order: that of words which carry them in their last bits."""
@@ -354,11 +384,6 @@ def _floating(dtype: Any) -> np.dtype:
     if not is_float(dtype):
         raise TypeError(f"only floating point can hold these numbers, and {dtype} is not: draw float32 and convert")
     return dtype
-
-
-def _rounded(y: Any, dtype: np.dtype) -> Any:
-    """float64 as `dtype`; half types by way of float32, as libraries differ in the direct way."""
-    return y if dtype == "float64" else y.astype("float32").astype(dtype)
 
 
 # ---- functions of the default generator -----------------------------------------------------------------------------

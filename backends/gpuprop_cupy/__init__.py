@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,13 +27,20 @@ class CupyBackend(Backend):
     def __init__(self) -> None:
         import cupy
 
+        from gpuprop_cupy import random
         from gpuprop_cupy.namespace import Namespace
         from gpuprop_cupy.prefetch import Prefetch
 
         self._cupy, self._runtime = cupy, cupy.cuda.runtime
         self.array_type = cupy.ndarray
+        self.kernels = {
+            "gpuprop.random:take_ticket": random.take_ticket,
+            "gpuprop.random:keep_mask": random.keep_mask,
+            "gpuprop.random:keep_rows": random.keep_rows,
+        }
         self.xp = Namespace(require=self.require)
         self._prefetch = Prefetch(cupy)
+        self._workspaces: dict[int, int] = {}  # by device
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._leave)
 
@@ -47,19 +54,28 @@ class CupyBackend(Backend):
         raise AttributeError(name) if vars(self) else RuntimeError(FORKED)
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
+        if type(value) is self.array_type and value.device.id != self.device():
+            value = value.copy()  # to the current device, which asarray() does not do
         return self._cupy.asarray(value, dtype)
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        host = array.get()
-        self.raise_found()
+        with self.at(array):
+            host = array.get()
+            self.raise_found()
         return host
+
+    def pointwise(self, fn: Callable) -> Callable:
+        """`fn`, an elementwise body, as one CUDA kernel."""
+        from gpuprop_cupy.pointwise import compiled
+
+        return compiled(fn)
 
     def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
         """Host batches as arrays here; each is sent from pinned memory while the one before is in use."""
         return self._prefetch(batches)
 
-    def _read(self, flag: Any) -> bool:
-        return bool(flag)
+    def _read(self, flags: Any) -> np.ndarray:
+        return flags.get()
 
     def synchronize(self) -> None:
         self._cupy.cuda.Device().synchronize()
@@ -75,6 +91,14 @@ class CupyBackend(Backend):
 
     def use_device(self, index: int) -> None:
         self._cupy.cuda.Device(index).use()
+
+    def workspace(self) -> int:
+        """A sixteenth of the device's memory, rounded down to a power of two."""
+        device = self.device()
+        if device not in self._workspaces:
+            total = self._runtime.memGetInfo()[1]
+            self._workspaces[device] = 1 << (total // 16).bit_length() - 1
+        return self._workspaces[device]
 
     def memory(self) -> dict[str, int]:
         """Bytes: ``used`` by arrays, ``reserved`` by CuPy's pool, ``free`` and ``total`` on the device."""

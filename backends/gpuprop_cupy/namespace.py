@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import cupy
+import numpy as np
 from cupyx.scipy import special
+
+from gpuprop_cupy.products import matmul
 
 
 class Namespace:
@@ -19,27 +22,6 @@ class Namespace:
     def __getattr__(self, name: str) -> Any:
         value = vars(self)[name] = getattr(cupy, name)
         return value
-
-
-# ---- products -------------------------------------------------------------------------------------------------------
-
-
-def matmul(a: Any, b: Any) -> Any:
-    """The product of two arrays as NumPy's: 2-D products where the shapes allow, for only those are good in CuPy.
-
-    Of more dimensions CuPy multiplies bfloat16 as integers and float16 in float32 with copies.
-    """
-    if a.ndim <= 2 and b.ndim <= 2:
-        return cupy.matmul(a, b)
-    if b.ndim <= 2:  # one tall product
-        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-        return cupy.matmul(rows, b).reshape(*a.shape[:-1], *b.shape[1:])
-    if a.ndim == 1:
-        return matmul(a[None], b)[..., 0, :]
-    dtype = cupy.promote_types(a.dtype, b.dtype)
-    if _is_half(dtype):
-        return cupy.matmul(a.astype("float32"), b.astype("float32")).astype(dtype)
-    return cupy.matmul(a, b)
 
 
 def _is_half(dtype: Any) -> bool:
@@ -62,6 +44,41 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
     return concatenate([cupy.expand_dims(a, axis) for a in arrays], axis)
 
 
+# ---- choosing -------------------------------------------------------------------------------------------------------
+# CuPy has no loops of `where` and `tril` for bfloat16 and answers in float32.  They choose bits, whatever these mean.
+
+
+def where(condition: Any, *choices: Any) -> Any:
+    """As NumPy's; bfloat16 stays bfloat16, beside numbers too."""
+    dtypes = {a.dtype for a in choices if type(a) is cupy.ndarray}
+    if [dtype.char for dtype in dtypes] != ["E"]:
+        return cupy.where(condition, *choices)
+    x, y = ((a if type(a) is cupy.ndarray else cupy.full((), a, *dtypes)).view("uint16") for a in choices)
+    return cupy.where(condition, x, y).view(*dtypes)
+
+
+def _triangle(function: Callable) -> Callable:
+    def triangle(m: Any, k: int = 0) -> Any:
+        """As NumPy's; bfloat16 stays bfloat16."""
+        return function(m, k) if m.dtype.char != "E" else function(m.view("uint16"), k).view(m.dtype)
+
+    return triangle
+
+
+def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
+    """As NumPy's; where CuPy would send a list to the device and wait at each call, it is sent once for all."""
+    if not isinstance(repeats, Sequence):
+        return cupy.repeat(a, repeats, axis)
+    places = _places(tuple(map(int, repeats)), cupy.cuda.runtime.getDevice())
+    return cupy.take(a, places, axis=axis)
+
+
+@functools.lru_cache(maxsize=256)
+def _places(repeats: tuple[int, ...], device: int) -> Any:
+    """Which element each of the repeated ones is, on the current device."""
+    return cupy.asarray(np.repeat(np.arange(len(repeats)), repeats))
+
+
 # ---- adding rows ----------------------------------------------------------------------------------------------------
 
 
@@ -74,7 +91,7 @@ def index_add(a: Any, index: Any, values: Any, axis: int = 0) -> Any:
     if not len(index):
         return a
     target = cupy.moveaxis(a, axis, 0)
-    index = index % len(target)
+    index = index.astype("int64") % len(target)  # a narrow type does not hold the length
     order = cupy.argsort(index)
     index, rows = index[order], cupy.moveaxis(values, axis, 0)[order]
     rows = rows.astype("float32") if _is_half(rows.dtype) else rows
@@ -108,6 +125,7 @@ def polygamma(n: int, x: Any) -> Any:
 
 OWN = {
     "matmul": matmul, "concatenate": concatenate, "stack": stack, "index_add": index_add, "polygamma": polygamma,
+    "where": where, "tril": _triangle(cupy.tril), "triu": _triangle(cupy.triu), "repeat": repeat,
     "erf": _special(special.erf), "erfc": _special(special.erfc), "erfinv": _special(special.erfinv),
     "lgamma": _special(special.gammaln), "digamma": _special(special.digamma), "sigmoid": _special(special.expit),
 }

@@ -1,0 +1,696 @@
+"""Elementwise bodies on CuPy: one kernel, NumPy's results."""
+
+import ctypes
+import gc
+import inspect
+import itertools
+import math
+import operator
+import re
+import types
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import gpuprop
+import gpuprop.functional as F
+import gpuprop.testing
+from gpuprop import optim
+from gpuprop.backend import get_backend
+from gpuprop.pointwise import pointwise
+from gpuprop.random import NOISE, Generator, keep_mask, keep_rows, take_ticket
+
+pytestmark = pytest.mark.gpu
+
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+FLOATS = [np.dtype("float32"), np.dtype("float64"), np.dtype("float16"), BFLOAT16]
+INTEGERS = [np.dtype(f"{u}int{n}") for n in (8, 16, 32, 64) for u in ("", "u")]
+HALVES = (np.dtype("float16"), BFLOAT16)
+each_float = pytest.mark.parametrize("dtype", FLOATS, ids=str)
+each_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
+
+
+def operations(call):
+    """What a device does in a call, and how often."""
+    import hostcuda
+
+    hostcuda.count()
+    result = call()
+    counts = hostcuda.counts()
+    hostcuda.count(False)
+    counts.pop("[malloc]", None)  # of CuPy's pool, while it is small
+    return result, counts
+
+
+def several(results):
+    return results if type(results) is tuple else () if results is None else (results,)
+
+
+def send(value):
+    """A copy on the device, of an array with its own strides."""
+    if not isinstance(value, np.ndarray):
+        return value
+    import cupy
+
+    start, stop = np.lib.array_utils.byte_bounds(value)
+    memory = cupy.asarray(np.frombuffer(ctypes.string_at(start, stop - start), "uint8"))
+    return cupy.ndarray(value.shape, value.dtype, memory.data + (value.ctypes.data - start), value.strides)
+
+
+def agree(found, expected, rtol=None):
+    """Of one shape and dtype, and equal: integers to the bit, floats to a few units of the last place, halves one."""
+    expected = np.asarray(expected)
+    found = gpuprop.asnumpy(found)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    if expected.dtype.kind in "biu":
+        np.testing.assert_array_equal(found, expected)
+        return
+    f, e = found.astype("float64"), expected.astype("float64")
+    if found.dtype in HALVES:
+        with np.errstate(all="ignore"):
+            step = np.spacing(np.maximum(abs(found), abs(expected))).astype("float64")
+            assert ((np.isnan(f) & np.isnan(e)) | (f == e) | (abs(f - e) <= step)).all(), (found, expected)
+    else:
+        single = found.dtype == "float32"
+        np.testing.assert_allclose(f, e, rtol or (4e-6 if single else 1e-13), 1e-6 if single else 1e-15)
+
+
+def check(fn, *arrays, rtol=None, **constants):
+    """A body gives and updates on CuPy, in one launch and nothing else, what it does on NumPy; what it gave on CuPy."""
+    call = pointwise(fn)
+    device = [send(a) for a in arrays]
+    found, done = operations(lambda: call(get_backend("cupy").xp, *device, **constants))
+    with np.errstate(all="ignore"):
+        expected = call(get_backend("numpy").xp, *arrays, **constants)
+    name = re.sub(r"\W", "_", call.__name__)
+    assert done == ({f"gpuprop_{name}": 1} if math.prod(np.broadcast_shapes(*map(np.shape, arrays))) else {})
+    for f, e in zip(several(found), several(expected), strict=True):
+        agree(f, e, rtol)
+    for f, e in zip(device, arrays, strict=True):
+        if isinstance(e, np.ndarray):
+            agree(f, e, rtol)
+    return found
+
+
+def normal(*shape, dtype="float32", seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
+
+
+# ---- every body of the library --------------------------------------------------------------------------------------
+
+CONSTANTS = {"low": [-0.5], "high": [0.5], "lambd": [0.3], "negative_scale": [1.7], "rate": [0.5], "delta": [0.8],
+             "approximate": ["none", "tanh"], "beta": [1.0, 2.0], "threshold": [0.4], "value": [-1.0], "eps": [1e-3],
+             "log_input": [True, False], "full": [True, False], "log_target": [True, False], "inplace": [False]}
+
+
+def library():
+    """Every pointwise function of gpuprop, by module and name: those that exist."""
+    code = pointwise(lambda xp: None).__code__
+    found = {}
+    for f in gc.get_objects():
+        if isinstance(f, types.FunctionType) and f.__code__ is code and f.fn.__module__.startswith("gpuprop."):
+            found.setdefault(f"{f.fn.__module__[8:]}:{f.fn.__qualname__}", f)
+    return found
+
+
+def positive(n, dtype, *, count=7):
+    return [np.random.default_rng([n, i]).uniform(0.1, 0.9, (3, count)).astype(dtype) for i in range(n)]
+
+
+def cases(name, body, dtype):
+    """Arrays and constants for a body: values between 0.1 and 0.9, so that all is finite."""
+    module, parameters = name.partition(":")[0], list(inspect.signature(body.fn).parameters.values())[1:]
+    if module == "random":
+        return  # its words are integers: tests/test_random.py compares their bits
+    if module.startswith("optim"):
+        yield from rules(name, parameters, dtype)
+        return
+    baked = {**CONSTANTS, "scale": [1.3]} if module == "functional.activation" else CONSTANTS
+    names = [p.name for p in parameters]
+    arrays = positive(sum(n not in baked for n in names), dtype)
+    if names[-1:] == ["dy"] or "mask" in names:
+        arrays[-1] -= arrays[-1].dtype.type(0.5)
+    chosen = [n for n in names if n in baked]
+    for values in itertools.product(*(baked[n] for n in chosen)):
+        yield arrays, dict(zip(chosen, values, strict=True))
+
+
+def rules(name, parameters, dtype):
+    """The arguments of an optimizer's small and large kernel."""
+    numbers = [np.asarray(v) for v in np.random.default_rng(0).uniform(0.1, 0.9, 9)]
+    if name.endswith("coefficients"):
+        wide = "float64" if dtype.itemsize == 8 else "float32"
+        yield [np.asarray(np.int64(3)), *numbers[:len(parameters) - 1]], {"dtype": wide}
+        return
+    states, others = {"sgd": (1, 5), "adam": (3, 9), "rmsprop": (3, 8)}[name[6:].partition(":")[0]]
+    switches = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    coefficients = [a.astype("float64" if dtype.itemsize == 8 else "float32") for a in numbers[:others - 2]]
+    for on in (True, False):
+        yield [*positive(2, dtype), *coefficients, *positive(states, dtype)], dict.fromkeys(switches, on)
+
+
+@each_float
+def test_every_body_of_the_library_is_one_kernel_with_numpys_results(dtype):
+    bodies = library()
+    assert len(bodies) > 80 and "optim.adam:adam_update" in bodies
+    for name, body in bodies.items():
+        for arrays, constants in cases(name, body, dtype):
+            check(body.fn, *arrays, **constants)
+
+
+# ---- dtypes ---------------------------------------------------------------------------------------------------------
+
+ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod)
+BITS = (operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift)
+COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne)
+
+
+def edges(dtype, n=60, seed=0):
+    """Random values of a dtype, its extremes and small ones among them."""
+    rng = np.random.default_rng(seed)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, n).astype(dtype)
+    if dtype.kind == "f" or dtype == BFLOAT16:
+        return np.concatenate([rng.standard_normal(n - 6) * 3, [0.0, -0.0, 1, np.inf, -np.inf, np.nan]]).astype(dtype)
+    bounds = np.iinfo(dtype)
+    some = rng.integers(bounds.min, bounds.max, n // 2, dtype, endpoint=True)
+    few = rng.integers(max(bounds.min, -9), 9, n - n // 2 - 3).astype(dtype)
+    return rng.permutation(np.concatenate([some, few, np.array([bounds.min, bounds.max, 0], dtype)]))
+
+
+PAIRS = [*zip(INTEGERS, INTEGERS, strict=True), *itertools.pairwise(INTEGERS), *itertools.pairwise(INTEGERS[::2]),
+         (np.dtype("int64"), np.dtype("uint8")), (np.dtype("int16"), np.dtype("bool"))]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS, ids=str)
+def test_integers_are_numpys(first, second):
+    """Wrap-around, division by zero and of the least by -1, shifts by more bits than there are, mixed comparisons."""
+    whole = np.result_type(first, second).kind in "biu"
+
+    def body(xp, a, b):
+        functions = (*(ARITHMETIC if whole else ARITHMETIC[:4]), *(BITS if whole else ()), *COMPARISONS)
+        ones = (operator.neg, operator.abs, operator.pos, xp.sign) if first.kind != "b" else ()
+        return *(f(a, b) for f in functions), *(f(a) for f in ones), ~b, xp.maximum(a, b), xp.minimum(a, b)
+
+    check(body, edges(first, seed=1), edges(second, seed=2))
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_integers_and_python_numbers(dtype):
+    """A Python integer has the array's type, a Python float makes float64 of integers; so have arguments."""
+
+    def body(xp, a, n, x):
+        return (a + 3, 100 - a, a * n, a // 7, a % 5, 7 // a, a ** 3, a << 2, a >> 1, a & 15, a | n, a ^ n, a / 2,
+                a + 0.5, a * x, x - a, a < 3, a == n, a > 0.5, xp.where(a > 4, a, 0), xp.where(a > 4, 1, 0),
+                xp.where(a > 4, x, n), a.astype("float32"), a.astype("int16"), a.astype("bool"), xp.sqrt(abs(a) + 1.0))
+
+    check(body, edges(dtype), 3, 0.25)
+
+
+@pytest.mark.parametrize("other", ["bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64"])
+@each_float
+def test_what_arrays_of_two_types_make(dtype, other):
+    """NumPy's promotion; of half types that of float16."""
+
+    def body(xp, a, b):
+        return a + b, a * b, a / (abs(b) + 1), a < b, xp.maximum(a, b), xp.where(b > 0, a, b), xp.where(a > 0, 1.5, b)
+
+    a, b = edges(dtype)[:54], edges(np.dtype(other), seed=3)[:54]
+    b = b if b.dtype.kind in "bf" else b % 100
+    check(body, a, b)
+
+
+@each_float
+def test_python_numbers_are_weak(dtype):
+    def body(xp, a, n, x, yes):
+        made = (2.5 * a, a + 1, n * a, a - x, a * yes, x / a, a ** 2, a ** x, xp.maximum(a, 0), xp.minimum(x, a),
+                xp.where(a > 0, a, 0.0), xp.where(yes, a, x), xp.clip(a, -1, 1.5), xp.clip(a, x, None), xp.sigmoid(a),
+                (1 - x) * a, (n + 1) / 2 * a, n // 2 * a, math.sqrt(2) * a, a * True, -x * a,
+                abs(a) ** 0.5, abs(a) ** -1.5)
+        return made
+
+    found = check(body, normal(50, dtype=dtype), 3, 0.3, True)
+    assert {str(f.dtype) for f in found} == {str(dtype)}
+
+
+def test_numbers_of_numpys_are_strong():
+    def body(xp, a, s):
+        return a * np.float64(0.5), np.float32(2) * a, a + s, xp.float32(3) - a, a * xp.pi
+
+    for dtype in FLOATS[:3]:
+        check(body, normal(5, dtype=dtype), np.float64(0.1))
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, np.dtype("int32"), np.dtype("int8"), np.dtype("bool")], ids=str)
+def test_functions(dtype):
+    """Those of CuPy's that NumPy has too, and gpuprop's own; integers become what NumPy makes of them."""
+    names = ["exp", "expm1", "log", "log1p", "sqrt", "square", "sin", "cos", "tan", "tanh", "sinh", "cosh", "arctan",
+             "arcsinh", "cbrt", "floor", "ceil", "trunc", "rint", "isnan", "isinf", "isfinite", "logical_not", "exp2",
+             "log2", "log10", "fabs", "signbit"]
+    two = ["maximum", "minimum", "fmax", "fmin", "arctan2", "hypot", "copysign", "logaddexp", "logical_and"]
+    special = ["erf", "erfc", "sigmoid", "lgamma", "digamma"] if dtype in FLOATS else []
+
+    def body(xp, a, b):
+        results = [getattr(xp, n)(a) for n in names + special] + [getattr(xp, n)(a, b) for n in two]
+        return *results, xp.abs(a), xp.absolute(a), xp.add(a, 1.5), *(xp.frexp(a) if dtype.kind != "b" else ())
+
+    rng = np.random.default_rng(0)
+    a, b = (rng.uniform(0.3, 4, 40).astype(dtype) for _ in range(2))
+    check(body, a, b, rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+@each_float
+def test_nan_wins(dtype):
+    def body(xp, a, b):
+        return (xp.maximum(a, b), xp.minimum(a, b), xp.clip(a, -1, 1), xp.where(a < b, a, b), xp.sign(a), abs(a),
+                a < b, a != a, xp.isnan(b), xp.maximum(a, 0), xp.minimum(0.5, b))
+
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5], dtype)
+    check(body, *(np.ascontiguousarray(a) for a in np.broadcast_arrays(values[:, None], values)))
+
+
+@each_half
+def test_halves_are_rounded_once(dtype):
+    """1 + 2**-9 + 2**-9 is more than one in the half types, and a sum of halves that each leave it at one is not."""
+    tiny = 2.0 ** (-8 if dtype == BFLOAT16 else -11)
+    found = check(lambda xp, a, t: (a + t + t, (a + t) * 2.0**15 * 2.0**15 / 2.0**30), np.ones(3, dtype),
+                  np.full(3, tiny, dtype))
+    assert (gpuprop.asnumpy(found[0]).astype(float) == 1 + 2 * tiny).all()
+
+
+@each_half
+def test_a_cast_to_a_half_type_rounds(dtype):
+    found = check(lambda xp, a: (a.astype(str(dtype)).astype("float32"), a.astype(dtype)), normal(50))
+    assert found[0].dtype == "float32" and found[1].dtype == dtype
+
+
+def test_two_half_types_do_not_mix():
+    a, b = np.ones(3, "float16"), np.ones(3, BFLOAT16)
+    for backend in ("numpy", "cupy"):
+        with pytest.raises(TypeError, match="float16 and bfloat16 in one elementwise expression"):
+            pointwise(lambda xp, a, b: a + b)(get_backend(backend).xp, *map(get_backend(backend).asarray, (a, b)))
+
+
+def test_dtype_is_there_to_cast_to():
+    for dtype in FLOATS:
+        check(lambda xp, a, b: a.astype(b.dtype) * 2, normal(5, dtype="float64"), normal(5, dtype=dtype))
+
+
+def test_literals():
+    """Infinities, NaN, the extremes of integers, and what does not fit."""
+    check(lambda xp, a: (a * math.inf, a + math.nan, a - 1e300, xp.where(a > 0, -math.inf, -0.0)),
+          normal(9, dtype="float64"))
+    check(lambda xp, a: (a + -2**63, a ^ (2**63 - 1), a - -1), edges(np.dtype("int64")))
+    check(lambda xp, a: (a + (2**64 - 1), a & 2**63), edges(np.dtype("uint64")))
+    for backend in ("numpy", "cupy"):
+        with pytest.raises(OverflowError, match="300 out of bounds for uint8"):
+            pointwise(lambda xp, a: a + 300)(get_backend(backend).xp, get_backend(backend).xp.ones(3, "uint8"))
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+WHOLE = normal(4, 6, 5)
+LAYOUTS = {
+    "contiguous": WHOLE, "transposed": WHOLE.T, "sliced": WHOLE[1:, ::2, 1:4], "negative": WHOLE[::-1, :, ::-2],
+    "mixed": WHOLE.transpose(1, 2, 0)[::-1], "empty": WHOLE[:0], "one": WHOLE[:1, :1, :1], "0-d": normal(),
+    "broadcast": np.broadcast_to(WHOLE[:, :1], WHOLE.shape), "row": WHOLE[0, 0], "column": WHOLE[:, :, :1],
+}
+
+
+def mixed(xp, a, b, c):
+    return a * b + c, xp.where(a < c, a, b)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(layout):
+    a = LAYOUTS[layout]
+    check(mixed, a, a, a)
+    check(mixed, a, np.asarray(np.float32(2)), 0.5)
+    check(mixed, np.asarray(np.float32(2)), a, np.ones(a.shape[-1:], "float32"))
+    if a.ndim == 3:
+        check(mixed, a, np.ones((a.shape[1], 1), "float32"), np.ascontiguousarray(a.copy()))
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "broadcast"])
+@each_float
+def test_updates_in_place_in_every_layout(layout, dtype):
+    def body(xp, m, g, share):
+        m += share * (g - m)
+        m *= 0.5
+        return m * g
+
+    g = LAYOUTS[layout]
+    m = np.empty_like(g, dtype)  # of the same order in memory
+    m[...] = normal(*g.shape, seed=4)
+    check(body, m[::-1] if m.ndim else m, g.astype(dtype)[..., ::-1] if m.ndim else g.astype(dtype),
+          np.asarray(0.3, dtype))
+
+
+def test_results_have_the_common_shape_and_are_new():
+    cupy = get_backend("cupy")
+    a, b = cupy.xp.ones((3, 1), "float32"), cupy.xp.ones(4, "float32")
+    results = pointwise(lambda xp, a, b: (a, a + b, b * 2))(cupy.xp, a, b)
+    assert [r.shape for r in results] == [(3, 4)] * 3
+    same = pointwise(lambda xp, a: a)(cupy.xp, b)
+    same += 1
+    assert same is not b and (b == 1).all()
+
+
+def test_scalars_make_0d_arrays():
+    found = check(lambda xp, a, b: (a + b, a * 2), np.asarray(3.0), np.asarray(np.float32(2)))
+    assert all(type(f) is get_backend("cupy").array_type and f.shape == () for f in found)
+
+
+# ---- in place -------------------------------------------------------------------------------------------------------
+
+
+def test_an_updated_argument_is_read_as_updated_by_each_of_its_names():
+    def body(xp, m, v, g):
+        other, before = m, m * 1
+        m += g
+        other *= 2
+        v -= m
+        m = g  # the name, not the array
+        return other, before, v * m
+
+    check(body, *(normal(7, seed=i) for i in range(3)))
+
+
+def test_every_operator_updates_in_place():
+    def floats(xp, a, b, c, d, e, f, x):
+        a += x
+        b -= x
+        c *= x
+        d /= x
+        e **= 2
+        f //= x
+
+    def integers(xp, a, b, c, d, e, f, x):
+        a &= x
+        b |= x
+        c ^= x
+        d <<= x
+        e >>= x
+        f %= x
+
+    check(floats, *(abs(normal(9, seed=i, dtype="float64")) for i in range(7)))
+    check(integers, *(np.random.default_rng(i).integers(1, 9, 9) for i in range(7)))
+
+
+def test_an_update_keeps_the_type_or_is_refused():
+    def body(xp, m, g):
+        m += g
+
+    check(body, normal(5), normal(5, dtype="float64"))
+    check(body, normal(5, dtype="float16"), normal(5, dtype="float64"))
+    check(body, np.arange(5, dtype="int8"), np.arange(5))
+    for m, g in ((np.arange(5), normal(5)), (np.arange(5, dtype="uint8"), np.arange(5, dtype="int8"))):
+        for backend in map(get_backend, ("numpy", "cupy")):
+            with pytest.raises(TypeError, match=r"(?i)cannot"):
+                pointwise(body)(backend.xp, backend.asarray(m), backend.asarray(g))
+
+
+@pytest.mark.parametrize(("m", "g"), [((1, 4), (3, 4)), ((), (3,)), ((4,), (3, 1))], ids=str)
+def test_what_is_updated_has_the_common_shape(m, g):
+    def body(xp, m, g):
+        m += g
+
+    for backend in map(get_backend, ("numpy", "cupy")):
+        with pytest.raises(ValueError, match=r"operand|mismatched|0-d"):
+            pointwise(body)(backend.xp, backend.xp.ones(m, "float32"), backend.xp.ones(g, "float32"))
+
+
+def test_an_argument_may_come_twice():
+    cupy = get_backend("cupy").xp
+    a = cupy.arange(6.0)
+    pointwise(lambda xp, m, g: m.__iadd__(g * m))(cupy, a, a)
+    assert a.tolist() == [x + x * x for x in range(6)]
+
+
+def test_a_number_that_is_updated_is_another_number():
+    def body(xp, a, x):
+        x += 1
+        x *= a
+        return x
+
+    check(body, normal(4), 2.5)
+
+
+def test_updates_alone_return_nothing_and_a_body_may_do_nothing():
+    cupy = get_backend("cupy").xp
+    a = cupy.ones(3)
+    found, done = operations(lambda: pointwise(lambda xp, a: None)(cupy, a))
+    assert found is None and not done
+
+    def body(xp, a):
+        a += 1
+
+    assert pointwise(body)(cupy, a) is None and (a == 2).all()
+    assert type(pointwise(lambda xp, a: (a * 2,))(cupy, a)) is tuple
+
+
+# ---- once a signature -----------------------------------------------------------------------------------------------
+
+
+def test_the_body_runs_for_new_signatures_only():
+    ran = []
+
+    @pointwise
+    def body(xp, a, b, c=None, *, k=1.0):
+        ran.append(k)
+        return a * b * k if c is None else a * b * k + c
+
+    cupy = get_backend("cupy").xp
+    a, scalar = cupy.ones((2, 3), "float32"), lambda v: cupy.asarray(np.float32(v))
+    for b in (0.1, 0.2, 1e30):
+        assert body(cupy, a, b)[0, 0] == np.float32(b)
+    assert len(ran) == 1
+    for b in (1, 2):
+        body(cupy, a[0], b)
+    assert len(ran) == 2
+    for b in (scalar(3), scalar(4)):
+        assert body(cupy, a, b)[1, 2] == b
+    assert len(ran) == 3
+    new = [(a, a), (a, a, None), (a, a, 1), (a, a, a), (a, a, scalar(1)), (a, a.astype("float16")), (scalar(1), a),
+           (scalar(1), scalar(1)), (a, True)]
+    for n, arrays in enumerate(new, 4):
+        for _ in range(2):
+            body(cupy, *arrays)
+        assert len(ran) == n
+
+
+def test_constants_count_by_value_and_type():
+    ran = []
+
+    @pointwise
+    def body(xp, a, *, k, word="a"):
+        ran.append(k)
+        return a * k
+
+    cupy = get_backend("cupy").xp
+    a = cupy.ones(3, "int64")
+    for k in (0.0, -0.0, 1, 1.0, True, math.nan, float("nan"), np.float32(1), (1, 2)[0]):
+        body(cupy, a, k=k)
+    assert [str(k) for k in ran] == ["0.0", "-0.0", "1", "1.0", "True", "nan", "1.0"]
+    assert math.copysign(1, body(cupy, a, k=-0.0)[0]) == -1 and body(cupy, a, k=1).dtype == "int64"
+    body(cupy, a, k=1, word="b")
+    assert len(ran) == 8
+
+
+def test_what_0d_operands_make_is_computed_once_a_thread():
+    from gpuprop_cupy.pointwise import Trace
+
+    def body(xp, a, s, x):
+        rate = xp.exp(s) * x
+        return a * rate, a - rate * (xp.sqrt(s) + 1)
+
+    cupy = get_backend("cupy").xp
+    arrays = cupy.ones(3, "float32"), cupy.asarray(np.float32(0.5)), 0.25
+    trace = Trace(body, arrays, {})
+    assert sum("exp" in line for line in trace.prelude) == 1 and sum("sqrt" in line for line in trace.prelude) == 1
+    assert not any("exp" in line or "sqrt" in line for line in trace.lines)
+    assert len(trace.lines) == 3, "the element, a product, a difference"
+    check(body, normal(5), np.asarray(np.float32(0.5)), 0.25)
+
+
+def test_what_was_computed_is_not_computed_again():
+    from gpuprop_cupy.pointwise import Trace
+
+    def body(xp, a, b):
+        return xp.tanh(a * b) + xp.tanh(a * b), xp.where(a < 0, a * b, 0)
+
+    trace = Trace(body, [get_backend("cupy").xp.ones(3)] * 2, {})
+    assert sum("tanh" in line for line in trace.lines) == 1 and sum(" * " in line for line in trace.lines) == 1
+
+
+def test_other_bodies_are_traced_through_and_generic_runs_the_body_as_it_is():
+    inner = pointwise(lambda xp, a: xp.exp(a) + 1)
+
+    def outer(xp, a):
+        return inner(xp, a) * 2
+
+    check(outer, normal(5))
+    cupy = get_backend("cupy").xp
+    a = cupy.ones(3)
+    with gpuprop.generic():
+        _, done = operations(lambda: pointwise(outer)(cupy, a))
+    assert sum(done.values()) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_arithmetic_is_not_contracted(dtype):
+    """a * b + c in one rounding is another number, and random numbers are to be the same bits everywhere."""
+    from gpuprop_cupy import pointwise as module
+
+    body = pointwise(lambda xp, a, b, c: a * b + c)
+    arrays = [normal(1000, dtype=dtype, seed=i) for i in range(3)]
+    found = body(get_backend("cupy").xp, *map(send, arrays))
+    np.testing.assert_array_equal(gpuprop.asnumpy(found), arrays[0] * arrays[1] + arrays[2])
+    assert "--fmad=false" in module.OPTIONS  # the compiler's default is to contract
+
+
+def test_a_range_is_its_elements_along_the_last_axis():
+    from gpuprop_cupy.pointwise import compiled
+
+    ran = []
+
+    @compiled
+    def body(xp, index, a, s):
+        ran.append(1)
+        return index * 10 + a, index.astype("float32") * s
+
+    cupy = get_backend("cupy").xp
+    s = cupy.asarray(np.float32(0.5))
+    for r in (range(5), range(3, 8), range(7, -3, -2), range(0)):
+        for a in (np.arange(5)[:len(r)], np.arange(12).reshape(3, 4, 1)[::-1], np.ones((2, 1), "int64")):
+            whole = np.broadcast_shapes(a.shape, (len(r),))
+            sums, products = map(gpuprop.asnumpy, body(cupy, r, send(a), s))
+            np.testing.assert_array_equal(sums, np.arange(r.start, r.stop, r.step) * 10 + a)
+            np.testing.assert_array_equal(products, np.broadcast_to(np.float32(r) * np.float32(0.5), whole))
+    assert len(ran) == 1
+    (sums, _), done = operations(lambda: body(cupy, range(4), 3, s))
+    assert sums.tolist() == [3, 13, 23, 33] and done == {"gpuprop_body": 1}
+
+
+# ---- what a body may not do -----------------------------------------------------------------------------------------
+
+REFUSED = {
+    r"`if`": lambda xp, a: a if a > 0 else -a,
+    r"`if`.*max": lambda xp, a: max(a, 0),
+    r"float\(\)": lambda xp, a: float(a) * a,
+    r"int\(\)": lambda xp, a: int(a) * a,
+    r"len\(\)": lambda xp, a: a * len(a),
+    r"iterates": lambda xp, a: sum(a),
+    r"indexes": lambda xp, a: a[0] * a,
+    r"as an index": lambda xp, a: [1, 2][a] * a,
+    r"\.shape": lambda xp, a: a * a.shape[0],
+    r"\.sum": lambda xp, a: a - a.sum(),
+    r"\.T ": lambda xp, a: a.T,
+    r"xp\.sum": lambda xp, a: xp.sum(a),
+    r"xp\.matmul": lambda xp, a: xp.matmul(a, a),
+    r"xp\.concatenate": lambda xp, a: xp.concatenate([a, a]),
+    r"xp\.no_such_name": lambda xp, a: xp.no_such_name(a),
+    r"matrices": lambda xp, a: a @ a,
+    r"operand is of type numpy.ndarray": lambda xp, a: a + np.ones(3),
+    r"operand is of type builtins.NoneType": lambda xp, a: a + None,
+    r"returns int": lambda xp, a: 1,
+    r"returns list": lambda xp, a: [a, a],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_no_elementwise_arithmetic_is_refused_by_name(message):
+    cupy = get_backend("cupy").xp
+    fn = REFUSED[message]
+    fn.__name__ = "my_body"
+    body = pointwise(fn)
+    for _ in range(2):
+        with pytest.raises(TypeError, match=f"my_body: .*{message}.*a pointwise body has operators"):
+            body(cupy, cupy.ones(3, "float32"))
+
+
+def test_arguments_are_arrays_of_cupys_and_numbers():
+    cupy = get_backend("cupy").xp
+    body = pointwise(lambda xp, a, b, k=0: a + b)
+    for wrong in (np.ones(3), [1, 2], "word", 1j):
+        with pytest.raises(TypeError, match="argument 1 is of type"):
+            body(cupy, cupy.ones(3), wrong)
+    with pytest.raises(TypeError, match="k=ndarray is no constant"):
+        body(cupy, cupy.ones(3), 1, k=cupy.ones(3))
+    with pytest.raises(OverflowError):
+        body(cupy, cupy.ones(3), 2**63)
+    with pytest.raises(ValueError, match="broadcast"):
+        body(cupy, cupy.ones(3), cupy.ones(4))
+    with pytest.raises(TypeError, match="bitwise_and"):
+        pointwise(lambda xp, a: a & 1)(cupy, cupy.ones(3))
+
+
+# ---- what the library launches --------------------------------------------------------------------------------------
+
+
+def settled(call):
+    """The operations of a call that was made before."""
+    call(), call()
+    return operations(call)[1]
+
+
+@each_half
+def test_dropout_is_three_launches(dtype):
+    with gpuprop.use("cupy") as backend:
+        for x in (backend.asarray(normal(8, 100)), backend.asarray(normal(8, 100, dtype=dtype))):
+            done = settled(lambda x=x: F.dropout(x, 0.3))
+            assert done == {"gpuprop_take": 1, "gpuprop_kept": 1, "gpuprop_masked_and_scaled": 1}
+
+
+def test_another_probability_compiles_nothing(monkeypatch):
+    from gpuprop_cupy import pointwise as module
+
+    with gpuprop.use("cupy") as backend:
+        x = backend.asarray(normal(8, 100))
+        F.dropout(x, 0.3)
+        monkeypatch.setattr(module, "Trace", None)
+        for p in (0.1, 0.5, 0.99):
+            kept = gpuprop.asnumpy(F.dropout(x, p)) != 0
+            assert abs(kept.mean() - (1 - p)) < 0.1
+
+
+def test_tickets_and_masks_are_one_launch_and_numpys_bits():
+    def calls(backend):
+        state = backend.asarray(np.array([2**64 - 5, 2**40], "uint64"))
+        rows = backend.asarray(np.arange(6).reshape(2, 3)).T[::-1]
+        return state, {"take": lambda: take_ticket(state), "kept": lambda: keep_mask(state, (3, 7, 5), 0.4),
+                       "kept_in_rows": lambda: keep_rows(state, rows, 21, 3, 17, 0.4)}
+
+    found = {}
+    for backend in map(get_backend, ("numpy", "cupy")):
+        state, named = calls(backend)
+        found[backend.name] = [gpuprop.asnumpy(a) for call in named.values() for a in (call(), state)]
+    for kernel, call in named.items():
+        assert settled(call) == {f"gpuprop_{kernel}": 1}
+    for a, b in zip(found["numpy"], found["cupy"], strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("draw", ["uniform", "normal", "truncated_normal", "bernoulli", "integers"])
+def test_noise_is_few_launches(draw):
+    arguments = {"bernoulli": (0.3,), "integers": (-5, 2**62)}.get(draw, ())
+    with gpuprop.use("cupy"):
+        generator = Generator(1)
+        done = settled(lambda: getattr(generator, draw)(*arguments, shape=(50, 3), stream=NOISE))
+        assert sum(done.values()) <= 6 and not any("copy to" in name for name in done)
+
+
+@pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW", "RMSprop"])
+def test_an_optimizers_step_is_three_launches(rule):
+    options = {"SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True}, "RMSprop": {"centered": True, "momentum": 0.5}}
+    with gpuprop.use("cupy") as backend:
+        params = [gpuprop.Parameter(backend.asarray(normal(5, 3))) for _ in range(4)]
+        optimizer = getattr(optim, rule)(params, weight_decay=0.1, **options.get(rule, {}))
+        for p in params:
+            p.grad = backend.asarray(normal(5, 3, seed=1))
+        done = settled(optimizer.step)
+        family = rule.lower().removesuffix("w")
+        assert sum(done.values()) == 3
+        assert {f"gpuprop_{family}_update", f"gpuprop_{family}_coefficients"} < set(done)
