@@ -356,7 +356,7 @@ def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
 
 
 def _follow(g: Any) -> None:
-    """Go on, in this thread, on the device on which a gradient lies: a list of them is of an op with several outputs."""
+    """Make the device of a gradient this thread's; of a list, those of an op with several outputs, the first counts."""
     a = raw(next((part for part in g if part is not None), None) if type(g) is list else g)
     backend = BY_TYPE.get(type(a))
     if backend in SEVERAL:

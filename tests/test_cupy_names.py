@@ -27,6 +27,8 @@ def resolve(name):
     for i, part in enumerate(path):
         if inspect.ismodule(value) and not hasattr(value, part.removesuffix("()")):
             importlib.import_module(".".join([module, *path[:i + 1]]))
+        if inspect.isdatadescriptor(value) and not isinstance(value, type):
+            raise ValueError  # an attribute of instances, which are not known
         value = getattr(value, part.removesuffix("()"))
         if part.endswith("()") and not isinstance(value, type):
             try:

@@ -127,11 +127,3 @@ def test_without_cupy_the_line_that_installs_it_is_given():
 def test_without_a_device_the_driver_says_why():
     why = unavailable("", CUDA_VISIBLE_DEVICES="", PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'backends'}")
     assert why.startswith("RuntimeError no usable CUDA device: cudaError")
-
-
-@pytest.mark.gpu
-def test_a_device_that_computes_nothing_is_not_used():
-    broken = "import cupy; cupy.arange = lambda n: 1 / 0"
-    assert "computes nothing: ZeroDivisionError" in unavailable(broken)
-    wrong = "import cupy; cupy.arange = lambda n: cupy.zeros(n)"
-    assert "computes wrongly" in unavailable(wrong)

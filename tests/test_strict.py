@@ -28,7 +28,7 @@ def a():
     return strict.asarray(np.random.default_rng(0).normal(size=(3, 4)).astype("float32"))
 
 
-HOST = np.ones((3, 4), "float32")
+HOST, BF16 = np.ones((3, 4), "float32"), ml_dtypes.bfloat16
 
 REFUSED = {
     "a NumPy array of it": lambda a: np.asarray(a),
@@ -56,6 +56,14 @@ REFUSED = {
     "a shape": lambda a: xp.zeros(a.argmax()),
     "a ufunc's where=": lambda a: xp.add(a, a, where=a > 0),
     "a reduction's initial=": lambda a: a.sum(initial=0),
+    "where() of a number": lambda a: xp.where(True, a, a),
+    "NumPy's argument of clip": lambda a: xp.clip(a, min=0),
+    "an array of the device in a shape": lambda a: xp.broadcast_to(a[0], (a.argmax(), 4)),
+    "a product with a number": lambda a: a.dot(2),
+    "adding at places in a type without atomics": lambda a: xp.add.at(a.astype("uint8"), device(0), 1),
+    "comparing at places in half a type": lambda a: xp.maximum.at(a.astype("float16"), device(0), 1),
+    "@ of many bfloat16": lambda a: a.astype(BF16)[None] @ a.astype(BF16).T,
+    "a running sum of bfloat16": lambda a: a.astype(BF16).cumsum(0),
     "another device library's array": lambda a: a + type("Other", (StrictArray,), {})._of(HOST, 0),
     "in": lambda a: {a},
 }
@@ -116,23 +124,79 @@ def test_sums_are_right_but_not_numpys(reduce):
     assert (mine != numpys).any()
 
 
-def test_half_types_are_accumulated_in_float32_and_keep_their_type():
+NOT_THERE = {
+    "sorting bfloat16": lambda a: xp.sort(a.astype(BF16)), "sorting a view": lambda a: a.T.sort(),
+    "the largest by a ufunc": lambda a: xp.maximum.reduce(a), "a ufunc's at": lambda a: xp.exp.at(a, device(0)),
+}
+
+
+@pytest.mark.parametrize("case", NOT_THERE)
+def test_not_implemented(case, a):
+    with pytest.raises(NotImplementedError):
+        NOT_THERE[case](a)
+
+
+def test_values_that_do_not_fit(a):
+    for refused in (lambda: xp.zeros(3, object), lambda: xp.asarray("a"), lambda: a.astype("S4"),
+                    lambda: xp.sort(a, kind="quicksort"), lambda: xp.where(a > 0, a, None)):
+        with pytest.raises(ValueError):
+            refused()
+    for refused in (lambda: xp.where(a > 0, a.astype("uint8"), 300), lambda: xp.clip(a.astype("uint8"), -1, 1)):
+        with pytest.raises(OverflowError):
+            refused()
+
+
+def test_half_types_are_accumulated_in_float32():
     x = strict.asarray(np.full(4096, 0.1, "float16"))
     assert x.sum().dtype == "float16" and abs(float(x.sum()) - 409.6) < 0.5
-    x = strict.asarray(np.ones((4, 4), ml_dtypes.bfloat16))
-    for y in (x * 0.1, 2 * x, xp.where(x > 0, x, 0.5), xp.matmul(x, x), x.sum(), x.mean(0), x.var()):
-        assert y.dtype == ml_dtypes.bfloat16
+    x = strict.asarray(np.ones((4, 4), BF16))
+    for y in (xp.matmul(x, x), x.sum(), x.mean(0), xp.sinc(x), xp.degrees(x)):
+        assert y.dtype == BF16
+    x = strict.asarray(np.float16(1000) + np.zeros(4096, "float16"))
+    assert float(x.mean()) == 1000 and float(x.var()) == np.inf  # the mean in it is a sum in float16
+
+
+BFLOAT16_MEETS = {
+    "a Python float": (lambda x: x * 2.5, "float32"), "a whole float": (lambda x: x / 1.0, "float32"),
+    "an int": (lambda x: 2 * x, BF16), "a bool": (lambda x: x + True, BF16),
+    "a scalar of float32": (lambda x: x * np.float32(2), "float32"),
+    "a scalar of float64": (lambda x: x * np.float64(2), "float64"),
+    "a scalar of int64": (lambda x: x * np.int64(2), "float64"), "a scalar of uint8": (lambda x: x * np.uint8(2), BF16),
+    "its own scalar": (lambda x: x * BF16(2), BF16), "a 0-d array": (lambda x: x * x[0, 0], BF16),
+    "float16": (lambda x: x + xp.ones(4, "float16"), "float32"),
+    "float32": (lambda x: x + xp.ones(4, "float32"), "float32"),
+    "int32": (lambda x: x + xp.ones(4, "int32"), "float64"), "bool": (lambda x: x * (x > 0), BF16),
+    "itself": (lambda x: x + x, BF16), "a float in place": (lambda x: x.__iadd__(2.5), BF16),
+    "where() beside a number": (lambda x: xp.where(x > 0, x, 2.5), BF16),
+    "clip()": (lambda x: xp.clip(x, 0, 1), "float32"), "round()": (lambda x: x.round(), "float32"),
+    "var()": (lambda x: x.var(), "float64"), "** 0.5": (lambda x: x ** 0.5, "float64"),
+    "** 1.5": (lambda x: x ** 1.5, "float32"), "** 2": (lambda x: x ** 2, BF16),
+}
+
+
+@pytest.mark.parametrize("case", BFLOAT16_MEETS)
+def test_types_of_bfloat16(case):
+    call, dtype = BFLOAT16_MEETS[case]
+    assert call(strict.asarray(np.ones((4, 4), BF16))).dtype == dtype
+
+
+def test_float64_is_compared_as_float32_at_places():
+    x = device(1.0 + 1e-12, 5.0, np.nan)
+    xp.maximum.at(x, device(0, 0, 2), device(1.0, 0.5, 3.0))
+    assert host(x).tolist() == [1.0, 5.0, 3.0]
 
 
 def test_waiting_is_counted(a):
     strict.syncs.clear()
     float(a[0, 0]), int(a.argmax()), bool(a.any()), a.sum().item(), a.tolist(), repr(a), strict.to_numpy(a)
     strict.synchronize(), a[a > 0], xp.nonzero(a), xp.where(a > 0), xp.unique(a), pickle.dumps(a), f"{a.sum()}"
-    assert len(strict.syncs) == 14
+    a[a > 0] = 0
+    xp.add.at(a, a > 0, 1.0), a.fill(a.sum()), xp.repeat(a, device(1, 2, 3), 0), xp.triu_indices(3), xp.delete(a, 0)
+    assert len(strict.syncs) == 20
     assert strict.syncs[0].startswith("float() in test_waiting_is_counted (test_strict.py:")
     strict.syncs.clear()
-    a[a > 0] = 0
     a += 1
+    xp.repeat(a, [1, 2, 3], 0), xp.average(a), xp.copyto(a, 0, where=a > 0)
     xp.where(a > 0, a, 0).sum(), len(a), a.shape, a.T[0], [row.max() for row in a], copy.deepcopy(a)
     xp.result_type(a, 1), xp.asarray(3.0)
     assert strict.syncs == []
@@ -233,7 +297,7 @@ def test_views_masks_scatters_and_reshapes_replay():
     def step():
         y = xp.zeros(4)
         xp.add.at(y, i, 1.0)
-        y[x < 0] = 7
+        y[...] = xp.where(x < 0, 7, y)
         square = y.reshape(2, 2).T.reshape(4)
         parts = xp.split(square * x, 2)
         return xp.concatenate([xp.sort(parts[0]), parts[1][::-1]])
@@ -272,7 +336,9 @@ def test_a_baked_number_stays_baked():
 
 FORBIDDEN = {
     "float()": float, "bool()": bool, "repr()": repr, "to_numpy()": strict.to_numpy, "pickling": pickle.dumps,
-    "get by mask": lambda x: x[x > 0], "nonzero": lambda x: xp.nonzero(x),
+    "get by mask": lambda x: x[x > 0], "set by mask": lambda x: x.__setitem__(x > 0, 1),
+    "more than eight arrays in a list": lambda x: xp.array([x] * 9),
+    "NumPy's numbers": lambda x: strict.asarray(np.ones(3)), "nonzero": lambda x: xp.nonzero(x),
     "a copy from the host": lambda x: strict.asarray([1.0]),
     "@": lambda x: x @ x, "dot": lambda x: x.dot(x), "tensordot": lambda x: xp.tensordot(x, x, 1),
     "einsum": lambda x: xp.einsum("i,i", x, x), "NumPy's matmul": lambda x: np.matmul(x, x),

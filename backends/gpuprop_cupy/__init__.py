@@ -28,6 +28,7 @@ class CupyBackend(Backend):
         import cupy
 
         from gpuprop_cupy import random
+        from gpuprop_cupy.graph import can_record
         from gpuprop_cupy.namespace import Namespace
         from gpuprop_cupy.prefetch import Prefetch
 
@@ -39,6 +40,7 @@ class CupyBackend(Backend):
             "gpuprop.random:keep_rows": random.keep_rows,
         }
         self.xp = Namespace(require=self.require)
+        self.records = can_record()
         self._prefetch = Prefetch(cupy)
         self._workspaces: dict[int, int] = {}  # by device
         if hasattr(os, "register_at_fork"):
@@ -54,7 +56,7 @@ class CupyBackend(Backend):
         raise AttributeError(name) if vars(self) else RuntimeError(FORKED)
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
-        if type(value) is self.array_type and value.device.id != self.device():
+        if isinstance(value, self._cupy.ndarray) and value.device.id != self.device():
             value = value.copy()  # to the current device, which asarray() does not do
         return self._cupy.asarray(value, dtype)
 
@@ -79,6 +81,12 @@ class CupyBackend(Backend):
 
     def synchronize(self) -> None:
         self._cupy.cuda.Device().synchronize()
+
+    def record(self) -> Any:
+        """The device work of the block as a CUDA graph."""
+        from gpuprop_cupy.graph import record
+
+        return record()
 
     def device_count(self) -> int:
         return self._runtime.getDeviceCount()
@@ -127,11 +135,27 @@ def _probe() -> bool | Unavailable:
     global _probed_by
     _probed_by = os.getpid()
     try:
-        if int(cupy.arange(4).sum()) == 6:  # compiles a kernel and runs it
-            return True
+        wrong = _wrong(cupy)
+    except ImportError as e:
+        return Unavailable(str(e), ImportError)
     except Exception as e:
         return Unavailable(f"a CUDA device is there, but computes nothing: {type(e).__name__}: {e}")
-    return Unavailable("a CUDA device is there, but computes wrongly: 0 + 1 + 2 + 3 is not 6 on it")
+    return Unavailable(f"a CUDA device is there, but computes wrongly: {wrong}") if wrong else True
+
+
+def _wrong(cupy: Any) -> str:
+    """What the device gets wrong of a little of all that a step needs: a kernel, a reduction, a sort, a product."""
+    from gpuprop_cupy.products import matmul
+
+    x = cupy.arange(4, dtype="float32")
+    square = x.reshape(2, 2)
+    for what, got, expected in (
+            ("0 + 1 + 2 + 3", x.sum(), 6),
+            ("the order of 3, 2, 1, 0", cupy.argsort(3 - x), [3, 2, 1, 0]),
+            ("the matrix [[0, 1], [2, 3]] times itself", matmul(square, square), [[2, 3], [6, 11]])):
+        if got.tolist() != expected:
+            return f"{what} is {got.tolist()} on it, not {expected}"
+    return ""
 
 
 def _driver(runtime: Any) -> str:

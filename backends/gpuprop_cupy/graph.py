@@ -137,7 +137,8 @@ def record() -> Iterator[Recording]:
 
 def _is_refusal(error: BaseException) -> bool:
     """Is this how CUDA, CuPy or cuBLAS refuses a call while a stream captures?"""
-    return 900 <= getattr(error, "status", 0) <= 908 or "captur" in str(error)
+    refused = 900 <= getattr(error, "status", 0) <= 908 or "captur" in str(error)
+    return refused and not isinstance(error, CaptureError)
 
 
 def _refusal(error: BaseException) -> str:
@@ -224,13 +225,12 @@ class Arena:
     def _grow(self, size: int) -> tuple[int, int]:
         size = -(-size // CHUNK) * CHUNK
         with relaxed():
-            try:
-                address = runtime.malloc(size)
-            except runtime.CUDARuntimeError as e:
-                if e.status != OUT_OF_MEMORY:
-                    raise
+            address = _allocate(size)
+            if not address:
                 cupy.get_default_memory_pool().free_all_blocks()  # what eager steps left
-                address = runtime.malloc(size)
+                address = _allocate(size)
+        if not address:
+            raise cupy.cuda.memory.OutOfMemoryError(size, sum(self._chunks.values()))
         self._chunks[address] = size
         self._put(address, size)
         return size, address
@@ -268,6 +268,16 @@ class Arena:
             with relaxed():
                 for address in self._chunks:
                     runtime.free(address)  # waits until it is out of use
+
+
+def _allocate(size: int) -> int:
+    """The address of new memory, or 0 where there is none."""
+    try:
+        return runtime.malloc(size)
+    except runtime.CUDARuntimeError as e:
+        if e.status != OUT_OF_MEMORY:
+            raise
+        return 0
 
 
 @contextlib.contextmanager
@@ -386,9 +396,11 @@ def _memory_at(addresses: list[int]) -> list[Any]:
     device, found = runtime.getDevice(), {}  # type: ignore[var-annotated]
     for value in gc.get_objects():
         if issubclass(type(value), cupy.ndarray):
-            memory = value.data.mem
+            memory = getattr(value.data, "mem", None)  # another thread may be making the array just now
+            if memory is None or memory.device_id != device:
+                continue
             i = bisect.bisect_left(addresses, memory.ptr)
-            if i < len(addresses) and addresses[i] < memory.ptr + memory.size and memory.device_id == device:
+            if i < len(addresses) and addresses[i] < memory.ptr + memory.size:
                 known = found.get(memory.ptr)  # an array of another library may be in the same memory
                 found[memory.ptr] = memory if known is None or known.size < memory.size else known
     return list(found.values())

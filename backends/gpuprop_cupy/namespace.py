@@ -69,6 +69,8 @@ def repeat(a: Any, repeats: Any, axis: int | None = None) -> Any:
     """As NumPy's; where CuPy would send a list to the device and wait at each call, it is sent once for all."""
     if not isinstance(repeats, Sequence):
         return cupy.repeat(a, repeats, axis)
+    if len(repeats) == 1:  # it holds for all elements
+        return cupy.repeat(a, int(repeats[0]), axis)
     places = _places(tuple(map(int, repeats)), cupy.cuda.runtime.getDevice())
     return cupy.take(a, places, axis=axis)
 
@@ -94,7 +96,7 @@ def index_add(a: Any, index: Any, values: Any, axis: int = 0) -> Any:
     index = index.astype("int64") % len(target)  # a narrow type does not hold the length
     order = cupy.argsort(index)
     index, rows = index[order], cupy.moveaxis(values, axis, 0)[order]
-    rows = rows.astype("float32") if _is_half(rows.dtype) else rows
+    rows = rows.astype("float32" if _is_half(target.dtype) else target.dtype, copy=False)
     step = 1
     while step < len(rows):
         same = (index[step:] == index[:-step]).reshape(-1, *(1,) * (rows.ndim - 1))

@@ -63,7 +63,7 @@ class Trace:
         self.updated: dict[int, Symbol] = {}  # arguments by position
         self.ranges = [k for k, a in enumerate(arrays) if type(a) is range]
         self.spread = bool(self.ranges) or any(type(a) is cupy.ndarray and a.ndim for a in arrays)
-        self.params: list[str | None] = []
+        self.params: list[str] = []  # as ElementwiseKernel declares them; "" for what is None
         for name, value in constants.items():
             self._check_constant(name, value)
         symbols = [self._argument(k, a) for k, a in enumerate(arrays)]
@@ -87,7 +87,7 @@ class Trace:
             dtype = self.logical(a.dtype)
             return Symbol(self, dtype, self.let(dtype, f"{name}[0]" if raw else name, raw), raw, k)
         if a is None:
-            self.params.append(None)
+            self.params.append("")
             return None
         if kind is range:
             self.params.append(", ".join(f"int64 {name}_{part}" for part in ("start", "step", "size")))
@@ -287,7 +287,7 @@ class Symbol:
 
     def __pow__(self, y: Any) -> Any:
         if type(y) in (int, float) and y == 2:  # as NumPy, and so below
-            return self * self
+            return self.trace.operate("multiply", self, self)
         if type(y) is float and y == 0.5 and self.dtype.kind not in "biu":
             return self.trace.operate("sqrt", self)
         return self.trace.operate("power", self, y)

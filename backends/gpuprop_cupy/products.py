@@ -58,7 +58,7 @@ class Library:
         except ImportError as e:
             raise ImportError(f"matrix products need cuBLAS, which CuPy does not find ({e}): {INSTALL}") from e
         if os.name == "nt":
-            from cuda import pathfinder
+            from cuda import pathfinder  # type: ignore[import-untyped]
 
             path = pathfinder.load_nvidia_dynamic_lib("cublas").abs_path
         else:
@@ -133,7 +133,7 @@ class Handle:
 def _workspace_size(device: int) -> int:
     """Bytes, as cuBLAS recommends for the architecture."""
     major = int(cupy.cuda.Device(device).compute_capability[:-1])
-    return {9: 32, 10: 32, 12: 12}.get(major, 4) << 20
+    return (32 if major >= 9 else 4) << 20
 
 
 class _Handles(threading.local):
@@ -270,7 +270,7 @@ def _call(x: Operand, y: Operand, batch: tuple[int, ...], plan: Plan, kind: Any)
     sizes = y.columns, x.rows, x.columns
     strided, wide = count > 1, max(*sizes, x_ld, y_ld, count) > INT32
     stride = lambda n: (n,) * strided
-    result = _kind(plan.dtype)
+    result: Any = _kind(plan.dtype)
     return plan._replace(
         gemm=library().gemm(strided, wide), before_b=(y_op, x_op, *sizes, ctypes.byref(kind.one)),
         before_a=(kind.data, y_ld, *stride(y_batch)),
@@ -305,7 +305,7 @@ def _operand(shape: tuple[int, ...], strides: Sequence[int], batch: tuple[int, .
     """Matrices as they lie, or as those of a copy where cuBLAS cannot read them so."""
     over = [0 if n == 1 else s for n, s in zip(shape[:-2], strides, strict=False)]
     over = [0] * (len(batch) - len(over)) + over
-    found = Operand(*shape[-2:], *strides[-2:], over)
+    found = Operand(shape[-2], shape[-1], strides[-2], strides[-1], over)
     if len(_collapsed(batch, over)) > 1 or min(over, default=0) < 0:
         shape = (*batch, *shape[-2:])
     elif found.layout():

@@ -27,7 +27,6 @@ from gpuprop.functional.windows import (
 from gpuprop.mode import wide, widened
 from gpuprop.ops import Array, op
 
-
 # ---- three products, each the derivative of another: of an image x, an image y and a weight w -----------------------
 
 

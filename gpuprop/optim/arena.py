@@ -39,9 +39,18 @@ def on(backend: Any, value: Any) -> Any:
 
 def bring(moves: Iterable[tuple[Any, Any]]) -> None:
     """Copy each source to its target, as if all at once: a source may be a view of any target."""
-    for target, source in [(t, s if getattr(s, "base", s) is None else s.copy()) for t, s in moves]:
-        with backend_of(target).at(target):
-            target[...] = source
+    for target, source in [(target, apart(source)) for target, source in moves]:
+        backend = backend_of(target)
+        with backend.at(target):
+            target[...] = on(backend, source)
+
+
+def apart(a: Any) -> Any:
+    """An array that is no view of another: itself, or a copy."""
+    if getattr(a, "base", a) is None:
+        return a
+    with backend_of(a).at(a):
+        return a.copy()
 
 
 class Stretch:

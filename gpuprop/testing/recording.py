@@ -30,9 +30,10 @@ class Recording:
     was, and what the calls made is poison until the first `replay`.  A Python number among the arguments is baked in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wrap: Callable[[np.ndarray], Any]) -> None:
         self.calls: list[Call] = []
         self.refused: list[str] = []  # what cannot be replayed: values read by the host, and the like
+        self._wrap = wrap  # memory as the device's array
         self._steps: list[Callable[[], None]] = []
         self._before: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # memory that was there, and a copy of it
         self._made: dict[int, tuple[np.ndarray, int]] = {}  # memory of results, and the number of the call
@@ -54,6 +55,10 @@ class Recording:
                     return f"{mine}: {label} {_change(before, after)}"
         was, now = len(self.calls), len(other.calls)
         return None if was == now else f"{was} array calls became {now}"
+
+    def outside(self) -> list:
+        """What the calls use and did not make, as arrays of whole memories: the state that a replay depends on."""
+        return [self._wrap(memory) for memory, _ in self._before.values() if memory.flags.writeable]
 
     # ---- used by the machine while recording ----
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import EXTRAS, Backend, CaptureError, get_backend, waits
-from gpuprop.testing.readings import READINGS, getitem, in_range, product, setitem, total
+from gpuprop.testing.readings import ATOMIC, READINGS, at, getitem, of_bfloat16, setitem
 from gpuprop.testing.recording import Recording, caller, leaves, owner
 
 # ---- which names there are, and what they take -----------------------------------------------------------------------
@@ -34,17 +34,22 @@ ABSENT = {
     "numpy.fft": ["test"],
 }
 MODULES = {"linalg", "fft", "lib", "stride_tricks"}
-LIBRARY = "dot tensordot einsum inner outer vdot kron".split()  # cuBLAS, which CuPy refuses while capturing
-WAITS = """argwhere array2string array_repr array_str average bincount choose compress extract flatnonzero histogram
-           histogram2d histogramdd intersect1d nanmax nanmin nonzero percentile place quantile ravel_multi_index
-           setdiff1d setxor1d trim_zeros union1d unique unravel_index""".split()
-HOST = """broadcast_shapes can_cast common_type issubdtype iscomplexobj isrealobj isscalar min_scalar_type ndim
-          promote_types result_type shape size""".split()  # answered by shapes and dtypes alone
+LIBRARY = "dot tensordot einsum inner vdot".split()  # cuBLAS, which CuPy refuses while capturing
+WAITS = """argpartition argwhere array2string array_repr array_str bincount choose compress delete extract flatnonzero
+           histogram histogram2d histogramdd intersect1d nanmax nanmin nonzero percentile place putmask quantile
+           ravel_multi_index setdiff1d setxor1d sliding_window_view tril_indices trim_zeros triu_indices union1d unique
+           unravel_index""".split()
+HOST = """broadcast_shapes can_cast common_type issubdtype iscomplexobj isrealobj isscalar may_share_memory
+          min_scalar_type ndim promote_types result_type shape size""".split()  # answered by shapes and dtypes alone
 SHAPED = "arange empty eye full identity indices linspace logspace ones tri tril_indices triu_indices zeros".split()
 SEQUENCES = """atleast_1d atleast_2d atleast_3d broadcast_arrays column_stack concat concatenate dstack hstack ix_
-               meshgrid stack vstack""".split()
-SCALARS = "where polygamma einsum".split()  # their first argument may be a number
-VALUES = """append choose clip copyto full_like put put_along_axis searchsorted take take_along_axis where""".split()
+               meshgrid select stack vstack""".split()
+SCALARS = "polygamma einsum".split()  # their first argument may be a number
+PAIRS = "dot inner outer tensordot vdot".split()  # their second argument is an array too
+VALUES = """append choose clip copyto fill full full_like put put_along_axis searchsorted take take_along_axis
+            where""".split()  # none of their arguments is a list
+HOSTED = """array_split broadcast_to dsplit expand_dims hsplit moveaxis reshape split squeeze swapaxes tile transpose
+            vsplit""".split()  # their arguments but for the first are the host's
 UNKNOWN = {"device", "initial", "like", "subok", "where"}  # arguments that CuPy's functions do not take
 
 
@@ -78,7 +83,7 @@ class Machine:
         """Write down the calls this thread makes inside the block."""
         if self.recording is not None:
             raise CaptureError("this thread is recording already")
-        self._thread.recording = recording = Recording()
+        self._thread.recording = recording = Recording(self.new)
         try:
             yield recording
         finally:
@@ -98,6 +103,8 @@ class Machine:
             raise CaptureError(self.recording.refused[-1])
 
     def new(self, raw: np.ndarray, device: int | None = None) -> Any:
+        if raw.dtype.kind not in "biufcV":
+            raise ValueError(f"Unsupported dtype {raw.dtype}")
         return self.array_type._of(raw, self.device if device is None else device)
 
     def asarray(self, value: Any, dtype: Any = None, copy: bool = False) -> Any:
@@ -105,12 +112,17 @@ class Machine:
         if self.owns(value):
             same = dtype is None or value.dtype == dtype
             return value if same and not copy else value.astype(dtype or value.dtype)
-        host = np.array(value, dtype)
-        if host.dtype.kind not in "biufcV":
-            raise ValueError(f"Unsupported dtype {host.dtype}")
-        if np.isscalar(value):
+        parts = list(leaves_of([value])) if isinstance(value, list | tuple) else []
+        if any(map(self.owns, parts)):
+            for part in parts:
+                self.check(part)
+            if len(parts) > 8:
+                self.forbid("a table of pointers from the host")
+        if np.isscalar(value) or any(map(self.owns, parts)):
             return self.call("asarray", np.array, (value, dtype))
-        self.forbid("a copy from the host")
+        host = np.array(value, dtype)
+        if host.size:
+            self.forbid("a copy from the host")
         return self.new(host)
 
     def ufunc(self, ufunc: np.ufunc, args: tuple, kwargs: dict) -> Any:
@@ -121,29 +133,51 @@ class Machine:
             self.check(a, numbers=True)
         if ufunc is np.matmul:
             self.forbid("matmul by cuBLAS")
+            if any(a.dtype.name == "bfloat16" and a.ndim > 2 for a in args if self.owns(a)):
+                raise TypeError("CuPy's @ takes no bfloat16 of more than two dimensions: use xp.matmul")
         return self.call(ufunc.__name__, READINGS.get(ufunc.__name__, ufunc), args, kwargs)
 
     def function(self, name: str, fn: Callable, args: tuple, kwargs: dict) -> Any:
         """Call one of the namespace's functions, if a device takes what it is given."""
-        if UNKNOWN & kwargs.keys():
-            raise TypeError(f"{name}() got an unexpected keyword argument {(UNKNOWN & kwargs.keys()).pop()!r}")
-        lone_mask = name == "where" and len(args) == 1
-        if name in WAITS or lone_mask or (name == "repeat" and any(map(self.owns, args[1:]))):
+        unknown = UNKNOWN & kwargs.keys()
+        if unknown and name != "copyto":
+            raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
+        if self._waits(name, args, kwargs):
             self.sync(name)
-        if name in SHAPED:
-            if any(map(self.owns, leaves_of(args))):
-                raise TypeError(f"{name}(): a device array cannot be interpreted as an integer")
-        elif args and name not in SEQUENCES:
+        host = args[:1] if name == "full" else args if name in SHAPED else args[1:] if name in HOSTED else ()
+        if any(map(self.owns, leaves_of(host))):
+            raise TypeError(f"{name}(): a device array cannot be interpreted as an integer")
+        if args and name not in SHAPED and name not in SEQUENCES:
             self.check(args[0], numbers=name in SCALARS)
+        if name in ("sort", "argsort") and kwargs.get("kind") not in (None, "stable"):
+            raise ValueError("kind can only be None or 'stable'")
+        if name in PAIRS and len(args) > 1:
+            self.check(args[1])
         if name in VALUES:
             for a in args[1:]:
                 if isinstance(a, list | tuple):
                     raise TypeError(f"Unsupported type {type(a)}")
         return self.call(name, fn, args, kwargs)
 
+    def _waits(self, name: str, args: tuple, kwargs: dict) -> bool:
+        """Does the host wait in CuPy's function, given these arguments?"""
+        rest = (*args[1:], *kwargs.values())
+        return (name in WAITS or (name == "where" and not rest) or (name == "average" and "weights" in kwargs)
+                or (name in ("repeat", "fill") and any(map(self.owns, rest))))
+
     def check(self, value: Any, numbers: bool = False) -> None:
         if not self.owns(value) and not (numbers and (np.isscalar(value) or value is None)):
             raise TypeError(f"Unsupported type {type(value)}")
+
+    def key(self, key: Any) -> tuple:
+        """An index as a tuple; a list and a NumPy array are refused, for they'd be copied to the device each time."""
+        keys = key if isinstance(key, tuple) else (key,)
+        for k in keys:
+            if not isinstance(k, int | np.integer | slice | StrictArray | EllipsisType | None):
+                raise TypeError(f"Unsupported type {type(k)} as an index")
+        if has_mask(keys):
+            self.sync("indexing by a boolean mask")
+        return keys
 
     def owns(self, value: Any) -> bool:
         return type(value) is self.array_type  # not a subclass: it has a machine of its own
@@ -151,7 +185,8 @@ class Machine:
     def call(self, name: str, fn: Callable, args: tuple, kwargs: dict | None = None) -> Any:
         """``fn(*args, **kwargs)`` on the memory of the arrays; new arrays are on this thread's device."""
         given: list[Any] = []
-        raw_args = _weak(self._raw(args, given))
+        raw_args = self._raw(args, given)
+        fn = of_bfloat16(name, fn, raw_args)
         raw_kwargs = {k: self._raw(v, given) for k, v in (kwargs or {}).items()}
         recording = self.recording
         if recording is not None:
@@ -213,20 +248,16 @@ def leaves_of(args: Any) -> Iterator[Any]:
             yield a
 
 
+def has_mask(keys: tuple) -> bool:
+    return any(isinstance(k, bool) or (isinstance(k, StrictArray) and k.dtype == bool) for k in keys)
+
+
 def _replaced(result: Any, arrays: Iterator) -> Any:
     if isinstance(result, tuple):
         return tuple(_replaced(r, arrays) for r in result)
     if isinstance(result, list):
         return [_replaced(r, arrays) for r in result]
     return next(arrays) if isinstance(result, np.ndarray | np.generic | bool) else result
-
-
-def _weak(args: tuple) -> tuple:
-    """Python floats beside bfloat16 as bfloat16: weak, as CuPy has them and NumPy has not."""
-    dtypes = {a.dtype for a in args if isinstance(a, np.ndarray) and a.dtype.kind not in "biu"}
-    if len(dtypes) != 1 or next(iter(dtypes)).name != "bfloat16":
-        return args
-    return tuple(np.asarray(a, *dtypes) if type(a) is float else a for a in args)
 
 
 # ---- the arrays -----------------------------------------------------------------------------------------------------
@@ -263,7 +294,7 @@ class StrictArray:
     T = property(lambda self: self.transpose())
     mT = property(lambda self: self.swapaxes(-1, -2))
     real = property(lambda self: self.machine.call("real", np.real, (self,)))
-    imag = property(lambda self: self.machine.call("imag", np.imag, (self,)))
+    imag = property(lambda self: self.machine.call("imag", READINGS["imag"], (self,)))
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Use the backend's to_numpy() "
@@ -277,14 +308,11 @@ class StrictArray:
         return (run if method == "__call__" else getattr(run, method))(*args, **kwargs)
 
     def __getitem__(self, key: Any) -> Any:
-        keys = _checked(key)
-        if any(isinstance(k, StrictArray) and k.dtype == bool for k in keys):
-            self.machine.sync("reading by a boolean mask")
-        return self.machine.call("getitem", getitem, (self, keys))
+        return self.machine.call("getitem", getitem, (self, self.machine.key(key)))
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.machine.check(value, numbers=True)
-        self.machine.call("setitem", setitem, (self, _checked(key), value))
+        self.machine.call("setitem", setitem, (self, self.machine.key(key), value))
 
     def __len__(self) -> int:
         return len(self._a)
@@ -312,11 +340,14 @@ class StrictArray:
     def __repr__(self) -> str:
         return self._read(repr, "repr()")
 
+    def __str__(self) -> str:
+        return self._read(str, "str()")
+
     def __format__(self, spec: str) -> str:
         return self._read(lambda a: format(a, spec), "format()")
 
-    def item(self, *index: Any) -> Any:
-        return self._read(lambda a: a.item(*index), "item()")
+    def item(self) -> Any:
+        return self._read(np.ndarray.item, "item()")
 
     def tolist(self) -> Any:
         return self._read(np.ndarray.tolist, "tolist()")
@@ -332,15 +363,6 @@ class StrictArray:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a device array has no attribute {name!r}")
-
-
-def _checked(key: Any) -> tuple:
-    """An index as a tuple of what a device takes: no list and no NumPy array, which would be copied there each time."""
-    keys = key if isinstance(key, tuple) else (key,)
-    for k in keys:
-        if not isinstance(k, int | np.integer | slice | StrictArray | EllipsisType | None):
-            raise TypeError(f"Unsupported type {type(k)} as an index")
-    return keys
 
 
 def _operator(ufunc: np.ufunc, reflected: bool = False) -> Callable:
@@ -366,19 +388,27 @@ def _unary(ufunc: np.ufunc) -> Callable:
 
 
 def _method(name: str) -> Callable:
-    fn = READINGS.get(name) or getattr(np.ndarray, name)
+    fn = READINGS.get(f"ndarray.{name}") or READINGS.get(name) or getattr(np.ndarray, name)
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if name in LIBRARY:
             self.machine.forbid(f"{name} by cuBLAS")
+        if name in ("sort", "partition") and not self.flags.c_contiguous:
+            raise NotImplementedError("Sorting non-contiguous array is not supported.")
         return self.machine.function(name, fn, (self, *args), kwargs)
 
     return method
 
 
+def _power(self: Any, other: Any) -> Any:
+    """``**``, for which CuPy has short cuts; of bfloat16 they answer in float64."""
+    short = type(other) is float and other in (0.5, 2.0, -1.0) and self.dtype.name == "bfloat16"
+    return _operator(np.power)(self.astype("float64") if short else self, other)
+
+
 BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
-          "mod": np.remainder, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-          "lshift": np.left_shift, "rshift": np.right_shift}
+          "mod": np.remainder, "divmod": np.divmod, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or,
+          "xor": np.bitwise_xor, "lshift": np.left_shift, "rshift": np.right_shift}
 METHODS = """all any argmax argmin argpartition argsort astype clip conj copy cumprod cumsum diagonal dot fill flatten
              max mean min nonzero partition prod put ravel repeat reshape round searchsorted sort squeeze std sum
              swapaxes take trace transpose var view""".split()
@@ -388,7 +418,9 @@ def _give_operators(cls: Any) -> None:
     for word, ufunc in BINARY.items():
         setattr(cls, f"__{word}__", _operator(ufunc))
         setattr(cls, f"__r{word}__", _operator(ufunc, reflected=True))
-        setattr(cls, f"__i{word}__", _in_place(ufunc))
+        if ufunc.nout == 1:
+            setattr(cls, f"__i{word}__", _in_place(ufunc))
+    cls.__pow__ = _power
     cls.__matmul__, cls.__rmatmul__ = _operator(np.matmul), _operator(np.matmul, reflected=True)
     for word, name in {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "eq": "equal",
                        "ne": "not_equal"}.items():
@@ -416,21 +448,32 @@ class Ufunc:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._machine.ufunc(self._ufunc, args, kwargs)
 
-    def at(self, a: Any, index: Any, *values: Any) -> None:
-        name, at = self.__name__, self._ufunc.at
-        if name not in ("add", "subtract", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor"):
+    def at(self, a: Any, index: Any, values: Any = None) -> None:
+        name, key = self.__name__, self._machine.key(index)
+        if name not in ATOMIC:
             raise NotImplementedError(f"`{name}.at` is not supported yet")
-        if a.dtype.kind not in "iuf":
-            raise TypeError(f"cupy.{name}.at does not support {a.dtype}")
-        run = lambda a, index, *values: at(a, in_range(index, a.shape), *values)
-        self._machine.call(f"{name}.at", run, (a, _checked(index), *values))
+        masked = has_mask(key)
+        if not masked and not any(map(self._machine.owns, key)):  # nothing is scattered
+            view = a[key]
+            self(view, values, out=view)
+            return
+        if not masked and a.dtype.name not in ATOMIC[name].split():
+            raise TypeError(f"cupy.{name}.at only supports {ATOMIC[name]} as data type, not {a.dtype}")
+        self._machine.check(values, numbers=True)
+        self._machine.call(f"{name}.at", at(self._ufunc, masked), (a, key, values))
 
     def reduce(self, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
-        run = {"add": total, "multiply": product}.get(self.__name__, self._ufunc.reduce)
-        return self._machine.function(f"{self.__name__}.reduce", run, (a, axis, dtype, out, keepdims), {})
+        return self._over("sum", "prod", "reduce")(a, axis, dtype, out, keepdims)
 
     def accumulate(self, a: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
-        return self._machine.function(f"{self.__name__}.accumulate", self._ufunc.accumulate, (a, axis, dtype, out), {})
+        return self._over("cumsum", "cumprod", "accumulate")(a, axis, dtype, out)
+
+    def _over(self, added: str, multiplied: str, method: str) -> Callable:
+        """What CuPy has for the reductions of two ufuncs; it has no others."""
+        name = {"add": added, "multiply": multiplied}.get(self.__name__)
+        if name is None:
+            raise NotImplementedError(f"`{self.__name__}.{method}` is not supported yet")
+        return lambda *args: self._machine.function(name, READINGS[name], args, {})
 
     def outer(self, a: Any, b: Any) -> Any:
         return self._machine.function(f"{self.__name__}.outer", self._ufunc.outer, (a, b), {})
@@ -494,6 +537,9 @@ class StrictBackend(Backend):
         return self.machine.syncs
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
+        if self.machine.owns(value) and value.device != self.device():
+            self.machine.forbid("a copy from another device")
+            value = self.machine.new(value._a.copy())
         return self.machine.asarray(value, dtype)
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -502,9 +548,9 @@ class StrictBackend(Backend):
         self.raise_found()
         return array._a.copy()
 
-    def _read(self, flag: Any) -> bool:
-        self.machine.forbid("looking at a flag of require()")
-        return bool(flag._a)
+    def _read(self, flags: Any) -> np.ndarray:
+        self.machine.forbid("looking at the flags of require()")
+        return flags._a.copy()
 
     def synchronize(self) -> None:
         self.machine.sync("synchronize()")

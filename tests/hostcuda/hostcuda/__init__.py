@@ -1,6 +1,6 @@
-"""Real CuPy on a machine without a GPU: CUDA's driver, runtime, compiler and libraries are answered by this process.
+"""Real CuPy on a machine without a GPU: this process answers for CUDA and its libraries.
 
-``import hostcuda; hostcuda.activate()`` before CuPy is first imported, or `install` to have that done when it is.
+``import hostcuda; hostcuda.activate()`` before CuPy is first imported.
 """
 
 from __future__ import annotations
@@ -15,15 +15,24 @@ import sys
 from types import SimpleNamespace
 
 from . import compile as _compile
+from . import native as _native
 from . import patch as _patch
+from .toolchain import CompileError, supported
+
+__all__ = ["activate", "count", "counts", "install", "lazy", "poison_freed", "supported"]
+__version__ = "0.1.0"
 
 _cuda: ctypes.CDLL | None = None
 
-# What CuPy's thrust and cub modules call, and the functions of native/thrust_cub.cpp that answer.
+# What CuPy's thrust and cub modules call, and what answers in native/thrust.cpp and cub.cpp.
 _OTHERS = {
-    "thrust_sort": "hc_thrust_sort", "thrust_argsort": "hc_thrust_argsort", "thrust_lexsort": "hc_thrust_lexsort",
-    "cub_device_reduce": "hc_cub_device_reduce", "cub_device_segmented_reduce": "hc_cub_device_segmented_reduce",
-    "cub_device_scan": "hc_cub_device_scan", "cub_device_histogram_range": "hc_cub_histogram_range",
+    "thrust_sort": "hc_thrust_sort",
+    "thrust_argsort": "hc_thrust_argsort",
+    "thrust_lexsort": "hc_thrust_lexsort",
+    "cub_device_reduce": "hc_cub_device_reduce",
+    "cub_device_segmented_reduce": "hc_cub_device_segmented_reduce",
+    "cub_device_scan": "hc_cub_device_scan",
+    "cub_device_histogram_range": "hc_cub_histogram_range",
     "cub_device_histogram_even": "hc_cub_histogram_even",
     "cub_device_reduce_get_workspace_size": "hc_cub_device_reduce_workspace",
     "cub_device_segmented_reduce_get_workspace_size": "hc_cub_device_segmented_reduce_workspace",
@@ -40,8 +49,12 @@ def _address(name: str) -> int | None:
         return None
 
 
+def _flush(begin: int, end: int) -> None:
+    _cuda.hc_flush(ctypes.c_void_p(begin), ctypes.c_void_p(end))
+
+
 def _runtime(name: str) -> int | None:
-    """The answer to a function of cudart's; refused if there is none."""
+    """The answer to a function of the CUDA runtime; refused if there is none."""
     m = _patch.RUNTIME.match(name)
     return (_address(f"hc_rt_{m[1]}") or _address("hc_rt_unsupported")) if m else None
 
@@ -53,24 +66,32 @@ def _thrust_or_cub(name: str) -> int | None:
 
 
 def _blas(cublas: ctypes.CDLL) -> None:
-    """Give our cuBLAS the matrix products of the OpenBLAS that NumPy's wheel brings along, if it does."""
+    """Give our cuBLAS the matrix products of the OpenBLAS inside NumPy's wheel, if it has one."""
     import numpy
 
-    base = os.path.dirname(numpy.__file__)
-    for path in glob.glob(os.path.join(base + ".libs", "libscipy_openblas64*")) + glob.glob(os.path.join(base, ".dylibs", "libscipy_openblas64*")):
-        lib = ctypes.CDLL(path)
-        cublas.hc_blas_use(*(ctypes.cast(getattr(lib, f"scipy_{k}gemm_64_"), ctypes.c_void_p) for k in "sdcz"))
+    folder = os.path.dirname(numpy.__file__) + ".libs"
+    for path in glob.glob(os.path.join(folder, "libscipy_openblas64*")):
+        blas = ctypes.CDLL(path)
+        names = [f"scipy_{letter}gemm_64_" for letter in "sdcz"]
+        cublas.hc_blas_use(*(ctypes.cast(getattr(blas, n), ctypes.c_void_p) for n in names))
         return
 
 
 def activate() -> None:
-    """Import CuPy and have it find a device that is this process; for the rest of the process."""
+    """Import CuPy and have it find a device that is this process, to the end of the process."""
     if _cuda is not None:
         return
+    _require_support()
     if "cupy" in sys.modules:
         raise RuntimeError("hostcuda.activate() is for before CuPy is imported")
     install()
     importlib.import_module("cupy")
+
+
+def _require_support() -> None:
+    reason = supported()
+    if reason is not True:
+        raise RuntimeError(reason)
 
 
 def install() -> None:
@@ -80,7 +101,7 @@ def install() -> None:
 
 
 class _OnImport:
-    """Finds CuPy as Python does, and has its import begin with `_prepare` and end with `_complete`."""
+    """Finds CuPy as Python does; its import begins with `_prepare` and ends with `_complete`."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "cupy":
@@ -102,21 +123,24 @@ class _OnImport:
 def _prepare() -> None:
     """The driver, the runtime and cuBLAS, in place before CuPy asks for them."""
     global _cuda
-    cuda_path, cublas_path = _compile.native()
+    _require_support()
+    cuda_path, cublas_path = _native.libraries()
     _cuda = ctypes.CDLL(str(cuda_path), mode=ctypes.RTLD_GLOBAL)
     cublas = ctypes.CDLL(str(cublas_path), mode=ctypes.RTLD_GLOBAL)
     cublas.hc_blas_use.argtypes = [ctypes.c_void_p] * 4
     _cuda.hc_count_text.restype = ctypes.c_char_p
+    _cuda.hc_poison.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     _blas(cublas)
 
-    import cuda.pathfinder as pathfinder  # CuPy preloads NVIDIA's libraries by it; ours are loaded already
+    # CuPy has NVIDIA's libraries loaded by this package; ours are loaded already.
+    import cuda.pathfinder as pathfinder
 
     nvrtc = SimpleNamespace(_handle_uint=_cuda._handle, abs_path=str(cuda_path),
                             was_already_loaded_from_elsewhere=True, found_via="hostcuda")
     pathfinder.load_nvidia_dynamic_lib = lambda name: nvrtc if name == "nvrtc" else None
     import cupy_backends.cuda.api.runtime as runtime
 
-    _patch.replace(runtime.__file__, _runtime)
+    _patch.replace(runtime.__file__, _runtime, _flush)
 
 
 def _complete() -> None:
@@ -125,18 +149,19 @@ def _complete() -> None:
     import cupy.cuda.thrust
     from cupy.cuda import compiler, function
 
-    _patch.replace(cupy.cuda.thrust.__file__, _thrust_or_cub)
-    _patch.replace(cupy.cuda.cub.__file__, _thrust_or_cub)
+    _patch.replace(cupy.cuda.thrust.__file__, _thrust_or_cub, _flush)
+    _patch.replace(cupy.cuda.cub.__file__, _thrust_or_cub, _flush)
 
     def compile_module(source, options=(), *, arch=None, extra_source=None, backend="nvrtc",
-                       enable_cooperative_groups=False, name_expressions=None, log_stream=None, jitify=False,
-                       to_ltoir=False):
+                       enable_cooperative_groups=False, name_expressions=None,
+                       log_stream=None, jitify=False, to_ltoir=False):
         if to_ltoir:
             raise NotImplementedError("hostcuda makes no LTO IR")
         try:
             image, mapping = _compile.module(source, options, name_expressions)
-        except _compile.CompileError as e:
-            raise compiler.CompileException(str(e), source, "kernel.cu", options, "hostcuda") from None
+        except CompileError as e:
+            raise compiler.CompileException(
+                str(e), source, "kernel.cu", options, "hostcuda") from None
         module = function.Module()
         module.load(image)
         if mapping:
@@ -147,8 +172,9 @@ def _complete() -> None:
 
 
 def counts() -> dict[str, int]:
-    """How often each device operation was asked for since `count`."""
-    return {k: int(n) for k, n in (line.split("\t") for line in _cuda.hc_count_text().decode().splitlines())}
+    """How often each device operation was asked for since `count`, by name."""
+    lines = _cuda.hc_count_text().decode().splitlines()
+    return {name: int(number) for name, number in (line.split("\t") for line in lines)}
 
 
 def count(on: bool = True) -> None:
@@ -157,5 +183,22 @@ def count(on: bool = True) -> None:
 
 
 def lazy(on: bool = True) -> None:
-    """Have device operations wait until something synchronizes with them, so that a missing wait shows in values."""
+    """Have device work wait until something synchronizes with it, so that a missing wait shows."""
     _cuda.hc_lazy(on)
+
+
+def poison_freed():
+    """A context in which memory that goes back to CuPy's pool is poisoned, in this host thread.
+
+    The pool keeps such memory, so that otherwise a use after the free may still find its values.
+    What waits in streams runs at each free: not for tests of missing waits.
+    """
+    import cupy
+
+    class PoisonFreed(cupy.cuda.MemoryHook):
+        name = "hostcuda.PoisonFreed"
+
+        def free_preprocess(self, **freed):
+            _cuda.hc_poison(freed["mem_ptr"], freed["mem_size"])
+
+    return PoisonFreed()

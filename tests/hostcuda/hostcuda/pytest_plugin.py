@@ -1,6 +1,7 @@
 """``pytest -p hostcuda.pytest_plugin``: the tests find a CUDA device, which is hostcuda.
 
-``--cupy-only`` leaves out what is run on other backends; ``--seconds N`` ends a test that takes longer.
+``--cupy-only`` leaves out tests that neither have the parameter "cupy" nor the marker gpu;
+``--seconds N`` ends a test that takes longer.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import pytest
 
 import hostcuda
 
+if (reason := hostcuda.supported()) is not True:
+    raise pytest.UsageError(reason)
 hostcuda.activate()
 
 # Python processes that tests start find the same device: hostcuda/auto holds a sitecustomize.py.
 _HOME = os.path.dirname(os.path.abspath(hostcuda.__file__))
 CHILDREN = [os.path.join(_HOME, "auto"), os.path.dirname(_HOME)]
-os.environ["PYTHONPATH"] = os.pathsep.join([*CHILDREN, *filter(None, [os.environ.get("PYTHONPATH")])])
+_before = os.environ.get("PYTHONPATH")
+os.environ["PYTHONPATH"] = os.pathsep.join([*CHILDREN, *([_before] if _before else [])])
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("hostcuda")
-    group.addoption("--cupy-only", action="store_true", help="only tests on the backend cupy, or marked gpu")
+    group.addoption("--cupy-only", action="store_true",
+                    help="only tests with the parameter 'cupy', or marked gpu")
     group.addoption("--seconds", type=int, default=0, help="a test fails after so many seconds")
 
 
@@ -33,7 +38,8 @@ def pytest_collection_modifyitems(config, items):
 
     def wanted(item):
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        return any(isinstance(v, str) and v == "cupy" for v in values) or item.get_closest_marker("gpu")
+        cupys = any(isinstance(v, str) and v == "cupy" for v in values)
+        return cupys or item.get_closest_marker("gpu")
 
     out = [i for i in items if not wanted(i)]
     items[:] = [i for i in items if wanted(i)]
@@ -59,7 +65,8 @@ _start = time.perf_counter()
 
 def _summary() -> str:
     compiled = hostcuda._compile.compiled
-    return (f"hostcuda: {len(hostcuda._compile.seen)} kernels, {len(compiled)} of them compiled in "
+    kernels = len(hostcuda._compile.seen)
+    return (f"hostcuda: {kernels} kernels, {len(compiled)} of them compiled in "
             f"{sum(s for s, _ in compiled):.0f} s, of {time.perf_counter() - _start:.0f} s in all")
 
 
