@@ -1,27 +1,28 @@
-"""The backends that tests run on.
+"""What every test starts from, and the fixtures that name backends."""
 
-Under ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one and hostcuda answers for its GPU: `make test-cupy`.
-"""
-
-import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tested_backends import BACKENDS, HAS_CUDA, HOSTCUDA, RECORDS
 
 import gpuprop
-import gpuprop.testing
-from gpuprop.backend import usable_backends, use
+from gpuprop.backend import use
 
-HOSTCUDA = "hostcuda" in sys.modules
-HAS_CUDA = "cupy" in usable_backends()
-BACKENDS = ["cupy"] if HOSTCUDA else ["numpy", "strict", *["cupy"] * HAS_CUDA]
+NO_PARAMETERS = SimpleNamespace(params={})
 collect_ignore = [] if HOSTCUDA else ["hostcuda"]  # its own tests
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """``-m gpu`` selects what runs on CuPy."""
     for item in items:
+        if "cupy" in (str(v) for v in getattr(item, "callspec", NO_PARAMETERS).params.values()):
+            item.add_marker("gpu")
         if item.get_closest_marker("gpu") and not HAS_CUDA:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if item.get_closest_marker("hostcuda") and not HOSTCUDA:
+            item.add_marker(pytest.mark.skip(reason="hostcuda does not answer for the GPU"))
 
 
 @pytest.fixture(params=BACKENDS)
@@ -29,6 +30,12 @@ def backend(request):
     """Each test that asks for it runs once on every backend at hand; new arrays are made there."""
     with use(request.param) as b:
         yield b
+
+
+@pytest.fixture(params=RECORDS)
+def recorder(request):
+    """The name of each backend that records and replays training steps."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)

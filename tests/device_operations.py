@@ -166,17 +166,11 @@ CALLS: dict[str, Callable[[], Callable]] = {
 # ---- counting -------------------------------------------------------------------------------------------------------
 
 
-def counted(make: Callable[[], Callable]) -> tuple[int, int]:
+def figures(make: Callable[[], Callable]) -> tuple[int, int]:
     """Operations and waits of the third call."""
-    import hostcuda
+    from counted import settled  # which finds hostcuda if it is there already
 
-    call = make()
-    call()
-    call()
-    hostcuda.count()
-    call()
-    counts = hostcuda.counts()
-    hostcuda.count(False)
+    counts = settled(make())
     waits = sum(n for name, n in counts.items() if name.startswith("[synchronize"))
     operations = sum(n for name, n in counts.items() if not name.startswith("[") or "on device" in name
                      or name.startswith(("[memset", "[copy to device")))
@@ -205,7 +199,7 @@ def main() -> None:
     with gpuprop.use("cupy"):
         for name, make in CALLS.items():
             gpuprop.manual_seed(0)
-            rows[name] = counted(make)
+            rows[name] = figures(make)
             print(f"{name}: {rows[name]}", flush=True)
     PAGE.write_text(page(rows), encoding="utf-8")
 

@@ -172,7 +172,7 @@ def test_memory_is_linear_in_length():
     assert long < 1.5 * short and long < 4096 * 4096 * 4 / 2
 
 
-def test_a_step_trains_alike_everywhere_and_captured():
+def test_a_step_trains_alike_everywhere_and_captured(recorder):
     class Model(nn.Module):
         def __init__(self):
             self.inputs = nn.Linear(6, 18)
@@ -195,7 +195,8 @@ def test_a_step_trains_alike_everywhere_and_captured():
         return model, optimizer, step
 
     rng = np.random.default_rng(0)
-    check_training(make, [(rng.standard_normal((2, 7, 6)).astype("float32"),) for _ in range(6)])
+    check_training(make, [(rng.standard_normal((2, 7, 6)).astype("float32"),) for _ in range(6)],
+                   backend=recorder)
 
 
 X = (2, 3, 5, 4)

@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
+from tested_backends import BACKENDS
 
 import gpuprop
 import gpuprop.functional as F

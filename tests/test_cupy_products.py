@@ -6,7 +6,8 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import HAS_CUDA
+from counted import settled
+from tested_backends import HAS_CUDA
 
 from gpuprop.backend import get_backend
 
@@ -114,16 +115,18 @@ def test_half_types_are_summed_in_float32(dtype):
     assert (matmul(cupy.ones((5, 2, n), dtype), y, dtype=np.float32) == n).all()
 
 
-def test_half_types_are_not_widened(device_operations):
+@pytest.mark.hostcuda
+def test_half_types_are_not_widened():
     for shapes in [((3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((2, 3, 4), (4, 5))]:
         for dtype in (HALF, BF16):
             a, b = map(cupy.asarray, operands(shapes, dtype))
             for wanted in (None, "float32"):
-                assert sum(device_operations(lambda a=a, b=b, w=wanted: matmul(a, b, dtype=w)).values()) == 1
+                assert sum(settled(lambda a=a, b=b, w=wanted: matmul(a, b, dtype=w)).values()) == 1
 
 
+@pytest.mark.hostcuda
 @pytest.mark.parametrize("dtype", [np.dtype("float32"), HALF], ids=str)
-def test_one_product_and_no_copy(device_operations, dtype):
+def test_one_product_and_no_copy(dtype):
     """Where strides allow it: transposes, slices, heads of attention, rows of a stack, what is repeated."""
     make = lambda *shape: cupy.zeros(shape, dtype)
     a, b, wide, stack, heads = make(6, 8), make(8, 5), make(10, 20), make(3, 6, 8), make(2, 7, 4, 8)
@@ -140,38 +143,20 @@ def test_one_product_and_no_copy(device_operations, dtype):
         "scores of one sequence": (q[:1], q[:1].swapaxes(-1, -2)), "four axes": (make(2, 3, 4, 5), make(2, 3, 5, 6)),
     }
     for what, (x, y) in pairs.items():
-        found = device_operations(lambda x=x, y=y: matmul(x, y))
+        found = settled(lambda x=x, y=y: matmul(x, y))
         assert sum(found.values()) == 1 and "gemm" in next(iter(found)), (what, found)
 
 
-def test_what_is_copied(device_operations):
+@pytest.mark.hostcuda
+def test_what_is_copied():
     """One copy for each operand that cuBLAS cannot read as it lies."""
     for x, y, copies in [(cupy.zeros((6, 16))[:, ::2], cupy.zeros((8, 5)), 1),
                          (cupy.zeros((8, 6))[::-1].T, cupy.zeros((8, 5)), 1),
                          (cupy.zeros((3, 6, 8))[::-1], cupy.zeros((3, 8, 5)), 1),
                          (cupy.zeros((2, 7, 4, 8)).swapaxes(1, 2), cupy.zeros((2, 4, 8, 7)), 1),
                          (cupy.broadcast_to(cupy.zeros((6, 1)), (6, 8)), cupy.zeros((8, 5)), 1)]:
-        found = device_operations(lambda x=x, y=y: matmul(x, y))
+        found = settled(lambda x=x, y=y: matmul(x, y))
         assert sum(found.values()) == 1 + copies, found
-
-
-@pytest.fixture
-def device_operations():
-    """Names and numbers of the device operations of a call, on hostcuda; a GPU does not tell."""
-    hostcuda = sys.modules.get("hostcuda")
-
-    def count(call):
-        if hostcuda is None:
-            call()
-            return {"gemm": 1}
-        call()  # the workspace is allocated
-        hostcuda.count()
-        call()
-        found = {name: n for name, n in hostcuda.counts().items() if name != "[malloc]"}
-        hostcuda.count(False)
-        return found
-
-    return count
 
 
 def test_other_types_are_cupys():

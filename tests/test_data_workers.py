@@ -299,6 +299,7 @@ def test_a_forked_process_is_told_that_it_has_no_cuda(tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.hostcuda
 def test_batches_travel_while_the_one_before_is_in_use(tmp_path):
     """Nothing runs before something waits for it, so a batch whose copy nobody waits for is not there."""
     done = program("""

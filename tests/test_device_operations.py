@@ -1,11 +1,11 @@
 """A step asks no more of the GPU than docs/device-operations.md says, and the host waits for it nowhere else."""
 
 import pytest
-from device_operations import CALLS, PAGE, counted, table
+from device_operations import CALLS, PAGE, figures, table
 
 import gpuprop
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.hostcuda]
 STATED = table(PAGE.read_text(encoding="utf-8"))
 
 
@@ -17,7 +17,7 @@ def test_the_page_has_all_calls():
 def test_counts(name):
     """A number that changes is changed on the page, on purpose: ``python tests/device_operations.py``."""
     with gpuprop.use("cupy"):
-        assert counted(CALLS[name]) == STATED[name]
+        assert figures(CALLS[name]) == STATED[name]
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if name != "loss.item()"])

@@ -4,18 +4,16 @@ import copy
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
+from tested_backends import SEVERAL_DEVICES
 
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
 from gpuprop.autograd import raw
-from gpuprop.backend import BackendMismatchError, backend_of, get_backend, use
-
-SEVERAL = [name for name in BACKENDS if get_backend(name).device_count() > 1]
+from gpuprop.backend import BackendMismatchError, backend_of, use
 
 
-@pytest.fixture(params=SEVERAL)
+@pytest.fixture(params=SEVERAL_DEVICES)
 def backend(request):
     """A backend whose device 0 is the current one, before and after."""
     with use(request.param, device=0) as b:

@@ -137,7 +137,7 @@ class TestBags:
         np.testing.assert_array_equal(grads[0][[0, 1, 2, 4]], 1)
 
 
-def test_trains_alike_everywhere():
+def test_trains_alike_everywhere(recorder):
     def make():
         model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(12, 7))
         opt = optim.Adam(model.parameters(), lr=0.05)
@@ -152,7 +152,8 @@ def test_trains_alike_everywhere():
         return model, opt, step
 
     rng = np.random.default_rng(0)
-    check_training(make, [(rng.integers(0, 7, (5, 3)), rng.integers(0, 7, 5)) for _ in range(4)])
+    check_training(make, [(rng.integers(0, 7, (5, 3)), rng.integers(0, 7, 5)) for _ in range(4)],
+                   backend=recorder)
 
 
 class TestLayers:

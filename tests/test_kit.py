@@ -193,8 +193,8 @@ class TestTraining:
         fault_state = {"python count": 0}
         return model, optimizer, step
 
-    def test_none(self):
-        check_training(self.make, BATCHES)
+    def test_none(self, recorder):
+        check_training(self.make, BATCHES, backend=recorder)
 
     @pytest.mark.parametrize("fault, found", [
         ("baked-in learning rate", "captured"), ("stale counter", "captured"),

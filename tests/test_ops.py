@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
+from tested_backends import BACKENDS, RECORDS
 
 from gpuprop.ops import definitions
 from gpuprop.testing import all_rows, check_capture, check_grad, check_parity, check_second
@@ -32,9 +32,10 @@ def test_parity(row, name, dtype):
 
 
 @by_row
-def test_capture(row):
+@pytest.mark.parametrize("name", RECORDS)
+def test_capture(row, name):
     if "capture" not in row.reasons:
-        check_capture(row, backend="strict")
+        check_capture(row, backend=name)
 
 
 def test_every_op_has_rows():

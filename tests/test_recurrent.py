@@ -239,8 +239,8 @@ def test_what_pullbacks_share_is_computed_once():
 
 
 @pytest.mark.parametrize("layer_of", [nn.RNN, nn.LSTM, nn.GRU])
-def test_a_training_step_is_captured(layer_of):
-    """Bit for bit what it is as it is, on the strict backend, and nothing waits for it."""
+def test_a_training_step_is_captured(layer_of, recorder):
+    """Bit for bit what it is as it is, on every backend that records, and nothing waits for it."""
     class Tagger(nn.Module):
         def __init__(self):
             self.layer, self.head = layer_of(4, 6, 2, dropout=0.25, bidirectional=True), nn.Linear(12, 3)
@@ -264,8 +264,8 @@ def test_a_training_step_is_captured(layer_of):
         return model, optimizer, step
 
     rng = np.random.default_rng(0)
-    check_training(make, [(rng.standard_normal(X.shape).astype("float32"), rng.integers(0, 3, (5, 3)))
-                          for _ in range(6)])
+    batches = [(rng.standard_normal(X.shape).astype("float32"), rng.integers(0, 3, (5, 3))) for _ in range(6)]
+    check_training(make, batches, backend=recorder)
 
 
 def test_a_captured_layer_carries_its_state(backend):

@@ -246,7 +246,7 @@ def adapted():
 
 
 @pytest.mark.parametrize("kind", [recognizer, predictor, adapted])
-def test_trains_alike_everywhere_and_captured(kind):
+def test_trains_alike_everywhere_and_captured(kind, recorder):
     def make():
         model, loss, _ = kind()
         opt = optim.Adam(model.parameters(), lr=0.05)
@@ -261,7 +261,8 @@ def test_trains_alike_everywhere_and_captured(kind):
         return model, opt, step
 
     draw = kind()[2]
-    check_training(make, [[a.astype("float32") if a.dtype.kind == "f" else a for a in draw()] for _ in range(4)])
+    batches = [[a.astype("float32") if a.dtype.kind == "f" else a for a in draw()] for _ in range(4)]
+    check_training(make, batches, backend=recorder)
 
 
 @pytest.mark.parametrize("kind", [recognizer, predictor, adapted])

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import BACKENDS
+from tested_backends import BACKENDS
 
 import gpuprop
 from gpuprop import functional as F

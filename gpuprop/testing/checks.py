@@ -372,7 +372,7 @@ def conformance(backend: str, rows: Iterable[Row] | None = None) -> Callable:
     table = list(all_rows() if rows is None else rows)
 
     @pytest.mark.parametrize("row", table, ids=repr)
-    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("dtype", list(TOLERANCE))
     def test_conformance(row: Row, dtype: str) -> None:
         if "parity" not in row.reasons:
             check_parity(row, backend=backend, dtype=dtype)

@@ -245,6 +245,26 @@ def test_kernels_are_compiled_once_and_again_in_groups(cache):
     assert printed(KERNELS, HOSTCUDA_CACHE=cache) == again
 
 
+def test_a_compiler_that_refuses_the_section_of_shared_memory_is_asked_without(cache):
+    code = """
+from hostcuda import compile
+run, asked = compile.run, []
+def refuse(command):
+    if "-shared" in command:
+        asked.append("-DHC_NO_SECTIONS" in command)
+        if not asked[-1]:
+            raise compile.CompileError("error: section type conflict")
+    run(command)
+compile.run = refuse
+source = '__shared__ int y[8]; y[threadIdx.x] = threadIdx.x; __syncthreads();'
+f = cp.RawKernel('extern "C" __global__ void f(int* x) {' + source + 'x[0] = y[7]; }', "f")
+x = cp.empty(1, "i4")
+f((1,), (8,), (x,))
+print(int(x[0]), f.shared_size_bytes, *asked[:2])
+"""
+    assert printed(code, HOSTCUDA_CACHE=cache) == ["7", "0", "False", "True"]
+
+
 def test_a_list_of_kernels_can_be_taken_elsewhere(cache, tmp_path):
     first = printed(KERNELS, HOSTCUDA_CACHE=cache)
     saved = tmp_path / "kernels.json.gz"
@@ -256,3 +276,33 @@ def test_a_list_of_kernels_can_be_taken_elsewhere(cache, tmp_path):
     done = python("-m", "hostcuda.kernels", "build", str(saved), HOSTCUDA_CACHE=cache)
     assert f"{first[0]} of them compiled" in done.stdout, done.stdout + done.stderr
     assert printed(KERNELS, HOSTCUDA_CACHE=cache) == ["0", *first[1:]]
+
+
+ASKED = """
+import json
+from cupy.cuda import compiler
+import hostcuda.kernels, hostcuda.warm
+asked, real = set(), compiler._compile_module_with_cache
+
+def look(source, options=(), **keywords):
+    if "hostcuda_warm" not in source:
+        asked.add((source, options, repr(sorted(keywords.items()))))
+    return real(source, options, **keywords)
+
+compiler._compile_module_with_cache = look
+cp.arange(5.0).sum()
+cp.ElementwiseKernel("float32 x", "float32 y", "y = x + 1", "k", options=("--fmad=false",))(
+    cp.zeros(3, "float32"))
+by_program = set(asked)
+asked.clear()
+hostcuda.kernels.save(LIST)
+failed = hostcuda.warm.compile_all(hostcuda.kernels.lines(LIST))
+print(len(by_program), len(failed), by_program <= asked)
+"""
+
+
+def test_a_list_compiled_ahead_is_what_the_program_asks_for(cache, tmp_path):
+    """The same source, options and keywords, so that CuPy finds it in its cache."""
+    code = ASKED.replace("LIST", repr(str(tmp_path / "list.gz")))
+    *_, asked, failed, same = printed(code, HOSTCUDA_CACHE=str(cache))
+    assert int(asked) >= 2 and (failed, same) == ("0", "True")

@@ -1,0 +1,14 @@
+"""The backends that tests run on.
+
+Under ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one and hostcuda answers for its GPU: `make test-cupy`.
+"""
+
+import sys
+
+from gpuprop.backend import get_backend, usable_backends
+
+HOSTCUDA = "hostcuda" in sys.modules
+HAS_CUDA = "cupy" in usable_backends()
+BACKENDS = ["cupy"] if HOSTCUDA else ["numpy", "strict", *["cupy"] * HAS_CUDA]
+RECORDS = [name for name in BACKENDS if get_backend(name).records]
+SEVERAL_DEVICES = [name for name in BACKENDS if get_backend(name).device_count() > 1]
