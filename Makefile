@@ -29,7 +29,7 @@ test-cupy: .venv/test.stamp ## the suite on the CuPy backend
 	@why=$$(PYTHONPATH=tests/hostcuda $(BIN)/python -c "import hostcuda; print(hostcuda.supported())"); \
 	if [ "$$why" != True ]; then echo "LEFT OUT: the suite on the CuPy backend, since $$why"; exit 0; fi; \
 	export PYTHONPATH=tests/hostcuda; set -ex; \
-	$(SUITE) -p hostcuda.pytest_plugin; \
+	$(SUITE) -p hostcuda.pytest_plugin --cupy-only; \
 	HOSTCUDA_LAZY=1 HOSTCUDA_DEVICES=2 $(SUITE) -p hostcuda.pytest_plugin --cupy-only
 
 oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on the CPU as the judge

@@ -107,17 +107,20 @@ class Backend(ABC):
         if index != 0:
             raise ValueError(f"backend {self.name!r} has one device, number 0, not {index}")
 
+    def at(self, array: Any) -> contextlib.AbstractContextManager[None]:
+        """A context in which this thread computes, and makes arrays, on the device on which `array` lies."""
+        if self not in SEVERAL or self.device() == self.device_of(array):
+            return _AS_IT_IS
+        return self._on_device(self.device_of(array))
+
     @contextlib.contextmanager
-    def at(self, array: Any) -> Iterator[None]:
-        """Inside the block this thread computes, and makes arrays, on the device on which `array` lies."""
-        here, there = self.device(), self.device_of(array)
-        if here != there:
-            self.use_device(there)
+    def _on_device(self, index: int) -> Iterator[None]:
+        before = self.device()
+        self.use_device(index)
         try:
             yield
         finally:
-            if here != there:
-                self.use_device(here)
+            self.use_device(before)
 
     def workspace(self) -> int:
         """Bytes that an op may hold at once beside its arguments and results: on a CPU what its cache holds.
@@ -182,6 +185,8 @@ class Flags:
         held = [holds for array in list(self.arrays) for holds in read(array)]
         return [found for found, holds in zip(list(self.views.items()), held, strict=False) if not holds]
 
+
+_AS_IT_IS = contextlib.nullcontext()
 
 # What `xp` must offer beside NumPy's own names.
 EXTRAS = "erf erfc erfinv lgamma digamma polygamma sigmoid index_add require".split()

@@ -54,7 +54,7 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
 
     def record(args: tuple, constants: dict) -> Any:
         arrays, edges = [], []
-        wanted, owner, tensors, simple = 0, None, False, True
+        wanted, owner, tensors, simple, narrow = 0, None, False, True, False
         for a in args:
             edge = None
             if isinstance(a, Tensor):
@@ -69,8 +69,12 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
             if kind is not owner:
                 if owner is None and kind in BY_TYPE:
                     owner = kind  # the first array's type decides
-                elif kind not in PLAIN:
-                    simple = False
+                else:
+                    if kind not in PLAIN:
+                        simple = False
+                    continue
+            if a.itemsize == 2:
+                narrow = True
         mode = current.get()
         if mode.low is not None and precision and tensors:
             cast = _autocast(args, precision, mode.low)
@@ -79,16 +83,15 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
                     return record(cast, constants)
         if not simple or owner is None:
             arrays, edges, wanted, owner = _resolve(spec, args)
+            narrow = True  # perhaps
         if promote:
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
         backend, run = (None if mode.generic else chosen.get(owner)) or choose(owner, mode.generic)
-        for a in arrays:
-            if type(a) not in PLAIN and a.dtype.char in HALF:
-                if not half or any(type(a) is float for a in arrays):  # CuPy lets a float widen bfloat16
-                    run = in_float32(run)
-                break
+        if narrow and (not half or any(type(a) is float for a in arrays)):  # beside one CuPy widens bfloat16
+            if any(type(a) not in PLAIN and a.dtype.char in HALF for a in arrays):
+                run = in_float32(run)
         made = run(backend.xp, *arrays, **constants)
         if type(made) is not tuple:
             raise TypeError(f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), and returned "

@@ -26,6 +26,7 @@ from gpuprop.verification.runs import RUNS, mlp, trained
 from gpuprop_numpy import NumpyBackend
 
 CANDIDATE = BACKENDS[-1]
+pytestmark = [pytest.mark.gpu] * (CANDIDATE == "cupy")
 HEAD = (10, 48)  # the weight of the mlp's last layer, number 6
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import glob
 import importlib
@@ -19,7 +20,7 @@ from . import native as _native
 from . import patch as _patch
 from .toolchain import CompileError, supported
 
-__all__ = ["activate", "count", "counts", "install", "lazy", "poison_freed", "supported"]
+__all__ = ["activate", "count", "counts", "dry", "install", "lazy", "poison_freed", "supported"]
 __version__ = "0.1.0"
 
 _cuda: ctypes.CDLL | None = None
@@ -185,6 +186,16 @@ def count(on: bool = True) -> None:
 def lazy(on: bool = True) -> None:
     """Have device work wait until something synchronizes with it, so that a missing wait shows."""
     _cuda.hc_lazy(on)
+
+
+@contextlib.contextmanager
+def dry():
+    """Inside the block device work is counted and not done: what is read from arrays has no meaning."""
+    _cuda.hc_dry(True)
+    try:
+        yield
+    finally:
+        _cuda.hc_dry(False)
 
 
 def poison_freed():

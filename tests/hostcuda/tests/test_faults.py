@@ -340,3 +340,18 @@ def test_a_copy_to_pageable_memory_counts_as_a_wait(stream):
     waits.append(hostcuda.counts().get("[synchronize stream]", 0))
     hostcuda.count(False)
     assert waits == [1, 0, 1]
+
+
+# ---- work that is only counted
+
+def test_dry_work_is_counted_and_not_done():
+    a = cp.ones(1000)
+    with hostcuda.dry():
+        hostcuda.count()
+        a += 1
+        counts = hostcuda.counts()
+        hostcuda.count(False)
+    assert sum(n for name, n in counts.items() if name.startswith("cupy_add")) == 1
+    assert (a == 1).all()
+    a += 1
+    assert (a == 2).all()

@@ -75,6 +75,14 @@ API void hc_lazy(int on) {
   lazy_ = on;
 }
 
+// Counted, refused where CUDA refuses, and not done.
+static bool dry_ = false;
+API void hc_dry(int on) {
+  LOCKED;
+  run_everything();
+  dry_ = on;
+}
+
 // The legacy stream of a device and its blocking streams wait for each other.
 static void add_implied_waits(Stream* s) {
   Stream* l = legacy(s->device);
@@ -148,6 +156,7 @@ int submit(void* handle, Node node) {
     return OK;
   }
   if (int e = implicit_error(s)) return e;
+  if (dry_) return OK;
   if (!lazy_) {
     run(node);
     return take_failed();
