@@ -6,15 +6,25 @@ on Tensors of Tensors.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuprop.backend import BY_TYPE, SEVERAL, BackendMismatchError, backend_of, default_backend, get_backend
+from gpuprop.backend import (
+    AS_IT_IS,
+    BY_TYPE,
+    SEVERAL,
+    BackendMismatchError,
+    backend_of,
+    default_backend,
+    get_backend,
+    place_of,
+)
 from gpuprop.interchange import Luggage, adopt
 from gpuprop.mode import Switch, Watch, as_dtype, current, widened
 
@@ -248,9 +258,10 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:
         backend = backend_of(value)
-    data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
-    if data is value or getattr(data, "base", None) is not None:
-        data = backend.xp.copy(data)
+    with beside((value,)):
+        data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
+        if data is value or getattr(data, "base", None) is not None:
+            data = backend.xp.copy(data)
     if requires_grad:
         _check_float(data)
     return Tensor(data, requires_grad)
@@ -263,7 +274,8 @@ def from_dlpack(x: Any) -> Tensor:
     BufferError for what cannot be shared: types such as bfloat16, and tensors that require a gradient.
     """
     array = adopt(x)
-    return Tensor(backend_of(array).asarray(array))
+    with beside((array,)):
+        return Tensor(backend_of(array).asarray(array))
 
 
 def _check_float(a: Any) -> None:
@@ -317,7 +329,8 @@ def backward(root: Tensor, gradient: Any = None, retain_graph: bool = False) -> 
         gradient = _as_gradient(root, gradient)
     held: dict[int, tuple[Tensor, Any]] = {}  # leaves with hooks wait for the whole of their gradient
     if root.node is None:
-        return root.receive(_hooked(root.hooks or (), gradient))
+        with beside((root,)):
+            return root.receive(_hooked(root.hooks or (), gradient))
     root.node.grad = gradient
     nodes = _reachable(root.node)
     devices = [(backend, backend.device()) for backend in SEVERAL]
@@ -378,8 +391,8 @@ def _send(node: Node, edge: Any, g: Any, held: dict) -> None:
         raise RuntimeError(
             f"backward through {_name(node)}: a parameter of shape {edge.shape} was stepped or loaded since it was "
             f"read here, so this gradient would be of values that are gone: run the forward again")
-    if watch.noted is not None:
-        watch.noted[id(edge)] = edge
+    if (noted := watch.noted) is not None:
+        noted[id(edge)] = edge
     data = edge.data
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)
@@ -420,16 +433,17 @@ def _spent(g: Any) -> Any:
 def _as_gradient(root: Tensor, gradient: Any) -> Any:
     if isinstance(gradient, Tensor) and level(gradient) >= level(root):
         gradient = gradient.data
-    backend = backend_of(raw(root))
-    if not hasattr(gradient, "shape") or isinstance(gradient, np.generic):
-        gradient = backend.asarray(gradient, root.dtype)
-    elif backend_of(raw(gradient)) is not backend:
-        other = backend_of(raw(gradient)).name
-        raise BackendMismatchError(f"backward(gradient): the tensor is on backend {backend.name!r} and its gradient on "
-                                   f"{other!r}: bring it there, with gpuprop.tensor(gradient).to({backend.name!r})")
-    if gradient.shape != root.shape:
-        raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, the tensor {root.shape}")
-    return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
+    here = place_of(raw(root))
+    with beside((root,)):
+        if not hasattr(gradient, "shape") or isinstance(gradient, np.generic):
+            gradient = backend_of(raw(root)).asarray(gradient, root.dtype)
+        elif place_of(raw(gradient)) != here:
+            raise BackendMismatchError(
+                f"backward(gradient): the tensor is on {here!r} and its gradient on {place_of(raw(gradient))!r}: "
+                f"bring it there, with gpuprop.tensor(gradient).to({here!r})")
+        if gradient.shape != root.shape:
+            raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, the tensor {root.shape}")
+        return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
 
 
 def _reachable(node: Node) -> list[Node]:
@@ -510,6 +524,32 @@ def namespace(a: Any) -> Any:
     if backend in SEVERAL and type(inside) is backend.array_type and backend.device_of(inside) != backend.device():
         xp = Elsewhere(backend, inside)
     return Differentiable(xp) if isinstance(a, Tensor) else xp
+
+
+def beside(values: Iterable) -> Any:
+    """A context in which this thread computes, and makes arrays, on the device of the first array among `values`.
+
+    What is no array is passed over, and so are those of backends with one device.
+    """
+    if SEVERAL:
+        for array in map(raw, values):
+            backend = BY_TYPE.get(type(array))
+            if backend in SEVERAL:
+                return backend.at(array)
+    return AS_IT_IS
+
+
+def beside_its_arrays(fn: Any) -> Any:
+    """`fn` run, all of it, on the device of the first array among its arguments, whichever is the current one."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not SEVERAL:
+            return fn(*args, **kwargs)
+        with beside((*args, *kwargs.values())):
+            return fn(*args, **kwargs)
+
+    return call
 
 
 class Elsewhere:

@@ -9,6 +9,7 @@ import re
 import sys
 import threading
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -109,9 +110,11 @@ class Backend(ABC):
 
     def at(self, array: Any) -> contextlib.AbstractContextManager[None]:
         """A context in which this thread computes, and makes arrays, on the device on which `array` lies."""
-        if self not in SEVERAL or self.device() == self.device_of(array):
-            return _AS_IT_IS
-        return self._on_device(self.device_of(array))
+        return self.on(self.device_of(array)) if self in SEVERAL else AS_IT_IS
+
+    def on(self, device: int | None) -> contextlib.AbstractContextManager[None]:
+        """A context in which this thread computes, and makes arrays, on a device; None is the current one."""
+        return AS_IT_IS if device in (None, self.device()) else self._on_device(device)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def _on_device(self, index: int) -> Iterator[None]:
@@ -186,8 +189,6 @@ class Flags:
         return [found for found, holds in zip(list(self.views.items()), held, strict=False) if not holds]
 
 
-_AS_IT_IS = contextlib.nullcontext()
-
 # What `xp` must offer beside NumPy's own names.
 EXTRAS = "erf erfc erfinv lgamma digamma polygamma sigmoid index_add require".split()
 
@@ -252,6 +253,7 @@ def _waiting(method: Callable) -> Callable:
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
 BY_TYPE: dict[type, Backend] = {}  # whose array is this?  One exact lookup; engine and pointwise bodies share it
+AS_IT_IS = contextlib.nullcontext()
 SEVERAL: list[Backend] = []  # the backends with more than one device: on the others nobody asks where an array lies
 
 
@@ -335,27 +337,40 @@ def backend_of(array: Any) -> Backend:
 
 _override: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
 _chosen: Backend | None = None  # process-wide, so that notebook cells and worker threads see it
+_chosen_by: list[tuple[Any, Backend]] = []  # by which `use`, as a weak reference, in order; the last one counts
+_choosing = threading.RLock()
 WORDS = {"cpu": "numpy", "cuda": "cupy", "gpu": "cupy"}
 
 
 def default_backend() -> Backend:
     """Where new arrays are made: the context's, else the process's, else GPUPROP_BACKEND's, else the best usable."""
-    global _chosen
-    backend = _override.get() or _chosen
-    if backend is None:
-        backend, device = _parse(os.environ.get("GPUPROP_BACKEND") or "auto")
-        _enter(backend, device)
-        _chosen = backend
-    return backend
+    return _override.get() or _chosen or set_default_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
 
 
 def set_default_backend(name: str, device: int | None = None) -> Backend:
     """Make new arrays on this backend from here on, in every thread."""
-    global _chosen
     backend, index = _parse(name, device)
     _enter(backend, index)
-    _chosen = backend
+    _choose(backend, lambda: None)
     return backend
+
+
+def _choose(backend: Backend, by: Callable) -> None:
+    """Put a choice of the process on top of those before."""
+    global _chosen
+    with _choosing:
+        # a `use` that is gone is not going to be the beginning of a block: what lies beneath it is never seen again
+        del _chosen_by[:next((i for i in reversed(range(len(_chosen_by))) if _chosen_by[i][0]() is None), 0)]
+        _chosen_by.append((by, backend))
+        _chosen = backend
+
+
+def _withdraw(choice: Any) -> None:
+    """Take a choice back, whatever was chosen since."""
+    global _chosen
+    with _choosing:
+        _chosen_by[:] = [pair for pair in _chosen_by if pair[0]() is not choice]
+        _chosen = _chosen_by[-1][1] if _chosen_by else None
 
 
 class use:
@@ -365,36 +380,39 @@ class use:
     """
 
     def __init__(self, name: str, device: int | None = None) -> None:
-        global _chosen
         self.backend, index = _parse(name, device)
-        self._before = _chosen, _override.get(), self.backend.device()
+        self._before = _override.get(), self.backend.device()
         _enter(self.backend, index)
         _override.set(None)
-        _chosen = self.backend
+        _choose(self.backend, weakref.ref(self))
 
     def __enter__(self) -> Backend:
-        global _chosen
-        _chosen, outer, _ = self._before  # the block is this thread's alone
-        _override.set(outer)
+        _withdraw(self)  # the block is this thread's alone
+        _override.set(self._before[0])
         self._token = _override.set(self.backend)
         return self.backend
 
     def __exit__(self, *_: object) -> None:
         _override.reset(self._token)
-        self.backend.use_device(self._before[2])
+        self.backend.use_device(self._before[1])
 
     def __repr__(self) -> str:
         return f"<new arrays are made on {self.backend.name!r}>"
 
 
 @contextlib.contextmanager
-def on_host() -> Iterator[None]:
-    """Make new arrays in host memory inside the block; no other thread sees it."""
-    token = _override.set(get_backend("numpy"))
+def making_on(name: str) -> Iterator[Backend]:
+    """Make new arrays on a backend or device (a name as `use` takes it) inside the block; no other thread sees it."""
+    backend, device = _parse(name)
+    token = _override.set(backend)
     try:
-        yield
+        with backend.on(device):
+            yield backend
     finally:
         _override.reset(token)
+
+
+on_host = functools.partial(making_on, "numpy")
 
 
 def _enter(backend: Backend, device: int | None) -> None:
@@ -450,13 +468,23 @@ def usable_backends() -> dict[str, Backend]:
 def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
     """An array on another backend or device (a name as `use` takes it), in another dtype, or both."""
     source = backend_of(array)
-    target, device = (source, None) if where is None else _parse(where)
+    target, device = (source, source.device_of(array)) if where is None else _parse(where)
     value = array if target is source or type(array) is np.ndarray else source.to_numpy(array)
-    if device is None:
+    with target.on(device):
         return target.asarray(value, dtype)
-    before = target.device()
-    target.use_device(device)
-    try:
-        return target.asarray(value, dtype)
-    finally:
-        target.use_device(before)
+
+
+def place_of(array: Any) -> str:
+    """The name of where an array is, as `use` and `place` take it: "numpy", "cupy:1"."""
+    backend = backend_of(array)
+    return f"{backend.name}:{backend.device_of(array)}" if backend in SEVERAL else backend.name
+
+
+def write(array: Any, value: Any, key: Any = ...) -> None:
+    """``array[key] = value`` on the device of the array, to which host values and arrays of other devices are sent."""
+    backend = backend_of(array)
+    with backend.at(array):
+        if isinstance(value, np.ndarray | list | tuple):
+            value = backend.asarray(value, array.dtype)
+        array[key] = backend.asarray(value) if type(value) is backend.array_type else value
+

@@ -4,41 +4,59 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-import numpy as np
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 from gpuprop import autograd
-from gpuprop.autograd import Parameter, Tensor, raw, tree_map
-from gpuprop.backend import BackendMismatchError, backend_of, default_backend
+from gpuprop.autograd import Parameter, Tensor, raw
+from gpuprop.backend import BackendMismatchError, CaptureError, backend_of, default_backend
+from gpuprop.capture_state import Places, arrays_in, fresh, hooks_of, instances, map_arrays, not_returned, shape_of
+from gpuprop.capture_state import signature as signature_of
 from gpuprop.mode import current
 from gpuprop.nn import module as modules
 from gpuprop.ops import is_inspected
 from gpuprop.optim import optimizer as optimizers
 
 MANY = 32  # states of one signature, after which it will hardly settle
+KEPT = 16  # signatures
+AS_IT_IS = object()  # in place of results: the step is to be run as it is
+
+_watched: ContextVar[bool] = ContextVar("gpuprop_watched", default=False)  # does a captured step run around this?
 
 
 def capture(step: Callable) -> Callable:
     """`step` made replayable where a backend can: for each signature it runs once as it is, is recorded, then replayed.
 
-    `step` takes arrays, Tensors and hashable constants, and returns Tensors, arrays, or a list, tuple or dict of them;
-    results are fresh copies without history, and what it writes into an argument stays in a copy.  A signature is the
-    shapes and dtypes of the arrays, the constants, train or eval of every module called, the modes in force, and of
-    every parameter where it lies, whether it is trained and whether it has a gradient; another one is recorded anew.
-    Attributes of modules, like a dropout's p, are read while recording and no more.
-    A step whose two consecutive recordings differ, by a Python number that changes, say, is run as it is from then on,
-    with a warning that names the call; so is one whose first replay is not, bit for bit, what the step itself computes
-    from the same state, which is looked at once and waits for the device.  Raises CaptureError where the step waits for
-    the device.  The step itself is run on NumPy, for arguments that want a gradient, and inside `grad`, where results
-    have their history.
+    `step` takes arrays, Tensors and hashable constants, and returns Tensors, arrays, None, bools, numbers and strings,
+    or lists, tuples and dicts of them; results are fresh copies without history, and what it writes into an argument
+    stays in a copy.  Python numbers and strings among the results are those of the recording.  A signature is the
+    shapes and dtypes of the arrays, the constants, the modes in force, and of the modules called train or eval, what
+    belongs to them and their hooks; of every parameter, and every Tensor used, where it lies, whether it is trained,
+    its hooks and whether it has a gradient; another one is recorded anew.  Other attributes of modules, like a
+    dropout's p, are read while recording and no more.  The recordings of 16 combinations of shapes and constants are
+    kept, those used last.
+
+    What lasts from step to step must be written in place (``state[...] = ``).  A step that keeps an array it made, or
+    puts another where one was, is run as it is from then on, with a warning; so is one whose two consecutive recordings
+    differ, by a Python number that changes, say; one that steps a learning rate schedule; one whose first replay is not, bit for bit, what the step itself
+    computes from the same state, which is looked at once and waits for the device; and one whose results are of other
+    types.  Raises CaptureError where the step waits for the device or computes on two devices; then modules, what the
+    step's closure and globals name, and lists and dicts in these have the arrays they had before.
+
+    The step itself is run on NumPy, for arguments that want a gradient, inside another captured step, which has it in
+    its own recording, and inside `grad`, where results have their history.  Several threads may call it: they take
+    turns, and each has results of its own.
     """
-    known: dict[Any, _Captured] = {}
+    known: OrderedDict[Any, _Captured] = OrderedDict()
+    lock = threading.RLock()
 
     def of_signature(args: tuple, kwargs: dict, backend: Any, mode: Any) -> _Captured:
-        key = (backend.name, backend.device(), mode, _signature(args), _signature(kwargs))
+        key = (backend.name, backend.device(), mode, signature_of(args), signature_of(kwargs))
         try:
             found = known.get(key)
         except TypeError as e:
@@ -46,24 +64,31 @@ def capture(step: Callable) -> Callable:
                             f"lists, tuples and dicts: {e}") from None
         if found is None:
             found = known[key] = _Captured(step, backend)
+            if len(known) > KEPT:
+                known.popitem(last=False)
+        known.move_to_end(key)
         return found
 
     @functools.wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
-        mode, arrays = current.get(), []  # type: ignore[var-annotated]
+        mode = current.get()
         if mode.depth > 1:
             return step(*args, **kwargs)
-        _map(arrays.append, (args, kwargs))
+        arrays = arrays_in((args, kwargs))
         backend = backend_of(raw(arrays[0])) if arrays else default_backend()
-        if not backend.records or is_inspected() or any(isinstance(a, Tensor) and a.requires_grad for a in arrays):
-            return _map(_fresh, step(*args, **kwargs))
+        wanted = any(isinstance(a, Tensor) and a.requires_grad for a in arrays)
+        if not backend.records or is_inspected() or _watched.get() or wanted:
+            return fresh(step(*args, **kwargs))
         for a in arrays:
             if type(raw(a)) is not backend.array_type:
                 raise BackendMismatchError(
                     f"a captured step was given arrays of {backend.name!r} and {backend_of(raw(a)).name!r}: bring them "
                     f"together before the call, for example with gpuprop.tensor(...)")
         with backend.at(raw(arrays[0])) if arrays else contextlib.nullcontext():
-            return _map(_fresh, of_signature(args, kwargs, backend, mode)(args, kwargs, arrays))
+            with lock:
+                captured = of_signature(args, kwargs, backend, mode)
+                result = captured(args, kwargs, arrays)
+            return fresh(step(*args, **kwargs)) if result is AS_IT_IS else result
 
     return run
 
@@ -78,91 +103,152 @@ class _Captured:
         self.optimizers: dict[Any, None] = {}
         self.tensors: list[Tensor] = []
         self.ran: set[tuple] = set()  # in which states
+        self.rebinding = 0  # so many runs in a row
         self.eager = False
 
     def __call__(self, args: tuple, kwargs: dict, arrays: list) -> Any:
+        """Results of a run or a replay, or AS_IT_IS."""
         if self.eager:
-            return self.step(*args, **kwargs)
+            return AS_IT_IS
         state = self._state()
-        if state not in self.ran:  # what is made at first use is made now: state, kernels, plans
+        if state is None or state not in self.ran:  # what is made at first use is made now: state, kernels, plans
             return self._run(args, kwargs, state)
         if state not in self.recordings:
-            replay = self._record(args, kwargs, arrays)
-            return self.step(*args, **kwargs) if replay is None else self._first(replay, state, arrays)
+            return self._record(args, kwargs, arrays)
         return self.recordings[state](arrays)
 
-    def _run(self, args: tuple, kwargs: dict, state: tuple) -> Any:
+    def _step(self, args: tuple, kwargs: dict) -> Any:
+        """The step, in which other captured steps are no more than themselves."""
+        token = _watched.set(True)
+        try:
+            return self.step(*args, **kwargs)
+        finally:
+            _watched.reset(token)
+
+    def _run(self, args: tuple, kwargs: dict, state: tuple | None) -> Any:
         """The step as it is, watched."""
         if len(self.ran) >= MANY:
             self._give_up(f"in {MANY} calls of one signature its parameters and gradients lay elsewhere each time")
+            return AS_IT_IS
         known = len(self.modules), len(self.tensors)
+        places = Places(self.step, self.modules)
         with modules.watch() as called, optimizers.watch() as stepped, autograd.watch() as reached:
-            result = self.step(*args, **kwargs)
-        self.modules |= called
-        self.optimizers |= stepped
-        held = (t for m in self.modules for t in (*m.parameters(), *m.buffers()))
+            result = self._step(args, kwargs)
+        self.rebinding = self.rebinding + 1 if self.ran and places.rebound() else 0
+        self.modules |= {inner: None for module in called for inner in module.modules()}
+        self.optimizers = {o: None for o in self.optimizers | stepped if o in stepped or _at_home(o)}
         trained = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
-        self.tensors = list({id(t): t for t in (*self.tensors, *held, *trained, *reached.values())}.values())
+        self._watch((*(t for m in self.modules for t in (*m.parameters(False), *m.buffers(False))), *trained,
+                     *reached.values()))
         for t in self.tensors:
             if isinstance(t, Parameter) and t.home is None:  # its gradient shall lie in one place from step to step
-                t.home = self.backend.xp.empty_like(t.data)
+                with self.backend.at(t.data):
+                    t.home = self.backend.xp.empty_like(t.data)
                 if t.grad is not None:
                     t.home[...] = t.grad
                     t.grad = t.home
-        self.ran.add(state)
+        self.ran |= {state} - {None}
         if known != (len(self.modules), len(self.tensors)):
-            self.ran.add(self._state())
-        return result
+            self.ran |= {self._state()} - {None}
+        refused, schedule = not_returned(result, self.backend.array_type), places.scheduled()
+        if schedule:
+            self._give_up(f"it steps {schedule}, which computes on the host: step it after the call")
+        elif refused:
+            self._give_up(f"it returns {refused}, and a captured step returns Tensors and arrays of {self.backend.name}"
+                          f", None, bools, numbers, strings, and lists, tuples and dicts of them")
+        elif self.rebinding > 1:
+            self._give_up(f"it puts another array where one was: {IN_PLACE}")
+        return fresh(result)
+
+    def _watch(self, tensors: Iterable[Tensor]) -> None:
+        self.tensors = list({id(t): t for t in (*self.tensors, *tensors)}.values())
 
     def _give_up(self, why: str) -> None:
         self.eager = True
+        for held in (self.recordings, self.modules, self.optimizers, self.tensors, self.ran):
+            held.clear()  # type: ignore[attr-defined]
         name = getattr(self.step, "__name__", "the step")
         warnings.warn(f"{name} is run as it is, not captured: {why}", stacklevel=5)
 
-    def _state(self) -> tuple:
-        """What a recording is bound to beyond its arguments: host-side reads only."""
-        kept = tuple(o.capture_key() for o in self.optimizers)  # brings home what was assigned
-        modes = tuple(m.training for m in self.modules)
-        return modes, kept, tuple((id(t.data), id(t.grad), t.requires_grad) for t in self.tensors)
+    def _state(self) -> tuple | None:
+        """What a recording is bound to beyond its arguments: host-side reads only.
 
-    def _record(self, args: tuple, kwargs: dict, arrays: list) -> _Replay | None:
+        None where parameters have left an optimizer's memory: another optimizer may have them, and be the one that
+        steps.  If not, the step itself brings them home.
+        """
+        if not all(map(_at_home, self.optimizers)):
+            return None
+        kept = tuple([o.capture_key() for o in self.optimizers])
+        return kept, tuple(map(shape_of, self.modules)), tuple([
+            (id(t.data), id(t.grad), t.requires_grad, tuple(map(id, t.hooks)) if t.hooks else None)
+            for t in self.tensors])
+
+    def _record(self, args: tuple, kwargs: dict, arrays: list) -> Any:
+        """Record the step twice and compare; the results of its first replay, or AS_IT_IS."""
+        self._refuse_devices(arrays)
         slots = [Tensor(self.backend.xp.copy(raw(a))) for a in arrays]
         rest = iter(slots)
-        inputs = _map(lambda a: next(rest) if isinstance(a, Tensor) else next(rest).data, (args, kwargs))
-        before = [(t, t.data, t.grad, t.changed) for t in self.tensors]
-        recordings, results = [], []
+        inputs = map_arrays(lambda a: next(rest) if isinstance(a, Tensor) else next(rest).data, (args, kwargs))
+        places, before = Places(self.step, self.modules), _Model.of(self.modules, self.tensors)
+        found: list[_Replay] = []
         try:
             for _ in range(2):
-                for t, _data, g, _clock in before:
-                    t.grad = g
+                before.grads()
                 with self.backend.record() as recording:
-                    results.append(self.step(*inputs[0], **inputs[1]))
-                recordings.append(recording)
-            after = [(t, t.grad, t.changed != clock) for t, _data, _g, clock in before]
+                    # Copies: an array that is held then by others than us is one that the step keeps.
+                    result = fresh(self._step(*inputs))
+                after = _Model.of(self.modules, self.tensors)
+                kept = _kept(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots]))
+                moved = any(t.data is not data for t, data, *_ in before.rows)
+                replay = _Replay(recording, slots, inputs, result, before, after)
+                if kept or moved or places.rebound():
+                    return self._once(replay, arrays, kept)
+                found.append(replay)
         except MemoryError:
-            recordings.clear()
-        finally:  # a recording computes nothing: what it left behind is undefined until the first replay
-            for t, data, g, _clock in before:
-                t.data, t.grad = data, g
-        if not recordings:
-            self._give_up("there is no memory for a recording beside what the step itself has used")
-            return None
-        difference = recordings[0].difference(recordings[1])
-        if difference is None and _signature(results[0]) != _signature(results[1]):
-            difference = "what it returns beside arrays was something else each time"
+            found.clear()
+        except BaseException:
+            before.restore()
+            places.restore()
+            raise
+        before.restore()  # a recording computes nothing: what it left behind is undefined until the first replay
+        difference = "there is no memory for a recording beside what the step itself has used"
+        if found:
+            difference = found[0].recording.difference(found[1].recording)
+            if difference is None and signature_of(found[0].result) != signature_of(found[1].result):
+                difference = "what it returns beside arrays was something else each time"
         if difference is not None:
+            places.restore()
             self._give_up(difference)
-            return None
-        return _Replay(recordings[1], slots, inputs, results[1], before, after)
+            return AS_IT_IS
+        # A Tensor that belongs to no module and has no gradient may be given other memory, too.
+        used, own = found[1].recording.uses, {id(s) for s in slots}
+        self._watch(t for t in instances(Tensor) if id(t) not in own and hasattr(t, "data")
+                    and type(t.data) is self.backend.array_type and used(t.data))
+        return self._first(found[1], places, arrays)
 
-    def _first(self, replay: _Replay, state: tuple, arrays: list) -> Any:
+    def _refuse_devices(self, arrays: list) -> None:
+        of = self.backend.device_of
+        named = {of(raw(t)): t for t in (*arrays, *self.tensors) if type(raw(t)) is self.backend.array_type}
+        if len(named) > 1:
+            a, b, *_ = sorted(named)
+            raise CaptureError(f"a captured step computes on one device: it has {self._name(named[a])} on cuda:{a} and "
+                               f"{self._name(named[b])} on cuda:{b}")
+
+    def _once(self, replay: _Replay, arrays: list, kept: str | None) -> Any:
+        """Give up a step that keeps arrays of its recording: a replay computes them, and Python has run once for it."""
+        result = replay(arrays)
+        self._give_up(f"it keeps an array that it made in {kept}: {IN_PLACE}" if kept else
+                      f"it puts another array where one was: {IN_PLACE}")
+        return result
+
+    def _first(self, replay: _Replay, places: Places, arrays: list) -> Any:
         """The step as it is, then its replay from the same state; if they differ, the step's own results remain.
 
         That state is what the recording uses and did not make, whoever it belongs to.  What the step does beyond it is
         done once.
         """
         xp, used = self.backend.xp, replay.recording.outside()
-        args, kwargs = replay.inputs  # which hold the values of this call
+        state = self._state()
         try:
             other = [xp.copy(a) for a in used]
             _exchange(xp, used, other)  # of equal values, but there must be memory for it later
@@ -170,20 +256,29 @@ class _Captured:
             size = sum(a.nbytes for a in used)
             self._give_up(f"its first replay cannot be compared: there is no memory for copies of what it uses, "
                           f"{size} bytes")
-            return self.step(*args, **kwargs)
-        result = _map(_fresh, self.step(*args, **kwargs))  # copies: the replay writes where the step wrote
+            return AS_IT_IS
+        try:  # with the slots, which hold the values of this call; copies, for the replay writes where the step wrote
+            result = fresh(self._step(*replay.inputs))
+        except MemoryError:
+            for a, b in zip(used, other, strict=True):
+                a[...] = b
+            replay.before.restore()
+            places.restore()
+            self._give_up("there is no memory for the step itself beside its recording")
+            return AS_IT_IS
+        stepped = _Model.of(self.modules, self.tensors)
         gradients = [t.grad for t in self.tensors]
         _exchange(xp, used, other)
         replayed = replay(arrays)
         differing = self._difference(result, replayed, gradients) or self._unequal(
             (f"an array of {a.nbytes} bytes that is no tensor's", a, b) for a, b in zip(used, other, strict=True))
         if differing is None:
+            self.ran |= {state} - {None}
             self.recordings[state] = replay
             return replayed
         known = [(what, a, xp.copy(a)) for what, a in self._known()]
         _exchange(xp, used, other)
-        for t, g in zip(self.tensors, gradients, strict=True):
-            t.grad = g
+        stepped.restore()
         if not differing.startswith("result"):
             differing = self._unequal(known) or differing
         self._give_up(f"its first replay and the step itself, from the same state, differ in {differing}")
@@ -191,12 +286,10 @@ class _Captured:
 
     def _difference(self, result: Any, replayed: Any, gradients: list) -> str | None:
         """In which of their results, or gradients in memory of their own, the step and its replay differ."""
-        if _signature(result) != _signature(replayed):
+        if signature_of(result) != signature_of(replayed):
             return "results beside arrays, or the shapes of arrays"
-        returned: list[list] = [[], []]
-        for found, value in zip(returned, (result, replayed), strict=True):
-            _map(lambda a, found=found: found.append(raw(a)), value)
-        pairs = [(f"result {i}", a, b) for i, (a, b) in enumerate(zip(*returned, strict=True))]
+        returned = zip(arrays_in(result), arrays_in(replayed), strict=True)
+        pairs = [(f"result {i}", raw(a), raw(b)) for i, (a, b) in enumerate(returned)]
         for t, g in zip(self.tensors, gradients, strict=True):
             if t.grad is not g:
                 if t.grad is None or g is None:
@@ -220,27 +313,73 @@ class _Captured:
             if t.grad is not None:
                 yield f"the gradient of {self._name(t)}", t.grad
 
-    def _name(self, tensor: Tensor) -> str:
+    def _name(self, tensor: Any) -> str:
         named = ((n, t) for m in self.modules for n, t in (*m.named_parameters(), *m.named_buffers()))
         return next((name for name, t in named if t is tensor), f"a tensor of shape {tensor.shape}")
+
+
+IN_PLACE = "what lasts from step to step must be written in place, `x[...] = `"
+
+
+class _Model(NamedTuple):
+    """What Tensors and modules hold at some moment."""
+
+    tensors: list[Tensor]
+    rows: list[tuple]  # a tensor, its data, its gradient, whether it is trained, and when it was changed
+    training: list[tuple]  # a module, and whether it trains
+    hooks: list  # which the key names by id
+
+    @classmethod
+    def of(cls, called: Iterable, tensors: list[Tensor]) -> _Model:
+        rows = [(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
+        return cls(list(tensors), rows, [(m, m.training) for m in called], list(hooks_of(called, tensors)))
+
+    def restore(self) -> None:
+        for t, data, *_ in self.rows:
+            t.data = data
+        self.grads()
+
+    def grads(self) -> None:
+        """Have the gradients and modes of that moment."""
+        for t, _data, g, trained, _changed in self.rows:
+            t.grad, t.requires_grad = g, trained
+        for module, training in self.training:
+            if module.training != training:
+                module.training = training
 
 
 class _Replay:
     """A recording, the slots its arguments go to, and what it leaves behind."""
 
-    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any, before: list, after: list) -> None:
-        self.recording, self.slots, self.inputs, self.result, self.after = recording, slots, inputs, result, after
-        self._held = before  # the key names arrays by id: no other may get it
+    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any, before: _Model, after: _Model) -> None:
+        self.recording, self.slots, self.inputs, self.result = recording, slots, inputs, result
+        self.before, self.after = before, after  # the key names arrays by id: no other may get it
+        self._touched = [t for (t, *_, was), (*_, now) in zip(before.rows, after.rows, strict=True) if now != was]
 
     def __call__(self, arrays: list) -> Any:
-        for slot, a in zip(self.slots, arrays, strict=True):
-            slot.data[...] = raw(a)
-        self.recording.replay()
-        for t, g, touched in self.after:
-            t.grad = g
-            if touched:
-                t.touch()
-        return self.result
+        with self.recording.turn():
+            for slot, a in zip(self.slots, arrays, strict=True):
+                slot.data[...] = raw(a)
+            self.recording.replay()
+            result = fresh(self.result)
+        self.after.grads()
+        for t in self._touched:
+            t.touch()
+        return result
+
+
+def _at_home(optimizer: Any) -> bool:
+    return all(group.settled() for group in optimizer.param_groups)
+
+
+def _kept(recording: Any, ours: Any) -> str | None:
+    """The code that made an array which somebody other than we holds when the step has ended, or None."""
+    arrays = [raw(a) for a in arrays_in(ours)]
+    found = recording.held(arrays)
+    if found is not None:  # or it waits in a cycle to be collected
+        gc.collect()
+        found = recording.held(arrays)
+    return found
 
 
 def _exchange(xp: Any, arrays: list, others: list) -> None:
@@ -254,29 +393,3 @@ def _unequal(xp: Any, a: Any, b: Any) -> Any:
     """Do the bits of two arrays of one shape and dtype differ?  Answered on the device."""
     x, y = (xp.ascontiguousarray(v).reshape(-1).view("uint8") for v in (a, b))
     return (x != y).any()
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
-
-
-def _map(f: Callable, value: Any) -> Any:
-    """`f` of every array and Tensor in nested tuples, lists and dicts."""
-    return tree_map(lambda v: f(v) if _is_array(v) else v, value)
-
-
-def _fresh(a: Any) -> Any:
-    """A copy that no later step writes to, without history."""
-    copy = backend_of(raw(a)).xp.copy(raw(a))
-    return Tensor(copy) if isinstance(a, Tensor) else copy
-
-
-def _signature(value: Any) -> Any:
-    """A value as part of a key: arrays by kind, shape and dtype, the rest by itself."""
-    if isinstance(value, dict):
-        return tuple((k, _signature(v)) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return type(value), *map(_signature, value)
-    if _is_array(value):
-        return isinstance(value, Tensor), value.shape, value.dtype.name
-    return type(value), value

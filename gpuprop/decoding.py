@@ -18,7 +18,7 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
-from gpuprop.autograd import Tensor, is_float, namespace, raw, tensor
+from gpuprop.autograd import Tensor, beside_its_arrays, is_float, namespace, raw, tensor
 from gpuprop.functional import gumbel_softmax, log_softmax, softmax
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.reduction import argmax, cumsum, sort, topk
@@ -90,6 +90,7 @@ def _from(least: Tensor, logits: Tensor) -> Tensor:
 
 
 @no_grad()
+@beside_its_arrays
 def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = None, pad: int | None = None,
              choose: Callable[[Tensor], Any] = greedy) -> Tensor:
     """The prompts (N, T) and what ``choose(logits)`` continues them with: int64 tokens (N, T + up to `max_new_tokens`).
@@ -112,6 +113,7 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
 
 
 @no_grad()
+@beside_its_arrays
 def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *, eos: int | None = None,
                 pad: int | None = None, length_penalty: float = 1.0,
                 reorder: Callable[[Tensor], Any] | None = None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import BY_TYPE, default_backend, get_backend
+from gpuprop.backend import AS_IT_IS, BY_TYPE, default_backend, get_backend
 
 HOMES = {1: "numpy", 2: "cupy", 3: "numpy", 13: "cupy"}  # DLPack's CPU, CUDA, pinned and managed memory
 
@@ -42,7 +42,9 @@ class Luggage:
         self.array, self.kept = array, kept
 
     def __deepcopy__(self, memo: dict) -> Luggage:
-        return Luggage(copy.deepcopy(self.array, memo), self.kept)
+        a = self.array
+        with BY_TYPE[type(a)].at(a) if type(a) in BY_TYPE else AS_IT_IS:
+            return Luggage(copy.deepcopy(a, memo), self.kept)
 
     def __reduce__(self) -> tuple:
         a = self.array if self.kept else None

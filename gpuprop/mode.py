@@ -31,6 +31,11 @@ def widened(a: Any) -> Any:
     return a.astype("float32") if a.dtype.char in HALF else a
 
 
+def largest(dtype: Any) -> float:
+    """The largest finite number of a floating dtype; NumPy does not know bfloat16's."""
+    return 3.3895313892515355e38 if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
+
+
 def wide(dtype: Any) -> str:
     """The type in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
     return "float64" if dtype.itemsize == 8 else "float32"
@@ -114,14 +119,25 @@ def is_generic() -> bool:
 
 
 class Watch:
-    """What happens inside ``with watch() as noted:``, for which `noted` is None otherwise; blocks may be nested."""
+    """What this thread does inside ``with watch() as noted:``; `noted` is None elsewhere.
 
-    noted: dict | None = None
+    Blocks may be nested: what the inner one notes is the outer one's too, once it ends.
+    """
+
+    def __init__(self) -> None:
+        self._noted: ContextVar[dict | None] = ContextVar("gpuprop_watch", default=None)
+
+    @property
+    def noted(self) -> dict | None:
+        return self._noted.get()
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[dict]:
-        before, self.noted = self.noted, {}
+        outer, inner = self.noted, {}  # type: ignore[var-annotated]
+        token = self._noted.set(inner)
         try:
-            yield self.noted
+            yield inner
         finally:
-            self.noted = before
+            self._noted.reset(token)
+            if outer is not None:
+                outer.update(inner)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gpuprop.autograd import Differentiable, Node, Tensor, is_float, level, raw
+from gpuprop.autograd import Differentiable, Node, Tensor, beside, beside_its_arrays, is_float, level, raw
 from gpuprop.backend import BY_TYPE, SEVERAL, Backend, BackendMismatchError, backend_of, default_backend, get_backend
 from gpuprop.mode import HALF, Switch, current, widened
 
@@ -31,7 +31,8 @@ PLAIN = {int, float, bool, type(None)}
 _choices: list[dict] = []  # every op's choice of version by array type, to be forgotten when versions change
 
 
-def op(fn: Any = None, *, precision: str | None = None, promote: bool = False, half: bool = False) -> Any:
+def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
+       half: str | None = None) -> Any:
     """Lift ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)`` to Tensors.
 
     Parameters annotated `Array` are arrays, the others constants; the public call has this signature without `xp`.
@@ -41,15 +42,17 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False, h
     operands take the floating dtype of the others, and never widen it.
 
     Half types (float16, bfloat16) are computed in float32: the engine casts what the body is given and rounds what it
-    returns, once.  `half` says that the body is right as it is: it moves elements, or each of its results comes from
-    one operation, one matrix product or one pointwise body.  Of products (`precision` "low") that is understood.
+    returns, once.  `half` says that the body needs no help: "exact", it moves, chooses or compares elements, or makes
+    each result by one matrix product or one pointwise body, and numbers beside it take the half type (of products,
+    `precision` "low", that is understood); "rounded", it makes each result by one operation on arrays, but beside a
+    number, which would be rounded too, it is computed in float32 after all.
     """
     if fn is None:
         return functools.partial(op, precision=precision, promote=promote, half=half)
-    return _lift(Spec(fn), precision, promote, half or precision == "low")
+    return _lift(Spec(fn), precision, promote, "exact" if precision == "low" else half)
 
 
-def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half: bool = False) -> Any:
+def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half: str | None = None) -> Any:
     choose, chosen, spec.lifted, spec.precision = spec.choose, spec.chosen, True, precision
 
     def record(args: tuple, constants: dict) -> Any:
@@ -89,9 +92,8 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
             if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
         backend, run = (None if mode.generic else chosen.get(owner)) or choose(owner, mode.generic)
-        if narrow and (not half or any(type(a) is float for a in arrays)):  # beside one CuPy widens bfloat16
-            if any(type(a) not in PLAIN and a.dtype.char in HALF for a in arrays):
-                run = in_float32(run)
+        if narrow:
+            arrays, run = _of_half(half, arrays, run)
         made = run(backend.xp, *arrays, **constants)
         if type(made) is not tuple:
             raise TypeError(f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), and returned "
@@ -171,7 +173,7 @@ def linear_op(adjoint: Callable) -> Callable:
             return on(xp, x, *arrays, **constants), (
                 lambda d: adjoint(xp, d, shape, *arrays, **constants), *(None for _ in arrays))
 
-        call = _lift(Spec(body, registered=False), half=True)
+        call = _lift(Spec(body, registered=False), half="exact")
         call.fn, call.on, call.spec = fn, on, spec
         return call
 
@@ -317,6 +319,19 @@ def _where_arrays_are(spec: Spec, backend: Backend, run: Callable) -> Callable:
 
 # ---- half types -----------------------------------------------------------------------------------------------------
 
+def _of_half(half: str | None, arrays: list, run: Callable) -> tuple[list, Callable]:
+    """The arguments and the body of an op as they are for half types, if there are any among the arrays."""
+    dtype = next((a.dtype for a in arrays if type(a) not in PLAIN and a.dtype.char in HALF), None)
+    if dtype is None:
+        return arrays, run
+    numbers = any(type(a) in (int, float) for a in arrays)
+    if half is None or (half == "rounded" and numbers):
+        return arrays, in_float32(run)
+    if numbers:  # CuPy compares them in float32
+        arrays = [float(np.asarray(a).astype(dtype)) if type(a) is float else a for a in arrays]
+    return arrays, run
+
+
 def in_float32(run: Callable) -> Callable:
     """An op's body with its half types computed in float32: its results are rounded once, its gradients by the engine.
 
@@ -337,7 +352,7 @@ def in_float32(run: Callable) -> Callable:
             return out, None
         return out, tuple(f and _of_widened(f) for f in pullback) if type(pullback) is tuple else _of_widened(pullback)
 
-    return compute
+    return beside_its_arrays(compute) if SEVERAL else compute
 
 
 def _of_widened(pullback: Callable) -> Callable:
@@ -483,9 +498,11 @@ def _promote(arrays: list) -> list:
     """The last two operands, an integer or bool one in the floating dtype of the other: it never widens it."""
     *rest, x, y = arrays
     if is_float(x.dtype) and y.dtype.kind in "iub":
-        y = y.astype(x.dtype)
+        with beside((y,)):
+            y = y.astype(x.dtype)
     elif is_float(y.dtype) and x.dtype.kind in "iub":
-        x = x.astype(y.dtype)
+        with beside((x,)):
+            x = x.astype(y.dtype)
     return [*rest, x, y]
 
 

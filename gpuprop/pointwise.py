@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpuprop.autograd import is_float
-from gpuprop.backend import BY_TYPE
+import numpy as np
+
+from gpuprop.autograd import beside
+from gpuprop.backend import BY_TYPE, SEVERAL, get_backend
 from gpuprop.mode import HALF, is_generic, widened
 
 
@@ -30,6 +32,9 @@ def pointwise(fn: Callable) -> Any:
         if run is None:
             backend = BY_TYPE.get(kind)  # Tensors and tracers run the body as it is
             run = runners[kind] = fn if backend is None else backend.pointwise(fn)
+        if SEVERAL:
+            with beside(arrays):
+                return (plain if is_generic() else run)(xp, *arrays, **constants)
         return (plain if is_generic() else run)(xp, *arrays, **constants)
 
     call.fn = fn  # type: ignore[attr-defined]
@@ -41,20 +46,41 @@ def rounded_once(fn: Callable) -> Callable:
 
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
-        halves = [a for a in arrays if type(a) in BY_TYPE and a.dtype.char in HALF]
-        if not halves:
+        half = half_type(arrays)
+        if half is None:
             return fn(xp, *arrays, **constants)
-        dtype = halves[0].dtype
-        if any(a.dtype != dtype for a in halves):
-            raise TypeError("float16 and bfloat16 in one elementwise expression: cast one of them")
-        wide = [widened(a) if type(a) in BY_TYPE else a for a in arrays]
-        results = fn(xp, *wide, **constants)
-        for a, w in zip(arrays, wide, strict=True):
-            if w is not a and getattr(a.flags, "writeable", True):
-                a[...] = w  # the body may have updated it; to find out, the host would have to wait
-        if any(type(a) in BY_TYPE and a.dtype.char not in HALF and is_float(a.dtype) for a in arrays):
-            return results  # of the wider type
-        rounded = lambda r: r.astype(dtype) if hasattr(r, "dtype") and r.dtype == "float32" else r
-        return tuple(map(rounded, results)) if type(results) is tuple else rounded(results)
+        dtypes = result_types(functools.partial(fn, **constants), arrays)
+        wide = {id(a): widened(a) for a in arrays if type(a) in BY_TYPE}  # one, where an array is given twice
+        results = fn(xp, *[wide.get(id(a), a) for a in arrays], **constants)
+        for a in {id(a): a for a in arrays if type(a) in BY_TYPE and a.dtype == half}.values():
+            if getattr(a.flags, "writeable", True):
+                a[...] = wide[id(a)]  # the body may have updated it; to find out, the host would have to wait
+        rounded = [r.astype(half) if is_half(dtype) else r for r, dtype in zip(several(results), dtypes, strict=True)]
+        return tuple(rounded) if type(results) is tuple else rounded[0] if rounded else None
 
     return run
+
+
+def half_type(arrays: Sequence) -> Any:
+    """The half type among the arrays, or None; two of them do not go together."""
+    types = {a.dtype for a in arrays if type(a) in BY_TYPE and is_half(a.dtype)}
+    if len(types) > 1:
+        raise TypeError("float16 and bfloat16 in one elementwise expression: cast one of them")
+    return types.pop() if types else None
+
+
+def is_half(dtype: Any) -> bool:
+    return dtype.char in HALF
+
+
+def result_types(body: Callable, arrays: Sequence) -> list[Any]:
+    """The dtypes of what ``body(xp, *arrays)`` returns, as NumPy has them.
+
+    It is asked with arrays without elements; float16 stands for bfloat16, which NumPy would widen beside a number.
+    """
+    empty = lambda a: np.empty(0, "float16" if is_half(a.dtype) else a.dtype) if type(a) in BY_TYPE else a
+    return [r.dtype for r in several(body(get_backend("numpy").xp, *map(empty, arrays)))]
+
+
+def several(results: Any) -> tuple:
+    return results if type(results) is tuple else () if results is None else (results,)

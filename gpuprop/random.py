@@ -49,7 +49,7 @@ def philox(xp: Any, index: Any, draw: Any, stream: Any, seed: Any) -> tuple:
 def words(xp: Any, ticket: Any, stream: int, start: int, stop: int) -> Any:
     """The 64-bit words `start` (even) to `stop` of the 2**33 of a draw; `ticket` is a uint64 array (seed, draw)."""
     index = xp.arange(start // 2, (stop + 1) // 2, dtype="uint64")
-    return xp.stack(philox(xp, index, ticket[1], stream, ticket[0]), axis=-1).reshape(-1)[: stop - start]
+    return xp.stack(philox(xp, index, ticket[1], np.uint64(stream), ticket[0]), axis=-1).reshape(-1)[: stop - start]
 
 
 @kernel
@@ -77,7 +77,7 @@ def keep_rows(xp: Any, ticket: Array, rows: Array, n: int, start: int, stop: int
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
     first, last = start // 8, (stop + 7) // 8
     index = rows[..., None].astype("uint64") * ((n + 7) // 8) + xp.arange(first, last, dtype="uint64")
-    draws = xp.stack(philox(xp, index, ticket[1], NOISE, ticket[0]), axis=-1).view("uint16")
+    draws = xp.stack(philox(xp, index, ticket[1], np.uint64(NOISE), ticket[0]), axis=-1).view("uint16")
     draws = draws.reshape(*rows.shape, 8 * (last - first))
     return draws[..., start - 8 * first:stop - 8 * first] >= dropped
 
@@ -263,12 +263,10 @@ class Generator:
         if not 0 <= seed < 2**64:
             raise ValueError(f"a seed is an integer of 64 bits, 0 <= seed < 2**64, not {seed}")
         self.seed, self._draws = seed, draws
-        for (name, device), array in self._devices.items():
+        for (name, _), array in self._devices.items():
             backend = get_backend(name)
-            here = backend.device()
-            backend.use_device(device)
-            array[...] = self._start(backend)
-            backend.use_device(here)
+            with backend.at(array):
+                array[...] = self._start(backend)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.get_state()

@@ -682,3 +682,19 @@ def test_an_optimizers_step_is_three_launches(rule):
         family = rule.lower().removesuffix("w")
         assert sum(done.values()) == 3
         assert {f"gpuprop_{family}_update", f"gpuprop_{family}_coefficients"} < set(done)
+
+
+def test_integers_are_pythons():
+    """One that does not fit is refused at every call, as NumPy refuses it; Python computes with them, not C++."""
+    body, xp = pointwise(lambda xp, x, n: x + n), get_backend("cupy").xp
+    for dtype, fits, too_large in (("uint8", 250, 300), ("int8", -128, 200), ("uint64", 2**62, -1)):
+        x = xp.zeros(2, dtype)
+        assert body(xp, x, fits).tolist() == [fits] * 2
+        with pytest.raises(OverflowError, match=f"{too_large} out of bounds for {dtype}"):
+            body(xp, x, too_large)
+    power, large = pointwise(lambda xp, x, n: x * n**-1), pointwise(lambda xp, x, n, m: x * (n * n) + n // m)
+    for n in (2, 4, 2):
+        assert power(xp, xp.ones(2), n).tolist() == [1 / n] * 2
+    assert large(xp, xp.ones(2), 2**40, 3).tolist() == [2.0**80 + 2**40 // 3] * 2
+    with pytest.raises(ZeroDivisionError):
+        large(xp, xp.ones(2), 1, 0)

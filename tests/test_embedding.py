@@ -194,7 +194,7 @@ ERRORS = [
     (lambda: bag()(names(0), gp.tensor([0.0])), ValueError, "offsets are integers, one or more, not float32"),
     (lambda: bag()(names(0), names()), ValueError, r"one or more, not int64 of shape \(0,\)"),
     (lambda: bag()(names(0, 1), names(1)), IndexError, "the first of offsets must be 0"),
-    (lambda: bag()(names(0, 1), names(0, 3)), IndexError, "not beyond the 2 elements of input"),
+    (lambda: bag()(names(0, 1), names(0, 3)), IndexError, "not beyond the elements of input"),
     (lambda: bag()(names(0, 1), names(0, 2, 1)), IndexError, "offsets must ascend"),
     (lambda: bag()(names(0), names(0), gp.ones((1,))), ValueError, "for mode='sum', .* not for mode='mean'"),
     (lambda: F.embedding_bag(names(0), bag().weight, names(0), mode="max", scale_grad_by_freq=True), ValueError,

@@ -1,5 +1,6 @@
 """float16 and bfloat16: computed in float32 and rounded once, on every backend, in ops, modules and gradients."""
 
+import contextlib
 import math
 
 import ml_dtypes
@@ -53,6 +54,83 @@ def test_statistics_do_not_overflow(backend, dtype):
     norm = nn.BatchNorm1d(1).to(dtype)
     y = norm(half([[200.0], [-200.0]] * 8, dtype)).astype("float32").numpy()
     np.testing.assert_allclose(y, [[1], [-1]] * 8, rtol=1e-2)
+
+
+@halves
+def test_counts_and_totals_beyond_what_a_half_type_counts(backend, dtype):
+    """Not only in ops: in what functions add up beside them, too."""
+    n = 70_000
+    zero, one = half(np.zeros(n), dtype), half(np.ones(n), dtype)
+    assert F.mse_loss(one, zero, weight=one).item() == F.l1_loss(one, zero, weight=one).item() == 1
+    bag = F.embedding_bag(gpuprop.tensor(np.zeros((1, n), "int64")), half(np.ones((4, 2)), dtype), mode="mean")
+    assert bag.dtype == as_dtype(dtype) and bag.tolist() == [[1, 1]]
+    labels = gpuprop.tensor(np.zeros(n, "int64"))
+    loss = F.linear_cross_entropy(half(np.zeros((n, 2)), dtype), half(np.zeros((3, 2)), dtype), labels)
+    assert loss.item() == pytest.approx(math.log(3), rel=1e-2)
+    assert F.avg_pool2d(half(np.full((1, 1, 16, 16), 300), dtype), 16).item() == 300
+    loss = F.cross_entropy(half(np.zeros((n, 3)), dtype), labels, weight=half([1, 1, 1], dtype))
+    assert loss.item() == pytest.approx(math.log(3), rel=1e-2)
+
+
+@halves
+def test_running_statistics(backend, dtype):
+    """They move by steps that the half type rounds once, from statistics that it need not hold."""
+    norm = nn.BatchNorm1d(1).to(dtype)
+    norm(half([[300.0], [-300.0]] * 100, dtype))
+    assert norm.running_var.item() == pytest.approx(9048, rel=1e-2)
+    norm.eval()
+    assert norm(half([[95.0]], dtype)).item() == pytest.approx(95 / math.sqrt(9048), rel=2e-2)
+    layer = nn.utils.spectral_norm(nn.Linear(64, 64, bias=False).to(dtype))
+    with gpuprop.no_grad():
+        layer.weight_orig.data[...] = layer.weight_orig.data * 1000
+        for _ in range(30):
+            layer(half(np.ones((1, 64)), dtype))
+    sigma = np.linalg.svd(layer.weight.astype("float32").numpy(), compute_uv=False)[0]
+    assert sigma == pytest.approx(1, abs=0.05)
+
+
+@halves
+def test_numbers_that_a_half_type_does_not_hold(backend, dtype):
+    largest = float(ml_dtypes.finfo(as_dtype(dtype)).max)
+    x = half([math.nan, math.inf, -math.inf], dtype)
+    assert gpuprop.nan_to_num(x).tolist() == [0, largest, -largest]
+    assert F.rms_norm(half(np.full((1, 4), 1e-3), dtype), 4).tolist()[0][0] == pytest.approx(0.945, rel=1e-2)
+    assert (half([1e-3], dtype) * 70_000).item() == (half([1e-3], dtype) * 70_000.0).item() == pytest.approx(70, rel=1e-2)
+    x = half([0.1], dtype)
+    for same in (x == 0.1, x <= 0.1, x >= 0.1, gpuprop.where(x == 0.1, True, False)):
+        assert same.tolist() == [True]
+
+
+@halves
+def test_pointwise_bodies(backend, dtype):
+    """An array given twice is updated once; the types of results are NumPy's, each by itself."""
+    @gpuprop.pointwise
+    def add_in(xp, p, g):
+        p += g
+
+    @gpuprop.pointwise
+    def mixed(xp, x, y):
+        return x * 2.5, x + y, x.astype("float32"), x > 0
+
+    a, y = half([1.0, 2.0], dtype).data, gpuprop.ones(2).data
+    for how in (contextlib.nullcontext, gpuprop.generic):
+        x = backend.xp.copy(a)
+        with how():
+            add_in(backend.xp, x, x)
+            found = mixed(backend.xp, a, y)
+        assert backend.to_numpy(x).astype("float32").tolist() == [2, 4]
+        assert [f.dtype for f in found] == [as_dtype(dtype), "float32", "float32", "bool"]
+
+
+@pytest.mark.parametrize("narrow", ["uint8", "int8"])
+def test_narrow_lengths(backend, narrow):
+    rng = np.random.default_rng(0)
+    scores = gpuprop.tensor(rng.standard_normal((200, 2, 5)).astype("float32"))
+    targets, lengths = gpuprop.tensor(rng.integers(1, 5, (2, 110))), np.array([110, 100])
+    want = F.ctc_loss(F.log_softmax(scores, -1), targets, [200, 200], gpuprop.tensor(lengths), reduction="none")
+    got = F.ctc_loss(F.log_softmax(scores, -1), targets, [200, 200], gpuprop.tensor(lengths.astype(narrow)),
+                     reduction="none")
+    assert got.tolist() == want.tolist()
 
 
 @halves

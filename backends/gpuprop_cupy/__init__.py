@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import Backend, Unavailable
+from gpuprop.backend import Backend, CaptureError, Unavailable
 
 INSTALL = 'pip install "gpuprop[cuda13]" (or "gpuprop[cuda12]", for drivers before 580)'
 
@@ -57,8 +57,23 @@ class CupyBackend(Backend):
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
         if isinstance(value, self._cupy.ndarray) and value.device.id != self.device():
-            value = value.copy()  # to the current device, which asarray() does not do
+            value = self._brought(value)
         return self._cupy.asarray(value, dtype)
+
+    def _brought(self, array: Any) -> Any:
+        """A copy of another device's array here, in the order of the current streams of both devices."""
+        here = self._cupy.cuda.get_current_stream()
+        if here.is_capturing():
+            raise CaptureError("a copy from another device cannot be captured")
+        with array.device:  # the default stream is that of the current device
+            array = self._cupy.ascontiguousarray(array)
+            made = self._cupy.cuda.get_current_stream().record()
+        here.wait_event(made)
+        copy = array.copy()
+        copied = here.record()
+        with array.device:  # who gets the memory of `array` next, or writes to it, must not overtake the copy
+            self._cupy.cuda.get_current_stream().wait_event(copied)
+        return copy
 
     def to_numpy(self, array: Any) -> np.ndarray:
         with self.at(array):

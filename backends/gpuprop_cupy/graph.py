@@ -6,13 +6,12 @@ import bisect
 import contextlib
 import ctypes
 import functools
-import gc
 import os
 import struct
 import sys
 import threading
-from collections import deque
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -21,7 +20,8 @@ import numpy as np
 from cupy.cuda import runtime
 
 from gpuprop.backend import CaptureError
-from gpuprop_cupy.products import new_workspace
+from gpuprop.capture_state import instances
+from gpuprop_cupy import products
 
 # ---- recording ------------------------------------------------------------------------------------------------------
 
@@ -34,6 +34,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.arena = Arena()
+        self.device = self.arena.device
         self.graph: Any = None
         self.nodes: list[Node] = []
         self._used: list[Any] = []  # memory that was there before
@@ -49,11 +50,42 @@ class Recording:
         pointer = cupy.cuda.MemoryPointer
         return [cupy.ndarray((memory.size,), "uint8", pointer(memory, 0)) for memory in self._used]
 
+    def uses(self, array: Any) -> bool:
+        """Does the work use the memory of an array that was there before?"""
+        return any(memory.ptr <= array.data.ptr < memory.ptr + memory.size for memory in self._used)
+
+    def held(self, ours: Iterable[Any]) -> str | None:
+        """The code that made an array, other than `ours`, that somebody still holds, or None."""
+        return self.arena.held({a.data.ptr for a in ours})
+
     def replay(self) -> None:
         """Do the work again, on the stream that is current, with the addresses and numbers of the recording."""
         if self.graph is None:
             raise CaptureError("nothing to replay: recording this step did not come to its end")
-        self.graph.launch()
+        with self.turn():
+            self.graph.launch()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """What this thread asks of the device inside the block is done after all such blocks before, on any stream.
+
+        Replays take turns, because they share a workspace, and what a replay reads and leaves must not be written to by
+        the next one.
+        """
+        turns = _turns[self.device]
+        with turns.lock:
+            stream = cupy.cuda.get_current_stream()
+            if turns.event is not None and turns.stream != stream.ptr:
+                stream.wait_event(turns.event)
+            elif turns.stream == NULL != stream.ptr:
+                stream.wait_event(cupy.cuda.Stream.null.record())
+            try:
+                yield
+            finally:
+                # Another stream may be destroyed before it is asked, and a thread's default stream has every thread's
+                # address: what comes next waits for an event.
+                turns.event = None if stream.ptr == NULL else stream.record()
+                turns.stream = None if stream.ptr == PER_THREAD else stream.ptr
 
     def difference(self, other: Recording) -> str | None:
         """What another recording of the same step did otherwise, in words, or None: a replay would get it wrong."""
@@ -100,7 +132,35 @@ class Recording:
         return node.name if last is None else f"{node.name} in {self.arena.made[last].where}"
 
 
+NULL, PER_THREAD = 0, 2  # the addresses of the default streams
+
+
+class _Turns:
+    """Which stream had the last turn on a device, and the event at its end."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.stream: int | None = None
+        self.event: Any = None
+
+
+_turns: defaultdict[int, _Turns] = defaultdict(_Turns)  # by device
+_workspaces: dict[int, int] = {}  # by device: the address of the one that all recordings' products use
 _here = threading.local()
+
+
+def _workspace() -> int | None:
+    """The memory that cuBLAS uses in recordings on this device; kept for good, as graphs hold its address."""
+    device = runtime.getDevice()
+    size = products.workspace_size(device)
+    with _memory_lock:
+        if device not in _workspaces:
+            address = _allocate(size)
+            if not address:
+                raise cupy.cuda.memory.OutOfMemoryError(size, reserved(device))
+            _workspaces[device] = address
+            _reserved[device] += size
+        return _workspaces[device]
 
 
 @contextlib.contextmanager
@@ -112,7 +172,7 @@ def record() -> Iterator[Recording]:
     if getattr(_here, "recording", False):
         raise CaptureError("this thread is recording already")
     recording, stream = Recording(), cupy.cuda.Stream(non_blocking=True)
-    new_workspace()
+    products.lend_workspace(_workspace())
     _here.recording = True
     try:
         with cupy.cuda.using_allocator(recording.arena.malloc), stream:
@@ -132,7 +192,8 @@ def record() -> Iterator[Recording]:
         raise
     finally:
         _here.recording = False
-        new_workspace()
+        with cupy.cuda.Device(recording.device):
+            products.lend_workspace(None)
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -170,7 +231,7 @@ def caller() -> str:
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
 
-UNIT, CHUNK = 512, 2 << 20  # bytes: what blocks and chunks are multiples of
+UNIT, CHUNK, LARGE = 512, 64 << 10, 2 << 20  # bytes: what blocks and chunks are multiples of; chunks grow up to LARGE
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
@@ -199,7 +260,9 @@ class Arena:
     """
 
     def __init__(self) -> None:
+        self.device = runtime.getDevice()
         self.made: list[Made] = []  # every block, in the order of the calls
+        self._out: dict[int, Made] = {}  # by address: the blocks that have not come back
         self.returned: deque[tuple[int, int]] = deque()  # by any thread, at any time
         self._free: list[tuple[int, int]] = []  # by address
         self._chunks: dict[int, int] = {}  # sizes by address
@@ -208,22 +271,38 @@ class Arena:
 
     def malloc(self, size: int) -> Any:
         """Memory for CuPy, from the smallest free block that is large enough."""
+        device = runtime.getDevice()
+        if device != self.device:
+            raise CaptureError(f"{caller()} makes an array on cuda:{device} in a step that is recorded on "
+                               f"cuda:{self.device}: a captured step computes on one device")
         size = -(-size // UNIT) * UNIT
         if not size:
             return cupy.cuda.MemoryPointer(cupy.cuda.Memory(0), 0)
-        while self.returned:
-            self._put(*self.returned.popleft())
+        self._take_back()
         fitting = [(n, address) for address, n in self._free if n >= size]
         n, address = min(fitting) if fitting else self._grow(size)
         self._free.remove((address, n))
         if n > size:
             bisect.insort(self._free, (address + size, n - size))
-        self.made.append(Made(address, size, caller()))
+        self._out[address] = Made(address, size, caller())
+        self.made.append(self._out[address])
         memory = cupy.cuda.UnownedMemory(address, size, Block(self, address, size), runtime.getDevice())
         return cupy.cuda.MemoryPointer(memory, 0)
 
+    def held(self, ours: set[int]) -> str | None:
+        """The code that made a block that has not come back and has none of these addresses, or None."""
+        self._take_back()
+        return next((m.where for m in self._out.values()
+                     if not any(m.address <= a < m.address + m.size for a in ours)), None)
+
+    def _take_back(self) -> None:
+        while self.returned:
+            address, size = self.returned.popleft()
+            del self._out[address]
+            self._put(address, size)
+
     def _grow(self, size: int) -> tuple[int, int]:
-        size = -(-size // CHUNK) * CHUNK
+        size = -(-max(size, min(sum(self._chunks.values()), LARGE)) // CHUNK) * CHUNK  # as much as there is, or more
         with relaxed():
             address = _allocate(size)
             if not address:
@@ -232,6 +311,8 @@ class Arena:
         if not address:
             raise cupy.cuda.memory.OutOfMemoryError(size, sum(self._chunks.values()))
         self._chunks[address] = size
+        with _memory_lock:
+            _reserved[self.device] += size
         self._put(address, size)
         return size, address
 
@@ -266,8 +347,19 @@ class Arena:
     def __del__(self) -> None:
         if self._process == os.getpid() and not sys.is_finalizing():
             with relaxed():
-                for address in self._chunks:
+                for address, size in self._chunks.items():
                     runtime.free(address)  # waits until it is out of use
+                    with _memory_lock:
+                        _reserved[self.device] -= size
+
+
+_reserved: defaultdict[int, int] = defaultdict(int)  # bytes by device
+_memory_lock = threading.RLock()  # an arena may be dropped at any time
+
+
+def reserved(device: int) -> int:
+    """Bytes of a device that belong to recordings."""
+    return _reserved[device]
 
 
 def _allocate(size: int) -> int:
@@ -394,15 +486,14 @@ def _memory_at(addresses: list[int]) -> list[Any]:
     """The memory of CuPy's arrays, of all there are, that these addresses, if they are such, lie in."""
     addresses.sort()
     device, found = runtime.getDevice(), {}  # type: ignore[var-annotated]
-    for value in gc.get_objects():
-        if issubclass(type(value), cupy.ndarray):
-            memory = getattr(value.data, "mem", None)  # another thread may be making the array just now
-            if memory is None or memory.device_id != device:
-                continue
-            i = bisect.bisect_left(addresses, memory.ptr)
-            if i < len(addresses) and addresses[i] < memory.ptr + memory.size:
-                known = found.get(memory.ptr)  # an array of another library may be in the same memory
-                found[memory.ptr] = memory if known is None or known.size < memory.size else known
+    for value in instances(cupy.ndarray):
+        memory = getattr(value.data, "mem", None)  # another thread may be making the array just now
+        if memory is None or memory.device_id != device:
+            continue
+        i = bisect.bisect_left(addresses, memory.ptr)
+        if i < len(addresses) and addresses[i] < memory.ptr + memory.size:
+            known = found.get(memory.ptr)  # an array of another library may be in the same memory
+            found[memory.ptr] = memory if known is None or known.size < memory.size else known
     return list(found.values())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import cupy
@@ -44,17 +44,51 @@ def compiled(fn: Callable) -> Callable:
                 key.append(type(a))
         plan = plans.get(signature := tuple(key))
         if plan is None:
-            plan = plans[signature] = Trace(fn, arrays, constants).plan()
+            plan = plans[signature] = _planned(fn, arrays, constants)
         return plan(arrays)
 
     return run
 
 
-class Trace:
-    """One run of a body on symbols: the lines of C++ that it wrote, and the kernel that they make."""
+class Baked(Exception):
+    """The body computes with Python integers alone, of any size, which C++ has not: Python must do it."""
 
-    def __init__(self, fn: Callable, arrays: Sequence, constants: dict[str, Any]) -> None:
-        self.name = fn.__name__
+    def __init__(self, arguments: set[int]) -> None:
+        self.arguments = arguments
+
+
+def _planned(fn: Callable, arrays: Sequence, constants: dict[str, Any]) -> Callable:
+    """``launch(arrays)`` for arguments of one signature; where integers are baked in, for each of their values."""
+    baked: set[int] = set()
+    while True:
+        try:
+            plan = Trace(fn, arrays, constants, baked).plan()
+            break
+        except Baked as found:
+            baked |= found.arguments
+    if not baked:
+        return plan
+    values = lambda arrays: tuple(arrays[k] for k in sorted(baked))
+    plans = {values(arrays): plan}
+
+    def launch(arrays: Sequence) -> Any:
+        found = plans.get(values(arrays))
+        if found is None:
+            found = plans[values(arrays)] = Trace(fn, arrays, constants, baked).plan()
+        return found(arrays)
+
+    return launch
+
+
+class Trace:
+    """One run of a body on symbols: the lines of C++ that it wrote, and the kernel that they make.
+
+    The arguments numbered in `baked` are Python's own integers to it.
+    """
+
+    def __init__(self, fn: Callable, arrays: Sequence, constants: dict[str, Any],
+                 baked: Collection[int] = ()) -> None:
+        self.name, self.baked = fn.__name__, baked
         self.prelude: list[str] = []  # what depends on 0-d arrays and numbers alone, once a thread
         self.lines: list[str] = []
         self.known: dict[tuple, list[str]] = {}  # the names of the results of what was written already
@@ -63,6 +97,8 @@ class Trace:
         self.updated: dict[int, Symbol] = {}  # arguments by position
         self.ranges = [k for k, a in enumerate(arrays) if type(a) is range]
         self.spread = bool(self.ranges) or any(type(a) is cupy.ndarray and a.ndim for a in arrays)
+        self.integers: dict[str, int] = {}  # Python's, by name: which argument each is
+        self.bounds: list[tuple] = []  # what they are taken as: (argument, dtype, its least and largest)
         self.params: list[str] = []  # as ElementwiseKernel declares them; "" for what is None
         for name, value in constants.items():
             self._check_constant(name, value)
@@ -81,6 +117,9 @@ class Trace:
 
     def _argument(self, k: int, a: Any) -> Any:
         kind, name = type(a), f"a{k}"
+        if k in self.baked:
+            self.params.append("")
+            return a
         if kind is cupy.ndarray:
             raw = self.spread and not a.ndim
             self.params.append(f"{'raw ' * raw}{a.dtype.name} {name}")
@@ -95,6 +134,8 @@ class Trace:
             return Symbol(self, STRONG[int], self.let(STRONG[int], text, False), False)
         if kind in STRONG:
             self.params.append(f"{STRONG[kind].name} {name}")
+            if kind is int:
+                self.integers[name] = k
             return Symbol(self, BOOL if kind is bool else kind, name, True)
         if isinstance(a, np.generic):
             self.params.append(f"{a.dtype.name} {name}")
@@ -140,6 +181,8 @@ class Trace:
     def read(self, x: Any, dtype: np.dtype) -> tuple[str, bool]:
         """C++ for a symbol or number in a dtype, and whether it depends on 0-d operands alone."""
         if isinstance(x, Symbol):
+            if x.code in self.integers and dtype.kind in "iu":
+                self.bounds.append((self.integers[x.code], dtype, np.iinfo(dtype)))
             same = widened(x.kind) == widened(dtype)
             return x.code if same else self.let(dtype, x.code, x.once), x.once
         return literal(x, dtype), True
@@ -163,8 +206,11 @@ class Trace:
 
     def operate(self, name: str, *operands: Any) -> Any:
         """An operator: of Python's numbers it makes another."""
+        types = [self.dtype_of(x) for x in operands]
+        if all(t is int for t in types):
+            raise Baked({self.integers[x.code] for x in operands if isinstance(x, Symbol)})
         result = self.call(name, *operands)
-        if any(isinstance(self.dtype_of(x), np.dtype) for x in operands) or result.kind == BOOL:
+        if any(isinstance(t, np.dtype) for t in types) or result.kind == BOOL:
             return result
         return Symbol(self, float if result.kind.kind == "f" else int, result.code, result.once)
 
@@ -238,6 +284,7 @@ class Trace:
             if not isinstance(r, Symbol):
                 raise self.refuse(f"it returns {type(r).__name__}, not arrays")
         updated, ranges, dtypes = sorted(self.updated), self.ranges, [self.stored(r.kind) for r in results]
+        bounds = list({(k, dtype): (k, dtype, limits) for k, dtype, limits in self.bounds}.values())
         ins = [k for k, param in enumerate(self.params) if param and k not in self.updated]
         outs = [*(self.params[k] for k in updated), *(f"{t.name} o{j}" for j, t in enumerate(dtypes))]
         stores = [(f"a{k}", self.updated[k]) for k in updated] + [(f"o{j}", r) for j, r in enumerate(results)]
@@ -252,6 +299,9 @@ class Trace:
         first = len(updated)
 
         def launch(arrays: Sequence) -> Any:
+            for k, dtype, limits in bounds:
+                if not limits.min <= arrays[k] <= limits.max:
+                    raise OverflowError(f"Python integer {arrays[k]} out of bounds for {dtype}")
             args = [arrays[k] for k in ins]
             if ranges:
                 args = [part for a in args for part in ((a.start, a.step, len(a)) if type(a) is range else (a,))]

@@ -12,7 +12,11 @@ IN_FLIGHT = 3  # batches in pinned memory; so the host, too, is no further ahead
 
 
 class Prefetch:
-    """Sends each batch while the one before is in use, to the device on which the caller's thread is."""
+    """Sends each batch while the one before is in use, to the device on which the caller's thread is.
+
+    Batches are waited for there, on the stream that is the current one when they are handed out: the caller may have
+    gone to another device or stream meanwhile.
+    """
 
     def __init__(self, cupy: Any) -> None:
         from cupyx import empty_pinned
@@ -22,7 +26,7 @@ class Prefetch:
         self._in_flight: deque[tuple[Any, list]] = deque()  # pinned memory is not to be reused before it is copied
 
     def __call__(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
-        sent: deque[tuple[list, Any]] = deque()
+        sent: deque[tuple[list, Any, Any]] = deque()
         failure = None
         try:
             for arrays in batches:
@@ -32,15 +36,15 @@ class Prefetch:
         except Exception as e:
             failure = e  # the batch before is good
         finally:
-            for _, copied in sent:  # who gets its memory next must not be overtaken by the copy
-                self._here().wait_event(copied)
-        for arrays, _ in sent:
-            yield arrays
+            for batch in sent:  # who gets its memory next must not be overtaken by the copy
+                self._received(*batch)
+        for batch in sent:
+            yield self._received(*batch)
         if failure is not None:
             raise failure
 
-    def _send(self, arrays: list[np.ndarray]) -> tuple[list, Any]:
-        """The arrays on the device, and the event after which they are whole."""
+    def _send(self, arrays: list[np.ndarray]) -> tuple[list, Any, Any]:
+        """The arrays on the device, the event after which they are whole, and the device."""
         stream = self._stream()
         stream.wait_event(self._here().record())  # until then the memory that `empty` finds may still be read
         pairs = [self._copy(a, stream) for a in arrays]
@@ -48,7 +52,7 @@ class Prefetch:
         self._in_flight.append((copied, [pinned for _, pinned in pairs]))
         if len(self._in_flight) > IN_FLIGHT:
             self._in_flight.popleft()[0].synchronize()
-        return [array for array, _ in pairs], copied
+        return [array for array, _ in pairs], copied, self._cupy.cuda.Device()
 
     def _copy(self, host: np.ndarray, stream: Any) -> tuple[Any, Any]:
         array = self._cupy.empty(host.shape, host.dtype)
@@ -59,8 +63,9 @@ class Prefetch:
         array.set(pinned, stream)
         return array, pinned
 
-    def _received(self, arrays: list, copied: Any) -> list:
-        self._here().wait_event(copied)
+    def _received(self, arrays: list, copied: Any, device: Any) -> list:
+        with device:
+            self._here().wait_event(copied)
         return arrays
 
     def _here(self) -> Any:

@@ -114,23 +114,25 @@ class Handle:
         self.library.call("cublasSetMathMode", self.pointer, MATH)
         self.stream: int | None = None
         self.workspace: Any = None
+        self.lent: int | None = None  # the address of the workspace of recordings, while this thread records
 
     def follow(self, stream: int) -> None:
         """Have the next calls go to CuPy's current stream, with a workspace that no other stream writes to.
 
-        CuPy's pool hands out what was allocated on a stream only to later work on it, so the workspace before may be
+        Recordings have one workspace together, for their replays are run one after the other.  CuPy's pool hands out what was allocated on a stream only to later work on it, so the workspace before may be
         dropped while it is in use.  Setting the stream makes cuBLAS forget the workspace, so this is the order.
         """
         self.stream = None
         self.library.call("cublasSetStream_v2", self.pointer, stream)
-        size = _workspace_size(cupy.cuda.runtime.getDevice())
-        workspace = cupy.cuda.alloc(size)
-        self.library.call("cublasSetWorkspace_v2", self.pointer, workspace.ptr, size)
+        size = workspace_size(cupy.cuda.runtime.getDevice())
+        workspace = cupy.cuda.alloc(size) if self.lent is None else None
+        address = self.lent if workspace is None else workspace.ptr
+        self.library.call("cublasSetWorkspace_v2", self.pointer, address, size)
         self.stream, self.workspace = stream, workspace
 
 
 @functools.cache
-def _workspace_size(device: int) -> int:
+def workspace_size(device: int) -> int:
     """Bytes, as cuBLAS recommends for the architecture."""
     major = int(cupy.cuda.Device(device).compute_capability[:-1])
     return (32 if major >= 9 else 4) << 20
@@ -167,15 +169,15 @@ class _AtEnd:
 
     def __del__(self) -> None:
         for device, handle in self.own.items():
-            handle.stream = handle.workspace = None
+            handle.stream = handle.workspace = handle.lent = None
             self.spare[device].append(handle)
 
 
 _handles = _Handles()
 
 
-def new_workspace() -> None:
-    """Have this thread's next product allocate its workspace: what a recording uses is to live as long as it.
+def lend_workspace(address: int | None) -> None:
+    """Have this thread's next products on this device use a workspace that lies there, or again, for None, their own.
 
     The handle is made now, which a captured step cannot do.
     """
@@ -184,6 +186,7 @@ def new_workspace() -> None:
     except ImportError:  # a step without products needs no cuBLAS
         return
     handle.stream = handle.workspace = None
+    handle.lent = address
 
 
 # ---- plans ----------------------------------------------------------------------------------------------------------

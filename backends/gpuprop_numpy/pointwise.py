@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop.pointwise import half_type, is_half, several
+
 BLOCK = 1 << 17  # elements; with smaller ones threads lose more by handing the interpreter on than they win
 SMALL = 2 * BLOCK  # up to here a body runs as it is
 PARALLEL = 8 * BLOCK  # from here on in threads
@@ -48,30 +50,28 @@ def blockwise(fn: Callable) -> Callable:
 
 def _run(body: Callable, arrays: Sequence) -> Any:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
-    half = _half_type(arrays)
+    half = half_type(arrays)
     if half is None and math.prod(shape) <= SMALL:  # an integer of two bytes
         return body(*arrays)
     sample = body(*map(_empty, arrays))
+    same = list(map(id, arrays))
     ins, axes, flat = _in_memory_order(arrays, shape)
     extent = [shape[i] for i in axes]
-    outs = [np.empty(extent, half if is_half(r.dtype) else r.dtype) for r in _several(sample)]
+    outs = [np.empty(extent, half if is_half(r.dtype) else r.dtype) for r in several(sample)]
     parts = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
 
     def work(blocks: Sequence) -> None:
         for index in blocks:
-            results = compute(*(_part(a, index) for a in ins))
-            for out, result in zip(parts, _several(results), strict=True):
+            given = {k: _part(a, index) for k, a in zip(same, ins, strict=True)}  # one part of what is given twice
+            results = compute(*(given[k] for k in same))
+            for out, result in zip(parts, several(results), strict=True):
                 out[index] = result
 
     with contextlib.nullcontext() if half is None else np.errstate(over="ignore"):  # loss scaling looks for infinities
         _share(work, _blocks([math.prod(shape)] if flat else extent))
     outs = [out.transpose(np.argsort(axes)) for out in outs]
     return tuple(outs) if type(sample) is tuple else outs[0] if outs else None
-
-
-def _several(results: Any) -> tuple:
-    return results if type(results) is tuple else () if results is None else (results,)
 
 
 # ---- where -----------------------------------------------------------------------------------------------------------
@@ -126,27 +126,16 @@ def _share(work: Callable, blocks: Sequence) -> None:
 # ---- in which types --------------------------------------------------------------------------------------------------
 
 
-def is_half(dtype: Any) -> bool:
-    return dtype.char in "eE"  # float16's and bfloat16's; the name takes a microsecond
-
-
-def _half_type(arrays: Sequence) -> Any:
-    """The half type among the arrays, or None."""
-    types = {a.dtype for a in arrays if isinstance(a, np.ndarray) and is_half(a.dtype)}
-    if len(types) > 1:
-        raise TypeError("float16 and bfloat16 in one elementwise expression: cast one of them")
-    return types.pop() if types else None
-
-
 def _empty(a: Any) -> Any:
     """A stand-in without elements, to ask a body what it returns; float16 for bfloat16 too, which NumPy would widen."""
     return np.empty(0, np.float16 if is_half(a.dtype) else a.dtype) if isinstance(a, np.ndarray) else a
 
 
 def _in_float32(body: Callable, *arrays: Any) -> Any:
-    wide = [a.astype(np.float32) if isinstance(a, np.ndarray) and is_half(a.dtype) else a for a in arrays]
-    results = body(*wide)
-    for a, w in zip(arrays, wide, strict=True):
-        if w is not a and not np.array_equal(a, w, equal_nan=True):  # the body updated it
-            a[...] = w
+    halves = {id(a): a for a in arrays if isinstance(a, np.ndarray) and is_half(a.dtype)}
+    wide = {k: a.astype(np.float32) for k, a in halves.items()}
+    results = body(*(wide.get(id(a), a) for a in arrays))
+    for k, a in halves.items():
+        if not np.array_equal(a, wide[k], equal_nan=True):  # the body updated it
+            a[...] = wide[k]
     return results

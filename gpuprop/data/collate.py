@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.autograd import raw
-from gpuprop.backend import backend_of
+from gpuprop.autograd import namespace, raw
 
 
 def default_collate(samples: Sequence) -> Any:
@@ -33,7 +32,7 @@ def default_collate(samples: Sequence) -> Any:
     if hasattr(raw(first), "shape"):
         arrays = [raw(s) for s in samples]
         _check_equal("shapes", [getattr(a, "shape", None) for a in arrays])
-        return backend_of(arrays[0]).xp.stack(arrays)
+        return namespace(arrays[0]).stack(arrays)
     kinds = ", ".join(sorted({type(s).__name__ for s in samples}))
     raise TypeError(f"samples hold {kinds}, and a batch is made of arrays, numbers, texts, tuples, "
                     f"lists and dicts: convert it in the dataset, or pass collate_fn=")

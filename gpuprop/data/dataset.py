@@ -85,7 +85,8 @@ def _rows(a: Any, indices: np.ndarray) -> Any:
     wrong = indices[(indices < -n) | (indices >= n)]
     if wrong.size:
         raise IndexError(f"index {wrong[0]} is out of bounds for the dataset's {n} samples")
-    return backend.xp.take(a, backend.asarray(indices), axis=0)
+    with backend.at(a):
+        return backend.xp.take(a, backend.asarray(indices), axis=0)
 
 
 class Subset(Dataset):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.autograd import is_float, raw
+from gpuprop.autograd import beside, is_float, raw
 from gpuprop.backend import on_host
 from gpuprop.data.collate import default_collate, map_leaves
 from gpuprop.data.dataset import taker
@@ -87,7 +87,8 @@ class Fetch:
         dtype = getattr(leaf, "dtype", None)
         if dtype is self.dtype or self.dtype is None or dtype is None or not is_float(dtype):
             return leaf
-        return leaf.astype(self.dtype)
+        with beside((leaf,)):
+            return leaf.astype(self.dtype)
 
 
 class FetchNext(Fetch):

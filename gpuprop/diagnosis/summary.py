@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from gpuprop.autograd import Tensor
-from gpuprop.backend import backend_of, default_backend, use
+from gpuprop.autograd import namespace
+from gpuprop.backend import default_backend, making_on, place_of, write
+from gpuprop.functional.creation import zeros
 from gpuprop.mode import no_grad
 from gpuprop.nn.module import Module, around
 from gpuprop.random import Generator, default_generator
@@ -48,7 +49,7 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
     Modes, buffers and random numbers are left as they were; hooks are called.
     """
     first = next((p for p in model.parameters()), None)
-    backend = default_backend() if first is None else backend_of(first.data)
+    place = default_backend().name if first is None else place_of(first.data)
     dtypes = dtype if isinstance(dtype, list | tuple) else [dtype] * len(input_shapes)
     own = "float32" if first is None else first.dtype
     outputs: dict[int, Any] = {}
@@ -57,9 +58,9 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
         outputs[id(module)] = run(module, args, kwargs)
         return outputs[id(module)]
 
-    with use(backend.name), no_grad(), _left_as_it_was(model), around(note):
+    with making_on(place), no_grad(), _left_as_it_was(model), around(note):
         inputs = zip(input_shapes, dtypes, strict=True)
-        model.eval()(*(Tensor(backend.xp.zeros(tuple(shape), dtype or own)) for shape, dtype in inputs))
+        model.eval()(*(zeros(tuple(shape), dtype=dtype or own) for shape, dtype in inputs))
     rows = [Row(name or type(model).__name__, type(module).__name__, _shapes(outputs.get(id(module))),
                 sum(p.size for p in module.parameters(recurse=False))) for name, module in model.named_modules()]
     sizes = [(p.size, p.requires_grad) for p in model.parameters()]
@@ -79,9 +80,9 @@ def _shapes(output: Any) -> Any:
 def _left_as_it_was(model: Module) -> Iterator[None]:
     """Whatever a forward in the block does to modes, buffers and random numbers is undone."""
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(b, b.data, b.data.copy()) for b in model.buffers()]
+    buffers = [(b, b.data, namespace(b.data).copy(b.data)) for b in model.buffers()]
     generators = {id(g): g for m in model.modules() for g in vars(m).values() if isinstance(g, Generator)}
-    draws = [(g, list(g._draws), {key: a.copy() for key, a in g._devices.items()})
+    draws = [(g, list(g._draws), {key: namespace(a).copy(a) for key, a in g._devices.items()})
              for g in (default_generator, *generators.values())]
     try:
         yield
@@ -89,12 +90,12 @@ def _left_as_it_was(model: Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         for buffer, data, values in buffers:
-            data[...] = values
+            write(data, values)
             buffer.data = data
         for generator, counts, counted in draws:
             generator._draws = counts
             for key, array in list(generator._devices.items()):
                 if key in counted:
-                    array[...] = counted[key]  # in place, where captured steps read it
+                    write(array, counted[key])  # in place, where captured steps read it
                 else:
                     del generator._devices[key]

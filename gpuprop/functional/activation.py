@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from gpuprop.autograd import namespace, raw
-from gpuprop.backend import backend_of, use
+from gpuprop.backend import making_on, place_of
 from gpuprop.functional.elementwise import composed, elementwise
 from gpuprop.functional.shape import astype
 from gpuprop.ops import Array, op
@@ -345,7 +345,7 @@ def chosen(name: str, input: Any, dim: int | None) -> int | None:
 
 def uniform(like: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:
     """Noise of the shape of `like`, and where that is."""
-    with use(backend_of(raw(like)).name):
+    with making_on(place_of(raw(like))):
         return (rng or default_generator).uniform(like.shape, low, high, dtype, NOISE)
 
 
@@ -367,7 +367,7 @@ def straight_through(xp, input: Array, dim: int):
     return (xp.expand_dims(xp.argmax(input, axis=axis), axis) == place).astype(input.dtype), (lambda dy: dy,)
 
 
-@composed
+@composed(full=True)
 def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1,
                    rng: Generator | None = None) -> Array:
     """Shares along `dim` drawn about those of `logits`, the nearer to one-hot the lower `tau`; one-hot where `hard`.

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import math
 
+from gpuprop.mode import largest
 from gpuprop.ops import Array, op
 from gpuprop.pointwise import pointwise
 
 # ---- two operands: the engine sums what broadcasting spread ---------------------------------------------------------
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def add(xp, x1: Array, x2: Array):
     """``x1 + x2``."""
     return x1 + x2, (lambda d: d, lambda d: d)
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def subtract(xp, x1: Array, x2: Array):
     """``x1 - x2``."""
     return x1 - x2, (lambda d: d, lambda d: -d)
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def multiply(xp, x1: Array, x2: Array):
     """``x1 * x2``."""
     return x1 * x2, (lambda d: d * x2, lambda d: d * x1)
@@ -83,26 +84,26 @@ def _winner(xp, d, x1, x2):
     return xp.where(x1 < x2, 0, xp.where(x1 == x2, d / 2, d))
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def maximum(xp, x1: Array, x2: Array):
     """The larger of two; NaN wins, and at a tie each takes half of the gradient."""
     return xp.maximum(x1, x2), (lambda d: _winner(xp, d, x1, x2), lambda d: _winner(xp, d, x2, x1))
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def minimum(xp, x1: Array, x2: Array):
     """The smaller of two; NaN wins, and at a tie each takes half of the gradient."""
     return xp.minimum(x1, x2), (lambda d: _winner(xp, d, x2, x1), lambda d: _winner(xp, d, x1, x2))
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def fmax(xp, x1: Array, x2: Array):
     """The larger of two; NaN loses, and at a tie the first takes the gradient."""
     first = lambda: (x1 >= x2) | (x2 != x2)
     return xp.fmax(x1, x2), (lambda d: xp.where(first(), d, 0), lambda d: xp.where(first(), 0, d))
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def fmin(xp, x1: Array, x2: Array):
     """The smaller of two; NaN loses, and at a tie the first takes the gradient."""
     first = lambda: (x1 <= x2) | (x2 != x2)
@@ -160,7 +161,7 @@ def copysign(xp, x1: Array, x2: Array):
     return y, (lambda d: d * xp.sign(x1) * xp.sign(y), xp.zeros_like)
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="rounded")
 def where(xp, condition: Array, x: Array, y: Array):
     """`x` where the condition holds, else `y`; of two numbers, float32 if one is a float."""
     if {type(x), type(y)} in ({float}, {float, int}):
@@ -172,61 +173,61 @@ def where(xp, condition: Array, x: Array, y: Array):
 # ---- comparison and logic: no gradient passes -----------------------------------------------------------------------
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def equal(xp, x1: Array, x2: Array):
     """``x1 == x2``, element by element."""
     return x1 == x2, None
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def not_equal(xp, x1: Array, x2: Array):
     """``x1 != x2``, element by element."""
     return x1 != x2, None
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def less(xp, x1: Array, x2: Array):
     """``x1 < x2``, element by element."""
     return x1 < x2, None
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def less_equal(xp, x1: Array, x2: Array):
     """``x1 <= x2``, element by element."""
     return x1 <= x2, None
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def greater(xp, x1: Array, x2: Array):
     """``x1 > x2``, element by element."""
     return x1 > x2, None
 
 
-@op(promote=True, half=True)
+@op(promote=True, half="exact")
 def greater_equal(xp, x1: Array, x2: Array):
     """``x1 >= x2``, element by element."""
     return x1 >= x2, None
 
 
-@op(half=True)
+@op(half="exact")
 def logical_and(xp, x1: Array, x2: Array):
     """Are both true (not zero)?"""
     return xp.logical_and(x1, x2), None
 
 
-@op(half=True)
+@op(half="exact")
 def logical_or(xp, x1: Array, x2: Array):
     """Is one of them true (not zero)?"""
     return xp.logical_or(x1, x2), None
 
 
-@op(half=True)
+@op(half="exact")
 def logical_xor(xp, x1: Array, x2: Array):
     """Is exactly one of them true (not zero)?"""
     return xp.logical_xor(x1, x2), None
 
 
-@op(half=True)
+@op(half="exact")
 def logical_not(xp, x: Array):
     """Is it false (zero)?"""
     return xp.logical_not(x), None
@@ -268,25 +269,25 @@ def right_shift(xp, x1: Array, x2: Array):
     return x1 >> x2, None
 
 
-@op(half=True)
+@op(half="exact")
 def isnan(xp, x: Array):
     """Is it NaN?"""
     return xp.isnan(x), None
 
 
-@op(half=True)
+@op(half="exact")
 def isinf(xp, x: Array):
     """Is it infinite?"""
     return xp.isinf(x), None
 
 
-@op(half=True)
+@op(half="exact")
 def isfinite(xp, x: Array):
     """Is it neither NaN nor infinite?"""
     return xp.isfinite(x), None
 
 
-@op(half=True)
+@op(half="exact")
 def signbit(xp, x: Array):
     """Is the sign bit set, as it is in -0.0?"""
     return xp.signbit(x), None
@@ -295,49 +296,49 @@ def signbit(xp, x: Array):
 # ---- signs, rounding ------------------------------------------------------------------------------------------------
 
 
-@op(half=True)
+@op(half="exact")
 def positive(xp, x: Array):
     """``+x``: a copy."""
     return +x, (lambda d: d,)
 
 
-@op(half=True)
+@op(half="exact")
 def negative(xp, x: Array):
     """``-x``."""
     return -x, (lambda d: -d,)
 
 
-@op(half=True)
+@op(half="exact")
 def absolute(xp, x: Array):
     """``abs(x)``; the slope at 0 is 0."""
     return xp.absolute(x), (lambda d: d * xp.sign(x),)
 
 
-@op(half=True)
+@op(half="exact")
 def sign(xp, x: Array):
     """-1, 0 or 1, as x is below, at or above 0; flat wherever it is continuous."""
     return xp.sign(x), (xp.zeros_like,)
 
 
-@op(half=True)
+@op(half="exact")
 def floor(xp, x: Array):
     """The largest integer not above x; flat wherever it is continuous."""
     return xp.floor(x), (xp.zeros_like,)
 
 
-@op(half=True)
+@op(half="exact")
 def ceil(xp, x: Array):
     """The smallest integer not below x; flat wherever it is continuous."""
     return xp.ceil(x), (xp.zeros_like,)
 
 
-@op(half=True)
+@op(half="exact")
 def trunc(xp, x: Array):
     """The nearest integer towards zero; flat wherever it is continuous."""
     return xp.trunc(x), (xp.zeros_like,)
 
 
-@op(half=True)
+@op(half="exact")
 def rint(xp, x: Array):
     """The nearest integer, the even one of two; flat wherever it is continuous."""
     return xp.rint(x), (xp.zeros_like,)
@@ -349,10 +350,17 @@ def round(xp, x: Array, decimals=0):
     return xp.round(x, decimals), (xp.zeros_like,)
 
 
-@op
+@op(half="exact")
 def nan_to_num(xp, x: Array, nan=0.0, posinf=None, neginf=None):
     """NaN and infinities replaced by numbers, by default 0 and the largest of the type; no gradient passes there."""
-    return xp.nan_to_num(x, nan=nan, posinf=posinf, neginf=neginf), (lambda d: xp.where(xp.isfinite(x), d, 0),)
+    if x.dtype.kind in "iub":
+        return +x, None
+    top = largest(x.dtype)
+    y = x
+    for found, value in ((x != x, nan), (x == math.inf, top if posinf is None else posinf),
+                         (x == -math.inf, -top if neginf is None else neginf)):
+        y = xp.where(found, xp.full((), value, x.dtype), y)
+    return y, (lambda d: xp.where(xp.isfinite(x), d, 0),)
 
 
 # ---- powers, exponentials, logarithms -------------------------------------------------------------------------------

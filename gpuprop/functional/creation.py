@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gpuprop.autograd import Tensor, raw
-from gpuprop.backend import backend_of, default_backend, use
+from gpuprop.autograd import Tensor, namespace, raw
+from gpuprop.backend import default_backend, making_on
 
 Shape = int | Sequence[int]
 
@@ -22,8 +21,10 @@ def _shape(words: tuple, dtype: Any) -> tuple[Any, Any]:
 
 
 def _make(name: str, *args: Any, dtype: Any, device: str | None = None, requires_grad: bool = False) -> Tensor:
-    with use(device) if device else contextlib.nullcontext(default_backend()) as backend:
-        return Tensor(getattr(backend.xp, name)(*args, dtype=dtype)).requires_grad_(requires_grad)
+    if device:
+        with making_on(device):
+            return _make(name, *args, dtype=dtype, requires_grad=requires_grad)
+    return Tensor(getattr(default_backend().xp, name)(*args, dtype=dtype)).requires_grad_(requires_grad)
 
 
 def zeros(*shape: Any, dtype: Any = "float32", device: str | None = None, requires_grad: bool = False) -> Tensor:
@@ -71,16 +72,16 @@ def _of_numbers(*numbers: Any) -> str:
 
 
 def zeros_like(x: Any, dtype: Any = None) -> Any:
-    """Zeros of the shape, dtype and backend of `x`: a Tensor for a Tensor, an array for an array."""
+    """Zeros of the shape, dtype and device of `x`: a Tensor for a Tensor, an array for an array."""
     return full_like(x, 0, dtype)
 
 
 def ones_like(x: Any, dtype: Any = None) -> Any:
-    """Ones of the shape, dtype and backend of `x`: a Tensor for a Tensor, an array for an array."""
+    """Ones of the shape, dtype and device of `x`: a Tensor for a Tensor, an array for an array."""
     return full_like(x, 1, dtype)
 
 
 def full_like(x: Any, value: Any, dtype: Any = None) -> Any:
-    """A number over the shape of `x`, in its dtype and on its backend: a Tensor for a Tensor, an array for an array."""
-    made = backend_of(raw(x)).xp.full(x.shape, value, x.dtype if dtype is None else dtype)
+    """A number over the shape of `x`, in its dtype and on its device: a Tensor for a Tensor, an array for an array."""
+    made = namespace(raw(x)).full(x.shape, value, x.dtype if dtype is None else dtype)
     return Tensor(made) if isinstance(x, Tensor) else made

@@ -88,7 +88,7 @@ def check_lengths(xp, name, lengths, limit):
     xp.require((lengths >= 0) & (lengths <= limit), f"ctc_loss: {name} lie between 0 and {limit}: another was found")
 
 
-@composed
+@composed(full=True)
 def ctc_loss(log_probs: Array, targets: Array, input_lengths: Array | Sequence[int],
              target_lengths: Array | Sequence[int], blank: int = 0, reduction: str = "mean",
              zero_infinity: bool = False) -> Array:
@@ -131,13 +131,14 @@ def one_each(name: str, lengths: Any, log_probs: Any) -> Any:
     if own.dtype.kind not in "iu" or own.size != n or own.ndim > 1:
         raise ValueError(f"ctc_loss: {name} are integers, one for each of {n} samples, not {own.dtype.name} of shape "
                          f"{own.shape}")
-    return own.reshape(n)
+    return own.reshape(n).astype("int64", copy=False)  # a narrow type does not hold twice the length
 
 
 def beneath(targets: Any, lengths: np.ndarray) -> Any:
     """Targets given one after the other, one beneath the other: (sum of lengths,) -> (N, longest)."""
     if lengths.sum() != len(targets):
         raise ValueError(f"ctc_loss: {len(targets)} targets are given, and target_lengths say {lengths.sum()}")
+    lengths = lengths.astype(np.int64)
     longest = lengths.max(initial=0)
     places = (lengths.cumsum() - lengths)[:, None] + np.arange(longest)
     return take(targets, backend_of(raw(targets)).asarray(np.minimum(places, len(targets) - 1)), 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuprop.autograd import namespace, raw
+from gpuprop.autograd import beside_its_arrays, namespace, raw
 from gpuprop.functional.arithmetic import add, multiply
 from gpuprop.ops import Array, op
 from gpuprop.pointwise import pointwise
@@ -22,7 +22,7 @@ def masked(xp, x, mask, p):
     return masked_and_scaled(xp, x, mask, 1 / (1 - p) if p < 1 else 0.0)
 
 
-@op(half=True)
+@op(half="exact")
 def drop(xp, input: Array, ticket: Array, p: float):
     """Zeros with probability `p`, and the rest divided by 1 - p; which ones, `ticket` says, now and in the gradient."""
     shape = input.shape
@@ -90,6 +90,7 @@ def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool
     return _channels(3, input, p, training, rng)
 
 
+@beside_its_arrays
 def _alpha(what: str, input: Array, lead: int | None, p: float, training: bool, rng: Generator | None) -> Array:
     if not 0 <= p <= 1:
         raise ValueError(f"{what}: p is a probability, not {p}")

@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from gpuprop.autograd import raw
+from gpuprop.autograd import beside_its_arrays, raw
 from gpuprop.functional.arithmetic import divide, maximum, multiply, where
 from gpuprop.functional.indexing import take, take_along_axis
 from gpuprop.functional.movement import put_rows
 from gpuprop.functional.reduction import argmax, norm
-from gpuprop.mode import wide
+from gpuprop.functional.shape import astype
+from gpuprop.mode import wide, widened
 from gpuprop.ops import Array, kernel, op
 
 
-@op(half=True)
+@op(half="exact")
 def rows_of(xp, input: Array, weight: Array, padding_idx=None, scale_grad_by_freq=False):
     """The rows of `weight` that `input` names; no gradient comes from where it names `padding_idx`."""
     n = len(weight)
@@ -64,6 +65,7 @@ def within(what: str, padding_idx: int | None, n: int) -> int | None:
     return padding_idx % n
 
 
+@beside_its_arrays
 def shorten(weight: Any, input: Any, max_norm: float, norm_type: float) -> None:
     """Scale the rows that `input` names to `max_norm`, in place, where they are longer."""
     weight, index = raw(weight), raw(input).reshape(-1)
@@ -81,6 +83,7 @@ def replace_rows(xp, x: Array, index: Array, rows: Array):
 # ---- bags -----------------------------------------------------------------------------------------------------------
 
 
+@beside_its_arrays
 def embedding_bag(input: Array, weight: Array, offsets: Array = None, max_norm: float | None = None,
                   norm_type: float = 2, scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
                   per_sample_weights: Array = None, include_last_offset: bool = False,
@@ -97,9 +100,9 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None, max_norm: 
     if max_norm is not None:
         shorten(weight, input, max_norm, norm_type)
     input = raw(input)
-    rows = rows_of(input, weight, None, scale_grad_by_freq)
+    rows = widened(rows_of(input, weight, None, scale_grad_by_freq))
     if per_sample_weights is not None:
-        rows = multiply(rows, per_sample_weights[..., None])
+        rows = multiply(rows, widened(per_sample_weights)[..., None])
     total, best = in_rows() if offsets is None else in_stretches(raw(offsets), len(input))
     counts = input == input if padding_idx is None else input != padding_idx
     many = total(counts.astype(rows.dtype))[:, None]
@@ -109,6 +112,7 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None, max_norm: 
         pooled = total(rows if padding_idx is None else where(counts[..., None], rows, 0))
         if mode == "mean":
             pooled = divide(pooled, maximum(many, 1))
+    pooled = pooled if pooled.dtype == weight.dtype else astype(pooled, weight.dtype)
     return pooled[:-1] if include_last_offset and offsets is not None else pooled
 
 
@@ -146,7 +150,7 @@ def bags_of(xp, offsets: Array, n):
     """Which bag each of n places is in, by where the bags begin."""
     xp.require(offsets[:1] == 0, "embedding_bag: the first of offsets must be 0")
     xp.require((offsets[1:] >= offsets[:-1]) & (offsets[1:] <= n),
-               f"embedding_bag: offsets must ascend, and not beyond the {n} elements of input")
+               "embedding_bag: offsets must ascend, and not beyond the elements of input")
     return xp.searchsorted(offsets, xp.arange(n), side="right") - 1
 
 

@@ -12,7 +12,7 @@ def _check(xp, index, n, what):
     xp.require((index >= -n) & (index < n), f"{what}: an index lies outside of its axis, which has size {n}")
 
 
-@op(half=True)
+@op(half="exact")
 def take(xp, x: Array, indices: Array, axis=None):
     """The slices of an axis (or of the flat array) that an array of integers names, which takes the axis' place."""
     shape = x.shape
@@ -28,7 +28,7 @@ def index_select(x: Any, axis: int, index: Any) -> Any:
     return take(x, index, axis)
 
 
-@op(half=True)
+@op(half="exact")
 def take_along_axis(xp, x: Array, indices: Array, axis=-1):
     """``y[i, j] = x[i, indices[i, j]]`` along the axis (here 1); the other axes broadcast."""
     axis = axis_of(x, axis)
@@ -39,7 +39,7 @@ def take_along_axis(xp, x: Array, indices: Array, axis=-1):
         lambda d: scatter.on(xp, d, xp.broadcast_to(indices, d.shape), axis=axis, shape=before), lambda d: None)
 
 
-@op(half=True)
+@op(half="exact")
 def gather(xp, x: Array, axis, index: Array):
     """``y[i, j] = x[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
     axis, shape = axis_of(x, axis), x.shape
@@ -47,7 +47,7 @@ def gather(xp, x: Array, axis, index: Array):
     return picked(xp, x, index, axis), (lambda d: scatter.on(xp, d, index, axis=axis, shape=shape), lambda d: None)
 
 
-@op(half=True)
+@op(half="exact")
 def scatter_add(xp, x: Array, axis, index: Array, src: Array):
     """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along the axis (here 1), as far as `index` goes."""
     axis, shape, given = axis_of(x, axis), x.shape, src.shape
@@ -57,7 +57,7 @@ def scatter_add(xp, x: Array, axis, index: Array, src: Array):
         lambda d: d, lambda d: None, lambda d: put.on(xp, picked(xp, d, index, axis), key=part, shape=given))
 
 
-@op(half=True)
+@op(half="exact")
 def index_add(xp, x: Array, axis, index: Array, source: Array):
     """`x` with the slices of `source` added at the places of an axis that the 1-D `index` names."""
     axis = axis_of(x, axis)
@@ -67,7 +67,7 @@ def index_add(xp, x: Array, axis, index: Array, source: Array):
         lambda d: d, lambda d: None, lambda d: xp.take(d, index, axis=axis))
 
 
-@op(half=True)
+@op(half="rounded")
 def masked_fill(xp, x: Array, mask: Array, value: Array):
     """`x` with `value`, a number or 0-d array, where the mask holds."""
     return xp.where(mask, value, x), (
@@ -77,19 +77,19 @@ def masked_fill(xp, x: Array, mask: Array, value: Array):
 # ---- triangles and diagonals of two axes ----------------------------------------------------------------------------
 
 
-@op(half=True)
+@op(half="exact")
 def tril(xp, x: Array, k=0):
     """The lower triangle of the last two axes, up to the k-th diagonal; zeros above."""
     return xp.tril(x, k), (lambda d: xp.tril(d, k),)
 
 
-@op(half=True)
+@op(half="exact")
 def triu(xp, x: Array, k=0):
     """The upper triangle of the last two axes, from the k-th diagonal; zeros below."""
     return xp.triu(x, k), (lambda d: xp.triu(d, k),)
 
 
-@op(half=True)
+@op(half="exact")
 def diagonal(xp, x: Array, offset=0, axis1=0, axis2=1):
     """The elements ``x[i, i + offset]`` of two axes, as the last axis."""
     shape = x.shape

@@ -10,6 +10,7 @@ from gpuprop.functional.elementwise import composed
 from gpuprop.functional.indexing import take
 from gpuprop.functional.linear import check_dtypes, linear
 from gpuprop.functional.loss import check_labels, cross_entropy, labelled_cross_entropy, labels, reduced
+from gpuprop.mode import wide, widened
 from gpuprop.ops import Array, op
 
 CLASSES = 1024  # at least, whose logits exist at a time: with fewer, products lose speed
@@ -130,7 +131,8 @@ def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *, l
     losses = losses_of_rows(input, rows, bias, target, weight, ignore_index, label_smoothing)
     counts = target != ignore_index
     total = counts if weight is None else take(weight.detach(), target * counts) * counts
-    losses = reduced(losses, total.astype(losses.dtype).sum(), reduction)
+    dtype = losses.dtype
+    losses = reduced(widened(losses), total.astype(wide(dtype)).sum(), reduction).astype(dtype)
     return losses[0] if losses.ndim and not lead else losses
 
 

@@ -108,13 +108,13 @@ absolute_error.backward(negated(absolute_error_backward))
 huber.backward(negated(huber_backward))
 
 
-@composed
+@composed(full=True)
 def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """``(input - target)**2``, times `weight`, whose sum then divides the mean."""
     return weighted("mse_loss", squared_error, input, target, reduction, weight)
 
 
-@composed
+@composed(full=True)
 def l1_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """``|input - target|``, times `weight`, whose sum then divides the mean."""
     return weighted("l1_loss", absolute_error, input, target, reduction, weight)
@@ -129,7 +129,7 @@ def weighted(name: str, error: Callable, input: Any, target: Any, reduction: str
     return reduced(loss * weight, weight.sum(), reduction)
 
 
-@composed
+@composed(full=True)
 def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array = None) -> Array:
     """Half the square of ``input - target`` up to `delta`, linear beyond, times `weight`.  P. J. Huber, 1964."""
     if delta <= 0:
@@ -138,7 +138,7 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
     return reduced(loss if weight is None else loss * fitting("huber_loss", loss, weight, "weight"), None, reduction)
 
 
-@composed
+@composed(full=True)
 def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
     """``huber_loss(delta=beta) / beta``, which goes to `l1_loss` with beta = 0.  R. Girshick, ICCV 2015."""
     if beta < 0:
@@ -169,7 +169,7 @@ def gaussian_nll_backward_var(xp, input, target, var, dy, eps):
     return 0.5 * dy * (1 - d * d / var) / var
 
 
-@composed
+@composed(full=True)
 def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6,
                       reduction: str = "mean") -> Array:
     """-log of the normal density of `target` about `input`; `var` has its shape, lacks the last axis, or has 1 there.
@@ -213,7 +213,7 @@ def poisson_nll_backward_target(xp, input, target, dy, log_input, full, eps):
     return dy * slope
 
 
-@composed
+@composed(full=True)
 def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8,
                      reduction: str = "mean") -> Array:
     """-log of Poisson's probability of `target`: `input` is the rate or its log; `full` adds Stirling's constant."""
@@ -250,7 +250,7 @@ def bernoulli_nll_backward_target(xp, input, target, dy):
     return dy * (log_complement(xp, input) - log_probability(xp, input))
 
 
-@composed
+@composed(full=True)
 def binary_cross_entropy(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
     """``-target * log(input) - (1 - target) * log(1 - input)``, times `weight`; no logarithm is below -100."""
     target, p = fitting("binary_cross_entropy", input, target), raw(input)
@@ -282,7 +282,7 @@ def logistic_nll_backward_pos_weight(xp, input, target, pos_weight, dy):
     return dy * target * log1p_exp(xp, -input)
 
 
-@composed
+@composed(full=True)
 def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array = None, reduction: str = "mean",
                                      pos_weight: Array = None) -> Array:
     """`binary_cross_entropy` of ``sigmoid(input)``, stable; `pos_weight` multiplies what is due to ``target = 1``.
@@ -317,7 +317,7 @@ def relative_entropy_backward_target(xp, input, target, dy, log_target):
     return dy * (xp.log(xp.where(target == 0, 1, target)) - input + 1)
 
 
-@composed
+@composed(full=True)
 def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: bool = False) -> Array:
     """Relative entropy of `target`, probabilities (or their logs if `log_target`), to `input`, log-probabilities.
 
@@ -439,7 +439,7 @@ def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_inde
     return probable_cross_entropy(input, target, weight, reduction, label_smoothing)
 
 
-@composed
+@composed(full=True)
 def probable_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
     """`cross_entropy` with a target of probabilities."""
     axis = class_axis(input)
@@ -484,7 +484,7 @@ def one_hot(input: Array, num_classes: int = -1) -> Array:
     return hot(input, num_classes)
 
 
-@composed
+@composed(full=True)
 def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1.0, weight: Array = None,
                       reduction: str = "mean") -> Array:
     """``max(0, margin - input[label] + input)**p`` summed over the other classes and divided by C: (N, C) or (C,)."""
@@ -498,7 +498,7 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
     return reduced(excess.sum(axis=-1) / input.shape[-1], None, reduction)
 
 
-@composed
+@composed(full=True)
 def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
     """``max(0, 1 - input[label] + input)`` summed over a sample's labels and its other classes, and divided by C.
 
@@ -514,7 +514,7 @@ def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean")
     return reduced(excess.sum(axis=(-1, -2)) / input.shape[-1], None, reduction)
 
 
-@composed
+@composed(full=True)
 def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
     """The mean over C classes of `binary_cross_entropy_with_logits`, times `weight`: (N, C) or (C,), and as many."""
     return reduced(binary_cross_entropy_with_logits(input, target, weight, "none").mean(axis=-1), None, reduction)
@@ -534,20 +534,20 @@ def hinge_backward(xp, input, dy):
     return dy * (input >= 0)
 
 
-@composed
+@composed(full=True)
 def soft_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
     """``log(1 + exp(-target * input))``."""
     return reduced(-logsigmoid(fitting("soft_margin_loss", input, target) * input), None, reduction)
 
 
-@composed
+@composed(full=True)
 def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
     """The distance `input` where `target` is 1, and what it lacks of `margin` where it is -1."""
     target = fitting("hinge_embedding_loss", input, target)
     return reduced(input * (target != -1) + hinge(margin - input) * (target != 1), None, reduction)
 
 
-@composed
+@composed(full=True)
 def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
                           reduction: str = "mean") -> Array:
     """1 less the cosine where `target` is 1, and its excess over `margin` where it is -1: (N, D), (N, D), (N,)."""
@@ -558,7 +558,7 @@ def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: f
     return reduced((1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1), None, reduction)
 
 
-@composed
+@composed(full=True)
 def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
                         reduction: str = "mean") -> Array:
     """What ``input1 - input2`` lacks of `margin` where `target` is 1, and ``input2 - input1`` where it is -1."""
@@ -566,7 +566,7 @@ def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: flo
     return reduced(hinge(margin - fitting("margin_ranking_loss", input1, target) * difference), None, reduction)
 
 
-@composed
+@composed(full=True)
 def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: Array, *,
                                       distance_function: Callable | None = None, margin: float = 1.0,
                                       swap: bool = False, reduction: str = "mean") -> Array:

@@ -27,7 +27,7 @@ def unwrapped(key):
     return tuple(map(raw, key)) if isinstance(key, tuple) else raw(key)
 
 
-@op(half=True)
+@op(half="exact")
 def getitem(xp, x: Array, key):
     """``x[key]``: slices, integers, arrays of integers, ``...`` and None; with arrays of bools the host waits."""
     shape, key = x.shape, unwrapped(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuprop.autograd import is_float
+from gpuprop.autograd import beside_its_arrays, is_float
 from gpuprop.functional.activation import softmax
 from gpuprop.functional.arithmetic import logical_not, logical_or, where
 from gpuprop.functional.attention import scaled_dot_product_attention
@@ -19,6 +19,7 @@ from gpuprop.random import Generator
 WHAT = "multi_head_attention_forward"
 
 
+@beside_its_arrays
 def multi_head_attention_forward(
         query: Array, key: Array, value: Array, embed_dim_to_check: int, num_heads: int, in_proj_weight: Array,
         in_proj_bias: Array, bias_k: Array, bias_v: Array, add_zero_attn: bool, dropout_p: float,

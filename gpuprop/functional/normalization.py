@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.linear import check_dtypes
 from gpuprop.functional.movement import pad_with
+from gpuprop.mode import HALF, wide, widened
 from gpuprop.ops import Array, kernel, op
 from gpuprop.pointwise import pointwise
 
@@ -82,9 +83,10 @@ def track(xp, running_mean: Array, running_var: Array, mean: Array, variance: Ar
     """
     channels = running_mean.shape[0]
     for running, new, factor in (running_mean, mean, 1), (running_var, variance, n / max(n - 1, 1)):
-        rows = new.reshape(new.size // (channels or 1), channels)  # one, or one an instance, whose mean counts
+        rows = widened(new).reshape(new.size // (channels or 1), channels)  # one, or one an instance: their mean counts
         new = rows.mean(axis=0) * factor
-        running += momentum * (new - running)
+        now = widened(running)
+        running[...] = now + momentum * (new - now)
 
 
 @kernel
@@ -92,6 +94,11 @@ def count(xp, batches: Array):
     """One more batch: the share it has in the mean of all so far."""
     batches += 1
     return 1.0 / batches
+
+
+def in_float32(a: Any) -> Any:
+    """A parameter that may be None, in float32 if it is of a half type."""
+    return None if a is None else widened(a)
 
 
 def by_channel(what: str, name: str, values: Any, channels: int, shape: tuple[int, ...]) -> Any:
@@ -126,10 +133,10 @@ def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array 
              eps: float | None = None) -> Array:
     """`input` over its root mean square in its last axes, times `weight`.  B. Zhang and R. Sennrich, NeurIPS 2019.
 
-    `eps` is the precision of the dtype if None.
+    `eps` is the precision in which it is computed if None: float32's for half types.
     """
     axes = last_axes("rms_norm", input, normalized_shape, weight=weight)
-    eps = float(np.spacing(np.ones((), input.dtype))) if eps is None else eps
+    eps = float(np.finfo(wide(input.dtype)).eps) if eps is None else eps
     return standardize(input, weight, None, axes, eps, False)
 
 
@@ -148,13 +155,18 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
         raise ValueError(f"batch_norm: input is (N, C, ...), not of shape {input.shape}")
     if eps <= 0:
         raise ValueError(f"batch_norm: eps must be positive, not {eps}")
+    if input.dtype.char in HALF:  # the statistics are not rounded before the running ones have moved
+        check_dtypes("batch_norm", input, weight, bias)
+        weight, bias = in_float32(weight), in_float32(bias)
+        y = batch_norm(widened(input), running_mean, running_var, weight, bias, training, momentum, eps)
+        return y.astype(input.dtype)
     given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     channels, shape = input.shape[1], (-1, *(1,) * (input.ndim - 2))
     scale, shift, mean, variance = (by_channel("batch_norm", k, v, channels, shape) for k, v in given.items())
     if not training:
         if mean is None or variance is None:
             raise ValueError("batch_norm: running_mean and running_var are needed when not training")
-        return rescale(input, mean, variance, scale, shift, eps)
+        return rescale(input, mean.astype(input.dtype), variance.astype(input.dtype), scale, shift, eps)
     n = input.size // (channels or 1)
     if n == 1:
         raise ValueError(f"batch_norm: more than one value a channel is needed in training, and input is {input.shape}")
@@ -183,6 +195,11 @@ def instance_norm(input: Array, running_mean: Array = None, running_var: Array =
     Running statistics, unless None, move as those of `batch_norm`, and hold if not `use_input_stats`.
     D. Ulyanov et al., 2016.
     """
+    if input.dtype.char in HALF:
+        check_dtypes("instance_norm", input, weight, bias)
+        y = instance_norm(widened(input), running_mean, running_var, in_float32(weight), in_float32(bias),
+                          use_input_stats, momentum, eps)
+        return y.astype(input.dtype)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     n = math.prod(input.shape[2:])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpuprop.autograd import namespace, raw
-from gpuprop.backend import backend_of, use
+from gpuprop.backend import making_on, place_of
 from gpuprop.functional.activation import relu
 from gpuprop.functional.arithmetic import abs, sign
 from gpuprop.functional.elementwise import composed
@@ -179,7 +179,7 @@ def divisor(xp: Any, space: Sequence[int], w: Windows, count_include_pad: bool) 
     return each
 
 
-@composed
+@composed(full=True)
 def mean_in(what: str, n: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
             count_include_pad: bool, divisor_override: int | None) -> Any:
     """The sum of each window, divided."""
@@ -209,7 +209,7 @@ def avg_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
 avg_pool2d, avg_pool3d = spelled(avg_poolnd, 2, 3)
 
 
-@composed
+@composed(full=True)
 def norm_in(what: str, n: int, input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Any:
     """The norm of each window."""
     mean = mean_in(what, n, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
@@ -248,7 +248,7 @@ def shares(xp: Any, n: int, count: int) -> tuple[Any, Any]:
     return xp.minimum(places, end[:, None] - 1), places < end[:, None]
 
 
-@composed
+@composed(full=True)
 def adaptive_mean(what: str, n: int, input: Any, output_size: Any) -> Any:
     """The means along one axis after the other."""
     x, back = spatial(what, input, n)
@@ -321,7 +321,7 @@ def fractional_max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, o
         raise ValueError(f"{what}: {counts} windows of {size} do not fit into input {x.shape}")
     xp, samples = namespace(x), _random_samples
     if samples is None:
-        with use(backend_of(raw(x)).name):
+        with making_on(place_of(raw(x))):
             samples = (rng or default_generator).uniform((*x.shape[:2], n), dtype=x.dtype, stream=NOISE)
     samples = samples[:len(x)]  # PyTorch takes more than there are images
     if samples.shape != (*x.shape[:2], n):

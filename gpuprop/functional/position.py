@@ -15,7 +15,7 @@ def turned(xp, a, b, cos, sin):
     return a * cos - b * sin, b * cos + a * sin
 
 
-@op(half=True)
+@op(half="exact")
 def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool = True):
     """Pairs of the last axis turned by angles, whose cosines and sines (..., D / 2) broadcast: (..., D), same shape.
 

@@ -6,6 +6,7 @@ import functools
 import math
 from typing import Any
 
+from gpuprop.autograd import beside_its_arrays
 from gpuprop.functional.arithmetic import multiply
 from gpuprop.functional.indexing import diagonal
 from gpuprop.functional.movement import axis_of
@@ -67,6 +68,7 @@ def dot(a: Any, b: Any) -> Any:
     return tensordot(a, b, ((-1,), (-min(b.ndim, 2),))) if a.ndim and b.ndim else multiply(a, b)
 
 
+@beside_its_arrays
 def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
     """The sum of products over axes: over the last of one with the first of the other, so many, or over those named.
 
@@ -87,6 +89,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
 # ---- Einstein's sums ------------------------------------------------------------------------------------------------
 
 
+@beside_its_arrays
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sums of products of `operands`, said by labels of their axes: ``einsum("...ij,jk->...ik", a, b)``.
 

@@ -249,7 +249,7 @@ def unpack(xp, packed: Array, sizes, total, value=0.0):
     return out
 
 
-@op(half=True)
+@op(half="exact")
 def stack_padded(xp, *sequences: Array, batch_first=False, value=0.0, left=False):
     """Sequences (L, ...) of several lengths beside each other, with `value` after the end, or before the start."""
     longest = max(len(s) for s in sequences)

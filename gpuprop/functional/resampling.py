@@ -14,7 +14,6 @@ from gpuprop.functional.arithmetic import clip, floor, minimum, remainder, round
 from gpuprop.functional.elementwise import composed
 from gpuprop.functional.indexing import take_along_axis
 from gpuprop.functional.products import matmul
-from gpuprop.mode import HALF, widened
 from gpuprop.ops import Array, op
 
 # ---- channels -------------------------------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ MODES = {"nearest": None, "nearest-exact": None, "linear": 1, "bilinear": 2, "tr
 KERNELS = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
 
 
-@composed
+@composed(full=True)
 def interpolate(input: Array, size: int | Sequence[int] | None = None,
                 scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
                 align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
@@ -207,7 +206,7 @@ def upsample(input: Array, size: int | Sequence[int] | None = None,
 # ---- sampling at places ---------------------------------------------------------------------------------------------
 
 
-@composed
+@composed(full=True)
 def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = None) -> Array:
     """The places for `grid_sample` that a map (N, d, d + 1) sends an output (N, C, *size) to: (N, *size, d)."""
     d = len(size) - 2
@@ -224,7 +223,7 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = 
     return matmul(base, theta.swapaxes(1, 2)).reshape(size[0], *space, d)
 
 
-@composed
+@composed(full=True)
 def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode: str = "zeros",
                 align_corners: bool | None = None) -> Array:
     """(N, C, *space) at the places `grid` (N, *out, d), d = 2 or 3, each from -1 to 1 and the last axis first.
@@ -234,8 +233,6 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     their outer edges.
     """
     _check_grid(input, grid, mode, padding_mode)
-    if input.dtype.char in HALF:  # a place among many elements takes more digits than half types have
-        return grid_sample(widened(input), widened(grid), mode, padding_mode, align_corners).astype(input.dtype)
     n, c, *space = input.shape
     out, d = grid.shape[1:-1], len(space)
     places = [grid[..., d - 1 - i].reshape(n, math.prod(out)) for i in range(d)]

@@ -13,14 +13,14 @@ from gpuprop.functional.movement import axis_of, flat_without, inner, pad_with, 
 from gpuprop.ops import Array, op
 
 
-@op(half=True)
+@op(half="exact")
 def astype(xp, x: Array, dtype):
     """The same values in another dtype; integers and bools carry no gradient."""
     before, y = x.dtype, x.astype(dtype)
     return y, (lambda d: d.astype(before),) if is_float(y.dtype) else None
 
 
-@op(half=True)
+@op(half="exact")
 def copy(xp, x: Array):
     """The same values in memory of their own."""
     return xp.copy(x), (lambda d: d,)
@@ -29,21 +29,21 @@ def copy(xp, x: Array):
 # ---- the same elements in another arrangement -----------------------------------------------------------------------
 
 
-@op(half=True)
+@op(half="exact")
 def reshape(xp, x: Array, shape):
     """The same elements in another shape; one -1 is inferred."""
     before = x.shape
     return x.reshape(shape), (lambda d: d.reshape(before),)
 
 
-@op(half=True)
+@op(half="exact")
 def ravel(xp, x: Array):
     """All elements along one axis."""
     shape = x.shape
     return x.reshape(-1), (lambda d: d.reshape(shape),)
 
 
-@op(half=True)
+@op(half="exact")
 def flatten(xp, x: Array, start_axis=0, end_axis=-1):
     """The axes from `start_axis` to `end_axis`, both included, as one."""
     shape = x.shape
@@ -53,21 +53,21 @@ def flatten(xp, x: Array, start_axis=0, end_axis=-1):
     return x.reshape(*shape[:start], math.prod(shape[start:end]), *shape[end:]), (lambda d: d.reshape(shape),)
 
 
-@op(half=True)
+@op(half="exact")
 def squeeze(xp, x: Array, axis=None):
     """Without axes of size 1: all of them, or those named."""
     shape = x.shape
     return xp.squeeze(x, axis), (lambda d: d.reshape(shape),)
 
 
-@op(half=True)
+@op(half="exact")
 def expand_dims(xp, x: Array, axis):
     """A new axis of size 1 at each position named."""
     shape = x.shape
     return xp.expand_dims(x, axis), (lambda d: d.reshape(shape),)
 
 
-@op(half=True)
+@op(half="exact")
 def transpose(xp, x: Array, axes=None):
     """Axes in the order given, or reversed."""
     axes = tuple(axis_of(x, a) for a in axes) if axes is not None else tuple(range(x.ndim))[::-1]
@@ -75,25 +75,25 @@ def transpose(xp, x: Array, axes=None):
     return x.transpose(axes), (lambda d: d.transpose(inverse),)
 
 
-@op(half=True)
+@op(half="exact")
 def swapaxes(xp, x: Array, axis1, axis2):
     """Two axes exchanged."""
     return x.swapaxes(axis1, axis2), (lambda d: d.swapaxes(axis1, axis2),)
 
 
-@op(half=True)
+@op(half="exact")
 def moveaxis(xp, x: Array, source, destination):
     """Axes moved to other positions, the others in their order."""
     return xp.moveaxis(x, source, destination), (lambda d: xp.moveaxis(d, destination, source),)
 
 
-@op(half=True)
+@op(half="exact")
 def flip(xp, x: Array, axis=None):
     """Elements in reverse order along axes, or along all."""
     return xp.flip(x, axis), (lambda d: xp.flip(d, axis),)
 
 
-@op(half=True)
+@op(half="exact")
 def roll(xp, x: Array, shift, axis=None):
     """Elements moved along axes; what leaves at the end comes in at the start."""
     back = tuple(-s for s in shift) if isinstance(shift, tuple | list) else -shift
@@ -103,7 +103,7 @@ def roll(xp, x: Array, shift, axis=None):
 # ---- more elements --------------------------------------------------------------------------------------------------
 
 
-@op(half=True)
+@op(half="exact")
 def broadcast_to(xp, x: Array, shape):
     """The array repeated, without memory, to a shape it broadcasts to."""
     return xp.broadcast_to(x, shape), (lambda d: d,)
@@ -132,7 +132,7 @@ def repeat(xp, x: Array, repeats, axis=None):
     return xp.repeat(flat, repeats, axis=axis), (back,)
 
 
-@op(half=True)
+@op(half="exact")
 def pad(xp, array: Array, pad_width, mode="constant", constant_values=0):
     """More elements before and after along each axis: a constant number, or elements of the array.
 
@@ -185,7 +185,7 @@ def _check(name, arrays):
         raise TypeError(f"{name} takes a sequence of arrays, at least one, and no numbers")
 
 
-@op(half=True)
+@op(half="exact")
 def concatenate(xp, *arrays: Array, axis=0):
     """Arrays joined along an existing axis."""
     _check("concatenate", arrays)
@@ -194,7 +194,7 @@ def concatenate(xp, *arrays: Array, axis=0):
     return xp.concatenate(arrays, axis=axis), tuple(map(cut, itertools.accumulate(sizes), sizes))
 
 
-@op(half=True)
+@op(half="exact")
 def stack(xp, *arrays: Array, axis=0):
     """Arrays of one shape joined along a new axis."""
     _check("stack", arrays)
@@ -203,14 +203,14 @@ def stack(xp, *arrays: Array, axis=0):
     return xp.stack(arrays, axis=axis), tuple(map(cut, range(len(arrays))))
 
 
-@op(half=True)
+@op(half="exact")
 def unstack(xp, x: Array, axis=0):
     """The slices of an axis, without it."""
     lead = (slice(None),) * axis_of(x, axis)
     return tuple(x[(*lead, i)] for i in range(x.shape[axis])), lambda d: (xp.stack(d, axis=axis),)
 
 
-@op(half=True)
+@op(half="exact")
 def split(xp, ary: Array, indices_or_sections, axis=0):
     """So many equal parts of an axis, or the parts between the places named."""
     lead, n = (slice(None),) * axis_of(ary, axis), ary.shape[axis]

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.autograd import Node, Parameter, Tensor, raw
-from gpuprop.backend import BackendMismatchError, backend_of, place
+from gpuprop.autograd import Node, Parameter, Tensor, beside, raw
+from gpuprop.backend import BackendMismatchError, backend_of, place, place_of, write
 from gpuprop.functional import arithmetic, indexing, movement, products, reduction
 from gpuprop.functional import shape as shapes
 from gpuprop.mode import as_dtype, is_grad_enabled
@@ -91,17 +91,24 @@ def _key(t: Tensor, key: Any) -> Any:
 
 
 def _array_key(t: Tensor, key: Any) -> Any:
-    key, backend = raw(key), backend_of(raw(t))
+    key = raw(key)
     if isinstance(key, list | tuple | range):
         host = np.asarray(key)
-        return backend.asarray(host if host.size else host.astype("int64"))
+        with beside((t,)):
+            return backend_of(raw(t)).asarray(host if host.size else host.astype("int64"))
     if isinstance(key, np.integer):
         return key.item()
-    if hasattr(key, "shape") and backend_of(key) is not backend:
-        raise BackendMismatchError(
-            f"a tensor on backend {backend.name!r} is indexed with an array on {backend_of(key).name!r}: bring the "
-            f"index there once, not at each use, for example by index = gpuprop.tensor(index).to({backend.name!r})")
+    if hasattr(key, "shape"):
+        _check_place(t, key, "is indexed with an array", "the index there once, not at each use", "index")
     return key
+
+
+def _check_place(t: Tensor, array: Any, what: str, bring: str, name: str) -> None:
+    """An array that is used with a tensor must be where this is."""
+    here, there = place_of(raw(t)), place_of(array)
+    if here != there:
+        raise BackendMismatchError(f"a tensor on {here!r} {what} on {there!r}: bring {bring}, for example by "
+                                   f"{name} = gpuprop.tensor({name}).to({here!r})")
 
 
 def _write(t: Tensor, key: Any, value: Any) -> Tensor:
@@ -111,9 +118,9 @@ def _write(t: Tensor, key: Any, value: Any) -> Tensor:
         raise TypeError("writing into a tensor is not recorded, and this one or the value is part of a graph: make a "
                         "new one with gpuprop.where or index_add, or write t.data[...] = v, outside of all gradients")
     value = value.item() if isinstance(value, np.generic) else raw(value)
-    if isinstance(value, np.ndarray | list | tuple):
-        value = backend_of(t.data).asarray(value, t.dtype)
-    t.data[key] = value
+    if hasattr(value, "shape") and not isinstance(value, np.ndarray):
+        _check_place(t, value, "is written to from an array", "the values there", "values")
+    write(t.data, value, key)
     if isinstance(t, Parameter):
         t.touch()
     return t
@@ -137,13 +144,6 @@ def _is_dtype(word: str) -> builtins.bool:
     except TypeError:
         return False
     return True
-
-
-def _device(array: Any) -> str:
-    backend = backend_of(array)
-    if backend.device_count() == 1:
-        return backend.name
-    return f"{backend.name}:{backend.device_of(array)}"
 
 
 def _moved(a: Any, device: str) -> Any:
@@ -474,7 +474,7 @@ class Methods:
     def copy_(self: Any, source: Any) -> Tensor:
         """Write values in place, from wherever they are."""
         source = raw(source)
-        return _write(self, ..., place(source, _device(self.data)) if hasattr(source, "shape") else source)
+        return _write(self, ..., place(source, place_of(self.data)) if hasattr(source, "shape") else source)
 
     # ---- types and devices
 
@@ -486,7 +486,7 @@ class Methods:
     @property
     def device(self: Any) -> str:
         """Where the array is, as `to` takes it: "numpy", "cupy:1"."""
-        return _device(raw(self))
+        return place_of(raw(self))
 
     def to(self: Any, *where: Any, device: str | None = None, dtype: Any = None,
            non_blocking: builtins.bool = False) -> Tensor:

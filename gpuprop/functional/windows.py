@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
+from gpuprop.autograd import beside
+from gpuprop.backend import SEVERAL
 from gpuprop.functional.movement import inner, pad_with
 from gpuprop.mode import HALF, widened
 from gpuprop.ops import Array, linear_op
@@ -129,7 +131,10 @@ def spelled(fn: Callable, *dimensions: int) -> list[Any]:
         own.__qualname__ = name  # which Python's own messages say
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return own(n, name, *args, **kwargs)
+            if not SEVERAL:
+                return own(n, name, *args, **kwargs)
+            with beside((*args, *kwargs.values())):
+                return own(n, name, *args, **kwargs)
 
         signature = inspect.signature(fn)
         call.__signature__ = signature.replace(parameters=[*signature.parameters.values()][2:])  # type: ignore

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuprop.autograd import Tensor, raw
+from gpuprop.backend import write
 from gpuprop.functional.indexing import take
 from gpuprop.nn.init import new
 from gpuprop.nn.module import Module
@@ -67,12 +68,12 @@ class KeyValueCache(Module):
     def reorder(self, index: Any) -> None:
         """Sample i goes on from what sample ``index[i]`` saw: for `gpuprop.decoding.beam_search`."""
         for memory in (self.keys, self.values):
-            memory.data[...] = take(memory.data, raw(index), 0)
+            write(memory.data, take(memory.data, raw(index), 0))
 
     def reset(self) -> None:
         """Forget all."""
         for buffer in self.buffers():
-            buffer.data[...] = 0
+            write(buffer.data, 0)
 
     def extra_repr(self) -> str:
         n, heads, most, dim = self.keys.shape

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, raw
-from gpuprop.backend import backend_of, default_backend, place, use
+from gpuprop.backend import on_host, write
+from gpuprop.functional.creation import full
 from gpuprop.random import INIT, Generator, default_generator
 
 
 def new(shape: tuple[int, ...], device: str | None = None, dtype: Any = None, value: float = 0.0) -> Tensor:
     """A Tensor for a parameter, float32 on the backend in use if nothing else is asked."""
-    array = default_backend().xp.full(shape, value, dtype or "float32")
-    return Tensor(array if device is None else place(array, device))
+    return full(shape, value, dtype or "float32", device)
 
 
 def _fill(tensor: Tensor, values: Any) -> Tensor:
     """Write host values where the tensor is."""
-    array = raw(tensor)
-    backend = backend_of(array)
-    array[...] = backend.asarray(np.asarray(values), array.dtype) if hasattr(values, "shape") else values
+    write(raw(tensor), values)
     if isinstance(tensor, Parameter):
         tensor.touch()
     return tensor
@@ -31,7 +29,7 @@ def _fill(tensor: Tensor, values: Any) -> Tensor:
 def _drawn(tensor: Tensor, rng: Generator | None, distribution: str, *parameters: float,
            shape: tuple[int, ...] | None = None) -> np.ndarray:
     """float64 on the host, whatever the backend in use."""
-    with use("numpy"):
+    with on_host():
         draw = getattr(rng or default_generator, distribution)
         return draw(tensor.shape if shape is None else shape, *parameters, dtype="float64", stream=INIT)
 

@@ -7,12 +7,13 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from gpuprop.autograd import Parameter, Tensor, asnumpy, is_float
-from gpuprop.backend import backend_of, place
+from gpuprop.autograd import Parameter, Tensor, asnumpy, beside, is_float
+from gpuprop.backend import AS_IT_IS, SEVERAL, place, write
 from gpuprop.functional.tensor import destination
 
 if TYPE_CHECKING:
@@ -62,9 +63,14 @@ class Module(Movable):
         raise NotImplementedError(f"{type(self).__name__} has no forward: define forward(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if SEVERAL:
+            home = beside((*args, *kwargs.values()))
+            if home is not AS_IT_IS:
+                with home:
+                    return self(*args, **kwargs)
         try:
-            if _around is not None:
-                return _around(self, args, kwargs)
+            if (call := _around.get()) is not None:
+                return call(self, args, kwargs)
             return self._hooked(args, kwargs) if self._hooks else self.forward(*args, **kwargs)
         except Exception as error:
             from gpuprop.diagnosis.locate import locate
@@ -191,7 +197,7 @@ class Module(Movable):
                              f"{'; '.join(wrong)}")
         for name, tensor in own.items():
             if name in given:
-                tensor.data[...] = backend_of(tensor.data).asarray(given[name], tensor.dtype)
+                write(tensor.data, given[name])
                 if isinstance(tensor, Parameter):
                     tensor.touch()
         return LoadResult(missing, unexpected)
@@ -309,25 +315,26 @@ class Hooks(dict[str, list[Callable]]):
         return Hooks, (dict(self),)
 
 
-_around: Callable | None = None
+_around: ContextVar[Callable | None] = ContextVar("gpuprop_around", default=None)
 
 
 @contextlib.contextmanager
 def around(call: Callable) -> Iterator[None]:
-    """Inside the block each call of a module is ``call(module, args, kwargs, run)``, ``run(module, ...)`` the usual."""
-    global _around
-    before = _around
-    run = before or (lambda m, args, kwargs: m._hooked(args, kwargs) if m._hooks else m.forward(*args, **kwargs))
-    _around = lambda module, args, kwargs: call(module, args, kwargs, run)
+    """Inside the block each call of a module is ``call(module, args, kwargs, run)``, ``run(module, ...)`` the usual.
+
+    It holds for the calls of this thread.
+    """
+    run = _around.get() or (lambda m, args, kwargs: m._hooked(args, kwargs) if m._hooks else m.forward(*args, **kwargs))
+    token = _around.set(lambda module, args, kwargs: call(module, args, kwargs, run))
     try:
         yield
     finally:
-        _around = before
+        _around.reset(token)
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[dict[Module, None]]:
-    """Note the modules called inside the block: what they do depends on their `training`."""
+    """Note the modules this thread calls inside the block: what they do depends on their `training`."""
     called: dict[Module, None] = {}
 
     def note(module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:

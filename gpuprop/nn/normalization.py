@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import gpuprop.functional as F
 from gpuprop.autograd import Parameter, Tensor
+from gpuprop.backend import write
 from gpuprop.functional.normalization import count
 from gpuprop.nn.function import Function
 from gpuprop.nn.init import new, ones_, zeros_
@@ -118,7 +119,7 @@ class Tracking(Affine):
         """Forget the batches seen."""
         for values, start in (self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0):
             if values is not None:
-                values.data[...] = start
+                write(values.data, start)
 
     def reset_parameters(self) -> None:
         """Begin again with 1 and 0, and forget the batches seen."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.autograd import Parameter, Tensor, raw
+from gpuprop.backend import write
 from gpuprop.mode import Watch, enable_grad
 from gpuprop.optim.arena import Arena, Stretch, bring
 from gpuprop.optim.groups import Group
@@ -86,7 +87,7 @@ class Optimizer:
             if set_to_none:
                 p.grad = None
             elif p.grad is not None:
-                p.grad[...] = 0
+                write(p.grad, 0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; the result is that of `closure`, which may compute them first."""
@@ -94,8 +95,8 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        if watch.noted is not None:
-            watch.noted[self] = None
+        if (noted := watch.noted) is not None:
+            noted[self] = None
         self._gather()
         for group in self.param_groups:
             for name in group.tensors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop.backend import CaptureError
+from gpuprop.capture_state import instances
 
 
 class Call(NamedTuple):
@@ -30,10 +32,10 @@ class Recording:
     was, and what the calls made is poison until the first `replay`.  A Python number among the arguments is baked in.
     """
 
-    def __init__(self, wrap: Callable[[np.ndarray], Any]) -> None:
+    def __init__(self, wrap: Callable[[np.ndarray], Any], array_type: type) -> None:
         self.calls: list[Call] = []
         self.refused: list[str] = []  # what cannot be replayed: values read by the host, and the like
-        self._wrap = wrap  # memory as the device's array
+        self._wrap, self._array_type = wrap, array_type  # memory as the device's array
         self._steps: list[Callable[[], None]] = []
         self._before: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # memory that was there, and a copy of it
         self._made: dict[int, tuple[np.ndarray, int]] = {}  # memory of results, and the number of the call
@@ -59,6 +61,21 @@ class Recording:
     def outside(self) -> list:
         """What the calls use and did not make, as arrays of whole memories: the state that a replay depends on."""
         return [self._wrap(memory) for memory, _ in self._before.values() if memory.flags.writeable]
+
+    def uses(self, array: Any) -> bool:
+        """Do the calls use the memory of an array that was there before?"""
+        return id(owner(array._a)) in self._before
+
+    def held(self, ours: Iterable[Any]) -> str | None:
+        """The code that made an array, other than `ours`, that somebody still holds, or None."""
+        known = {id(owner(a._a)) for a in ours}
+        found = (id(owner(a._a)) for a in instances(self._array_type) if hasattr(a, "_a"))
+        call = min((self._made[i][1] for i in found if i in self._made and i not in known), default=None)
+        return None if call is None else self.calls[call].where
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing: the host waits for every call, so that replays are in order."""
+        return contextlib.nullcontext()
 
     # ---- used by the machine while recording ----
 

@@ -83,7 +83,7 @@ class Machine:
         """Write down the calls this thread makes inside the block."""
         if self.recording is not None:
             raise CaptureError("this thread is recording already")
-        self._thread.recording = recording = Recording(self.new)
+        self._thread.recording = recording = Recording(self.new, self.array_type)
         try:
             yield recording
         finally:
@@ -545,7 +545,8 @@ class StrictBackend(Backend):
     def to_numpy(self, array: Any) -> np.ndarray:
         self.machine.check(array)
         self.machine.sync("to_numpy()")
-        self.raise_found()
+        with self.at(array):
+            self.raise_found()
         return array._a.copy()
 
     def _read(self, flags: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuprop.autograd import asnumpy, get_array_module, is_float
+from gpuprop.backend import place
 from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
 from gpuprop.random import Generator
 
@@ -17,7 +18,7 @@ def batches(data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targe
     """
     if isinstance(data, tuple) or hasattr(data, "shape"):
         arrays = ArrayDataset(*data if isinstance(data, tuple) else (data,)).arrays
-        data = ArrayDataset(*(a.astype(dtype, copy=False) if is_float(a.dtype) else a for a in arrays))
+        data = ArrayDataset(*(place(a, dtype=dtype) if is_float(a.dtype) else a for a in arrays))
     samples = isinstance(data, IterableDataset) or (hasattr(data, "__getitem__") and not hasattr(data, "__iter__"))
     dataset = data if samples else getattr(data, "dataset", None)
     if length(dataset) == 0:

@@ -10,7 +10,7 @@ from typing import Any
 import gpuprop.functional as F
 from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of
-from gpuprop.mode import no_grad
+from gpuprop.mode import no_grad, widened
 from gpuprop.nn import Module
 
 Parts = tuple[Tensor, Any, Any]  # (value, weight, count), each a number or 0-d
@@ -84,14 +84,14 @@ def _counting(function: Callable, options: dict[str, Any]) -> Callable[[Any, Any
     if options["reduction"] == "batchmean":
         return lambda output, target: len(output)
     if function in (F.mse_loss, F.l1_loss) and weight is not None:
-        return lambda output, target: raw(weight).sum()
+        return lambda output, target: widened(raw(weight)).sum()
     return _number(function, options)
 
 
 def _labels(weight: Tensor | None, ignored: int, target: Any) -> Any:
     """The labels that are not ignored, by the weights of their classes."""
     counted = target != ignored
-    return counted.sum() if weight is None else (raw(weight)[target * counted] * counted).sum()
+    return counted.sum() if weight is None else (widened(raw(weight))[target * counted] * counted).sum()
 
 
 def _number(function: Callable, options: dict[str, Any]) -> Callable[[Any, Any], int]:

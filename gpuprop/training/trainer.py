@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.autograd import Tensor, is_float, raw
-from gpuprop.backend import backend_of, place, use
+from gpuprop.backend import SEVERAL, backend_of, making_on, place, place_of
 from gpuprop.capture import capture as captured
 from gpuprop.functional.shape import concatenate
 from gpuprop.mode import no_grad
@@ -271,13 +271,14 @@ class Trainer:
     def _at_home(self, training: bool) -> Iterator[None]:
         """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
         self._backend, self._dtype = backend_of(self._values()), self._values().dtype
+        self._place = place_of(self._values())
         self._array_type: Any = self._backend.array_type
         if isinstance(self.loss, Module):  # its weights of classes
-            self.loss.to(self._backend.name, self._dtype)
+            self.loss.to(self._place, self._dtype)
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.train(training)
         try:
-            with use(self._backend.name):
+            with making_on(self._place):
                 yield
         finally:
             for module, mode in modes:
@@ -293,12 +294,13 @@ class Trainer:
         """A Tensor on the model's backend, in its dtype if it is floating."""
         if type(value) is Tensor:
             data = value.data
-            if type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub"):
+            if (type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub")
+                    and (not SEVERAL or place_of(data) == self._place)):
                 return value
         data = raw(value)
         if not hasattr(data, "shape"):
             data = np.asarray(data)
-        return Tensor(place(data, self._backend.name, self._dtype if is_float(data.dtype) else None))
+        return Tensor(place(data, self._place, self._dtype if is_float(data.dtype) else None))
 
 
 @contextlib.contextmanager

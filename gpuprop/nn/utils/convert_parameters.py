@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 
 from gpuprop.autograd import Parameter, Tensor, raw
+from gpuprop.backend import write
 from gpuprop.functional.shape import concatenate, reshape
 
 
@@ -23,5 +24,5 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
     if vec.shape != (ends[-1],):
         raise ValueError(f"the vector has shape {vec.shape}, and the parameters {ends[-1]} elements")
     for p, start, end in zip(parameters, ends, ends[1:], strict=False):
-        p.data[...] = raw(vec)[start:end].reshape(p.shape)
+        write(p.data, raw(vec[start:end].reshape(p.shape)))
         p.touch()

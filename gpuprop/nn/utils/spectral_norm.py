@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from gpuprop.autograd import Tensor, namespace, raw
+from gpuprop.autograd import Tensor, beside_its_arrays, namespace, raw
 from gpuprop.functional.products import matmul
 from gpuprop.functional.shape import moveaxis
+from gpuprop.mode import wide, widened
 from gpuprop.nn.convolution import TransposedConvolution
 from gpuprop.nn.init import normal_
 from gpuprop.nn.module import Module
@@ -19,13 +20,15 @@ Layer = TypeVar("Layer", bound=Module)
 @kernel
 def singular_vectors(xp, matrix: Array, u: Array, v: Array, steps, eps):
     """Turn u and v towards the vectors of the largest singular value of (h, w), in place; returns copies of both."""
+    full = wide(matrix.dtype)
     for _ in range(steps):
-        v[...] = unit(xp, xp.matmul(matrix.T, u), eps)
-        u[...] = unit(xp, xp.matmul(matrix, v), eps)
+        v[...] = unit(xp, xp.matmul(matrix.T, u, dtype=full), eps)
+        u[...] = unit(xp, xp.matmul(matrix, v, dtype=full), eps)
     return xp.copy(u), xp.copy(v)  # which a pullback can keep while the next forward turns them on
 
 
 def unit(xp, x, eps):
+    x = widened(x)
     return x / xp.maximum(xp.sqrt((x * x).sum()), eps)
 
 
@@ -45,7 +48,8 @@ class SpectralNorm(Recipe):
         original, u, v = (getattr(module, f"{self.name}_{part}") for part in ("orig", "u", "v"))
         matrix = self.matrix(original)
         u, v = singular_vectors(matrix, u, v, self.steps if training else 0, self.eps)
-        return original / (matmul(matrix, v) * u).sum()
+        sigma = (matmul(matrix, v, dtype=wide(matrix.dtype)) * widened(u)).sum()
+        return (widened(original) / sigma).astype(original.dtype)
 
 
 def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12,
@@ -69,10 +73,11 @@ def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int =
     return module
 
 
+@beside_its_arrays
 def drawn(like: Any, n: int, eps: float) -> Tensor:
     """A random direction."""
     xp = namespace(like)
-    return Tensor(unit(xp, raw(normal_(Tensor(xp.zeros(n, like.dtype)))), eps))
+    return Tensor(unit(xp, raw(normal_(Tensor(xp.zeros(n, like.dtype)))), eps).astype(like.dtype))
 
 
 def remove_spectral_norm(module: Layer, name: str = "weight") -> Layer:
