@@ -110,11 +110,11 @@ class Backend(ABC):
 
     def at(self, array: Any) -> contextlib.AbstractContextManager[None]:
         """A context in which this thread computes, and makes arrays, on the device on which `array` lies."""
-        return self.on(self.device_of(array)) if self in SEVERAL else AS_IT_IS
+        return self._on(self.device_of(array)) if self in SEVERAL else AS_IT_IS
 
-    def on(self, device: int | None) -> contextlib.AbstractContextManager[None]:
+    def _on(self, device: int | None) -> contextlib.AbstractContextManager[None]:
         """A context in which this thread computes, and makes arrays, on a device; None is the current one."""
-        return AS_IT_IS if device in (None, self.device()) else self._on_device(device)  # type: ignore[arg-type]
+        return AS_IT_IS if device is None or device == self.device() else self._on_device(device)
 
     @contextlib.contextmanager
     def _on_device(self, index: int) -> Iterator[None]:
@@ -406,7 +406,7 @@ def making_on(name: str) -> Iterator[Backend]:
     backend, device = _parse(name)
     token = _override.set(backend)
     try:
-        with backend.on(device):
+        with backend._on(device):
             yield backend
     finally:
         _override.reset(token)
@@ -470,7 +470,7 @@ def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
     source = backend_of(array)
     target, device = (source, source.device_of(array)) if where is None else _parse(where)
     value = array if target is source or type(array) is np.ndarray else source.to_numpy(array)
-    with target.on(device):
+    with target._on(device):
         return target.asarray(value, dtype)
 
 

@@ -54,10 +54,11 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
 
 def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half: str | None = None) -> Any:
     choose, chosen, spec.lifted, spec.precision = spec.choose, spec.chosen, True, precision
+    computes = half is None
 
     def record(args: tuple, constants: dict) -> Any:
         arrays, edges = [], []
-        wanted, owner, tensors, simple, narrow = 0, None, False, True, False
+        wanted, owner, tensors, simple, numbers, narrow = 0, None, False, True, False, False
         for a in args:
             edge = None
             if isinstance(a, Tensor):
@@ -75,8 +76,10 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
                 else:
                     if kind not in PLAIN:
                         simple = False
+                    elif a is not None:
+                        numbers = True
                     continue
-            if a.itemsize == 2:
+            if computes and a.itemsize == 2:
                 narrow = True
         mode = current.get()
         if mode.low is not None and precision and tensors:
@@ -92,7 +95,7 @@ def _lift(spec: Spec, precision: str | None = None, promote: bool = False, half:
             if type(x) is type(y) and type(x) not in PLAIN and x.dtype is not y.dtype:
                 arrays = _promote(arrays)
         backend, run = (None if mode.generic else chosen.get(owner)) or choose(owner, mode.generic)
-        if narrow:
+        if narrow or (numbers and not computes):
             arrays, run = _of_half(half, arrays, run)
         made = run(backend.xp, *arrays, **constants)
         if type(made) is not tuple:

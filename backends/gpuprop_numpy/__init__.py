@@ -51,6 +51,8 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     """NumPy's product, but of a stack and one matrix in one go, and of half types by way of float32, rounded once."""
     if a.ndim > 2 and b.ndim == 2:  # NumPy multiplies matrix by matrix: up to three times slower
         return matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b, dtype).reshape(*a.shape[:-1], b.shape[-1])
+    if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # nearly always
+        return np.matmul(a, b)
     if not (is_half(a.dtype) or is_half(b.dtype)):
         return np.matmul(a, b, dtype=dtype)
     y = np.matmul(_in_float32(a), _in_float32(b))  # NumPy's own loop for float16 takes 15 times as long

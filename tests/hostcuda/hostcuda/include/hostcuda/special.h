@@ -110,8 +110,12 @@ static inline double hc_erfcx(double x) {
   return ONE_OVER_ROOT_PI / x * (1 - 0.5 / (x * x) + 0.75 / (x * x * x * x));
 }
 static inline double hc_normcdf(double x) { return 0.5 * ::erfc(-x * M_SQRT1_2); }
-static inline double hc_cyl_bessel_i0(double x) { return std::cyl_bessel_i(0.0, ::fabs(x)); }
-static inline double hc_cyl_bessel_i1(double x) { return ::copysign(std::cyl_bessel_i(1.0, ::fabs(x)), x); }
+// The standard library's throws where the result overflows.
+static inline double hc_cyl_bessel_i(double order, double x) {
+  return x < 700 ? std::cyl_bessel_i(order, x) : x == x ? INFINITY : x;
+}
+static inline double hc_cyl_bessel_i0(double x) { return hc_cyl_bessel_i(0.0, ::fabs(x)); }
+static inline double hc_cyl_bessel_i1(double x) { return ::copysign(hc_cyl_bessel_i(1.0, ::fabs(x)), x); }
 
 #define HC_FLOAT_TOO(name)                                        \
   static inline double name(double x) { return hc_##name(x); }    \
