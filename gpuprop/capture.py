@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpuprop import autograd
 from gpuprop.autograd import Parameter, Tensor, raw
 from gpuprop.backend import BackendMismatchError, CaptureError, backend_of, default_backend
-from gpuprop.capture_state import Places, arrays_in, fresh, hooks_of, instances, map_arrays, not_returned, shape_of
+from gpuprop.capture_state import (
+    Model,
+    Places,
+    Replay,
+    arrays_in,
+    fresh,
+    instances,
+    kept_by_others,
+    map_arrays,
+    not_returned,
+    shape_of,
+)
 from gpuprop.capture_state import signature as signature_of
 from gpuprop.mode import current
 from gpuprop.nn import module as modules
@@ -34,19 +44,22 @@ def capture(step: Callable) -> Callable:
 
     `step` takes arrays, Tensors and hashable constants, and returns Tensors, arrays, None, bools, numbers and strings,
     or lists, tuples and dicts of them; results are fresh copies without history, and what it writes into an argument
-    stays in a copy.  Python numbers and strings among the results are those of the recording.  A signature is the
-    shapes and dtypes of the arrays, the constants, the modes in force, and of the modules called train or eval, what
-    belongs to them and their hooks; of every parameter, and every Tensor used, where it lies, whether it is trained,
-    its hooks and whether it has a gradient; another one is recorded anew.  Other attributes of modules, like a
-    dropout's p, are read while recording and no more.  The recordings of 16 combinations of shapes and constants are
-    kept, those used last.
+    stays in a copy.  Python numbers and strings among the results are those of the recording.  A parameter's gradient
+    has one memory from step to step: who keeps it keeps a copy.
 
-    What lasts from step to step must be written in place (``state[...] = ``).  A step that keeps an array it made, or
-    puts another where one was, is run as it is from then on, with a warning; so is one whose two consecutive recordings
-    differ, by a Python number that changes, say; one that steps a learning rate schedule; one whose first replay is not, bit for bit, what the step itself
-    computes from the same state, which is looked at once and waits for the device; and one whose results are of other
-    types.  Raises CaptureError where the step waits for the device or computes on two devices; then modules, what the
-    step's closure and globals name, and lists and dicts in these have the arrays they had before.
+    A signature is the shapes and dtypes of the arrays, the constants, the modes in force, and of the modules called
+    train or eval, what belongs to them and their hooks; of every parameter, and every Tensor used, where it lies,
+    whether it is trained, its hooks and whether it has a gradient; another one is recorded anew.  Other attributes of
+    modules, like a dropout's p, are read while recording and no more.  The recordings of 16 combinations of shapes and
+    constants are kept, those used last.
+
+    What lasts from step to step must be written in place (``state[...] = ``).  A step is run as it is from then on,
+    with a warning that says why, where it keeps an array it made or puts another where one was; where two consecutive
+    recordings differ, by a Python number that changes, say; where it steps a learning rate schedule; where its first
+    replay is not, bit for bit, what the step itself computes from the same state, which is looked at once and waits for
+    the device; and where its results are of other types.  Raises CaptureError where the step waits for the device or
+    computes on two devices; then modules, what the step's closure and globals name, and lists and dicts in these have
+    the arrays they had before.
 
     The step itself is run on NumPy, for arguments that want a gradient, inside another captured step, which has it in
     its own recording, and inside `grad`, where results have their history.  Several threads may call it: they take
@@ -98,11 +111,11 @@ class _Captured:
 
     def __init__(self, step: Callable, backend: Any) -> None:
         self.step, self.backend = step, backend
-        self.recordings: dict[Any, _Replay] = {}
+        self.recordings: dict[Any, Replay] = {}
         self.modules: dict[Any, None] = {}  # what the step calls, steps and trains, known once it has run
         self.optimizers: dict[Any, None] = {}
         self.tensors: list[Tensor] = []
-        self.ran: set[tuple] = set()  # in which states
+        self.ran: set[tuple | None] = set()  # in which states
         self.rebinding = 0  # so many runs in a row
         self.eager = False
 
@@ -134,7 +147,7 @@ class _Captured:
         places = Places(self.step, self.modules)
         with modules.watch() as called, optimizers.watch() as stepped, autograd.watch() as reached:
             result = self._step(args, kwargs)
-        self.rebinding = self.rebinding + 1 if self.ran and places.rebound() else 0
+        self.rebinding = self.rebinding + 1 if state and self.ran and places.rebound() else 0
         self.modules |= {inner: None for module in called for inner in module.modules()}
         self.optimizers = {o: None for o in self.optimizers | stepped if o in stepped or _at_home(o)}
         trained = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
@@ -147,9 +160,9 @@ class _Captured:
                 if t.grad is not None:
                     t.home[...] = t.grad
                     t.grad = t.home
-        self.ran |= {state} - {None}
+        self.ran.add(state)
         if known != (len(self.modules), len(self.tensors)):
-            self.ran |= {self._state()} - {None}
+            self.ran.add(self._state())
         refused, schedule = not_returned(result, self.backend.array_type), places.scheduled()
         if schedule:
             self._give_up(f"it steps {schedule}, which computes on the host: step it after the call")
@@ -166,7 +179,7 @@ class _Captured:
     def _give_up(self, why: str) -> None:
         self.eager = True
         for held in (self.recordings, self.modules, self.optimizers, self.tensors, self.ran):
-            held.clear()  # type: ignore[attr-defined]
+            held.clear()
         name = getattr(self.step, "__name__", "the step")
         warnings.warn(f"{name} is run as it is, not captured: {why}", stacklevel=5)
 
@@ -189,18 +202,19 @@ class _Captured:
         slots = [Tensor(self.backend.xp.copy(raw(a))) for a in arrays]
         rest = iter(slots)
         inputs = map_arrays(lambda a: next(rest) if isinstance(a, Tensor) else next(rest).data, (args, kwargs))
-        places, before = Places(self.step, self.modules), _Model.of(self.modules, self.tensors)
-        found: list[_Replay] = []
+        places, before = Places(self.step, self.modules), Model.of(self.modules, self.tensors)
+        found: list[Replay] = []
+        recording = None
         try:
             for _ in range(2):
                 before.grads()
                 with self.backend.record() as recording:
                     # Copies: an array that is held then by others than us is one that the step keeps.
                     result = fresh(self._step(*inputs))
-                after = _Model.of(self.modules, self.tensors)
-                kept = _kept(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots]))
+                after = Model.of(self.modules, self.tensors)
+                kept = kept_by_others(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots]))
                 moved = any(t.data is not data for t, data, *_ in before.rows)
-                replay = _Replay(recording, slots, inputs, result, before, after)
+                replay = Replay(recording, slots, inputs, result, before, after)
                 if kept or moved or places.rebound():
                     return self._once(replay, arrays, kept)
                 found.append(replay)
@@ -218,12 +232,17 @@ class _Captured:
                 difference = "what it returns beside arrays was something else each time"
         if difference is not None:
             places.restore()
+            if not found and recording is not None and (made := kept_by_others(recording, ())):
+                raise CaptureError(f"there was no memory to record this step, and it keeps an array that it made in "
+                                   f"{made}, which has no values: {IN_PLACE}")
             self._give_up(difference)
             return AS_IT_IS
         # A Tensor that belongs to no module and has no gradient may be given other memory, too.
         used, own = found[1].recording.uses, {id(s) for s in slots}
-        self._watch(t for t in instances(Tensor) if id(t) not in own and hasattr(t, "data")
-                    and type(t.data) is self.backend.array_type and used(t.data))
+        with instances(Tensor) as every:
+            self._watch([t for t in every if id(t) not in own and hasattr(t, "data")
+                         and type(t.data) is self.backend.array_type and used(t.data)])
+        del every
         return self._first(found[1], places, arrays)
 
     def _refuse_devices(self, arrays: list) -> None:
@@ -234,14 +253,14 @@ class _Captured:
             raise CaptureError(f"a captured step computes on one device: it has {self._name(named[a])} on cuda:{a} and "
                                f"{self._name(named[b])} on cuda:{b}")
 
-    def _once(self, replay: _Replay, arrays: list, kept: str | None) -> Any:
+    def _once(self, replay: Replay, arrays: list, kept: str | None) -> Any:
         """Give up a step that keeps arrays of its recording: a replay computes them, and Python has run once for it."""
         result = replay(arrays)
         self._give_up(f"it keeps an array that it made in {kept}: {IN_PLACE}" if kept else
                       f"it puts another array where one was: {IN_PLACE}")
         return result
 
-    def _first(self, replay: _Replay, places: Places, arrays: list) -> Any:
+    def _first(self, replay: Replay, places: Places, arrays: list) -> Any:
         """The step as it is, then its replay from the same state; if they differ, the step's own results remain.
 
         That state is what the recording uses and did not make, whoever it belongs to.  What the step does beyond it is
@@ -266,14 +285,14 @@ class _Captured:
             places.restore()
             self._give_up("there is no memory for the step itself beside its recording")
             return AS_IT_IS
-        stepped = _Model.of(self.modules, self.tensors)
+        stepped = Model.of(self.modules, self.tensors)
         gradients = [t.grad for t in self.tensors]
         _exchange(xp, used, other)
         replayed = replay(arrays)
         differing = self._difference(result, replayed, gradients) or self._unequal(
             (f"an array of {a.nbytes} bytes that is no tensor's", a, b) for a, b in zip(used, other, strict=True))
         if differing is None:
-            self.ran |= {state} - {None}
+            self.ran.add(state)
             self.recordings[state] = replay
             return replayed
         known = [(what, a, xp.copy(a)) for what, a in self._known()]
@@ -321,65 +340,8 @@ class _Captured:
 IN_PLACE = "what lasts from step to step must be written in place, `x[...] = `"
 
 
-class _Model(NamedTuple):
-    """What Tensors and modules hold at some moment."""
-
-    tensors: list[Tensor]
-    rows: list[tuple]  # a tensor, its data, its gradient, whether it is trained, and when it was changed
-    training: list[tuple]  # a module, and whether it trains
-    hooks: list  # which the key names by id
-
-    @classmethod
-    def of(cls, called: Iterable, tensors: list[Tensor]) -> _Model:
-        rows = [(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
-        return cls(list(tensors), rows, [(m, m.training) for m in called], list(hooks_of(called, tensors)))
-
-    def restore(self) -> None:
-        for t, data, *_ in self.rows:
-            t.data = data
-        self.grads()
-
-    def grads(self) -> None:
-        """Have the gradients and modes of that moment."""
-        for t, _data, g, trained, _changed in self.rows:
-            t.grad, t.requires_grad = g, trained
-        for module, training in self.training:
-            if module.training != training:
-                module.training = training
-
-
-class _Replay:
-    """A recording, the slots its arguments go to, and what it leaves behind."""
-
-    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any, before: _Model, after: _Model) -> None:
-        self.recording, self.slots, self.inputs, self.result = recording, slots, inputs, result
-        self.before, self.after = before, after  # the key names arrays by id: no other may get it
-        self._touched = [t for (t, *_, was), (*_, now) in zip(before.rows, after.rows, strict=True) if now != was]
-
-    def __call__(self, arrays: list) -> Any:
-        with self.recording.turn():
-            for slot, a in zip(self.slots, arrays, strict=True):
-                slot.data[...] = raw(a)
-            self.recording.replay()
-            result = fresh(self.result)
-        self.after.grads()
-        for t in self._touched:
-            t.touch()
-        return result
-
-
 def _at_home(optimizer: Any) -> bool:
     return all(group.settled() for group in optimizer.param_groups)
-
-
-def _kept(recording: Any, ours: Any) -> str | None:
-    """The code that made an array which somebody other than we holds when the step has ended, or None."""
-    arrays = [raw(a) for a in arrays_in(ours)]
-    found = recording.held(arrays)
-    if found is not None:  # or it waits in a cycle to be collected
-        gc.collect()
-        found = recording.held(arrays)
-    return found
 
 
 def _exchange(xp: Any, arrays: list, others: list) -> None:

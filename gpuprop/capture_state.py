@@ -1,13 +1,15 @@
-"""What a captured step can see and change beside its arguments, as far as it can be known."""
+"""What a captured step can see and change beside its arguments, as far as it can be known, and what a replay leaves."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,17 +19,26 @@ from gpuprop.nn.module import Module
 from gpuprop.optim.lr_scheduler import LRScheduler
 from gpuprop.random import Generator
 
+looking = threading.RLock()  # who asks whether an array is held must not meet those that `instances` holds
 
-def instances(*classes: type) -> list[Any]:
-    """All objects of some classes that there are.
+
+@contextlib.contextmanager
+def instances(cls: type) -> Iterator[list[Any]]:
+    """All objects of a class that there are, inside the block, which keeps none of them.
 
     `gc.get_objects` holds every object for a moment, and another thread's that is still being made then breaks; what
     refers to a class is its objects and few others.
     """
-    every = list(classes)
-    for cls in every:
-        every += (c for c in cls.__subclasses__() if c not in every)
-    return [found for found in gc.get_referrers(*every) if issubclass(type(found), classes)]
+    every: list[type] = [cls]
+    for known in every:
+        every += set(known.__subclasses__()) - set(every)
+    with looking:
+        found = gc.get_referrers(*every)
+        found[:] = [value for value in found if issubclass(type(value), cls)]
+        try:
+            yield found
+        finally:
+            found.clear()
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------
@@ -46,7 +57,7 @@ def map_arrays(f: Callable, value: Any) -> Any:
         return found
     if isinstance(value, list | tuple):
         parts = [map_arrays(f, v) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a namedtuple takes them singly
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a namedtuple takes each
     return f(value) if is_array(value) else value
 
 
@@ -205,7 +216,7 @@ def _content(cell: CellType) -> Any:
 def _copied(place: Any) -> Any:
     if isinstance(place, CellType):
         return _content(place)
-    return copy.copy(place.values if isinstance(place, _Attributes | _Names) else place)
+    return list(place) if isinstance(place, list) else dict(place if isinstance(place, dict) else place.values)
 
 
 def _arrays(place: Any) -> list[tuple[Any, Any, Any]]:
@@ -221,8 +232,8 @@ def _arrays(place: Any) -> list[tuple[Any, Any, Any]]:
 
 def _differ(before: list, after: list) -> bool:
     return len(before) != len(after) or any(
-        k is not l and k != l or v is not w or d is not e
-        for (k, v, d), (l, w, e) in zip(before, after, strict=True))
+        key != its or value is not other or data is not changed
+        for (key, value, data), (its, other, changed) in zip(before, after, strict=True))
 
 
 def _restore(place: Any, was: Any) -> None:
@@ -241,13 +252,22 @@ def _restore(place: Any, was: Any) -> None:
 # ---- models ---------------------------------------------------------------------------------------------------------
 
 
-PARTS = Module, Tensor, Generator
+class _Parts(dict[type, bool]):
+    """Do attributes of a type belong to a model?  Asked at each replay."""
+
+    def __missing__(self, cls: type) -> bool:
+        self[cls] = issubclass(cls, Module | Tensor | Generator)
+        return self[cls]
+
+
+_is_part = _Parts()
 
 
 def shape_of(module: Module) -> tuple:
     """What of a module a captured step depends on: its mode, what belongs to it, and its hooks."""
-    inside = tuple([id(value) for value in vars(module).values() if isinstance(value, PARTS)])
-    return module.training, inside, tuple([id(h) for hooks in module._hooks.values() for h in hooks])
+    inside = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
+    hooks = module._hooks
+    return module.training, inside, tuple([id(h) for named in hooks.values() for h in named]) if hooks else ()
 
 
 def hooks_of(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
@@ -257,3 +277,60 @@ def hooks_of(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[A
             yield from hooks
     for tensor in tensors:
         yield from tensor.hooks or ()
+
+
+class Model(NamedTuple):
+    """What Tensors and modules hold at some moment."""
+
+    tensors: list[Tensor]
+    rows: list[tuple]  # a tensor, its data, its gradient, whether it is trained, and when it was changed
+    training: list[tuple]  # a module, and whether it trains
+    hooks: list  # which the key names by id
+
+    @classmethod
+    def of(cls, called: Iterable, tensors: list[Tensor]) -> Model:
+        rows = [(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
+        return cls(list(tensors), rows, [(m, m.training) for m in called], list(hooks_of(called, tensors)))
+
+    def restore(self) -> None:
+        for t, data, *_ in self.rows:
+            t.data = data
+        self.grads()
+
+    def grads(self) -> None:
+        """Have the gradients and modes of that moment."""
+        for t, _data, g, trained, _changed in self.rows:
+            t.grad, t.requires_grad = g, trained
+        for module, training in self.training:
+            if module.training != training:
+                module.training = training
+
+
+class Replay:
+    """A recording, the slots its arguments go to, and what it leaves behind."""
+
+    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any, before: Model, after: Model) -> None:
+        self.recording, self.slots, self.inputs, self.result = recording, slots, inputs, result
+        self.before, self.after = before, after  # the key names arrays by id: no other may get it
+        self._touched = [t for (t, *_, was), (*_, now) in zip(before.rows, after.rows, strict=True) if now != was]
+
+    def __call__(self, arrays: list) -> Any:
+        with self.recording.turn():
+            for slot, a in zip(self.slots, arrays, strict=True):
+                slot.data[...] = raw(a)
+            self.recording.replay()
+            result = fresh(self.result)
+        self.after.grads()
+        for t in self._touched:
+            t.touch()
+        return result
+
+
+def kept_by_others(recording: Any, ours: Any) -> str | None:
+    """The code that made an array which somebody other than we holds when the step has ended, or None."""
+    arrays = [raw(a) for a in arrays_in(ours)]
+    found = recording.held(arrays)
+    if found is not None:  # or it waits in a cycle to be collected
+        gc.collect()
+        found = recording.held(arrays)
+    return found

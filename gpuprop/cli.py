@@ -56,6 +56,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
+    from gpuprop.backend import get_backend
     from gpuprop.verification import NOTHING, verify
     from gpuprop.verification.page import page
     from gpuprop.verification.runs import RUNS, find
@@ -67,6 +68,12 @@ def verify(args: argparse.Namespace) -> int:
     except (ValueError, OSError, AttributeError) as error:
         print(f"gpuprop verify: {error}", file=sys.stderr)
         return NOTHING
+    for name in (args.reference, args.candidate):
+        try:
+            get_backend(name)
+        except Exception as error:  # of a third party's backend, too
+            print(f"gpuprop verify: {' '.join(str(error).split())}", file=sys.stderr)
+            return NOTHING
     results = [verify(run, args.reference, args.candidate, steps=args.steps, seed=args.seed) for run in runs]
     if args.html:
         with open(args.html, "w", encoding="utf-8") as file:

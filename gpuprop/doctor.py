@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def _step(backend: Any, dtype: str) -> tuple:
 
 
 def _captured(backend: Any) -> bool:
-    """Are the losses of a captured step those of the step itself?  Raises where they are not."""
+    """Are the losses of a captured step those of the step itself?  Raises where they are not, or it is not captured."""
     losses = []
     for how in (lambda step: step, capture):
         model, optimizer, x, y = _task(backend, "float32")
@@ -144,7 +145,16 @@ def _captured(backend: Any) -> bool:
             return loss
 
         run = how(step)
-        losses.append([run(x, y).item() for _ in range(4)])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                losses.append([run(x, y).item() for _ in range(4)])
+            except Exception as e:
+                told_as = "captured: " * (run is not step)
+                raise RuntimeError(f"{told_as}{type(e).__name__}: {e}") from e
+        why = next((str(w.message) for w in told if "not captured" in str(w.message)), None)
+        if why:
+            raise RuntimeError(f"captured: {why}")
     if losses[0] != losses[1]:
         raise ArithmeticError(f"a captured step gave the losses {losses[1]}, the step itself {losses[0]}")
     return True
@@ -181,7 +191,11 @@ class Facts(NamedTuple):
 
 
 def nvrtc() -> str:
-    """Why CUDA's compiler cannot be called, or ""."""
+    """Why CUDA's compiler cannot be called, or ""; where CuPy itself cannot be imported nobody knows."""
+    try:
+        import cupy  # noqa: F401
+    except Exception:
+        return ""
     try:
         from cupy.cuda import nvrtc as library
 

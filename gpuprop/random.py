@@ -49,7 +49,7 @@ def philox(xp: Any, index: Any, draw: Any, stream: Any, seed: Any) -> tuple:
 def words(xp: Any, ticket: Any, stream: int, start: int, stop: int) -> Any:
     """The 64-bit words `start` (even) to `stop` of the 2**33 of a draw; `ticket` is a uint64 array (seed, draw)."""
     index = xp.arange(start // 2, (stop + 1) // 2, dtype="uint64")
-    return xp.stack(philox(xp, index, ticket[1], np.uint64(stream), ticket[0]), axis=-1).reshape(-1)[: stop - start]
+    return xp.stack(philox(xp, index, ticket[1], xp.uint64(stream), ticket[0]), axis=-1).reshape(-1)[: stop - start]
 
 
 @kernel
@@ -77,7 +77,7 @@ def keep_rows(xp: Any, ticket: Array, rows: Array, n: int, start: int, stop: int
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
     first, last = start // 8, (stop + 7) // 8
     index = rows[..., None].astype("uint64") * ((n + 7) // 8) + xp.arange(first, last, dtype="uint64")
-    draws = xp.stack(philox(xp, index, ticket[1], np.uint64(NOISE), ticket[0]), axis=-1).view("uint16")
+    draws = xp.stack(philox(xp, index, ticket[1], xp.uint64(NOISE), ticket[0]), axis=-1).view("uint16")
     draws = draws.reshape(*rows.shape, 8 * (last - first))
     return draws[..., start - 8 * first:stop - 8 * first] >= dropped
 

@@ -4,13 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tested_backends import BACKENDS, HAS_CUDA, HOSTCUDA, RECORDS
+from tested_backends import BACKENDS, HAS_CUDA, HOSTCUDA, RECORDS, SEVERAL_DEVICES
 
 import gpuprop
 from gpuprop.backend import use
 
 NO_PARAMETERS = SimpleNamespace(params={})
-collect_ignore = [] if HOSTCUDA else ["hostcuda"]  # its own tests
+collect_ignore = [*["hostcuda"] * (not HOSTCUDA), *["test_devices.py"] * (not SEVERAL_DEVICES)]
 
 
 @pytest.hookimpl(tryfirst=True)

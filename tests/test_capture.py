@@ -1,7 +1,15 @@
 """A captured step: replayed without the host, equal to the step bit for bit, and honest about what it cannot follow."""
 
+import contextlib
+import gc
 import itertools
-from collections import namedtuple
+import re
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections import OrderedDict, deque, namedtuple
 
 import numpy as np
 import pytest
@@ -572,3 +580,493 @@ def train(model, optimizer, x):
     loss.backward()
     optimizer.step()
     return loss
+
+
+# ---- what a step keeps ----------------------------------------------------------------------------------------------
+
+
+class Running(nn.Module):
+    """A buffer that is rebound, as PyTorch's users do."""
+
+    def __init__(self):
+        self.linear = nn.Linear(5, 1)
+        self.register_buffer("mean", gpuprop.zeros(5))
+
+    def forward(self, x):
+        self.mean = (self.mean * 0.5 + x.mean(axis=0)).detach()
+        return self.linear(x - self.mean)
+
+
+def keeping_steps():
+    """Steps that keep an array they made, each with what they keep."""
+    def rebound_buffer():
+        model = Running()
+        return model, lambda x: model(x).sum()
+
+    def hidden_state():
+        cell, state = nn.Linear(9, 4), {"h": gpuprop.zeros((8, 4))}
+
+        def step(x):
+            state["h"] = F.tanh(cell(gpuprop.concatenate([x, state["h"]], axis=1))).detach()
+            return state["h"].sum()
+
+        return state, step
+
+    def returned_state():
+        state = [gpuprop.zeros(5)]
+
+        def step(x):
+            state[0] = state[0] + x.sum(axis=0)
+            return state[0]
+
+        return state, step
+
+    def outer_variable():
+        total = gpuprop.zeros(())
+
+        def step(x):
+            nonlocal total
+            total = total + x.sum()
+            return x + 1
+
+        return (lambda: total), step
+
+    def growing_list():
+        seen = []
+
+        def step(x):
+            seen.append(x * 2)
+            return sum(seen[1:], seen[0]).sum()
+
+        return seen, step
+
+    def rebound_data():
+        layer = nn.Linear(5, 5)
+
+        def step(x):
+            y = layer(x).sum()
+            layer.weight.data = layer.weight.data * 0.5
+            return y
+
+        return layer, step
+
+    def exchanged():
+        pair = {"a": gpuprop.ones(5), "b": gpuprop.ones(5) * 2, "c": gpuprop.ones(5) * 3}
+
+        def step(x):
+            pair["a"], pair["b"], pair["c"] = pair["b"], pair["c"], pair["a"]
+            return (x * pair["a"]).sum()
+
+        return pair, step
+
+    return {f.__name__: f for f in (rebound_buffer, hidden_state, returned_state, outer_variable, growing_list,
+                                    rebound_data, exchanged)}
+
+
+def values(kept):
+    if callable(kept) and not isinstance(kept, nn.Module):
+        kept = kept()
+    kept = weights(kept) if isinstance(kept, nn.Module) else kept
+    parts = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list) else [kept]
+    return [asnumpy(v).tolist() for v in parts]
+
+
+@pytest.mark.parametrize("name", keeping_steps())
+def test_a_step_that_keeps_an_array_it_made(name):
+    found, texts = [], []
+    for wrap in (lambda step: step, capture):
+        gpuprop.manual_seed(1)
+        kept, step = keeping_steps()[name]()
+        step, results = wrap(step), []
+        for x in inputs(5):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                results.append((step(x).tolist(), values(kept)))
+            texts += [str(w.message) for w in told]
+        found.append(results)
+    assert found[1] == found[0]
+    (text,) = texts
+    assert re.search(r"not captured: it (keeps an array that it made in|puts another array where one was).* in place",
+                     text)
+
+
+@pytest.mark.parametrize("error", [ValueError, CaptureError])
+def test_an_error_while_recording_leaves_what_was_rebound(error):
+    model, state, calls = Running(), {"h": gpuprop.zeros(5)}, []
+
+    def step(x):
+        calls.append(1)
+        y = model(x).sum()
+        state["h"] = state["h"] + x.sum(axis=0)
+        if len(calls) in (2, 3):
+            raise ValueError("of its own") if error is ValueError else error("refused")
+        return y
+
+    model.forward = lambda x: model.linear(x - model.mean)  # at first
+    step, (x, *_) = capture(step), inputs(1)
+    step(x)
+    del model.forward
+    before, mean = state["h"].tolist(), model.mean.tolist()
+    with pytest.raises(error):
+        step(x)
+    assert state["h"].tolist() == before and model.mean.tolist() == mean
+
+
+def test_arguments_and_results_in_the_key():
+    step = capture(lambda x, k: x * k)
+    x = gpuprop.ones(2)
+    signs = [np.signbit(asnumpy(step(x, k))).tolist() for k in (0.0, 0.0, 0.0, -0.0, -0.0, -0.0, 0.0)]
+    assert signs == [[False] * 2] * 3 + [[True] * 2] * 3 + [[False] * 2]
+    calls = []
+    step = capture(lambda x, k: calls.append(1) or x * 2)
+    for _ in range(6):
+        step(x, float("nan"))
+    assert len(calls) == 4
+
+
+def test_results_of_other_types():
+    class Result:
+        def __init__(self, y):
+            self.y = y
+
+    step = capture(lambda x: Result(x * 2))
+    with pytest.warns(UserWarning, match="it returns a Result, and a captured step returns Tensors"):
+        results = [step(gpuprop.ones(2) * i) for i in range(4)]
+    assert [r.y.tolist() for r in results] == [[2.0 * i] * 2 for i in range(4)]
+    step = capture(lambda x: OrderedDict(a=x * 2))
+    assert [type(step(gpuprop.ones(2))) for _ in range(4)] == [OrderedDict] * 4
+
+
+def test_a_schedule_inside():
+    def run(wrap):
+        model, optimizer = small()
+        schedule = optim.lr_scheduler.StepLR(optimizer, 3, 0.1)
+
+        def step(x):
+            loss = train(model, optimizer, x)
+            schedule.step()
+            return loss
+
+        step = wrap(step)
+        return [step(x).item() for x in inputs(8)]
+
+    want = run(lambda step: step)
+    with pytest.warns(UserWarning, match="it steps StepLR"):
+        assert run(capture) == want
+
+
+# ---- edits of the model ---------------------------------------------------------------------------------------------
+
+
+def replace_layer(model, optimizer):
+    gpuprop.manual_seed(9)
+    model[2] = nn.Linear(4, 1)
+
+
+def replace_parameter(model, optimizer):
+    model[2].weight = gpuprop.Parameter(gpuprop.ones((1, 4)))
+
+
+def append_layer(model, optimizer):
+    model.append(nn.Tanh())
+
+
+def hook_parameter(model, optimizer):
+    model[0].weight.register_hook(lambda g: g * 0)
+
+
+def hook_layer(model, optimizer):
+    model[0].register_forward_hook(lambda m, args, y: y * 2)
+
+
+def another_optimizer(model, optimizer):
+    optimizer[0] = optim.Adam(model.parameters(), lr=0.01)
+
+
+@pytest.mark.parametrize("edit", [replace_layer, replace_parameter, append_layer, hook_parameter, hook_layer,
+                                  another_optimizer])
+def test_edits_are_followed(edit):
+    def run(wrap):
+        model, optimizer = small()
+        box = [optimizer]
+
+        def step(x):
+            model.zero_grad()
+            loss = (model(x) ** 2).mean()
+            loss.backward()
+            box[0].step()
+            return loss
+
+        step, losses = wrap(step), []
+        for i, x in enumerate(inputs(10)):
+            if i == 5:
+                edit(model, box)
+            losses.append(step(x).item())
+        return losses, weights(model)
+
+    same_captured(run)
+
+
+@pytest.mark.parametrize("make", [lambda: gpuprop.Parameter(gpuprop.ones((1, 5)), requires_grad=False),
+                                  lambda: gpuprop.ones((1, 5))])
+def test_tensors_of_no_module_given_other_memory(make):
+    def run(wrap):
+        w = make()
+        step, found = wrap(lambda x: F.linear(x, w).sum()), []
+        for i, x in enumerate(inputs(8)):
+            if i == 5:
+                w.data = (gpuprop.ones((1, 5)) * 3).data
+            found.append(step(x).item())
+        return found
+
+    same_captured(run)
+
+
+def test_another_generator_of_a_dropout():
+    def run(wrap):
+        layer = nn.Dropout(0.5, rng=gpuprop.random.Generator(5))
+        step, found = wrap(lambda x: layer(x)), []
+        for i in range(8):
+            if i == 5:
+                layer.rng = gpuprop.random.Generator(99)
+            found.append(step(gpuprop.ones(32)).tolist())
+        return found
+
+    same_captured(run)
+
+
+def test_modes_set_by_the_step():
+    def run(wrap):
+        model, optimizer = small()
+
+        def training(x):
+            model.train()
+            model[0].requires_grad_(True)
+            return train(model, optimizer, x)
+
+        def testing(x):
+            model.eval()
+            model[0].requires_grad_(False)
+            return model(x).sum()
+
+        training, testing, found = wrap(training), wrap(testing), []
+        for x in inputs(10):
+            for step in (training, testing):
+                found.append((step(x).item(), model.training, model[0].weight.requires_grad))
+        return found
+
+    same_captured(run)
+
+
+# ---- captured steps in captured steps -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [0, 5])
+def test_a_captured_step_inside_another(warm):
+    """Also where the inner one is replayed by itself: the outer one must see what it touches."""
+    def run(wrap):
+        model, optimizer = small()
+        inner = wrap(lambda x: train(model, optimizer, x))
+        outer = wrap(lambda x: inner(x) * 2)
+        found = []
+        for i, x in enumerate(inputs(16)):
+            if i == 11:
+                model[0].weight.data = model[0].weight.data * 3
+            if i == 13:
+                model.eval()
+            found.append((inner if i < warm else outer)(x).item())
+        return found, weights(model)
+
+    same_captured(run)
+
+
+def test_what_an_inner_watch_notes_is_the_outer_ones_too():
+    model, optimizer = small()
+    step, (x, *_) = capture(lambda x: train(model, optimizer, x)), inputs(1)
+    with optim.optimizer.watch() as stepped:
+        step(x)
+    assert list(stepped) == [optimizer]
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+
+def in_threads(*targets):
+    found = [None] * len(targets)
+
+    def run(i, name):
+        try:
+            with use(name):
+                found[i] = targets[i]()
+        except BaseException as e:
+            found[i] = e
+
+    threads = [threading.Thread(target=run, args=(i, default_backend().name)) for i in range(len(targets))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for result in found:
+        if isinstance(result, BaseException):
+            raise result
+    return found
+
+
+def test_a_watch_is_the_threads_own():
+    """A thread trains while another one's step is watched; neither sees the other, and nothing stays on."""
+    inside, done = threading.Event(), threading.Event()
+    model, optimizer = small()
+    other, others = small()
+    (x, *_) = inputs(1)
+
+    def watching():
+        with nn.module.watch() as called, optim.optimizer.watch() as stepped, gpuprop.autograd.watch() as reached:
+            inside.set()
+            assert done.wait(60)
+            train(model, optimizer, x)
+        return list(called), list(stepped), len(reached)
+
+    def bystander():
+        assert inside.wait(60)
+        train(other, others, x)
+        done.set()
+
+    (called, stepped, reached), _ = in_threads(watching, bystander)
+    assert called == [model, *model] and stepped == [optimizer] and reached == 4
+    assert optim.optimizer.watch.noted is None and gpuprop.autograd.watch.noted is None
+
+
+def test_watches_that_end_in_another_order_than_they_began():
+    first, second = threading.Event(), threading.Event()
+
+    def one():
+        with gpuprop.autograd.watch(), nn.module.watch():
+            first.set()
+            assert second.wait(60)
+        return gpuprop.autograd.watch.noted, nn.module._around.get()
+
+    def two():
+        assert first.wait(60)
+        with gpuprop.autograd.watch(), nn.module.watch():
+            second.set()
+            time.sleep(0.05)  # the other one's ends first, most likely
+        return gpuprop.autograd.watch.noted, nn.module._around.get()
+
+    assert in_threads(one, two) == [(None, None)] * 2
+    assert gpuprop.autograd.watch.noted is None and nn.module._around.get() is None
+
+
+def test_several_threads_call_one_captured_step():
+    model, _ = small()
+    predict = capture(lambda x: model(x))
+    rows = [gpuprop.tensor(np.full((8, 5), i, "float32")) for i in range(12)]
+    want = [model(x).tolist() for x in rows]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        found = in_threads(*[lambda: [predict(x).tolist() for x in rows * 3]] * 3)
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [want * 3] * 3
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_recordings_are_bounded():
+    calls = []
+    step, x = capture(lambda x, k: calls.append(k) or x * k), gpuprop.ones(2)
+    for k in range(40):
+        for _ in range(3):
+            step(x, k)
+    calls.clear()
+    step(x, 39)
+    assert not calls
+    step(x, 0)
+    assert calls == [0]
+
+
+def test_a_step_without_memory_beside_its_recording():
+    failing, model, optimizer = [], *small()
+
+    def step(x):
+        if len(failing) == 3:
+            optimizer.zero_grad()
+            (model(x) ** 2).mean().backward()
+            failing.append(0)
+            raise MemoryError
+        failing.append(0)
+        return train(model, optimizer, x)
+
+    xs = inputs(4)
+    captured = capture(step)
+    captured(xs[0])
+    with pytest.warns(UserWarning, match="no memory for the step itself"):
+        captured(xs[1])
+    for x in xs[2:]:
+        captured(x)
+    found = weights(model)
+    model, optimizer = small()
+    for x in xs:
+        train(model, optimizer, x)
+    assert found == weights(model)
+
+
+@pytest.mark.parametrize("place", [dict, deque])
+def test_memory_ends_while_a_step_is_recorded_that_keeps_an_array(place):
+    """What is in a dict is as it was, and the step is run as it is; a deque's is not known, and has no values."""
+    state, calls = place(), []
+
+    def step(x):
+        calls.append(1)
+        y = x * 2
+        state.update(y=y) if place is dict else state.append(y)
+        if len(calls) == 2:
+            raise MemoryError
+        return y + 1
+
+    captured, x = capture(step), gpuprop.ones(2)
+    captured(x)
+    if place is dict:
+        with pytest.warns(UserWarning, match="no memory for a recording"):
+            assert captured(x).tolist() == [3, 3]
+        assert state["y"].tolist() == [2, 2]
+    else:
+        with pytest.raises(CaptureError, match=r"keeps an array that it made in .*, which has no values"):
+            captured(x)
+
+
+def test_what_a_step_that_gave_up_held_is_let_go(recording):
+    made, alive, record, numbers = [], [], recording.record, itertools.count()
+
+    @contextlib.contextmanager
+    def recorded():
+        with record() as found:
+            made.append(weakref.ref(found))
+            yield found
+
+    def step(x):
+        gc.collect()
+        alive.append(sum(r() is not None for r in made))
+        return x * next(numbers)
+
+    step, (x, *_) = capture(step), inputs(1)
+    recording.record = recorded
+    try:
+        step(x)
+        with pytest.warns(UserWarning, match="0-d array"):
+            step(x)
+    finally:
+        del recording.record
+    assert alive == [0, 1, 2, 0]  # as it is, recorded twice, and as it is again
+
+
+def test_two_devices():
+    with use("strict", 1):
+        b, z = nn.Linear(6, 1), gpuprop.ones((1, 6))
+    with use("strict", 0):
+        a, x = nn.Linear(5, 6), inputs(1)[0]
+        step = capture(lambda x: (a(x), b(z))[0])
+        step(x)
+        with pytest.raises(CaptureError, match=r"on cuda:0 and .* on cuda:1"):
+            step(x)

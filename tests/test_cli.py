@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -292,6 +293,38 @@ class TestDoctor:
         assert found["theirs"]["findings"][0]["remedy"] == "pip install theirs"
         assert found["theirs"]["reason"] == "backend 'theirs' cannot be used: no theirs"
         assert (found["broken"]["reason"], found["broken"]["findings"]) == ("ZeroDivisionError: division by zero", [])
+
+
+    @pytest.mark.parametrize("breaks, reason", [
+        (lambda step: lambda *args: warnings.warn("it is run as it is, not captured: why", stacklevel=2) or step(*args),
+         "captured: it is run as it is, not captured: why"),
+        (lambda step: lambda *args: 1 / 0, "captured: ZeroDivisionError: division by zero"),
+    ])
+    def test_a_step_that_is_not_captured(self, monkeypatch, capsys, breaks, reason):
+        import gpuprop.testing  # noqa: F401 (makes the strict device known, which records)
+
+        monkeypatch.setattr(doctor, "capture", breaks)
+        verdict = self.verdicts(monkeypatch, capsys)["strict"]
+        assert (verdict["verdict"], verdict["reason"]) == ("FAIL", reason)
+
+
+def test_nvrtc_is_not_blamed_where_cupy_cannot_be_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert doctor.nvrtc() == ""
+
+
+def test_verify_with_a_backend_that_cannot_be_used(monkeypatch, capsys):
+    class Broken(NumpyBackend):
+        is_available = classmethod(lambda cls: Unavailable("its driver\nis missing"))
+
+    monkeypatch.setitem(_classes, "broken", Broken)
+    unusable = {"broken": "backend 'broken' cannot be used: its driver is missing", "nobodys": "'nobodys'"}
+    for name, reason in unusable.items():
+        for option in ("--reference", "--candidate"):
+            other = {"--reference": "--candidate", "--candidate": "--reference"}[option]
+            assert main(["verify", option, name, other, "numpy"]) == 2
+            told = capsys.readouterr()
+            assert told.out == "" and told.err.count("\n") == 1 and reason in told.err
 
 
 class TestCommand:

@@ -53,6 +53,14 @@ def test_without_cublas_the_line_that_installs_it_is_given():
     assert why.startswith("ImportError") and "cuBLAS" in why and 'pip install "gpuprop[cuda13]"' in why
 
 
+def test_any_error_of_importing_cupy_is_told(tmp_path):
+    package = tmp_path / "cupy"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open')")
+    why = unavailable(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('cupy', None)")
+    assert why.startswith("ImportError") and "OSError: libcudart.so.13: cannot open" in why and "pip install" in why
+
+
 def test_an_update_of_an_array_by_a_tensor_never_loses_a_history(backend):
     """CuPy takes whatever has CUDA's array interface; a Tensor with a gradient refuses to give it."""
     a = backend.xp.ones(2, "float32")

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import sys
 import threading
 import warnings
 
@@ -143,21 +144,82 @@ def test_memory_is_given_back_at_last():
     assert free()[0] == before
 
 
-def test_the_workspace_of_products_is_the_recordings_own():
-    """Products outside go on with another: a graph's kernels write to its own at any time."""
-    x, handle = cupy.ones((8, 8)), products._handles.get(0)
+def test_recordings_share_a_workspace_for_products():
+    """Products outside go on with another: a graph's kernels write to theirs at any time."""
+    x, used = cupy.ones((8, 8)), CUPY.memory
+    recorded(lambda: CUPY.xp.matmul(x, x))
+    before, found = used()["reserved"], []
+    for _ in range(20):
+        with record() as recording:
+            CUPY.xp.matmul(x, x)
+            found.append((recording, products._handles.get(0).lent))
+    assert len({address for _, address in found}) == 1 and found[0][1] is not None
+    assert used()["reserved"] - before < 20 * (1 << 20)
     CUPY.xp.matmul(x, x)
-    with record() as first:
-        CUPY.xp.matmul(x, x)
-        inside = handle.workspace.ptr
-        CUPY.xp.matmul(x, x)
-        assert handle.workspace.ptr == inside
-    with record() as second:
-        CUPY.xp.matmul(x, x)
-        assert not first.arena.has(handle.workspace.ptr) and second.arena.has(handle.workspace.ptr)
-    CUPY.xp.matmul(x, x)
-    assert first.arena.has(inside)
-    assert not first.arena.has(handle.workspace.ptr) and not second.arena.has(handle.workspace.ptr)
+    own = products._handles.get(0)
+    assert own.lent is None and own.workspace.ptr != found[0][1]
+
+
+def test_memory_of_recordings_is_counted():
+    x = cupy.ones(1 << 18)
+    recorded(lambda: x + 1)
+    cupy.get_default_memory_pool().free_all_blocks()
+    before = CUPY.memory()["reserved"]
+    recording, y = recorded(lambda: x * 2)
+    assert CUPY.memory()["reserved"] == before + y.nbytes
+    del recording, y
+    assert CUPY.memory()["reserved"] == before
+
+
+def test_what_is_held_beside_results_is_named():
+    x, kept = cupy.ones(3), {}
+
+    def step():
+        kept["a"] = x * 2
+        return kept["a"].copy(), kept["a"][1:].copy()
+
+    recording, (y, z) = recorded(step)
+    assert "test_what_is_held" in recording.held([y, z]) and recording.held([y, z, kept["a"]]) is None
+    kept["a"] = kept["a"][1:]
+    assert recording.held([y, z]) is not None
+    kept.clear()
+    assert recording.held([y, z]) is None and recording.held([y]) is not None
+
+
+def test_another_thread_makes_tuples_while_one_looks_for_the_memory_it_uses():
+    """Who holds every object for a moment has others' growing tuples break."""
+    done, x = threading.Event(), cupy.ones(3)
+
+    def other():
+        while not done.is_set():
+            assert len(tuple(i for i in range(30))) == 30
+
+    def recording():
+        try:
+            for _ in range(100):
+                found, _ = recorded(lambda: x + 1)
+                assert [a.data.ptr for a in found.outside()] == [x.data.ptr]
+        finally:
+            done.set()
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        run_in_threads(other, recording)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_lengths_are_not_taken_for_addresses():
+    """Nor what CuPy leaves unwritten: the memory of others is not to be looked at, nor written to."""
+    from gpuprop_cupy.graph import KERNEL, Node, _addresses
+
+    def words(node, *values):
+        return _addresses(np.array(values, "int64").tobytes(), node)
+
+    own, foreign = (Node(KERNEL, "k", (), (), by_library) for by_library in (False, True))
+    assert words(own, 5, 6, 7, 8) == (5,) and words(own, 5) == (5,) and words(own, 5, 6, 7) == ()
+    assert words(foreign, 5, 6, 7) == (5, 6, 7)
 
 
 def test_an_arena_reuses_what_is_free():
@@ -170,10 +232,10 @@ def test_an_arena_reuses_what_is_free():
     pointers = sorted([b.ptr, c.ptr])
     assert c.ptr % 512 == 0 and pointers[1] - pointers[0] >= 512
     del b, c
-    assert arena.malloc(1 << 20).ptr == first  # all neighbours are one block again
+    assert arena.malloc(64 << 10).ptr == first  # all neighbours are one block again
     assert arena.malloc(0).ptr == 0
     large = arena.malloc(5 << 20)
-    assert [m.size for m in arena.made] == [1024, 5120, 512, 1024, 1 << 20, 5 << 20]
+    assert [m.size for m in arena.made] == [1024, 5120, 512, 1024, 64 << 10, 5 << 20]
     assert arena.place(large.ptr + 8) == {(5, 8)} and (0, 8) in arena.place(first + 8)
     assert not arena.place(first - 8)
 
@@ -208,6 +270,45 @@ def test_replays_are_in_order_with_the_stream_that_is_current():
             seen.append(y.copy())
         stream.synchronize()
     assert [s[0].item() for s in seen] == [1, 2, 3, 4, 5]
+
+
+def test_replays_on_several_streams_take_turns():
+    """What one writes for the next to read is not read before, though nobody waits."""
+    total = cupy.zeros(200_000)
+    recordings = [recorded(lambda: total.__iadd__(1))[0] for _ in range(2)]
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)] + [cupy.cuda.Stream.null]
+    cupy.cuda.Device().synchronize()
+    for i in range(40):
+        with streams[i % 4]:
+            recordings[i % 2].replay()
+    cupy.cuda.Device().synchronize()
+    assert (total == 40).all()
+
+
+def test_turns_order_what_is_done_in_them():
+    """Slots are written and results copied on the stream that is current: an event is between two streams."""
+    x = cupy.zeros(3)
+    recording, _ = recorded(lambda: x + 1)
+    stream, waited = cupy.cuda.Stream(non_blocking=True), []
+
+    class Waiting(cupy.cuda.Stream):
+        def wait_event(self, event):
+            waited.append(event)
+            super().wait_event(event)
+
+    with stream:
+        recording.replay()
+        recording.replay()
+    with Waiting(non_blocking=True):
+        recording.replay()
+        recording.replay()
+        assert len(waited) == 1
+    with cupy.cuda.Stream.null:
+        recording.replay()
+    with Waiting(non_blocking=True):
+        recording.replay()
+        assert len(waited) == 2
+    cupy.cuda.Device().synchronize()
 
 
 def test_the_stream_and_the_allocator_come_back():
@@ -320,6 +421,15 @@ def test_what_cannot_be_captured_is_refused_by_name(call):
     with pytest.raises(CaptureError, match=r"in .*<lambda> \(test_cupy_graph.py:\d+\)"):
         recorded(call)
     assert cupy.ones(3).sum() == 3
+
+
+def test_an_array_on_another_device_is_refused_with_both_named():
+    x = cupy.ones(3)
+    with record() as recording:
+        device, recording.arena.device = recording.arena.device, 1
+        with pytest.raises(CaptureError, match=r"on cuda:0 in a step that is recorded on cuda:1: .* one device"):
+            x + 1
+        recording.arena.device = device
 
 
 def test_a_refusal_that_the_step_hides_is_told_at_its_end():

@@ -124,10 +124,13 @@ class CupyBackend(Backend):
         return self._workspaces[device]
 
     def memory(self) -> dict[str, int]:
-        """Bytes: ``used`` by arrays, ``reserved`` by CuPy's pool, ``free`` and ``total`` on the device."""
-        pool = self._cupy.get_default_memory_pool()
+        """Bytes: ``used`` by arrays, ``reserved`` by CuPy's pool and recordings, ``free`` and ``total`` there."""
+        from gpuprop_cupy.graph import reserved
+
+        pool, device = self._cupy.get_default_memory_pool(), self.device()
         free, total = self._runtime.memGetInfo()
-        return {"used": pool.used_bytes(), "reserved": pool.total_bytes(), "free": free, "total": total}
+        return {"used": pool.used_bytes(), "reserved": pool.total_bytes() + reserved(device), "free": free,
+                "total": total}
 
 
 FORKED = ("this process was forked from one that had used CUDA, and CUDA does not survive a fork: start processes with "
@@ -140,8 +143,9 @@ _probed_by: int | None = None  # the process in which CUDA was started
 def _probe() -> bool | Unavailable:
     try:
         import cupy
-    except ImportError as e:
-        return Unavailable(f"CuPy is not installed, or not whole ({e}): {INSTALL}", ImportError)
+    except Exception as e:  # a library it loads may raise anything
+        told = str(e) if isinstance(e, ImportError) else f"{type(e).__name__}: {e}"
+        return Unavailable(f"CuPy is not installed, or not whole ({told}): {INSTALL}", ImportError)
     runtime = cupy.cuda.runtime
     try:
         runtime.getDeviceCount()

@@ -20,7 +20,7 @@ import numpy as np
 from cupy.cuda import runtime
 
 from gpuprop.backend import CaptureError
-from gpuprop.capture_state import instances
+from gpuprop.capture_state import instances, looking
 from gpuprop_cupy import products
 
 # ---- recording ------------------------------------------------------------------------------------------------------
@@ -42,8 +42,9 @@ class Recording:
     def end(self, graph: Any) -> None:
         """Take over what was captured, and keep the memory alive that it uses."""
         self.graph, self.nodes = graph, nodes_of(graph.graph)
-        words = {w for node in self.nodes for argument in node.arguments for w in _words(argument)}
-        self._used = _memory_at([w for w in words if not self.arena.has(w)])
+        words = {w for node in self.nodes for argument in node.arguments for w in _addresses(argument, node)}
+        with looking:  # until the memory of other threads' arrays is let go
+            self._used = _memory_at([w for w in words if not self.arena.has(w)])
 
     def outside(self) -> list:
         """What the work uses and did not make, as arrays of whole memories: the state that a replay depends on."""
@@ -291,9 +292,10 @@ class Arena:
 
     def held(self, ours: set[int]) -> str | None:
         """The code that made a block that has not come back and has none of these addresses, or None."""
-        self._take_back()
-        return next((m.where for m in self._out.values()
-                     if not any(m.address <= a < m.address + m.size for a in ours)), None)
+        with looking:
+            self._take_back()
+            return next((m.where for m in self._out.values()
+                         if not any(m.address <= a < m.address + m.size for a in ours)), None)
 
     def _take_back(self) -> None:
         while self.returned:
@@ -486,19 +488,30 @@ def _memory_at(addresses: list[int]) -> list[Any]:
     """The memory of CuPy's arrays, of all there are, that these addresses, if they are such, lie in."""
     addresses.sort()
     device, found = runtime.getDevice(), {}  # type: ignore[var-annotated]
-    for value in instances(cupy.ndarray):
-        memory = getattr(value.data, "mem", None)  # another thread may be making the array just now
-        if memory is None or memory.device_id != device:
-            continue
-        i = bisect.bisect_left(addresses, memory.ptr)
-        if i < len(addresses) and addresses[i] < memory.ptr + memory.size:
-            known = found.get(memory.ptr)  # an array of another library may be in the same memory
-            found[memory.ptr] = memory if known is None or known.size < memory.size else known
+    with instances(cupy.ndarray) as arrays:
+        for memory in [getattr(a.data, "mem", None) for a in arrays]:  # None while another thread makes an array
+            if memory is None or memory.device_id != device:
+                continue
+            i = bisect.bisect_left(addresses, memory.ptr)
+            if i < len(addresses) and addresses[i] < memory.ptr + memory.size:
+                known = found.get(memory.ptr)  # an array of another library may be in the same memory
+                found[memory.ptr] = memory if known is None or known.size < memory.size else known
     return list(found.values())
 
 
 def _words(argument: bytes) -> tuple[int, ...]:
     return struct.unpack(f"{len(argument) // 8}q", argument[:len(argument) // 8 * 8])
+
+
+def _addresses(argument: bytes, node: Node) -> tuple[int, ...]:
+    """The words of an argument that may be addresses: an array of CuPy's begins with its own.
+
+    The others of its words are lengths; those that CuPy leaves unwritten may be addresses of other threads' memory.
+    """
+    words = _words(argument)
+    if node.kind != KERNEL or node.by_library or len(words) < 2:
+        return words
+    return words[:1] if len(words) % 2 == 0 else ()
 
 
 def _on_device(address: int) -> bool:

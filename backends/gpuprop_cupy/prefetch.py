@@ -38,8 +38,8 @@ class Prefetch:
         finally:
             for batch in sent:  # who gets its memory next must not be overtaken by the copy
                 self._received(*batch)
-        for batch in sent:
-            yield self._received(*batch)
+        for arrays, *_ in sent:
+            yield arrays
         if failure is not None:
             raise failure
 

@@ -119,7 +119,9 @@ class Handle:
     def follow(self, stream: int) -> None:
         """Have the next calls go to CuPy's current stream, with a workspace that no other stream writes to.
 
-        Recordings have one workspace together, for their replays are run one after the other.  CuPy's pool hands out what was allocated on a stream only to later work on it, so the workspace before may be
+        Recordings have one workspace together, for their replays are run one after the other.
+
+        CuPy's pool hands out what was allocated on a stream only to later work on it, so the workspace before may be
         dropped while it is in use.  Setting the stream makes cuBLAS forget the workspace, so this is the order.
         """
         self.stream = None

@@ -85,8 +85,7 @@ def track(xp, running_mean: Array, running_var: Array, mean: Array, variance: Ar
     for running, new, factor in (running_mean, mean, 1), (running_var, variance, n / max(n - 1, 1)):
         rows = widened(new).reshape(new.size // (channels or 1), channels)  # one, or one an instance: their mean counts
         new = rows.mean(axis=0) * factor
-        now = widened(running)
-        running[...] = now + momentum * (new - now)
+        running += momentum * (new - widened(running))
 
 
 @kernel

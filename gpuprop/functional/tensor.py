@@ -16,7 +16,7 @@ import numpy as np
 
 import gpuprop.functional as F
 from gpuprop.autograd import Node, Parameter, Tensor, beside, raw
-from gpuprop.backend import BackendMismatchError, backend_of, place, place_of, write
+from gpuprop.backend import SEVERAL, BackendMismatchError, backend_of, place, place_of, write
 from gpuprop.functional import arithmetic, indexing, movement, products, reduction
 from gpuprop.functional import shape as shapes
 from gpuprop.mode import as_dtype, is_grad_enabled
@@ -105,6 +105,8 @@ def _array_key(t: Tensor, key: Any) -> Any:
 
 def _check_place(t: Tensor, array: Any, what: str, bring: str, name: str) -> None:
     """An array that is used with a tensor must be where this is."""
+    if type(array) is type(raw(t)) and not SEVERAL:
+        return
     here, there = place_of(raw(t)), place_of(array)
     if here != there:
         raise BackendMismatchError(f"a tensor on {here!r} {what} on {there!r}: bring {bring}, for example by "

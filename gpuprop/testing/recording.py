@@ -69,7 +69,8 @@ class Recording:
     def held(self, ours: Iterable[Any]) -> str | None:
         """The code that made an array, other than `ours`, that somebody still holds, or None."""
         known = {id(owner(a._a)) for a in ours}
-        found = (id(owner(a._a)) for a in instances(self._array_type) if hasattr(a, "_a"))
+        with instances(self._array_type) as arrays:
+            found = [id(owner(a._a)) for a in arrays if hasattr(a, "_a")]
         call = min((self._made[i][1] for i in found if i in self._made and i not in known), default=None)
         return None if call is None else self.calls[call].where
 

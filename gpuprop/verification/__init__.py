@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuprop import environment
-from gpuprop.backend import use
+from gpuprop.backend import making_on
 from gpuprop.random import default_generator
 from gpuprop.verification.measure import (
     FLOOR,
@@ -121,7 +121,7 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
         result.notes.append(f"both runs would be on {reference!r}")
     for backend in (reference, candidate):
         try:
-            with use(backend):
+            with making_on(backend):
                 pass
         except (ImportError, RuntimeError, ValueError) as e:
             result.notes.append(str(e))

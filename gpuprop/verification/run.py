@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop.autograd import Parameter
-from gpuprop.backend import Backend, backend_of, use
+from gpuprop.backend import Backend, backend_of, making_on
 from gpuprop.nn.module import Module
 from gpuprop.optim import Optimizer
 from gpuprop.optim.optimizer import watch
@@ -30,7 +30,7 @@ class Run(NamedTuple):
 def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, **how: Any) -> Run:
     """The first steps of a run on a backend, in a dtype; see `_train` for `how`."""
     try:
-        with use(backend) as b:
+        with making_on(backend) as b:
             manual_seed(seed)
             model, step, batches = make_run()
             if any(backend_of(p.data) is not b for p in model.parameters()):
