@@ -19,6 +19,7 @@ from gpuprop.capture_state import (
     Places,
     Replay,
     arrays_in,
+    computed_in,
     fresh,
     instances,
     kept_by_others,
@@ -212,7 +213,8 @@ class _Captured:
                     # Copies: an array that is held then by others than us is one that the step keeps.
                     result = fresh(self._step(*inputs))
                 after = Model.of(self.modules, self.tensors)
-                kept = kept_by_others(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots]))
+                kept = kept_by_others(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots],
+                                                  computed_in(self.modules)))
                 moved = any(t.data is not data for t, data, *_ in before.rows)
                 replay = Replay(recording, slots, inputs, result, before, after)
                 if kept or moved or places.rebound():

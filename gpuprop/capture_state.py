@@ -16,6 +16,7 @@ import numpy as np
 from gpuprop.autograd import Tensor, raw
 from gpuprop.backend import backend_of
 from gpuprop.nn.module import Module
+from gpuprop.nn.utils.computed import Computed
 from gpuprop.optim.lr_scheduler import LRScheduler
 from gpuprop.random import Generator
 
@@ -227,7 +228,7 @@ def _arrays(place: Any) -> list[tuple[Any, Any, Any]]:
         items = enumerate(place)
     else:
         items = (place if isinstance(place, dict) else place.values).items()
-    return [(key, v, raw(v)) for key, v in list(items) if is_array(v)]
+    return [(key, v, raw(v)) for key, v in list(items) if is_array(v) and not isinstance(v, Computed)]
 
 
 def _differ(before: list, after: list) -> bool:
@@ -256,7 +257,7 @@ class _Parts(dict[type, bool]):
     """Do attributes of a type belong to a model?  Asked at each replay."""
 
     def __missing__(self, cls: type) -> bool:
-        self[cls] = issubclass(cls, Module | Tensor | Generator)
+        self[cls] = issubclass(cls, Module | Tensor | Generator) and not issubclass(cls, Computed)
         return self[cls]
 
 
@@ -268,6 +269,11 @@ def shape_of(module: Module) -> tuple:
     inside = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
     hooks = module._hooks
     return module.training, inside, tuple([id(h) for named in hooks.values() for h in named]) if hooks else ()
+
+
+def computed_in(modules: Iterable[Module]) -> list[Any]:
+    """The arrays of weights that modules compute anew in each forward: nothing lasts in them."""
+    return [raw(value) for module in modules for value in vars(module).values() if isinstance(value, Computed)]
 
 
 def hooks_of(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
