@@ -83,8 +83,12 @@ class Backend(ABC):
     records: bool = False  # can a step be recorded and replayed?  If not, the step itself is its own replay
 
     def record(self) -> Any:
-        """A context that writes down the array calls made in it, with `replay()`, `difference(other)` and `outside()`:
-        the memory, as arrays, that the calls use and did not make."""
+        """A context that writes down the array calls made in it.
+
+        What it gives has `replay()`; `difference(other)`, what another recording of the step did otherwise, in words;
+        `outside()`, the memory, as arrays, that the calls use and did not make; `uses(array)`; `held(arrays)`, who made
+        an array of its own that somebody holds beside these; and `turn()`, a context in which one thread replays it.
+        """
         raise RuntimeError(f"backend {self.name!r} records nothing")
 
     def pointwise(self, fn: Callable) -> Callable:
