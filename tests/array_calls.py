@@ -281,7 +281,7 @@ _GROUPS = {  # name: dtypes, expressions
         xp.ndim(x)|xp.shape(x)|xp.size(x)|xp.iscomplexobj(x)|xp.isscalar(x)|type(x) is xp.ndarray
         isinstance(x, xp.ndarray)|np.exp(y)|np.add(x, y)|np.sum(x)|np.concatenate([x, y])
         np.where(m, x, y)|np.asarray(x)|np.add(x, np.ones((3, 4)))|np.maximum(x, 0)
-        x + np.ones((3, 4))|np.ones((3, 4)) + x|np.float32(2) * x|np.float64(2) * x|np.int64(2) * x
+        x + np.ones((3, 4))|x + xp.uint64(2)|np.ones((3, 4)) + x|np.float32(2) * x|np.float64(2) * x|np.int64(2) * x
         x * np.ones(())|np.array(x)|np.matmul(x, y.T)|x * np.bool_(True)|copy.copy(x)
         copy.deepcopy(x)|pickle.loads(pickle.dumps(x))|x.ctypes|x.foo
         """)),
