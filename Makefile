@@ -24,13 +24,14 @@ test-numpy: .venv/test.stamp
 	$(SUITE)
 
 # On the real CuPy, for whose GPU tests/hostcuda answers: once as it is, once with all device work delayed until something
-# waits for it, and on two devices. When work is done changes nothing in what is refused, counted, or CuPy's own values.
+# waits for it, and on two devices. The kernels that the suite is known to need are compiled first, many in one file. When work is done changes nothing in what is refused, counted, or CuPy's own values.
 NOT_LAZY = $(addprefix --ignore=tests/,test_strict_agrees.py test_device_operations.py hostcuda/tests/test_against_numpy.py)
 
 test-cupy: .venv/test.stamp ## the suite on the CuPy backend
 	@why=$$(PYTHONPATH=tests/hostcuda $(BIN)/python -c "import hostcuda; print(hostcuda.supported())"); \
 	if [ "$$why" != True ]; then echo "LEFT OUT: the suite on the CuPy backend, since $$why"; exit 0; fi; \
 	export PYTHONPATH=tests/hostcuda; set -ex; \
+	$(BIN)/python -m hostcuda.kernels build tests/cupy_kernels.json.gz; \
 	$(SUITE) -p hostcuda.pytest_plugin --cupy-only; \
 	HOSTCUDA_LAZY=1 HOSTCUDA_DEVICES=2 $(SUITE) -p hostcuda.pytest_plugin --cupy-only $(NOT_LAZY)
 

@@ -158,7 +158,7 @@ class Backend(ABC):
 
     def _flags_here(self) -> Flags:
         """The flags of `require` on the current device."""
-        flags, device = self.__dict__.setdefault("_flags", {}), self.device()
+        device, flags = self.device(), self.__dict__.setdefault("_flags", {})
         if device not in flags:
             flags[device] = Flags(self.xp)
         return flags[device]

@@ -77,7 +77,7 @@ class CupyBackend(Backend):
 
     def to_numpy(self, array: Any) -> np.ndarray:
         with self.at(array):
-            host = array.get()
+            host = self._cupy.asnumpy(array)
             self.raise_found()
         return host
 
