@@ -30,7 +30,7 @@ NOT_LAZY = $(addprefix --ignore=tests/,test_strict_agrees.py test_device_operati
 test-cupy: .venv/test.stamp ## the suite on the CuPy backend
 	@why=$$(PYTHONPATH=tests/hostcuda $(BIN)/python -c "import hostcuda; print(hostcuda.supported())"); \
 	if [ "$$why" != True ]; then echo "LEFT OUT: the suite on the CuPy backend, since $$why"; exit 0; fi; \
-	export PYTHONPATH=tests/hostcuda; set -ex; \
+	export PYTHONPATH="tests/hostcuda$${PYTHONPATH:+:$$PYTHONPATH}"; set -ex; \
 	$(BIN)/python -m hostcuda.kernels build tests/cupy_kernels.json.gz; \
 	$(SUITE) -p hostcuda.pytest_plugin --cupy-only; \
 	HOSTCUDA_LAZY=1 HOSTCUDA_DEVICES=2 $(SUITE) -p hostcuda.pytest_plugin --cupy-only $(NOT_LAZY)
