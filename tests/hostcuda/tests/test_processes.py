@@ -14,7 +14,8 @@ HOME = Path(hostcuda.__file__).parents[1]
 
 def python(*arguments, **environment):
     """Run Python without hostcuda's own path to sitecustomize."""
-    environment = os.environ | {"PYTHONPATH": str(HOME)} | environment
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+    environment = inherited | {"PYTHONPATH": str(HOME)} | environment
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True,
                           timeout=300, env=environment)
 
