@@ -15,7 +15,7 @@ INSTALL = 'pip install "gpuprop[cuda13]" (or "gpuprop[cuda12]", for drivers befo
 
 
 class CupyBackend(Backend):
-    """CuPy on one CUDA device a thread."""
+    """CuPy: arrays are made on the current CUDA device of each thread, and computed where they lie."""
 
     name, install = "cupy", INSTALL
 
