@@ -11,6 +11,7 @@ reads right.  The same code runs on the CPU and on an NVIDIA GPU.  It leaves in 
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from sklearn.datasets import load_digits
@@ -39,7 +40,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default="out", help="the folder for curves, numbers and weights")
     args = parser.parse_args()
 
-    gpuprop.use(args.backend)        # "auto" says on which it runs, and why
+    logging.basicConfig(level="INFO", format="%(message)s")
+    gpuprop.use(args.backend)        # the log says what "auto" chose, and why
     gpuprop.manual_seed(args.seed)   # the same seed, the same weights: to the last bit on one machine
 
     pixels, digits = load_digits(return_X_y=True)

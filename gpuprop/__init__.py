@@ -3,49 +3,106 @@
 Beside the names below, NumPy's functions work on Tensors and arrays of every backend: gpuprop.exp, gpuprop.sum ...
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 
-from gpuprop.autograd import Parameter, Tensor, asnumpy, from_dlpack, get_array_module, grad, tensor, value_and_grad
-from gpuprop.backend import BackendMismatchError, backends, debug, no_sync, set_default_backend, use
-from gpuprop.mode import autocast, enable_grad, generic, is_grad_enabled, no_grad
-from gpuprop.ops import Array, kernel, op
-from gpuprop.pointwise import pointwise
+from gpuprop import _array
+from gpuprop._array import *
+from gpuprop._core.backend import Backend, BackendMismatchError
+from gpuprop._core.gradient import grad, value_and_grad
+from gpuprop._core.instruments import no_sync
+from gpuprop._core.mode import autocast, enable_grad, generic, is_grad_enabled, no_grad
+from gpuprop._core.namespace import get_array_module
+from gpuprop._core.ops import kernel, op
+from gpuprop._core.pointwise import pointwise
+from gpuprop._core.registry import backends, set_default_backend, use
+from gpuprop._core.signature import Array
+from gpuprop._core.tensor import Parameter, Tensor, asnumpy, from_dlpack, tensor
 
-from gpuprop import functional, nn, optim, random  # isort: skip (the engine above comes first)
-from gpuprop.capture import capture
-from gpuprop.functional.creation import (
-    arange,
-    empty,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
-)
-from gpuprop.random import manual_seed
+if _TYPE_CHECKING:  # imported when they are first named: see __getattr__
+    from gpuprop import (
+        backend,
+        data,
+        decoding,
+        diagnosis,
+        functional,
+        io,
+        nn,
+        optim,
+        random,
+        testing,
+        training,
+        verification,
+    )
+    from gpuprop._capture import capture
+    from gpuprop._environment import show_config
+    from gpuprop.diagnosis import debug, summary
+    from gpuprop.io import load, save
+    from gpuprop.random import manual_seed
+    from gpuprop.verification import verify
 
 __version__ = "0.1.0"
 
-globals().update(functional.ARRAY_FUNCTIONS)
-
 __all__ = [
-    "Array", "BackendMismatchError", "Parameter", "Tensor", "arange", "asnumpy", "autocast", "backends", "capture",
-    "data", "debug", "decoding", "empty", "enable_grad", "eye", "float16", "float32", "float64", "from_dlpack", "full",
-    "full_like", "functional", "generic", "get_array_module", "grad", "int16", "int32", "int64", "int8", "io",
-    "is_grad_enabled", "kernel", "linspace", "load", "manual_seed", "nn", "no_grad", "no_sync", "ones",
-    "ones_like", "op", "optim", "pointwise", "random", "save", "set_default_backend",
-    "show_config", "tensor", "testing", "training", "uint8", "use", "value_and_grad", "verify", "zeros", "zeros_like",
-    *functional.ARRAY_FUNCTIONS,
+    "Array",
+    "Backend",
+    "BackendMismatchError",
+    "Parameter",
+    "Tensor",
+    "asnumpy",
+    "autocast",
+    "backend",
+    "backends",
+    "capture",
+    "data",
+    "debug",
+    "decoding",
+    "diagnosis",
+    "enable_grad",
+    "float16",
+    "float32",
+    "float64",
+    "from_dlpack",
+    "functional",
+    "generic",
+    "get_array_module",
+    "grad",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "io",
+    "is_grad_enabled",
+    "kernel",
+    "load",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "no_sync",
+    "op",
+    "optim",
+    "pointwise",
+    "random",
+    "save",
+    "set_default_backend",
+    "show_config",
+    "summary",
+    "tensor",
+    "testing",
+    "training",
+    "uint8",
+    "use",
+    "value_and_grad",
+    "verification",
+    "verify",
 ]
+__all__ += _array.__all__
 
-_LATER = {"data": "data", "decoding": "decoding", "io": "io", "load": "io:load", "save": "io:save",
-          "testing": "testing", "training": "training", "show_config": "environment:show_config",
-          "verify": "verification:verify"}
+_MODULES = "backend data decoding diagnosis functional io nn optim random testing training verification".split()
+_ATTRIBUTES = {"capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random", "save": "io",
+               "show_config": "_environment", "summary": "diagnosis", "verify": "verification"}
 
 _NUMPYS = {
     "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends", "device": "use", "div": "divide",
@@ -53,17 +110,21 @@ _NUMPYS = {
     "gt": "greater", "half": "float16", "inference_mode": "no_grad", "le": "less_equal", "long": "int64", "lt": "less",
     "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
     "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal", "randn_like": "random.normal",
-    "randperm": "random.permutation", "relu": "functional.relu", "repeat_interleave": "repeat",
-    "softmax": "functional.softmax", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
+    "randperm": "random.permutation", "repeat_interleave": "repeat", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
 
 
 def __getattr__(name: str) -> _Any:
-    """What is imported when it is first named: modules, and names in modules."""
-    if name not in _LATER:
-        here = f": it is gpuprop.{_NUMPYS[name]} here" if name in _NUMPYS else ""
-        raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{here}")
+    """Import a module, or a name of one, when it is first named."""
     import importlib
 
-    module, _, attribute = _LATER[name].partition(":")
-    found = importlib.import_module(f"gpuprop.{module}")
-    return getattr(found, attribute) if attribute else found
+    if name in _MODULES:
+        return importlib.import_module(f"gpuprop.{name}")
+    if name in _ATTRIBUTES:
+        value = globals()[name] = getattr(importlib.import_module(f"gpuprop.{_ATTRIBUTES[name]}"), name)
+        return value
+    here = f": it is gpuprop.{_NUMPYS[name]} here" if name in _NUMPYS else ""
+    raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{here}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,6 @@
 """``python -m gpuprop``: the same as the command ``gpuprop``."""
 
-from gpuprop.cli import main
+from gpuprop._cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -18,12 +18,16 @@ from collections.abc import Callable
 from numbers import Integral
 from typing import Any
 
-from gpuprop.autograd import Tensor, beside_its_arrays, is_float, namespace, raw, tensor
+from gpuprop._array.reduction import argmax, cumsum, sort, topk
+from gpuprop._core.composed import composed
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import raw
+from gpuprop._core.mode import no_grad
+from gpuprop._core.namespace import namespace
+from gpuprop._core.placement import on_device_of_arguments
+from gpuprop._core.signature import Array
+from gpuprop._core.tensor import Tensor, tensor
 from gpuprop.functional import gumbel_softmax, log_softmax, softmax
-from gpuprop.functional.elementwise import composed
-from gpuprop.functional.reduction import argmax, cumsum, sort, topk
-from gpuprop.mode import no_grad
-from gpuprop.ops import Array
 from gpuprop.random import Generator
 
 Step = Callable[[Tensor], Any]
@@ -90,7 +94,7 @@ def _from(least: Tensor, logits: Tensor) -> Tensor:
 
 
 @no_grad()
-@beside_its_arrays
+@on_device_of_arguments
 def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = None, pad: int | None = None,
              choose: Callable[[Tensor], Any] = greedy) -> Tensor:
     """The prompts (N, T) and what ``choose(logits)`` continues them with: int64 tokens (N, T + up to `max_new_tokens`).
@@ -113,7 +117,7 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
 
 
 @no_grad()
-@beside_its_arrays
+@on_device_of_arguments
 def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *, eos: int | None = None,
                 pad: int | None = None, length_penalty: float = 1.0,
                 reorder: Callable[[Tensor], Any] | None = None) -> tuple[Tensor, Tensor]:

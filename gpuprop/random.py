@@ -17,10 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.autograd import Tensor, is_float, raw
-from gpuprop.backend import Backend, backend_of, default_backend, get_backend
-from gpuprop.ops import Array, kernel
-from gpuprop.pointwise import pointwise
+from gpuprop._core.backend import Backend
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import raw
+from gpuprop._core.ops import kernel
+from gpuprop._core.pointwise import pointwise
+from gpuprop._core.registry import backend_of, default_backend, get_backend
+from gpuprop._core.signature import Array
+from gpuprop._core.tensor import Tensor
 
 INIT, DATA, NOISE = range(3)  # the streams
 
@@ -46,15 +50,15 @@ def philox(xp: Any, index: Any, draw: Any, stream: Any, seed: Any) -> tuple:
     return c0 | (c1 << 32), c2 | (c3 << 32)
 
 
-def words(xp: Any, ticket: Any, stream: int, start: int, stop: int) -> Any:
-    """The 64-bit words `start` (even) to `stop` of the 2**33 of a draw; `ticket` is a uint64 array (seed, draw)."""
+def words(xp: Any, rng_key: Any, stream: int, start: int, stop: int) -> Any:
+    """The 64-bit words `start` (even) to `stop` of the 2**33 of a draw; `rng_key` is a uint64 array (seed, draw)."""
     index = xp.arange(start // 2, (stop + 1) // 2, dtype="uint64")
-    return xp.stack(philox(xp, index, ticket[1], xp.uint64(stream), ticket[0]), axis=-1).reshape(-1)[: stop - start]
+    return xp.stack(philox(xp, index, rng_key[1], xp.uint64(stream), rng_key[0]), axis=-1).reshape(-1)[: stop - start]
 
 
 @kernel
-def keep_mask(xp: Any, ticket: Array, shape: Sequence[int], p: float) -> Any:
-    """What dropout keeps: booleans of this shape, each false with probability `p`, by a ticket of `Generator.noise`.
+def keep_mask(xp: Any, rng_key: Array, shape: Sequence[int], p: float) -> Any:
+    """What dropout keeps: booleans of this shape, each false with probability `p`, by a rng_key of `Generator.noise`.
 
     An element takes 16 bits, eight elements a block of Philox, so `p` is rounded to a multiple of 2**-16; 0 keeps
     everything and 1 nothing.
@@ -62,12 +66,12 @@ def keep_mask(xp: Any, ticket: Array, shape: Sequence[int], p: float) -> Any:
     n, dropped = math.prod(shape), round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
-    draws = words(xp, ticket, NOISE, 0, (n + 3) // 4).view("uint16")[:n]
+    draws = words(xp, rng_key, NOISE, 0, (n + 3) // 4).view("uint16")[:n]
     return (draws >= dropped).reshape(shape)
 
 
 @kernel
-def keep_rows(xp: Any, ticket: Array, rows: Array, n: int, start: int, stop: int, p: float) -> Any:
+def keep_rows(xp: Any, rng_key: Array, rows: Array, n: int, start: int, stop: int, p: float) -> Any:
     """Columns `start` to `stop` of the numbered rows of what `keep_mask` would keep of rows of `n` elements.
 
     Each row begins with a block of its own, so they are those of `keep_mask` itself where 8 divides `n`.
@@ -77,17 +81,17 @@ def keep_rows(xp: Any, ticket: Array, rows: Array, n: int, start: int, stop: int
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
     first, last = start // 8, (stop + 7) // 8
     index = rows[..., None].astype("uint64") * ((n + 7) // 8) + xp.arange(first, last, dtype="uint64")
-    draws = xp.stack(philox(xp, index, ticket[1], xp.uint64(NOISE), ticket[0]), axis=-1).view("uint16")
+    draws = xp.stack(philox(xp, index, rng_key[1], xp.uint64(NOISE), rng_key[0]), axis=-1).view("uint16")
     draws = draws.reshape(*rows.shape, 8 * (last - first))
     return draws[..., start - 8 * first:stop - 8 * first] >= dropped
 
 
 @kernel
-def take_ticket(xp: Any, state: Array) -> Any:
+def take_rng_key(xp: Any, state: Array) -> Any:
     """A copy of (seed, draw), whose original then counts on, on the device."""
-    ticket = xp.copy(state)
+    rng_key = xp.copy(state)
     state[1:] += 1
-    return ticket
+    return rng_key
 
 
 # ---- distributions of words -----------------------------------------------------------------------------------------
@@ -279,9 +283,9 @@ class Generator:
         return f"Generator(seed={self.seed})"
 
     def noise(self, like: Any) -> Any:
-        """A ticket for one draw of noise on the backend of `like`: a uint64 array (seed, draw), good for many uses.
+        """A rng_key for one draw of noise on the backend of `like`: a uint64 array (seed, draw), good for many uses.
 
-        An op that takes the ticket as an argument draws the same numbers in its pullback, and new ones at each replay
+        An op that takes the rng_key as an argument draws the same numbers in its pullback, and new ones at each replay
         of a captured step, since the device counts.
         """
         backend = backend_of(raw(like))
@@ -354,10 +358,10 @@ class Generator:
         if stream == NOISE:
             return make(backend.xp, words(backend.xp, self._take(backend), NOISE, 0, n)).reshape(shape)
         with self._lock:
-            ticket = np.array([self.seed, self._draws[stream]], "uint64")
+            rng_key = np.array([self.seed, self._draws[stream]], "uint64")
             self._draws[stream] += 1
         xp = get_backend("numpy").xp
-        blocks = [make(xp, words(xp, ticket, stream, i, min(i + block, n))) for i in range(0, max(n, 1), max(block, 1))]
+        blocks = [make(xp, words(xp, rng_key, stream, i, min(i + block, n))) for i in range(0, max(n, 1), max(block, 1))]
         return backend.asarray(xp.concatenate(blocks).reshape(shape))
 
     def _take(self, backend: Backend) -> Any:
@@ -365,7 +369,7 @@ class Generator:
         with self._lock:
             if key not in self._devices:
                 self._devices[key] = self._start(backend)
-            return take_ticket(self._devices[key])
+            return take_rng_key(self._devices[key])
 
     def _start(self, backend: Backend) -> Any:
         """(seed, draw) on the backend's current device."""

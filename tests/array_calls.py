@@ -315,7 +315,7 @@ _GROUPS = {  # name: dtypes, expressions
         xp.float32 is np.float32|xp.iinfo('int32').max|xp.finfo('float32').eps|xp.bool_ is np.bool_
         xp.int64(3)|xp.polyval(r, 2)|xp.poly1d|xp.finfo(bf16).eps
         xp.fromfunction(lambda i, j: i + j, (2, 2))|xp.frombuffer(b'1234', 'uint8')|xp.random.rand
-        xp.require(m == m, 'not to be')|xp.nosuch|xp.linalg.nosuch
+        xp.check(m == m, 'not to be')|xp.nosuch|xp.linalg.nosuch
         """),
     "two dtypes": (ALL, """
         x + z|x * z|x / z|x // z|x % z|y ** z|x < z|x == z|x & z|x >> z|iop(x, '+', z)

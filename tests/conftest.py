@@ -7,7 +7,7 @@ import pytest
 from tested_backends import BACKENDS, HAS_CUDA, HOSTCUDA, RECORDS, SEVERAL_DEVICES
 
 import gpuprop
-from gpuprop.backend import use
+from gpuprop._core.registry import use
 
 NO_PARAMETERS = SimpleNamespace(params={})
 collect_ignore = [*["hostcuda"] * (not HOSTCUDA), *["test_devices.py"] * (not SEVERAL_DEVICES)]

@@ -4,8 +4,8 @@ import numpy as np
 
 import gpuprop
 from gpuprop import Parameter
-from gpuprop.backend import backend_of
-from gpuprop.optim.arena import Arena
+from gpuprop._core.arena import Arena
+from gpuprop._core.registry import backend_of
 
 SHAPES = [(3,), (2, 2), (), (0,), (1, 70)]
 random = np.random.default_rng(0)

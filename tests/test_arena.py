@@ -7,8 +7,8 @@ from stepping import GRADS, VALUES, arena, equal, feed, host, make, steps
 
 import gpuprop
 from gpuprop import BackendMismatchError, Parameter, nn, optim
-from gpuprop.backend import backend_of, get_backend
-from gpuprop.optim.arena import ALIGNMENT
+from gpuprop._core.arena import ALIGNMENT
+from gpuprop._core.registry import backend_of, get_backend
 
 
 def test_parameters_start_at_256_bytes_and_views_share_memory():
@@ -28,15 +28,15 @@ def test_memory_stays_put_and_zero_grad_touches_none(backend):
     params = make(backend)
     optimizer = optim.AdamW(params)
     home = arena(optimizer)
-    places = [(id(p.data), id(p.home)) for p in params]
+    places = [(id(p.data), id(p.grad_buffer)) for p in params]
     for i in range(3):
         steps(optimizer, params, [i])
-        assert all(p.grad is p.home for p in params)
+        assert all(p.grad is p.grad_buffer for p in params)
         before = host([home.grad])
         optimizer.zero_grad()
         assert all(p.grad is None for p in params)
         np.testing.assert_array_equal(host([home.grad]), before)
-    assert places == [(id(p.data), id(p.home)) for p in params] and arena(optimizer) is home
+    assert places == [(id(p.data), id(p.grad_buffer)) for p in params] and arena(optimizer) is home
 
 
 def test_gradients_accumulate_at_home(backend):
@@ -44,7 +44,7 @@ def test_gradients_accumulate_at_home(backend):
     optimizer = optim.SGD(params, lr=1.0)
     feed(params, 0)
     feed(params, 1)
-    assert all(p.grad is p.home for p in params)
+    assert all(p.grad is p.grad_buffer for p in params)
     optimizer.zero_grad(set_to_none=False)
     feed(params, 2)
     optimizer.step()
@@ -60,7 +60,7 @@ def test_what_a_user_assigns_comes_home(backend):
     p.grad = gpuprop.Tensor(backend.asarray(np.ones(3)))
     optimizer.step()
     equal(params, [[0, 1, 2], VALUES[1] - 0.5, *VALUES[2:]])
-    assert p.dtype == "float32" and p.grad is p.home and q.grad is q.home
+    assert p.dtype == "float32" and p.grad is p.grad_buffer and q.grad is q.grad_buffer
 
 
 def test_values_and_gradients_may_be_swapped_and_views_of_themselves(backend):
@@ -95,7 +95,7 @@ def test_a_model_moves_and_its_state_with_it():
     for i, (where, dtype) in enumerate(places):
         for p in move:
             p.data = get_backend(where).asarray(p.numpy().astype(dtype))
-            p.grad = p.home = None
+            p.grad = p.grad_buffer = None
         for optimizer, params in ((one, stay), (other, move)):
             steps(optimizer, params, [i], (1,) if i == 2 else ())
         assert backend_of(arena(other).data).name == where and arena(other).dtype == dtype
@@ -108,11 +108,11 @@ def test_gradients_move_with_the_model(backend):
     optimizer = optim.SGD(params, lr=1.0)
     feed(params, 0)
     for p in params:
-        p.data, p.grad, p.home = p.data.astype("float32"), p.grad.astype("float32"), None
+        p.data, p.grad, p.grad_buffer = p.data.astype("float32"), p.grad.astype("float32"), None
     optimizer.step()
     equal(params, [v - g for v, g in zip(VALUES, GRADS[0], strict=True)], 1e-6)
     optim.SGD(params, lr=0.0).step()  # gradients from before an optimizer was made are stepped with, too
-    assert all(p.grad is p.home for p in params)
+    assert all(p.grad is p.grad_buffer for p in params)
 
 
 def test_dtypes_have_arenas_of_their_own(backend):

@@ -8,7 +8,7 @@ import pytest
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
-from gpuprop.functional import attention as module
+from gpuprop.functional import _attention as module
 from gpuprop.testing import check_training
 
 attend = F.scaled_dot_product_attention

@@ -14,8 +14,8 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Array, BackendMismatchError, Parameter, Tensor, grad, op, optim, value_and_grad
-from gpuprop.backend import get_backend
-from gpuprop.ops import linear_op
+from gpuprop._core.ops import linear_op
+from gpuprop._core.registry import get_backend
 
 
 def leaf(backend, value=1.0, shape=(3,)):
@@ -95,7 +95,7 @@ class TestBackward:
     def test_twice_says_so(self, backend):
         y = F.relu(leaf(backend)).sum()
         y.backward()
-        with pytest.raises(RuntimeError, match="forward again"):
+        with pytest.raises(RuntimeError, match="run the forward pass again"):
             y.backward()
 
     def test_retain_graph(self, backend):
@@ -115,7 +115,7 @@ class TestBackward:
         assert values(backend, x.grad).tolist() == [0, 2, 4] and x.grad.dtype == "float32"
 
     def test_nothing_requires_a_gradient(self, backend):
-        with pytest.raises(RuntimeError, match="nothing here requires a gradient"):
+        with pytest.raises(RuntimeError, match="requires no gradient"):
             Tensor(backend.asarray(np.ones(()))).backward()
         with gpuprop.no_grad():
             y = leaf(backend).sum()
@@ -134,7 +134,7 @@ class TestBackward:
         y = (p * p).sum()
         p.data[...] = 2.0
         p.touch()
-        with pytest.raises(RuntimeError, match=r"multiply.*shape \(3,\).*stepped or loaded"):
+        with pytest.raises(RuntimeError, match=r"multiply.*shape \(3,\).*changed by a step or a load"):
             y.backward()
 
     def test_several_outputs(self, backend):
@@ -348,7 +348,7 @@ class TestGradFunctions:
 
 class TestVersions:
     def test_choice_twin_portable_definition(self, backend, monkeypatch):
-        from gpuprop.ops import forget_choices
+        from gpuprop._core.ops import forget_choices
 
         @op
         def answer(xp, x: Array):
@@ -374,11 +374,11 @@ class TestVersions:
         def plain(xp, x: Array, n=1):
             return x, None
 
-        with pytest.raises(TypeError, match=r"plain.*takes"):
+        with pytest.raises(TypeError, match=r"plain.*parameters"):
             plain.faster(lambda xp, x, m=1: (x, None))
 
     def test_linear_ops_choose_too(self, backend, monkeypatch):
-        from gpuprop.ops import forget_choices
+        from gpuprop._core.ops import forget_choices
 
         @linear_op(lambda xp, d, _, k: tripled.on(xp, d, k=k))
         def tripled(xp, x: Array, k):
@@ -483,7 +483,7 @@ class TestGoingOn:
                 x = leaf(backend)
                 h = at(x)
                 h.register_hook(wrong)
-                with pytest.raises(ValueError, match=r"gradient of shape \(3,\) and returned"):
+                with pytest.raises(ValueError, match=r"shape \(3,\) and returned"):
                     (h * 2).sum().backward()
 
     def test_hooks_see_arrays(self, backend):
@@ -531,7 +531,7 @@ class TestGoingOn:
         optim.SGD([p], lr=0.1)
         p.touch()
         q = pickle.loads(pickle.dumps(p))
-        assert q.home is None and q.changed == -1 and q.requires_grad and type(q) is Parameter
+        assert q.grad_buffer is None and q.changed == -1 and q.requires_grad and type(q) is Parameter
         with pytest.raises(RuntimeError, match="detach"):
             pickle.dumps(p * 2)
 

@@ -18,7 +18,8 @@ from tested_backends import BACKENDS
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import asnumpy, capture, nn, no_sync, optim, use
-from gpuprop.backend import default_backend, get_backend
+from gpuprop._core.instruments import collect_modules, leaf_reached, module_call, optimizer_stepped
+from gpuprop._core.registry import default_backend, get_backend
 from gpuprop.testing import CaptureError
 
 RECORDING = [name for name in BACKENDS if get_backend(name).records]
@@ -293,7 +294,7 @@ def test_a_replay_touches_its_parameters():
         step(*batch)
     loss = (model(x) ** 2).sum()
     step(x, y)
-    with pytest.raises(RuntimeError, match="stepped or loaded"):
+    with pytest.raises(RuntimeError, match="changed by a step or a load"):
         loss.backward()
 
 
@@ -883,9 +884,9 @@ def test_a_captured_step_inside_another(warm):
 def test_what_an_inner_watch_notes_is_the_outer_ones_too():
     model, optimizer = small()
     step, (x, *_) = capture(lambda x: train(model, optimizer, x)), inputs(1)
-    with optim.optimizer.watch() as stepped:
+    with optimizer_stepped.collect() as stepped:
         step(x)
-    assert list(stepped) == [optimizer]
+    assert list(stepped.values()) == [optimizer]
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------
@@ -920,11 +921,11 @@ def test_a_watch_is_the_threads_own():
     (x, *_) = inputs(1)
 
     def watching():
-        with nn.module.watch() as called, optim.optimizer.watch() as stepped, gpuprop.autograd.watch() as reached:
+        with collect_modules() as called, optimizer_stepped.collect() as stepped, leaf_reached.collect() as reached:
             inside.set()
             assert done.wait(60)
             train(model, optimizer, x)
-        return list(called), list(stepped), len(reached)
+        return list(called), list(stepped.values()), len(reached)
 
     def bystander():
         assert inside.wait(60)
@@ -933,27 +934,27 @@ def test_a_watch_is_the_threads_own():
 
     (called, stepped, reached), _ = in_threads(watching, bystander)
     assert called == [model, *model] and stepped == [optimizer] and reached == 4
-    assert optim.optimizer.watch.noted is None and gpuprop.autograd.watch.noted is None
+    assert not optimizer_stepped.is_watched and not leaf_reached.is_watched
 
 
 def test_watches_that_end_in_another_order_than_they_began():
     first, second = threading.Event(), threading.Event()
 
     def one():
-        with gpuprop.autograd.watch(), nn.module.watch():
+        with leaf_reached.collect(), collect_modules():
             first.set()
             assert second.wait(60)
-        return gpuprop.autograd.watch.noted, nn.module._around.get()
+        return leaf_reached.is_watched, module_call()
 
     def two():
         assert first.wait(60)
-        with gpuprop.autograd.watch(), nn.module.watch():
+        with leaf_reached.collect(), collect_modules():
             second.set()
             time.sleep(0.05)  # the other one's ends first, most likely
-        return gpuprop.autograd.watch.noted, nn.module._around.get()
+        return leaf_reached.is_watched, module_call()
 
-    assert in_threads(one, two) == [(None, None)] * 2
-    assert gpuprop.autograd.watch.noted is None and nn.module._around.get() is None
+    assert in_threads(one, two) == [(False, None)] * 2
+    assert not leaf_reached.is_watched and module_call() is None
 
 
 def test_several_threads_call_one_captured_step():

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import gpuprop
-from gpuprop import doctor, environment
-from gpuprop.backend import Unavailable, _classes, get_backend
-from gpuprop.cli import main
-from gpuprop.doctor import Facts, blas_findings, cupy_findings
-from gpuprop.environment import Blas, Driver
+from gpuprop import _doctor as doctor
+from gpuprop import _environment as environment
+from gpuprop._cli import main
+from gpuprop._core.backend import Unavailable
+from gpuprop._core.registry import _classes, get_backend
+from gpuprop._doctor import Facts, blas_findings, cupy_findings
+from gpuprop._environment import Blas, Driver
 from gpuprop_numpy import NumpyBackend
 
 CUDA11, CUDA12, CUDA13 = (Driver(v, ["NVIDIA H100"]) for v in (11040, 12080, 13000))

@@ -7,8 +7,8 @@ from refused import refused
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
-from gpuprop.backend import get_backend
-from gpuprop.functional import windows
+from gpuprop._core.registry import get_backend
+from gpuprop.functional import _windows as windows
 
 
 def zeros(*shape, dtype="float32"):

@@ -100,9 +100,9 @@ def test_the_workspace_is_a_share_of_the_memory(backend):
 
 def test_flags_of_require_are_read_at_once(backend):
     for i in range(100):
-        backend.require(backend.xp.asarray(True), f"fine {i}")
-    backend.require(backend.xp.asarray([True, False]), "one is wrong")
-    backend.require(backend.xp.asarray(False), "another is wrong")
+        backend.check(backend.xp.asarray(True), f"fine {i}")
+    backend.check(backend.xp.asarray([True, False]), "one is wrong")
+    backend.check(backend.xp.asarray(False), "another is wrong")
     with pytest.raises(IndexError, match="one is wrong"):
         backend.to_numpy(backend.xp.zeros(1))
     with pytest.raises(IndexError, match="another is wrong"):

@@ -14,7 +14,8 @@ from tested_backends import HAS_CUDA
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import asnumpy, capture, nn, optim, use
-from gpuprop.backend import CaptureError, get_backend
+from gpuprop._core.backend import CaptureError
+from gpuprop._core.registry import get_backend
 from gpuprop.training import Trainer
 
 pytestmark = pytest.mark.gpu

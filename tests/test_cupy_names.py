@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuprop.backend import EXTRAS
-from gpuprop.testing.strict import METHODS, Namespace, StrictArray
+from gpuprop._core.extras import NAMES as EXTRAS
+from gpuprop.testing._strict import METHODS, Namespace, StrictArray
 
 ROOT = Path(__file__).parents[1]
 

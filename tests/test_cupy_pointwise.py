@@ -18,9 +18,9 @@ import gpuprop
 import gpuprop.functional as F
 import gpuprop.testing
 from gpuprop import optim
-from gpuprop.backend import get_backend
-from gpuprop.pointwise import pointwise
-from gpuprop.random import NOISE, Generator, keep_mask, keep_rows, take_ticket
+from gpuprop._core.pointwise import pointwise
+from gpuprop._core.registry import get_backend
+from gpuprop.random import NOISE, Generator, keep_mask, keep_rows, take_rng_key
 
 pytestmark = pytest.mark.gpu
 
@@ -641,11 +641,11 @@ def test_another_probability_compiles_nothing(monkeypatch):
 
 
 @pytest.mark.hostcuda
-def test_tickets_and_masks_are_one_launch_and_numpys_bits():
+def test_rng_keys_and_masks_are_one_launch_and_numpys_bits():
     def calls(backend):
         state = backend.asarray(np.array([2**64 - 5, 2**40], "uint64"))
         rows = backend.asarray(np.arange(6).reshape(2, 3)).T[::-1]
-        return state, {"take": lambda: take_ticket(state), "kept": lambda: keep_mask(state, (3, 7, 5), 0.4),
+        return state, {"take": lambda: take_rng_key(state), "kept": lambda: keep_mask(state, (3, 7, 5), 0.4),
                        "kept_in_rows": lambda: keep_rows(state, rows, 21, 3, 17, 0.4)}
 
     found = {}

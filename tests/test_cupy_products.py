@@ -9,7 +9,7 @@ import pytest
 from counted import settled
 from tested_backends import HAS_CUDA
 
-from gpuprop.backend import get_backend
+from gpuprop._core.registry import get_backend
 
 pytestmark = pytest.mark.gpu
 HALF, BF16 = np.dtype("float16"), np.dtype(ml_dtypes.bfloat16)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import gpuprop
-from gpuprop.backend import backend_of, use
+from gpuprop._core.registry import backend_of, use
 from gpuprop.data import (
     ArrayDataset,
     BatchSampler,

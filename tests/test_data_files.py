@@ -24,7 +24,7 @@ from gpuprop.data import (
     read_idx,
     read_image,
 )
-from gpuprop.data.augmentation import _symmetric_beta
+from gpuprop.data._augmentation import _symmetric_beta
 from gpuprop.random import Generator
 
 # ---- IDX ------------------------------------------------------------------------------------------------------------

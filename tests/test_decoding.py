@@ -9,8 +9,8 @@ import pytest
 from test_transformer import GPT, VOCABULARY
 
 import gpuprop as gp
+from gpuprop._core.dtypes import as_dtype
 from gpuprop.decoding import beam_search, generate, greedy, sample, top_k_filter, top_p_filter
-from gpuprop.mode import as_dtype
 from gpuprop.random import Generator
 
 INF = math.inf

@@ -10,8 +10,9 @@ from tested_backends import SEVERAL_DEVICES
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, decoding, nn, optim
-from gpuprop.autograd import raw
-from gpuprop.backend import BackendMismatchError, backend_of, default_backend, making_on, use
+from gpuprop._core.backend import BackendMismatchError
+from gpuprop._core.graph import raw
+from gpuprop._core.registry import backend_of, default_backend, making_on, use
 from gpuprop.data import DataLoader, TensorDataset
 from gpuprop.testing import all_rows
 from gpuprop.training import Trainer
@@ -308,7 +309,7 @@ def test_a_trainer_brings_the_data_to_its_model(backend, loader):
     trainer.fit(data, data, epochs=2, progress=False)
     assert trainer.evaluate(data).keys() == {"loss", "accuracy"}
     assert device(trainer.predict(x)) == 1 and set(where(model.parameters())) == {1}
-    assert model.summary((1, 3)).rows[0].output == (1, 2)
+    assert gpuprop.summary(model, (1, 3)).rows[0].output == (1, 2)
 
 
 # ---- what is read, and in which order -------------------------------------------------------------------------------
@@ -375,7 +376,7 @@ def test_blocks_that_begin_in_turns_leave_the_default_as_it_was(backend):
     one, two = use("numpy"), use(backend.name)  # as two threads may begin them
     with one:
         pass
-    assert on_a_thread(default_backend) is backend  # the second is not in its block yet
+    assert on_a_thread(default_backend) is before  # the second has not entered its block yet
     with two:
         assert on_a_thread(default_backend) is before
     assert on_a_thread(default_backend) is before

@@ -37,7 +37,7 @@ def test_digits(tmp_path):
 def test_digits_says_where_it_runs_and_why(tmp_path):
     done = run("digits.py", "--epochs", 1, cwd=tmp_path)
     line, = done.stderr.splitlines()
-    assert line.startswith("gpuprop: using ") and line.endswith(")")
+    assert line.startswith("gpuprop uses ") and line.endswith(")")
     assert (tmp_path / "out" / "curves.png").exists()
 
 

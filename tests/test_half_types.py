@@ -10,7 +10,7 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
-from gpuprop.mode import as_dtype
+from gpuprop._core.dtypes import as_dtype
 
 HALVES = ["float16", "bfloat16"]
 halves = pytest.mark.parametrize("dtype", HALVES)

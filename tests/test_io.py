@@ -296,7 +296,7 @@ def test_a_header_longer_than_the_file(tmp_path):
 def test_a_file_that_fails_leaves_the_old_one(path, monkeypatch):
     save(path, {"a": np.ones(3)})
     before = path.read_bytes()
-    monkeypatch.setattr(gpuprop.io.state.FORMATS[path.suffix], "write", full_disk)
+    monkeypatch.setattr(gpuprop.io._state.FORMATS[path.suffix], "write", full_disk)
     with pytest.raises(OSError, match="No space left") as caught:
         save(path, {"a": np.zeros(3)})
     assert "a file that was there is as it was" in caught.value.__notes__[0]

@@ -10,8 +10,9 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Array, Tensor, nn, op, optim
-from gpuprop.autograd import Parameter, raw
-from gpuprop.ops import kernel
+from gpuprop._core.graph import raw
+from gpuprop._core.ops import kernel
+from gpuprop._core.tensor import Parameter
 from gpuprop.testing import (
     Row,
     check_grad,
@@ -123,7 +124,7 @@ class TestTwins:
     rows = pointwise(F.relu)
 
     def check(self, twin):
-        check_kernel("strict", "gpuprop.functional.activation:relu", self.rows, twin)
+        check_kernel("strict", "gpuprop:relu", self.rows, twin)
 
     def test_right(self):
         self.check(lambda xp, input, inplace=False: F.relu.fn(xp, input))
@@ -149,7 +150,7 @@ class TestTwins:
 
     def test_none_there(self):
         with pytest.raises(ValueError, match="no twin of"):
-            check_kernel("strict", "gpuprop.functional.activation:relu", self.rows)
+            check_kernel("strict", "gpuprop:relu", self.rows)
 
 
 @kernel
@@ -239,11 +240,11 @@ class TestThirdParty:
             def asarray(self, value, dtype=None):
                 return np.asarray(value, dtype).view(Array)
 
-            def to_numpy(self, array):
+            def _to_numpy(self, array):
                 return np.array(array, subok=False)
 
-            def require(self, condition, message):
-                get_backend("numpy").require(condition, message)
+            def check(self, condition, message):
+                get_backend("numpy").check(condition, message)
     """
 
     @pytest.mark.parametrize("fault", [None, "sign"])
@@ -251,7 +252,7 @@ class TestThirdParty:
         (tmp_path / "gpuprop_dummy.py").write_text(textwrap.dedent(self.BACKEND) + textwrap.dedent("""
             def relu(xp, input, inplace=False):
                 return xp.maximum(input, 0), (lambda d: -d * (input > 0),)
-            DummyBackend.kernels = {"gpuprop.functional.activation:relu": relu}
+            DummyBackend.kernels = {"gpuprop:relu": relu}
         """) * (fault is not None))
         info = tmp_path / "gpuprop_dummy-1.0.dist-info"
         info.mkdir()

@@ -9,7 +9,7 @@ from stepping import arena, make
 
 import gpuprop
 from gpuprop import optim
-from gpuprop.backend import get_backend
+from gpuprop._core.registry import get_backend
 from gpuprop.optim import lr_scheduler
 
 

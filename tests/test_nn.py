@@ -8,7 +8,7 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Parameter, Tensor, nn, optim
-from gpuprop.backend import backend_of
+from gpuprop._core.registry import backend_of
 from gpuprop.nn import init
 
 
@@ -156,7 +156,7 @@ class TestState:
         net = Net()
         loss = net(gpuprop.ones(2, 4)).sum()
         net.load_state_dict(net.state_dict())
-        with pytest.raises(RuntimeError, match="stepped or loaded"):
+        with pytest.raises(RuntimeError, match="changed by a step or a load"):
             loss.backward()
 
     def test_to(self, backend):

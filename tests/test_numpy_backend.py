@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from gpuprop.backend import EXTRAS
+from gpuprop._core.extras import NAMES as EXTRAS
 from gpuprop_numpy import NumpyBackend, index_add, memory, xp
 from gpuprop_numpy import pointwise as P
 
@@ -71,13 +71,13 @@ def test_own(backend):
     assert type(out) is np.ndarray and out.shape == () and out.dtype == a.dtype
 
 
-@pytest.mark.parametrize("require", [lambda *a: NumpyBackend().require(*a), xp.require])
-def test_require(require):
+@pytest.mark.parametrize("check", [lambda *a: NumpyBackend().check(*a), xp.check])
+def test_check(check):
     labels = np.array([0, 3, 9])
-    require(labels < 10, "labels below 10")
-    require(labels[:0] > 5, "no labels, none wrong")
+    check(labels < 10, "labels below 10")
+    check(labels[:0] > 5, "no labels, none wrong")
     with pytest.raises(IndexError, match="labels below 9"):
-        require(labels < 9, "labels below 9")
+        check(labels < 9, "labels below 9")
 
 
 def test_memory(backend):
@@ -159,7 +159,7 @@ def test_special_functions_keep_signs_of_zero():
         assert np.signbit(f(np.array([0.0, -0.0]))).tolist() == [False, True]
 
 
-@pytest.mark.parametrize("name", [n for n in EXTRAS if n not in ("polygamma", "index_add", "require")])
+@pytest.mark.parametrize("name", [n for n in EXTRAS if n not in ("polygamma", "index_add", "check")])
 def test_special_functions_keep_dtype_and_shape(name):
     f = getattr(xp, name)
     x = r.uniform(0.1, 0.9, (4, 5))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tested_backends import BACKENDS, RECORDS
 
-from gpuprop.ops import definitions
+from gpuprop._core.ops import definitions
 from gpuprop.testing import all_rows, check_capture, check_grad, check_parity, check_second
 
 ROWS = all_rows()
@@ -45,8 +45,8 @@ def test_every_op_has_rows():
 
 NEVER_EMPTY: dict[str, str] = {}  # op -> why no row of it has an empty input
 NEVER_SINGLE = {
-    "gpuprop.functional.activation:glu": "two halves need two elements",
-    "gpuprop.functional.resampling:affine_grid": "a map of a plane has six",
+    "gpuprop.functional:glu": "two halves need two elements",
+    "gpuprop.functional:affine_grid": "a map of a plane has six",
 }
 
 
@@ -60,6 +60,6 @@ def test_every_op_meets_empty_and_single_inputs():
 
 
 def test_rows_are_of_float64_and_integers():
-    """And of uint64, which tickets of noise are."""
+    """And of uint64, which rng_keys of noise are."""
     for row in ROWS:
         assert {a.dtype for a in row.arrays()} <= {np.dtype(t) for t in ("float64", "int64", "uint64", "bool")}, row

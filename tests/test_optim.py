@@ -12,6 +12,7 @@ from stepping import GRADS, VALUES, arena, equal, feed, host, make, steps
 
 import gpuprop
 from gpuprop import Parameter, nn, optim
+from gpuprop._core.instruments import optimizer_stepped
 from gpuprop.testing import no_syncs
 
 # ---- the rules, in plain NumPy, one array at a time ------------------------------------------------------------------
@@ -124,12 +125,12 @@ def test_backward_through_a_stepped_parameter_raises(backend):
     loss, spared = (params[0] * params[0]).sum(), (params[1] * params[1]).sum()
     feed(params, 0, (1,))
     optimizer.step()
-    with pytest.raises(RuntimeError, match="stepped or loaded"):
+    with pytest.raises(RuntimeError, match="changed by a step or a load"):
         loss.backward()
     spared.backward()  # its parameter had no gradient and was not stepped
     loss = (params[0] * params[0]).sum()
     nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(params), params)
-    with pytest.raises(RuntimeError, match="stepped or loaded"):
+    with pytest.raises(RuntimeError, match="changed by a step or a load"):
         loss.backward()
 
 
@@ -338,10 +339,10 @@ def test_the_key_of_a_captured_step(backend):
 
 def test_watch_notes_who_steps(backend):
     one, other = (optim.SGD(make(backend)) for _ in range(2))
-    with optim.optimizer.watch() as stepped:
+    with optimizer_stepped.collect() as stepped:
         other.step()
     one.step()
-    assert list(stepped) == [other]
+    assert list(stepped.values()) == [other]
 
 
 

@@ -9,7 +9,7 @@ import pytest
 import gpuprop as gp
 from gpuprop import nn, optim
 from gpuprop.nn import utils
-from gpuprop.nn.utils.spectral_norm import singular_vectors
+from gpuprop.nn.utils._spectral_norm import singular_vectors
 
 NORMS = {"weight_norm": (utils.weight_norm, utils.remove_weight_norm),
          "spectral_norm": (utils.spectral_norm, utils.remove_spectral_norm)}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gpuprop
-from gpuprop.autograd import Differentiable
+from gpuprop._core.namespace import Differentiable
 
 ROOT = Path(gpuprop.__file__).parent
 HOST = {"float", "int", "bool", "item", "tolist", "get", "asarray", "array", "nonzero", "unique"}
@@ -33,12 +33,12 @@ def writes(node):
     return any(word.startswith(("linear_op", "kernel", "pointwise")) or word.endswith(".faster") for word in words)
 
 
-BODIES = bodies("functional/*.py", "optim/*.py", "random.py")
-DIFFERENTIATED = {name: node for name, node in bodies("functional/*.py").items() if not writes(node)}
+BODIES = bodies("_array/*.py", "functional/*.py", "optim/*.py", "random.py")
+DIFFERENTIATED = {name: node for name, node in bodies("_array/*.py", "functional/*.py").items() if not writes(node)}
 
 
 def test_they_are_found():
-    assert len(DIFFERENTIATED) > 150 and "loss:labelled_nll" in DIFFERENTIATED and "adam:adam_update" in BODIES
+    assert len(DIFFERENTIATED) > 150 and "_loss:labelled_nll" in DIFFERENTIATED and "adam:adam_update" in BODIES
 
 
 @pytest.mark.parametrize("name", BODIES)

@@ -15,7 +15,7 @@ from scipy import special, stats
 import gpuprop
 import gpuprop.random as random
 import gpuprop.testing  # registers the strict backend
-from gpuprop.backend import get_backend, usable_backends
+from gpuprop._core.registry import get_backend, usable_backends
 from gpuprop.random import DATA, INIT, NOISE, Generator, keep_mask, keep_rows, philox, words
 
 BACKENDS = list(usable_backends())
@@ -89,8 +89,8 @@ def test_philox_is_its_definition_for_any_counter():
 def test_words_are_the_blocks_in_order(backend):
     seed, draw = 0x0123456789ABCDEF, 0xFEDCBA9876543210
     backend = get_backend(backend)
-    ticket = backend.asarray(np.array([seed, draw], "uint64"))
-    found = host(words(backend.xp, ticket, NOISE, 4, 9))
+    rng_key = backend.asarray(np.array([seed, draw], "uint64"))
+    found = host(words(backend.xp, rng_key, NOISE, 4, 9))
     blocks = [philox_in_integers((draw & FULL, i, NOISE, draw >> 32), (seed & FULL, seed >> 32)) for i in range(5)]
     expected = [low | high << 32 for a, b, c, d in blocks for low, high in ((a, b), (c, d))]
     assert found.dtype == "uint64"
@@ -99,9 +99,9 @@ def test_words_are_the_blocks_in_order(backend):
 
 def test_many_words_at_once_are_the_words_of_many_calls():
     """More than one block and one thread of an elementwise body."""
-    xp, ticket, n = get_backend("numpy").xp, np.array([1, 2], "uint64"), 1 << 20
-    parts = [words(xp, ticket, NOISE, i, i + (n >> 4)) for i in range(0, n, n >> 4)]
-    assert same(words(xp, ticket, NOISE, 0, n), np.concatenate(parts))
+    xp, rng_key, n = get_backend("numpy").xp, np.array([1, 2], "uint64"), 1 << 20
+    parts = [words(xp, rng_key, NOISE, i, i + (n >> 4)) for i in range(0, n, n >> 4)]
+    assert same(words(xp, rng_key, NOISE, 0, n), np.concatenate(parts))
 
 
 # ---- the same bits everywhere ---------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_uniform_contains_its_lower_bound_and_not_its_upper_one(dtype, monkeypat
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     for low, high in [(0, 1), (-0.3, 0.1), (1, 1.5), (-7, -7), (1e-3, 1e3)]:
-        extremes = lambda xp, ticket, stream, start, stop: np.array([0, 2**64 - 1], "uint64")
+        extremes = lambda xp, rng_key, stream, start, stop: np.array([0, 2**64 - 1], "uint64")
         monkeypatch.setattr(random, "words", extremes)
         first, last = Generator(0).uniform(2, low, high, dtype)
         bounds = np.array([low, high], "float64").astype(first.dtype)
@@ -322,17 +322,17 @@ def test_distribution_of_bounds():
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_keep_mask_compares_16_bits_an_element(backend, shape):
     backend = get_backend(backend)
-    ticket = backend.asarray(np.array([5, 6], "uint64"))
+    rng_key = backend.asarray(np.array([5, 6], "uint64"))
     n = int(np.prod(shape))
     blocks = [philox_in_integers((6, i, NOISE, 0), (5, 0)) for i in range(n)]
     halves = [half for block in blocks for word in block for half in (word & 0xFFFF, word >> 16)]
     expected = np.array([h >= round(0.3 * 2**16) for h in halves[:n]], bool).reshape(shape)
-    mask = keep_mask(ticket, shape, 0.3)
+    mask = keep_mask(rng_key, shape, 0.3)
     assert type(mask) is backend.array_type
     assert same(mask, expected)
-    assert host(keep_mask(ticket, shape, 0)).all()
-    assert not host(keep_mask(ticket, shape, 1)).any()
-    assert keep_mask(ticket, shape, 0.0).shape == shape
+    assert host(keep_mask(rng_key, shape, 0)).all()
+    assert not host(keep_mask(rng_key, shape, 1)).any()
+    assert keep_mask(rng_key, shape, 0.0).shape == shape
 
 
 @pytest.mark.parametrize("p", [2**-16, 0.1, 0.5, 0.9])
@@ -348,25 +348,25 @@ def test_keep_mask_keeps_with_probability_1_minus_p(p):
 def test_keep_rows_draws_an_element_by_its_row_and_column(backend, n):
     """Any part of a mask is what the whole has there; the whole is that of `keep_mask` if rows fill their blocks."""
     backend = get_backend(backend)
-    ticket, numbers = (backend.asarray(np.array(a)) for a in (np.uint64([5, 6]), np.arange(12).reshape(3, 4)))
-    whole = host(keep_rows(ticket, numbers, n, 0, n, 0.3))
-    padded = host(keep_mask(ticket, (3, 4, -(-n // 8) * 8), 0.3))
+    rng_key, numbers = (backend.asarray(np.array(a)) for a in (np.uint64([5, 6]), np.arange(12).reshape(3, 4)))
+    whole = host(keep_rows(rng_key, numbers, n, 0, n, 0.3))
+    padded = host(keep_mask(rng_key, (3, 4, -(-n // 8) * 8), 0.3))
     assert whole.shape == (3, 4, n) and same(whole, padded[..., :n])
     for start, stop in ((0, 1), (n // 2, n), (n - 1, n), (n // 3, n // 2), (n, n)):
-        part = keep_rows(ticket, numbers[1:, ::2], n, start, stop, 0.3)
+        part = keep_rows(rng_key, numbers[1:, ::2], n, start, stop, 0.3)
         assert type(part) is backend.array_type and same(part, whole[1:, ::2, start:stop])
-        assert host(keep_rows(ticket, numbers, n, start, stop, 0)).all()
-        assert not host(keep_rows(ticket, numbers, n, start, stop, 1)).any()
+        assert host(keep_rows(rng_key, numbers, n, start, stop, 0)).all()
+        assert not host(keep_rows(rng_key, numbers, n, start, stop, 1)).any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_ticket_gives_the_same_mask_again_and_the_next_ticket_another(backend):
+def test_a_rng_key_gives_the_same_mask_again_and_the_next_rng_key_another(backend):
     backend = get_backend(backend)
     x, generator = backend.asarray(np.zeros(100, "float32")), Generator(0)
-    ticket = generator.noise(x)
-    mask = keep_mask(ticket, (100,), 0.5)
+    rng_key = generator.noise(x)
+    mask = keep_mask(rng_key, (100,), 0.5)
     assert not same(keep_mask(generator.noise(gpuprop.tensor(x)), (100,), 0.5), mask)
-    assert same(keep_mask(ticket, (100,), 0.5), mask)
+    assert same(keep_mask(rng_key, (100,), 0.5), mask)
 
 
 def test_noise_never_waits_for_the_device():

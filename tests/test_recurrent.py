@@ -10,9 +10,9 @@ from refused import refused
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim
-from gpuprop.backend import get_backend
-from gpuprop.capture import capture
-from gpuprop.functional.recurrent import CELLS, once
+from gpuprop._capture import capture
+from gpuprop._core.registry import get_backend
+from gpuprop.functional._recurrent import CELLS, once
 from gpuprop.nn.utils.rnn import (
     PackedSequence,
     invert_permutation,

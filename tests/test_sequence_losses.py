@@ -14,7 +14,7 @@ from gpuprop import nn, optim
 from gpuprop.testing import check_grad, check_second, check_training
 
 RNG = np.random.default_rng(0)
-PARTS = import_module("gpuprop.functional.linear_cross_entropy")  # of whose name F has the function
+PARTS = import_module("gpuprop.functional._linear_cross_entropy")
 
 
 def labels(*values):

@@ -12,8 +12,8 @@ import pytest
 from counted import HOSTCUDA, operations  # a real GPU does not tell what waits
 from test_cupy_names import ROOT, uses_in
 
-from gpuprop.backend import get_backend
-from gpuprop.testing.strict import METHODS
+from gpuprop._core.registry import get_backend
+from gpuprop.testing._strict import METHODS
 
 REFUSALS = (TypeError, ValueError, IndexError, AttributeError, NotImplementedError, OverflowError)
 

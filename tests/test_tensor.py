@@ -151,7 +151,7 @@ def test_writing_into_a_parameter_ends_the_graphs_that_read_it(backend):
     y = (p * p).sum()
     with no_grad():
         p.fill_(3.0)
-    with pytest.raises(RuntimeError, match="values that are gone"):
+    with pytest.raises(RuntimeError, match="changed by a step or a load"):
         y.backward()
 
 
@@ -348,5 +348,5 @@ def test_creation_elsewhere():
     assert gp.zeros(2).device == "numpy"
     assert gp.ones(2, requires_grad=True).requires_grad
     assert gp.empty((2, 3)).shape == (2, 3)
-    with pytest.raises(TypeError, match="only floating point"):
+    with pytest.raises(TypeError, match="only floating-point"):
         gp.zeros(2, "int64", requires_grad=True)

@@ -11,18 +11,20 @@ from tested_backends import BACKENDS
 import gpuprop
 from gpuprop import functional as F
 from gpuprop import nn, optim
-from gpuprop.backend import Unavailable, _classes, default_backend, get_backend
-from gpuprop.cli import main
+from gpuprop._array.activation import relu
+from gpuprop._cli import main
+from gpuprop._core.backend import Unavailable
+from gpuprop._core.ops import forget_choices
+from gpuprop._core.registry import _classes, default_backend, get_backend
 from gpuprop.data import ArrayDataset
-from gpuprop.functional.activation import gelu, relu
-from gpuprop.functional.dropout import drop
-from gpuprop.ops import forget_choices
+from gpuprop.functional._activation import gelu
+from gpuprop.functional._dropout import drop
 from gpuprop.random import default_generator
 from gpuprop.verification import DIFFERS, NOTHING, SAME
-from gpuprop.verification.measure import distance
-from gpuprop.verification.page import page
-from gpuprop.verification.reorder import Order, Products
-from gpuprop.verification.runs import RUNS, mlp, trained
+from gpuprop.verification._builtin_runs import RUNS, mlp, trained
+from gpuprop.verification._measure import distance
+from gpuprop.verification._page import page
+from gpuprop.verification._reorder import Order, Products
 from gpuprop_numpy import NumpyBackend
 
 CANDIDATE = BACKENDS[-1]
@@ -200,8 +202,8 @@ class TestPlanted:
         self.differs("batches, batch 0: step 0", make_run)
 
     def test_other_dropout_masks(self):
-        def wrong(xp, input, ticket, p):
-            return drop.fn(xp, input, ticket + 1, p)
+        def wrong(xp, input, rng_key, p):
+            return drop.fn(xp, input, rng_key + 1, p)
 
         with planted(drop, wrong):
             self.differs("dropout masks, 2: step 0, not the same bit for bit")
@@ -457,7 +459,7 @@ class TestReports:
 
     def test_command_of_a_file_that_differs(self, tmp_path, capsys):
         file = tmp_path / "mine.py"
-        file.write_text("import gpuprop\nfrom gpuprop.verification.runs import mlp\n\ndef make_run():\n"
+        file.write_text("import gpuprop\nfrom gpuprop.verification._builtin_runs import mlp\n\ndef make_run():\n"
                         f"    gpuprop.manual_seed(gpuprop.backend.default_backend().name == {CANDIDATE!r})\n"
                         "    return mlp()\n\nother = mlp\n")
         assert main(["verify", str(file), "--candidate", CANDIDATE, "--steps", "1", "--json"]) == DIFFERS

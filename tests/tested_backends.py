@@ -6,7 +6,7 @@ Under ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one and hostcuda ans
 import sys
 
 import gpuprop.testing  # noqa: F401 (registers the strict backend)
-from gpuprop.backend import get_backend, usable_backends
+from gpuprop._core.registry import get_backend, usable_backends
 
 HOSTCUDA = "hostcuda" in sys.modules
 HAS_CUDA = "cupy" in usable_backends()

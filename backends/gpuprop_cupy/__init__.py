@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import Backend, CaptureError, Unavailable
+from gpuprop.backend import Backend, CaptureError, Namespace, Unavailable
 
 INSTALL = 'pip install "gpuprop[cuda13]" (or "gpuprop[cuda12]", for drivers before 580)'
 
@@ -18,6 +18,8 @@ class CupyBackend(Backend):
     """CuPy: arrays are made on the current CUDA device of each thread, and computed where they lie."""
 
     name, install = "cupy", INSTALL
+    aliases, priority = ("cuda", "gpu"), 1
+    array_modules, dlpack_devices = ("cupy",), (2, 13)  # CUDA's memory, and managed memory
 
     @classmethod
     def is_available(cls) -> bool | Unavailable:
@@ -29,17 +31,17 @@ class CupyBackend(Backend):
 
         from gpuprop_cupy import random
         from gpuprop_cupy.graph import can_record
-        from gpuprop_cupy.namespace import Namespace
+        from gpuprop_cupy.namespace import OWN
         from gpuprop_cupy.prefetch import Prefetch
 
         self._cupy, self._runtime = cupy, cupy.cuda.runtime
         self.array_type = cupy.ndarray
         self.kernels = {
-            "gpuprop.random:take_ticket": random.take_ticket,
+            "gpuprop.random:take_rng_key": random.take_rng_key,
             "gpuprop.random:keep_mask": random.keep_mask,
             "gpuprop.random:keep_rows": random.keep_rows,
         }
-        self.xp = Namespace(require=self.require)
+        self.xp = Namespace(cupy, check=self.check, **OWN)
         self.records = can_record()
         self._prefetch = Prefetch(cupy)
         self._workspaces: dict[int, int] = {}  # by device
@@ -75,13 +77,10 @@ class CupyBackend(Backend):
             self._cupy.cuda.get_current_stream().wait_event(copied)
         return copy
 
-    def to_numpy(self, array: Any) -> np.ndarray:
-        with self.at(array):
-            host = self._cupy.asnumpy(array)
-            self.raise_found()
-        return host
+    def _to_numpy(self, array: Any) -> np.ndarray:
+        return self._cupy.asnumpy(array)
 
-    def pointwise(self, fn: Callable) -> Callable:
+    def _pointwise(self, fn: Callable) -> Callable:
         """`fn`, an elementwise body, as one CUDA kernel."""
         from gpuprop_cupy.pointwise import compiled
 
@@ -91,10 +90,10 @@ class CupyBackend(Backend):
         """Host batches as arrays here; each is sent from pinned memory while the one before is in use."""
         return self._prefetch(batches)
 
-    def _read(self, flags: Any) -> np.ndarray:
+    def _read_flags(self, flags: Any) -> np.ndarray:
         return flags.get()
 
-    def synchronize(self) -> None:
+    def _synchronize(self) -> None:
         self._cupy.cuda.Device().synchronize()
 
     def record(self) -> Any:

@@ -19,8 +19,7 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
-from gpuprop.backend import CaptureError
-from gpuprop.capture_state import instances, looking
+from gpuprop.backend import CaptureError, instances, looking
 from gpuprop_cupy import products
 
 # ---- recording ------------------------------------------------------------------------------------------------------

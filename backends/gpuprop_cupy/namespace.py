@@ -10,23 +10,8 @@ import cupy
 import numpy as np
 from cupyx.scipy import special
 
+from gpuprop.backend import is_half
 from gpuprop_cupy.products import matmul
-
-
-class Namespace:
-    """CuPy's names, but for those defined here."""
-
-    def __init__(self, **own: Any) -> None:
-        vars(self).update(OWN, **own)
-
-    def __getattr__(self, name: str) -> Any:
-        value = vars(self)[name] = getattr(cupy, name)
-        return value
-
-
-def _is_half(dtype: Any) -> bool:
-    return dtype.name in ("float16", "bfloat16")
-
 
 # ---- joining --------------------------------------------------------------------------------------------------------
 
@@ -96,7 +81,7 @@ def index_add(a: Any, index: Any, values: Any, axis: int = 0) -> Any:
     index = index.astype("int64") % len(target)  # a narrow type does not hold the length
     order = cupy.argsort(index)
     index, rows = index[order], cupy.moveaxis(values, axis, 0)[order]
-    rows = rows.astype("float32" if _is_half(target.dtype) else target.dtype, copy=False)
+    rows = rows.astype("float32" if is_half(target.dtype) else target.dtype, copy=False)
     step = 1
     while step < len(rows):
         same = (index[step:] == index[:-step]).reshape(-1, *(1,) * (rows.ndim - 1))
@@ -114,7 +99,7 @@ def _special(ufunc: Callable) -> Callable:
     """A function of SciPy's that keeps its argument's dtype: half types go by way of float32, in CuPy by float64."""
 
     def function(x: Any) -> Any:
-        return ufunc(x.astype("float32")).astype(x.dtype) if _is_half(x.dtype) else ufunc(x)
+        return ufunc(x.astype("float32")).astype(x.dtype) if is_half(x.dtype) else ufunc(x)
 
     return function
 

@@ -12,12 +12,12 @@ from gpuprop_cupy.pointwise import compiled
 
 @compiled
 def take(xp, state, step):
-    ticket = +state
+    rng_key = +state
     state += step.astype("uint64")
-    return ticket
+    return rng_key
 
 
-def take_ticket(xp: Any, state: Any) -> Any:
+def take_rng_key(xp: Any, state: Any) -> Any:
     return take(xp, state, range(2))
 
 
@@ -37,17 +37,17 @@ def kept_in_rows(xp, block, row, blocks, seed, draw, dropped):
     return kept.__wrapped__(xp, row.astype("uint64") * blocks + block.astype("uint64"), seed, draw, dropped)
 
 
-def keep_mask(xp: Any, ticket: Any, shape: Sequence[int], p: float) -> Any:
+def keep_mask(xp: Any, rng_key: Any, shape: Sequence[int], p: float) -> Any:
     n, dropped = math.prod(shape), round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
-    return kept(xp, range(-(-n // 8)), *ticket, dropped).view("bool")[:n].reshape(shape)
+    return kept(xp, range(-(-n // 8)), *rng_key, dropped).view("bool")[:n].reshape(shape)
 
 
-def keep_rows(xp: Any, ticket: Any, rows: Any, n: int, start: int, stop: int, p: float) -> Any:
+def keep_rows(xp: Any, rng_key: Any, rows: Any, n: int, start: int, stop: int, p: float) -> Any:
     dropped = round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)((*rows.shape, stop - start), "bool")
     first, last = start // 8, -(-stop // 8)
-    eights = kept_in_rows(xp, range(first, last), rows[..., None], -(-n // 8), *ticket, dropped)
+    eights = kept_in_rows(xp, range(first, last), rows[..., None], -(-n // 8), *rng_key, dropped)
     return eights.view("bool")[..., start - 8 * first:stop - 8 * first]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import Backend
+from gpuprop.backend import Backend, Namespace, is_half
 from gpuprop_numpy import activation, normalization, special
 from gpuprop_numpy.memory import keep_freed_memory
-from gpuprop_numpy.pointwise import blockwise, is_half
+from gpuprop_numpy.pointwise import blockwise
 
 CHUNK = 1 << 16  # elements added at once: their positions take more memory than they do
 
@@ -41,7 +41,7 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
     return a
 
 
-def require(condition: Any, message: str) -> None:
+def check(condition: Any, message: str) -> None:
     """All of `condition`, or IndexError(message)."""
     if not np.all(condition):
         raise IndexError(message)
@@ -63,20 +63,10 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float32) if is_half(a.dtype) else a
 
 
-class Namespace:
-    """NumPy's names and those of `gpuprop.backend.EXTRAS`."""
-
-    def __init__(self, **own: Callable) -> None:
-        vars(self).update(own)
-
-    def __getattr__(self, name: str) -> Any:
-        value = vars(self)[name] = getattr(np, name)
-        return value
-
-
 xp = Namespace(
+    np,
     erf=special.erf, erfc=special.erfc, erfinv=special.erfinv, lgamma=special.lgamma, digamma=special.digamma,
-    polygamma=special.polygamma, sigmoid=special.sigmoid, index_add=index_add, matmul=matmul, require=require,
+    polygamma=special.polygamma, sigmoid=special.sigmoid, index_add=index_add, matmul=matmul, check=check,
 )
 
 
@@ -87,9 +77,11 @@ class NumpyBackend(Backend):
     """
 
     name, xp, array_type = "numpy", xp, np.ndarray
+    aliases, priority = ("cpu",), 0
+    array_modules, dlpack_devices = ("numpy",), (1, 3)  # the CPU's memory, and pinned memory
     kernels = {
-        "gpuprop.functional.activation:gelu": activation.gelu,
-        "gpuprop.functional.normalization:standardize": normalization.standardize,
+        "gpuprop.functional:gelu": activation.gelu,
+        "gpuprop.functional:standardize": normalization.standardize,
     }
 
     def __init__(self) -> None:
@@ -100,17 +92,17 @@ class NumpyBackend(Backend):
             raise TypeError("a masked array is not taken, for its mask would be lost: fill it first, with .filled(...)")
         return np.asarray(value, dtype)
 
-    def to_numpy(self, array: np.ndarray) -> np.ndarray:
+    def _to_numpy(self, array: np.ndarray) -> np.ndarray:
         return np.array(array)
 
     def own(self, out: Any) -> np.ndarray:
         return out if type(out) is np.ndarray else np.asarray(out)
 
-    def pointwise(self, fn: Callable) -> Callable:
+    def _pointwise(self, fn: Callable) -> Callable:
         return blockwise(fn)
 
-    def require(self, condition: Any, message: str) -> None:
-        require(condition, message)
+    def check(self, condition: Any, message: str) -> None:
+        check(condition, message)
 
     def memory(self) -> dict[str, int]:
         """Bytes: ``used`` by this process, ``free`` and ``total`` in the machine, as far as the system says."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.functional.activation import gelu as op
+from gpuprop.backend import definition
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.special import normal_cdf
 
@@ -27,6 +27,6 @@ def slope(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
 def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
     """The distribution function, which takes most of the time, is kept for the gradient."""
     if approximate != "none" or input.dtype.kind != "f" or input.dtype.itemsize == 2:
-        return op.fn(xp, input, approximate=approximate)
+        return definition("gpuprop.functional:gelu")(xp, input, approximate=approximate)
     cdf = normal_cdf(input)
     return input * cdf, (lambda dy: slope(xp, input, cdf, dy),)

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.functional.linear import check_dtypes
-from gpuprop.functional.normalization import standardize as op
+from gpuprop.backend import definition
 
 PART = 1 << 17  # elements at a time
 SMALL = 1 << 14  # below, the definition is faster
@@ -78,9 +77,8 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
     channels, last = ndim > 1 and axes == (0, *range(2, ndim)), axes == tuple(range(ndim - len(axes), ndim))
     wide = (1, shape[1], *(1,) * (ndim - 2)) if channels else shape
     if not (channels or last) or input.size < SMALL or input.dtype.itemsize == 2 \
-            or not all(spreads(p, wide) for p in given):
-        return op.fn(xp, input, weight, bias, axes, eps, centred, tracked)
-    check_dtypes("normalization", input, weight, bias)
+            or not all(spreads(p, wide) and p.dtype == input.dtype for p in given):
+        return definition("gpuprop.functional:standardize")(xp, input, weight, bias, axes, eps, centred, tracked)
     tail = ndim - 1 if channels else max(len(axes), *(p.ndim for p in given), 0)
     x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - tail:])  # samples first
     of_part = wide[1:] if channels else (*x.shape[:x.ndim - len(axes)], *(1,) * len(axes))

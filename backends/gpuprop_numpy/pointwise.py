@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.pointwise import half_type, is_half, several
+from gpuprop.backend import half_type, is_half, several
 
 BLOCK = 1 << 17  # elements; with smaller ones threads lose more by handing the interpreter on than they win
 SMALL = 2 * BLOCK  # up to here a body runs as it is

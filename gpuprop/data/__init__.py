@@ -1,6 +1,6 @@
 """Datasets, the loader that makes batches of them, augmentation of images, and readers of files."""
 
-from gpuprop.data.augmentation import (
+from gpuprop.data._augmentation import (
     Augmentation,
     Compose,
     Cutout,
@@ -10,8 +10,8 @@ from gpuprop.data.augmentation import (
     RandomHorizontalFlip,
     ToFloat,
 )
-from gpuprop.data.collate import default_collate
-from gpuprop.data.dataset import (
+from gpuprop.data._collate import default_collate
+from gpuprop.data._dataset import (
     ArrayDataset,
     ConcatDataset,
     Dataset,
@@ -20,10 +20,16 @@ from gpuprop.data.dataset import (
     TensorDataset,
     random_split,
 )
-from gpuprop.data.fetch import batch_rng
-from gpuprop.data.loader import DataLoader
-from gpuprop.data.readers import ImageFolder, Table, read_csv, read_idx, read_image
-from gpuprop.data.sampler import BatchSampler, RandomSampler, Sampler, SequentialSampler, WeightedRandomSampler
+from gpuprop.data._fetch import batch_rng
+from gpuprop.data._loader import DataLoader
+from gpuprop.data._readers import ImageFolder, Table, read_csv, read_idx, read_image
+from gpuprop.data._sampler import (
+    BatchSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 __all__ = [
     "ArrayDataset", "Augmentation", "BatchSampler", "Compose", "ConcatDataset", "Cutout", "DataLoader", "Dataset",

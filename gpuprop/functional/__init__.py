@@ -1,9 +1,11 @@
 """Differentiable functions, each written once on ``xp``: the namespace speaks PyTorch."""
 
-from gpuprop.autograd import Differentiable
-from gpuprop.functional import arithmetic, indexing, products, reduction, shape
-from gpuprop.functional import tensor as _tensor
-from gpuprop.functional.activation import (
+from gpuprop._array import arithmetic, indexing, products, reduction, shape
+from gpuprop._array import methods as _tensor
+from gpuprop._array.activation import log_softmax, relu, softmax
+from gpuprop._array.mathematics import sigmoid, tanh
+from gpuprop._core.namespace import Differentiable
+from gpuprop.functional._activation import (
     celu,
     elu,
     gelu,
@@ -14,16 +16,13 @@ from gpuprop.functional.activation import (
     hardswish,
     hardtanh,
     leaky_relu,
-    log_softmax,
     logsigmoid,
     mish,
     prelu,
-    relu,
     relu6,
     rrelu,
     selu,
     silu,
-    softmax,
     softmin,
     softplus,
     softshrink,
@@ -31,9 +30,8 @@ from gpuprop.functional.activation import (
     tanhshrink,
     threshold,
 )
-from gpuprop.functional.arithmetic import sigmoid, tanh
-from gpuprop.functional.attention import alibi_slopes, scaled_dot_product_attention
-from gpuprop.functional.convolution import (
+from gpuprop.functional._attention import alibi_slopes, scaled_dot_product_attention
+from gpuprop.functional._convolution import (
     conv1d,
     conv2d,
     conv3d,
@@ -43,8 +41,9 @@ from gpuprop.functional.convolution import (
     fold,
     unfold,
 )
-from gpuprop.functional.ctc import ctc_loss
-from gpuprop.functional.dropout import (
+from gpuprop.functional._ctc import ctc_loss
+from gpuprop.functional._distance import cosine_similarity, normalize, pairwise_distance, pdist
+from gpuprop.functional._dropout import (
     alpha_dropout,
     dropout,
     dropout1d,
@@ -52,10 +51,10 @@ from gpuprop.functional.dropout import (
     dropout3d,
     feature_alpha_dropout,
 )
-from gpuprop.functional.embedding import embedding, embedding_bag
-from gpuprop.functional.linear import bilinear, cosine_similarity, linear, normalize, pairwise_distance, pdist
-from gpuprop.functional.linear_cross_entropy import linear_cross_entropy
-from gpuprop.functional.loss import (
+from gpuprop.functional._embedding import embedding, embedding_bag
+from gpuprop.functional._linear import bilinear, linear
+from gpuprop.functional._linear_cross_entropy import linear_cross_entropy
+from gpuprop.functional._loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
@@ -78,8 +77,8 @@ from gpuprop.functional.loss import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
-from gpuprop.functional.multi_head import multi_head_attention_forward
-from gpuprop.functional.normalization import (
+from gpuprop.functional._multi_head import multi_head_attention_forward
+from gpuprop.functional._normalization import (
     batch_norm,
     group_norm,
     instance_norm,
@@ -87,8 +86,8 @@ from gpuprop.functional.normalization import (
     local_response_norm,
     rms_norm,
 )
-from gpuprop.functional.padding import pad
-from gpuprop.functional.pooling import (
+from gpuprop.functional._padding import pad
+from gpuprop.functional._pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
     adaptive_avg_pool3d,
@@ -110,8 +109,8 @@ from gpuprop.functional.pooling import (
     max_unpool2d,
     max_unpool3d,
 )
-from gpuprop.functional.position import rotary_embedding
-from gpuprop.functional.resampling import (
+from gpuprop.functional._position import rotary_embedding
+from gpuprop.functional._resampling import (
     affine_grid,
     channel_shuffle,
     grid_sample,
@@ -120,15 +119,6 @@ from gpuprop.functional.resampling import (
     pixel_unshuffle,
     upsample,
 )
-
-ARRAY_FUNCTIONS = {  # NumPy's names: gpuprop.exp, gpuprop.sum ..., and the xp of Tensors
-    name: value
-    for module in (arithmetic, shape, indexing, reduction, products)
-    for name, value in vars(module).items()
-    if callable(value) and value.__module__ == module.__name__ and not name.startswith("_")
-}
-Differentiable.ops.update(ARRAY_FUNCTIONS)
-_tensor.attach()
 
 
 def __getattr__(name: str) -> object:

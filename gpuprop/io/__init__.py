@@ -1,6 +1,6 @@
 """Files: states of models, optimizers and runs as npz or safetensors; no file of gpuprop holds a pickle."""
 
-from gpuprop.io.files import replacing
-from gpuprop.io.state import load, save
+from gpuprop.io._files import replacing
+from gpuprop.io._state import load, save
 
 __all__ = ["load", "replacing", "save"]

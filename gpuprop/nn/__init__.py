@@ -1,8 +1,8 @@
 """Layers, with PyTorch's names, signatures and parameter names."""
 
-from gpuprop.autograd import Parameter
+from gpuprop._core.tensor import Parameter
 from gpuprop.nn import init, utils
-from gpuprop.nn.activation import (
+from gpuprop.nn._activation import (
     CELU,
     ELU,
     GELU,
@@ -32,11 +32,11 @@ from gpuprop.nn.activation import (
     Tanhshrink,
     Threshold,
 )
-from gpuprop.nn.adaptive import AdaptiveLogSoftmaxWithLoss
-from gpuprop.nn.attention import MultiheadAttention
-from gpuprop.nn.cache import KeyValueCache
-from gpuprop.nn.container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
-from gpuprop.nn.convolution import (
+from gpuprop.nn._adaptive import AdaptiveLogSoftmaxWithLoss
+from gpuprop.nn._attention import MultiheadAttention
+from gpuprop.nn._cache import KeyValueCache
+from gpuprop.nn._container import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
+from gpuprop.nn._convolution import (
     Conv1d,
     Conv2d,
     Conv3d,
@@ -46,12 +46,19 @@ from gpuprop.nn.convolution import (
     Fold,
     Unfold,
 )
-from gpuprop.nn.distance import CosineSimilarity, PairwiseDistance
-from gpuprop.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
-from gpuprop.nn.embedding import Embedding, EmbeddingBag
-from gpuprop.nn.function import Function
-from gpuprop.nn.linear import Bilinear, Flatten, Identity, Linear, Unflatten
-from gpuprop.nn.loss import (
+from gpuprop.nn._distance import CosineSimilarity, PairwiseDistance
+from gpuprop.nn._dropout import (
+    AlphaDropout,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
+)
+from gpuprop.nn._embedding import Embedding, EmbeddingBag
+from gpuprop.nn._function import Function
+from gpuprop.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
+from gpuprop.nn._loss import (
     BCELoss,
     BCEWithLogitsLoss,
     CosineEmbeddingLoss,
@@ -75,8 +82,8 @@ from gpuprop.nn.loss import (
     TripletMarginLoss,
     TripletMarginWithDistanceLoss,
 )
-from gpuprop.nn.module import Module
-from gpuprop.nn.normalization import (
+from gpuprop.nn._module import Module
+from gpuprop.nn._normalization import (
     BatchNorm1d,
     BatchNorm2d,
     BatchNorm3d,
@@ -88,7 +95,7 @@ from gpuprop.nn.normalization import (
     LocalResponseNorm,
     RMSNorm,
 )
-from gpuprop.nn.padding import (
+from gpuprop.nn._padding import (
     CircularPad1d,
     CircularPad2d,
     CircularPad3d,
@@ -105,7 +112,7 @@ from gpuprop.nn.padding import (
     ZeroPad2d,
     ZeroPad3d,
 )
-from gpuprop.nn.pooling import (
+from gpuprop.nn._pooling import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
     AdaptiveAvgPool3d,
@@ -127,9 +134,9 @@ from gpuprop.nn.pooling import (
     MaxUnpool2d,
     MaxUnpool3d,
 )
-from gpuprop.nn.position import RotaryPositionalEmbeddings, SinusoidalPositionalEncoding
-from gpuprop.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell
-from gpuprop.nn.resampling import (
+from gpuprop.nn._position import RotaryPositionalEmbeddings, SinusoidalPositionalEncoding
+from gpuprop.nn._recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNBase, RNNCell
+from gpuprop.nn._resampling import (
     ChannelShuffle,
     PixelShuffle,
     PixelUnshuffle,
@@ -137,7 +144,7 @@ from gpuprop.nn.resampling import (
     UpsamplingBilinear2d,
     UpsamplingNearest2d,
 )
-from gpuprop.nn.transformer import (
+from gpuprop.nn._transformer import (
     Transformer,
     TransformerDecoder,
     TransformerDecoderLayer,

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.autograd import Parameter, Tensor, raw
-from gpuprop.backend import on_host, write
-from gpuprop.functional.creation import full
+from gpuprop._array.creation import full
+from gpuprop._core.graph import raw
+from gpuprop._core.placement import write
+from gpuprop._core.registry import on_host
+from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.random import INIT, Generator, default_generator
 
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from gpuprop.autograd import Tensor, raw
-from gpuprop.optim.optimizer import Optimizer
+from gpuprop._core.graph import raw
+from gpuprop._core.tensor import Tensor
+from gpuprop.optim._optimizer import Optimizer
 
 
 def _lrs(optimizer: Optimizer, name: str = "lr") -> list[float]:

@@ -1,7 +1,8 @@
 """A kit to check ops, kernels, backends and training steps with; importing it registers the backend "strict"."""
 
-from gpuprop.backend import CaptureError, register
-from gpuprop.testing.checks import (
+from gpuprop._core.backend import CaptureError
+from gpuprop._core.registry import register
+from gpuprop.testing._checks import (
     LAYOUTS,
     check_capture,
     check_grad,
@@ -12,8 +13,8 @@ from gpuprop.testing.checks import (
     conformance,
     no_syncs,
 )
+from gpuprop.testing._strict import StrictArray, StrictBackend
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
-from gpuprop.testing.strict import StrictArray, StrictBackend
 
 __all__ = ["LAYOUTS", "CaptureError", "Row", "StrictArray", "StrictBackend", "all_rows", "check_capture",
            "check_grad", "check_kernel",

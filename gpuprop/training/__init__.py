@@ -1,7 +1,8 @@
 """Training without writing the loop: the Trainer, its callbacks, metrics and the history of a run."""
 
-from gpuprop.training.callbacks import Callback, Checkpoint, EarlyStopping, Log
-from gpuprop.training.history import History
+from gpuprop.training._callbacks import Callback, Checkpoint, EarlyStopping, Log
+from gpuprop.training._history import History
+from gpuprop.training._trainer import Trainer
 from gpuprop.training.metrics import (
     AUROC,
     F1,
@@ -18,7 +19,6 @@ from gpuprop.training.metrics import (
     Recall,
     TopK,
 )
-from gpuprop.training.trainer import Trainer
 
 __all__ = [
     "AUROC", "F1", "MAE", "METRICS", "R2", "RMSE", "Accuracy", "AveragePrecision", "Callback", "Checkpoint",

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuprop import environment
-from gpuprop.backend import making_on
+from gpuprop import _environment as environment
+from gpuprop._core.registry import making_on
 from gpuprop.random import default_generator
-from gpuprop.verification.measure import (
+from gpuprop.verification._measure import (
     FLOOR,
     LIMIT,
     Exact,
@@ -25,7 +25,7 @@ from gpuprop.verification.measure import (
     order_matters,
     with_gradients_of,
 )
-from gpuprop.verification.run import Run, record
+from gpuprop.verification._training_run import Run, record
 
 __all__ = ["DIFFERS", "FLOOR", "LIMIT", "NOTHING", "SAME", "Exact", "Row", "Verification", "verify"]
 

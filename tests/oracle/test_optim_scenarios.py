@@ -10,7 +10,7 @@ import torch
 import gpuprop
 import gpuprop.testing  # registers the strict backend
 from gpuprop import Parameter, Tensor, nn, optim
-from gpuprop.backend import get_backend
+from gpuprop._core.registry import get_backend
 from gpuprop.optim import lr_scheduler
 
 RULES = {
@@ -170,7 +170,7 @@ def test_a_model_cast_in_mid_training(both, rule):
     t.step(0, (2,))
     t.step(1)
     for p in t.p[:4]:
-        p.data, p.grad, p.home = p.data.astype("float64"), None, None
+        p.data, p.grad, p.grad_buffer = p.data.astype("float64"), None, None
     for q in t.q[:4]:
         q.data, q.grad = q.data.double(), None
         for name, value in t.b.state[q].items():

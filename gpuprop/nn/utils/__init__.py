@@ -1,11 +1,16 @@
 """What is done to the parameters and gradients of layers."""
 
 from gpuprop.nn.utils import rnn
-from gpuprop.nn.utils.clip_grad import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
-from gpuprop.nn.utils.convert_parameters import parameters_to_vector, vector_to_parameters
-from gpuprop.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from gpuprop.nn.utils.spectral_norm import remove_spectral_norm, spectral_norm
-from gpuprop.nn.utils.weight_norm import remove_weight_norm, weight_norm
+from gpuprop.nn.utils._clip_grad import (
+    clip_grad_norm_,
+    clip_grad_value_,
+    clip_grads_with_norm_,
+    get_total_norm,
+)
+from gpuprop.nn.utils._convert_parameters import parameters_to_vector, vector_to_parameters
+from gpuprop.nn.utils._fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from gpuprop.nn.utils._spectral_norm import remove_spectral_norm, spectral_norm
+from gpuprop.nn.utils._weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
     "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "fuse_conv_bn_eval", "fuse_linear_bn_eval",

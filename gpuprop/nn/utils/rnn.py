@@ -7,11 +7,13 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from gpuprop.autograd import Tensor, raw
-from gpuprop.backend import backend_of, place
-from gpuprop.functional import recurrent
-from gpuprop.functional.indexing import take
-from gpuprop.nn.module import Movable
+from gpuprop._array.indexing import take
+from gpuprop._core.graph import raw
+from gpuprop._core.placement import place
+from gpuprop._core.registry import backend_of
+from gpuprop._core.tensor import Tensor
+from gpuprop.functional import _recurrent as recurrent
+from gpuprop.nn._module import Movable
 
 Lengths = Tensor | np.ndarray | Sequence[int]
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop._core.signature import public_module
+
 FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout",
             "normalization", "padding", "resampling", "loss",
             "windows", "convolution", "pooling",
@@ -37,7 +39,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        return self.op.spec.name if hasattr(self.op, "spec") else f"{self.op.__module__}:{self.op.__name__}"
+        if hasattr(self.op, "spec"):
+            return self.op.spec.name
+        return f"{public_module(self.op.__module__)}:{self.op.__name__}"
 
     def arrays(self) -> list[np.ndarray]:
         """The arrays of the call, in order, those in lists included."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import gpuprop.functional as F
-from gpuprop.functional import activation as A
+from gpuprop.functional import _activation as A
 from gpuprop.testing.rows import Row, floats, pointwise
 
 DRAWN = "other numbers at every call"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.functional import arithmetic as A
+import gpuprop._array as A
 from gpuprop.testing.rows import Row, floats, integers, pointwise
 
 STEP = "its slope is 0, or it has none"
@@ -31,8 +31,8 @@ STEPS: list[Any] = [
     (A.less_equal, 2), (A.greater, 2), (A.greater_equal, 2), (A.logical_and, 2), (A.logical_or, 2), (A.logical_xor, 2),
     (A.logical_not, 1),
 ]
-BITWISE = [(A.bitwise_and, 2), (A.bitwise_or, 2), (A.bitwise_xor, 2), (A.invert, 1)]
-SHIFTS = [(A.left_shift, 2), (A.right_shift, 2)]
+BITWISE: list[Any] = [(A.bitwise_and, 2), (A.bitwise_or, 2), (A.bitwise_xor, 2), (A.invert, 1)]
+SHIFTS: list[Any] = [(A.left_shift, 2), (A.right_shift, 2)]
 
 ROWS = [
     *(row for arguments in SMOOTH for row in pointwise(*arguments)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional.attention import attention
+from gpuprop.functional._attention import attention
 from gpuprop.testing.rows import Row, floats, integers
 
 EQUAL = "of equal keys nothing is left of a query's gradient"
@@ -15,10 +15,10 @@ TICKET = np.array([7, 3], "uint64")
 # ---- averages of values ---------------------------------------------------------------------------------------------
 
 
-def averages(lead, n, m, mask=None, slopes=None, ticket=None, band=(None, None), p=0.0):
+def averages(lead, n, m, mask=None, slopes=None, rng_key=None, band=(None, None), p=0.0):
     """The op's call, with queries and keys of 3 numbers and values of 2."""
     q, k, v = floats(*lead, n, 3), floats(*lead, m, 3), floats(*lead, m, 2)
-    row = Row(attention, q, k, v, mask, slopes, ticket, 0.5, band, p, True)
+    row = Row(attention, q, k, v, mask, slopes, rng_key, 0.5, band, p, True)
     return row.but(layouts=EQUAL) if m > 1 else row
 
 
@@ -34,8 +34,8 @@ ROWS: list[Row] = [
     averages((2,), 4, 5, mask=seen[0]),
     *(averages((2,), 4, 5, mask=floats(*shape)) for shape in ((4, 5), (2, 1, 5), (2, 4, 5), (1, 1))),
     averages((2,), 4, 5, slopes=floats(2, 1, 1), band=(None, 1)),
-    averages((2, 3), 4, 5, mask=floats(3, 1, 5), slopes=floats(3, 1, 1), ticket=TICKET, band=(-2, 1), p=0.25),
-    *(averages((2,), 4, 5, ticket=TICKET, p=p) for p in (0.5, 1.0)),
+    averages((2, 3), 4, 5, mask=floats(3, 1, 5), slopes=floats(3, 1, 1), rng_key=TICKET, band=(-2, 1), p=0.25),
+    *(averages((2,), 4, 5, rng_key=TICKET, p=p) for p in (0.5, 1.0)),
     Row(F.scaled_dot_product_attention, *(floats(2, 4, n, 3) for n in (3, 5, 5)), is_causal=True).but(layouts=EQUAL),
     Row(F.scaled_dot_product_attention, floats(2, 4, 3, 3), floats(2, 2, 5, 3), floats(2, 2, 5, 3), floats(4, 3, 5),
         scale=0.3, enable_gqa=True, window=(2, 1), alibi_slopes=floats(4)).but(layouts=EQUAL),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gpuprop.functional as F
-from gpuprop.functional import convolution as C
+from gpuprop.functional import _convolution as C
 from gpuprop.testing.rows import Row, floats
 
 SPACE = {1: (7,), 2: (5, 6), 3: (3, 4, 4)}

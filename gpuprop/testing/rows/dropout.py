@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional.dropout import drop
+from gpuprop.functional._dropout import drop
 from gpuprop.testing.rows import Row, floats
 
 DRAWN = "other numbers at every call"

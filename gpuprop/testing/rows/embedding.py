@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional.embedding import bags_of, largest, replace_rows, rows_of
+from gpuprop.functional._embedding import bags_of, largest, replace_rows, rows_of
 from gpuprop.testing.rows import Row, floats, integers
 
 IN_PLACE = "it writes into its first argument"

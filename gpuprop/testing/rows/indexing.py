@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuprop.functional import indexing as I
-from gpuprop.functional import movement as M
+from gpuprop._array import indexing as I
+from gpuprop._array import scatter as M
 from gpuprop.testing.rows import Row, floats, integers
 
 TWICE = "repeated rows of indices name a place twice"
@@ -23,13 +23,13 @@ KEYS = [  # of an array of shape (4, 5, 3)
 ]
 
 ROWS = [
-    *(Row(M.getitem, floats(4, 5, 3), key) for key in KEYS),
-    *(Row(M.getitem, floats(4, 5), key).but(parity=WAITS, capture=WAITS)
+    *(Row(I.getitem, floats(4, 5, 3), key) for key in KEYS),
+    *(Row(I.getitem, floats(4, 5), key).but(parity=WAITS, capture=WAITS)
       for key in (bools(4, 5), bools(4), (slice(None), bools(5)))),
-    Row(M.getitem, floats(), ()),
-    Row(M.getitem, floats(), ...),
-    Row(M.getitem, floats(1), 0),
-    Row(M.getitem, floats(0, 3), slice(None)),
+    Row(I.getitem, floats(), ()),
+    Row(I.getitem, floats(), ...),
+    Row(I.getitem, floats(1), 0),
+    Row(I.getitem, floats(0, 3), slice(None)),
     Row(M.put, floats(2, 5), slice(1, 3), (4, 5)),
     Row(M.put, floats(), 1, (3,)),
     Row(M.put, floats(6, 5), integers(4, 6), (4, 5)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional import loss as L
+from gpuprop.functional import _loss as L
 from gpuprop.testing.rows import Row, floats, integers, pointwise
 
 REDUCTIONS = ("none", "mean", "sum")

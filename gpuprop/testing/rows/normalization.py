@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gpuprop.functional as F
-from gpuprop.functional.normalization import count, rescale, response_norm, standardize, track
+from gpuprop.functional._normalization import count, rescale, response_norm, standardize, track
 from gpuprop.testing.rows import Row, floats, integers
 
 STATISTICS = "its statistics are written in place"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional import pooling as P
+from gpuprop.functional import _pooling as P
 from gpuprop.testing.rows import Row, floats, integers
 
 SPACE = {1: (7,), 2: (6, 7), 3: (4, 5, 4)}

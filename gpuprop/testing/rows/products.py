@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop.functional import products as P
+from gpuprop._array import products as P
 from gpuprop.testing.rows import Row, floats, integers
 
 MATMUL = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop.functional.recurrent import CELLS, pack, scan, stack_padded, unpack
+from gpuprop.functional._recurrent import CELLS, pack, scan, stack_padded, unpack
 from gpuprop.testing.rows import Row, floats
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.functional import reduction as R
+from gpuprop._array import reduction as R
 from gpuprop.testing.rows import Row, floats, integers
 
 FLAT = "the deviations are 0 but for rounding, and there is a kink"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gpuprop.functional as F
-from gpuprop.functional.resampling import interpolated
+from gpuprop.functional._resampling import interpolated
 from gpuprop.testing.rows import Row, floats
 
 SMOOTH = (("linear", (5,)), ("bilinear", (4, 5)), ("bicubic", (4, 5)), ("trilinear", (2, 3, 4)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional.ctc import aligned_nll
-from gpuprop.functional.linear_cross_entropy import losses_of_rows
+from gpuprop.functional._ctc import aligned_nll
+from gpuprop.functional._linear_cross_entropy import losses_of_rows
 from gpuprop.testing.rows import Row, floats, integers
 
 TO_LOGITS = "the gradient is by the logits that log_probs come from"

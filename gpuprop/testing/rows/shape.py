@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop.functional import shape as S
+from gpuprop._array import shape as S
 from gpuprop.testing.rows import Row, floats
 
 SHAPES = ((3, 4), (), (1,), (0, 3))

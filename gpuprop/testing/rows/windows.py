@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gpuprop.functional as F
-from gpuprop.functional import windows as W
+from gpuprop.functional import _windows as W
 from gpuprop.testing.rows import Row, floats
 
 # space, size, counts, stride, dilation

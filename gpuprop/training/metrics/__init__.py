@@ -6,10 +6,18 @@ import functools
 import re
 from collections.abc import Callable
 
-from gpuprop.training.metrics.classes import F1, Accuracy, ConfusionMatrix, Perplexity, Precision, Recall, TopK
-from gpuprop.training.metrics.metric import Metric
-from gpuprop.training.metrics.numbers import MAE, R2, RMSE
-from gpuprop.training.metrics.ranking import AUROC, AveragePrecision
+from gpuprop.training.metrics._classes import (
+    F1,
+    Accuracy,
+    ConfusionMatrix,
+    Perplexity,
+    Precision,
+    Recall,
+    TopK,
+)
+from gpuprop.training.metrics._metric import Metric
+from gpuprop.training.metrics._numbers import MAE, R2, RMSE
+from gpuprop.training.metrics._ranking import AUROC, AveragePrecision
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "accuracy": Accuracy, "confusion_matrix": ConfusionMatrix, "perplexity": Perplexity,

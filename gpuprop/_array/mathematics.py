@@ -1,0 +1,370 @@
+"""Mathematical functions of one array, with NumPy's names; at a kink or a pole the gradient is PyTorch's."""
+
+from __future__ import annotations
+
+import math
+
+from gpuprop._core.dtypes import largest
+from gpuprop._core.ops import op
+from gpuprop._core.pointwise import pointwise
+from gpuprop._core.signature import Array
+
+__all__ = [
+    "abs",
+    "absolute",
+    "arccos",
+    "arccosh",
+    "arcsin",
+    "arcsinh",
+    "arctan",
+    "arctanh",
+    "cbrt",
+    "ceil",
+    "cos",
+    "cosh",
+    "deg2rad",
+    "digamma",
+    "erf",
+    "erfc",
+    "erfinv",
+    "exp",
+    "exp2",
+    "expm1",
+    "floor",
+    "lgamma",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "nan_to_num",
+    "negative",
+    "polygamma",
+    "positive",
+    "rad2deg",
+    "reciprocal",
+    "rint",
+    "round",
+    "rsqrt",
+    "sigmoid",
+    "sign",
+    "sin",
+    "sinc",
+    "sinh",
+    "sqrt",
+    "square",
+    "tan",
+    "tanh",
+    "trunc",
+]
+
+# ---- signs, rounding ------------------------------------------------------------------------------------------------
+
+
+@op(half="exact")
+def positive(xp, x: Array):
+    """``+x``: a copy."""
+    return +x, (lambda d: d,)
+
+
+@op(half="exact")
+def negative(xp, x: Array):
+    """``-x``."""
+    return -x, (lambda d: -d,)
+
+
+@op(half="exact")
+def absolute(xp, x: Array):
+    """``abs(x)``; the slope at 0 is 0."""
+    return xp.absolute(x), (lambda d: d * xp.sign(x),)
+
+
+@op(half="exact")
+def sign(xp, x: Array):
+    """-1, 0 or 1, as x is below, at or above 0; flat wherever it is continuous."""
+    return xp.sign(x), (xp.zeros_like,)
+
+
+@op(half="exact")
+def floor(xp, x: Array):
+    """The largest integer not above x; flat wherever it is continuous."""
+    return xp.floor(x), (xp.zeros_like,)
+
+
+@op(half="exact")
+def ceil(xp, x: Array):
+    """The smallest integer not below x; flat wherever it is continuous."""
+    return xp.ceil(x), (xp.zeros_like,)
+
+
+@op(half="exact")
+def trunc(xp, x: Array):
+    """The nearest integer towards zero; flat wherever it is continuous."""
+    return xp.trunc(x), (xp.zeros_like,)
+
+
+@op(half="exact")
+def rint(xp, x: Array):
+    """The nearest integer, the even one of two; flat wherever it is continuous."""
+    return xp.rint(x), (xp.zeros_like,)
+
+
+@op
+def round(xp, x: Array, decimals=0):
+    """Rounded to so many decimals, to even where two are as near; flat wherever it is continuous."""
+    return xp.round(x, decimals), (xp.zeros_like,)
+
+
+@op(half="exact")
+def nan_to_num(xp, x: Array, nan=0.0, posinf=None, neginf=None):
+    """NaN and infinities replaced by numbers, by default 0 and the largest of the type; no gradient passes there."""
+    if x.dtype.kind in "iub":
+        return +x, None
+    top = largest(x.dtype)
+    y = x
+    for found, value in ((x != x, nan), (x == math.inf, top if posinf is None else posinf),
+                         (x == -math.inf, -top if neginf is None else neginf)):
+        y = xp.where(found, xp.full((), value, x.dtype), y)
+    return y, (lambda d: xp.where(xp.isfinite(x), d, 0),)
+
+
+# ---- powers, exponentials, logarithms -------------------------------------------------------------------------------
+
+
+@op
+def square(xp, x: Array):
+    """``x * x``."""
+    return x * x, (lambda d: d * 2 * x,)
+
+
+@op
+def sqrt(xp, x: Array):
+    """The square root; its slope at 0 is infinite."""
+    y = xp.sqrt(x)
+    return y, (lambda d: d / (2 * y),)
+
+
+@op
+def cbrt(xp, x: Array):
+    """The cube root, of negative numbers too."""
+    y = xp.cbrt(x)
+    return y, (lambda d: d / (3 * y * y),)
+
+
+@op(precision="full")
+def rsqrt(xp, x: Array):
+    """``1 / sqrt(x)``."""
+    y = 1 / xp.sqrt(x)
+    return y, (lambda d: d * -0.5 * (y * y * y),)
+
+
+@op(precision="full")
+def reciprocal(xp, x: Array):
+    """``1 / x``."""
+    y = xp.reciprocal(x)
+    return y, (lambda d: -d * y * y,)
+
+
+@op(precision="full")
+def exp(xp, x: Array):
+    """e to the power x."""
+    y = xp.exp(x)
+    return y, (lambda d: d * y,)
+
+
+@op(precision="full")
+def exp2(xp, x: Array):
+    """2 to the power x."""
+    y = xp.exp2(x)
+    return y, (lambda d: d * math.log(2) * y,)
+
+
+@op(precision="full")
+def expm1(xp, x: Array):
+    """``exp(x) - 1``, accurate near 0."""
+    y = xp.expm1(x)
+    return y, (lambda d: d * (y + 1),)
+
+
+@op(precision="full")
+def log(xp, x: Array):
+    """The natural logarithm."""
+    return xp.log(x), (lambda d: d / x,)
+
+
+@op(precision="full")
+def log2(xp, x: Array):
+    """The logarithm to base 2."""
+    return xp.log2(x), (lambda d: d / (math.log(2) * x),)
+
+
+@op(precision="full")
+def log10(xp, x: Array):
+    """The logarithm to base 10."""
+    return xp.log10(x), (lambda d: d / (math.log(10) * x),)
+
+
+@op(precision="full")
+def log1p(xp, x: Array):
+    """``log(1 + x)``, accurate near 0."""
+    return xp.log1p(x), (lambda d: d / (1 + x),)
+
+
+# ---- angles and hyperbolas ------------------------------------------------------------------------------------------
+
+
+@op
+def sin(xp, x: Array):
+    """The sine of radians."""
+    return xp.sin(x), (lambda d: d * xp.cos(x),)
+
+
+@op
+def cos(xp, x: Array):
+    """The cosine of radians."""
+    return xp.cos(x), (lambda d: -d * xp.sin(x),)
+
+
+@op(precision="full")
+def tan(xp, x: Array):
+    """The tangent of radians."""
+    y = xp.tan(x)
+    return y, (lambda d: d * (1 + y * y),)
+
+
+@op(precision="full")
+def arcsin(xp, x: Array):
+    """The angle in radians whose sine is x."""
+    return xp.arcsin(x), (lambda d: d / xp.sqrt(1 - x * x),)
+
+
+@op(precision="full")
+def arccos(xp, x: Array):
+    """The angle in radians whose cosine is x."""
+    return xp.arccos(x), (lambda d: -d / xp.sqrt(1 - x * x),)
+
+
+@op
+def arctan(xp, x: Array):
+    """The angle in radians whose tangent is x."""
+    return xp.arctan(x), (lambda d: d / (1 + x * x),)
+
+
+@op(precision="full")
+def sinh(xp, x: Array):
+    """The hyperbolic sine."""
+    return xp.sinh(x), (lambda d: d * xp.cosh(x),)
+
+
+@op(precision="full")
+def cosh(xp, x: Array):
+    """The hyperbolic cosine."""
+    return xp.cosh(x), (lambda d: d * xp.sinh(x),)
+
+
+@pointwise
+def _tanh_backward(xp, y, d):
+    return d * (1 - y * y)
+
+
+@op
+def tanh(xp, x: Array):
+    """The hyperbolic tangent."""
+    y = xp.tanh(x)
+    return y, (lambda d: _tanh_backward(xp, y, d),)
+
+
+@op
+def arcsinh(xp, x: Array):
+    """The inverse of sinh."""
+    return xp.arcsinh(x), (lambda d: d / xp.sqrt(x * x + 1),)
+
+
+@op
+def arccosh(xp, x: Array):
+    """The inverse of cosh, for x from 1."""
+    return xp.arccosh(x), (lambda d: d / xp.sqrt(x * x - 1),)
+
+
+@op
+def arctanh(xp, x: Array):
+    """The inverse of tanh."""
+    return xp.arctanh(x), (lambda d: d / (1 - x * x),)
+
+
+@op
+def sinc(xp, x: Array):
+    """``sin(pi x) / (pi x)``, and 1 at 0."""
+    y = xp.sinc(x)
+
+    def back(d):
+        zero = x == 0
+        return d * xp.where(zero, 0, (xp.cos(math.pi * x) - y) / xp.where(zero, 1, x))
+
+    return y, (back,)
+
+
+@op
+def deg2rad(xp, x: Array):
+    """Degrees in radians."""
+    return xp.deg2rad(x), (lambda d: d * (math.pi / 180),)
+
+
+@op
+def rad2deg(xp, x: Array):
+    """Radians in degrees."""
+    return xp.rad2deg(x), (lambda d: d * (180 / math.pi),)
+
+
+# ---- special functions ----------------------------------------------------------------------------------------------
+
+
+@pointwise
+def _sigmoid_backward(xp, y, d):
+    return d * (1 - y) * y
+
+
+@op
+def sigmoid(xp, x: Array):
+    """``1 / (1 + exp(-x))``."""
+    y = xp.sigmoid(x)
+    return y, (lambda d: _sigmoid_backward(xp, y, d),)
+
+
+@op
+def erf(xp, x: Array):
+    """The error function."""
+    return xp.erf(x), (lambda d: d * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
+
+
+@op
+def erfc(xp, x: Array):
+    """``1 - erf(x)``, accurate where it is small."""
+    return xp.erfc(x), (lambda d: d * (-2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
+
+
+@op(precision="full")
+def erfinv(xp, x: Array):
+    """The inverse of erf, on (-1, 1)."""
+    y = xp.erfinv(x)
+    return y, (lambda d: d * (math.sqrt(math.pi) / 2) * xp.exp(y * y),)
+
+
+@op(precision="full")
+def lgamma(xp, x: Array):
+    """The logarithm of the absolute value of the gamma function."""
+    return xp.lgamma(x), (lambda d: d * xp.digamma(x),)
+
+
+@op(precision="full")
+def digamma(xp, x: Array):
+    """The derivative of lgamma."""
+    return xp.digamma(x), (lambda d: d * xp.polygamma(1, x),)
+
+
+@op(precision="full")
+def polygamma(xp, n, x: Array):
+    """The n-th derivative of digamma."""
+    return xp.polygamma(n, x), (lambda d: d * xp.polygamma(n + 1, x),)
+
+
+abs = absolute  # NumPy's second name

@@ -1,0 +1,62 @@
+"""Arrays of other libraries, taken over by sharing their memory, and arrays in pickles."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from gpuprop._core.backend import AS_IT_IS, BY_TYPE
+from gpuprop._core.registry import backend_for, default_backend
+
+CUDA = 2  # among DLPack's device types
+
+
+def adopt(value: Any) -> Any:
+    """Another library's array as one of ours in the same memory, by DLPack or CUDA's array interface.
+
+    Ours, and what is no array, stay as they are.  Raises BufferError for memory or types that are not shared that way.
+    """
+    if type(value) in BY_TYPE or isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "__dlpack__"):
+        device = int(value.__dlpack_device__()[0])
+        backend = backend_for(lambda cls: device in cls.dlpack_devices) or default_backend()
+        try:
+            return backend.xp.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as e:
+            what = f"{type(value).__module__}.{type(value).__qualname__} ({getattr(value, 'dtype', 'of no dtype')})"
+            raise BufferError(f"backend {backend.name!r} cannot share the memory of this {what}: {e}") from e
+    if hasattr(value, "__cuda_array_interface__"):
+        owner = backend_for(lambda cls: CUDA in cls.dlpack_devices)
+        return value if owner is None else owner.asarray(value)
+    return value
+
+
+class PickledArray:
+    """How an array is copied and pickled: a copy stays on the array's device, a pickle holds it in host memory.
+
+    Unpickled, the array is on the default backend.  With `kept` false a pickle holds None in its place.
+    """
+
+    __slots__ = ("array", "kept")
+
+    def __init__(self, array: Any, kept: bool = True) -> None:
+        self.array, self.kept = array, kept
+
+    def __deepcopy__(self, memo: dict) -> PickledArray:
+        a = self.array
+        with BY_TYPE[type(a)].at(a) if type(a) in BY_TYPE else AS_IT_IS:
+            return PickledArray(copy.deepcopy(a, memo), self.kept)
+
+    def __reduce__(self) -> tuple:
+        a = self.array if self.kept else None
+        if type(a) not in BY_TYPE:  # None, or a Tensor inside of one
+            return PickledArray, (a,)
+        return unpacked, (a if type(a) is np.ndarray else BY_TYPE[type(a)].to_numpy(a),)
+
+
+def unpacked(host: np.ndarray) -> PickledArray:
+    """Called by pickle, with the array in host memory."""
+    return PickledArray(default_backend().asarray(host))
