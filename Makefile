@@ -41,11 +41,13 @@ oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on th
 bench: .venv-peers/bench.stamp ## speed beside other libraries
 	$(PEERS)/python -m benchmarks
 
-lint: .venv/dev.stamp ## ruff's rules; layout is by hand, for the sake of aligned formulas
+lint: .venv/dev.stamp ## ruff, and the layers of the architecture (layout is by hand, so that formulas line up)
 	$(BIN)/python -m ruff check
+	$(BIN)/lint-imports
 
-types: .venv/dev.stamp ## mypy
+types: .venv/dev.stamp ## mypy, and what type checkers know of the public functions
 	$(BIN)/python -m mypy
+	$(BIN)/python tests/typing/check.py
 
 clean: ## all that make made
 	rm -rf .venv .venv-peers build dist out *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,10 +1,10 @@
-"""Neural networks on NumPy and CuPy: one code, the same training run on the CPU and on an NVIDIA GPU.
+"""Neural networks on NumPy and CuPy: the same training run on the CPU and on an NVIDIA GPU.
 
-Beside the names below, NumPy's functions work on Tensors and arrays of every backend: gpuprop.exp, gpuprop.sum ...
+NumPy's functions are here too, for Tensors and for arrays of every backend: gpuprop.exp,
+gpuprop.sum ...
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
 
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 
@@ -46,84 +46,51 @@ if _TYPE_CHECKING:  # imported when they are first named: see __getattr__
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array",
-    "Backend",
-    "BackendMismatchError",
-    "Parameter",
-    "Tensor",
-    "asnumpy",
-    "autocast",
-    "backend",
-    "backends",
-    "capture",
-    "data",
-    "debug",
-    "decoding",
-    "diagnosis",
-    "enable_grad",
-    "float16",
-    "float32",
-    "float64",
-    "from_dlpack",
-    "functional",
-    "generic",
-    "get_array_module",
-    "grad",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "io",
-    "is_grad_enabled",
-    "kernel",
-    "load",
-    "manual_seed",
-    "nn",
-    "no_grad",
-    "no_sync",
-    "op",
-    "optim",
-    "pointwise",
-    "random",
-    "save",
-    "set_default_backend",
-    "show_config",
-    "summary",
-    "tensor",
-    "testing",
-    "training",
-    "uint8",
-    "use",
-    "value_and_grad",
-    "verification",
-    "verify",
+    "Array", "Backend", "BackendMismatchError", "Parameter", "Tensor", "asnumpy", "autocast",
+    "backend", "backends", "capture", "data", "debug", "decoding", "diagnosis", "enable_grad",
+    "float16", "float32", "float64", "from_dlpack", "functional", "generic", "get_array_module",
+    "grad", "int8", "int16", "int32", "int64", "io", "is_grad_enabled", "kernel", "load",
+    "manual_seed", "nn", "no_grad", "no_sync", "op", "optim", "pointwise", "random", "save",
+    "set_default_backend", "show_config", "summary", "tensor", "testing", "training", "uint8",
+    "use", "value_and_grad", "verification", "verify",
 ]
 __all__ += _array.__all__
 
-_MODULES = "backend data decoding diagnosis functional io nn optim random testing training verification".split()
-_ATTRIBUTES = {"capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random", "save": "io",
-               "show_config": "_environment", "summary": "diagnosis", "verify": "verification"}
-
-_NUMPYS = {
-    "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends", "device": "use", "div": "divide",
-    "double": "float64", "eq": "equal", "float": "float32", "from_numpy": "tensor", "ge": "greater_equal",
-    "gt": "greater", "half": "float16", "inference_mode": "no_grad", "le": "less_equal", "long": "int64", "lt": "less",
+_MODULES = {
+    "backend", "data", "decoding", "diagnosis", "functional", "io", "nn", "optim", "random",
+    "testing", "training", "verification",
+}
+_MODULE_OF = {
+    "capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random",
+    "save": "io", "show_config": "_environment", "summary": "diagnosis", "verify": "verification",
+}
+_NAME_HERE = {  # of what has another name in PyTorch
+    "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends",
+    "device": "use", "div": "divide", "double": "float64", "eq": "equal", "float": "float32",
+    "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "half": "float16",
+    "inference_mode": "no_grad", "le": "less_equal", "long": "int64", "lt": "less",
     "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
-    "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal", "randn_like": "random.normal",
-    "randperm": "random.permutation", "repeat_interleave": "repeat", "sub": "subtract", "t": "transpose", "unsqueeze": "expand_dims"}
+    "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal",
+    "randn_like": "random.normal", "randperm": "random.permutation",
+    "repeat_interleave": "repeat", "sub": "subtract", "t": "transpose",
+    "unsqueeze": "expand_dims",
+}
 
 
-def __getattr__(name: str) -> _Any:
-    """Import a module, or a name of one, when it is first named."""
-    import importlib
+if not _TYPE_CHECKING:  # to which every unknown name would exist
 
-    if name in _MODULES:
-        return importlib.import_module(f"gpuprop.{name}")
-    if name in _ATTRIBUTES:
-        value = globals()[name] = getattr(importlib.import_module(f"gpuprop.{_ATTRIBUTES[name]}"), name)
-        return value
-    here = f": it is gpuprop.{_NUMPYS[name]} here" if name in _NUMPYS else ""
-    raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{here}")
+    def __getattr__(name: str) -> object:
+        """Import a module, or a name from one, at its first use."""
+        import importlib
+
+        if name in _MODULES:
+            return importlib.import_module(f"gpuprop.{name}")
+        if name in _MODULE_OF:
+            module = importlib.import_module(f"gpuprop.{_MODULE_OF[name]}")
+            value = globals()[name] = getattr(module, name)
+            return value
+        hint = f": it is called gpuprop.{_NAME_HERE[name]}" if name in _NAME_HERE else ""
+        raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m gpuprop``: the same as the command ``gpuprop``."""
+"""``python -m gpuprop`` runs the command ``gpuprop``."""
 
 from gpuprop._cli import main
 

@@ -1,83 +1,106 @@
-"""Make a whole training step replayable: its Python runs while it is recorded, and no more."""
+"""`capture`: record a training step once and replay it without running its Python again."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import threading
-import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
 from gpuprop._capture_state import (
-    Model,
-    Places,
+    ModelSnapshot,
     Replay,
+    VariableSnapshot,
     arrays_in,
-    computed_in,
-    fresh,
-    kept_by_others,
+    computed_arrays,
+    detached_copy,
+    kept_array,
     map_arrays,
-    not_returned,
-    shape_of,
+    module_key,
+    signature_of,
+    unsupported_type,
 )
-from gpuprop._capture_state import signature as signature_of
 from gpuprop._core.backend import BackendMismatchError, CaptureError
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
 from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
-from gpuprop._core.mode import current
+from gpuprop._core.mode import Mode, current
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop._core.warnings import warn
 
-MANY = 32  # states of one signature, after which it will hardly settle
-KEPT = 16  # signatures
-AS_IT_IS = object()  # in place of results: the step is to be run as it is
+MAX_STATES = 32  # states seen with one signature; after so many, the step will hardly settle
+MAX_SIGNATURES = 16  # whose recordings a captured step keeps
+NOT_CAPTURED = object()  # returned in place of results: the caller runs the step itself
+IN_PLACE = "write what lasts from step to step in place, `x[...] = `"
 
-_watched: ContextVar[bool] = ContextVar("gpuprop_watched", default=False)  # does a captured step run around this?
+_inside_captured: ContextVar[bool] = ContextVar("gpuprop_inside_captured_step", default=False)
 
 
 def capture(step: Callable) -> Callable:
-    """`step` made replayable where a backend can: for each signature it runs once as it is, is recorded, then replayed.
+    """Make a step replayable: its Python runs only while it is recorded, on backends that can.
 
-    `step` takes arrays, Tensors and hashable constants, and returns Tensors, arrays, None, bools, numbers and strings,
-    or lists, tuples and dicts of them; results are fresh copies without history, and what it writes into an argument
-    stays in a copy.  Python numbers and strings among the results are those of the recording.  A parameter's gradient
-    has one memory from step to step: who keeps it keeps a copy.
+    >>> import gpuprop
+    >>> double = gpuprop.capture(lambda x: 2 * x)
+    >>> double(gpuprop.tensor([1.0, 2.0])).tolist()
+    [2.0, 4.0]
 
-    A signature is the shapes and dtypes of the arrays, the constants, the modes in force, and of the modules called
-    train or eval, what belongs to them and their hooks; of every parameter, and every Tensor used, where it lies,
-    whether it is trained, its hooks and whether it has a gradient; another one is recorded anew.  Other attributes of
-    modules, like a dropout's p, are read while recording and no more.  The recordings of 16 combinations of shapes and
-    constants are kept, those used last.
+    For each signature of its arguments, the step runs once as usual, is recorded twice, and is
+    replayed from then on.  The first replay is compared, bit for bit, with a run of the step from
+    the same state; this waits for the device.
 
-    What lasts from step to step must be written in place (``state[...] = ``).  A step is run as it is from then on,
-    with a warning that says why, where it keeps an array it made or puts another where one was; where two consecutive
-    recordings differ, by a Python number that changes, say; where it steps a learning rate schedule; where its first
-    replay is not, bit for bit, what the step itself computes from the same state, which is looked at once and waits for
-    the device; and where its results are of other types.  Raises CaptureError where the step waits for the device or
-    computes on two devices; then modules, what the step's closure and globals name, and lists and dicts in these have
-    the arrays they had before.
+    A step takes arrays, Tensors and hashable constants, and returns Tensors, arrays, None, bools,
+    numbers and strings, all of them alone or in lists, tuples and dicts.  Results are copies
+    without history, and numbers and strings among them are those of the recording.  What the step
+    writes into an argument changes a copy.  A parameter keeps one array for its gradient from step
+    to step: copy a gradient to keep its values.
 
-    The step itself is run on NumPy, for arguments that want a gradient, inside another captured step, which has it in
-    its own recording, and inside `grad`, where results have their history.  Several threads may call it: they take
-    turns, and each has results of its own.
+    A step is recorded again when one of these changes:
+
+    - shapes and dtypes of the arguments' arrays, and the constants among the arguments;
+    - modes such as `no_grad` and `autocast`;
+    - the mode (train or eval), parameters, buffers, submodules or hooks of a module that it calls;
+    - the memory, hooks or `requires_grad` of a parameter or other Tensor that it uses, and whether
+      that has a gradient.
+
+    Other attributes of modules, such as a dropout's p, are read only while recording.  The
+    recordings of the 16 combinations of shapes and constants used last are kept.
+
+    State that lasts from step to step must be written in place (``state[...] = ``).
+
+    A step is not captured, but runs as usual from then on and warns why, if it
+
+    - keeps an array that it made, or assigns a different array to a variable;
+    - differs between two consecutive recordings, for example in a Python number;
+    - steps a learning rate schedule;
+    - gives other results than its first replay;
+    - returns objects of other types.
+
+    CaptureError is raised if the step waits for the device or computes on two devices.  Modules,
+    the variables that the step's closure and globals name, and lists and dicts in these then have
+    the arrays that they had before.
+
+    The step runs as usual on NumPy, if an argument requires a gradient, inside another captured
+    step, which records it as a part of its own, and inside `grad`, where results keep their
+    history.  Threads that call a captured step take turns, and each gets results of its own.
     """
-    known: OrderedDict[Any, _Captured] = OrderedDict()
+    known: OrderedDict[Any, _CapturedStep] = OrderedDict()
     lock = threading.RLock()
 
-    def of_signature(args: tuple, kwargs: dict, backend: Any, mode: Any) -> _Captured:
+    def captured_for(args: tuple, kwargs: dict, backend: Any, mode: Mode) -> _CapturedStep:
         key = (backend.name, backend.device(), mode, signature_of(args), signature_of(kwargs))
         try:
             found = known.get(key)
         except TypeError as e:
-            raise TypeError(f"a captured step takes arrays, Tensors and constants that can be hashed, alone or in "
-                            f"lists, tuples and dicts: {e}") from None
+            raise TypeError(
+                f"a captured step takes arrays, Tensors and hashable constants, alone or in "
+                f"lists, tuples and dicts: {e}") from None
         if found is None:
-            found = known[key] = _Captured(step, backend)
-            if len(known) > KEPT:
+            found = known[key] = _CapturedStep(step, backend)
+            if len(known) > MAX_SIGNATURES:
                 known.popitem(last=False)
         known.move_to_end(key)
         return found
@@ -85,275 +108,393 @@ def capture(step: Callable) -> Callable:
     @functools.wraps(step)
     def run(*args: Any, **kwargs: Any) -> Any:
         mode = current.get()
-        if mode.depth > 1:
+        if mode.depth > 1:  # inside grad()
             return step(*args, **kwargs)
         arrays = arrays_in((args, kwargs))
         backend = backend_of(raw(arrays[0])) if arrays else default_backend()
-        wanted = any(isinstance(a, Tensor) and a.requires_grad for a in arrays)
-        if not backend.records or mode.inspect or _watched.get() or wanted:
-            return fresh(step(*args, **kwargs))
-        for a in arrays:
-            if type(raw(a)) is not backend.array_type:
-                raise BackendMismatchError(
-                    f"a captured step was given arrays of {backend.name!r} and {backend_of(raw(a)).name!r}: bring them "
-                    f"together before the call, for example with gpuprop.tensor(...)")
+        if not _can_capture(backend, mode, arrays):
+            return detached_copy(step(*args, **kwargs))
+        _check_one_backend(backend, arrays)
         with backend.at(raw(arrays[0])) if arrays else contextlib.nullcontext():
             with lock:
-                captured = of_signature(args, kwargs, backend, mode)
+                captured = captured_for(args, kwargs, backend, mode)
                 result = captured(args, kwargs, arrays)
-            return fresh(step(*args, **kwargs)) if result is AS_IT_IS else result
+            if result is NOT_CAPTURED:
+                result = detached_copy(step(*args, **kwargs))
+            return result
 
     return run
 
 
-class _Captured:
-    """One step for arguments of one signature: the recordings of it, by the state of what it touches."""
+def _can_capture(backend: Any, mode: Mode, arrays: list) -> bool:
+    if not backend.records or mode.inspect or _inside_captured.get():
+        return False
+    return not any(isinstance(a, Tensor) and a.requires_grad for a in arrays)
+
+
+def _check_one_backend(backend: Any, arrays: list) -> None:
+    for a in arrays:
+        if type(raw(a)) is not backend.array_type:
+            raise BackendMismatchError(
+                f"a captured step got arrays of {backend.name!r} and {backend_of(raw(a)).name!r}: "
+                f"move them to one backend before the call, for example with gpuprop.tensor(...)")
+
+
+class _CapturedStep:
+    """A step for arguments of one signature.
+
+    Its recordings are kept by *state*, the key that `_state` makes of the modules, optimizers and
+    tensors it uses.
+    """
 
     def __init__(self, step: Callable, backend: Any) -> None:
-        self.step, self.backend = step, backend
-        self.recordings: dict[Any, Replay] = {}
-        self.modules: dict[Any, None] = {}  # what the step calls, steps and trains, known once it has run
-        self.optimizers: dict[Any, None] = {}
-        self.tensors: list[Tensor] = []
-        self.ran: set[tuple | None] = set()  # in which states
-        self.rebinding = 0  # so many runs in a row
-        self.eager = False
+        self.step = step
+        self.backend = backend
+        self.recordings: dict[Any, Replay] = {}  # by state
+        self.modules: dict[Any, None] = {}  # those that runs of the step called
+        self.optimizers: dict[Any, None] = {}  # those that runs of the step stepped
+        self.tensors: list[Tensor] = []  # those of modules and optimizers, and others used
+        self.seen_states: set[tuple | None] = set()  # states from which the step has run
+        self.rebinding_runs = 0  # consecutive runs that assigned different arrays to variables
+        self.gave_up = False
 
     def __call__(self, args: tuple, kwargs: dict, arrays: list) -> Any:
-        """Results of a run or a replay, or AS_IT_IS."""
-        if self.eager:
-            return AS_IT_IS
+        """The results of a run or a replay, or NOT_CAPTURED."""
+        if self.gave_up:
+            return NOT_CAPTURED
         state = self._state()
-        if state is None or state not in self.ran:  # what is made at first use is made now: state, kernels, plans
-            return self._run(args, kwargs, state)
+        if state is None or state not in self.seen_states:
+            return self._run_eagerly(args, kwargs, state)
         if state not in self.recordings:
             return self._record(args, kwargs, arrays)
         return self.recordings[state](arrays)
 
-    def _step(self, args: tuple, kwargs: dict) -> Any:
-        """The step, in which other captured steps are no more than themselves."""
-        token = _watched.set(True)
+    def _state(self) -> tuple | None:
+        """What a recording depends on besides the arguments; reads no values from the device.
+
+        None if parameters are not in their optimizer's arena.  Another optimizer may own them now
+        and be the one that steps; if not, running the step copies them into the arena.
+        """
+        if not all(optimizer._is_bound() for optimizer in self.optimizers):
+            return None
+        optimizers = tuple([optimizer._capture_key() for optimizer in self.optimizers])
+        modules = tuple(map(module_key, self.modules))
+        tensors = tuple([
+            (id(t.data), id(t.grad), t.requires_grad, tuple(map(id, t.hooks)) if t.hooks else None)
+            for t in self.tensors])
+        return optimizers, modules, tensors
+
+    def _run_step(self, args: tuple, kwargs: dict) -> Any:
+        """Run the step; captured steps that it calls run as usual."""
+        token = _inside_captured.set(True)
         try:
             return self.step(*args, **kwargs)
         finally:
-            _watched.reset(token)
+            _inside_captured.reset(token)
 
-    def _run(self, args: tuple, kwargs: dict, state: tuple | None) -> Any:
-        """The step as it is, watched."""
-        if len(self.ran) >= MANY:
-            self._give_up(f"in {MANY} calls of one signature its parameters and gradients lay elsewhere each time")
-            return AS_IT_IS
-        known = len(self.modules), len(self.tensors)
-        places = Places(self.step, self.modules)
-        with collect_modules() as called, optimizer_stepped.collect() as stepped, leaf_reached.collect() as reached:
-            result = self._step(args, kwargs)
-        self.rebinding = self.rebinding + 1 if state and self.ran and places.rebound() else 0
-        self.modules |= {inner: None for module in called for inner in module.modules()}
-        now = dict.fromkeys(stepped.values())
-        self.optimizers = {o: None for o in self.optimizers | now if o in now or _at_home(o)}
-        trained = (p for o in self.optimizers for group in o.param_groups for p in group["params"])
-        self._watch((*(t for m in self.modules for t in (*m.parameters(False), *m.buffers(False))), *trained,
-                     *reached.values()))
-        for t in self.tensors:
-            if isinstance(t, Parameter) and t.grad_buffer is None:  # its gradient shall lie in one place from step to step
-                with self.backend.at(t.data):
-                    t.grad_buffer = self.backend.xp.empty_like(t.data)
-                if t.grad is not None:
-                    t.grad_buffer[...] = t.grad
-                    t.grad = t.grad_buffer
-        self.ran.add(state)
-        if known != (len(self.modules), len(self.tensors)):
-            self.ran.add(self._state())
-        refused, schedule = not_returned(result, self.backend.array_type), places.scheduled()
-        if schedule:
-            self._give_up(f"it steps {schedule}, which computes on the host: step it after the call")
-        elif refused:
-            self._give_up(f"it returns {refused}, and a captured step returns Tensors and arrays of {self.backend.name}"
-                          f", None, bools, numbers, strings, and lists, tuples and dicts of them")
-        elif self.rebinding > 1:
-            self._give_up(f"it puts another array where one was: {IN_PLACE}")
-        return fresh(result)
+    def _give_up(self, reason: str) -> None:
+        self.gave_up = True
+        self.recordings.clear()
+        self.modules.clear()
+        self.optimizers.clear()
+        self.tensors.clear()
+        self.seen_states.clear()
+        name = getattr(self.step, "__name__", "the step")
+        warn(f"{name} is not captured and runs as usual: {reason}")
 
-    def _watch(self, tensors: Iterable[Tensor]) -> None:
+    def _name(self, tensor: Any) -> str:
+        for module in self.modules:
+            for name, t in (*module.named_parameters(), *module.named_buffers()):
+                if t is tensor:
+                    return name
+        return f"a tensor of shape {tensor.shape}"
+
+    # ---- a run as usual
+
+    def _run_eagerly(self, args: tuple, kwargs: dict, state: tuple | None) -> Any:
+        """Run the step and find out what it uses.
+
+        This also creates what is created at first use: optimizer state, kernels, plans.
+        """
+        if len(self.seen_states) >= MAX_STATES:
+            self._give_up(f"its parameters or gradients were in different memory in each of "
+                          f"{MAX_STATES} calls of one signature")
+            return NOT_CAPTURED
+        n_known = len(self.modules), len(self.tensors)
+        variables = VariableSnapshot(self.step, self.modules)
+        with (collect_modules() as called, optimizer_stepped.collect() as stepped,
+              leaf_reached.collect() as reached):
+            result = self._run_step(args, kwargs)
+        if state and self.seen_states and variables.rebound():
+            self.rebinding_runs += 1
+        else:
+            self.rebinding_runs = 0
+        self._watch_modules(called)
+        self._watch_optimizers(stepped.values())
+        self._watch_tensors(reached.values())
+        self._fix_gradient_memory()
+        self.seen_states.add(state)
+        if n_known != (len(self.modules), len(self.tensors)):
+            self.seen_states.add(self._state())
+        reason = self._reason_not_to_record(result, variables)
+        if reason is not None:
+            self._give_up(reason)
+        return detached_copy(result)
+
+    def _watch_modules(self, called: Iterable) -> None:
+        for module in called:
+            self.modules |= dict.fromkeys(module.modules())
+        self._watch_tensors(t for module in self.modules
+                            for t in (*module.parameters(False), *module.buffers(False)))
+
+    def _watch_optimizers(self, stepped: Iterable) -> None:
+        stepped = dict.fromkeys(stepped)
+        # An optimizer that was not stepped and whose parameters left its arena was replaced.
+        self.optimizers = {optimizer: None for optimizer in self.optimizers | stepped
+                           if optimizer in stepped or optimizer._is_bound()}
+        self._watch_tensors(p for optimizer in self.optimizers
+                            for group in optimizer.param_groups for p in group["params"])
+
+    def _watch_tensors(self, tensors: Iterable[Tensor]) -> None:
         self.tensors = list({id(t): t for t in (*self.tensors, *tensors)}.values())
 
-    def _give_up(self, why: str) -> None:
-        self.eager = True
-        for held in (self.recordings, self.modules, self.optimizers, self.tensors, self.ran):
-            held.clear()
-        name = getattr(self.step, "__name__", "the step")
-        warnings.warn(f"{name} is run as it is, not captured: {why}", stacklevel=5)
+    def _fix_gradient_memory(self) -> None:
+        """Allocate one array for the gradient of every parameter that has none."""
+        for p in self.tensors:
+            if not isinstance(p, Parameter) or p.grad_buffer is not None:
+                continue
+            with self.backend.at(p.data):
+                p.grad_buffer = self.backend.xp.empty_like(p.data)
+            if p.grad is not None:
+                p.grad_buffer[...] = p.grad
+                p.grad = p.grad_buffer
 
-    def _state(self) -> tuple | None:
-        """What a recording is bound to beyond its arguments: host-side reads only.
+    def _reason_not_to_record(self, result: Any, variables: VariableSnapshot) -> str | None:
+        schedule = variables.stepped_schedule()
+        if schedule is not None:
+            return f"it steps {schedule}, which computes on the host: step it after the call"
+        unsupported = unsupported_type(result, self.backend.array_type)
+        if unsupported is not None:
+            return (f"it returns {unsupported}, but a captured step returns Tensors and arrays of "
+                    f"{self.backend.name}, None, bools, numbers, strings, and lists, tuples and "
+                    f"dicts of them")
+        if self.rebinding_runs > 1:
+            return f"it assigns a different array to a variable: {IN_PLACE}"
+        return None
 
-        None where parameters have left an optimizer's memory: another optimizer may have them, and be the one that
-        steps.  If not, the step itself brings them home.
-        """
-        if not all(map(_at_home, self.optimizers)):
-            return None
-        kept = tuple([o.capture_key() for o in self.optimizers])
-        return kept, tuple(map(shape_of, self.modules)), tuple([
-            (id(t.data), id(t.grad), t.requires_grad, tuple(map(id, t.hooks)) if t.hooks else None)
-            for t in self.tensors])
+    # ---- recording
 
     def _record(self, args: tuple, kwargs: dict, arrays: list) -> Any:
-        """Record the step twice and compare; the results of its first replay, or AS_IT_IS."""
-        self._refuse_devices(arrays)
+        """Record the step twice and compare the recordings.
+
+        Returns the results of the first replay, or NOT_CAPTURED.
+        """
+        self._check_one_device(arrays)
         slots = [Tensor(self.backend.xp.copy(raw(a))) for a in arrays]
-        rest = iter(slots)
-        inputs = map_arrays(lambda a: next(rest) if isinstance(a, Tensor) else next(rest).data, (args, kwargs))
-        places, before = Places(self.step, self.modules), Model.of(self.modules, self.tensors)
-        found: list[Replay] = []
+        inputs = _with_slots((args, kwargs), slots)
+        variables = VariableSnapshot(self.step, self.modules)
+        before = ModelSnapshot.take(self.modules, self.tensors)
+        replays: list[Replay] = []
         recording = None
         try:
             for _ in range(2):
-                before.grads()
+                before.restore_gradients_and_modes()
                 with self.backend.record() as recording:
-                    # Copies: an array that is held then by others than us is one that the step keeps.
-                    result = fresh(self._step(*inputs))
-                after = Model.of(self.modules, self.tensors)
-                kept = kept_by_others(recording, (result, [t.grad for t in after.tensors], [s.data for s in slots],
-                                                  computed_in(self.modules)))
-                moved = any(t.data is not data for t, data, *_ in before.rows)
+                    # A copy: arrays of the step that are still referenced are those that it keeps.
+                    result = detached_copy(self._run_step(*inputs))
+                after = ModelSnapshot.take(self.modules, self.tensors)
                 replay = Replay(recording, slots, inputs, result, before, after)
-                if kept or moved or places.rebound():
-                    return self._once(replay, arrays, kept)
-                found.append(replay)
+                kept = self._kept_array(replay)
+                if kept or before.data_is_rebound() or variables.rebound():
+                    return self._replay_once(replay, arrays, kept)
+                replays.append(replay)
         except MemoryError:
-            found.clear()
+            replays.clear()
         except BaseException:
             before.restore()
-            places.restore()
+            variables.restore()
             raise
-        before.restore()  # a recording computes nothing: what it left behind is undefined until the first replay
-        difference = "there is no memory for a recording beside what the step itself has used"
-        if found:
-            difference = found[0].recording.difference(found[1].recording)
-            if difference is None and signature_of(found[0].result) != signature_of(found[1].result):
-                difference = "what it returns beside arrays was something else each time"
+        before.restore()  # arrays that were made while recording have no values before a replay
+        difference = _difference_of_recordings(replays)
         if difference is not None:
-            places.restore()
-            if not found and recording is not None and (made := kept_by_others(recording, ())):
-                raise CaptureError(f"there was no memory to record this step, and it keeps an array that it made in "
-                                   f"{made}, which has no values: {IN_PLACE}")
+            variables.restore()
+            if not replays:
+                self._check_nothing_kept(recording)
             self._give_up(difference)
-            return AS_IT_IS
-        # A Tensor that belongs to no module and has no gradient may be given other memory, too.
-        used, own = found[1].recording.uses, {id(s) for s in slots}
-        with instances(Tensor) as every:
-            self._watch([t for t in every if id(t) not in own and hasattr(t, "data")
-                         and type(t.data) is self.backend.array_type and used(t.data)])
-        del every
-        return self._first(found[1], places, arrays)
+            return NOT_CAPTURED
+        self._watch_other_tensors(replays[1])
+        return self._compare_first_replay(replays[1], variables, arrays)
 
-    def _refuse_devices(self, arrays: list) -> None:
-        of = self.backend.device_of
-        named = {of(raw(t)): t for t in (*arrays, *self.tensors) if type(raw(t)) is self.backend.array_type}
-        if len(named) > 1:
-            a, b, *_ = sorted(named)
-            raise CaptureError(f"a captured step computes on one device: it has {self._name(named[a])} on cuda:{a} and "
-                               f"{self._name(named[b])} on cuda:{b}")
+    def _check_one_device(self, arrays: list) -> None:
+        by_device = {}
+        for t in (*arrays, *self.tensors):
+            if type(raw(t)) is self.backend.array_type:
+                by_device[self.backend.device_of(raw(t))] = t
+        if len(by_device) > 1:
+            a, b, *_ = sorted(by_device)
+            raise CaptureError(f"a captured step computes on one device, but uses "
+                               f"{self._name(by_device[a])} on cuda:{a} and "
+                               f"{self._name(by_device[b])} on cuda:{b}")
 
-    def _once(self, replay: Replay, arrays: list, kept: str | None) -> Any:
-        """Give up a step that keeps arrays of its recording: a replay computes them, and Python has run once for it."""
+    def _kept_array(self, replay: Replay) -> str | None:
+        """The code that made an array that the step keeps, or None."""
+        ours = (replay.result, [t.grad for t in self.tensors], [slot.data for slot in replay.slots],
+                computed_arrays(self.modules))
+        return kept_array(replay.recording, ours)
+
+    def _check_nothing_kept(self, recording: Any) -> None:
+        """After a recording that ran out of memory: raise if the step keeps an array of it."""
+        made = None if recording is None else kept_array(recording, ())
+        if made:
+            raise CaptureError(f"out of memory while recording this step, and it keeps an array "
+                               f"that it made in {made}, which has no values: {IN_PLACE}")
+
+    def _replay_once(self, replay: Replay, arrays: list, kept: str | None) -> Any:
+        """Give up on a step that keeps arrays of its recording.
+
+        The replay computes their values; the step's Python has run once for this call.
+        """
         result = replay(arrays)
-        self._give_up(f"it keeps an array that it made in {kept}: {IN_PLACE}" if kept else
-                      f"it puts another array where one was: {IN_PLACE}")
+        if kept:
+            self._give_up(f"it keeps an array that it made in {kept}: {IN_PLACE}")
+        else:
+            self._give_up(f"it assigns a different array to a variable: {IN_PLACE}")
         return result
 
-    def _first(self, replay: Replay, places: Places, arrays: list) -> Any:
-        """The step as it is, then its replay from the same state; if they differ, the step's own results remain.
+    def _watch_other_tensors(self, replay: Replay) -> None:
+        """Watch Tensors of no module and without gradient: their memory may change, too."""
+        uses = replay.recording.uses
+        slots = {id(slot) for slot in replay.slots}
+        with instances(Tensor) as every:
+            self._watch_tensors([
+                t for t in every
+                if id(t) not in slots and hasattr(t, "data")
+                and type(t.data) is self.backend.array_type and uses(t.data)])
 
-        That state is what the recording uses and did not make, whoever it belongs to.  What the step does beyond it is
-        done once.
+    # ---- the first replay
+
+    def _compare_first_replay(self, replay: Replay, variables: VariableSnapshot,
+                              arrays: list) -> Any:
+        """Run the step, then replay it from the same state; if they differ, the run counts.
+
+        The state is all memory that the recording uses and did not make.  What the step changes
+        beyond that, it changes once.
         """
-        xp, used = self.backend.xp, replay.recording.outside()
         state = self._state()
+        used = replay.recording.outside()
+        saved = self._copies_to_exchange(used)
+        if saved is None:
+            return NOT_CAPTURED
         try:
-            other = [xp.copy(a) for a in used]
-            _exchange(xp, used, other)  # of equal values, but there must be memory for it later
+            # The slots hold this call's arguments.  The replay overwrites the results: copy them.
+            result = detached_copy(self._run_step(*replay.inputs))
         except MemoryError:
-            size = sum(a.nbytes for a in used)
-            self._give_up(f"its first replay cannot be compared: there is no memory for copies of what it uses, "
-                          f"{size} bytes")
-            return AS_IT_IS
-        try:  # with the slots, which hold the values of this call; copies, for the replay writes where the step wrote
-            result = fresh(self._step(*replay.inputs))
-        except MemoryError:
-            for a, b in zip(used, other, strict=True):
-                a[...] = b
+            for a, value in zip(used, saved, strict=True):
+                a[...] = value
             replay.before.restore()
-            places.restore()
-            self._give_up("there is no memory for the step itself beside its recording")
-            return AS_IT_IS
-        stepped = Model.of(self.modules, self.tensors)
-        gradients = [t.grad for t in self.tensors]
-        _exchange(xp, used, other)
+            variables.restore()
+            self._give_up("out of memory for a run of the step in addition to its recording")
+            return NOT_CAPTURED
+        after_run = ModelSnapshot.take(self.modules, self.tensors)
+        self._exchange(used, saved)  # `used` has the state before the run, `saved` that after it
         replayed = replay(arrays)
-        differing = self._difference(result, replayed, gradients) or self._unequal(
-            (f"an array of {a.nbytes} bytes that is no tensor's", a, b) for a, b in zip(used, other, strict=True))
-        if differing is None:
-            self.ran.add(state)
+        difference = (self._difference(result, replayed, after_run)
+                      or self._different_memory(used, saved))
+        if difference is None:
+            self.seen_states.add(state)
             self.recordings[state] = replay
             return replayed
-        known = [(what, a, xp.copy(a)) for what, a in self._known()]
-        _exchange(xp, used, other)
-        stepped.restore()
-        if not differing.startswith("result"):
-            differing = self._unequal(known) or differing
-        self._give_up(f"its first replay and the step itself, from the same state, differ in {differing}")
+        replayed_tensors = self._tensor_values()
+        self._exchange(used, saved)
+        after_run.restore()
+        if not difference.startswith("result"):  # name a tensor, if one differs
+            difference = self._first_unequal(replayed_tensors) or difference
+        self._give_up(f"its first replay and a run of the step from the same state differ in "
+                      f"{difference}")
         return result
 
-    def _difference(self, result: Any, replayed: Any, gradients: list) -> str | None:
-        """In which of their results, or gradients in memory of their own, the step and its replay differ."""
+    def _copies_to_exchange(self, used: list) -> list | None:
+        """Copies of these arrays, or None if there is no memory to make and exchange them."""
+        try:
+            saved = [self.backend.xp.copy(a) for a in used]
+            self._exchange(used, saved)  # changes nothing, but needs the memory that it needs later
+        except MemoryError:
+            size = sum(a.nbytes for a in used)
+            self._give_up(f"out of memory for copies of the {size} bytes that it uses, with which "
+                          f"its first replay is compared")
+            return None
+        return saved
+
+    def _exchange(self, arrays: list, others: list) -> None:
+        """Exchange the values of arrays, one pair at a time."""
+        for i, a in enumerate(arrays):
+            values = self.backend.xp.copy(a)
+            a[...] = others[i]
+            others[i] = values
+
+    def _difference(self, result: Any, replayed: Any, after_run: ModelSnapshot) -> str | None:
+        """The result, or gradient in memory of its own, that differs between run and replay."""
         if signature_of(result) != signature_of(replayed):
-            return "results beside arrays, or the shapes of arrays"
+            return "results other than arrays, or the shapes of arrays"
         returned = zip(arrays_in(result), arrays_in(replayed), strict=True)
         pairs = [(f"result {i}", raw(a), raw(b)) for i, (a, b) in enumerate(returned)]
-        for t, g in zip(self.tensors, gradients, strict=True):
-            if t.grad is not g:
-                if t.grad is None or g is None:
-                    return f"whether {self._name(t)} has a gradient"
-                pairs.append((f"the gradient of {self._name(t)}", t.grad, g))
-        return self._unequal(pairs)
+        for t, _, grad, *_ in after_run.tensors:
+            if t.grad is grad:
+                continue
+            if t.grad is None or grad is None:
+                return f"whether {self._name(t)} has a gradient"
+            pairs.append((f"the gradient of {self._name(t)}", t.grad, grad))
+        return self._first_unequal(pairs)
 
-    def _unequal(self, pairs: Iterable[tuple[str, Any, Any]]) -> str | None:
-        """The first of named pairs of arrays that are not the same bit for bit; waits for the device."""
-        xp = self.backend.xp
-        names, flags = [], []
-        for what, a, b in pairs:
-            names.append(what)
-            flags.append(_unequal(xp, a, b))
-        found = self.backend._read_flags(xp.stack(flags)) if flags else ()
-        return next((what for what, unequal in zip(names, found, strict=True) if unequal), None)
+    def _different_memory(self, replayed: list, run: list) -> str | None:
+        return self._first_unequal([
+            (f"an array of {a.nbytes} bytes that belongs to no tensor", a, b)
+            for a, b in zip(replayed, run, strict=True)])
 
-    def _known(self) -> Iterator[tuple[str, Any]]:
+    def _tensor_values(self) -> list[tuple[str, Any, Any]]:
+        """(name, array, copy of its values) for the tensors and their gradients."""
+        arrays = []
         for t in self.tensors:
-            yield self._name(t), t.data
+            arrays.append((self._name(t), t.data))
             if t.grad is not None:
-                yield f"the gradient of {self._name(t)}", t.grad
+                arrays.append((f"the gradient of {self._name(t)}", t.grad))
+        return [(name, a, self.backend.xp.copy(a)) for name, a in arrays]
 
-    def _name(self, tensor: Any) -> str:
-        named = ((n, t) for m in self.modules for n, t in (*m.named_parameters(), *m.named_buffers()))
-        return next((name for name, t in named if t is tensor), f"a tensor of shape {tensor.shape}")
-
-
-IN_PLACE = "what lasts from step to step must be written in place, `x[...] = `"
-
-
-def _at_home(optimizer: Any) -> bool:
-    return all(group.settled() for group in optimizer.param_groups)
-
-
-def _exchange(xp: Any, arrays: list, others: list) -> None:
-    """Exchange the values of arrays with those of as many others, one by one."""
-    for i, a in enumerate(arrays):
-        values = xp.copy(a)
-        a[...], others[i] = others[i], values
+    def _first_unequal(self, pairs: Iterable[tuple[str, Any, Any]]) -> str | None:
+        """The first name of (name, array, array) whose arrays differ; waits for the device."""
+        xp = self.backend.xp
+        names = []
+        flags = []
+        for name, a, b in pairs:
+            names.append(name)
+            flags.append((_bytes(xp, a) != _bytes(xp, b)).any())
+        if not flags:
+            return None
+        unequal = self.backend._read_flags(xp.stack(flags))
+        return next((name for name, flag in zip(names, unequal, strict=True) if flag), None)
 
 
-def _unequal(xp: Any, a: Any, b: Any) -> Any:
-    """Do the bits of two arrays of one shape and dtype differ?  Answered on the device."""
-    x, y = (xp.ascontiguousarray(v).reshape(-1).view("uint8") for v in (a, b))
-    return (x != y).any()
+def _bytes(xp: Any, a: Any) -> Any:
+    return xp.ascontiguousarray(a).reshape(-1).view("uint8")
+
+
+def _with_slots(arguments: Any, slots: list[Tensor]) -> Any:
+    """The arguments with the slots for their Tensors, and the slots' data for their arrays."""
+    rest = iter(slots)
+
+    def replace(a: Any) -> Any:
+        slot = next(rest)
+        return slot if isinstance(a, Tensor) else slot.data
+
+    return map_arrays(replace, arguments)
+
+
+def _difference_of_recordings(replays: list[Replay]) -> str | None:
+    """What differs between two recordings of a step, or None; no recordings: out of memory."""
+    if not replays:
+        return "out of memory for a recording in addition to what the step itself uses"
+    first, second = replays
+    difference = first.recording.difference(second.recording)
+    if difference is None and signature_of(first.result) != signature_of(second.result):
+        return "its results other than arrays differ between two recordings"
+    return difference

@@ -1,4 +1,4 @@
-"""What a captured step can see and change beside its arguments, as far as it can be known, and what a replay leaves."""
+"""What a captured step can read and change besides its arguments, as far as can be found out."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.nn._module import Module
-from gpuprop.nn.utils._computed import Computed
+from gpuprop.nn.utils._reparametrization import ComputedWeight
 from gpuprop.optim.lr_scheduler import LRScheduler
 from gpuprop.random import Generator
 
-# ---- values ---------------------------------------------------------------------------------------------------------
+# ---- arguments and results ----------------------------------------------------------------------
 
 
 def is_array(value: Any) -> bool:
+    """True for arrays and Tensors, not for NumPy scalars."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, np.generic)
 
 
-def map_arrays(f: Callable, value: Any) -> Any:
-    """The same tree with `f` of every array and Tensor in it."""
-    return tree_map(lambda leaf: f(leaf) if is_array(leaf) else leaf, value)
+def map_arrays(f: Callable, tree: Any) -> Any:
+    """The tree with `f(a)` for every array and Tensor `a`."""
+    return tree_map(lambda leaf: f(leaf) if is_array(leaf) else leaf, tree)
 
 
-def arrays_in(value: Any) -> list:
-    """The arrays and Tensors in a tree."""
-    return [leaf for leaf in tree_leaves(value) if is_array(leaf)]
+def arrays_in(tree: Any) -> list:
+    """The arrays and Tensors of a tree."""
+    return [leaf for leaf in tree_leaves(tree) if is_array(leaf)]
 
 
-def fresh(value: Any) -> Any:
-    """A value with copies of its arrays, which no later step writes to, without history."""
-    def of(a: Any) -> Any:
+def detached_copy(tree: Any) -> Any:
+    """The tree with copies of its arrays, which no later step writes to, and without history."""
+    def copy(a: Any) -> Any:
         copied = backend_of(raw(a)).xp.copy(raw(a))
         return Tensor(copied) if isinstance(a, Tensor) else copied
 
-    return map_arrays(of, value)
+    return map_arrays(copy, tree)
 
 
-def signature(value: Any) -> Any:
-    """A value as part of a key: arrays by kind, shape and dtype, numbers by their bits, the rest by itself."""
+def signature_of(value: Any) -> Any:
+    """A value as part of a key.
+
+    Arrays are represented by type, shape and dtype, numbers by their bits, others by themselves.
+    """
     if isinstance(value, dict):
-        return type(value), *((k, signature(v)) for k, v in value.items())
+        return type(value), *((k, signature_of(v)) for k, v in value.items())
     if isinstance(value, list | tuple):
-        return type(value), *map(signature, value)
+        return type(value), *map(signature_of, value)
     if is_array(value):
         return isinstance(value, Tensor), value.shape, value.dtype.name
     if isinstance(value, float):  # 0.0 == -0.0, and nan != nan
@@ -60,114 +64,127 @@ def signature(value: Any) -> Any:
     return type(value), repr(value) if isinstance(value, complex) else value
 
 
-def not_returned(value: Any, array_type: type) -> str | None:
-    """The type of what of a result cannot be made anew by a replay, or None."""
-    if isinstance(value, dict):
-        return next(filter(None, (not_returned(v, array_type) for v in value.values())), None)
-    if isinstance(value, list | tuple):
-        return next(filter(None, (not_returned(v, array_type) for v in value)), None)
-    if is_array(value):
-        return None if type(raw(value)) is array_type else f"a {type(raw(value)).__module__} array"
-    plain = value is None or isinstance(value, bool | int | float | complex | str | np.generic)
-    return None if plain else f"a {type(value).__name__}"
+def unsupported_type(result: Any, array_type: type) -> str | None:
+    """The type of a part of a result that a replay cannot return, or None."""
+    if isinstance(result, dict | list | tuple):
+        values = result.values() if isinstance(result, dict) else result
+        found = (unsupported_type(value, array_type) for value in values)
+        return next(filter(None, found), None)
+    if is_array(result):
+        array = raw(result)
+        return None if type(array) is array_type else f"a {type(array).__module__} array"
+    plain = bool | int | float | complex | str | np.generic
+    return None if result is None or isinstance(result, plain) else f"a {type(result).__name__}"
 
 
-# ---- places ---------------------------------------------------------------------------------------------------------
+# ---- variables ----------------------------------------------------------------------------------
 
 
-class Places:
-    """Where a step may keep arrays, and what is there now.
+class VariableSnapshot:
+    """The variables in which a step may keep arrays, and their values at some moment.
 
-    These are the attributes of modules, what a step's closure and its globals name, `self` of a method, and the lists
-    and dicts directly in these.  Functions of the same file that it calls are looked at too.
+    Variables are attributes of modules, names of the step's closure and of its globals, `self` of a
+    method, and items of the lists and dicts directly in these.  Functions of the same file that the
+    step calls are searched too.
+
+    Each variable, or collection of variables, is kept as its *container*: a list, a dict, a
+    closure's cell, `_Attributes` or `_Globals`.
     """
 
     def __init__(self, step: Callable, modules: Iterable[Module]) -> None:
-        self._saved: list[tuple[Any, Any, list]] = []  # a place, a copy of it, and the arrays in it
+        self._saved: list[tuple[Any, Any, list]] = []  # (container, copy of its values, its arrays)
         self._seen: set[int] = set()
-        self._epochs: list[tuple[Any, int]] = []  # schedules, and how far they are
+        self._schedules: list[tuple[LRScheduler, int]] = []  # with their epochs
         self._scope = getattr(step, "__globals__", None)
         for module in list(modules):
-            self._object(module)
-        self._value(step)
+            self._add_object(module)
+        self._add_value(step)
 
     def rebound(self) -> bool:
-        """Is another array in one of them now?"""
-        return any(_differ(arrays, _arrays(place)) for place, _, arrays in self._saved)
+        """True if a variable has a different array now."""
+        return any(_differ(arrays, _arrays(container)) for container, _, arrays in self._saved)
 
-    def scheduled(self) -> str | None:
-        """The name of a learning rate schedule among them that has gone on since, or None."""
-        return next((type(s).__name__ for s, epoch in self._epochs if s.last_epoch != epoch), None)
+    def stepped_schedule(self) -> str | None:
+        """The class of a learning rate schedule that was stepped since, or None."""
+        for schedule, epoch in self._schedules:
+            if schedule.last_epoch != epoch:
+                return type(schedule).__name__
+        return None
 
     def restore(self) -> None:
-        """Have what was there: all attributes of modules, and elsewhere what has arrays."""
-        for place, was, arrays in self._saved:
-            if arrays or _arrays(place) or (type(place) is _Attributes and place.module):
-                _restore(place, was)
+        """Restore the attributes of modules, and other containers if they hold or held arrays."""
+        for container, values, arrays in self._saved:
+            is_module = isinstance(container, _Attributes) and container.is_module
+            if is_module or arrays or _arrays(container):
+                _restore(container, values)
             for _, value, data in arrays:
                 if isinstance(value, Tensor):
                     value.data = data
 
-    def _save(self, place: Any) -> None:
-        self._saved.append((place, _copied(place), _arrays(place)))
+    def _save(self, container: Any) -> None:
+        self._saved.append((container, _copied(container), _arrays(container)))
 
-    def _object(self, value: Any) -> None:
-        """An object's attributes, and the lists and dicts among them."""
-        if id(value) in self._seen:
-            return
+    def _is_new(self, value: Any) -> bool:
+        is_new = id(value) not in self._seen
         self._seen.add(id(value))
-        place = _Attributes(value)
-        self._save(place)
-        if isinstance(value, LRScheduler):
-            self._epochs.append((value, value.last_epoch))
-        for inner in list(place.values.values()):
-            if isinstance(inner, list | dict):
-                self._container(inner)
-            elif isinstance(inner, Module):
-                self._object(inner)
+        return is_new
 
-    def _container(self, value: Any) -> None:
-        if id(value) not in self._seen:
-            self._seen.add(id(value))
+    def _add_value(self, value: Any) -> None:
+        if isinstance(value, list | dict):
+            self._add_collection(value)
+        elif isinstance(value, MethodType):
+            self._add_value(value.__self__)
+            self._add_value(value.__func__)
+        elif isinstance(value, FunctionType):
+            self._add_function(value)
+        elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
+            self._add_object(value)
+
+    def _add_object(self, value: Any) -> None:
+        """Add an object's attributes, and the lists, dicts and modules among them."""
+        if not self._is_new(value):
+            return
+        attributes = _Attributes(value)
+        self._save(attributes)
+        if isinstance(value, LRScheduler):
+            self._schedules.append((value, value.last_epoch))
+        for inner in list(attributes.values.values()):
+            if isinstance(inner, list | dict):
+                self._add_collection(inner)
+            elif isinstance(inner, Module):
+                self._add_object(inner)
+
+    def _add_collection(self, value: Any) -> None:
+        if self._is_new(value):
             self._save(value)
 
-    def _value(self, value: Any) -> None:
-        if isinstance(value, list | dict):
-            self._container(value)
-        elif isinstance(value, MethodType):
-            self._value(value.__self__)
-            self._value(value.__func__)
-        elif isinstance(value, FunctionType):
-            self._function(value)
-        elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
-            self._object(value)
-
-    def _function(self, function: FunctionType) -> None:
-        self._value(getattr(function, "__wrapped__", None))
-        if id(function) in self._seen or function.__globals__ is not self._scope:
+    def _add_function(self, function: FunctionType) -> None:
+        self._add_value(getattr(function, "__wrapped__", None))
+        if function.__globals__ is not self._scope or not self._is_new(function):
             return
-        self._seen.add(id(function))
         for cell in function.__closure__ or ():
             self._save(cell)
-            self._value(_content(cell))
+            self._add_value(_content(cell))
         names = [name for name in function.__code__.co_names if name in function.__globals__]
-        self._save(_Names(function.__globals__, names))
+        self._save(_Globals(function.__globals__, names))
         for name in names:
-            self._value(function.__globals__[name])
+            self._add_value(function.__globals__[name])
 
 
 class _Attributes:
     """The attributes of an object."""
 
     def __init__(self, owner: Any) -> None:
-        self.values, self.module = vars(owner), isinstance(owner, Module)
+        self.values = vars(owner)
+        self.is_module = isinstance(owner, Module)
 
 
-class _Names:
-    """Some of a file's global variables."""
+class _Globals:
+    """Some of the global variables of a file."""
 
     def __init__(self, scope: dict, names: list[str]) -> None:
-        self.scope, self.names = scope, names
+        self.scope = scope
+        self.names = names
 
     @property
     def values(self) -> dict:
@@ -181,70 +198,78 @@ def _content(cell: CellType) -> Any:
         return None
 
 
-def _copied(place: Any) -> Any:
-    if isinstance(place, CellType):
-        return _content(place)
-    return list(place) if isinstance(place, list) else dict(place if isinstance(place, dict) else place.values)
+def _copied(container: Any) -> Any:
+    if isinstance(container, CellType):
+        return _content(container)
+    if isinstance(container, list):
+        return list(container)
+    return dict(container if isinstance(container, dict) else container.values)
 
 
-def _arrays(place: Any) -> list[tuple[Any, Any, Any]]:
-    """The arrays in a place: its key, itself, and the memory that it has."""
-    if isinstance(place, CellType):
-        items: Iterable = [("", _content(place))]
-    elif isinstance(place, list):
-        items = enumerate(place)
+def _arrays(container: Any) -> list[tuple[Any, Any, Any]]:
+    """(key, array or Tensor, its memory) for the arrays in a container."""
+    if isinstance(container, CellType):
+        items: Iterable = [("", _content(container))]
+    elif isinstance(container, list):
+        items = enumerate(container)
     else:
-        items = (place if isinstance(place, dict) else place.values).items()
-    return [(key, v, raw(v)) for key, v in list(items) if is_array(v) and not isinstance(v, Computed)]
+        items = (container if isinstance(container, dict) else container.values).items()
+    return [(key, value, raw(value)) for key, value in list(items)
+            if is_array(value) and not isinstance(value, ComputedWeight)]
 
 
 def _differ(before: list, after: list) -> bool:
-    return len(before) != len(after) or any(
-        key != its or value is not other or data is not changed
-        for (key, value, data), (its, other, changed) in zip(before, after, strict=True))
+    if len(before) != len(after):
+        return True
+    return any(
+        key != new_key or value is not new_value or data is not new_data
+        for (key, value, data), (new_key, new_value, new_data) in zip(before, after, strict=True))
 
 
-def _restore(place: Any, was: Any) -> None:
-    if isinstance(place, CellType):
-        place.cell_contents = was
-    elif isinstance(place, list):
-        place[:] = was
+def _restore(container: Any, values: Any) -> None:
+    if isinstance(container, CellType):
+        container.cell_contents = values
+    elif isinstance(container, list):
+        container[:] = values
+    elif isinstance(container, _Globals):
+        container.scope.update(values)
     else:
-        values = place if isinstance(place, dict) else place.scope if isinstance(place, _Names) else place.values
-        if not isinstance(place, _Names):
-            for key in values.keys() - was.keys():
-                del values[key]
-        values.update(was)
+        current = container if isinstance(container, dict) else container.values
+        for key in current.keys() - values.keys():
+            del current[key]
+        current.update(values)
 
 
-# ---- models ---------------------------------------------------------------------------------------------------------
+# ---- tensors and modules ------------------------------------------------------------------------
 
 
-class _Parts(dict[type, bool]):
-    """Do attributes of a type belong to a model?  Asked at each replay."""
+class _IsPart(dict[type, bool]):
+    """By type: does an attribute belong to its module?  Every replay looks it up."""
 
     def __missing__(self, cls: type) -> bool:
-        self[cls] = issubclass(cls, Module | Tensor | Generator) and not issubclass(cls, Computed)
+        parts = Module | Tensor | Generator
+        self[cls] = issubclass(cls, parts) and not issubclass(cls, ComputedWeight)
         return self[cls]
 
 
-_is_part = _Parts()
+_is_part = _IsPart()
 
 
-def shape_of(module: Module) -> tuple:
-    """What of a module a captured step depends on: its mode, what belongs to it, and its hooks."""
-    inside = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
+def module_key(module: Module) -> tuple:
+    """What a recording depends on: the module's mode, its parts and its hooks, by their ids."""
+    parts = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
     hooks = module._hooks
-    return module.training, inside, tuple([id(h) for named in hooks.values() for h in named]) if hooks else ()
+    hook_ids = tuple([id(hook) for named in hooks.values() for hook in named]) if hooks else ()
+    return module.training, parts, hook_ids
 
 
-def computed_in(modules: Iterable[Module]) -> list[Any]:
-    """The arrays of weights that modules compute anew in each forward: nothing lasts in them."""
-    return [raw(value) for module in modules for value in vars(module).values() if isinstance(value, Computed)]
+def computed_arrays(modules: Iterable[Module]) -> list[Any]:
+    """The arrays of weights that modules compute again in each forward: these need not last."""
+    return [raw(value) for module in modules for value in vars(module).values()
+            if isinstance(value, ComputedWeight)]
 
 
-def hooks_of(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
-    """All hooks, to be kept where their ids are part of a key."""
+def _all_hooks(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
     for module in modules:
         for hooks in module._hooks.values():
             yield from hooks
@@ -252,58 +277,88 @@ def hooks_of(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[A
         yield from tensor.hooks or ()
 
 
-class Model(NamedTuple):
-    """What Tensors and modules hold at some moment."""
+class TensorState(NamedTuple):
+    """A Tensor's attributes at some moment."""
 
-    tensors: list[Tensor]
-    rows: list[tuple]  # a tensor, its data, its gradient, whether it is trained, and when it was changed
-    training: list[tuple]  # a module, and whether it trains
-    hooks: list  # which the key names by id
+    tensor: Tensor
+    data: Any
+    grad: Any
+    requires_grad: bool
+    changed: int  # when its values were last changed in place
+
+
+class ModelSnapshot(NamedTuple):
+    """The state of tensors and the modes of modules at some moment."""
+
+    tensors: list[TensorState]
+    modes: list[tuple[Module, bool]]
+    hooks: list  # kept alive, because keys name them by id
 
     @classmethod
-    def of(cls, called: Iterable, tensors: list[Tensor]) -> Model:
-        rows = [(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
-        return cls(list(tensors), rows, [(m, m.training) for m in called], list(hooks_of(called, tensors)))
+    def take(cls, modules: Iterable[Module], tensors: list[Tensor]) -> ModelSnapshot:
+        states = [TensorState(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
+        modes = [(module, module.training) for module in modules]
+        return cls(states, modes, list(_all_hooks(modules, tensors)))
 
     def restore(self) -> None:
-        for t, data, *_ in self.rows:
-            t.data = data
-        self.grads()
+        """Restore which arrays are data and gradients, `requires_grad`, and the modules' modes."""
+        for state in self.tensors:
+            state.tensor.data = state.data
+        self.restore_gradients_and_modes()
 
-    def grads(self) -> None:
-        """Have the gradients and modes of that moment."""
-        for t, _data, g, trained, _changed in self.rows:
-            t.grad, t.requires_grad = g, trained
-        for module, training in self.training:
+    def restore_gradients_and_modes(self) -> None:
+        """Do the same, except for data."""
+        for t, _, grad, requires_grad, _ in self.tensors:
+            t.grad = grad
+            t.requires_grad = requires_grad
+        for module, training in self.modes:
             if module.training != training:
                 module.training = training
 
+    def data_is_rebound(self) -> bool:
+        """True if a tensor has a different array as its data now."""
+        return any(state.tensor.data is not state.data for state in self.tensors)
+
 
 class Replay:
-    """A recording, the slots its arguments go to, and what it leaves behind."""
+    """A recording of a step, called with the arrays of its arguments.
 
-    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any, before: Model, after: Model) -> None:
-        self.recording, self.slots, self.inputs, self.result = recording, slots, inputs, result
-        self.before, self.after = before, after  # the key names arrays by id: no other may get it
-        self._touched = [t for (t, *_, was), (*_, now) in zip(before.rows, after.rows, strict=True) if now != was]
+    A call copies them to the `slots`, the Tensors that the step was recorded with, replays the
+    recording, and returns copies of its results.
+    """
+
+    def __init__(self, recording: Any, slots: list, inputs: tuple, result: Any,
+                 before: ModelSnapshot, after: ModelSnapshot) -> None:
+        self.recording = recording
+        self.slots = slots
+        self.inputs = inputs
+        self.result = result
+        self.before = before  # both kept: keys name arrays by id, so they must stay alive
+        self.after = after
+        self._changed: list[Any] = [
+            new.tensor for old, new in zip(before.tensors, after.tensors, strict=True)
+            if new.changed != old.changed]
 
     def __call__(self, arrays: list) -> Any:
         with self.recording.turn():
             for slot, a in zip(self.slots, arrays, strict=True):
                 slot.data[...] = raw(a)
             self.recording.replay()
-            result = fresh(self.result)
-        self.after.grads()
-        for t in self._touched:
+            result = detached_copy(self.result)
+        self.after.restore_gradients_and_modes()
+        for t in self._changed:
             t.touch()
         return result
 
 
-def kept_by_others(recording: Any, ours: Any) -> str | None:
-    """The code that made an array which somebody other than we holds when the step has ended, or None."""
+def kept_array(recording: Any, ours: Any) -> str | None:
+    """The code that made an array of the recording that is still referenced, other than `ours`.
+
+    None if there is no such array: the step keeps none.
+    """
     arrays = [raw(a) for a in arrays_in(ours)]
     found = recording.held(arrays)
-    if found is not None:  # or it waits in a cycle to be collected
+    if found is not None:  # perhaps only by a reference cycle
         gc.collect()
         found = recording.held(arrays)
     return found

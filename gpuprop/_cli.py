@@ -8,83 +8,98 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+INFO = "print versions, machine, backends and settings, to paste into a bug report"
+DOCTOR = "run a training step on every backend: PASS or FAIL, the reason, and the fix"
+VERIFY = ("check that two backends do the same training run; exit status 0: same, 1: different, "
+          "2: not compared")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, by default this process's; the result is its exit status."""
+    """Run a command line, by default this process's, and return its exit status."""
     args = _parser().parse_args(arguments)
     return args.run(args)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("gpuprop", description="What gpuprop is here, whether it works, and whether two "
-                                                            "backends do the same training run.")
+    description = "Inspect this installation of gpuprop, and compare its backends."
+    parser = argparse.ArgumentParser("gpuprop", description=description)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for run, summary in ((info, "what to paste into a bug report: versions, machine, backends, variables"),
-                         (doctor, "PASS or FAIL for every backend, the reason, and the line that mends it"),
-                         (verify, "is a training run the same on two backends?  exit status 0: same, 1: it differs, "
-                                  "2: nothing to compare")):
+    for run, summary in ((info, INFO), (doctor, DOCTOR), (verify, VERIFY)):
         command = commands.add_parser(run.__name__, help=summary, description=summary)
         command.set_defaults(run=run)
         command.add_argument("--json", nargs="?", const="-", metavar="FILE",
-                             help="write JSON to this file, or to standard output instead of text")
-    command.add_argument("name", nargs="*", metavar="RUN",
-                         help="a built-in run, or file.py:function, which returns (model, step, batches); by default "
-                              "every built-in one")
-    command.add_argument("--reference", default="numpy", help="the backend to be measured by (%(default)s)")
-    command.add_argument("--candidate", default="cupy", help="the backend to be measured (%(default)s)")
-    command.add_argument("--steps", type=int, default=3, help="training steps to compare (%(default)s)")
-    command.add_argument("--seed", type=int, default=0, help="of all random numbers (%(default)s)")
-    command.add_argument("--html", metavar="FILE", help="write a page that shows every layer and step")
+                             help="write JSON to FILE, or to standard output in place of the text")
+        if run is verify:
+            _add_verify_arguments(command)
     return parser
 
 
-def info(args: argparse.Namespace) -> int:
-    from gpuprop import _environment as environment
+def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="*", metavar="RUN",
+                         help="a built-in run, or file.py:function, which returns (model, step, "
+                              "batches); default: all built-in runs")
+    command.add_argument("--reference", default="numpy",
+                         help="the backend to compare with (default: %(default)s)")
+    command.add_argument("--candidate", default="cupy",
+                         help="the backend to check (default: %(default)s)")
+    command.add_argument("--steps", type=int, default=3,
+                         help="the number of training steps (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0,
+                         help="the seed of all random numbers (default: %(default)s)")
+    command.add_argument("--html", metavar="FILE",
+                         help="write an HTML page with the results of every layer and step")
 
-    known = environment.info()
-    _write(args.json, known, environment.text(known))
+
+def info(args: argparse.Namespace) -> int:
+    from gpuprop import _environment
+
+    values = _environment.info()
+    _write(args.json, values, _environment.format_info(values))
     return 0
 
 
 def doctor(args: argparse.Namespace) -> int:
-    from gpuprop._doctor import examine
+    from gpuprop._doctor import check_backends
 
-    verdicts = examine()
-    plain = [{**v._asdict(), "findings": [f._asdict() for f in v.findings]} for v in verdicts]
-    _write(args.json, plain, "\n".join(map(str, verdicts)))
-    return int(any(v.verdict == "FAIL" for v in verdicts))
+    reports = check_backends()
+    plain = [{**r._asdict(), "problems": [p._asdict() for p in r.problems]} for r in reports]
+    _write(args.json, plain, "\n".join(map(str, reports)))
+    return int(any(r.status == "FAIL" for r in reports))
 
 
 def verify(args: argparse.Namespace) -> int:
     from gpuprop._core.registry import get_backend
-    from gpuprop.verification import NOTHING, verify
-    from gpuprop.verification._builtin_runs import RUNS, find
-    from gpuprop.verification._page import page
+    from gpuprop.verification import NOT_COMPARED, verify
+    from gpuprop.verification._builtin_runs import RUNS, find_run
+    from gpuprop.verification._html_report import html_report
 
     if "strict" in (args.reference, args.candidate):
-        import gpuprop.testing  # noqa: F401 (makes it known)
+        import gpuprop.testing  # noqa: F401 (registers it)
     try:
-        runs = [find(name) for name in args.name or RUNS]
+        runs = [find_run(name) for name in args.name or RUNS]
     except (ValueError, OSError, AttributeError) as error:
         print(f"gpuprop verify: {error}", file=sys.stderr)
-        return NOTHING
+        return NOT_COMPARED
     for name in (args.reference, args.candidate):
         try:
             get_backend(name)
-        except Exception as error:  # of a third party's backend, too
+        except Exception as error:  # a third party's backend may raise anything
             print(f"gpuprop verify: {' '.join(str(error).split())}", file=sys.stderr)
-            return NOTHING
-    results = [verify(run, args.reference, args.candidate, steps=args.steps, seed=args.seed) for run in runs]
+            return NOT_COMPARED
+    results = [
+        verify(run, args.reference, args.candidate, steps=args.steps, seed=args.seed)
+        for run in runs
+    ]
     if args.html:
         with open(args.html, "w", encoding="utf-8") as file:
-            file.write(page(results))
-    _write(args.json, [r.plain() for r in results], "\n\n".join(map(str, results)))
-    return max((r.status for r in results), default=NOTHING)
+            file.write(html_report(results))
+    _write(args.json, [r.to_dict() for r in results], "\n\n".join(map(str, results)))
+    return max((r.status for r in results), default=NOT_COMPARED)
 
 
-def _write(where: str | None, plain: Any, text: str) -> None:
-    """JSON to a file, or to standard output, where else the text goes."""
-    if where and where != "-":
-        with open(where, "w", encoding="utf-8") as file:
+def _write(path: str | None, plain: Any, text: str) -> None:
+    """Print `text`, or JSON if `path` is "-"; write JSON to any other path."""
+    if path and path != "-":
+        with open(path, "w", encoding="utf-8") as file:
             json.dump(plain, file, indent=1)
-    print(json.dumps(plain, indent=1) if where == "-" else text)
+    print(json.dumps(plain, indent=1) if path == "-" else text)

@@ -1,18 +1,17 @@
-"""Does every backend here compute what it must, and if not, why, and which line mends it."""
+"""Check that every backend computes correctly here, and diagnose known problems."""
 
 from __future__ import annotations
 
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop import _environment as environment
-from gpuprop import functional as F
-from gpuprop import optim
+import gpuprop.functional as F
+from gpuprop import _environment, optim
 from gpuprop._array.reduction import argsort
 from gpuprop._capture import capture
 from gpuprop._core.backend import Unavailable
@@ -22,79 +21,82 @@ from gpuprop._core.tensor import Tensor
 from gpuprop._environment import Driver
 from gpuprop.nn import Linear, Sequential, Tanh
 
-DRIVERS = {12: 525, 13: 580}  # the first of NVIDIA's drivers for each CUDA
+MIN_DRIVERS = {12: 525, 13: 580}  # CUDA's major version -> the first NVIDIA driver that supports it
 
 
-class Finding(NamedTuple):
-    """Something wrong: what, and the line that mends it."""
+class Problem(NamedTuple):
+    """A problem of the installation and the command that fixes it."""
 
-    what: str
-    remedy: str
-    fatal: bool = True  # else it is slow
+    description: str
+    fix: str
+    fatal: bool = True  # otherwise the backend works, but slowly
 
 
-class Verdict(NamedTuple):
-    """What the doctor says of a backend: "PASS", "FAIL", or "NONE" where neither its library nor a device is there."""
+class BackendReport(NamedTuple):
+    """The result of `check_backends` for one backend."""
 
     backend: str
-    verdict: str
-    reason: str
-    findings: list[Finding] = []
+    status: str  # "PASS", "FAIL" or "SKIP": neither its library nor a device is present
+    message: str
+    problems: list[Problem] = []
 
     def __str__(self) -> str:
-        lines = [f"{self.verdict}  {self.backend}: {self.reason}"]
-        for finding in self.findings:
-            lines += [f"      {'why' if finding.fatal else 'but'}: {finding.what}", f"      do:  {finding.remedy}"]
+        lines = [f"{self.status}  {self.backend}: {self.message}"]
+        for problem in self.problems:
+            label = "problem" if problem.fatal else "warning"
+            lines += [f"      {label}: {problem.description}", f"      fix: {problem.fix}"]
         return "\n".join(lines)
 
 
-def examine() -> list[Verdict]:
-    """A verdict for every backend known here."""
-    return [_verdict(name) for name in sorted(backends())]
+def check_backends() -> list[BackendReport]:
+    """Run a training step on every known backend."""
+    return [_check_backend(name) for name in sorted(backends())]
 
 
-def _verdict(name: str) -> Verdict:
-    problem = result = ""
+def _check_backend(name: str) -> BackendReport:
+    error = result = ""
     try:
         result = training_step(name)
-    except Exception as e:  # any: that is what we are here to report
-        told = type(e) in (ImportError, RuntimeError) and str(e)  # get_backend's words need no more
-        problem = told or f"{type(e).__name__}: {e}"
+    except Exception as e:  # whatever it is, the report shows it
+        is_complete = type(e) in (ImportError, RuntimeError) and str(e)  # a message of get_backend
+        error = str(e) if is_complete else f"{type(e).__name__}: {e}"
+    problems: list[Problem] = []
     if name == "cupy":
-        facts = Facts.gather()
-        findings = list(cupy_findings(facts, problem))
-        if problem and not facts.cupys and not facts.driver.devices:
-            return Verdict(name, "NONE", "CuPy is not installed, and no NVIDIA GPU answers that would need it")
+        installation = CudaInstallation.inspect()
+        if error and not installation.cupy_packages and not installation.driver.devices:
+            return BackendReport(name, "SKIP", "CuPy is not installed, and no NVIDIA GPU was found")
+        problems = list(cupy_problems(installation, error))
     elif name == "numpy":
-        findings = list(blas_findings(environment.blas(), environment.has_avx512()))
-    else:
-        findings = [Finding("its library is missing", install)] if problem and (install := _install(name)) else []
-    bad = problem or any(finding.fatal for finding in findings)
-    return Verdict(name, "FAIL" if bad else "PASS", problem or result, findings)
+        problems = list(blas_problems(_environment.blas(), _environment.has_avx512()))
+    elif error and (install := _install_command(name)):
+        problems = [Problem("its library is not installed", install)]
+    failed = error or any(problem.fatal for problem in problems)
+    return BackendReport(name, "FAIL" if failed else "PASS", error or result, problems)
 
 
-def _install(name: str) -> str:
-    """The line that a third party's backend gives, where it says that its library is missing."""
+def _install_command(name: str) -> str:
+    """The install command of a third party's backend, if it reports that its library is missing."""
     try:
         cls = load(name)
-        usable = cls.is_available()
+        available = cls.is_available()
     except Exception:
         return ""
-    missing = isinstance(usable, Unavailable) and usable.error is ImportError
+    missing = isinstance(available, Unavailable) and available.error is ImportError
     return getattr(cls, "install", "") if missing else ""
 
 
-# ---- a computation --------------------------------------------------------------------------------------------------
+# ---- a training step -----------------------------------------------------------------------------
 
-# What the step below must give: the loss, the loss after the update, and the sum of all squared gradients.
-KNOWN = (0.7035339057244877, 0.6698068873530607, 0.07247041951530708)
+# Loss, loss after the update, and sum of all squared gradients of `_step`.
+EXPECTED = (0.7035339057244877, 0.6698068873530607, 0.07247041951530708)
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-2}
 
 
 def training_step(name: str) -> str:
-    """Forward, backward and update on this backend against known numbers, in words; raises where they differ.
+    """Check forward pass, backward pass and update on a backend against known numbers.
 
-    A backend that records must give the same bits where the step is captured.
+    A captured step, if the backend records, must give the same bits as the step itself.  Returns a
+    description of the errors; raises if one is too large.
     """
     errors = {}
     with use(name) as backend:
@@ -103,27 +105,29 @@ def training_step(name: str) -> str:
                 as_dtype(dtype)
             except ImportError:  # bfloat16 needs ml_dtypes, which is optional
                 continue
-            errors[dtype] = _error(backend, dtype)
+            errors[dtype] = _relative_error(backend, dtype)
         order = argsort(Tensor(backend.asarray(np.array([2, 0, 3, 1])))).tolist()
         if order != [1, 3, 0, 2]:
-            raise ArithmeticError(f"the order of 2, 0, 3, 1 is [1, 3, 0, 2], and not {order}")
-        captured = ", captured too" if backend.records and _captured(backend) else ""
-    told = ", ".join(f"{error:.0e} ({dtype})" for dtype, error in errors.items())
-    return f"forward, backward and update are right to {told}{captured}"
+            raise ArithmeticError(f"argsort of [2, 0, 3, 1] is [1, 3, 0, 2], but gave {order}")
+        if backend.records:
+            _check_capture(backend)
+        captured = "; captured step identical" if backend.records else ""
+    accuracy = ", ".join(f"{error:.0e} ({dtype})" for dtype, error in errors.items())
+    return f"training step correct, relative error {accuracy}{captured}"
 
 
-def _error(backend: Any, dtype: str) -> float:
-    """The largest relative error of what a step in `dtype` gives; raises where it is too large."""
+def _relative_error(backend: Any, dtype: str) -> float:
+    """The largest relative error of a step in `dtype`; raises if it is too large."""
     got = np.array([float(value.item()) for value in _step(backend, dtype)])
-    error = float(np.abs(got / KNOWN - 1).max())
+    error = float(np.abs(got / EXPECTED - 1).max())
     if not error <= TOLERANCE[dtype]:
-        raise ArithmeticError(f"a training step in {dtype} gave loss, next loss and squared gradients "
-                              f"{got.tolist()}, not {list(KNOWN)}")
+        raise ArithmeticError(f"a training step in {dtype} gave loss, next loss and squared "
+                              f"gradients {got.tolist()}, expected {list(EXPECTED)}")
     return error
 
 
 def _step(backend: Any, dtype: str) -> tuple:
-    """A step of gradient descent on exact binary fractions."""
+    """A step of gradient descent: loss, loss after the update, sum of squared gradients."""
     model, optimizer, x, y = _task(backend, dtype)
     loss = F.cross_entropy(model(x), y)
     loss.backward()
@@ -133,37 +137,39 @@ def _step(backend: Any, dtype: str) -> tuple:
     return loss, F.cross_entropy(model(x), y), squared
 
 
-def _captured(backend: Any) -> bool:
-    """Are the losses of a captured step those of the step itself?  Raises where they are not, or it is not captured."""
-    losses = []
-    for how in (lambda step: step, capture):
-        model, optimizer, x, y = _task(backend, "float32")
-
-        def step(x: Tensor, y: Tensor, model: Any = model, optimizer: Any = optimizer) -> Tensor:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
-            optimizer.step()
-            return loss
-
-        run = how(step)
-        with warnings.catch_warnings(record=True) as told:
+def _check_capture(backend: Any) -> None:
+    """Raise unless a captured step gives the same losses as the step itself."""
+    losses = _losses(backend, lambda step: step)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            try:
-                losses.append([run(x, y).item() for _ in range(4)])
-            except Exception as e:
-                told_as = "captured: " * (run is not step)
-                raise RuntimeError(f"{told_as}{type(e).__name__}: {e}") from e
-        why = next((str(w.message) for w in told if "not captured" in str(w.message)), None)
-        if why:
-            raise RuntimeError(f"captured: {why}")
-    if losses[0] != losses[1]:
-        raise ArithmeticError(f"a captured step gave the losses {losses[1]}, the step itself {losses[0]}")
-    return True
+            captured = _losses(backend, capture)
+    except Exception as e:
+        raise RuntimeError(f"captured step: {type(e).__name__}: {e}") from e
+    for warning in caught:
+        if "captur" in str(warning.message):  # it ran uncaptured
+            raise RuntimeError(f"captured step: {warning.message}")
+    if captured != losses:
+        raise ArithmeticError(f"captured step: losses {captured}, expected {losses}")
+
+
+def _losses(backend: Any, wrap: Callable) -> list[float]:
+    """The losses of four steps with ``wrap(step)``."""
+    model, optimizer, x, y = _task(backend, "float32")
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    run = wrap(step)
+    return [run(x, y).item() for _ in range(4)]
 
 
 def _task(backend: Any, dtype: str) -> tuple:
-    """A model, its optimizer, inputs and labels, all of exact binary fractions."""
+    """A model, its optimizer, inputs and labels.  All numbers are exact in every dtype."""
     def numbers(*shape: int) -> Any:
         values = ((np.arange(np.prod(shape)) * 7 % 11 - 5) / 8).reshape(shape)
         return backend.asarray(values, as_dtype(dtype))
@@ -175,81 +181,104 @@ def _task(backend: Any, dtype: str) -> tuple:
     return model, optim.SGD(model.parameters(), lr=0.5), Tensor(numbers(4, 3)), labels
 
 
-# ---- what may be wrong ----------------------------------------------------------------------------------------------
+# ---- known problems ------------------------------------------------------------------------------
 
 
-class Facts(NamedTuple):
-    """What CuPy needs, as it is found here."""
+class CudaInstallation(NamedTuple):
+    """What CuPy needs of this machine."""
 
-    cupys: dict[str, str]  # versions of installed distributions
+    cupy_packages: dict[str, str]  # name -> version; more than one is an error
     driver: Driver
-    nvrtc: str  # why kernels cannot be compiled, or ""
-    visible: str | None  # CUDA_VISIBLE_DEVICES
+    nvrtc_error: str  # why kernels cannot be compiled, or ""
+    visible_devices: str | None  # CUDA_VISIBLE_DEVICES
 
     @classmethod
-    def gather(cls) -> Facts:
-        cupys = {n: v for n, v in environment.packages().items() if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", n)}
-        return cls(cupys, environment.cuda_driver(), nvrtc(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    def inspect(cls) -> CudaInstallation:
+        cupy_packages = {
+            name: version for name, version in _environment.packages().items()
+            if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name)
+        }
+        visible_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return cls(cupy_packages, _environment.cuda_driver(), nvrtc_error(), visible_devices)
 
 
-def nvrtc() -> str:
-    """Why CUDA's compiler cannot be called, or ""; where CuPy itself cannot be imported nobody knows."""
+def nvrtc_error() -> str:
+    """Why CUDA's compiler NVRTC cannot be called, or "".  Also "" if CuPy cannot be imported."""
     try:
         import cupy  # noqa: F401
     except Exception:
         return ""
     try:
-        from cupy.cuda import nvrtc as library
+        from cupy.cuda import nvrtc
 
-        library.getVersion()
-    except Exception as e:  # of CuPy, of the loader of libraries, of the library
+        nvrtc.getVersion()
+    except Exception as e:  # the library or the loader may raise anything
         return f"{type(e).__name__}: {e}".splitlines()[0]
     return ""
 
 
-def cupy_findings(facts: Facts, problem: str) -> Iterator[Finding]:
-    """What is wrong with CuPy, its libraries and the driver."""
-    driver, cupys = facts.driver, facts.cupys
-    major = 12 if 12000 <= driver.cuda < 13000 else 13
-    install = f'pip install "gpuprop[cuda{major}x]"'
-    renew = f"pip uninstall -y {' '.join(cupys)} && {install}"
-    if len(cupys) > 1:
-        listed = ", ".join(f"{name} {version}" for name, version in cupys.items())
-        yield Finding(f"several CuPys are installed, and their files overwrite each other: {listed}", renew)
-    if not problem:
+def cupy_problems(installation: CudaInstallation, error: str) -> Iterator[Problem]:
+    """Problems of CuPy, its libraries and the driver; `error` is the training step's, or ""."""
+    driver = installation.driver
+    packages = installation.cupy_packages
+    driver_major = 12 if 12000 <= driver.cuda < 13000 else 13
+    install = f'pip install "gpuprop[cuda{driver_major}x]"'
+    reinstall = f"pip uninstall -y {' '.join(packages)} && {install}"
+    if len(packages) > 1:
+        listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+        yield Problem(f"several CuPy packages are installed and overwrite each other: {listed}",
+                      reinstall)
+    if not error:
         return
-    if not cupys and driver.devices:
-        yield Finding(f"there is a GPU ({driver.devices[0]}), but no CuPy", install)
-    for name, version in cupys.items():
+    if not packages and driver.devices:
+        yield Problem(f"a GPU was found ({driver.devices[0]}), but CuPy is not installed", install)
+    for name, version in packages.items():
         numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
         if numbers < (14, 0, 1) or numbers == (14, 1, 0):
-            yield Finding(f"{name} {version} does not do: gpuprop needs 14.0.1 or later, but not 14.1.0", renew)
-    built = next((int(m.group(1)) for name in cupys if (m := re.fullmatch(r"cupy-cuda(\d+)x", name))), None)
+            yield Problem(f"{name} {version} is not supported: gpuprop needs CuPy 14.0.1 or later, "
+                          f"except 14.1.0", reinstall)
+    matches = [re.fullmatch(r"cupy-cuda(\d+)x", name) for name in packages]
+    cupy_major = next((int(m.group(1)) for m in matches if m), None)
+    yield from _driver_problems(driver, cupy_major, reinstall)
+    if driver.cuda and not driver.devices:
+        if installation.visible_devices is not None:
+            hidden = f"CUDA_VISIBLE_DEVICES={installation.visible_devices!r}"
+            yield Problem(f"{driver.reason}, with {hidden}", "unset CUDA_VISIBLE_DEVICES")
+        else:
+            yield Problem(driver.reason, "check that nvidia-smi lists a GPU; in a container, use "
+                                         "docker run --gpus all")
+    if packages and (installation.nvrtc_error or "not open source file" in error):
+        cause = installation.nvrtc_error or error
+        yield Problem(f"CUDA's compiler NVRTC, which CuPy needs, is incomplete: {cause}",
+                      f'pip install "gpuprop[cuda{cupy_major or driver_major}x]"')
+
+
+def _driver_problems(driver: Driver, cupy_major: int | None, reinstall: str) -> Iterator[Problem]:
+    newest = MIN_DRIVERS[13]
     if driver.cuda == 0:
-        yield Finding("there is no device: no NVIDIA driver is installed",
-                      f"nothing, to compute by NumPy; with an NVIDIA GPU install its driver, {DRIVERS[13]} or later")
+        yield Problem("no NVIDIA driver is installed",
+                      f"install NVIDIA's driver {newest} or later, if this machine has an NVIDIA "
+                      f"GPU; otherwise use the numpy backend")
     elif driver.cuda < 12000:
-        yield Finding(f"the driver is too old: it is {driver}",
-                      f"install NVIDIA's driver {DRIVERS[13]} or later; {DRIVERS[12]} will do, with gpuprop[cuda12x]")
-    elif built is not None and built > driver.cuda // 1000:
-        yield Finding(f"CuPy is for CUDA {built}, and the driver is {driver}",
-                      f"{renew}, or install NVIDIA's driver {DRIVERS.get(built, DRIVERS[13])} or later")
-    if driver.cuda and not driver.devices and facts.visible is not None:
-        yield Finding(f"{driver.reason}, and CUDA_VISIBLE_DEVICES={facts.visible!r}", "unset CUDA_VISIBLE_DEVICES")
-    elif driver.cuda and not driver.devices:
-        yield Finding(driver.reason, "nvidia-smi  (it must list a GPU; a container gets one by docker run --gpus all)")
-    if cupys and (facts.nvrtc or "not open source file" in problem):
-        what = facts.nvrtc or problem
-        yield Finding(f"CUDA's compiler NVRTC, with which CuPy makes its kernels, is not whole: {what}",
-                      f'pip install "gpuprop[cuda{built or major}x]"')
+        yield Problem(f"the NVIDIA driver is too old: it supports {driver}",
+                      f"install NVIDIA's driver {newest} or later, or {MIN_DRIVERS[12]} or later "
+                      f"with gpuprop[cuda12x]")
+    elif cupy_major is not None and cupy_major > driver.cuda // 1000:
+        yield Problem(f"CuPy is built for CUDA {cupy_major}, but the driver supports {driver}",
+                      f"{reinstall}, or install NVIDIA's driver "
+                      f"{MIN_DRIVERS.get(cupy_major, newest)} or later")
 
 
-def blas_findings(blas: environment.Blas, avx512: bool) -> Iterator[Finding]:
-    """Matrix products that could be faster."""
-    if avx512 and blas.kernels in ("Haswell", "Zen", "Sandybridge", "Nehalem", "Prescott", "Katmai"):
-        yield Finding(f"matrix products may take twice as long as they need: OpenBLAS took its kernels for "
-                      f"{blas.kernels} on a processor with AVX-512",
-                      "export OPENBLAS_CORETYPE=SkylakeX  (before Python starts; see that it is faster)", fatal=False)
+def blas_problems(blas: _environment.Blas, avx512: bool) -> Iterator[Problem]:
+    """Reasons why matrix products are slow."""
+    old_kernels = ("Haswell", "Zen", "Sandybridge", "Nehalem", "Prescott", "Katmai")
+    if avx512 and blas.kernels in old_kernels:
+        yield Problem(f"matrix products may take twice as long as necessary: OpenBLAS uses its "
+                      f"{blas.kernels} kernels on a processor with AVX-512",
+                      "export OPENBLAS_CORETYPE=SkylakeX  (before Python starts; measure whether "
+                      "it is faster)", fatal=False)
     if blas.name in ("none", "blas", "netlib", "lapack_lite"):
-        yield Finding(f"matrix products are slow: NumPy was built without a fast BLAS ({blas.name})",
-                      "pip install --force-reinstall --no-cache-dir --only-binary numpy numpy", fatal=False)
+        yield Problem(f"matrix products are slow: NumPy was built without an optimized BLAS "
+                      f"({blas.name})",
+                      "pip install --force-reinstall --no-cache-dir --only-binary numpy numpy",
+                      fatal=False)

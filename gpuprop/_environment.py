@@ -1,4 +1,4 @@
-"""What this machine and this installation are, as it matters here: the block to paste into a bug report."""
+"""A description of the machine and the installation, to paste into a bug report."""
 
 from __future__ import annotations
 
@@ -14,47 +14,50 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpuprop
 from gpuprop._core.registry import backends, chosen_backend, get_backend
 
-PREFIXES = ("GPUPROP_", "CUPY_", "CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_", "BLIS_", "VECLIB_", "NPY_")
-PATHS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+# The environment variables that are reported: no others, since they may hold secrets.
+VARIABLE_PREFIXES = ("GPUPROP_", "CUPY_", "CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_",
+                     "BLIS_", "VECLIB_", "NPY_")
+PATH_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 PACKAGES = "ml_dtypes scipy scikit-learn matplotlib tqdm onnx safetensors torch jax".split()
 
 
 def info() -> dict[str, Any]:
-    """All of it by name, as plain Python values."""
+    """Versions, machine, backends and settings, as plain Python values."""
+    from gpuprop import __version__
     from gpuprop_numpy.memory import keep_freed_memory
 
-    driver = cuda_driver()
     chosen = chosen_backend()
+    implementation = platform.python_implementation()
     return {
-        "gpuprop": gpuprop.__version__,
-        "python": f"{platform.python_version()} ({platform.python_implementation()}, {sys.executable})",
+        "gpuprop": __version__,
+        "python": f"{platform.python_version()} ({implementation}, {sys.executable})",
         "system": f"{platform.platform()}, {platform.machine()}",
-        "processor": f"{_processor()}, {_cores()} cores to use",
+        "processor": f"{_processor()}, {_usable_cores()} usable cores",
         "numpy": np.__version__,
         "blas": str(blas()),
-        "freed memory": "kept for the next array" if keep_freed_memory() else "given back to the system",
-        "cuda driver": str(driver),
+        "freed memory": "kept for reuse" if keep_freed_memory() else "returned to the system",
+        "cuda driver": str(cuda_driver()),
         "backends": {name: _availability(name) for name in sorted(backends())},
-        "new arrays": f"on {chosen.name}" if chosen else "on a backend that is not chosen yet",
+        "default backend": chosen.name if chosen else "chosen at first use",
         "packages": packages(),
-        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(PREFIXES) or k in PATHS},
+        "variables": dict(sorted(_variables())),
     }
 
 
 def show_config() -> None:
-    """Print versions, machine, backends and what else belongs into a bug report."""
-    print(text(info()))
+    """Print versions, machine, backends and settings, to paste into a bug report."""
+    print(format_info(info()))
 
 
-def text(known: dict[str, Any], indent: str = "") -> str:
-    """A nested dict in lines."""
+def format_info(values: dict[str, Any], indent: str = "") -> str:
+    """A nested dict as indented lines of "name: value"."""
     lines = []
-    for name, value in known.items():
+    for name, value in values.items():
         if isinstance(value, dict):
-            lines += [f"{indent}{name}:", text(value, indent + "  ") if value else f"{indent}  none"]
+            lines.append(f"{indent}{name}:")
+            lines.append(format_info(value, indent + "  ") if value else f"{indent}  none")
         else:
             lines.append(f"{indent}{name}: {value}")
     return "\n".join(lines)
@@ -63,25 +66,37 @@ def text(known: dict[str, Any], indent: str = "") -> str:
 def _availability(name: str) -> str:
     try:
         backend = get_backend(name)
-    except Exception as e:  # any, for a backend may be anybody's
+    except Exception as e:  # a third party's backend may raise anything
         return f"not usable: {e}"
-    sizes = ", ".join(f"{n / 2**30:.2f} GiB {kind}" for kind, n in backend.memory().items())
     count = backend.device_count()
-    return f"usable, {count} device{'s' * (count > 1)}{f', memory: {sizes}' * bool(sizes)}"
+    devices = "1 device" if count == 1 else f"{count} devices"
+    text = f"usable, {devices}"
+    sizes = [f"{n / 2**30:.2f} GiB {kind}" for kind, n in backend.memory().items()]
+    return f"{text}, memory: {', '.join(sizes)}" if sizes else text
 
 
 def packages() -> dict[str, str]:
-    """The versions of installed distributions that matter here."""
-    known = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    """The versions of the installed packages that matter to gpuprop."""
     wanted = {name.replace("_", "-") for name in PACKAGES}
-    return {n: v for n, v in sorted(known.items()) if n in wanted or n.startswith(("cupy", "cuda-", "nvidia-"))}
+    found = {}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        if name in wanted or name.startswith(("cupy", "cuda-", "nvidia-")):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
 
 
-# ---- the processor and its BLAS -------------------------------------------------------------------------------------
+def _variables() -> Iterator[tuple[str, str]]:
+    for name, value in os.environ.items():
+        if name.startswith(VARIABLE_PREFIXES) or name in PATH_VARIABLES:
+            yield name, value
+
+
+# ---- the processor and its BLAS ------------------------------------------------------------------
 
 
 class Blas(NamedTuple):
-    """The library that multiplies matrices for NumPy; only OpenBLAS tells its kernels and threads."""
+    """NumPy's library for matrix products.  Only OpenBLAS reports its kernels and threads."""
 
     name: str
     version: str
@@ -89,19 +104,23 @@ class Blas(NamedTuple):
     threads: int = 0
 
     def __str__(self) -> str:
-        own = f", {self.kernels} kernels, {self.threads} threads" if self.kernels else ""
-        return f"{self.name} {self.version}{own}"
+        text = f"{self.name} {self.version}"
+        if self.kernels:
+            threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+            text += f", {self.kernels} kernels, {threads}"
+        return text
 
 
 def blas() -> Blas:
-    """What NumPy was built with, and what of it runs here."""
+    """The BLAS that NumPy was built with, and the kernels it uses on this processor."""
     built = _numpy_config().get("Build Dependencies", {}).get("blas", {})
-    name, version = built.get("name", "unknown"), built.get("version", "")
-    for library, affixes in itertools.product(_openblas(), [("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")]):
-        before, after = affixes
+    name = built.get("name", "unknown")
+    version = built.get("version", "")
+    affixes = [("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")]
+    for library, (prefix, suffix) in itertools.product(_openblas(), affixes):
         try:
-            corename = getattr(library, f"{before}openblas_get_corename{after}")
-            threads = getattr(library, f"{before}openblas_get_num_threads{after}")
+            corename = getattr(library, f"{prefix}openblas_get_corename{suffix}")
+            threads = getattr(library, f"{prefix}openblas_get_num_threads{suffix}")
         except AttributeError:
             continue
         corename.restype = ctypes.c_char_p
@@ -110,13 +129,16 @@ def blas() -> Blas:
 
 
 def _openblas() -> Iterator[ctypes.CDLL]:
-    """The libraries of that name: NumPy's own, then what else this process has loaded."""
-    home = Path(np.__file__).parent
-    found = [str(f) for f in (*home.parent.glob("numpy.libs/*openblas*"), *home.glob(".dylibs/*openblas*"))]
+    """The OpenBLAS libraries in NumPy's wheel, then those that this process has loaded."""
+    package = Path(np.__file__).parent
+    files = (*package.parent.glob("numpy.libs/*openblas*"), *package.glob(".dylibs/*openblas*"))
+    paths = [str(file) for file in files]
     maps = Path("/proc/self/maps")
     if maps.exists():
-        found += [line.split()[-1] for line in maps.read_text().splitlines() if "openblas" in line.rpartition("/")[2]]
-    for path in dict.fromkeys(found):
+        for line in maps.read_text().splitlines():
+            if "openblas" in line.rpartition("/")[2]:
+                paths.append(line.split()[-1])
+    for path in dict.fromkeys(paths):
         try:
             yield ctypes.CDLL(path)
         except OSError:
@@ -124,7 +146,7 @@ def _openblas() -> Iterator[ctypes.CDLL]:
 
 
 def has_avx512() -> bool:
-    """Does NumPy see the instructions here that OpenBLAS's newest kernels use?"""
+    """True if NumPy detects AVX-512, which OpenBLAS's newest kernels use."""
     found = _numpy_config().get("SIMD Extensions", {}).get("found", [])
     return any(name.startswith(("AVX512", "X86_V4")) for name in found)
 
@@ -136,44 +158,52 @@ def _numpy_config() -> dict[str, Any]:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(line.partition(":")[2].strip() for line in lines
+                    if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or "a processor without a name"
+        return platform.processor() or "unknown processor"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-# ---- the driver -----------------------------------------------------------------------------------------------------
+# ---- the driver ----------------------------------------------------------------------------------
 
 
 class Driver(NamedTuple):
-    """NVIDIA's driver: the newest CUDA it runs, 1000 * major + 10 * minor, or 0; its devices, or why there are none."""
+    """NVIDIA's driver and its devices."""
 
-    cuda: int
+    cuda: int  # the newest CUDA version it supports, 1000 * major + 10 * minor; 0 without a driver
     devices: list[str]
-    reason: str = ""
+    reason: str = ""  # why there are no devices
 
     def __str__(self) -> str:
         if not self.cuda:
             return self.reason
-        return f"for CUDA {self.cuda // 1000}.{self.cuda % 1000 // 10}, {', '.join(self.devices) or self.reason}"
+        version = f"CUDA {self.cuda // 1000}.{self.cuda % 1000 // 10}"
+        return f"{version}, {', '.join(self.devices) or self.reason}"
 
 
 def cuda_driver() -> Driver:
-    """What the driver itself says; CuPy is not needed, and no context is made."""
+    """Ask the driver for its CUDA version and devices, without CuPy and without a CUDA context."""
     try:
         cuda = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
-        return Driver(0, [], "none is installed")
-    version, count, device, name = ctypes.c_int(), ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+        return Driver(0, [], "not installed")
+    version = ctypes.c_int()
+    count = ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(version))
     error = cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count))
     if error:
-        word = ctypes.c_char_p()
-        cuda.cuGetErrorName(error, ctypes.byref(word))
-        return Driver(version.value, [], f"no device: {(word.value or b'error').decode()} ({error})")
+        error_name = ctypes.c_char_p()
+        cuda.cuGetErrorName(error, ctypes.byref(error_name))
+        text = (error_name.value or b"error").decode()
+        return Driver(version.value, [], f"no device: {text} ({error})")
+    device = ctypes.c_int()
+    name = ctypes.create_string_buffer(256)
     devices = []
     for i in range(count.value):
         cuda.cuDeviceGet(ctypes.byref(device), i)

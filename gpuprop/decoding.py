@@ -1,14 +1,17 @@
-"""Sequences from a model that scores the next token: the likeliest, drawn, or the best that a search by beams finds.
+"""Generate token sequences with a language model: greedy, by sampling, or with beam search.
 
-A model is a function ``step(tokens) -> logits`` of the user's own: from int64 tokens (N, T), the whole prompts at first
-and then (N, 1), what was chosen last, to the scores (N, V) of those that follow.  What came before it keeps itself::
+The model is a function ``step(tokens) -> logits`` of the user.  The first call gets the prompts,
+int64 tokens (N, T), and each later call the tokens chosen last, (N, 1).  It returns the scores of
+the next token, (N, V), and keeps the state of earlier tokens itself::
 
     def step(tokens):
         return model(tokens, caches)[:, -1]
 
-    tokens = decoding.generate(step, prompts, 100, eos=0, choose=lambda z: decoding.sample(z, 0.8, top_k=20))
+    choose = lambda logits: decoding.sample(logits, 0.8, top_k=20)
+    tokens = decoding.generate(step, prompts, 100, eos=0, choose=choose)
 
-Functions of logits return a Tensor for a Tensor and an array for an array, `generate` and `beam_search` Tensors.
+Functions of logits return a Tensor for a Tensor and an array for an array; `generate` and
+`beam_search` return Tensors.
 """
 
 from __future__ import annotations
@@ -30,28 +33,42 @@ from gpuprop._core.tensor import Tensor, tensor
 from gpuprop.functional import gumbel_softmax, log_softmax, softmax
 from gpuprop.random import Generator
 
+__all__ = ["beam_search", "generate", "greedy", "sample", "top_k_filter", "top_p_filter"]
+
 Step = Callable[[Tensor], Any]
 
-# ---- one token ------------------------------------------------------------------------------------------------------
+# ---- one token ---------------------------------------------------------------------------------
 
 
 def greedy(logits: Array) -> Array:
-    """The likeliest tokens (...) by logits (..., V); the first of several."""
+    """The tokens (...) with the largest logits (..., V); the first of equals.
+
+    >>> import gpuprop
+    >>> gpuprop.decoding.greedy(gpuprop.tensor([[0.1, 2.0, -1.0], [3.0, 0.0, 3.0]])).tolist()
+    [1, 0]
+    """
     _check_logits("greedy", logits)
     return argmax(logits, -1)
 
 
 @composed
-def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
-           rng: Generator | None = None) -> Array:
-    """Tokens (...) drawn by ``softmax(logits / temperature)``, logits (..., V), of the `top_k` and then the `top_p`.
+def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None,
+           top_p: float | None = None, rng: Generator | None = None) -> Array:
+    """Tokens (...) drawn from ``softmax(logits / temperature)``, with logits (..., V).
 
-    The noise is drawn where the logits are, so nothing waits for a device; it is the same on every backend, and so are
-    the tokens.
+    `top_k_filter` and then `top_p_filter` are applied first if `top_k` and `top_p` are given.  The
+    noise is drawn on the device of the logits, so the host does not wait; the tokens are the same
+    on every backend.
+
+    >>> import gpuprop
+    >>> logits = gpuprop.tensor([0.0, 1.0, 5.0])
+    >>> gpuprop.decoding.sample(logits, temperature=0.7, top_k=1).item()
+    2
     """
     _check_logits("sample", logits)
     if not 0 < temperature < math.inf:
-        raise ValueError(f"sample: temperature is positive and finite, not {temperature}; greedy() is its limit 0")
+        raise ValueError(f"sample: temperature must be positive and finite, got {temperature}; "
+                         f"greedy() is the limit of temperature 0")
     logits = logits.detach().astype("float64") / temperature
     if top_k is not None:
         logits = top_k_filter(logits, top_k)
@@ -62,51 +79,71 @@ def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None, to
 
 @composed
 def top_k_filter(logits: Array, top_k: int) -> Array:
-    """The logits (..., V), -inf where not among the `top_k` largest; what is equal to the least of these stays too."""
+    """The logits (..., V) with -inf in place of all but the `top_k` largest.
+
+    Logits equal to the smallest of these are kept too.
+
+    >>> import gpuprop
+    >>> gpuprop.decoding.top_k_filter(gpuprop.tensor([1.0, 4.0, 2.0]), 2).tolist()
+    [-inf, 4.0, 2.0]
+    """
     _check_logits("top_k_filter", logits)
-    _check_count("top_k", top_k)
-    return _from(topk(logits, min(top_k, logits.shape[-1]))[0][..., -1:], logits)
+    _check_positive("top_k", top_k)
+    largest, _ = topk(logits, min(top_k, logits.shape[-1]))
+    return _at_least(largest[..., -1:], logits)
 
 
 @composed
 def top_p_filter(logits: Array, top_p: float) -> Array:
-    """The logits (..., V), -inf where not among the fewest, from the largest on, whose shares make up `top_p`.
+    """The logits (..., V) with -inf in place of all but the nucleus.
 
-    What is equal to the least of these stays too.  A. Holtzman et al., "The curious case of neural text degeneration",
-    ICLR 2020.
+    That is the smallest set of most probable tokens with a total probability of at least `top_p`.
+    Logits equal to the smallest of these are kept too.  A. Holtzman et al., "The curious case of
+    neural text degeneration", ICLR 2020.
     """
     _check_logits("top_p_filter", logits)
     if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is a share of all, 0 < top_p <= 1, not {top_p}")
-    rising = sort(logits)
-    up_to = cumsum(softmax(rising.astype("float64"), -1), -1)
-    stays = namespace(logits).where(up_to > 1 - top_p, rising, rising[..., -1:])  # the largest does in any case
-    return _from(stays.min(axis=-1, keepdims=True), logits)
+        raise ValueError(f"top_p must be a probability with 0 < top_p <= 1, got {top_p}")
+    ascending = sort(logits)
+    cumulative = cumsum(softmax(ascending.astype("float64"), -1), -1)
+    # the largest logit is always kept
+    kept = namespace(logits).where(cumulative > 1 - top_p, ascending, ascending[..., -1:])
+    return _at_least(kept.min(axis=-1, keepdims=True), logits)
 
 
-def _from(least: Tensor, logits: Tensor) -> Tensor:
-    """The logits, -inf where smaller."""
+def _at_least(threshold: Tensor, logits: Tensor) -> Tensor:
+    """The logits with -inf where they are smaller than the threshold."""
     xp = namespace(logits)
-    return xp.where(logits < least, xp.full_like(least, -math.inf), logits)
+    return xp.where(logits < threshold, xp.full_like(threshold, -math.inf), logits)
 
 
-# ---- sequences ------------------------------------------------------------------------------------------------------
+# ---- sequences ---------------------------------------------------------------------------------
 
 
 @no_grad()
 @on_device_of_arguments
-def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = None, pad: int | None = None,
-             choose: Callable[[Tensor], Any] = greedy) -> Tensor:
-    """The prompts (N, T) and what ``choose(logits)`` continues them with: int64 tokens (N, T + up to `max_new_tokens`).
+def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = None,
+             pad: int | None = None, choose: Callable[[Tensor], Any] = greedy) -> Tensor:
+    """Continue prompts (N, T) with the tokens that ``choose(logits)`` returns.
 
-    Behind its first new `eos` a sequence is filled with `pad`, `eos` if None, which `step` sees too, until all have
-    one.  To know that, the host waits for the device once a step; without `eos` it never does.
+    The result has the prompts and the new tokens: int64 (N, T + at most `max_new_tokens`).
+
+    With `eos`, a sequence ends with its first new `eos` and is filled with `pad` (`eos` if None),
+    which `step` gets too; generation stops when all sequences have ended.  To find out, the host
+    waits for the device after each step; without `eos` it never waits.
+
+    >>> import gpuprop
+    >>> step = lambda tokens: gpuprop.eye(5)[(tokens[:, -1] + 1) % 5]  # predicts token + 1
+    >>> gpuprop.decoding.generate(step, [[0, 1], [1, 2]], 4, eos=4).tolist()
+    [[0, 1, 2, 3, 4], [1, 2, 3, 4, 4]]
     """
     found = _prompts("generate", tokens, max_new_tokens)
-    xp, new = namespace(found), found
+    new = found
+    xp = namespace(found)
     done = xp.zeros((len(found), 1), "bool")
     for _ in range(max_new_tokens):
-        token = Tensor(raw(choose(_scores("generate", step, new)))).reshape(-1, 1)
+        logits = _scores("generate", step, new)
+        token = Tensor(raw(choose(logits))).reshape(-1, 1)
         new = token if eos is None else xp.where(done, eos if pad is None else pad, token)
         found = xp.concatenate([found, new], 1)
         if eos is not None:
@@ -118,82 +155,102 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
 
 @no_grad()
 @on_device_of_arguments
-def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *, eos: int | None = None,
-                pad: int | None = None, length_penalty: float = 1.0,
+def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
+                eos: int | None = None, pad: int | None = None, length_penalty: float = 1.0,
                 reorder: Callable[[Tensor], Any] | None = None) -> tuple[Tensor, Tensor]:
-    """The best continuations of prompts (N, T) that a search by beams finds, best first, and their float64 scores.
+    """The best continuations of prompts (N, T) found by beam search, best first, and their scores.
 
-    These are tokens (N, beams, T + up to `max_new_tokens`), filled with `pad` as by `generate`, and scores (N, beams),
-    ``log p / length**length_penalty``, where `length` counts the new tokens, `eos` among them; -inf marks what is left
-    where there are not as many sequences.  A sequence ends with `eos`, if that is among the best `beams` continuations,
-    or with `max_new_tokens`.  For a prompt the search ends when `beams` have, and no open one scores higher at its
-    length: none can then with ``length_penalty <= 0``, and else hardly any.  Only with `eos` the host waits for the
-    device, once a step.
+    Returns int64 tokens (N, beams, T + at most `max_new_tokens`), filled with `pad` as by
+    `generate`, and float64 scores (N, beams).  A score is ``log p / length**length_penalty``, where
+    `length` is the number of new tokens, including `eos`; it is -inf if there are fewer sequences
+    than beams.
 
-    `step` sees N * beams sequences, those of one prompt in a row, from the beginning.  Before each further call the
-    one in row i continues what was in row ``index[i]``, and ``reorder(index)`` is called: what `step` keeps follows by
-    ``state = state[index]``, and a cache by ``cache.reorder(index)``.
+    A sequence ends with `eos`, if that is among the best `beams` continuations, or after
+    `max_new_tokens`.  The search for a prompt ends when `beams` sequences have ended and no open
+    one has a higher score at its current length.  With ``length_penalty <= 0`` no better sequence
+    can follow, and otherwise hardly any.  The host waits for the device after each step if `eos`
+    is given, and else never.
+
+    `step` gets N * beams sequences in all calls, those of one prompt in consecutive rows.  From the
+    second call on, the sequence in row i continues the one that was in row ``index[i]``: before the
+    call, ``reorder(index)`` must reorder the state of `step`, by ``state = state[index]``, or
+    ``cache.reorder(index)`` for a cache.
     """
-    _check_count("beams", beams)
+    _check_positive("beams", beams)
     prompts = _prompts("beam_search", tokens, max_new_tokens)
-    xp, n = namespace(prompts), len(prompts)
+    xp = namespace(prompts)
+    n = len(prompts)
     pad = next(p for p in (pad, eos, 0) if p is not None)
-    pick = lambda paths, rows: xp.take_along_axis(paths, rows[..., None], 1)
-    behind = lambda paths, token: xp.concatenate([paths, token[..., None]], 2)
+
+    def pick(paths: Tensor, rows: Tensor) -> Tensor:
+        return xp.take_along_axis(paths, rows[..., None], 1)
+
+    def append(paths: Tensor, token: Tensor) -> Tensor:
+        return xp.concatenate([paths, token[..., None]], 2)
 
     new = prompts.repeat(beams, axis=0)
-    ended = paths = new.reshape(n, beams, -1)
-    best = xp.full((n, beams), -math.inf, "float64")  # the scores of the ended, in order
-    log_p = xp.where(xp.arange(beams) == 0, 0.0, best)  # of the open ones, which are all the same at first
+    paths = new.reshape(n, beams, -1)  # the open sequences
+    ended = paths
+    best = xp.full((n, beams), -math.inf, "float64")  # the scores of `ended`, in descending order
+    log_p = xp.where(xp.arange(beams) == 0, 0.0, best)  # of `paths`, which are equal at first
     for length in range(1, max_new_tokens + 1):
         logits = _scores("beam_search", step, new).reshape(n, beams, -1)
         choices = log_softmax(logits.astype("float64"), -1) + log_p[..., None]
-        size, norm = choices.shape[-1], length**length_penalty
-        log_p, place = topk(choices.reshape(n, -1), min(2 * beams, beams * size))  # at most half of them are `eos`
-        row, token = place // size, place % size
-        paths = behind(pick(paths, row), token)
+        vocabulary = choices.shape[-1]
+        norm = length**length_penalty
+        # twice as many as beams: at most half of them end with `eos`
+        count = min(2 * beams, beams * vocabulary)
+        log_p, choice = topk(choices.reshape(n, -1), count)
+        row = choice // vocabulary
+        token = choice % vocabulary
+        paths = append(pick(paths, row), token)
 
         ends = (token == (-1 if eos is None else eos)) | (length == max_new_tokens)
         final = xp.where(ends, log_p, -math.inf)[:, :beams] / norm
         best, among = topk(xp.concatenate([best, final], 1), beams)
-        ended = pick(xp.concatenate([behind(ended, xp.full((n, beams), pad)), paths[:, :beams]], 1), among)
+        padded = append(ended, xp.full((n, beams), pad))
+        ended = pick(xp.concatenate([padded, paths[:, :beams]], 1), among)
 
         log_p, among = topk(xp.where(ends, -math.inf, log_p), beams)
-        wins = log_p[:, :1] / norm > best[:, -1:]
-        if length == max_new_tokens or (eos is not None and not wins.any()):
+        improves = log_p[:, :1] / norm > best[:, -1:]
+        if length == max_new_tokens or (eos is not None and not improves.any()):
             break
-        log_p, paths = xp.where(wins, log_p, -math.inf), pick(paths, among)
+        log_p = xp.where(improves, log_p, -math.inf)
+        paths = pick(paths, among)
         new = paths[..., -1].reshape(-1, 1)
         if reorder is not None:
-            reorder((xp.arange(n)[:, None] * beams + xp.take_along_axis(row, among, 1)).reshape(-1))
+            rows = xp.arange(n)[:, None] * beams + xp.take_along_axis(row, among, 1)
+            reorder(rows.reshape(-1))
     return ended, best
 
 
-# ---- what is given --------------------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------
 
 
 def _check_logits(name: str, logits: Any) -> None:
     if not logits.ndim or not is_float(logits.dtype):
-        raise ValueError(f"{name}: logits are (..., V) of a floating dtype, not {logits.shape} of {logits.dtype.name}")
+        raise ValueError(f"{name}: logits must have shape (..., V) and a floating dtype, "
+                         f"got {logits.shape} and {logits.dtype.name}")
 
 
-def _check_count(name: str, count: Any) -> None:
+def _check_positive(name: str, count: Any) -> None:
     if not isinstance(count, Integral) or count < 1:
-        raise ValueError(f"{name} is an integer of at least 1, not {count!r}")
+        raise ValueError(f"{name} must be a positive integer, got {count!r}")
 
 
 def _prompts(name: str, tokens: Any, max_new_tokens: int) -> Tensor:
     tokens = tensor(tokens)
     if tokens.ndim != 2 or not tokens.shape[1] or tokens.dtype.kind not in "iu":
-        raise ValueError(f"{name}: tokens are integers (N, T), T > 0, not {tokens.shape} of {tokens.dtype.name}")
-    _check_count("max_new_tokens", max_new_tokens)
+        raise ValueError(f"{name}: tokens must be integers of shape (N, T) with T > 0, "
+                         f"got {tokens.dtype.name} of shape {tokens.shape}")
+    _check_positive("max_new_tokens", max_new_tokens)
     return tokens.astype("int64")
 
 
 def _scores(name: str, step: Step, tokens: Tensor) -> Tensor:
-    """What `step` says of the tokens."""
+    """The logits of the next token, checked."""
     logits = Tensor(raw(step(tokens)))
     if logits.ndim != 2 or len(logits) != len(tokens):
-        raise ValueError(f"{name}: step returns logits (N, V) for the last position, here ({len(tokens)}, V), "
-                         f"not {logits.shape}")
+        raise ValueError(f"{name}: step must return logits of shape ({len(tokens)}, V), for the "
+                         f"last position, got {logits.shape}")
     return logits

@@ -1,6 +1,7 @@
-"""Calls of arrays to compare two backends by: expressions in ``xp`` and the arrays that `arrays` gives, by group.
+"""Expressions to compare two backends with, by group.
 
-Beside the arrays, expressions may use `put` and `iop`, which are ``x[key] = value`` and ``x += y``.
+They use ``xp``, the names that `arrays` returns, `put` for ``x[key] = value`` and `iop` for
+``x += y``.
 """
 
 import re
@@ -15,8 +16,17 @@ ALL = [*FLOATS, *INTEGERS, "bool"]
 FEW = ["bfloat16", "float16", "float32", "int64", "uint8", "bool"]
 
 PAIRS = [(a, b) for a in FEW for b in FEW if a != b] + [
-    ("float64", "float32"), ("float32", "float64"), ("int32", "int64"), ("int32", "float16"), ("bfloat16", "float64"),
-    ("uint64", "bfloat16"), ("bfloat16", "int32"), ("int64", "uint64"), ("uint64", "float32"), ("uint8", "uint64")]
+    ("float64", "float32"),
+    ("float32", "float64"),
+    ("int32", "int64"),
+    ("int32", "float16"),
+    ("bfloat16", "float64"),
+    ("uint64", "bfloat16"),
+    ("bfloat16", "int32"),
+    ("int64", "uint64"),
+    ("uint64", "float32"),
+    ("uint8", "uint64"),
+]
 
 
 def dtype_of(name):
@@ -24,7 +34,7 @@ def dtype_of(name):
 
 
 def arrays(name, other):
-    """The arrays of one dtype, on the host; `z` is of another."""
+    """Host arrays of dtype `name`, except `z`, whose dtype is `other`, and indices and masks."""
     rng = np.random.default_rng(0)
 
     def data(dtype, *shape, low=-3.0, high=3.0):
@@ -32,53 +42,79 @@ def arrays(name, other):
         if dtype.kind == "b":
             return rng.random(shape) < 0.5
         if dtype.kind in "iu":
-            return rng.integers(0 if dtype.kind == "u" else int(low * 3), int(high * 3), shape).astype(dtype)
+            lowest = 0 if dtype.kind == "u" else int(low * 3)
+            return rng.integers(lowest, int(high * 3), shape).astype(dtype)
         return rng.uniform(low, high, shape).astype(dtype)
 
     special = data(name, 3, 4)
     if special.dtype.kind not in "biu":
         special[0, 1], special[2, 3], special[1, 0] = np.nan, np.inf, -np.inf
     positive = lambda dtype: np.maximum(data(dtype, 3, 4, low=0.5), 1).astype(dtype_of(dtype))
-    mask = np.array([True, False, True, True, False, True, True, True, False, False, True, False]).reshape(3, 4)
+    mask = np.array([[1, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 0]], bool)
     return {
-        "x": data(name, 3, 4), "y": positive(name), "z": positive(other), "u": data(name, 3, 4, low=-0.9, high=0.9),
-        "g": special, "s": data(name, low=0.5), "r": data(name, 4), "t": data(name, 2, 3, 4), "q": data(name, 4, 4),
-        "e": data(name, 0, 4), "b": data(name, 70, 33), "long": data(name, 300),
-        "ordered": np.sort(data(name, 9)), "i": np.array([0, 2, -1]),
-        "i2": np.array([[1, 0, 2, 1], [3, 3, -1, 0], [0, 1, 2, 3]]), "o": np.array([1, 5, -7]),
-        "k": np.array([1, 0, 2, 1]), "small": np.array([0, 1, 1], "uint8"), "n": np.array(2), "f": np.array(0.5),
-        "m": mask, "mr": np.array([True, False, True]),
+        "x": data(name, 3, 4),
+        "y": positive(name),
+        "z": positive(other),
+        "u": data(name, 3, 4, low=-0.9, high=0.9),
+        "g": special,
+        "s": data(name, low=0.5),
+        "r": data(name, 4),
+        "t": data(name, 2, 3, 4),
+        "q": data(name, 4, 4),
+        "e": data(name, 0, 4),
+        "b": data(name, 70, 33),
+        "long": data(name, 300),
+        "ordered": np.sort(data(name, 9)),
+        # Indices: in range, 2-d, out of range, for the second axis, narrow, 0-d; and a float.
+        "i": np.array([0, 2, -1]),
+        "i2": np.array([[1, 0, 2, 1], [3, 3, -1, 0], [0, 1, 2, 3]]),
+        "o": np.array([1, 5, -7]),
+        "k": np.array([1, 0, 2, 1]),
+        "small": np.array([0, 1, 1], "uint8"),
+        "n": np.array(2),
+        "f": np.array(0.5),
+        "m": mask,
+        "mr": np.array([True, False, True]),
     }
 
 
-UNARY = """abs absolute arccos arccosh arcsin arcsinh arctan arctanh cbrt ceil conj cos cosh deg2rad degrees digamma erf
-    erfc erfinv exp exp2 expm1 fabs fix floor isfinite isinf isnan isneginf isposinf i0 lgamma log log10 log1p log2
-    logical_not nan_to_num negative positive rad2deg radians reciprocal rint round sigmoid sign signbit sin sinc sinh
-    sqrt square tan tanh trunc invert bitwise_not angle real imag frexp modf bitwise_count iscomplex isreal""".split()
-BINARY = """add arctan2 bitwise_and bitwise_or bitwise_xor copysign divide divmod equal float_power floor_divide fmax
-    fmin fmod gcd greater greater_equal heaviside hypot lcm ldexp left_shift less less_equal logaddexp logaddexp2
-    logical_and logical_or logical_xor maximum minimum mod multiply nextafter not_equal power remainder right_shift
-    subtract true_divide""".split()
+UNARY = """abs absolute arccos arccosh arcsin arcsinh arctan arctanh cbrt ceil conj cos cosh deg2rad
+    degrees digamma erf erfc erfinv exp exp2 expm1 fabs fix floor isfinite isinf isnan isneginf
+    isposinf i0 lgamma log log10 log1p log2 logical_not nan_to_num negative positive rad2deg radians
+    reciprocal rint round sigmoid sign signbit sin sinc sinh sqrt square tan tanh trunc invert
+    bitwise_not angle real imag frexp modf bitwise_count iscomplex isreal""".split()
+BINARY = """add arctan2 bitwise_and bitwise_or bitwise_xor copysign divide divmod equal float_power
+    floor_divide fmax fmin fmod gcd greater greater_equal heaviside hypot lcm ldexp left_shift less
+    less_equal logaddexp logaddexp2 logical_and logical_or logical_xor maximum minimum mod multiply
+    nextafter not_equal power remainder right_shift subtract true_divide""".split()
 REDUCE = "sum prod max min mean var std argmax argmin any all".split()
-MORE_REDUCE = """amax amin average median nanargmax nanargmin nanmax nanmean nanmin nanprod nanstd nansum nanvar ptp
-    count_nonzero""".split()
-NUMBERS = """2 -1 300 2**40 2.5 1e300 True np.nan 1j np.float16(2) np.float32(2.5) np.float64(2.5) np.int64(2)
-    np.uint8(2) np.int32(-1) np.bool_(True) bf16(2.5)""".split()
+MORE_REDUCE = """amax amin average median nanargmax nanargmin nanmax nanmean nanmin nanprod nanstd
+    nansum nanvar ptp count_nonzero""".split()
+AT = "add subtract maximum minimum multiply bitwise_and bitwise_or".split()
+EXPONENTS = "2 3 0 1 2.0 0.5 -1.0 -0.5 3.0 0.0 1.0".split()
+NUMBERS = """2 -1 300 2**40 2.5 1e300 True np.nan 1j np.float16(2) np.float32(2.5) np.float64(2.5)
+    np.int64(2) np.uint8(2) np.int32(-1) np.bool_(True) bf16(2.5)""".split()
 
 
 def _split(codes):
-    """Expressions that "|" and the ends of lines part; the operator is written "!"."""
-    parts = (part.strip().replace(" ! ", " | ").replace("'!'", "'|'") for part in re.split(r"[|\n]", codes))
-    return [part for part in parts if part]
+    """Expressions separated by "|" or newlines.  The operator ``|`` is written "!"."""
+    parts = [part.strip() for part in re.split(r"[|\n]", codes)]
+    return [part.replace(" ! ", " | ").replace("'!'", "'|'") for part in parts if part]
+
+
+def _for_each(words, placeholder, codes):
+    """All expressions with the first word in place of the placeholder, then with the next."""
+    return [re.sub(rf"\b{placeholder}\b", word, code) for word in words for code in _split(codes)]
 
 
 _GROUPS = {  # name: dtypes, expressions
-    "unary": (ALL, ["xp.polygamma(1, y)", *(f"xp.{f}(u)" for f in UNARY)]),
+    "unary": (ALL, ["xp.polygamma(1, y)", *_for_each(UNARY, "F", "xp.F(u)")]),
     "unary of special values": (FLOATS, [f"xp.{f}(g)" for f in UNARY if f != "i0"]),
-    "powers": (ALL, [f"{code}{p})" for p in (2, 3, 0, 1, 2.0, 0.5, -1.0, -0.5, 3.0, 0.0, 1.0)
-                     for code in ("(y ** ", "xp.power(y, ", "iop(y, '**', ")] + [
-        "2 ** y", "2.0 ** y", "0.5 ** y", "x ** True", "y ** s", "y ** y"]),
-    "binary": (ALL, [f"xp.{f}(x, y)" for f in BINARY]),
+    "powers": (ALL, [
+        *_for_each(EXPONENTS, "P", "(y ** P)|xp.power(y, P)|iop(y, '**', P)"),
+        *_split("2 ** y|2.0 ** y|0.5 ** y|x ** True|y ** s|y ** y"),
+    ]),
+    "binary": (ALL, _for_each(BINARY, "F", "xp.F(x, y)")),
     "operators": (ALL, """
         x + y|x - y|x * y|x / y|x // y|x % y|y ** y|x & y|x ! y|x ^ y|x << y|x >> y|x < y|x <= y
         x > y|x >= y|x == y|x != y|-x|+x|~x|abs(x)|divmod(x, y)|x @ y.T|r @ r|x @ r|r @ x.T|t @ y.T
@@ -90,20 +126,25 @@ _GROUPS = {  # name: dtypes, expressions
         x[0] - x[0, 0]|-x[::-1].T|x + x.T[0]|abs(s)|~m|m & (x > 0)|m + m|m - m|m * x|x - m|-m
         x * (y > 1)
         """),
-    "reductions": (ALL, [e for f in REDUCE for e in (
-        f"x.{f}()", f"xp.{f}(x)", f"x.{f}(0)", f"x.{f}(axis=-1)", f"xp.{f}(t, axis=1, keepdims=True)",
-        f"x.{f}(keepdims=True)", f"s.{f}()", f"x.{f}(2)", f"e.{f}()", f"e.{f}(1)", f"x.T.{f}(1)", f"x.{f}(out=s)",
-        f"g.{f}()", f"g.{f}(0)", f"b.{f}()", f"b.{f}(0)", f"x.{f}(where=m)", f"x.{f}(initial=0)", f"xp.{f}([1, 2])",
-        f"xp.{f}(2.0)", f"x.{f}(axis=1.5)", f"x.{f}(axis=None)")]),
-    "reductions of several axes": (FEW, [e for f in REDUCE for e in (
-        f"t.{f}((0, 2))", f"t.{f}(axis=(0, -1), keepdims=True)", f"t.{f}((0, 0))", f"x.{f}(())", f"e.{f}(0)")]),
-    "reductions to a dtype": (FEW, [e for f in ("sum", "prod", "mean", "var", "std", "cumsum") for e in (
-        f"x.{f}(dtype='float32')", f"x.{f}(dtype='float64')", f"x.{f}(dtype='int64')", f"x.{f}(0, 'float32')",
-        f"x.{f}(dtype='float16')", f"x.T.{f}(dtype=x.dtype)", f"x.{f}(0, None, y[0])")] + [
-        "x.var(ddof=1)", "x.std(0, ddof=1)", "x[:1].var(0, ddof=1)"]),
-    "more reductions": (FEW, [e for f in MORE_REDUCE for e in (
-        f"xp.{f}(x)", f"xp.{f}(x, axis=1)", f"xp.{f}(g, axis=0)", f"xp.{f}(e)", f"xp.{f}(s)")]),
-    "a ufunc's methods": (FEW, """
+    "reductions": (ALL, _for_each(REDUCE, "F", """
+        x.F()|xp.F(x)|x.F(0)|x.F(axis=-1)|xp.F(t, axis=1, keepdims=True)|x.F(keepdims=True)|s.F()
+        x.F(2)|e.F()|e.F(1)|x.T.F(1)|x.F(out=s)|g.F()|g.F(0)|b.F()|b.F(0)|x.F(where=m)
+        x.F(initial=0)|xp.F([1, 2])|xp.F(2.0)|x.F(axis=1.5)|x.F(axis=None)
+        """)),
+    "reductions of several axes": (FEW, _for_each(REDUCE, "F", """
+        t.F((0, 2))|t.F(axis=(0, -1), keepdims=True)|t.F((0, 0))|x.F(())|e.F(0)
+        """)),
+    "reductions to a dtype": (FEW, [
+        *_for_each("sum prod mean var std cumsum".split(), "F", """
+            x.F(dtype='float32')|x.F(dtype='float64')|x.F(dtype='int64')|x.F(0, 'float32')
+            x.F(dtype='float16')|x.T.F(dtype=x.dtype)|x.F(0, None, y[0])
+            """),
+        *_split("x.var(ddof=1)|x.std(0, ddof=1)|x[:1].var(0, ddof=1)"),
+    ]),
+    "more reductions": (FEW, _for_each(MORE_REDUCE, "F", """
+        xp.F(x)|xp.F(x, axis=1)|xp.F(g, axis=0)|xp.F(e)|xp.F(s)
+        """)),
+    "methods of ufuncs": (FEW, """
         xp.add.reduce(x)|xp.add.reduce(x, 1)|xp.add.reduce(x, axis=None)|xp.multiply.reduce(x)
         xp.maximum.reduce(x)|xp.add.accumulate(x)|xp.multiply.accumulate(x, 1)
         xp.maximum.accumulate(x)|xp.add.outer(r, r)|xp.subtract.outer(r, x)|xp.add.outer(r, 2)
@@ -115,10 +156,11 @@ _GROUPS = {  # name: dtypes, expressions
         xp.exp('a')|xp.add(x, None)|xp.add(x, [1])|xp.exp(x=x)|xp.maximum(x, y, dtype='int64')
         xp.less(x, y, out=x)|xp.less(x, y, out=m)|xp.add(m, m, out=x)
         """),
-    "adding at": (ALL, [e for f in "add subtract maximum minimum multiply bitwise_and bitwise_or".split() for e in (
-        f"xp.{f}.at(x, i, y)", f"xp.{f}.at(x, small, y[0])", f"xp.{f}.at(x, o, 1)", f"xp.{f}.at(x, (i, i), 1)",
-        f"xp.{f}.at(x, (slice(None), i), 1)", f"xp.{f}.at(x, m, 1)", f"xp.{f}.at(x, 0, 1)", f"xp.{f}.at(x, [0], 1)",
-        f"xp.{f}.at(x, i, y[:2])", f"xp.{f}.at(x, i, 2.5)")]),
+    "ufunc.at": (ALL, _for_each(AT, "F", """
+        xp.F.at(x, i, y)|xp.F.at(x, small, y[0])|xp.F.at(x, o, 1)|xp.F.at(x, (i, i), 1)
+        xp.F.at(x, (slice(None), i), 1)|xp.F.at(x, m, 1)|xp.F.at(x, 0, 1)|xp.F.at(x, [0], 1)
+        xp.F.at(x, i, y[:2])|xp.F.at(x, i, 2.5)
+        """)),
     "scans and sorts": (ALL, """
         x.cumsum()|xp.cumsum(x, 0)|xp.cumsum(x, axis=1)|xp.cumprod(y, axis=1)|xp.cumprod(y, 0)
         x.cumprod()|xp.cumsum(e, 0)|xp.cumsum(e)|xp.cumsum(s)|xp.cumsum(x, 2)|xp.cumsum(b, 0)
@@ -172,7 +214,7 @@ _GROUPS = {  # name: dtypes, expressions
         put(x, slice(None), y.T)|put(x, (i, slice(0, 2)), y[:, :2])|put(x, ([0], [1]), 1)
         x.fill([1])|x.fill('a')
         """),
-    "taking and putting": (ALL, """
+    "take and put": (ALL, """
         long[small]|xp.take(long, small)|xp.take_along_axis(long, small, 0)|put(long, small, 1)
         xp.put_along_axis(long, small, 1, 0)|xp.index_add(long, small, r[:3])|long[small - 3]
         xp.take(x, i)|xp.take(x, i, 0)|xp.take(x, i, axis=1)|xp.take(x, o, 0)|xp.take(x, 1, 1)
@@ -211,7 +253,7 @@ _GROUPS = {  # name: dtypes, expressions
         xp.index_add(x, k, x, 1)|xp.index_add(x, small, y)|xp.index_add(x, i[:0], x[:0])
         xp.index_add(x, i, y.astype('float32'))|xp.index_add(x, i, y[:2])|xp.index_add(x, o, y)
         """),
-    "movement": (ALL, """
+    "shapes and products": (ALL, """
         x.reshape(4, 3)|x.reshape((4, -1))|x.reshape(-1)|x.reshape(5, 5)|x.T.reshape(12)
         x.reshape([4, 3])|e.reshape(-1)|x.reshape(-1, -1)|x.reshape(4, 3, order='F')
         xp.reshape(x, (2, 6))|x.ravel()|x.T.ravel()|x.flatten()|xp.ravel(x)|x.transpose()
@@ -264,7 +306,7 @@ _GROUPS = {  # name: dtypes, expressions
         xp.split(x, n)|xp.outer(r, 2)|xp.inner(r, 2)|xp.vdot(r, 2)|xp.tensordot(r, 2, 0)
         xp.meshgrid(r, r)|xp.ix_(i, k)
         """),
-    "types": (ALL, [f"x.astype('{t}')" for t in ALL if t != "bfloat16"] + _split("""
+    "dtypes": (ALL, [f"x.astype('{t}')" for t in ALL if t != "bfloat16"] + _split("""
         x.astype(bf16)|x.astype(x.dtype)|x.astype(x.dtype, copy=False)|x.astype('complex64')
         x.astype(float)|x.astype(int)|x.astype(bool)|x.astype('nonsense')|x.astype('S4')
         x.astype(object)|xp.astype(x, 'float32')|x.astype('float32', order='C')
@@ -281,11 +323,12 @@ _GROUPS = {  # name: dtypes, expressions
         xp.ndim(x)|xp.shape(x)|xp.size(x)|xp.iscomplexobj(x)|xp.isscalar(x)|type(x) is xp.ndarray
         isinstance(x, xp.ndarray)|np.exp(y)|np.add(x, y)|np.sum(x)|np.concatenate([x, y])
         np.where(m, x, y)|np.asarray(x)|np.add(x, np.ones((3, 4)))|np.maximum(x, 0)
-        x + np.ones((3, 4))|x + xp.uint64(2)|np.ones((3, 4)) + x|np.float32(2) * x|np.float64(2) * x|np.int64(2) * x
+        x + np.ones((3, 4))|x + xp.uint64(2)|np.ones((3, 4)) + x|np.float32(2) * x
+        np.float64(2) * x|np.int64(2) * x
         x * np.ones(())|np.array(x)|np.matmul(x, y.T)|x * np.bool_(True)|copy.copy(x)
         copy.deepcopy(x)|pickle.loads(pickle.dumps(x))|x.ctypes|x.foo
         """)),
-    "making": (["float32"], """
+    "creation": (["float32"], """
         xp.zeros(3)|xp.zeros((2, 3), 'float16')|xp.zeros((2,), dtype=bf16)|xp.ones(2, int)
         xp.ones((), 'bool')|xp.zeros(-1)|xp.zeros(2.5)|xp.zeros('a')|xp.zeros([2, 3])
         xp.zeros(np.int64(3))|xp.zeros(n)|xp.zeros((n, 2))|xp.zeros(3, 'nonsense')
@@ -328,16 +371,16 @@ _GROUPS = {  # name: dtypes, expressions
         x.astype(z.dtype)|x.sum(dtype=z.dtype)|x.sum(0, out=z[0])|x.cumsum(dtype=z.dtype)
         xp.take(x, z.astype('int64') % 3)
         """),
-    "a number beside an array": (ALL, [re.sub(r"\bN\b", number, code) for number in NUMBERS for code in (
-        "x + N", "N - x", "x * N", "x / N", "N / y", "x // N", "y ** N", "x % N", "x < N", "x == N", "xp.maximum(x, N)",
-        "xp.where(m, x, N)", "xp.clip(x, None, N)", "iop(x, '+', N)", "iop(x, '*', N)", "iop(x, '/', N)",
-        "put(x, 0, N)", "xp.full_like(x, N)", "x & N", "s * N", "xp.power(y, N)", "xp.add(N, N)",
-        "xp.copysign(x, N)")]),
+    "array and number": (ALL, _for_each(NUMBERS, "N", """
+        x + N|N - x|x * N|x / N|N / y|x // N|y ** N|x % N|x < N|x == N|xp.maximum(x, N)
+        xp.where(m, x, N)|xp.clip(x, None, N)|iop(x, '+', N)|iop(x, '*', N)|iop(x, '/', N)
+        put(x, 0, N)|xp.full_like(x, N)|x & N|s * N|xp.power(y, N)|xp.add(N, N)|xp.copysign(x, N)
+        """)),
 }
 
 
 def calls(group):
-    """Pairs of a dtype and expressions; `z` is of the second dtype where the group is about two."""
+    """Tuples (dtype, dtype of `z`, expressions)."""
     dtypes, codes = _GROUPS[group]
     codes = _split(codes) if isinstance(codes, str) else codes
     pairs = PAIRS if group == "two dtypes" else [(dtype, dtype) for dtype in dtypes]

@@ -1,4 +1,4 @@
-"""What every test starts from, and the fixtures that name backends."""
+"""Fixtures and options of all tests."""
 
 from types import SimpleNamespace
 
@@ -10,37 +10,52 @@ import gpuprop
 from gpuprop._core.registry import use
 
 NO_PARAMETERS = SimpleNamespace(params={})
-collect_ignore = [*["hostcuda"] * (not HOSTCUDA), *["test_devices.py"] * (not SEVERAL_DEVICES)]
+collect_ignore = []
+if not HOSTCUDA:
+    collect_ignore.append("hostcuda")
+if not SEVERAL_DEVICES:
+    collect_ignore.append("test_devices.py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--op", action="append", default=[], metavar="NAME",
+                     help="run the tests of test_ops.py with the rows of this op, such as relu or "
+                          "conv2d, and no others; may be repeated")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """``-m gpu`` selects what runs on CuPy."""
+def pytest_collection_modifyitems(config, items):
+    """Mark tests with the parameter "cupy" as gpu; skip tests whose device is missing."""
+    if config.getoption("op"):
+        of_rows = [item for item in items if "row" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in of_rows])
+        items[:] = of_rows
     for item in items:
-        if "cupy" in (str(v) for v in getattr(item, "callspec", NO_PARAMETERS).params.values()):
+        parameters = getattr(item, "callspec", NO_PARAMETERS).params
+        if "cupy" in (str(v) for v in parameters.values()):
             item.add_marker("gpu")
         if item.get_closest_marker("gpu") and not HAS_CUDA:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("hostcuda") and not HOSTCUDA:
-            item.add_marker(pytest.mark.skip(reason="hostcuda does not answer for the GPU"))
+            item.add_marker(pytest.mark.skip(reason="hostcuda is not active"))
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    """Each test that asks for it runs once on every backend at hand; new arrays are made there."""
+    """Each backend in turn.  It is the default, on which new arrays are made."""
     with use(request.param) as b:
         yield b
 
 
 @pytest.fixture(params=RECORDS)
 def recorder(request):
-    """The name of each backend that records and replays training steps."""
+    """The name of each backend that records training steps."""
     return request.param
 
 
 @pytest.fixture(autouse=True)
-def _start_the_same():
-    """Every test starts from NumPy and seed 0."""
+def _initial_state():
+    """Every test starts with NumPy as the default backend and with seed 0."""
     use("numpy")
     gpuprop.manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""Parameters of several shapes with known gradients, and optimizers stepped through them."""
+"""Parameters of several shapes with known gradients, and helpers that step optimizers."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def make(backend, dtype="float64", values=VALUES):
 
 
 def feed(params, i, skip=(), scale=1.0):
-    """Backward through one product a parameter, so that its gradient is that of step i."""
+    """Backward through one product per parameter, so that its gradient is that of step `i`."""
     for n, p in enumerate(params):
         if n not in skip:
             g = backend_of(p.data).asarray((scale * GRADS[i][n]).astype(p.dtype))
@@ -38,7 +38,8 @@ def host(arrays):
 
 def equal(params, values, rtol=1e-12):
     for p, v in zip(params, values, strict=True):
-        np.testing.assert_allclose(gpuprop.asnumpy(p).astype("float64"), v, rtol=rtol, atol=rtol)
+        actual = gpuprop.asnumpy(p).astype("float64")
+        np.testing.assert_allclose(actual, v, rtol=rtol, atol=rtol)
 
 
 def arena(optimizer, group=0) -> Arena:

@@ -1,4 +1,4 @@
-"""Attention: the tiles compute what the definition does, in memory that is linear in length; masks; errors."""
+"""Attention: tiles against the definition, linear memory, masks, windows, ALiBi and errors."""
 
 import tracemalloc
 
@@ -8,7 +8,7 @@ import pytest
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
-from gpuprop.functional import _attention as module
+from gpuprop.functional import _attention as attention_module
 from gpuprop.testing import check_training
 
 attend = F.scaled_dot_product_attention
@@ -16,7 +16,8 @@ attend = F.scaled_dot_product_attention
 
 def arrays(*shapes, dtype="float64", seed=0):
     rng = np.random.default_rng(seed)
-    return [gp.tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for shape in shapes]
+    return [gp.tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True)
+            for shape in shapes]
 
 
 def results(inputs, **options):
@@ -36,36 +37,38 @@ CASES = {
     "plain": ([], {}),
     "causal": ([], {"is_causal": True}),
     "window": ([], {"window": np.int64(2)}),
-    "window to one side": ([], {"window": (3, -1)}),
-    "causal within a window": ([], {"window": (4, 4), "is_causal": True}),
-    "a window that hides whole rows": ([], {"window": (0, 0), "is_causal": True}),
-    "mask of bools": ([], {"attn_mask": HIDDEN}),
-    "mask of floats": ([(9, 11)], {"attn_mask": True}),
-    "a mask for each head": ([(2, 3, 9, 11)], {"attn_mask": True, "is_causal": False}),
-    "a mask for each key": ([(2, 3, 1, 11)], {"attn_mask": True, "window": (5, 1)}),
+    "one-sided window": ([], {"window": (3, -1)}),
+    "causal window": ([], {"window": (4, 4), "is_causal": True}),
+    "window that hides whole rows": ([], {"window": (0, 0), "is_causal": True}),
+    "boolean mask": ([], {"attn_mask": HIDDEN}),
+    "additive mask": ([(9, 11)], {"attn_mask": True}),
+    "mask per head": ([(2, 3, 9, 11)], {"attn_mask": True, "is_causal": False}),
+    "mask per key": ([(2, 3, 1, 11)], {"attn_mask": True, "window": (5, 1)}),
     "slopes": ([(3,)], {"alibi_slopes": True, "is_causal": True}),
-    "all of it": ([(3, 9, 1), (3,)], {"attn_mask": True, "alibi_slopes": True, "dropout_p": 0.25, "window": (6, 0)}),
+    "all options": (
+        [(3, 9, 1), (3,)],
+        {"attn_mask": True, "alibi_slopes": True, "dropout_p": 0.25, "window": (6, 0)}),
     "dropout": ([], {"dropout_p": 0.5}),
-    "a scale": ([], {"scale": -2.0}),
+    "scale": ([], {"scale": -2.0}),
 }
 
 
-def in_tiles(monkeypatch, backend, scores):
-    monkeypatch.setattr(backend, "workspace", lambda: scores * module.SCORE)
+def set_tile_size(monkeypatch, backend, scores):
+    monkeypatch.setattr(backend, "workspace", lambda: scores * attention_module.SCORE_BYTES)
 
 
 @pytest.mark.parametrize("tile", [(8, 2), (30, 5), (150, 4)])
 @pytest.mark.parametrize("case", CASES)
-def test_tiles_are_the_definition(backend, monkeypatch, case, tile):
-    """Lengths that no tile divides; the masks' and slopes' gradients, and what is dropped, included."""
+def test_tiles_equal_the_definition(backend, monkeypatch, case, tile):
+    """With lengths that no tile size divides, and with the gradients of masks and slopes."""
     biases, options = CASES[case]
     options = {k: gp.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
     inputs = arrays((2, 3, 9, 5), (2, 3, 11, 5), (2, 3, 11, 4), *biases)
     with gp.generic():
         want = results(inputs, **options)
     scores, rows = tile
-    in_tiles(monkeypatch, backend, scores)
-    monkeypatch.setattr(module, "ROWS", rows)
+    set_tile_size(monkeypatch, backend, scores)
+    monkeypatch.setattr(attention_module, "MIN_QUERIES", rows)
     for w, g in zip(want, results(inputs, **options), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-9)
 
@@ -73,17 +76,18 @@ def test_tiles_are_the_definition(backend, monkeypatch, case, tile):
 @pytest.mark.parametrize("lead", [(), (5,), ((2, 1), (1, 3), (3,))], ids=str)
 def test_leading_axes_broadcast(backend, monkeypatch, lead):
     leads = lead if lead and isinstance(lead[0], tuple) else (lead,) * 3
-    inputs = arrays(*((*own, *size) for own, size in zip(leads, ((9, 5), (11, 5), (11, 4)), strict=True)))
+    sizes = (9, 5), (11, 5), (11, 4)
+    inputs = arrays(*((*own, *size) for own, size in zip(leads, sizes, strict=True)))
     with gp.generic():
         want = results(inputs)
-    in_tiles(monkeypatch, backend, 20)
+    set_tile_size(monkeypatch, backend, 20)
     for w, g in zip(want, results(inputs), strict=True):
         np.testing.assert_allclose(g, w, rtol=1e-10, atol=1e-9)
 
 
 @pytest.mark.parametrize("version", ["definition", "tiles"])
-def test_half_types_are_computed_in_float32(backend, monkeypatch, version):
-    in_tiles(monkeypatch, backend, 1 << 18 if version == "definition" else 20)
+def test_half_types_compute_in_float32(backend, monkeypatch, version):
+    set_tile_size(monkeypatch, backend, 1 << 18 if version == "definition" else 20)
     want = results(arrays((2, 9, 8), (2, 11, 8), (2, 11, 4)), is_causal=True)
     got = results([gp.tensor(x.data.astype("float16"), requires_grad=True)
                    for x in arrays((2, 9, 8), (2, 11, 8), (2, 11, 4))], is_causal=True)
@@ -93,20 +97,21 @@ def test_half_types_are_computed_in_float32(backend, monkeypatch, version):
 
 
 @pytest.mark.parametrize("tile", [1 << 18, 20])
-def test_what_sees_nothing_gets_zeros(backend, monkeypatch, tile):
-    in_tiles(monkeypatch, backend, tile)
-    seen = np.ones((9, 11), bool)
-    seen[4] = False
-    y, dq, dk, dv = results(arrays((9, 5), (11, 5), (11, 4)), attn_mask=gp.tensor(seen))
+def test_query_without_keys_gives_zeros(backend, monkeypatch, tile):
+    set_tile_size(monkeypatch, backend, tile)
+    visible = np.ones((9, 11), bool)
+    visible[4] = False
+    y, dq, dk, dv = results(arrays((9, 5), (11, 5), (11, 4)), attn_mask=gp.tensor(visible))
     assert (y[4] == 0).all() and (dq[4] == 0).all()
     assert all(np.isfinite(a).all() for a in (y, dq, dk, dv))
-    added = gp.tensor(np.where(seen, 0.0, -np.inf))
-    for a, b in zip(results(arrays((9, 5), (11, 5), (11, 4)), attn_mask=added), (y, dq, dk, dv), strict=True):
+    additive = gp.tensor(np.where(visible, 0.0, -np.inf))
+    others = results(arrays((9, 5), (11, 5), (11, 4)), attn_mask=additive)
+    for a, b in zip(others, (y, dq, dk, dv), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_huge_scores_do_not_overflow(backend, monkeypatch):
-    in_tiles(monkeypatch, backend, 20)
+    set_tile_size(monkeypatch, backend, 20)
     q, k, v = arrays((9, 5), (11, 5), (11, 4), dtype="float32")
     y, dq, *_ = results([gp.tensor(q.data * 1e4, requires_grad=True), k, v])
     best = v.numpy()[(q.numpy() @ k.numpy().T).argmax(axis=-1)]
@@ -115,30 +120,35 @@ def test_huge_scores_do_not_overflow(backend, monkeypatch):
 
 
 def weights(n, m, **options):
-    """What each query gives to each key: the values are unit vectors."""
+    """The attention weights of equal scores: the values are unit vectors."""
     return attend(gp.zeros((n, 2)), gp.zeros((m, 2)), gp.eye(m), **options).numpy()
 
 
-def test_causal_starts_at_the_first_and_a_window_ends_at_the_last(backend):
-    """PyTorch's meaning of `is_causal`, and flash-attention's of a window, where lengths differ."""
-    np.testing.assert_allclose(weights(2, 4, is_causal=True), [[1, 0, 0, 0], [0.5, 0.5, 0, 0]])
-    np.testing.assert_allclose(weights(2, 4, window=(-1, 0)), [[1 / 3, 1 / 3, 1 / 3, 0], [0.25] * 4])
-    np.testing.assert_allclose(weights(2, 4, window=(1, 0)), [[0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]])
-    np.testing.assert_allclose(weights(2, 4, window=1), [[0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0.5, 0.5]])
+def test_alignment_of_causal_and_window(backend):
+    """For different lengths: `is_causal` as in PyTorch, `window` as in flash-attention."""
+    third = 1 / 3
+    for options, want in (
+            ({"is_causal": True}, [[1, 0, 0, 0], [0.5, 0.5, 0, 0]]),
+            ({"window": (-1, 0)}, [[third, third, third, 0], [0.25, 0.25, 0.25, 0.25]]),
+            ({"window": (1, 0)}, [[0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]]),
+            ({"window": 1}, [[0, third, third, third], [0, 0, 0.5, 0.5]])):
+        np.testing.assert_allclose(weights(2, 4, **options), want)
 
 
 def test_alibi(backend):
     slopes = gp.tensor([0.5])
-    got = attend(gp.zeros((1, 2, 2)), gp.zeros((1, 4, 2)), gp.eye(4)[None], alibi_slopes=slopes).numpy()[0]
-    far = np.exp(-0.5 * np.array([[2, 1, 0, 1], [3, 2, 1, 0]]))
-    np.testing.assert_allclose(got, far / far.sum(axis=1, keepdims=True), rtol=1e-6)
+    q, k, v = gp.zeros((1, 2, 2)), gp.zeros((1, 4, 2)), gp.eye(4)[None]
+    got = attend(q, k, v, alibi_slopes=slopes).numpy()[0]
+    want = np.exp(-0.5 * np.array([[2, 1, 0, 1], [3, 2, 1, 0]]))
+    np.testing.assert_allclose(got, want / want.sum(axis=1, keepdims=True), rtol=1e-6)
     np.testing.assert_allclose(F.alibi_slopes(8).numpy(), 0.5 ** np.arange(1, 9))
-    np.testing.assert_allclose(F.alibi_slopes(3).numpy(), [2**-4, 2**-8, 2**-2])  # as the authors' code has them
-    with pytest.raises(ValueError, match="num_heads is 1 or more, not 0"):
+    # as in the authors' code
+    np.testing.assert_allclose(F.alibi_slopes(3).numpy(), [2**-4, 2**-8, 2**-2])
+    with pytest.raises(ValueError, match=r"num_heads .*1 or more, got 0"):
         F.alibi_slopes(0)
 
 
-def test_groups_of_heads_share_keys(backend):
+def test_grouped_query_attention(backend):
     q, k, v = arrays((2, 6, 5, 4), (2, 2, 7, 4), (2, 2, 7, 3))
     repeated = [gp.repeat(a, 3, 1) for a in (k, v)]
     want = attend(q, *repeated, is_causal=True)
@@ -146,7 +156,7 @@ def test_groups_of_heads_share_keys(backend):
     np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-12)
 
 
-def test_dropout_keeps_the_mean_and_draws_anew(backend):
+def test_dropout_keeps_the_mean_and_follows_the_seed(backend):
     q, k, v = gp.zeros((64, 2)), gp.zeros((64, 2)), gp.ones((64, 1))
     first, other = (attend(q, k, v, dropout_p=0.5).numpy() for _ in range(2))
     assert abs(first.mean() - 1) < 0.1 and (first != other).any()
@@ -157,7 +167,8 @@ def test_dropout_keeps_the_mean_and_draws_anew(backend):
 
 
 def test_memory_is_linear_in_length():
-    """One head of 2 048, then 4 096: all the shares would be 16 MB, then 64 MB in float32, and several times that."""
+    """Length 2048, then 4096: all weights would take 16 MB, then 64 MB, in float32."""
+
     def peak(length):
         q, k, v = arrays(*((1, length, 8),) * 3, dtype="float32")
         tracemalloc.start()
@@ -167,12 +178,12 @@ def test_memory_is_linear_in_length():
         finally:
             tracemalloc.stop()
 
-    peak(64)  # what is made at first use
+    peak(64)  # allocations of the first call
     short, long = peak(2048), peak(4096)
     assert long < 1.5 * short and long < 4096 * 4096 * 4 / 2
 
 
-def test_a_step_trains_alike_everywhere_and_captured(recorder):
+def test_training_step_on_every_backend_and_captured(recorder):
     class Model(nn.Module):
         def __init__(self):
             self.inputs = nn.Linear(6, 18)
@@ -195,25 +206,27 @@ def test_a_step_trains_alike_everywhere_and_captured(recorder):
         return model, optimizer, step
 
     rng = np.random.default_rng(0)
-    check_training(make, [(rng.standard_normal((2, 7, 6)).astype("float32"),) for _ in range(6)],
-                   backend=recorder)
+    batches = [(rng.standard_normal((2, 7, 6)).astype("float32"),) for _ in range(6)]
+    check_training(make, batches, backend=recorder)
 
 
 X = (2, 3, 5, 4)
 
 
 @pytest.mark.parametrize(("shapes", "options", "message"), [
-    ([X, X, X], {"dropout_p": 1.5}, "dropout_p is a probability, not 1.5"),
-    ([X, X, X], {"attn_mask": np.ones((5, 5), bool), "is_causal": True}, "attn_mask and is_causal=True exclude"),
-    ([X, X, X], {"attn_mask": np.ones((4, 5), bool)}, r"attn_mask \(4, 5\) does not broadcast to \(2, 3, 5, 5\)"),
-    ([X, X, X], {"alibi_slopes": np.ones(2)}, r"alibi_slopes \(2,\) does not broadcast to \(2, 3\)"),
-    ([(4,), X, X], {}, r"two axes or more, not query \(4,\)"),
-    ([X, (2, 3, 5, 3), X], {}, "query and key differ in their last axis"),
-    ([X, X, (2, 3, 6, 4)], {}, "key and value differ in axis -2"),
+    ([X, X, X], {"dropout_p": 1.5}, "dropout_p .*probability.* 1.5"),
+    ([X, X, X], {"attn_mask": np.ones((5, 5), bool), "is_causal": True},
+     "attn_mask .*is_causal=True"),
+    ([X, X, X], {"attn_mask": np.ones((4, 5), bool)},
+     r"attn_mask \(4, 5\) .*broadcast to \(2, 3, 5, 5\)"),
+    ([X, X, X], {"alibi_slopes": np.ones(2)}, r"alibi_slopes \(2,\) .*broadcast to \(2, 3\)"),
+    ([(4,), X, X], {}, r"two axes or more, got query \(4,\)"),
+    ([X, (2, 3, 5, 3), X], {}, "query and key differ .*last axis"),
+    ([X, X, (2, 3, 6, 4)], {}, "key and value differ .*axis -2"),
     ([X, (2, 2, 5, 4), (2, 2, 5, 4)], {}, "leading axes do not broadcast"),
-    ([X, (2, 2, 5, 4), (2, 2, 5, 4)], {"enable_gqa": True}, "equally many heads, axis -3, which divide"),
-    ([X, X, X], {"window": -2}, "window is a number of keys or a pair .* not -2"),
-    ([X, X, X], {"window": (1, 2, 3)}, r"not \(1, 2, 3\)"),
+    ([X, (2, 2, 5, 4), (2, 2, 5, 4)], {"enable_gqa": True}, "enable_gqa .*heads, axis -3"),
+    ([X, X, X], {"window": -2}, "window .*pair .*got -2"),
+    ([X, X, X], {"window": (1, 2, 3)}, r"window .*got \(1, 2, 3\)"),
 ])
 def test_errors(backend, shapes, options, message):
     options = {k: gp.tensor(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
@@ -223,7 +236,7 @@ def test_errors(backend, shapes, options, message):
 
 def test_errors_of_dtypes(backend):
     q, k, v = arrays(X, X, X)
-    with pytest.raises(TypeError, match="of one floating dtype, not float64, float32, float64"):
+    with pytest.raises(TypeError, match="one floating dtype, got float64, float32, float64"):
         attend(q, k.float(), v)
-    with pytest.raises(TypeError, match="attn_mask is of bools, of float32 or of query's float64, not of int64"):
+    with pytest.raises(TypeError, match=r"attn_mask .*bool.*float64, got int64"):
         attend(q, k, v, gp.ones((5, 5), dtype="int64"))

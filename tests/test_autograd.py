@@ -449,7 +449,7 @@ class TestBrokenBodies:
         def listed(xp, x: Array):
             return [x, x * 2], None
 
-        with pytest.raises(TypeError, match="listed: several outputs are a plain tuple, not a list"):
+        with pytest.raises(TypeError, match="listed.*several outputs.*list"):
             listed(leaf(backend))
 
     def test_a_linear_op_takes_its_arrays_first(self):
@@ -590,7 +590,7 @@ class TestGradArguments:
         assert grad(product, -1)(2.0, 3.0) == 2
         with pytest.raises(TypeError, match=r"argnum=2.*2 positional"):
             grad(product, 2)(2.0, 3.0)
-        with pytest.raises(TypeError, match="by position"):
+        with pytest.raises(TypeError, match="argnum.*positional"):
             grad(lambda a: a)(a=2.0)
 
     def test_namedtuples_and_none(self):

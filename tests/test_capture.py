@@ -1,4 +1,4 @@
-"""A captured step: replayed without the host, equal to the step bit for bit, and honest about what it cannot follow."""
+"""Captured steps: replays equal the step bit for bit, and warnings name what cannot be captured."""
 
 import contextlib
 import gc
@@ -27,14 +27,15 @@ RECORDING = [name for name in BACKENDS if get_backend(name).records]
 
 @pytest.fixture(autouse=True, params=RECORDING)
 def recording(request):
-    """Every test runs on every backend at hand that records."""
+    """Every test runs on every available backend that records."""
     with use(request.param) as backend:
         yield backend
 
 
 def batches(n, rows=8):
     rng = np.random.default_rng(0)
-    pairs = [(rng.standard_normal((rows, 5)).astype("float32"), rng.integers(0, 3, rows)) for _ in range(n)]
+    pairs = [(rng.standard_normal((rows, 5)).astype("float32"), rng.integers(0, 3, rows))
+             for _ in range(n)]
     return [(gpuprop.tensor(x), gpuprop.tensor(y)) for x, y in pairs]
 
 
@@ -56,8 +57,8 @@ def training(captured, zero_inside=True):
 
 
 @pytest.mark.parametrize("zero_inside", [True, False])
-def test_a_training_step_is_the_same_replayed(zero_inside):
-    """Dropout, clipping and Adam: no host synchronisation, and equal bits."""
+def test_a_replayed_training_step_equals_the_step(zero_inside):
+    """With dropout, clipping and Adam; without waiting for the device."""
     results = []
     for captured in (False, True):
         model, optimizer, step = training(captured, zero_inside)
@@ -67,7 +68,8 @@ def test_a_training_step_is_the_same_replayed(zero_inside):
                 optimizer.zero_grad()
             with no_sync():
                 losses.append(step(x, y))
-        results.append(([loss.item() for loss in losses], model.state_dict(), optimizer.state_dict()))
+        losses = [loss.item() for loss in losses]
+        results.append((losses, model.state_dict(), optimizer.state_dict()))
     (losses, weights, state), (losses_, weights_, state_) = results
     assert losses == losses_ and len(set(losses)) == 6
     for name in weights:
@@ -77,7 +79,7 @@ def test_a_training_step_is_the_same_replayed(zero_inside):
             np.testing.assert_array_equal(state_["state"][n][name], state["state"][n][name])
 
 
-def test_python_runs_while_recorded_only():
+def test_python_runs_only_while_recording():
     calls = []
 
     @capture
@@ -88,7 +90,7 @@ def test_python_runs_while_recorded_only():
     x = gpuprop.ones(3)
     for i in range(5):
         assert step(x + i).tolist() == [2 * (1 + i)] * 3
-    assert len(calls) == 4  # as it is, recorded twice, and once more to be compared with its first replay
+    assert len(calls) == 4  # as usual, recorded twice, and compared with the first replay
 
 
 def test_results_are_copies():
@@ -98,7 +100,7 @@ def test_results_are_copies():
     assert asnumpy(outs[3]["b"][0]).tolist() == [4, 4]
 
 
-def test_another_signature_is_recorded_anew():
+def test_another_signature_is_recorded_again():
     step = capture(lambda x, n: x * n)
     for _ in range(3):
         assert step(gpuprop.ones(2), 2).tolist() == [2, 2]
@@ -117,7 +119,7 @@ def test_train_and_eval():
         assert (step(x).numpy() == 1).all()
 
 
-def test_learning_rate_is_followed():
+def test_replays_use_the_current_learning_rate():
     for captured in (False, True):
         model, optimizer, step = training(captured)
         data = batches(6)
@@ -135,20 +137,20 @@ def test_a_changing_number_is_named():
     step = capture(lambda x: x * next(numbers))
     x = gpuprop.ones(2)
     step(x)
-    with pytest.warns(UserWarning, match=r"run as it is, not captured: multiply .*was 1(\.0)?, then 2.*0-d array"):
+    with pytest.warns(UserWarning, match=r"not captured.*: multiply .*1(\.0)?, .*2.*0-d array"):
         assert step(x).tolist() == [3, 3]
     assert step(x).tolist() == [4, 4]
 
 
-def test_reading_a_value_is_refused_by_name():
+def test_reading_a_value_raises():
     step = capture(lambda x: x * x.sum().item())
     step(gpuprop.ones(2))
     with pytest.raises(CaptureError, match="waits for the device"):
         step(gpuprop.ones(2))
 
 
-def test_parameters_that_left_home():
-    """What a user assigns between steps is not lost: the step is looked at again."""
+def test_parameters_assigned_between_steps():
+    """The assigned values are used: the step runs as usual once, and is recorded again."""
     weights = []
     for captured in (False, True):
         model, _, step = training(captured)
@@ -161,7 +163,7 @@ def test_parameters_that_left_home():
         np.testing.assert_array_equal(weights[1][name], weights[0][name])
 
 
-def test_numpy_runs_the_step_itself():
+def test_numpy_runs_the_step_as_usual():
     calls = []
     with use("numpy"):
         step = capture(lambda x: calls.append(1) or x * 2)
@@ -171,9 +173,9 @@ def test_numpy_runs_the_step_itself():
 
 
 def same_captured(run):
-    """What `run(capture)` and `run` of the step itself find."""
-    want, found = run(lambda step: step), run(capture)
-    assert found == want
+    """`run(wrap)` gives the same results for the step and for the captured step."""
+    expected = run(lambda step: step)
+    assert run(capture) == expected
 
 
 def small():
@@ -212,8 +214,8 @@ def test_layers_frozen_between_steps():
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_a_step_that_leaves_the_update_to_others(every):
-    """Forward and backward captured, gradients accumulated, the optimizer outside."""
+def test_a_step_without_the_update(every):
+    """Forward and backward are captured and gradients accumulate; the optimizer steps outside."""
     def run(wrap):
         model, optimizer = small()
 
@@ -271,7 +273,11 @@ def test_weights_assigned_for_inference():
 def test_a_module_first_called_in_training():
     def run(wrap):
         dropout, layer = nn.Dropout(0.5), nn.Linear(5, 5)
-        step, found = wrap(lambda x: (dropout(layer(x)) if layer.training else layer(x)).sum()), []
+
+        def step(x):
+            return (dropout(layer(x)) if layer.training else layer(x)).sum()
+
+        step, found = wrap(step), []
         layer.eval()
         for i, x in enumerate(inputs(9)):
             if i == 3:
@@ -282,12 +288,12 @@ def test_a_module_first_called_in_training():
         return found
 
     gpuprop.manual_seed(0)
-    want = run(lambda step: step)
+    expected = run(lambda step: step)
     gpuprop.manual_seed(0)
-    assert run(capture) == want
+    assert run(capture) == expected
 
 
-def test_a_replay_touches_its_parameters():
+def test_backward_through_a_replayed_update_raises():
     model, _, step = training(captured=True)
     (x, y), *rest = batches(5)
     for batch in rest:
@@ -298,7 +304,7 @@ def test_a_replay_touches_its_parameters():
         loss.backward()
 
 
-def test_an_error_while_recording_leaves_all_as_it_was():
+def test_an_error_while_recording_changes_nothing():
     model, optimizer = small()
     fail = []
 
@@ -309,13 +315,14 @@ def test_an_error_while_recording_leaves_all_as_it_was():
         optimizer.step()
         return loss.item() if fail else loss
 
+    gradients = lambda: [asnumpy(p.grad).tolist() for p in model.parameters()]
     captured, (x, *_) = capture(step), inputs(1)
     captured(x)
-    was, gradients = weights(model), [asnumpy(p.grad).tolist() for p in model.parameters()]
+    before = weights(model), gradients()
     fail.append(1)
     with pytest.raises(CaptureError):
         captured(x)
-    assert weights(model) == was and [asnumpy(p.grad).tolist() for p in model.parameters()] == gradients
+    assert (weights(model), gradients()) == before
 
 
 def test_results_have_no_history_on_any_backend():
@@ -325,16 +332,17 @@ def test_results_have_no_history_on_any_backend():
             step = capture(lambda x, layer=layer: (layer(x), layer.weight))
             for x in (gpuprop.ones((3, 5)),) * 4:
                 y, weight = step(x)
-                assert not y.requires_grad and weight is not layer.weight and type(weight) is gpuprop.Tensor
+                assert not y.requires_grad
+                assert weight is not layer.weight and type(weight) is gpuprop.Tensor
 
 
-def test_inside_grad_the_step_itself_is_run():
+def test_inside_grad_the_step_runs_as_usual():
     cube = capture(lambda x: (x**3).sum())
     for _ in range(4):
         assert gpuprop.grad(lambda x: cube(x))(gpuprop.ones(2)).tolist() == [3, 3]
 
 
-def test_arguments_that_want_a_gradient():
+def test_arguments_that_require_a_gradient():
     layer = nn.Linear(5, 1)
     step = capture(lambda x: layer(x).sum().backward())
     for x in inputs(4):
@@ -349,24 +357,24 @@ def test_structures_and_constants():
     for k in (np.float32(2), 3.0, np.float32(2), np.float32(2), np.float32(2)):
         out = step(point(gpuprop.ones(2), None), k)
         assert isinstance(out, point) and out.a.tolist() == [k, k] and out.b is None
-    with pytest.raises(TypeError, match="can be hashed"):
+    with pytest.raises(TypeError, match="hashable constants"):
         step(point(gpuprop.ones(2), None), {1})
-    with pytest.raises(gpuprop.BackendMismatchError, match="bring them together"):
+    with pytest.raises(gpuprop.BackendMismatchError, match="move them to one backend"):
         step(point(gpuprop.ones(2), np.ones(2)), 1)
 
 
-def test_what_else_it_returns_is_compared():
+def test_results_other_than_arrays_are_compared():
     counter = itertools.count()
     step = capture(lambda x: (x * 2, next(counter)))
     x = gpuprop.ones(2)
     step(x)
-    with pytest.warns(UserWarning, match="what it returns beside arrays"):
+    with pytest.warns(UserWarning, match="results other than arrays"):
         step(x)
     assert step(x)[1] + 1 == step(x)[1]
 
 
 def test_optimizer_state_loaded_between_replays():
-    """Counts that differ after a load are stepped apart, captured too."""
+    """Step counts that differ after a load are used, in captured steps, too."""
     weights = []
     for captured in (False, True):
         model, optimizer, step = training(captured)
@@ -381,26 +389,26 @@ def test_optimizer_state_loaded_between_replays():
         np.testing.assert_array_equal(weights[1][name], weights[0][name])
 
 
-# ---- the first replay, beside the step itself -----------------------------------------------------------------------
+# ---- the first replay, compared with the step ---------------------------------------------------
 
 
 def changing(*numbers):
-    """A number for each run of a step: it is run, recorded twice, and run to be compared with the first replay."""
+    """A number for each run of a step: as usual, recorded twice, compared with the first replay."""
     numbers = iter(numbers)
     return lambda: next(numbers)
 
 
-def test_a_number_that_changes_after_the_recordings_is_found():
+def test_a_number_that_changes_after_recording_is_found():
     number = changing(1, 2, 2, 3, 4)
     step = capture(lambda x: {"a": x + 1, "b": x * number()})
     x = gpuprop.ones(2)
     step(x)
-    with pytest.warns(UserWarning, match="its first replay and the step itself.* differ in result 1$"):
+    with pytest.warns(UserWarning, match="first replay and a run.* differ in result 1$"):
         assert step(x)["b"].tolist() == [3, 3]
     assert step(x)["b"].tolist() == [4, 4]
 
 
-def test_what_the_step_computes_is_kept_where_the_replay_differs():
+def test_results_are_those_of_the_step_if_the_replay_differs():
     model, optimizer = small()
     number, (x, *_) = changing(1, 2, 2, 3, 4), inputs(1)
 
@@ -438,7 +446,7 @@ def test_a_gradient_that_differs_is_named():
         step(x)
 
 
-def test_a_gradient_in_memory_of_its_own_is_kept_where_the_replay_differs():
+def test_a_gradient_outside_of_arenas_is_that_of_the_step_if_the_replay_differs():
     number, (x, *_) = changing(1, 2, 2, 3, 4), inputs(1)
     t = gpuprop.ones((8, 5)).requires_grad_()
 
@@ -448,13 +456,13 @@ def test_a_gradient_in_memory_of_its_own_is_kept_where_the_replay_differs():
 
     step = capture(step)
     step(x)
-    with pytest.warns(UserWarning, match=r"differ in the gradient of a tensor of shape \(8, 5\)$"):
+    with pytest.warns(UserWarning, match=r"gradient of a tensor of shape \(8, 5\)$"):
         step(x)
     assert asnumpy(t.grad).tolist() == (x * 3).tolist()
 
 
-def test_arrays_that_nobody_knows_of_are_written_once_a_step():
-    """The comparison runs the step twice, and must leave behind what one run does."""
+def test_arrays_of_no_tensor_are_updated_once_per_step():
+    """The comparison runs the step and a replay, but changes arrays like one run."""
     total, seen = gpuprop.zeros(2).data, gpuprop.zeros((4, 2)).data
     count = gpuprop.zeros((), dtype="int64").data
 
@@ -473,7 +481,7 @@ def test_arrays_that_nobody_knows_of_are_written_once_a_step():
     assert asnumpy(seen)[:, 0].tolist() == [16, 12, 8, 5]
 
 
-def test_unknown_arrays_of_a_step_that_is_not_captured_in_the_end():
+def test_arrays_of_no_tensor_if_the_replay_differs():
     total, number = gpuprop.zeros(2).data, changing(1, 2, 2, 3, 4)
 
     def step(x):
@@ -482,13 +490,13 @@ def test_unknown_arrays_of_a_step_that_is_not_captured_in_the_end():
     step = capture(step)
     x = gpuprop.ones(2)
     step(x)
-    with pytest.warns(UserWarning, match="differ in an array of .* bytes that is no tensor's$"):
+    with pytest.warns(UserWarning, match="differ in an array of .* bytes.* no tensor$"):
         step(x)
     step(x)
     assert asnumpy(total).tolist() == [8, 8]
 
 
-def test_noise_is_drawn_anew_in_each_replay():
+def test_each_replay_draws_new_noise():
     def run(wrap):
         gpuprop.manual_seed(5)
         own = gpuprop.random.Generator(7)
@@ -496,12 +504,12 @@ def test_noise_is_drawn_anew_in_each_replay():
         step = wrap(lambda x: [layer(x) for layer in layers])
         return [[y.tolist() for y in step(gpuprop.ones(64))] for _ in range(6)], own.get_state()
 
-    (found, state), (want, wanted_state) = run(capture), run(lambda step: step)
-    assert found == want and state == wanted_state
+    found, state = run(capture)
+    assert (found, state) == run(lambda step: step)
     assert len({str(y) for ys in found for y in ys}) == 12
 
 
-def test_an_argument_is_not_written_to_by_the_comparison():
+def test_the_comparison_does_not_write_to_arguments():
     def step(x):
         x.data[...] = x.data * 2
         return x + 0
@@ -511,7 +519,7 @@ def test_an_argument_is_not_written_to_by_the_comparison():
     assert [x.tolist() for x in xs[1:]] == [[1, 1]] * 3
 
 
-def test_a_step_is_run_as_it_is_where_memory_does_not_suffice_for_a_comparison(recording, monkeypatch):
+def test_out_of_memory_for_a_comparison(recording, monkeypatch):
     table, copy = gpuprop.ones((1000, 10)), recording.xp.copy
 
     def scarce(a):
@@ -523,26 +531,27 @@ def test_a_step_is_run_as_it_is_where_memory_does_not_suffice_for_a_comparison(r
     step = capture(lambda i: table[i].sum() + i)
     i = gpuprop.tensor(np.arange(3))
     step(i)
-    with pytest.warns(UserWarning, match=r"no memory for copies of what it uses, \d{5} bytes"):
+    with pytest.warns(UserWarning, match=r"out of memory for copies of the \d{5} bytes"):
         assert step(i).tolist() == [30, 31, 32]
     assert step(i + 1).tolist() == [31, 32, 33]
 
 
-def test_a_step_is_run_as_it_is_where_memory_does_not_suffice_for_a_recording(recording, monkeypatch):
+def test_out_of_memory_for_a_recording(recording, monkeypatch):
     def scarce():
         raise MemoryError
 
     monkeypatch.setattr(recording, "record", scarce, raising=False)
     step, x = capture(lambda x: x * 2), gpuprop.ones(2)
     step(x)
-    with pytest.warns(UserWarning, match="no memory for a recording"):
+    with pytest.warns(UserWarning, match="out of memory for a recording"):
         assert step(x).tolist() == [2, 2]
     assert step(x + 1).tolist() == [4, 4]
 
 
-def test_an_error_of_the_step_itself_leaves_no_recording():
-    """The step is recorded anew at the next call, and compared again."""
-    errors, calls = [None, None, None, ValueError("of its own")], []
+def test_an_error_of_the_step_discards_the_recording():
+    """The next call records the step and compares it again."""
+    errors = [None, None, None, ValueError("its own error")]
+    calls = []
 
     def step(x):
         calls.append(1)
@@ -552,7 +561,7 @@ def test_an_error_of_the_step_itself_leaves_no_recording():
 
     step, x = capture(step), gpuprop.ones(2)
     step(x)
-    with pytest.raises(ValueError, match="of its own"):
+    with pytest.raises(ValueError, match="its own error"):
         step(x)
     for _ in range(3):
         assert step(x).tolist() == [2, 2]
@@ -570,8 +579,8 @@ def test_a_step_is_captured_on_the_device_of_its_arguments(recording):
 
     with use(recording.name, last):
         model, optimizer = small()
-        want = [train(model, optimizer, x).item() for _ in range(5)]
-    assert [y.item() for y in found] == want[3:]
+        expected = [train(model, optimizer, x).item() for _ in range(5)]
+    assert [y.item() for y in found] == expected[3:]
     assert {recording.device_of(y.data) for y in found} == {last}
 
 
@@ -583,11 +592,11 @@ def train(model, optimizer, x):
     return loss
 
 
-# ---- what a step keeps ----------------------------------------------------------------------------------------------
+# ---- arrays that a step keeps -------------------------------------------------------------------
 
 
 class Running(nn.Module):
-    """A buffer that is rebound, as PyTorch's users do."""
+    """Assigns a new array to a buffer, as is usual in PyTorch."""
 
     def __init__(self):
         self.linear = nn.Linear(5, 1)
@@ -599,7 +608,7 @@ class Running(nn.Module):
 
 
 def keeping_steps():
-    """Steps that keep an array they made, each with what they keep."""
+    """Steps that keep an array they made, by name: (where they keep it, the step)."""
     def rebound_buffer():
         model = Running()
         return model, lambda x: model(x).sum()
@@ -651,7 +660,7 @@ def keeping_steps():
 
         return layer, step
 
-    def exchanged():
+    def swapped():
         pair = {"a": gpuprop.ones(5), "b": gpuprop.ones(5) * 2, "c": gpuprop.ones(5) * 3}
 
         def step(x):
@@ -660,8 +669,8 @@ def keeping_steps():
 
         return pair, step
 
-    return {f.__name__: f for f in (rebound_buffer, hidden_state, returned_state, outer_variable, growing_list,
-                                    rebound_data, exchanged)}
+    return {f.__name__: f for f in (rebound_buffer, hidden_state, returned_state, outer_variable,
+                                    growing_list, rebound_data, swapped)}
 
 
 def values(kept):
@@ -674,25 +683,25 @@ def values(kept):
 
 @pytest.mark.parametrize("name", keeping_steps())
 def test_a_step_that_keeps_an_array_it_made(name):
-    found, texts = [], []
+    found, messages = [], []
     for wrap in (lambda step: step, capture):
         gpuprop.manual_seed(1)
         kept, step = keeping_steps()[name]()
         step, results = wrap(step), []
         for x in inputs(5):
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 results.append((step(x).tolist(), values(kept)))
-            texts += [str(w.message) for w in told]
+            messages += [str(w.message) for w in caught]
+            assert all(w.filename == __file__ for w in caught)  # the line that called the step
         found.append(results)
     assert found[1] == found[0]
-    (text,) = texts
-    assert re.search(r"not captured: it (keeps an array that it made in|puts another array where one was).* in place",
-                     text)
+    (message,) = messages
+    assert re.search("not captured.*(keeps an array|assigns a different array).* in place", message)
 
 
 @pytest.mark.parametrize("error", [ValueError, CaptureError])
-def test_an_error_while_recording_leaves_what_was_rebound(error):
+def test_an_error_while_recording_restores_variables(error):
     model, state, calls = Running(), {"h": gpuprop.zeros(5)}, []
 
     def step(x):
@@ -700,7 +709,7 @@ def test_an_error_while_recording_leaves_what_was_rebound(error):
         y = model(x).sum()
         state["h"] = state["h"] + x.sum(axis=0)
         if len(calls) in (2, 3):
-            raise ValueError("of its own") if error is ValueError else error("refused")
+            raise error("its own error")
         return y
 
     model.forward = lambda x: model.linear(x - model.mean)  # at first
@@ -713,10 +722,11 @@ def test_an_error_while_recording_leaves_what_was_rebound(error):
     assert state["h"].tolist() == before and model.mean.tolist() == mean
 
 
-def test_arguments_and_results_in_the_key():
+def test_signed_zeros_and_nan_as_arguments():
     step = capture(lambda x, k: x * k)
     x = gpuprop.ones(2)
-    signs = [np.signbit(asnumpy(step(x, k))).tolist() for k in (0.0, 0.0, 0.0, -0.0, -0.0, -0.0, 0.0)]
+    zeros = (0.0, 0.0, 0.0, -0.0, -0.0, -0.0, 0.0)
+    signs = [np.signbit(asnumpy(step(x, k))).tolist() for k in zeros]
     assert signs == [[False] * 2] * 3 + [[True] * 2] * 3 + [[False] * 2]
     calls = []
     step = capture(lambda x, k: calls.append(1) or x * 2)
@@ -731,14 +741,14 @@ def test_results_of_other_types():
             self.y = y
 
     step = capture(lambda x: Result(x * 2))
-    with pytest.warns(UserWarning, match="it returns a Result, and a captured step returns Tensors"):
+    with pytest.warns(UserWarning, match="returns a Result, .*returns Tensors"):
         results = [step(gpuprop.ones(2) * i) for i in range(4)]
     assert [r.y.tolist() for r in results] == [[2.0 * i] * 2 for i in range(4)]
     step = capture(lambda x: OrderedDict(a=x * 2))
     assert [type(step(gpuprop.ones(2))) for _ in range(4)] == [OrderedDict] * 4
 
 
-def test_a_schedule_inside():
+def test_a_step_that_steps_a_schedule():
     def run(wrap):
         model, optimizer = small()
         schedule = optim.lr_scheduler.StepLR(optimizer, 3, 0.1)
@@ -751,12 +761,12 @@ def test_a_schedule_inside():
         step = wrap(step)
         return [step(x).item() for x in inputs(8)]
 
-    want = run(lambda step: step)
+    expected = run(lambda step: step)
     with pytest.warns(UserWarning, match="it steps StepLR"):
-        assert run(capture) == want
+        assert run(capture) == expected
 
 
-# ---- edits of the model ---------------------------------------------------------------------------------------------
+# ---- changes of the model -----------------------------------------------------------------------
 
 
 def replace_layer(model, optimizer):
@@ -784,9 +794,9 @@ def another_optimizer(model, optimizer):
     optimizer[0] = optim.Adam(model.parameters(), lr=0.01)
 
 
-@pytest.mark.parametrize("edit", [replace_layer, replace_parameter, append_layer, hook_parameter, hook_layer,
-                                  another_optimizer])
-def test_edits_are_followed(edit):
+@pytest.mark.parametrize("edit", [replace_layer, replace_parameter, append_layer, hook_parameter,
+                                  hook_layer, another_optimizer])
+def test_changes_of_the_model_are_used(edit):
     def run(wrap):
         model, optimizer = small()
         box = [optimizer]
@@ -808,9 +818,10 @@ def test_edits_are_followed(edit):
     same_captured(run)
 
 
-@pytest.mark.parametrize("make", [lambda: gpuprop.Parameter(gpuprop.ones((1, 5)), requires_grad=False),
-                                  lambda: gpuprop.ones((1, 5))])
-def test_tensors_of_no_module_given_other_memory(make):
+@pytest.mark.parametrize("make", [
+    lambda: gpuprop.Parameter(gpuprop.ones((1, 5)), requires_grad=False),
+    lambda: gpuprop.ones((1, 5))])
+def test_assigning_data_to_tensors_of_no_module(make):
     def run(wrap):
         w = make()
         step, found = wrap(lambda x: F.linear(x, w).sum()), []
@@ -836,7 +847,7 @@ def test_another_generator_of_a_dropout():
     same_captured(run)
 
 
-def test_modes_set_by_the_step():
+def test_modes_that_the_step_sets():
     def run(wrap):
         model, optimizer = small()
 
@@ -853,18 +864,19 @@ def test_modes_set_by_the_step():
         training, testing, found = wrap(training), wrap(testing), []
         for x in inputs(10):
             for step in (training, testing):
-                found.append((step(x).item(), model.training, model[0].weight.requires_grad))
+                loss = step(x).item()
+                found.append((loss, model.training, model[0].weight.requires_grad))
         return found
 
     same_captured(run)
 
 
-# ---- captured steps in captured steps -------------------------------------------------------------------------------
+# ---- nested captured steps ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("warm", [0, 5])
 def test_a_captured_step_inside_another(warm):
-    """Also where the inner one is replayed by itself: the outer one must see what it touches."""
+    """The outer step must see what the inner one uses, also if the inner one has recordings."""
     def run(wrap):
         model, optimizer = small()
         inner = wrap(lambda x: train(model, optimizer, x))
@@ -881,7 +893,7 @@ def test_a_captured_step_inside_another(warm):
     same_captured(run)
 
 
-def test_what_an_inner_watch_notes_is_the_outer_ones_too():
+def test_an_outer_listener_gets_the_events_of_a_captured_step():
     model, optimizer = small()
     step, (x, *_) = capture(lambda x: train(model, optimizer, x)), inputs(1)
     with optimizer_stepped.collect() as stepped:
@@ -889,7 +901,7 @@ def test_what_an_inner_watch_notes_is_the_outer_ones_too():
     assert list(stepped.values()) == [optimizer]
 
 
-# ---- threads --------------------------------------------------------------------------------------------------------
+# ---- threads ------------------------------------------------------------------------------------
 
 
 def in_threads(*targets):
@@ -902,7 +914,8 @@ def in_threads(*targets):
         except BaseException as e:
             found[i] = e
 
-    threads = [threading.Thread(target=run, args=(i, default_backend().name)) for i in range(len(targets))]
+    name = default_backend().name
+    threads = [threading.Thread(target=run, args=(i, name)) for i in range(len(targets))]
     for t in threads:
         t.start()
     for t in threads:
@@ -913,31 +926,33 @@ def in_threads(*targets):
     return found
 
 
-def test_a_watch_is_the_threads_own():
-    """A thread trains while another one's step is watched; neither sees the other, and nothing stays on."""
+def test_instruments_are_local_to_a_thread():
+    """One thread collects events while another one trains: neither sees the other's."""
     inside, done = threading.Event(), threading.Event()
     model, optimizer = small()
-    other, others = small()
+    other_model, other_optimizer = small()
     (x, *_) = inputs(1)
 
-    def watching():
-        with collect_modules() as called, optimizer_stepped.collect() as stepped, leaf_reached.collect() as reached:
+    def collecting():
+        with (collect_modules() as called, optimizer_stepped.collect() as stepped,
+              leaf_reached.collect() as reached):
             inside.set()
             assert done.wait(60)
             train(model, optimizer, x)
         return list(called), list(stepped.values()), len(reached)
 
-    def bystander():
+    def training():
         assert inside.wait(60)
-        train(other, others, x)
+        train(other_model, other_optimizer, x)
         done.set()
 
-    (called, stepped, reached), _ = in_threads(watching, bystander)
-    assert called == [model, *model] and stepped == [optimizer] and reached == 4
+    (called, stepped, reached), _ = in_threads(collecting, training)
+    assert called == [model, *model]
+    assert stepped == [optimizer] and reached == 4
     assert not optimizer_stepped.is_watched and not leaf_reached.is_watched
 
 
-def test_watches_that_end_in_another_order_than_they_began():
+def test_overlapping_instruments_of_two_threads():
     first, second = threading.Event(), threading.Event()
 
     def one():
@@ -961,17 +976,17 @@ def test_several_threads_call_one_captured_step():
     model, _ = small()
     predict = capture(lambda x: model(x))
     rows = [gpuprop.tensor(np.full((8, 5), i, "float32")) for i in range(12)]
-    want = [model(x).tolist() for x in rows]
+    expected = [model(x).tolist() for x in rows]
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         found = in_threads(*[lambda: [predict(x).tolist() for x in rows * 3]] * 3)
     finally:
         sys.setswitchinterval(before)
-    assert found == [want * 3] * 3
+    assert found == [expected * 3] * 3
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------
 
 
 def test_recordings_are_bounded():
@@ -987,7 +1002,7 @@ def test_recordings_are_bounded():
     assert calls == [0]
 
 
-def test_a_step_without_memory_beside_its_recording():
+def test_out_of_memory_for_the_step_after_recording():
     failing, model, optimizer = [], *small()
 
     def step(x):
@@ -1002,7 +1017,7 @@ def test_a_step_without_memory_beside_its_recording():
     xs = inputs(4)
     captured = capture(step)
     captured(xs[0])
-    with pytest.warns(UserWarning, match="no memory for the step itself"):
+    with pytest.warns(UserWarning, match="out of memory for a run"):
         captured(xs[1])
     for x in xs[2:]:
         captured(x)
@@ -1014,8 +1029,8 @@ def test_a_step_without_memory_beside_its_recording():
 
 
 @pytest.mark.parametrize("place", [dict, deque])
-def test_memory_ends_while_a_step_is_recorded_that_keeps_an_array(place):
-    """What is in a dict is as it was, and the step is run as it is; a deque's is not known, and has no values."""
+def test_out_of_memory_while_recording_a_step_that_keeps_an_array(place):
+    """A dict is restored, and the step runs as usual; a deque is not searched for arrays."""
     state, calls = place(), []
 
     def step(x):
@@ -1029,15 +1044,15 @@ def test_memory_ends_while_a_step_is_recorded_that_keeps_an_array(place):
     captured, x = capture(step), gpuprop.ones(2)
     captured(x)
     if place is dict:
-        with pytest.warns(UserWarning, match="no memory for a recording"):
+        with pytest.warns(UserWarning, match="out of memory for a recording"):
             assert captured(x).tolist() == [3, 3]
         assert state["y"].tolist() == [2, 2]
     else:
-        with pytest.raises(CaptureError, match=r"keeps an array that it made in .*, which has no values"):
+        with pytest.raises(CaptureError, match=r"keeps an array .*no values"):
             captured(x)
 
 
-def test_what_a_step_that_gave_up_held_is_let_go(recording):
+def test_recordings_of_a_step_that_is_not_captured_are_freed(recording):
     made, alive, record, numbers = [], [], recording.record, itertools.count()
 
     @contextlib.contextmanager
@@ -1059,10 +1074,10 @@ def test_what_a_step_that_gave_up_held_is_let_go(recording):
             step(x)
     finally:
         del recording.record
-    assert alive == [0, 1, 2, 0]  # as it is, recorded twice, and as it is again
+    assert alive == [0, 1, 2, 0]  # as usual, recorded twice, and as usual again
 
 
-def test_two_devices():
+def test_two_devices_raise():
     with use("strict", 1):
         b, z = nn.Linear(6, 1), gpuprop.ones((1, 6))
     with use("strict", 0):

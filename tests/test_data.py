@@ -1,4 +1,4 @@
-"""Datasets, samplers and the loader: order, contents, types, and going on where a run stopped."""
+"""Datasets, samplers and the DataLoader: order, contents, types and resuming."""
 
 import collections
 import itertools
@@ -31,7 +31,7 @@ TEN = np.arange(10)
 
 
 class Numbers(Dataset):
-    """Samples read one by one, each with a random number."""
+    """Samples without `take_batch`, each with a random number."""
 
     def __len__(self):
         return 10
@@ -48,25 +48,26 @@ class Stream(IterableDataset):
         return iter(range(self.n))
 
 
-def flat(loader):
-    return [batch.tolist() if hasattr(batch, "tolist") else [f.tolist() for f in batch] for batch in loader]
+def as_lists(loader):
+    return [batch.tolist() if hasattr(batch, "tolist") else [field.tolist() for field in batch]
+            for batch in loader]
 
 
-# ---- order ----------------------------------------------------------------------------------------------------------
+# ---- order ---------------------------------------------------------------------------------------
 
 
-def test_order_is_of_the_seed_on_every_backend(backend):
+def test_the_seed_determines_the_order_on_every_backend(backend):
     gpuprop.manual_seed(0)
     loader = DataLoader(ArrayDataset(TEN), 4, shuffle=True)
-    assert flat(loader) == [[[5, 1, 2, 8]], [[9, 0, 3, 7]], [[4, 6]]]
-    second = flat(loader)
+    assert as_lists(loader) == [[[5, 1, 2, 8]], [[9, 0, 3, 7]], [[4, 6]]]
+    second = as_lists(loader)
     assert second != [[[5, 1, 2, 8]], [[9, 0, 3, 7]], [[4, 6]]]
     assert sorted(itertools.chain(*itertools.chain(*second))) == list(range(10))
     gpuprop.manual_seed(0)
-    assert flat(loader) == [[[5, 1, 2, 8]], [[9, 0, 3, 7]], [[4, 6]]]
+    assert as_lists(loader) == [[[5, 1, 2, 8]], [[9, 0, 3, 7]], [[4, 6]]]
 
 
-def test_the_device_is_not_waited_for():
+def test_shuffling_does_not_wait_for_the_device():
     with use("strict") as strict:
         loader = DataLoader(ArrayDataset(np.zeros((10, 2)), TEN), 3, shuffle=True)
         before = len(strict.syncs)
@@ -74,17 +75,17 @@ def test_the_device_is_not_waited_for():
         assert len(strict.syncs) == before
 
 
-def test_own_generator():
+def test_a_loader_with_its_own_generator():
     loaders = [DataLoader(ArrayDataset(TEN), 5, shuffle=True, rng=Generator(3)) for _ in range(2)]
     gpuprop.random.uniform()
-    assert flat(loaders[0]) == flat(loaders[1])
+    assert as_lists(loaders[0]) == as_lists(loaders[1])
     assert gpuprop.random.default_generator.get_state()["draws"] == [0, 1, 0]
 
 
 @pytest.mark.parametrize("n, size, drop_last, sizes", [
-    (10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4]), (8, 4, True, [4, 4]), (3, 5, False, [3]), (3, 5, True, []),
-    (0, 2, False, []), (1, 1, False, [1])])
-def test_sizes_of_batches(backend, n, size, drop_last, sizes):
+    (10, 4, False, [4, 4, 2]), (10, 4, True, [4, 4]), (8, 4, True, [4, 4]),
+    (3, 5, False, [3]), (3, 5, True, []), (0, 2, False, []), (1, 1, False, [1])])
+def test_batch_sizes(backend, n, size, drop_last, sizes):
     for data in (ArrayDataset(np.zeros((n, 2))), list(range(n)), Stream(n)):
         loader = DataLoader(data, size, drop_last=drop_last)
         assert [len(b[0] if isinstance(b, tuple) else b) for b in loader] == sizes
@@ -92,15 +93,15 @@ def test_sizes_of_batches(backend, n, size, drop_last, sizes):
             assert len(loader) == len(sizes)
 
 
-def test_nothing_to_shuffle():
-    with pytest.raises(ValueError, match="the dataset is empty"):
+def test_shuffling_an_empty_dataset():
+    with pytest.raises(ValueError, match="dataset is empty"):
         DataLoader([], shuffle=True)
 
 
-# ---- contents -------------------------------------------------------------------------------------------------------
+# ---- contents ------------------------------------------------------------------------------------
 
 
-def test_batches_are_tensors_on_the_backend_in_use(backend):
+def test_batches_are_tensors_on_the_default_backend(backend):
     x = np.arange(12, dtype=np.float64).reshape(6, 2)
     (a, b, c), *_ = DataLoader(ArrayDataset(x, TEN[:6].astype(np.uint8), TEN[:6] > 2), 3)
     assert all(isinstance(t, gpuprop.Tensor) and backend_of(t.data) is backend for t in (a, b, c))
@@ -119,82 +120,121 @@ def test_batches_are_copies():
     assert not x.any()
 
 
-def test_data_on_a_device_stays_there(backend):
+def test_data_on_a_device_stay_there(backend):
     with use("numpy"):
         rows = backend.asarray(np.arange(12, dtype=np.float32).reshape(6, 2))
         data = Subset(ArrayDataset(rows, gpuprop.tensor([0, 1, 2, 3, 4, 5])), [5, 3, 1])
         (x, y), *_ = DataLoader(data, 3)
     assert backend_of(x.data) is backend
     assert (x.tolist(), y.tolist()) == ([[10, 11], [6, 7], [2, 3]], [5, 3, 1])
-    with pytest.raises(IndexError, match="index 6 is out of bounds"):
+    with pytest.raises(IndexError, match=r"index 6.*out of bounds"):
         list(DataLoader(ArrayDataset(rows), 2, sampler=[0, 6]))
     if backend.name != "numpy":
-        with pytest.raises(ValueError, match="on a device already: use num_workers=0"):
+        with pytest.raises(ValueError, match=r"on a device.*num_workers=0"):
             DataLoader(data, num_workers=2)
 
 
 def test_collate(backend):
     Point = collections.namedtuple("Point", "x y")
-    samples = [{"a": (np.ones(2), i), "b": [f"t{i}", 0.5], "c": Point(True, gpuprop.tensor([1.0]))} for i in range(3)]
+    samples = [
+        {"a": (np.ones(2), i), "b": [f"t{i}", 0.5], "c": Point(True, gpuprop.tensor([1.0]))}
+        for i in range(3)
+    ]
     batch, = DataLoader(samples, 3)
     assert batch["a"][0].shape == (3, 2) and batch["a"][0].dtype == "float32"
     assert batch["a"][1].tolist() == [0, 1, 2] and batch["a"][1].dtype == "int64"
     assert batch["b"][0] == ["t0", "t1", "t2"] and batch["b"][1].tolist() == [0.5] * 3
-    assert type(batch["c"]) is Point and batch["c"].x.dtype == "bool" and backend_of(batch["c"].y.data) is backend
+    assert type(batch["c"]) is Point and batch["c"].x.dtype == "bool"
+    assert backend_of(batch["c"].y.data) is backend
+
+
+def test_collate_keeps_the_type_of_containers():
+    samples = [collections.defaultdict(list, {"a": i}) for i in range(2)]
+    batch = default_collate(samples)
+    assert type(batch) is collections.defaultdict and batch.default_factory is list
+    assert batch["a"].tolist() == [0, 1] and samples[0] == {"a": 0}
+    ordered = default_collate([collections.OrderedDict(b=1, a=2)])
+    assert type(ordered) is collections.OrderedDict and list(ordered) == ["b", "a"]
 
 
 @pytest.mark.parametrize("samples, error, message", [
-    ([np.ones(2), np.ones(3)], ValueError, r"differ in their shapes: the first has \(2,\), number 1 of the batch"),
-    ([(1, 2), (1,)], ValueError, "differ in their lengths"),
-    ([{"a": 1}, {"b": 1}], ValueError, "differ in their keys"),
-    ([1, None], TypeError, "samples hold NoneType, int"),
-    ([{1}], TypeError, "samples hold set")])
-def test_what_makes_no_batch(samples, error, message):
+    ([np.ones(2), np.ones(3)], ValueError, r"shapes: .*\(2,\), sample 1 .*\(3,\)"),
+    ([(1, 2), (1,)], ValueError, "lengths"),
+    ([{"a": 1}, {"b": 1}], ValueError, "keys"),
+    ([1, None], TypeError, "NoneType, int"),
+    ([{1}], TypeError, "cannot collate set")])
+def test_samples_that_cannot_be_collated(samples, error, message):
     with pytest.raises(error, match=message):
         default_collate(samples)
 
 
-def test_an_array_is_a_dataset_too(backend):
+def test_an_array_is_a_dataset(backend):
     rows = np.arange(12.0).reshape(6, 2)
     for data in (rows, Subset(rows, range(6)), backend.asarray(rows), gpuprop.tensor(rows)):
         batch = next(iter(DataLoader(data, 4)))
         assert batch.tolist() == rows[:4].tolist() and batch.dtype == "float32"
 
 
-def test_own_collate_and_single_samples(backend):
+def test_collate_fn_and_single_samples(backend):
     loader = DataLoader(ArrayDataset(TEN), 4, collate_fn=lambda samples: [int(i) for i, in samples])
     assert list(loader) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert [x.tolist() for x, in DataLoader(ArrayDataset(TEN), None)] == list(range(10))
     assert list(DataLoader(Stream(3), None)) == [0, 1, 2]
 
 
-def test_transform_and_its_randomness(backend):
+def test_random_transforms_do_not_depend_on_workers(backend):
     def noisy(x, y):
         return x + batch_rng().uniform(x.shape), y
 
     def run(**kwargs):
         gpuprop.manual_seed(1)
-        return flat(DataLoader(ArrayDataset(np.zeros(10), TEN), 4, shuffle=True, transform=noisy, **kwargs))
+        dataset = ArrayDataset(np.zeros(10), TEN)
+        return as_lists(DataLoader(dataset, 4, shuffle=True, transform=noisy, **kwargs))
 
     first = run()
     assert first == run(num_workers=3) and len({v for x, _ in first for v in x}) == 10
 
 
-# ---- datasets and samplers ------------------------------------------------------------------------------------------
+# ---- datasets and samplers -----------------------------------------------------------------------
 
 
 def test_array_dataset():
     data = ArrayDataset([[1.0], [2.0]], [3, 4])
-    assert len(data) == 2 and data[1] == (2.0, 4) and data.take([1, 0])[1].tolist() == [4, 3]
-    for arrays, message in ((([1], [1, 2]), "differ in their first"), ((), "at least one"), ((3,), "first length")):
+    assert len(data) == 2 and data[1] == (2.0, 4)
+    assert data.take_batch([1, 0])[1].tolist() == [4, 3]
+    wrong = ((([1], [1, 2]), "same length"), ((), "at least one"), ((3,), "same length"))
+    for arrays, message in wrong:
         with pytest.raises(ValueError, match=message):
             ArrayDataset(*arrays)
 
 
-def test_parts_and_sums(backend):
+class Doubled(ArrayDataset):
+    def __getitem__(self, index):
+        return tuple(2 * value for value in super().__getitem__(index))
+
+
+def test_an_overridden_getitem_is_not_bypassed():
+    """`take_batch` of the base class would return other samples."""
+    for data in (Doubled(TEN), Subset(Doubled(TEN), range(10))):
+        assert as_lists(DataLoader(data, 5)) == [[[0, 2, 4, 6, 8]], [[10, 12, 14, 16, 18]]]
+
+
+def test_a_dataset_with_take_batch_is_read_by_it():
+    class Batches(Dataset):
+        def __len__(self):
+            return 4
+
+        def take_batch(self, indices):
+            return -np.asarray(indices)
+
+    assert as_lists(DataLoader(Batches(), 2)) == [[0, -1], [-2, -3]]
+    assert as_lists(DataLoader(Subset(Batches(), [3, 1]), 2)) == [[-3, -1]]
+
+
+def test_subsets_and_concatenation(backend):
     both = ConcatDataset([Subset(TEN, [7, 8]), [1, 2, 3]]) + Subset(TEN, [4])
     assert [both[i] for i in range(len(both))] == [7, 8, 1, 2, 3, 4] and both[-1] == 4
-    with pytest.raises(IndexError, match="the dataset has 6"):
+    with pytest.raises(IndexError, match=r"out of bounds.*6 samples"):
         both[6]
     for lengths, sizes in (([7, 3], [7, 3]), ([0.5, 0.25, 0.25], [6, 2, 2]), ([1.0], [10])):
         parts = random_split(TEN, lengths, rng=Generator(1))
@@ -202,7 +242,7 @@ def test_parts_and_sums(backend):
         assert sorted(int(p[i]) for p in parts for i in range(len(p))) == list(range(10))
     assert [int(i) for i in random_split(TEN, [3, 7], rng=Generator(1))[0].indices] == [5, 3, 0]
     for lengths in ([3, 3], [-1, 11], [0.2, 0.2], []):
-        with pytest.raises(ValueError, match="neither lengths that sum to 10"):
+        with pytest.raises(ValueError, match="lengths that sum to 10"):
             random_split(TEN, lengths)
 
 
@@ -213,31 +253,33 @@ def test_samplers(backend):
     drawn = list(RandomSampler(TEN, replacement=True, num_samples=1000))
     assert set(drawn) == set(range(10)) and max(np.bincount(drawn)) < 150
     assert list(BatchSampler(range(5), 2)) == [[0, 1], [2, 3], [4]]
-    assert list(BatchSampler(SequentialSampler(TEN), 4, drop_last=True)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    batches = BatchSampler(SequentialSampler(TEN), 4, drop_last=True)
+    assert list(batches) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
     counts = np.bincount(list(WeightedRandomSampler([1, 0, 3, 6], 10_000)), minlength=4) / 1000
     np.testing.assert_allclose(counts, [1, 0, 3, 6], atol=0.2)
-    firsts = [next(iter(WeightedRandomSampler([1, 0, 3, 6], 3, replacement=False))) for _ in range(1000)]
+    without = WeightedRandomSampler([1, 0, 3, 6], 3, replacement=False)
+    firsts = [next(iter(without)) for _ in range(1000)]
     np.testing.assert_allclose(np.bincount(firsts, minlength=4) / 100, [1, 0, 3, 6], atol=0.6)
-    assert sorted(WeightedRandomSampler([1, 0, 3, 6], 3, replacement=False)) == [0, 2, 3]
+    assert sorted(without) == [0, 2, 3]
 
 
-def test_foreign_samplers():
-    class Even(Sampler):  # as one is written for PyTorch
+def test_pytorch_samplers():
+    class Even(Sampler):  # as written for PyTorch
         def __iter__(self):
             return iter(range(0, 10, 2))
 
-    assert flat(DataLoader(ArrayDataset(TEN), 3, sampler=Even())) == [[[0, 2, 4]], [[6, 8]]]
-    assert flat(DataLoader(ArrayDataset(TEN), batch_sampler=[[1, 2], [3]])) == [[[1, 2]], [[3]]]
-    assert flat(DataLoader({"a": 1, "b": 2}, 2, sampler=["b", "a"])) == [[2, 1]]
-    with pytest.raises(NotImplementedError, match="neither order"):
+    assert as_lists(DataLoader(ArrayDataset(TEN), 3, sampler=Even())) == [[[0, 2, 4]], [[6, 8]]]
+    assert as_lists(DataLoader(ArrayDataset(TEN), batch_sampler=[[1, 2], [3]])) == [[[1, 2]], [[3]]]
+    assert as_lists(DataLoader({"a": 1, "b": 2}, 2, sampler=["b", "a"])) == [[2, 1]]
+    with pytest.raises(NotImplementedError, match="must define epoch_indices"):
         iter(Sampler())
 
 
 @pytest.mark.parametrize("make, message", [
     (lambda: RandomSampler(TEN, num_samples=0), "at least 1"),
-    (lambda: WeightedRandomSampler([1, -1], 1), "none negative"),
-    (lambda: WeightedRandomSampler([1, 0], 2, replacement=False), "at most the 1 samples"),
+    (lambda: WeightedRandomSampler([1, -1], 1), "not negative"),
+    (lambda: WeightedRandomSampler([1, 0], 2, replacement=False), "at most 1"),
     (lambda: BatchSampler(TEN, 0), "positive integer"),
     (lambda: DataLoader(TEN, 2.5), "positive integer"),
     (lambda: DataLoader(3), "int has neither"),
@@ -245,53 +287,54 @@ def test_foreign_samplers():
     (lambda: DataLoader(TEN, shuffle=True, sampler=TEN), "leave out shuffle"),
     (lambda: DataLoader(TEN, 2, batch_sampler=[[1]]), "leave out batch_size"),
     (lambda: DataLoader(TEN, None, drop_last=True), "leave out drop_last"),
-    (lambda: DataLoader(TEN, num_workers=-1), "not negative"),
+    (lambda: DataLoader(TEN, num_workers=-1), "not be negative"),
     (lambda: DataLoader(TEN, worker="fork"), "spawned"),
     (lambda: DataLoader(TEN, timeout=1), "num_workers > 0"),
     (lambda: DataLoader(TEN, num_workers=1, prefetch_factor=0), "at least 1"),
     (lambda: DataLoader(TEN, dtype="int32"), "floating point type")])
-def test_refusals(make, message):
+def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-# ---- going on later -------------------------------------------------------------------------------------------------
+# ---- resuming -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("data, options", [(Numbers(), {"shuffle": True}), (Stream(), {})])
-def test_resumed_in_mid_epoch(backend, data, options, num_workers):
+def test_resuming_within_an_epoch(backend, data, options, num_workers):
     gpuprop.manual_seed(5)
     loader = DataLoader(data, 3, num_workers=num_workers, **options)
     list(loader)
     it = iter(loader)
     next(it)
     state = json.loads(json.dumps(loader.state_dict()))
-    gpuprop.random.uniform(7)  # something else that draws
+    gpuprop.random.uniform(7)  # other draws in between
     saved = gpuprop.random.default_generator.get_state()
-    rest, third = flat(it), flat(loader)
+    rest = as_lists(it)
+    next_epoch = as_lists(loader)
 
     gpuprop.manual_seed(99)
     again = DataLoader(data, 3, **options)
     gpuprop.random.default_generator.set_state(saved)
     again.load_state_dict(state)
-    assert flat(again) == rest and len(rest) == 3
+    assert as_lists(again) == rest and len(rest) == 3
     gpuprop.random.uniform(7)
-    assert flat(again) == third
+    assert as_lists(again) == next_epoch
 
 
-def test_resumed_between_epochs():
+def test_resuming_between_epochs():
     loader = DataLoader(Numbers(), 4, shuffle=True)
     list(loader)
     state = loader.state_dict()
-    assert (state["epoch"], state["batch"]) == (None, 0)
-    second = flat(loader)
+    assert state["epoch"] is None and state["batch"] == 0
+    second = as_lists(loader)
     again = DataLoader(Numbers(), 4, shuffle=True, rng=Generator(1))
     again.load_state_dict(state)
-    assert flat(again) == second
+    assert as_lists(again) == second
 
 
-def test_a_new_epoch_after_a_break():
+def test_breaking_out_of_an_epoch_starts_a_new_one():
     loader = DataLoader(ArrayDataset(TEN), 4)
     for _ in loader:
         break

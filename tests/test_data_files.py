@@ -27,36 +27,40 @@ from gpuprop.data import (
 from gpuprop.data._augmentation import _symmetric_beta
 from gpuprop.random import Generator
 
-# ---- IDX ------------------------------------------------------------------------------------------------------------
+# ---- IDX -----------------------------------------------------------------------------------------
 
-KINDS = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C, "float32": 0x0D, "float64": 0x0E}
+TYPE_CODES = {"uint8": 0x08, "int8": 0x09, "int16": 0x0B, "int32": 0x0C,
+              "float32": 0x0D, "float64": 0x0E}
 
 
 def idx(array):
-    head = struct.pack(f">HBB{array.ndim}I", 0, KINDS[array.dtype.name], array.ndim, *array.shape)
+    code = TYPE_CODES[array.dtype.name]
+    head = struct.pack(f">HBB{array.ndim}I", 0, code, array.ndim, *array.shape)
     return head + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
 
-@pytest.mark.parametrize("dtype", KINDS)
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_idx(tmp_path, dtype, pack):
+@pytest.mark.parametrize("dtype", TYPE_CODES)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_idx(tmp_path, dtype, compress):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     path = tmp_path / "images-idx3"
-    path.write_bytes(pack(idx(array)))
+    path.write_bytes(compress(idx(array)))
     got = read_idx(path)
     assert got.dtype == dtype and got.dtype.isnative and got.flags.writeable
     np.testing.assert_array_equal(got, array)
 
 
-WHOLE = idx(np.zeros((3, 4), np.uint8))
-PACKED = gzip.compress(WHOLE, mtime=0)  # the same name of the test in each process that collects it
+COMPLETE = idx(np.zeros((3, 4), np.uint8))
+COMPRESSED = gzip.compress(COMPLETE, mtime=0)  # so that the test ids are the same in every process
 
 
 @pytest.mark.parametrize("data, message", [
-    (b"", "no whole IDX file"), (b"PK\x03\x04aaaa", "begins with 50 4b 03 04"), (WHOLE[:6], "no whole IDX file"),
-    (WHOLE[:-1], r"shape \(3, 4\) takes 12 bytes, and 11 are there"), (WHOLE + b"1", "and 13 are there"),
-    (PACKED[:-9], "no whole IDX file"), (PACKED[:-1] + b"!", "no whole IDX file")])
-def test_what_is_no_idx(tmp_path, data, message):
+    (b"", "not a complete IDX file"), (b"PK\x03\x04aaaa", "starts with 50 4b 03 04"),
+    (COMPLETE[:6], "not a complete IDX file"),
+    (COMPLETE[:-1], r"shape \(3, 4\) needs 12 bytes, found 11"), (COMPLETE + b"1", "found 13"),
+    (COMPRESSED[:-9], "not a complete IDX file"),
+    (COMPRESSED[:-1] + b"!", "not a complete IDX file")])
+def test_files_that_are_not_idx(tmp_path, data, message):
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
@@ -64,7 +68,7 @@ def test_what_is_no_idx(tmp_path, data, message):
     assert str(path) in str(caught.value)
 
 
-# ---- CSV ------------------------------------------------------------------------------------------------------------
+# ---- CSV -----------------------------------------------------------------------------------------
 
 
 def table(folder, text, **kwargs):
@@ -87,37 +91,39 @@ def test_csv_without_header_and_with_columns(tmp_path):
     pima = table(tmp_path, "6;148;1\n1;85;0\n", target=2, delimiter=";")
     assert pima.columns == ["0", "1"] and pima.target.tolist() == [1, 0] and pima.classes == []
     series = table(tmp_path, "Month,Rain\n1949-01,1.5\n1949-02,2\n", target="Rain", columns=[])
-    assert series.inputs.shape == (2, 0) and series.target.tolist() == [1.5, 2.0] and series.target.dtype == "float64"
+    assert series.inputs.shape == (2, 0)
+    assert series.target.tolist() == [1.5, 2.0] and series.target.dtype == "float64"
     years = table(tmp_path, "1990,1991\n1,2\n", header=True)
-    assert years.columns == ["1990", "1991"] and years.inputs.tolist() == [[1, 2]] and years.target is None
+    assert years.columns == ["1990", "1991"]
+    assert years.inputs.tolist() == [[1, 2]] and years.target is None
 
 
 @pytest.mark.parametrize("text, kwargs, message", [
     ("", {}, "the file is empty"),
-    ("a,b\n1,2\n1\n", {}, "line 3: 1 cells, and there are 2 columns"),
-    ("a,b\n1,2\n1,x\n", {}, "line 3, column 'b': 'x' is no number; name the columns"),
-    ("a,b\n1,2\n", {"target": "c"}, "no column 'c'; there are a, b"),
+    ("a,b\n1,2\n1\n", {}, "line 3: 1 cells, expected 2"),
+    ("a,b\n1,2\n1,x\n", {}, "line 3, column 'b': 'x' is not a number"),
+    ("a,b\n1,2\n", {"target": "c"}, "no column 'c': .* a, b"),
     ("a,b\n1,2\n", {"columns": [2]}, "no column 2")])
 def test_csv_errors(tmp_path, text, kwargs, message):
     with pytest.raises(ValueError, match=message):
         table(tmp_path, text, **kwargs)
 
 
-# ---- images ---------------------------------------------------------------------------------------------------------
+# ---- images --------------------------------------------------------------------------------------
 
 
 def folder_of_images(root, shapes):
     from PIL import Image
 
-    for n, (kind, shape) in enumerate(shapes):
-        (root / kind).mkdir(exist_ok=True)
-        Image.fromarray(np.full(shape, 10 * n, np.uint8)).save(root / kind / f"{n}.png")
+    for n, (name, shape) in enumerate(shapes):
+        (root / name).mkdir(exist_ok=True)
+        Image.fromarray(np.full(shape, 10 * n, np.uint8)).save(root / name / f"{n}.png")
     return root
 
 
 def test_image_folder(backend, tmp_path):
     folder_of_images(tmp_path, [("dog", (4, 6, 3)), ("cat", (4, 6, 3)), ("dog", (4, 6))])
-    (tmp_path / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "cat" / "notes.txt").write_text("not an image")
     data = ImageFolder(tmp_path)
     assert (data.classes, data.targets) == (["cat", "dog"], [0, 1, 1])
     (x, y), = DataLoader(data, 3, num_workers=2)
@@ -129,13 +135,13 @@ def test_image_folder(backend, tmp_path):
 
 
 def test_image_folder_errors(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="no folder in it"):
+    with pytest.raises(ValueError, match="no folder"):
         ImageFolder(tmp_path)
     (tmp_path / "cat").mkdir()
     with pytest.raises(ValueError, match="no images in cat"):
         ImageFolder(tmp_path)
     broken = tmp_path / "cat" / "broken.png"
-    broken.write_bytes(b"nothing")
+    broken.write_bytes(b"not an image")
     with pytest.raises(OSError) as caught:
         ImageFolder(tmp_path)[0]
     assert caught.value.__notes__ == [f"while reading the image {broken}"]
@@ -144,7 +150,7 @@ def test_image_folder_errors(tmp_path, monkeypatch):
         read_image(broken)
 
 
-# ---- augmentation ---------------------------------------------------------------------------------------------------
+# ---- augmentation --------------------------------------------------------------------------------
 
 IMAGES = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
 
@@ -155,38 +161,41 @@ def test_crop(backend):
     seen = set()
     for _ in range(60):
         for image, source in zip(crop(IMAGES), padded, strict=True):
-            found = [(i, j) for i in range(4) for j in range(4) if (source[:, i:i + 3, j:j + 4] == image).all()]
+            found = [(i, j) for i in range(4) for j in range(4)
+                     if (source[:, i:i + 3, j:j + 4] == image).all()]
             assert len(found) == 1
             seen |= set(found)
     assert len(seen) == 16
-    with pytest.raises(ValueError, match=r"\(9, 9\) is larger than the image \(4, 5\)"):
+    with pytest.raises(ValueError, match=r"\(9, 9\) is larger than .* \(4, 5\)"):
         RandomCrop(9)(IMAGES)
 
 
 def test_flip(backend):
     before = IMAGES.copy()
-    flipped = {tuple((RandomHorizontalFlip()(IMAGES) == IMAGES).all(axis=(1, 2, 3))) for _ in range(40)}
-    assert flipped == {(True, True), (True, False), (False, True), (False, False)}
+    flip = RandomHorizontalFlip()
+    unchanged = {tuple((flip(IMAGES) == IMAGES).all(axis=(1, 2, 3))) for _ in range(40)}
+    assert unchanged == {(True, True), (True, False), (False, True), (False, False)}
     np.testing.assert_array_equal(RandomHorizontalFlip(1.0)(IMAGES), IMAGES[..., ::-1])
     np.testing.assert_array_equal(IMAGES, before)
 
 
-def test_normalize_and_scale():
-    np.testing.assert_allclose(Normalize([0, 1, 2], [1, 2, 4])(IMAGES)[1, 2], (IMAGES[1, 2] - 2) / 4)
+def test_normalize_and_to_float():
+    normalized = Normalize([0, 1, 2], [1, 2, 4])(IMAGES)
+    np.testing.assert_allclose(normalized[1, 2], (IMAGES[1, 2] - 2) / 4)
     assert Normalize(0.1307, 0.3081)(IMAGES).dtype == "float32"
     scaled = ToFloat()(np.array([[[0, 255]]], np.uint8))
     assert scaled.dtype == "float32" and scaled.tolist() == [[[0, 1]]]
-    with pytest.raises(TypeError, match="put ToFloat"):
+    with pytest.raises(TypeError, match="ToFloat"):
         Normalize(0, 1)(IMAGES.astype("uint8"))
-    with pytest.raises(ValueError, match="std is positive"):
+    with pytest.raises(ValueError, match="std must be positive"):
         Normalize(0, [1, 0])
 
 
 def test_cutout(backend):
     ones = np.ones((200, 2, 8, 8), np.float32)
     out = Cutout(3)(ones)
-    hidden = (out == 0).sum(axis=(2, 3))
-    assert (hidden[:, 0] == hidden[:, 1]).all() and set(hidden[:, 0]) == {4, 6, 9} and ones.all()
+    filled = (out == 0).sum(axis=(2, 3))
+    assert (filled[:, 0] == filled[:, 1]).all() and set(filled[:, 0]) == {4, 6, 9} and ones.all()
 
 
 def test_mixup(backend):
@@ -198,45 +207,47 @@ def test_mixup(backend):
         np.testing.assert_allclose(mixed.sum(), x.sum(), rtol=1e-5)
     loss = F.cross_entropy(gpuprop.zeros(6, 3), gpuprop.tensor(soft))
     assert loss.item() == pytest.approx(np.log(3))
-    for make, message in ((Mixup(1), "needs num_classes"), (Mixup(1, 2), "labels from 0 to 2 for num_classes=2")):
-        with pytest.raises(ValueError, match=message):
-            make(x, labels)
+    with pytest.raises(ValueError, match="need num_classes"):
+        Mixup(1)(x, labels)
+    with pytest.raises(ValueError, match=r"num_classes - 1 = 1, .*from 0 to 2"):
+        Mixup(1, 2)(x, labels)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_of_mixup_are_beta(alpha):
+def test_mixup_weights_have_the_beta_distribution(alpha):
     from scipy import stats
 
     rng = Generator(1)
-    shares = [_symmetric_beta(alpha, rng) for _ in range(1000)]
-    assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
+    weights = [_symmetric_beta(alpha, rng) for _ in range(1000)]
+    assert stats.kstest(weights, stats.beta(alpha, alpha).cdf).pvalue > 1e-3
 
 
-def test_in_the_loader(backend):
+def test_augmentation_in_a_loader_does_not_depend_on_workers(backend):
     images = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8), dtype=np.uint8)
-    change = Compose([RandomCrop(8, padding=2), RandomHorizontalFlip(), ToFloat(), Normalize(0.5, 0.25), Cutout(4),
-                      Mixup(0.4, num_classes=5)])
+    transform = Compose([RandomCrop(8, padding=2), RandomHorizontalFlip(), ToFloat(),
+                         Normalize(0.5, 0.25), Cutout(4), Mixup(0.4, num_classes=5)])
 
     def epochs(**kwargs):
         gpuprop.manual_seed(0)
-        loader = DataLoader(ArrayDataset(images, np.arange(10) % 5), 4, shuffle=True, transform=change, **kwargs)
+        dataset = ArrayDataset(images, np.arange(10) % 5)
+        loader = DataLoader(dataset, 4, shuffle=True, transform=transform, **kwargs)
         return [(x.numpy(), y.numpy()) for _ in range(2) for x, y in loader]
 
-    ours = epochs()
-    assert [x.shape for x, _ in ours] == [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)] * 2
-    for (x, y), (other_x, other_y) in zip(ours, epochs(num_workers=3), strict=True):
+    first = epochs()
+    assert [x.shape for x, _ in first] == [(4, 3, 8, 8), (4, 3, 8, 8), (2, 3, 8, 8)] * 2
+    for (x, y), (other_x, other_y) in zip(first, epochs(num_workers=3), strict=True):
         assert (x == other_x).all() and (y == other_y).all()
 
 
-def test_one_image_and_what_is_none(backend):
-    change = Compose([RandomCrop(3), RandomHorizontalFlip()])
-    assert change(IMAGES[0]).shape == (3, 3, 3)
-    image, label = change(IMAGES[0], 7)
+def test_single_images_and_wrong_shapes(backend):
+    transform = Compose([RandomCrop(3), RandomHorizontalFlip()])
+    assert transform(IMAGES[0]).shape == (3, 3, 3)
+    image, label = transform(IMAGES[0], 7)
     assert image.shape == (3, 3, 3) and label == 7
-    with pytest.raises(ValueError, match=r"write images\[:, None\]"):
-        change(np.zeros((5, 28, 28)), np.zeros(5))
-    with pytest.raises(ValueError, match=r"takes images \(C, H, W\)"):
-        change(np.zeros(5))
+    with pytest.raises(ValueError, match=r"images\[:, None\]"):
+        transform(np.zeros((5, 28, 28)), np.zeros(5))
+    with pytest.raises(ValueError, match=r"must be \(C, H, W\)"):
+        transform(np.zeros(5))
     if backend.name != "numpy":
-        with pytest.raises(TypeError, match="works in host memory"):
-            change(backend.asarray(IMAGES))
+        with pytest.raises(TypeError, match="host memory"):
+            transform(backend.asarray(IMAGES))

@@ -177,9 +177,9 @@ def test_indexing_and_writing(backend):
     assert x.fill_(2.0) is x and x.tolist() == [[2] * 3] * 2
     assert x.copy_(gpuprop.ones(2, 3)).tolist() == x.copy_(np.ones((2, 3))).tolist() == [[1] * 3] * 2
     assert x.zero_().tolist() == [[0] * 3] * 2 and device(x) == 1
-    with pytest.raises(BackendMismatchError, match=r"on '\w+:1' is written to from an array on '\w+:0'.*to\('\w+:1'\)"):
+    with pytest.raises(BackendMismatchError, match=r"on '\w+:1', but value is an array on '\w+:0'.*to\('\w+:1'\)"):
         x[0] = gpuprop.ones(3)
-    with pytest.raises(BackendMismatchError, match=r"on '\w+:1' is indexed with an array on '\w+:0'.*to\('\w+:1'\)"):
+    with pytest.raises(BackendMismatchError, match=r"on '\w+:1', but index is an array on '\w+:0'.*to\('\w+:1'\)"):
         x[gpuprop.tensor([0])]
 
 
@@ -281,7 +281,7 @@ def test_every_op_of_the_table_follows_its_arrays(backend, dtype, tensors):
 
     astray = set()
     for row in {(row.name, *map(str, (a.dtype for a in row.arrays()))): row for row in all_rows()}.values():
-        outputs = row.replaced(put)()
+        outputs = row.map_arrays(put)()
         outputs = [o for o in (outputs if isinstance(outputs, tuple | list) else [outputs]) if hasattr(o, "shape")]
         for output in outputs:
             if getattr(output, "requires_grad", False):

@@ -1,10 +1,10 @@
-"""Metrics: equal to scikit-learn's, batch by batch and on every backend, without waiting for the device."""
+"""Metrics: equal to scikit-learn's on every backend, without waiting for the device."""
 
 import math
 
 import numpy as np
 import pytest
-from sklearn import metrics as judge
+from sklearn import metrics as sk
 
 import gpuprop
 from gpuprop.testing import no_syncs
@@ -26,7 +26,7 @@ from gpuprop.training.metrics import (
 
 
 def measured(measure, output, target, size=17):
-    """A metric of batches, of which the last is smaller, and that nothing waits for the device meanwhile."""
+    """The metric over batches, the last one smaller, whose updates do not wait for the device."""
     measure = metric(measure)
     batches = [(gpuprop.tensor(output[i:i + size]), gpuprop.tensor(target[i:i + size]))
                for i in range(0, len(target), size)]
@@ -39,7 +39,7 @@ def measured(measure, output, target, size=17):
 
 @pytest.fixture
 def classes(rng):
-    """Scores (100, 7) and labels of which class 5 is never one, and class 6 never found either."""
+    """Scores (100, 7) and labels: class 5 never occurs, class 6 is never predicted either."""
     output, target = rng.standard_normal((100, 7)), rng.choice([0, 1, 2, 3, 4], 100)
     output[:, 6] = -9
     output[np.arange(100), target] += 1
@@ -58,16 +58,17 @@ def softmax(z):
     return p / p.sum(axis=1, keepdims=True)
 
 
-# ---- of classes -----------------------------------------------------------------------------------------------------
+# ---- classification ------------------------------------------------------------------------------
 
 
 def test_accuracy(backend, classes, binary):
     output, target = classes
-    assert measured("accuracy", output, target) == judge.accuracy_score(target, output.argmax(1))
-    scores, yes = binary
-    want = judge.accuracy_score(yes, scores > 0)
-    for o, t in ((scores, yes), (scores[:, None], yes), (scores, yes.astype("float64")), (scores, yes.astype(bool))):
-        assert measured("accuracy", o, t) == want
+    assert measured("accuracy", output, target) == sk.accuracy_score(target, output.argmax(1))
+    scores, labels = binary
+    want = sk.accuracy_score(labels, scores > 0)
+    assert measured("accuracy", scores[:, None], labels) == want
+    for dtype in ("int64", "float64", "bool"):
+        assert measured("accuracy", scores, labels.astype(dtype)) == want
 
 
 def test_accuracy_of_images(backend, rng):
@@ -80,46 +81,51 @@ def test_accuracy_of_images(backend, rng):
 def test_top_k(backend, classes, k):
     output, target = classes
     for o in (output, np.round(output)):  # with ties
-        want = judge.top_k_accuracy_score(target, o, k=k, labels=range(7))
+        want = sk.top_k_accuracy_score(target, o, k=k, labels=range(7))
         assert measured(f"top{k}", o, target) == pytest.approx(want, abs=1e-15)
 
 
-def test_top_k_of_nan_is_none(backend):
+def test_top_k_of_nan_is_zero(backend):
     assert measured("top2", np.full((4, 5), np.nan), np.zeros(4, int)) == 0
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", None])
 def test_precision_recall_f1(backend, classes, average):
     output, target = classes
-    every = {"labels": range(7)} if average is None else {}
-    wanted = judge.precision_recall_fscore_support(target, output.argmax(1), average=average, zero_division=0, **every)
+    options = {"labels": range(7)} if average is None else {}
+    wanted = sk.precision_recall_fscore_support(
+        target, output.argmax(1), average=average, zero_division=0, **options)
     for cls, want in zip((Precision, Recall, F1), wanted, strict=False):
-        np.testing.assert_allclose(measured(cls(average), output, target), want, rtol=0, atol=1e-15)
+        found = measured(cls(average), output, target)
+        np.testing.assert_allclose(found, want, rtol=0, atol=1e-15)
 
 
-def test_of_class_one(backend, binary):
-    scores, yes = binary
-    wanted = judge.precision_recall_fscore_support(yes, scores > 0, average="binary")
+def test_binary_precision_recall_f1(backend, binary):
+    scores, labels = binary
+    wanted = sk.precision_recall_fscore_support(labels, scores > 0, average="binary")
     for name, want in zip(("precision", "recall", "f1"), wanted, strict=False):
-        assert measured(f"{name}_binary", scores, yes) == pytest.approx(want, abs=1e-15)
+        assert measured(f"{name}_binary", scores, labels) == pytest.approx(want, abs=1e-15)
 
 
 def test_confusion_matrix(backend, classes, binary):
     output, target = classes
     found = measured("confusion_matrix", output, target)
-    np.testing.assert_array_equal(found, judge.confusion_matrix(target, output.argmax(1), labels=range(7)))
+    want = sk.confusion_matrix(target, output.argmax(1), labels=range(7))
+    np.testing.assert_array_equal(found, want)
     assert type(found) is np.ndarray and found.dtype == "int64"
-    scores, yes = binary
-    np.testing.assert_array_equal(measured("confusion_matrix", scores, yes), judge.confusion_matrix(yes, scores > 0))
+    scores, labels = binary
+    found = measured("confusion_matrix", scores, labels)
+    np.testing.assert_array_equal(found, sk.confusion_matrix(labels, scores > 0))
 
 
 def test_perplexity(backend, classes):
     output, target = classes
-    want = math.exp(judge.log_loss(target, softmax(output), labels=range(7)))
+    want = math.exp(sk.log_loss(target, softmax(output), labels=range(7)))
     assert measured("perplexity", output, target) == pytest.approx(want, rel=1e-12)
 
 
-@pytest.mark.parametrize("cls", [Accuracy, TopK, ConfusionMatrix, Precision, Recall, F1, Perplexity, AUROC])
+@pytest.mark.parametrize("cls", [
+    Accuracy, TopK, ConfusionMatrix, Precision, Recall, F1, Perplexity, AUROC])
 def test_ignored_labels_do_not_count(backend, classes, cls):
     output, target = classes
     ignored = np.where(np.arange(100) % 3 == 0, -100, target)
@@ -128,58 +134,63 @@ def test_ignored_labels_do_not_count(backend, classes, cls):
     np.testing.assert_allclose(measured(cls(), output, ignored), want, rtol=1e-12)
 
 
-# ---- of rankings ----------------------------------------------------------------------------------------------------
+# ---- ranking -------------------------------------------------------------------------------------
 
 
-def test_auroc_and_average_precision_of_two(backend, binary):
-    scores, yes = binary
+def test_auroc_and_average_precision_of_two_classes(backend, binary):
+    scores, labels = binary
     both = np.stack([np.zeros(90), scores], axis=1)
-    for cls, want in ((AUROC, judge.roc_auc_score), (AveragePrecision, judge.average_precision_score)):
-        for output, target in ((scores, yes), (scores[:, None], yes), (both, yes), (scores, yes.astype("float64"))):
-            assert measured(cls(), output, target) == pytest.approx(want(yes, scores), abs=1e-14)
+    references = ((AUROC, sk.roc_auc_score), (AveragePrecision, sk.average_precision_score))
+    for cls, reference in references:
+        want = reference(labels, scores)
+        for output in (scores, scores[:, None], both):
+            assert measured(cls(), output, labels) == pytest.approx(want, abs=1e-14)
+        assert measured(cls(), scores, labels.astype("float64")) == pytest.approx(want, abs=1e-14)
 
 
-def test_auroc_and_average_precision_of_many(backend, rng):
+def test_auroc_and_average_precision_of_many_classes(backend, rng):
     output, target = rng.standard_normal((80, 4)), np.arange(80) % 4
-    want = judge.roc_auc_score(target, softmax(output), multi_class="ovr")
+    want = sk.roc_auc_score(target, softmax(output), multi_class="ovr")
     assert measured("auroc", output, target) == pytest.approx(want, abs=1e-14)
-    want = judge.average_precision_score(target, softmax(output))
+    want = sk.average_precision_score(target, softmax(output))
     assert measured("average_precision", output, target) == pytest.approx(want, abs=1e-14)
 
 
 @pytest.mark.parametrize("cls", [AUROC, AveragePrecision])
-def test_rankings_that_do_not_exist(backend, cls):
+def test_undefined_rankings_are_nan(backend, cls):
     assert math.isnan(measured(cls(), np.arange(4.0), np.ones(4, int)))
     assert math.isnan(measured(cls(), np.array([0, 1, np.nan]), np.array([0, 1, 1])))
 
 
-# ---- of numbers -----------------------------------------------------------------------------------------------------
+# ---- regression ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(70,), (70, 1), (70, 3)])
-def test_errors_of_numbers(backend, rng, shape):
+def test_regression_metrics(backend, rng, shape):
     target = rng.standard_normal(shape) + 5
     output = target + 0.3 * rng.standard_normal(shape)
-    judges = {"mae": judge.mean_absolute_error, "rmse": judge.root_mean_squared_error, "r2": judge.r2_score}
-    for name, want in judges.items():
-        assert measured(name, output, target) == pytest.approx(want(target, output), rel=1e-12)
+    references = {
+        "mae": sk.mean_absolute_error, "rmse": sk.root_mean_squared_error, "r2": sk.r2_score}
+    for name, reference in references.items():
+        want = reference(target, output)
+        assert measured(name, output, target) == pytest.approx(want, rel=1e-12)
 
 
 def test_r2_far_from_zero(backend, rng):
-    """Sums of squares would have lost all digits."""
+    """Sums of squares would lose all digits."""
     target = 1e8 + rng.standard_normal(50)
     output = target + 0.1
-    assert measured("r2", output, target) == pytest.approx(judge.r2_score(target, output), rel=1e-7)
+    assert measured("r2", output, target) == pytest.approx(sk.r2_score(target, output), rel=1e-7)
 
 
 def test_r2_of_a_constant(backend):
     flat = np.full(6, 2.0)
-    assert measured("r2", flat, flat) == judge.r2_score(flat, flat) == 1
-    assert measured("r2", flat + 1, flat) == judge.r2_score(flat, flat + 1) == 0
+    assert measured("r2", flat, flat) == sk.r2_score(flat, flat) == 1
+    assert measured("r2", flat + 1, flat) == sk.r2_score(flat, flat + 1) == 0
     assert math.isnan(measured("r2", flat[:1], flat[:1]))
 
 
-# ---- as objects -----------------------------------------------------------------------------------------------------
+# ---- names, state and errors ---------------------------------------------------------------------
 
 
 def test_every_name():
@@ -190,15 +201,15 @@ def test_every_name():
 
 
 def test_unknown_names():
-    with pytest.raises(ValueError, match=r"unknown metric 'acuracy'; there are: accuracy, .*top5; or derive"):
+    with pytest.raises(ValueError, match=r"unknown metric 'acuracy': .*accuracy, .*top5"):
         metric("acuracy")
-    with pytest.raises(ValueError, match="average is 'macro', 'micro'"):
+    with pytest.raises(ValueError, match="average must be 'macro', 'micro'"):
         F1("weighted")
 
 
 def test_no_batches():
     for name in [*METRICS, "top5"]:
-        with pytest.raises(ValueError, match=f"{name} of no batches"):
+        with pytest.raises(ValueError, match=f"{name}: no batches"):
             metric(name).compute()
 
 
@@ -211,10 +222,10 @@ def test_reset():
     assert measure.compute() == 1
 
 
-def test_misshapen():
-    with pytest.raises(ValueError, match=r"accuracy|output \(4, 1\) and target \(3,\)"):
+def test_wrong_shapes():
+    with pytest.raises(ValueError, match=r"output \(4, 1\) and target \(3,\)"):
         Accuracy().update(np.zeros((4, 1)), np.zeros(3, int))
-    with pytest.raises(ValueError, match=r"mae: output \(4, 1\) and target \(4,\) must have the same shape"):
+    with pytest.raises(ValueError, match=r"mae: output \(4, 1\) and target \(4,\)"):
         metric("mae").update(np.zeros((4, 1)), np.zeros(4))
     with pytest.raises(ValueError, match=r"auroc needs scores \(N, C\) or \(N,\)"):
         metric("auroc").update(np.zeros((4, 3, 2)), np.zeros((4, 2), int))
@@ -222,7 +233,7 @@ def test_misshapen():
         metric("top5").update(np.zeros(4), np.zeros(4, int))
 
 
-def test_a_loader_may_use_its_memory_again():
+def test_a_loader_may_reuse_the_memory_of_labels():
     measure, target = AUROC(), np.array([0, 1])
     measure.update(np.array([0.0, 1.0]), target)
     target[...] = 0

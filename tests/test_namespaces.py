@@ -1,4 +1,4 @@
-"""Every backend's ``xp`` keeps its promises where libraries differ: products, joining, adding rows, special names."""
+"""Functions of every backend's ``xp`` in which libraries differ, and why CuPy is not available."""
 
 import os
 import subprocess
@@ -24,8 +24,10 @@ def close(backend, got, expected, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shapes", [
-    ((3, 4), (4, 5)), ((4,), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (4,)), ((4,), (2, 4, 5)), ((2, 3, 4), (2, 4, 5)),
-    ((3, 4), (2, 4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((2, 3, 0), (0, 5)), ((0, 3, 4), (4, 2)), ((2, 0, 4), (2, 4, 3))])
+    ((3, 4), (4, 5)), ((4,), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (4,)), ((4,), (2, 4, 5)),
+    ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((2, 3, 0), (0, 5)),
+    ((0, 3, 4), (4, 2)), ((2, 0, 4), (2, 4, 3)),
+])
 def test_matmul(backend, dtype, shapes):
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=shape).astype(dtype) for shape in shapes)
@@ -39,7 +41,8 @@ def test_joining(backend, axis, count):
     arrays = [np.full((2, 3), i, "float32") for i in range(count)]
     on_device = [backend.asarray(a) for a in arrays]
     for name in ("stack", "concatenate"):
-        close(backend, getattr(backend.xp, name)(on_device, axis), getattr(np, name)(arrays, axis), "float32")
+        got = getattr(backend.xp, name)(on_device, axis)
+        close(backend, got, getattr(np, name)(arrays, axis), "float32")
 
 
 @pytest.mark.parametrize("dtype", [*DTYPES, "int64"])
@@ -49,7 +52,7 @@ def test_index_add(backend, dtype, count, axis):
     a = rng.integers(-2, 3, shape).astype(dtype)
     index = rng.integers(-shape[axis], shape[axis], count)
     shape[axis] = count
-    values = rng.integers(-2, 3, shape).astype(dtype)  # small whole numbers, whose sums every dtype can hold
+    values = rng.integers(-2, 3, shape).astype(dtype)  # small integers: sums are exact in any dtype
     expected = a.astype(float)
     np.add.at(np.moveaxis(expected, axis, 0), index, np.moveaxis(values, axis, 0).astype(float))
     target = backend.asarray(a)
@@ -57,7 +60,7 @@ def test_index_add(backend, dtype, count, axis):
     close(backend, target, expected, dtype)
 
 
-def test_index_add_gives_the_same_bits_again(backend):
+def test_index_add_is_deterministic(backend):
     rng = np.random.default_rng(0)
     index, values = rng.integers(0, 3, 500), rng.normal(size=(500, 2)).astype("float32")
 
@@ -70,19 +73,20 @@ def test_index_add_gives_the_same_bits_again(backend):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["erf", "erfc", "erfinv", "lgamma", "digamma", "sigmoid", "polygamma"])
+@pytest.mark.parametrize("name", [
+    "erf", "erfc", "erfinv", "lgamma", "digamma", "sigmoid", "polygamma"])
 def test_special_functions_keep_the_dtype(backend, dtype, name):
     x = np.array([0.25, 0.5, 0.875]).astype(dtype)
-    theirs = getattr(special, {"lgamma": "gammaln", "sigmoid": "expit"}.get(name, name))
+    reference = getattr(special, {"lgamma": "gammaln", "sigmoid": "expit"}.get(name, name))
     order = (2,) * (name == "polygamma")
     y = getattr(backend.xp, name)(*order, backend.asarray(x))
-    close(backend, y, theirs(*order, x.astype(float)), dtype)
+    close(backend, y, reference(*order, x.astype(float)), dtype)
 
 
-def test_what_joins_and_adds_rows_can_be_captured(backend):
+def test_joining_and_index_add_can_be_captured(backend):
     machine = getattr(backend.array_type, "machine", None)
     if machine is None:
-        return  # nothing is recorded here
+        return  # this backend does not record
     arrays = [backend.xp.full(3, float(i)) for i in range(20)]
     index = backend.asarray(np.arange(20) % 4)
     with machine.record() as recording:
@@ -96,11 +100,11 @@ def test_what_joins_and_adds_rows_can_be_captured(backend):
     assert 0.8 < backend.to_numpy(y).min() < 1
 
 
-# ---- when CuPy cannot be used ----
+# ---- when CuPy is not available ----------------------------------------------------------------
 
 
 def unavailable(before, **environment):
-    """Why the CuPy backend cannot be used, and the error that says so, in an interpreter prepared by `before`."""
+    """Why the CuPy backend is not available, in an interpreter that runs `before` first."""
     code = f"""
 import sys
 {before}
@@ -118,12 +122,13 @@ print(why.error.__name__, why)
     return done.stdout.strip()
 
 
-def test_without_cupy_the_line_that_installs_it_is_given():
+def test_without_cupy_the_reason_contains_the_install_command():
     why = unavailable("sys.modules['cupy'] = None")
     assert why.startswith("ImportError CuPy is not installed")
     assert 'pip install "gpuprop[cuda13]"' in why
 
 
-def test_without_a_device_the_driver_says_why():
-    why = unavailable("", CUDA_VISIBLE_DEVICES="", PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'backends'}")
+def test_without_a_device_the_reason_contains_the_error_of_the_driver():
+    path = f"{ROOT}{os.pathsep}{ROOT / 'backends'}"
+    why = unavailable("", CUDA_VISIBLE_DEVICES="", PYTHONPATH=path)
     assert why.startswith("RuntimeError no usable CUDA device: cudaError")

@@ -1,6 +1,7 @@
-"""Modules: what belongs to a model, its state, its errors, its layers and their initial values."""
+"""Modules: registration, state, errors, containers, layers, initialization and docstrings."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -36,29 +37,33 @@ class Net(nn.Module):
         return self.head(x)
 
 
+LAYERS = [getattr(nn, name) for name in nn.__all__ if inspect.isclass(getattr(nn, name))]
+FUNCTION_LAYERS = [c for c in LAYERS if issubclass(c, nn.Function) and c is not nn.Function]
 NAMES = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("norm", "first.weight", "first.bias")]
 
 
 class TestModule:
-    def test_what_belongs_to_it(self):
+    def test_names_of_parameters_buffers_and_modules(self):
         net = Net()
         assert sorted(n for n, _ in net.named_parameters()) == sorted([*NAMES, "head.weight"])
-        assert [n for n, _ in net.named_buffers()] == [f"blocks.{i}.{n}" for i in (0, 1) for n in ("seen", "scratch")]
+        assert [n for n, _ in net.named_buffers()] == [
+            f"blocks.{i}.{n}" for i in (0, 1) for n in ("seen", "scratch")]
         assert [n for n, _ in net.named_modules()] == [
             "", "blocks", "blocks.0", "blocks.0.first", "blocks.1", "blocks.1.first", "head"]
-        assert [n for n, _ in net.named_children()] == ["blocks", "head"] and len(list(net.children())) == 2
+        assert [n for n, _ in net.named_children()] == ["blocks", "head"]
+        assert len(list(net.children())) == 2
         assert len(list(net.blocks[0].parameters(recurse=False))) == 1
         assert net.get_submodule("blocks.1.first") is net.blocks[1].first
         with pytest.raises(AttributeError, match=r"no module 'blocks.2'"):
             net.get_submodule("blocks.2")
 
-    def test_a_tied_parameter_is_one_with_two_names(self):
+    def test_a_shared_parameter_has_two_names(self):
         net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
         net[1].weight = net[0].weight
         assert [n for n, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.bias"]
         assert set(net.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
-        twin = copy.deepcopy(net)
-        assert twin[1].weight is twin[0].weight and twin[0].weight is not net[0].weight
+        other = copy.deepcopy(net)
+        assert other[1].weight is other[0].weight and other[0].weight is not net[0].weight
         net.to(dtype="float64")
         assert net[1].weight is net[0].weight and net[1].weight.dtype == "float64"
 
@@ -86,10 +91,19 @@ class TestModule:
 
     def test_hooks(self, backend):
         layer, seen = nn.Identity(), []
-        undo = [layer.register_forward_pre_hook(lambda m, args: seen.append("before") or args[0] * 2),
-                layer.register_forward_hook(lambda m, args, out: seen.append("after") or out + 1)]
+
+        def before(module, args):
+            seen.append("before")
+            return args[0] * 2
+
+        def after(module, args, output):
+            seen.append("after")
+            return output + 1
+
+        removers = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
         assert layer(gpuprop.ones(1)).tolist() == [3] and seen == ["before", "after"]
-        [u() for u in undo]
+        for remove in removers:
+            remove()
         assert layer(gpuprop.ones(1)).tolist() == [1]
 
     def test_repr(self):
@@ -104,19 +118,20 @@ class TestModule:
 
 
 class TestErrors:
-    def test_the_layer_is_named_by_its_path(self, backend):
+    def test_the_note_has_the_path_of_the_layer(self, backend):
         with pytest.raises(ValueError, match="5 features") as caught:
             Net()(gpuprop.ones(2, 5))
-        where = caught.value.__notes__[0].splitlines()[0]
-        assert where == "in Net.blocks.0.first: Linear(in_features=4, out_features=4, bias=True)"
+        first_line = caught.value.__notes__[0].splitlines()[0]
+        assert first_line.startswith("in Net.blocks.0.first: Linear(in_features=4, out_features=4")
 
     def test_float64_input_to_float32_parameters(self, backend):
-        with pytest.raises(TypeError, match=r"float64.*float32.*astype\('float32'\).*to\(dtype='float64'\)") as caught:
+        keywords = r"float64.*float32.*astype\('float32'\).*to\(dtype='float64'\)"
+        with pytest.raises(TypeError, match=keywords) as caught:
             nn.Sequential(nn.Linear(3, 3))(gpuprop.tensor(np.ones((2, 3))))
-        where = caught.value.__notes__[0].splitlines()[0]
-        assert where == "in Sequential.0: Linear(in_features=3, out_features=3, bias=True)"
+        first_line = caught.value.__notes__[0].splitlines()[0]
+        assert first_line == "in Sequential.0: Linear(in_features=3, out_features=3, bias=True)"
 
-    def test_a_note_a_layer_twice_used_and_caught_before(self, backend):
+    def test_one_note_for_each_error(self, backend):
         net = Net()
         for _ in range(2):
             with pytest.raises(ValueError) as caught:
@@ -130,22 +145,22 @@ class TestState:
         state = net.state_dict()
         assert set(state) == {*NAMES, "head.weight", "blocks.0.seen", "blocks.1.seen"}
         assert all(type(v) is np.ndarray for v in state.values())
-        homes = [p.data for p in other.parameters()]
+        arrays = [p.data for p in other.parameters()]
         assert other.load_state_dict(state) == ([], [])
-        assert all(p.data is home for p, home in zip(other.parameters(), homes, strict=True))
+        assert all(p.data is a for p, a in zip(other.parameters(), arrays, strict=True))
         for name, value in other.state_dict().items():
             np.testing.assert_array_equal(value, state[name])
         state["head.weight"][...] = 7
         assert not (net.head.weight.numpy() == 7).any()
 
-    def test_all_that_does_not_fit_is_said_and_nothing_written(self, backend):
+    def test_a_mismatch_lists_everything_and_loads_nothing(self, backend):
         net = Net()
         state = {n: v + 1 for n, v in net.state_dict().items()}
         before = net.state_dict()
         state["stranger"] = state.pop("head.weight")
         state["blocks.0.norm"] = np.ones(5)
-        all_of_it = r"blocks.0.norm is \(5,\) in the state and \(4,\).*missing: head.weight; unexpected: stranger"
-        with pytest.raises(ValueError, match=all_of_it):
+        keywords = r"blocks.0.norm.*\(5,\).*\(4,\).*missing: head.weight; unexpected: stranger"
+        with pytest.raises(ValueError, match=keywords):
             net.load_state_dict(state)
         for name, value in net.state_dict().items():
             np.testing.assert_array_equal(value, before[name])
@@ -171,7 +186,7 @@ class TestState:
         with pytest.raises(TypeError, match="floating dtype"):
             net.to("int32")
 
-    def test_moving_in_mid_training(self, backend):
+    def test_moving_during_training(self, backend):
         net = Net()
         optimizer = optim.Adam(net.parameters(), lr=1e-3)
         losses = []
@@ -196,7 +211,8 @@ class TestContainers:
         assert len(net[1:3]) == 2 and type(net[-2]).__name__ == "ReLU" and net[1] in net
         del net[0]
         net[1] = nn.Tanh()
-        assert [n for n, _ in net.named_children()] == ["0", "1", "2"] and isinstance(net.pop(), nn.Identity)
+        assert [n for n, _ in net.named_children()] == ["0", "1", "2"]
+        assert isinstance(net.pop(), nn.Identity)
         named = nn.Sequential({"a": nn.Linear(2, 3), "b": nn.ReLU()})
         assert named(gpuprop.ones(1, 2)).shape == (1, 3) and "a.weight" in named.state_dict()
 
@@ -205,24 +221,28 @@ class TestContainers:
         assert [n for n, _ in ps.named_parameters()] == ["0", "1"] and len(ps) == 2
         d = nn.ModuleDict({"x": nn.Linear(1, 1)})
         d["y"] = nn.ReLU()
-        assert list(d) == ["x", "y"] and "x" in d and d.pop("x") and list(d.keys()) == ["y"]
+        assert list(d) == ["x", "y"] and "x" in d
+        assert d.pop("x") and list(d.keys()) == ["y"]
         p = nn.ParameterDict({"w": Parameter(gpuprop.ones(2))})
         assert [n for n, _ in p.named_parameters()] == ["w"]
-        with pytest.raises(TypeError, match="ModuleList holds Modules, not Parameter"):
+        with pytest.raises(TypeError, match=r"ModuleList holds Modules.*Parameter"):
             nn.ModuleList([Parameter(gpuprop.ones(1))])
-        with pytest.raises(KeyError, match="cannot be a name"):
+        with pytest.raises(KeyError, match=r"'keys'.*attribute"):
             d["keys"] = nn.ReLU()
 
 
 class TestLayers:
-    def test_activations_are_their_functions(self, backend):
+    def test_activations_equal_their_functions(self, backend):
         x = gpuprop.tensor(np.linspace(-3, 3, 12).reshape(3, 4).astype("float32"))
-        for name, cls in vars(nn).items():
-            if getattr(cls, "__module__", "") == "gpuprop.nn.activation" and issubclass(cls, nn.Function):
-                layer = cls(0.5, 0.1) if name == "Threshold" else cls(dim=1) if "oftm" in name else cls()
-                layer.eval()
-                want = cls.function(x, **layer.options())
-                np.testing.assert_array_equal(layer(x).numpy(), want.numpy(), err_msg=name)
+        arguments = {"Threshold": (0.5, 0.1), "Softmax": (1,), "Softmin": (1,), "LogSoftmax": (1,)}
+        compared = 0
+        for cls in FUNCTION_LAYERS:
+            if cls.__module__ == "gpuprop.nn._activation":
+                layer = cls(*arguments.get(cls.__name__, ())).eval()
+                want = cls.function(x, **layer._options())
+                np.testing.assert_array_equal(layer(x).numpy(), want.numpy(), err_msg=str(cls))
+                compared += 1
+        assert compared == 26
 
     def test_losses_keep_their_weights_as_buffers(self, backend):
         loss = nn.CrossEntropyLoss(weight=gpuprop.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
@@ -232,13 +252,17 @@ class TestLayers:
         with pytest.raises(TypeError, match=r"MSELoss\(reduction.*weights"):
             nn.MSELoss(weights=1)
 
+    def test_inputs_by_name(self, backend):
+        x, y = gpuprop.ones(3), gpuprop.zeros(3)
+        assert nn.MSELoss()(input=x, target=y).item() == 1
+
     def test_linear_bilinear_flatten(self, backend):
         assert nn.Linear(3, 2, bias=False).bias is None
         assert nn.Bilinear(2, 3, 4)(gpuprop.ones(5, 2), gpuprop.ones(5, 3)).shape == (5, 4)
         x = gpuprop.ones(2, 3, 4)
         assert nn.Flatten()(x).shape == (2, 12) and nn.Flatten(0, 1)(x).shape == (6, 4)
         assert nn.Unflatten(1, (3, -1))(gpuprop.ones(2, 12)).shape == (2, 3, 4)
-        with pytest.raises(ValueError, match="12 elements, which do not make"):
+        with pytest.raises(ValueError, match=r"12 elements.*\(5, 2\)"):
             nn.Unflatten(1, (5, 2))(gpuprop.ones(2, 12))
         assert nn.PReLU(3)(gpuprop.ones(2, 3)).shape == (2, 3)
         assert nn.Linear(2, 2, dtype="float64").weight.dtype == "float64"
@@ -247,7 +271,8 @@ class TestLayers:
     def test_dropout(self, backend):
         layer, x = nn.Dropout(0.25), gpuprop.ones(10_000)
         y = layer(x).numpy()
-        assert abs((y == 0).mean() - 0.25) < 0.02 and set(np.unique(y).tolist()) == {0.0, np.float32(1 / 0.75).item()}
+        assert abs((y == 0).mean() - 0.25) < 0.02
+        assert set(np.unique(y).tolist()) == {0.0, np.float32(1 / 0.75).item()}
         assert layer.eval()(x) is x
         with pytest.raises(ValueError, match="probability"):
             nn.Dropout(1.5)
@@ -264,11 +289,17 @@ class TestInit:
             np.testing.assert_array_equal(got[name], want[name])
 
     @pytest.mark.parametrize("fill, mean, std", [
-        (lambda t: init.uniform_(t, -1, 3), 1, 4 / 12**0.5), (lambda t: init.normal_(t, 2, 0.5), 2, 0.5),
-        (lambda t: init.trunc_normal_(t, 0, 1, -1, 1), 0, 0.5396), (init.xavier_uniform_, 0, (2 / 500) ** 0.5),
-        (init.xavier_normal_, 0, (2 / 500) ** 0.5), (init.kaiming_uniform_, 0, (2 / 200) ** 0.5),
-        (lambda t: init.kaiming_normal_(t, mode="fan_out", nonlinearity="relu"), 0, (2 / 300) ** 0.5),
-        (lambda t: init.constant_(t, 3), 3, 0), (init.ones_, 1, 0), (init.zeros_, 0, 0),
+        (lambda t: init.uniform_(t, -1, 3), 1, 4 / 12**0.5),
+        (lambda t: init.normal_(t, 2, 0.5), 2, 0.5),
+        (lambda t: init.trunc_normal_(t, 0, 1, -1, 1), 0, 0.5396),
+        (init.xavier_uniform_, 0, (2 / 500) ** 0.5),
+        (init.xavier_normal_, 0, (2 / 500) ** 0.5),
+        (init.kaiming_uniform_, 0, (2 / 200) ** 0.5),
+        (lambda t: init.kaiming_normal_(t, mode="fan_out", nonlinearity="relu"), 0,
+         (2 / 300) ** 0.5),
+        (lambda t: init.constant_(t, 3), 3, 0),
+        (init.ones_, 1, 0),
+        (init.zeros_, 0, 0),
     ])
     def test_moments(self, fill, mean, std, backend):
         t = gpuprop.zeros((300, 200))
@@ -285,24 +316,26 @@ class TestInit:
         assert ((init.sparse_(gpuprop.zeros((10, 7)), 0.3).numpy() == 0).sum(axis=0) == 3).all()
         d = init.dirac_(gpuprop.zeros((4, 2, 3)), groups=2).numpy()
         assert d.sum() == 4 and d[2, 0, 1] == 1 and d[3, 1, 1] == 1
-        assert init.calculate_gain("tanh") == 5 / 3 and init.calculate_gain("leaky_relu", 0.2) == (2 / 1.04) ** 0.5
+        assert init.calculate_gain("tanh") == 5 / 3
+        assert init.calculate_gain("leaky_relu", 0.2) == (2 / 1.04) ** 0.5
 
     def test_errors(self):
         t = gpuprop.zeros(3)
-        for fill, match in [(init.eye_, "matrix"), (init.xavier_normal_, "weight"), (init.dirac_, "filters"),
-                            (init.orthogonal_, "2 axes")]:
+        for fill, match in ((init.eye_, "matrix"), (init.xavier_normal_, "weight"),
+                            (init.dirac_, "filters"), (init.orthogonal_, "2 axes")):
             with pytest.raises(ValueError, match=match):
                 fill(t)
-        with pytest.raises(ValueError, match="no gain is known for 'swish'"):
+        with pytest.raises(ValueError, match=r"'swish'.*leaky_relu"):
             init.calculate_gain("swish")
         with pytest.raises(ValueError, match="fan_in"):
             init.kaiming_normal_(gpuprop.zeros((2, 2)), mode="fan")
 
 
 def test_same_seed_same_weights_bit_for_bit(backend):
-    """An epoch of training with dropout, twice in a row."""
+    """Two runs of an epoch of training with dropout."""
     rng = np.random.default_rng(0)
-    data = [(rng.standard_normal((16, 6)).astype("float32"), rng.integers(0, 3, 16)) for _ in range(20)]
+    data = [(rng.standard_normal((16, 6)).astype("float32"), rng.integers(0, 3, 16))
+            for _ in range(20)]
     runs = []
     for _ in range(2):
         gpuprop.manual_seed(11)
@@ -318,17 +351,103 @@ def test_same_seed_same_weights_bit_for_bit(backend):
 
 
 class TestMistakes:
-    def test_a_tensor_over_a_parameter(self):
+    def test_a_tensor_assigned_to_a_parameter(self):
         layer = nn.Linear(2, 2)
-        with pytest.raises(TypeError, match=r"Linear.weight is a Parameter.*\.data\[\.\.\.\] = values"):
+        with pytest.raises(TypeError, match=r"Linear.weight.*Parameter.*\.data\[\.\.\.\] = values"):
             layer.weight = layer.weight * 2
         layer.weight = Parameter(gpuprop.ones(2, 2))
 
     def test_modules_in_a_plain_list(self):
-        with pytest.warns(UserWarning, match=r"Module.layers holds modules in a list.*nn.ModuleList"):
+        with pytest.warns(UserWarning, match="Module.layers.*list.*nn.ModuleList"):
             nn.Module().layers = [nn.ReLU()]
 
     def test_bfloat16_by_name(self, backend):
         assert nn.Linear(2, 2).to("bfloat16").weight.dtype.name == "bfloat16"
         with gpuprop.autocast("bfloat16"):
             assert nn.Linear(2, 2)(gpuprop.ones(1, 2)).dtype.name == "bfloat16"
+
+
+class TestInterface:
+    """What `help`, type checkers and subclasses see of the layers."""
+
+    @pytest.mark.parametrize("module", [nn, nn.init, nn.utils, nn.utils.rnn],
+                             ids=lambda module: module.__name__)
+    def test_all_names_what_is_public(self, module):
+        assert all(hasattr(module, name) for name in module.__all__)
+        assert len(set(module.__all__)) == len(module.__all__)
+        layers = [name for name, value in vars(nn).items()
+                  if inspect.isclass(value) and issubclass(value, nn.Module)]
+        assert {"Parameter", "init", "utils", *layers} == set(nn.__all__)
+
+    @pytest.mark.parametrize("cls", LAYERS, ids=lambda cls: cls.__name__)
+    def test_every_layer_has_a_docstring(self, cls):
+        own = vars(cls)["__doc__"]
+        assert own and len(own) > 40
+        assert own not in {base.__doc__ for base in cls.__mro__[1:]}
+        assert not own.startswith("Abstract") or cls is nn.Function
+
+    def test_a_function_layer_documents_its_function(self):
+        text = nn.Softmax.__doc__
+        assert text.startswith(F.softmax.__doc__.split("\n")[0])
+        assert "gpuprop.functional.softmax" in text and "constructed with (dim)" in text
+
+    @pytest.mark.parametrize("cls", FUNCTION_LAYERS, ids=lambda cls: cls.__name__)
+    def test_declared_options_are_the_parameters_of_the_function(self, cls):
+        """Type checkers read the fields; the constructor binds the function's parameters."""
+        fields = {}
+        for base in reversed(cls.__mro__):
+            if issubclass(base, nn.Function) and base is not nn.Function:
+                fields |= inspect.get_annotations(base)
+        options = cls.__signature__.parameters
+        required = inspect.Parameter.empty
+        keyword_only = any(p.kind is p.KEYWORD_ONLY for p in options.values())
+        assert [name for name, kind in fields.items()
+                if "ClassVar" not in kind and kind != "KW_ONLY"] == list(options)
+        assert ("KW_ONLY" in fields.values()) == keyword_only
+        for name, option in options.items():
+            assert option.default == getattr(cls, name, required), name
+
+    def test_signature(self):
+        assert str(inspect.signature(nn.Softmax)) == "(dim: 'int | None' = None)"
+        assert list(inspect.signature(nn.CrossEntropyLoss).parameters) == [
+            "weight", "ignore_index", "reduction", "label_smoothing"]
+
+    @pytest.mark.parametrize("base, arguments, inputs", [
+        (nn.LSTM, (3, 4), (gpuprop.ones(5, 2, 3, device="cpu"),)),
+        (nn.LSTMCell, (3, 4), (gpuprop.ones(2, 3, device="cpu"),)),
+        (nn.BatchNorm1d, (3,), (gpuprop.ones(2, 3, device="cpu"),)),
+        (nn.LayerNorm, (3,), (gpuprop.ones(2, 3, device="cpu"),)),
+        (nn.CrossEntropyLoss, (), (gpuprop.ones(2, 3, device="cpu"),
+                                   gpuprop.zeros(2, dtype="int64", device="cpu"))),
+        (nn.ReLU, (), (gpuprop.ones(2, device="cpu"),)),
+        (nn.Conv1d, (3, 4, 2), (gpuprop.ones(2, 3, 5, device="cpu"),)),
+        (nn.MaxPool1d, (2,), (gpuprop.ones(2, 3, 5, device="cpu"),)),
+        (nn.ReflectionPad1d, (1,), (gpuprop.ones(2, 3, 5, device="cpu"),)),
+        (nn.Dropout, (), (gpuprop.ones(2, device="cpu"),)),
+        (nn.Embedding, (3, 4), (gpuprop.zeros(2, dtype="int64", device="cpu"),)),
+        (nn.RotaryPositionalEmbeddings, (4,), (gpuprop.ones(1, 2, 3, 4, device="cpu"),)),
+        (nn.AdaptiveLogSoftmaxWithLoss, (4, 6, [2]), (
+            gpuprop.ones(2, 4, device="cpu"), gpuprop.zeros(2, dtype="int64", device="cpu"))),
+        (nn.TransformerEncoderLayer, (4, 2, 8), (gpuprop.ones(5, 2, 4, device="cpu"),)),
+        (nn.TransformerDecoderLayer, (4, 2, 8), (gpuprop.ones(5, 2, 4, device="cpu"),) * 2),
+    ], ids=lambda value: getattr(value, "__name__", ""))
+    def test_a_subclass_may_use_any_name(self, base, arguments, inputs):
+        names = ("run make states check keep options update live block feed_forward rows losses "
+                 "clusters inputs hidden dims ndims n attentions put take leave word scan").split()
+        methods = {name: lambda self: "mine" for name in names}
+        with gpuprop.use("numpy"):
+            attributes = dict.fromkeys(names, "mine")
+            for cls in type("Methods", (base,), methods), type("Attributes", (base,), attributes):
+                gpuprop.manual_seed(0)
+                layer, want = cls(*arguments), base(*arguments)
+                for attribute in names:
+                    if cls.__name__ == "Attributes":
+                        setattr(layer, attribute, "mine")
+                want.load_state_dict(layer.state_dict())
+                gpuprop.manual_seed(1)
+                found = layer(*inputs)
+                gpuprop.manual_seed(1)
+                expected = want(*inputs)
+                first = lambda value: value[0] if isinstance(value, tuple) else value
+                np.testing.assert_array_equal(first(found).numpy(), first(expected).numpy())
+                assert repr(layer).startswith(cls.__name__)

@@ -1,4 +1,4 @@
-"""Optimizers: each rule against its formula, stepping, state."""
+"""Optimizers: each rule against its formula, steps, state, rules of users."""
 
 import copy
 import itertools
@@ -15,7 +15,7 @@ from gpuprop import Parameter, nn, optim
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop.testing import no_syncs
 
-# ---- the rules, in plain NumPy, one array at a time ------------------------------------------------------------------
+# ---- the rules, in plain NumPy, one array at a time ---------------------------------------------
 
 
 def sgd(p, g, s, t, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False):
@@ -26,15 +26,16 @@ def sgd(p, g, s, t, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False)
     return p - lr * (g + momentum * s["v"] if nesterov else s["v"])
 
 
-def adam(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, decoupled=False):
+def adam(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False,
+         decoupled=False):
     if decoupled:
         p = p - lr * weight_decay * p
     else:
         g = g + weight_decay * p
     s["m"] = betas[0] * s.get("m", 0) + (1 - betas[0]) * g
     s["v"] = betas[1] * s.get("v", 0) + (1 - betas[1]) * g * g
-    s["top"] = np.maximum(s.get("top", 0), s["v"])
-    v = s["top"] if amsgrad else s["v"]
+    s["v_max"] = np.maximum(s.get("v_max", 0), s["v"])
+    v = s["v_max"] if amsgrad else s["v"]
     return p - lr * (s["m"] / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
 
 
@@ -57,7 +58,8 @@ RULES = {
     "Adam": (adam, [{}, {"weight_decay": 0.1}, {"amsgrad": True, "betas": (0.5, 0.6)},
                     {"betas": (0.0, 0.9), "eps": 0.1}]),
     "AdamW": (adamw, [{}, {"weight_decay": 0.3, "amsgrad": True}, {"weight_decay": 0}]),
-    "RMSprop": (rmsprop, [{}, {"alpha": 0.5, "momentum": 0.9}, {"centered": True, "weight_decay": 0.1},
+    "RMSprop": (rmsprop, [{}, {"alpha": 0.5, "momentum": 0.9},
+                          {"centered": True, "weight_decay": 0.1},
                           {"centered": True, "momentum": 0.3}]),
 }
 CASES = [(name, options) for name, (_, cases) in RULES.items() for options in cases]
@@ -67,25 +69,33 @@ every_rule = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{n} {o}"
 @every_rule
 @pytest.mark.parametrize("maximize", [False, True])
 def test_rules(backend, name, options, maximize):
-    params, rule = make(backend), RULES[name][0]
+    rule = RULES[name][0]
+    params = make(backend)
     optimizer = getattr(optim, name)(params, lr=0.1, maximize=maximize, **options)
-    values, states, counts = list(VALUES), [{} for _ in VALUES], [0] * len(VALUES)
+    values = list(VALUES)
+    states = [{} for _ in VALUES]
+    counts = [0] * len(VALUES)
     for i, skip in enumerate([(), (0,), (1, 2), (), (0, 1, 2, 3, 4), ()]):
         steps(optimizer, params, [i], skip)
         for n in set(range(len(VALUES))) - set(skip):
             counts[n] += 1
             sign = -1 if maximize else 1
-            values[n] = rule(values[n], sign * GRADS[i][n], states[n], counts[n], lr=0.1, **options)
+            g = sign * GRADS[i][n]
+            values[n] = rule(values[n], g, states[n], counts[n], lr=0.1, **options)
     equal(params, values)
-    home = arena(optimizer)
-    for flat in (home.data, home.grad, *home.states.values()):
-        assert not gpuprop.asnumpy(flat[home._padding[0]]).any()
+    memory = arena(optimizer)
+    for flat in (memory.data, memory.grad, *memory.states.values()):
+        assert not gpuprop.asnumpy(flat[memory._padding[0]]).any()
 
 
 @every_rule
-@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 3e-6), ("float16", 1e-2), (ml_dtypes.bfloat16, 8e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"), [("float32", 3e-6), ("float16", 1e-2), (ml_dtypes.bfloat16, 8e-2)])
 def test_lower_precision(backend, name, options, dtype, rtol):
-    """State has the parameters' type, as PyTorch's; half types are computed in float32 and rounded once an update."""
+    """State has the parameters' dtype, as in PyTorch.
+
+    Half types are computed in float32 and rounded once per update.
+    """
     low, high = make(backend, dtype), make(backend)
     for params in (low, high):
         steps(getattr(optim, name)(params, lr=0.05, **options), params, range(3))
@@ -93,8 +103,8 @@ def test_lower_precision(backend, name, options, dtype, rtol):
     assert {p.dtype for p in low} == {np.dtype(dtype)}
 
 
-def test_bias_correction_keeps_its_digits():
-    """At the first step Adam moves by lr, whatever beta2: 1 - beta**t in float32 would lose four digits."""
+def test_bias_correction_is_accurate():
+    """Adam's first step has size lr for every beta2.  1 - beta**t in float32 loses four digits."""
     for beta in (0.999, 0.9999999):
         p = Parameter(np.zeros(3, "float32"))
         optimizer = optim.Adam([p], lr=1.0, betas=(0.9, beta))
@@ -105,8 +115,8 @@ def test_bias_correction_keeps_its_digits():
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_no_gradient_ever_is_no_update(backend, name, dtype):
-    """eps=0, or an eps that float16 cannot hold, makes no NaN of 0 / 0, in padding or elsewhere."""
+def test_elements_without_gradient_are_not_updated(backend, name, dtype):
+    """eps=0, or an eps that float16 cannot represent, does not give 0 / 0 = NaN, nor in padding."""
     for eps in (0.0, 1e-8):
         p = Parameter(backend.asarray(np.ones(3, dtype)))
         optimizer = getattr(optim, name)([p], lr=0.5, eps=eps, weight_decay=0)
@@ -116,18 +126,19 @@ def test_no_gradient_ever_is_no_update(backend, name, dtype):
         assert middle == 1 and not gpuprop.asnumpy(arena(optimizer).data[3:]).any()
 
 
-# ---- stepping --------------------------------------------------------------------------------------------------------
+# ---- stepping -----------------------------------------------------------------------------------
 
 
 def test_backward_through_a_stepped_parameter_raises(backend):
     params = make(backend)
     optimizer = optim.SGD(params, lr=1.0)
-    loss, spared = (params[0] * params[0]).sum(), (params[1] * params[1]).sum()
+    loss = (params[0] * params[0]).sum()
+    unaffected = (params[1] * params[1]).sum()
     feed(params, 0, (1,))
     optimizer.step()
     with pytest.raises(RuntimeError, match="changed by a step or a load"):
         loss.backward()
-    spared.backward()  # its parameter had no gradient and was not stepped
+    unaffected.backward()  # its parameter had no gradient and was not stepped
     loss = (params[0] * params[0]).sum()
     nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(params), params)
     with pytest.raises(RuntimeError, match="changed by a step or a load"):
@@ -165,40 +176,45 @@ def test_closure(backend):
 def test_options_are_written_in_place_and_read_as_numbers(backend):
     params = make(backend)
     optimizer = optim.Adam(params, lr=0.1)
-    group, options = optimizer.param_groups[0], arena(optimizer).options
-    before = list(map(id, options))
+    group = optimizer.param_groups[0]
+    scalars = arena(optimizer).scalars
+    before = list(map(id, scalars))
     group["lr"] = 0.2
     group.update(betas=(0.5, 0.6))
     group |= {"weight_decay": 1}
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.2, (0.5, 0.6), 1)
-    assert before == list(map(id, options))
-    assert [gpuprop.asnumpy(o).item() for o in options] == [0.2, 0.5, 0.6, 1e-8, 1]
-    assert {o.dtype for o in options} == {np.dtype("float64")}
+    assert before == list(map(id, scalars))
+    assert [gpuprop.asnumpy(s).item() for s in scalars] == [0.2, 0.5, 0.6, 1e-8, 1]
+    assert {s.dtype for s in scalars} == {np.dtype("float64")}
     with pytest.raises((TypeError, ValueError)):
         group["lr"] = "fast"
     assert group["lr"] == 0.2
 
 
 def test_a_tensor_as_learning_rate_is_read_at_each_step(backend):
-    p, lr = make(backend)[0], gpuprop.tensor(0.5)
+    p = make(backend)[0]
+    lr = gpuprop.tensor(0.5)
     optimizer = optim.SGD([p], lr=lr)
     steps(optimizer, [p], [0])
     lr.data[...] = 2.0
     steps(optimizer, [p], [1])
     equal([p], [VALUES[0] - 0.5 * GRADS[0][0] - 2 * GRADS[1][0]])
-    assert optimizer.param_groups[0]["lr"] is lr and optimizer.state_dict()["param_groups"][0]["lr"] == 2.0
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert optimizer.state_dict()["param_groups"][0]["lr"] == 2.0
     with pytest.raises(ValueError, match="1-element"):
         optim.SGD([p], lr=gpuprop.tensor([0.5, 0.5]))
 
 
 def test_groups_have_their_own_options(backend):
     params = make(backend)
-    optimizer = optim.SGD([{"params": params[0], "lr": 1.0}, {"params": iter(params[1:3])}], lr=2.0)
+    groups = [{"params": params[0], "lr": 1.0}, {"params": iter(params[1:3])}]
+    optimizer = optim.SGD(groups, lr=2.0)
     steps(optimizer, params, [0])
     optimizer.add_param_group({"params": params[3:], "lr": 4.0})
     steps(optimizer, params, [1])
     rates = [(1, 1), (2, 2), (2, 2), (0, 4), (0, 4)]
-    equal(params, [v - a * g - b * h for v, g, h, (a, b) in zip(VALUES, *GRADS[:2], rates, strict=True)])
+    equal(params, [v - a * g - b * h
+                   for v, g, h, (a, b) in zip(VALUES, *GRADS[:2], rates, strict=True)])
 
 
 def test_names(backend):
@@ -214,45 +230,131 @@ def test_names(backend):
 
 def test_errors(backend):
     p, q = make(backend)[:2]
-    for wrong, error, words in [
-        ([], ValueError, "empty"), (p, TypeError, r"write \[p\]"), ([{"params": {p}}], TypeError, "give a list"),
-        ([p.data], TypeError, "Parameters"), ([gpuprop.Tensor(p.data)], TypeError, r"gpuprop\.Parameter"),
+    for params, error, words in [
+        ([], ValueError, "empty"),
+        (p, TypeError, r"write \[p\]"),
+        ([{"params": {p}}], TypeError, "give a list"),
+        ([p.data], TypeError, "Parameters"),
+        ([gpuprop.Tensor(p.data)], TypeError, r"gpuprop\.Parameter"),
     ]:
         with pytest.raises(error, match=words):
-            optim.SGD(wrong)
+            optim.SGD(params)
     with pytest.raises(NotImplementedError, match="differentiable"):
         optim.Adam([p], differentiable=True)
     for options in ({"lr": -1}, {"momentum": -1}, {"weight_decay": -1}, {"nesterov": True}):
         with pytest.raises(ValueError):
             optim.SGD([p], **options)
-    optimizer = optim.Adam([p], foreach=True, fused=False, capturable=True)  # hints, which change nothing
+    optimizer = optim.Adam([p], foreach=True, fused=False, capturable=True)  # ignored
     with pytest.raises(TypeError, match="dict"):
         optimizer.add_param_group([q])
     for options in ({"betas": (1.0, 0.9)}, {"eps": -1}, {"lr": math.nan}):
         with pytest.raises(ValueError, match="Invalid"):
             optim.AdamW([p], **options)
-    assert "Parameter Group 0" in repr(optimizer) and "lr: 0.001" in repr(optimizer)
 
 
-# ---- state -----------------------------------------------------------------------------------------------------------
+def test_repr(backend):
+    text = repr(optim.Adam(make(backend)))
+    assert "Parameter Group 0" in text and "lr: 0.001" in text
+
+
+# ---- rules of users -----------------------------------------------------------------------------
+
+
+def test_a_rule_with_state_constants_and_coefficients(backend):
+    class Averaging(optim.Optimizer):
+        scalar_options = ("lr", "decays")
+
+        def __init__(self, params, lr, decays):
+            super().__init__(params, {"lr": lr, "decays": decays, "maximize": False})
+
+        @staticmethod
+        def kernel_coefficients(xp, step, lr, decay, unused):
+            return lr / xp.sqrt(step), xp.exp(xp.log(decay)), 1 - decay, xp.sinh(unused)
+
+        @staticmethod
+        def state_names(group):
+            return ("average",)
+
+        @staticmethod
+        def kernel_constants(group):
+            return {"maximize": group["maximize"]}
+
+        @staticmethod
+        @gpuprop.pointwise
+        def update_kernel(xp, p, g, lr, decay, one_minus_decay, zero, average, *, maximize):
+            average *= decay
+            average += one_minus_decay * (-g if maximize else g)
+            p -= lr * average + zero
+
+    params = make(backend)
+    optimizer = Averaging(params, 0.1, (0.75, 0.0))
+    values, averages = list(VALUES), [0] * len(VALUES)
+    for i in range(3):
+        if i == 2:
+            optimizer.param_groups[0].update(maximize=True, lr=0.2)
+        steps(optimizer, params, [i])
+        for n, g in enumerate(GRADS[i]):
+            averages[n] = 0.75 * averages[n] + 0.25 * (-g if i == 2 else g)
+            values[n] = values[n] - (0.2 if i == 2 else 0.1) / math.sqrt(i + 1) * averages[n]
+    equal(params, values)
+    assert optimizer.state_dict()["state"][0].keys() == {"step", "average"}
+
+
+NAMES = ["run", "update", "live", "states", "check", "keep", "options", "kernel", "coefficients",
+         "constants", "capture_key", "params", "arenas", "group", "build", "scale", "settle"]
+
+
+def clash(*args, **kwargs):
+    raise AssertionError("a user's method was called")
+
+
+@pytest.mark.parametrize("base", [optim.SGD, optim.Adam, optim.RMSprop])
+def test_a_subclass_may_define_methods_of_any_other_name(backend, base):
+    cls = type("Mine", (base,), dict.fromkeys(NAMES, clash))
+    params, expected = make(backend), make(backend)
+    optimizer = cls(params, lr=0.1)
+    reference = base(expected, lr=0.1)
+    for i in range(2):
+        steps(optimizer, params, [i])
+        steps(reference, expected, [i])
+    equal(params, host(expected))
+    other = cls(make(backend), lr=0.3)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == 0.1
+    copy.deepcopy(optimizer).step()
+
+
+def test_a_schedule_may_define_methods_of_any_other_name(backend):
+    def get_lr(self):
+        return [1 / (1 + self.last_epoch)]
+
+    base = optim.lr_scheduler.LRScheduler
+    cls = type("Mine", (base,), {**dict.fromkeys(NAMES, clash), "get_lr": get_lr})
+    optimizer = optim.SGD(make(backend), lr=1.0)
+    scheduler = cls(optimizer)
+    scheduler.step()
+    assert optimizer.param_groups[0]["lr"] == 0.5 == scheduler.get_last_lr()[0]
+
+
+# ---- state --------------------------------------------------------------------------------------
 
 
 @every_rule
 def test_state_is_plain_and_resumes(backend, name, options):
-    params, fresh = make(backend), make(backend)
+    params, restored = make(backend), make(backend)
     optimizer = getattr(optim, name)(params, lr=0.1, **options)
     steps(optimizer, params, [0, 1], (1,))
     steps(optimizer, params, [2])
     saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
     for entry in saved["state"].values():
         assert all(type(v) in (int, np.ndarray) for v in entry.values())
-    other = getattr(optim, name)(fresh, lr=0.7)
-    for p, q in zip(fresh, params, strict=True):
+    other = getattr(optim, name)(restored, lr=0.7)
+    for p, q in zip(restored, params, strict=True):
         p.data[...] = q.data
     other.load_state_dict(saved)
-    for o, ps in ((optimizer, params), (other, fresh)):
+    for o, ps in ((optimizer, params), (other, restored)):
         steps(o, ps, [3, 4])
-    equal(fresh, host(params))
+    equal(restored, host(params))
     assert other.param_groups[0]["lr"] == 0.1
 
 
@@ -261,7 +363,8 @@ def test_state_layout(backend):
     optimizer = optim.Adam(params, amsgrad=True)
     steps(optimizer, params, [0], (1,))
     saved = optimizer.state_dict()
-    assert saved["state"].keys() == {0, 2, 3, 4} and saved["param_groups"][0]["params"] == [0, 1, 2, 3, 4]
+    assert saved["state"].keys() == {0, 2, 3, 4}
+    assert saved["param_groups"][0]["params"] == [0, 1, 2, 3, 4]
     assert saved["state"][4].keys() == {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
     assert saved["state"][4]["step"] == 1
     assert saved["state"][4]["exp_avg"].shape == (1, 70)
@@ -284,8 +387,8 @@ def test_state_that_does_not_fit_changes_nothing(backend):
     wrong["state"][4]["exp_avg"] = np.ones((70, 1))
     fewer = {**before, "param_groups": [{**before["param_groups"][0], "params": [0, 1]}]}
     none = {**before, "param_groups": []}
-    misshapen = r"exp_avg .*\(70, 1\).*\(1, 70\)"
-    for saved, words in ((wrong, misshapen), (fewer, "2 parameters"), (none, "0 parameter groups")):
+    shapes = r"exp_avg .*\(70, 1\).*\(1, 70\)"
+    for saved, words in ((wrong, shapes), (fewer, "2 parameters"), (none, "0 parameter groups")):
         with pytest.raises(ValueError, match=words):
             optimizer.load_state_dict(saved)
     after = optimizer.state_dict()
@@ -298,7 +401,8 @@ def test_adam_state_in_adamw(backend):
     adam, adamw = optim.Adam(params), optim.AdamW(make(backend))
     steps(adam, params, [0])
     adamw.load_state_dict(adam.state_dict())
-    assert adamw.param_groups[0]["decoupled_weight_decay"] and adamw.param_groups[0]["weight_decay"] == 0
+    group = adamw.param_groups[0]
+    assert group["decoupled_weight_decay"] and group["weight_decay"] == 0
 
 
 def test_model_and_optimizer_are_copied_together(backend):
@@ -314,30 +418,35 @@ def test_model_and_optimizer_are_copied_together(backend):
     assert not np.allclose(*host([ps[0], params[0]]))
 
 
-# ---- captured steps --------------------------------------------------------------------------------------------------
+# ---- captured steps -----------------------------------------------------------------------------
 
 
 def test_the_key_of_a_captured_step(backend):
     params = make(backend)
     optimizer = optim.SGD(params, lr=1.0, momentum=0.9)
     feed(params, 0)
-    key = optimizer.capture_key()
-    assert key == optimizer.capture_key() and hash(key) == hash(optimizer.capture_key())
-    optimizer.param_groups[0]["lr"] = 3.0
-    params[0].data = backend.asarray(np.ones(3))
-    assert optimizer.capture_key() == key and params[0].data is arena(optimizer).places[0][1]  # it was brought home
-    keys = {key}
+    key = optimizer._capture_key()
+    assert key == optimizer._capture_key() and hash(key) == hash(optimizer._capture_key())
     group = optimizer.param_groups[0]
-    for change in (lambda: setattr(params[0], "grad", None), lambda: setattr(params[1], "data", params[1].data.copy()),
-                   lambda: group.update(nesterov=True), lambda: group.update(nesterov=False, momentum=0),
-                   lambda: group.update(weight_decay=0.1),
-                   lambda: setattr(params[1], "data", params[1].data.astype("float32"))):
+    group["lr"] = 3.0
+    params[0].data = backend.asarray(np.ones(3))
+    assert optimizer._capture_key() == key
+    assert params[0].data is arena(optimizer).views[0][1]  # copied into the arena
+    keys = {key}
+    for change in (
+        lambda: setattr(params[0], "grad", None),
+        lambda: setattr(params[1], "data", params[1].data.copy()),
+        lambda: group.update(nesterov=True),
+        lambda: group.update(nesterov=False, momentum=0),
+        lambda: group.update(weight_decay=0.1),
+        lambda: setattr(params[1], "data", params[1].data.astype("float32")),
+    ):
         change()
-        keys.add(optimizer.capture_key())
+        keys.add(optimizer._capture_key())
     assert len(keys) == 6
 
 
-def test_watch_notes_who_steps(backend):
+def test_optimizer_stepped_reports_the_optimizer(backend):
     one, other = (optim.SGD(make(backend)) for _ in range(2))
     with optimizer_stepped.collect() as stepped:
         other.step()
@@ -345,13 +454,12 @@ def test_watch_notes_who_steps(backend):
     assert list(stepped.values()) == [other]
 
 
-
 def test_every_optimizer_descends():
-    """The same two problems for all: a parabola, and Rosenbrock's valley."""
+    """A parabola and Rosenbrock's function."""
     parabola = lambda x: ((x - 1) * (x - 1)).sum()
     rosenbrock = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
-    rules = [("SGD", {"lr": 0.001, "momentum": 0.9}), ("Adam", {"lr": 0.1}), ("AdamW", {"lr": 0.1}),
-             ("RMSprop", {"lr": 0.005})]
+    rules = [("SGD", {"lr": 0.001, "momentum": 0.9}), ("Adam", {"lr": 0.1}),
+             ("AdamW", {"lr": 0.1}), ("RMSprop", {"lr": 0.005})]
     for (name, options), problem in itertools.product(rules, (parabola, rosenbrock)):
         x = Parameter(np.array([-0.5, 0.7]))
         optimizer = getattr(optim, name)([x], **options)

@@ -1,4 +1,4 @@
-"""CTC, the cross entropy of a linear layer, adaptive softmax: by brute force, in how much memory, what errors say."""
+"""ctc_loss, linear_cross_entropy and adaptive softmax: values, gradients, memory and errors."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from gpuprop import nn, optim
 from gpuprop.testing import check_grad, check_second, check_training
 
 RNG = np.random.default_rng(0)
-PARTS = import_module("gpuprop.functional._linear_cross_entropy")
+CHUNKED = import_module("gpuprop.functional._linear_cross_entropy")
 
 
 def labels(*values):
@@ -28,34 +28,42 @@ def log_probs(*shape):
     return F.log_softmax(RNG.standard_normal(shape), -1)
 
 
-def spelled(path, blank):
-    """What an alignment says: repeats as one, then without blanks."""
+def collapse(path, blank):
+    """The labels of an alignment: repeats are merged, then blanks removed."""
     return [label for label, _ in itertools.groupby(path) if label != blank]
 
 
 class TestCTC:
-    @pytest.mark.parametrize("target", [[], [1], [1, 2], [2, 2], [1, 2, 1], [1, 1, 1], [2, 1, 2, 1]])
+    @pytest.mark.parametrize("target", [
+        [], [1], [1, 2], [2, 2], [1, 2, 1], [1, 1, 1], [2, 1, 2, 1]])
     @pytest.mark.parametrize("blank", [0, 3])
-    def test_it_sums_over_all_alignments(self, backend, target, blank):
+    def test_sums_over_all_alignments(self, backend, target, blank):
         p = log_probs(5, 4)
-        paths = [path for path in itertools.product(range(4), repeat=5) if spelled(path, blank) == target]
+        paths = [path for path in itertools.product(range(4), repeat=5)
+                 if collapse(path, blank) == target]
         total = sum(np.exp(sum(p[t, c] for t, c in enumerate(path))) for path in paths)
         loss = F.ctc_loss(gp.tensor(p), labels(*target), (5,), (len(target),), blank, "none")
         np.testing.assert_allclose(loss.numpy(), -np.log(total), rtol=1e-12)
 
     def test_a_batch_in_any_form(self, backend):
-        """Padded or joined, with lengths from the host or the device, and one by one: the mean is that by label."""
-        p, own, steps = log_probs(6, 4, 4), [[1], [], [2, 2], [3, 1, 3]], [6, 2, 5, 6]
-        sizes = [len(labels) for labels in own]
-        each = [F.ctc_loss(p[:t, i], np.array(own[i], "int64"), (t,), (sizes[i],), reduction="sum")
+        """Targets padded or concatenated, lengths on the host or the device: as for one sample."""
+        p = log_probs(6, 4, 4)
+        rows = [[1], [], [2, 2], [3, 1, 3]]
+        steps = [6, 2, 5, 6]
+        sizes = [len(row) for row in rows]
+        each = [F.ctc_loss(p[:t, i], np.array(rows[i], "int64"), (t,), (sizes[i],), reduction="sum")
                 for i, t in enumerate(steps)]
-        padded, joined = labels(*([*row, -9, -9, -9][:3] for row in own)), labels(*itertools.chain(*own))
-        for targets in padded, joined:
-            for lengths in (steps, sizes), (tuple(steps), tuple(sizes)), (labels(*steps), labels(*sizes)):
-                loss = {r: F.ctc_loss(gp.tensor(p), targets, *lengths, reduction=r).numpy() for r in REDUCTIONS}
+        padded = labels(*([*row, -9, -9, -9][:3] for row in rows))
+        concatenated = labels(*itertools.chain(*rows))
+        for targets in padded, concatenated:
+            for lengths in ((steps, sizes), (tuple(steps), tuple(sizes)),
+                            (labels(*steps), labels(*sizes))):
+                loss = {r: F.ctc_loss(gp.tensor(p), targets, *lengths, reduction=r).numpy()
+                        for r in REDUCTIONS}
                 np.testing.assert_allclose(loss["none"], each, rtol=1e-12)
                 np.testing.assert_allclose(loss["sum"], sum(each), rtol=1e-12)
-                np.testing.assert_allclose(loss["mean"], np.mean(np.array(each) / [1, 1, 2, 3]), rtol=1e-12)
+                mean = np.mean(np.array(each) / [1, 1, 2, 3])
+                np.testing.assert_allclose(loss["mean"], mean, rtol=1e-12)
 
     @pytest.mark.parametrize("lengths", [((4,), (2,)), (4, 2), (np.array(4), np.array([2]))])
     def test_one_sample(self, lengths):
@@ -64,9 +72,10 @@ class TestCTC:
         assert loss.shape == ()
         assert loss == F.ctc_loss(p[:, None], np.array([[1, 1, 3]]), (4,), (2,), reduction="sum")
 
-    def test_slopes_by_logits(self):
+    def test_gradients_with_respect_to_logits(self):
         targets = np.array([[1, 1, 3], [2, 3, 1]])
-        loss = lambda x: F.ctc_loss(F.log_softmax(x, -1), targets, (6, 5), (3, 2), reduction="none")
+        loss = lambda x: F.ctc_loss(
+            F.log_softmax(x, -1), targets, (6, 5), (3, 2), reduction="none")
         x = RNG.standard_normal((6, 2, 4))
         check_grad(loss, x)
         check_second(loss, x)
@@ -80,45 +89,50 @@ class TestCTC:
         g = gp.asnumpy(p.grad)
         assert loss.numpy()[0] == 0 and not g[:, 0].any() and g[:, 1].all()
 
-    def test_steps_beyond_the_input_have_no_gradient(self, backend):
+    def test_steps_after_the_input_length_have_no_gradient(self, backend):
         p = gp.tensor(log_probs(4, 2, 3), requires_grad=True)
         F.ctc_loss(p, labels([1], [2]), labels(2, 4), labels(1, 0)).backward()
         g = gp.asnumpy(p.grad)
         assert not g[2:, 0].any() and g[:2, 0].all() and g[:, 1].all()
 
-    def test_what_lies_beyond_the_lengths_counts_nothing(self, backend):
+    def test_elements_after_the_lengths_have_no_effect(self, backend):
         p, targets = log_probs(5, 2, 4), np.array([[1, 2, 3], [2, 1, 1]])
-        other, garbage = p.copy(), targets.copy()
-        other[3:, 1] = np.nan
-        garbage[1, 1:] = -9, 77
-        losses = [F.ctc_loss(gp.tensor(a), gp.tensor(t), (5, 3), (3, 1)).numpy() for a, t in ((p, targets),
-                                                                                             (other, garbage))]
-        np.testing.assert_array_equal(*losses)
+        other_p, other_targets = p.copy(), targets.copy()
+        other_p[3:, 1] = np.nan
+        other_targets[1, 1:] = -9, 77
+        loss = F.ctc_loss(gp.tensor(p), gp.tensor(targets), (5, 3), (3, 1))
+        other = F.ctc_loss(gp.tensor(other_p), gp.tensor(other_targets), (5, 3), (3, 1))
+        np.testing.assert_array_equal(loss.numpy(), other.numpy())
 
-    def test_long_sequences_keep_their_digits(self):
-        """In float32, where probabilities themselves are long zero."""
+    def test_long_sequences_are_accurate_in_float32(self):
+        """The probabilities themselves underflow."""
         p, targets = log_probs(400, 1, 30), RNG.integers(1, 30, (1, 90))
-        single, double = (F.ctc_loss(p.astype(d), targets, (400,), (90,)) for d in ("float32", "float64"))
+        single, double = (
+            F.ctc_loss(p.astype(d), targets, (400,), (90,)) for d in ("float32", "float64"))
         np.testing.assert_allclose(single, double, rtol=1e-5)
 
-    def test_as_many_paths_as_there_are(self):
+    def test_the_number_of_alignments_of_a_long_sequence(self):
         p = np.full((2000, 1, 50), -math.log(50))
         loss = F.ctc_loss(p, np.ones((1, 4), "int64"), (2000,), (4,), reduction="sum")
-        paths = math.comb(2001, 8)  # of four runs, three runs of blanks between, and any blanks before and behind
+        # four runs of 1, three runs of blanks between them, and any blanks before and after
+        paths = math.comb(2001, 8)
         np.testing.assert_allclose(loss, 2000 * math.log(50) - math.log(paths), rtol=1e-12)
 
 
 def head(n=4, features=3, classes=5, **kwargs):
-    arrays = RNG.standard_normal((n, features)), RNG.standard_normal((classes, features)), RNG.integers(0, classes, n)
-    return [gp.tensor(a, **kwargs) for a in arrays]
+    x = RNG.standard_normal((n, features))
+    weight = RNG.standard_normal((classes, features))
+    target = RNG.integers(0, classes, n)
+    return [gp.tensor(a, **kwargs) for a in (x, weight, target)]
 
 
 class TestLinearCrossEntropy:
-    def test_the_logits_never_exist_whole(self):
+    def test_not_all_logits_are_in_memory(self):
         n, features, classes = 2000, 16, 20_000
         x, w, y = head(n, features, classes, dtype="float32")
         y = y.astype("int64")
-        x.requires_grad_(), w.requires_grad_()
+        x.requires_grad_()
+        w.requires_grad_()
         tracemalloc.start()
         try:
             F.linear_cross_entropy(x, w, y, label_smoothing=0.1).backward()
@@ -128,22 +142,23 @@ class TestLinearCrossEntropy:
         assert peak < n * classes * 4 / 4
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-    def test_in_parts_or_at_once(self, backend, monkeypatch, smoothing):
+    def test_in_chunks_or_at_once(self, backend, monkeypatch, smoothing):
         x, w, y = head(6, 3, 11)
-        x.requires_grad_(), w.requires_grad_()
+        x.requires_grad_()
+        w.requires_grad_()
         found = []
         for least in 2, 100:
-            monkeypatch.setattr(PARTS, "CLASSES", least)
+            monkeypatch.setattr(CHUNKED, "MIN_CLASSES", least)
             x.grad = w.grad = None
             loss = F.linear_cross_entropy(x, w, y, ignore_index=3, label_smoothing=smoothing)
             loss.backward()
             found.append([loss.numpy(), gp.asnumpy(x.grad), gp.asnumpy(w.grad)])
-        for part, whole in zip(*found, strict=True):
-            np.testing.assert_allclose(part, whole, rtol=1e-12, atol=1e-15)
+        for chunked, whole in zip(*found, strict=True):
+            np.testing.assert_allclose(chunked, whole, rtol=1e-12, atol=1e-15)
 
-    def test_classes_that_are_ruled_out(self, backend, monkeypatch):
-        """A whole part of -inf, and large logits."""
-        monkeypatch.setattr(PARTS, "CLASSES", 3)
+    def test_infinite_logits(self, backend, monkeypatch):
+        """A whole chunk of -inf, and large logits in another."""
+        monkeypatch.setattr(CHUNKED, "MIN_CLASSES", 3)
         x, w, y = head(4, 3, 9)
         bias = np.where(np.arange(9) // 3 == 1, 700.0, -np.inf)
         y = gp.tensor(np.array([3, 4, 5, 3]))
@@ -151,14 +166,14 @@ class TestLinearCrossEntropy:
         expected = F.cross_entropy(F.linear(x, w) + gp.tensor(bias), y)
         np.testing.assert_allclose(loss.numpy(), expected.numpy(), rtol=1e-12)
 
-    def test_frozen_heads_and_plain_arrays(self):
+    def test_frozen_weights_and_plain_arrays(self):
         x, w, y = head()
         assert type(F.linear_cross_entropy(x.data, w.data, y.data)) is np.ndarray
         x.requires_grad_()
         F.linear_cross_entropy(x, w, y).backward()
         assert w.grad is None and x.grad.shape == x.shape
 
-    def test_nothing_counts(self, backend):
+    def test_all_labels_ignored(self, backend):
         x, w, _ = head()
         x.requires_grad_()
         with np.errstate(all="ignore"):
@@ -173,8 +188,9 @@ class TestLinearCrossEntropy:
         assert layer(gp.ones((4, 3)), labels(*[[0, 4]] * 4)).shape == ()
         assert "num_classes=5, out_features=(2,)" in repr(layer)
 
-    def test_nothing_and_large_numbers(self, backend):
-        x, w = gp.tensor(np.array([[1.0], [-1.0]]), requires_grad=True), gp.tensor(np.array([[1000.0], [-1000.0]]))
+    def test_large_logits_and_empty_batches(self, backend):
+        x = gp.tensor(np.array([[1.0], [-1.0]]), requires_grad=True)
+        w = gp.tensor(np.array([[1000.0], [-1000.0]]))
         loss = F.linear_cross_entropy(x, w, labels(0, 0), reduction="none")
         loss.sum().backward()
         assert loss.tolist() == [0, 2000] and gp.asnumpy(x.grad).tolist() == [[0], [-2000]]
@@ -182,24 +198,26 @@ class TestLinearCrossEntropy:
 
 
 class TestAdaptive:
-    def test_probabilities_are_those_of_all_classes(self, backend):
+    def test_forward_agrees_with_log_prob_and_predict(self, backend):
         layer = nn.AdaptiveLogSoftmaxWithLoss(8, 12, [3, 6], 2.0)
         x = gp.tensor(RNG.standard_normal((12, 8)).astype("float32"))
-        everything = layer.log_prob(x).numpy()
-        np.testing.assert_allclose(np.exp(everything).sum(axis=1), 1, rtol=1e-5)
+        log_prob = layer.log_prob(x).numpy()
+        np.testing.assert_allclose(np.exp(log_prob).sum(axis=1), 1, rtol=1e-5)
         output, loss = layer(x, labels(*range(12)))
-        np.testing.assert_allclose(output.numpy(), np.diag(everything), rtol=1e-4)
-        np.testing.assert_allclose(loss.numpy(), -np.diag(everything).mean(), rtol=1e-5)
-        np.testing.assert_array_equal(layer.predict(x).numpy(), everything.argmax(axis=1))
+        np.testing.assert_allclose(output.numpy(), np.diag(log_prob), rtol=1e-4)
+        np.testing.assert_allclose(loss.numpy(), -np.diag(log_prob).mean(), rtol=1e-5)
+        np.testing.assert_array_equal(layer.predict(x).numpy(), log_prob.argmax(axis=1))
 
-    def test_words(self):
+    def test_state_dict_and_attributes(self):
         layer = nn.AdaptiveLogSoftmaxWithLoss(16, 20, [5, 10], head_bias=True)
         assert {k: v.shape for k, v in layer.state_dict().items()} == {
-            "head.weight": (7, 16), "head.bias": (7,), "tail.0.0.weight": (4, 16), "tail.0.1.weight": (5, 4),
+            "head.weight": (7, 16), "head.bias": (7,),
+            "tail.0.0.weight": (4, 16), "tail.0.1.weight": (5, 4),
             "tail.1.0.weight": (1, 16), "tail.1.1.weight": (10, 1)}
-        assert layer.cutoffs == [5, 10, 20] and layer(gp.ones((1, 16)), labels(3))._fields == ("output", "loss")
+        assert layer.cutoffs == [5, 10, 20]
+        assert layer(gp.ones((1, 16)), labels(3))._fields == ("output", "loss")
 
-    def test_drawing_anew(self):
+    def test_reset_parameters(self):
         make = lambda: nn.AdaptiveLogSoftmaxWithLoss(16, 20, [5, 10], rng=gp.random.Generator(5))
         layer, same = make(), make().state_dict()
         before = layer.state_dict()
@@ -209,7 +227,8 @@ class TestAdaptive:
             assert (value != before[key]).any()
 
     def test_one_sample(self, backend):
-        layer, x = nn.AdaptiveLogSoftmaxWithLoss(4, 6, [2]), gp.tensor(RNG.standard_normal((1, 4)).astype("float32"))
+        layer = nn.AdaptiveLogSoftmaxWithLoss(4, 6, [2])
+        x = gp.tensor(RNG.standard_normal((1, 4)).astype("float32"))
         one, batch = layer(x[0], gp.tensor(5)), layer(x, labels(5))
         assert one.output.shape == one.loss.shape == ()
         np.testing.assert_allclose(one.output.numpy(), batch.output.numpy()[0], rtol=1e-6)
@@ -218,37 +237,38 @@ class TestAdaptive:
     def test_a_cluster_without_labels_has_no_gradient(self, backend):
         layer = nn.AdaptiveLogSoftmaxWithLoss(4, 9, [2, 5])
         layer(gp.ones((3, 4)), labels(0, 1, 3)).loss.backward()
-        slopes = {k for k, p in layer.named_parameters() if gp.asnumpy(p.grad).any()}
-        assert slopes == {"head.weight", "tail.0.0.weight", "tail.0.1.weight"}
+        trained = {k for k, p in layer.named_parameters() if gp.asnumpy(p.grad).any()}
+        assert trained == {"head.weight", "tail.0.0.weight", "tail.0.1.weight"}
 
-    def test_a_cluster_of_no_features_is_uniform(self, backend):
+    def test_a_cluster_with_no_features_is_uniform(self, backend):
         layer, x = nn.AdaptiveLogSoftmaxWithLoss(3, 9, [2, 5]), gp.ones((9, 3))
         output = layer(x, labels(*range(9))).output.numpy()
         np.testing.assert_allclose(output, layer.log_prob(x).numpy()[0], rtol=1e-5)
         np.testing.assert_array_equal(output[5:], output[5])
 
 
-def recognizer():
+def ctc_model():
     model = nn.Linear(3, 4)
-    batch = lambda: (RNG.standard_normal((6, 2, 3)), RNG.integers(1, 4, (2, 3)), RNG.integers(5, 7, 2),
-                     RNG.integers(0, 3, 2))
+    batch = lambda: (RNG.standard_normal((6, 2, 3)), RNG.integers(1, 4, (2, 3)),
+                     RNG.integers(5, 7, 2), RNG.integers(0, 3, 2))
     return model, lambda x, *rest: F.ctc_loss(F.log_softmax(model(x), -1), *rest), batch
 
 
-def predictor():
+def linear_cross_entropy_model():
     model = nn.LinearCrossEntropyLoss(3, 1500, bias=True)
     return model, model, lambda: (RNG.standard_normal((30, 3)), RNG.integers(0, 1500, 30))
 
 
-def adapted():
+def adaptive_model():
     model = nn.AdaptiveLogSoftmaxWithLoss(4, 9, [2, 5])
-    return model, lambda *batch: model(*batch).loss, lambda: (RNG.standard_normal((30, 4)), RNG.integers(0, 9, 30))
+    batch = lambda: (RNG.standard_normal((30, 4)), RNG.integers(0, 9, 30))
+    return model, lambda *batch: model(*batch).loss, batch
 
 
-@pytest.mark.parametrize("kind", [recognizer, predictor, adapted])
-def test_trains_alike_everywhere_and_captured(kind, recorder):
+@pytest.mark.parametrize("build", [ctc_model, linear_cross_entropy_model, adaptive_model])
+def test_training_is_the_same_in_all_modes(build, recorder):
     def make():
-        model, loss, _ = kind()
+        model, loss, _ = build()
         opt = optim.Adam(model.parameters(), lr=0.05)
 
         def step(*batch):
@@ -260,80 +280,96 @@ def test_trains_alike_everywhere_and_captured(kind, recorder):
 
         return model, opt, step
 
-    draw = kind()[2]
-    batches = [[a.astype("float32") if a.dtype.kind == "f" else a for a in draw()] for _ in range(4)]
+    draw = build()[2]
+    in_float32 = lambda a: a.astype("float32") if a.dtype.kind == "f" else a
+    batches = [[in_float32(a) for a in draw()] for _ in range(4)]
     check_training(make, batches, backend=recorder)
 
 
-@pytest.mark.parametrize("kind", [recognizer, predictor, adapted])
-def test_autocast_computes_losses_in_single_precision(backend, kind):
-    model, loss, draw = kind()
+@pytest.mark.parametrize("build", [ctc_model, linear_cross_entropy_model, adaptive_model])
+def test_autocast_computes_losses_in_float32(backend, build):
+    model, loss, draw = build()
     x, *rest = (gp.tensor(a.astype("float32") if a.dtype.kind == "f" else a) for a in draw())
     before = nn.Linear(x.shape[-1], x.shape[-1])
     value = loss(before(x), *rest)
     with gp.autocast("float16"):
         half = loss(before(x), *rest)
     half.backward()
-    assert half.dtype == "float32" and {p.grad.dtype.name for p in model.parameters()} == {"float32"}
+    assert half.dtype == "float32"
+    assert {p.grad.dtype.name for p in model.parameters()} == {"float32"}
     np.testing.assert_allclose(half.numpy(), value.numpy(), rtol=2e-3)
 
 
 def ctc(p=(4, 2, 3), targets=((1, 2), (1, 2)), inputs=(4, 4), sizes=(2, 2), *rest):
-    return F.ctc_loss(gp.ones(p), labels(*targets) if isinstance(targets, tuple) else targets, inputs, sizes, *rest)
+    targets = labels(*targets) if isinstance(targets, tuple) else targets
+    return F.ctc_loss(gp.ones(p), targets, inputs, sizes, *rest)
 
 
-def fused(x=(4, 3), w=(5, 3), target=(4,), **kwargs):
+def linear_loss(x=(4, 3), w=(5, 3), target=(4,), **kwargs):
     kwargs = {k: gp.ones(v) if isinstance(v, tuple) else v for k, v in kwargs.items()}
-    return F.linear_cross_entropy(gp.ones(x), gp.ones(w), gp.tensor(np.zeros(target, "int64")), **kwargs)
+    target = gp.tensor(np.zeros(target, "int64"))
+    return F.linear_cross_entropy(gp.ones(x), gp.ones(w), target, **kwargs)
 
 
 adaptive = lambda *cutoffs: nn.AdaptiveLogSoftmaxWithLoss(4, 10, cutoffs)
 ERRORS = [
-    (lambda: ctc((3,)), ValueError, r"log_probs are \(T, N, C\) or \(T, C\), not of shape \(3,\)"),
-    (lambda: ctc(targets=gp.ones((2, 2))), TypeError, "targets hold labels, and must be integers, not float32"),
-    (lambda: ctc(targets=((1,), (1,), (1,))), ValueError, r"targets of 2 samples are \(2, S\), or 1-D, .* \(3, 1\)"),
-    (lambda: ctc(targets=(1, 2, 1)), ValueError, "3 targets are given, and target_lengths say 4"),
-    (lambda: ctc(inputs=(4,)), ValueError, r"input_lengths are integers, one for each of 2 samples, .* \(1,\)"),
-    (lambda: ctc(sizes=gp.ones((2,))), ValueError, "target_lengths are integers, .* not float32"),
-    (lambda: ctc(sizes=(1.5, 2.0)), ValueError, "target_lengths are integers, .* not float64"),
-    (lambda: ctc(targets=(1, 2), sizes=(3, -1)), IndexError, "target_lengths lie between 0 and 3"),
-    (lambda: ctc(inputs=(5, 4)), IndexError, "input_lengths lie between 0 and 4"),
-    (lambda: ctc(sizes=(2, -1)), IndexError, "target_lengths lie between 0 and 2"),
-    (lambda: ctc(targets=((1, 3), (1, 2))), IndexError, "labels of 3 classes are 0 to 2"),
-    (lambda: ctc((4, 2, 3), ((1, 2), (1, 2)), (4, 4), (2, 2), 3), ValueError, "blank=3 is none of the 3 classes"),
-    (lambda: nn.CTCLoss(reduction="max")(gp.ones((4, 3)), labels(1), (4,), (1,)), ValueError, "not 'max'"),
-    (lambda: fused((4, 2)), ValueError, r"linear_weight \(C, F\) or .*, not \(4, 2\) and \(5, 3\)"),
-    (lambda: fused((3,), (5, 2, 3)), ValueError, r"with linear_weight \(5, 2, 3\) input is \(N, F\), not \(3,\)"),
-    (lambda: fused(linear_bias=(4,)), ValueError, r"linear_bias .* \(5,\), not \(4,\)"),
-    (lambda: fused(target=(3,)), ValueError, r"takes target \(4,\), one label a sample, not \(3,\)"),
-    (lambda: fused(weight=(4,)), ValueError, r"weight is one a class, \(5,\), not \(4,\)"),
-    (lambda: fused(label_smoothing=1.5), ValueError, "label_smoothing lies between 0 and 1, and is 1.5"),
-    (lambda: fused(reduction="max"), ValueError, "not 'max'"),
-    (lambda: fused(target=(4, 5)), TypeError, "one of probabilities: they cannot be int64"),
-    (lambda: fused(target=(4, 5), ignore_index=1), ValueError, "ignore_index=1 cannot ignore any"),
-    (lambda: F.linear_cross_entropy(gp.ones((1, 2)), gp.ones((3, 2)), labels(3)), IndexError, "labels of 3 classes"),
-    (lambda: F.linear_cross_entropy(gp.ones((1, 2), "float64"), gp.ones((3, 2)), labels(0)), TypeError,
-     "linear_cross_entropy: input is float64 and weight float32"),
-    (lambda: nn.LinearCrossEntropyLoss(2, 3, weight=gp.ones((2,))), ValueError, r"weight is one a class, \(3,\)"),
-    (lambda: nn.LinearCrossEntropyLoss(2, 3, label_smoothing=-1.0), ValueError, "and is -1.0"),
-    *((lambda cutoffs=cutoffs: adaptive(*cutoffs), ValueError, "cutoffs are integers, ascending, from 1 to n_classes")
+    (lambda: ctc((3,)), ValueError, r"log_probs .*\(T, N, C\) or \(T, C\).*\(3,\)"),
+    (lambda: ctc(targets=gp.ones((2, 2))), TypeError, "targets .*integer labels.*float32"),
+    (lambda: ctc(targets=((1,), (1,), (1,))), ValueError,
+     r"targets .*\(2, S\) for 2 samples, or 1-D.*\(3, 1\)"),
+    (lambda: ctc(targets=(1, 2, 1)), ValueError, "target_lengths .*4.* 3 targets"),
+    (lambda: ctc(inputs=(4,)), ValueError, r"input_lengths .*2 integers, one per sample.*\(1,\)"),
+    (lambda: ctc(sizes=gp.ones((2,))), ValueError, "target_lengths .*integers.*float32"),
+    (lambda: ctc(sizes=(1.5, 2.0)), ValueError, "target_lengths .*integers.*float64"),
+    (lambda: ctc(targets=(1, 2), sizes=(3, -1)), IndexError, "target_lengths out of range.* 3"),
+    (lambda: ctc(inputs=(5, 4)), IndexError, "input_lengths out of range.* 4"),
+    (lambda: ctc(sizes=(2, -1)), IndexError, "target_lengths out of range.* 2"),
+    (lambda: ctc(targets=((1, 3), (1, 2))), IndexError, "ctc_loss: label out of range.* < 3"),
+    (lambda: ctc((4, 2, 3), ((1, 2), (1, 2)), (4, 4), (2, 2), 3), ValueError,
+     "blank out of range.* < 3, got 3"),
+    (lambda: nn.CTCLoss(reduction="max")(gp.ones((4, 3)), labels(1), (4,), (1,)), ValueError,
+     "reduction.*'max'"),
+    (lambda: linear_loss((4, 2)), ValueError,
+     r"linear_weight \(C, F\) or .*\(4, 2\) and \(5, 3\)"),
+    (lambda: linear_loss((3,), (5, 2, 3)), ValueError,
+     r"input .*\(N, F\) with linear_weight \(5, 2, 3\).*\(3,\)"),
+    (lambda: linear_loss(linear_bias=(4,)), ValueError, r"linear_bias .*\(5,\).*\(4,\)"),
+    (lambda: linear_loss(target=(3,)), ValueError,
+     r"target .*\(4,\).*one label per sample.*\(3,\)"),
+    (lambda: linear_loss(weight=(4,)), ValueError, r"weight .*\(5,\), one per class.*\(4,\)"),
+    (lambda: linear_loss(label_smoothing=1.5), ValueError,
+     "label_smoothing .*between 0 and 1.*1.5"),
+    (lambda: linear_loss(reduction="max"), ValueError, "reduction.*'max'"),
+    (lambda: linear_loss(target=(4, 5)), TypeError, "probabilities.*int64"),
+    (lambda: linear_loss(target=(4, 5), ignore_index=1), ValueError,
+     "probabilities.*ignore_index=1"),
+    (lambda: F.linear_cross_entropy(gp.ones((1, 2)), gp.ones((3, 2)), labels(3)), IndexError,
+     "linear_cross_entropy: label out of range.* < 3"),
+    (lambda: F.linear_cross_entropy(gp.ones((1, 2), "float64"), gp.ones((3, 2)), labels(0)),
+     TypeError, "linear_cross_entropy: input is float64.*weight is float32"),
+    (lambda: nn.LinearCrossEntropyLoss(2, 3, weight=gp.ones((2,))), ValueError, r"weight .*\(3,\)"),
+    (lambda: nn.LinearCrossEntropyLoss(2, 3, label_smoothing=-1.0), ValueError,
+     "label_smoothing.*-1.0"),
+    *((lambda cutoffs=cutoffs: adaptive(*cutoffs), ValueError, "cutoffs .*n_classes")
       for cutoffs in ((), (0, 5), (5, 5), (5, 3), (10,), (2.5,))),
-    (lambda: adaptive(5)(gp.ones((2, 4)), labels(1)), ValueError, r"not \(2, 4\) with \(1,\)"),
-    (lambda: adaptive(5)(gp.ones((1, 4)), gp.ones((1,))), TypeError, "target holds labels, .* not float32"),
-    (lambda: adaptive(5)(gp.ones((1, 4)), labels(10)), IndexError, "labels are 0 to 9: another was found"),
+    (lambda: adaptive(5)(gp.ones((2, 4)), labels(1)), ValueError, r"\(2, 4\) .*\(1,\)"),
+    (lambda: adaptive(5)(gp.ones((1, 4)), gp.ones((1,))), TypeError, "target .*labels.*float32"),
+    (lambda: adaptive(5)(gp.ones((1, 4)), labels(10)), IndexError, "AdaptiveLogSoftmax.*label"),
 ]
 
 
-@pytest.mark.parametrize(("call", "kind", "text"), ERRORS, ids=range(len(ERRORS)))
-def test_errors(call, kind, text):
-    with pytest.raises(kind, match=text):
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS, ids=range(len(ERRORS)))
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
         call()
 
 
-@pytest.mark.parametrize("call", [lambda: ctc(inputs=(5, 4)),
-                                  lambda: F.linear_cross_entropy(gp.ones((1, 2)), gp.ones((3, 2)), labels(3)),
-                                  lambda: adaptive(5)(gp.ones((1, 4)), labels(-100)).loss],
-                         ids=["ctc", "fused", "adaptive"])
-def test_a_device_says_so_at_the_next_value(backend, call):
-    with pytest.raises(IndexError, match="another was found"):
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: ctc(inputs=(5, 4)), "ctc_loss: input_lengths"),
+    (lambda: F.linear_cross_entropy(gp.ones((1, 2)), gp.ones((3, 2)), labels(3)),
+     "linear_cross_entropy: label"),
+    (lambda: adaptive(5)(gp.ones((1, 4)), labels(-100)).loss, "AdaptiveLogSoftmax.*label"),
+], ids=["ctc_loss", "linear_cross_entropy", "adaptive"])
+def test_a_device_raises_index_errors_when_a_value_is_read(backend, call, message):
+    with pytest.raises(IndexError, match=message):
         call().numpy()

@@ -1,13 +1,14 @@
-"""A Tensor's operators, methods and ways to be made: NumPy's words, PyTorch's where NumPy has none."""
+"""The operators and methods of Tensor, creation functions, and the type stub of the methods."""
 
 import operator
 import pickle
 
+import declared_methods
 import numpy as np
 import pytest
 
 import gpuprop as gp
-from gpuprop import BackendMismatchError, Parameter, Tensor, no_grad
+from gpuprop import BackendMismatchError, Parameter, Tensor, _array, no_grad
 
 A = np.array([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]], "float32")
 
@@ -23,16 +24,16 @@ def equal(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-# ---- operators ------------------------------------------------------------------------------------------------------
+# ---- operators ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", [
     operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod])
 @pytest.mark.parametrize("other", [2, 2.5, np.float32(2.5), np.array([2.0, 3.0, 4.0], "float32")])
 def test_arithmetic_from_both_sides(x, op, other):
-    theirs = gp.tensor(other).data if hasattr(other, "shape") and other.shape else other
-    equal(op(x, theirs), op(A, other))
-    equal(op(theirs, x), op(other, A))
+    on_device = gp.tensor(other).data if hasattr(other, "shape") and other.shape else other
+    equal(op(x, on_device), op(A, other))
+    equal(op(on_device, x), op(other, A))
     equal(op(x, gp.tensor(other, "float32")), op(A, np.float32(1) * other))
 
 
@@ -43,7 +44,8 @@ def test_powers(x):
     equal(abs(x) ** x, np.abs(A) ** A)
 
 
-@pytest.mark.parametrize("op", [operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift])
+@pytest.mark.parametrize("op", [
+    operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift])
 def test_bits_from_both_sides(backend, op):
     i, j = np.array([1, 2, 7]), np.array([3, 1, 2])
     equal(op(gp.tensor(i), gp.tensor(j)), op(i, j))
@@ -63,7 +65,8 @@ def test_signs_rounding_and_inversion(x):
         equal(got, want)
 
 
-@pytest.mark.parametrize("op", [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne])
+@pytest.mark.parametrize("op", [
+    operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne])
 def test_comparison(x, op):
     equal(op(x, 3), op(A, 3))
     equal(op(3, x), op(3, A))
@@ -71,7 +74,7 @@ def test_comparison(x, op):
     assert not op(x, 3).requires_grad
 
 
-def test_a_tensor_equals_no_other_object(x):
+def test_comparison_with_none_and_str_is_by_identity(x):
     assert (x == None) is False  # noqa: E711
     assert (x != "words") is True
     assert hash(x) != hash(gp.tensor(A))
@@ -89,20 +92,20 @@ def test_operators_are_recorded(backend):
     y = (1 - p) / (p + 1) * 2**p - p**-1
     (y % 10).sum().backward()
     a = np.array([2.0, 3.0])
-    slope = -2 / (a + 1) ** 2 * 2**a + (1 - a) / (a + 1) * np.log(2) * 2**a + a**-2
-    np.testing.assert_allclose(backend.to_numpy(p.grad), slope, rtol=1e-5)
+    grad = -2 / (a + 1) ** 2 * 2**a + (1 - a) / (a + 1) * np.log(2) * 2**a + a**-2
+    np.testing.assert_allclose(backend.to_numpy(p.grad), grad, rtol=1e-5)
 
 
-def test_reading_as_text_and_numbers(x):
+def test_conversion_to_text_and_numbers(x):
     assert f"{x.sum():.2f}" == "5.00"
     assert f"{x[0]}".startswith("Tensor([ 1., -2.,  3.]")
     assert [int(row.sum()) for row in x] == [2, 3]
 
 
-# ---- in place -------------------------------------------------------------------------------------------------------
+# ---- in place ----------------------------------------------------------------------------------
 
 
-def test_updating_a_name_makes_a_new_tensor(x):
+def test_augmented_assignment_makes_a_new_tensor(x):
     y = x
     y += 1
     y *= 2
@@ -114,8 +117,9 @@ def test_updating_a_name_makes_a_new_tensor(x):
 
 
 @pytest.mark.parametrize("update", [
-    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.imatmul])
-def test_updating_a_leaf_to_be_trained_is_refused(x, update):
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
+    operator.imatmul])
+def test_augmented_assignment_to_a_leaf_with_a_gradient_raises(x, update):
     for leaf in (x.requires_grad_(), Parameter(A)):
         with pytest.raises(TypeError, match=r"\.data\[\.\.\.\]"):
             update(leaf, 2.0)
@@ -134,19 +138,23 @@ def test_writing(x):
 
 
 @pytest.mark.parametrize("write", [
-    lambda t, v: t.__setitem__(0, v), lambda t, v: t.fill_(v), lambda t, v: t.zero_(), lambda t, v: t.copy_(v)])
-def test_writing_into_a_graph_is_refused(x, write):
+    lambda t, v: t.__setitem__(0, v),
+    lambda t, v: t.fill_(v),
+    lambda t, v: t.zero_(),
+    lambda t, v: t.copy_(v),
+])
+def test_writing_into_a_graph_raises(x, write):
     p = Parameter(A)
     for t, value in ((p, 1.0), (p * 2, 1.0), (gp.ones(3, requires_grad=True), 1.0)):
         with pytest.raises(TypeError, match=r"gpuprop\.where.*\.data\[\.\.\.\]"):
             write(t, value)
-    with pytest.raises(TypeError, match="is part of a graph"):
+    with pytest.raises(TypeError, match="part of a graph"):
         x[0] = p[0]
     with no_grad():
         write(p, 1.0)
 
 
-def test_writing_into_a_parameter_ends_the_graphs_that_read_it(backend):
+def test_writing_into_a_parameter_invalidates_graphs_that_read_it(backend):
     p = Parameter([1.0, 2.0])
     y = (p * p).sum()
     with no_grad():
@@ -155,12 +163,13 @@ def test_writing_into_a_parameter_ends_the_graphs_that_read_it(backend):
         y.backward()
 
 
-# ---- indices --------------------------------------------------------------------------------------------------------
+# ---- indexing ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", [
-    0, -1, (0, 2), slice(1, None), (..., 1), (None, 1), [1, 0, 1], (slice(None), [2, 0]), ([0, 1], [2, 2]), [],
-    np.int64(1), ([0, 1], slice(None, None, -1)), (np.int32(1), 2), [-1]])
+    0, -1, (0, 2), slice(1, None), (..., 1), (None, 1), [1, 0, 1], (slice(None), [2, 0]),
+    ([0, 1], [2, 2]), [], np.int64(1), ([0, 1], slice(None, None, -1)), (np.int32(1), 2), [-1],
+])
 def test_reading(x, key):
     equal(x[key], A[key])
 
@@ -175,30 +184,34 @@ def test_reading_by_tensors(x):
     equal(x[range(2)], A)
 
 
-def test_an_index_of_another_backend_is_refused_with_the_remedy():
+def test_an_index_on_another_backend_raises():
     index = np.array([0, 1])
     with gp.use("strict"):
         x = gp.tensor(A)
-        with pytest.raises(BackendMismatchError, match=r"is indexed with an array on 'numpy'.*\.to\('strict:0'\)"):
+        message = r"on 'strict:0'.*index.*on 'numpy'.*\.to\('strict:0'\)"
+        with pytest.raises(BackendMismatchError, match=message):
             x[index]
         equal(x[gp.tensor(index)], A[index])
 
 
-# ---- methods --------------------------------------------------------------------------------------------------------
+# ---- methods -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", "sum mean var std max min prod argmax argmin any all cumsum cumprod".split())
-def test_reductions_speak_numpy(x, name):
-    method, theirs = getattr(x, name), getattr(A, name)
+@pytest.mark.parametrize("name", [
+    "sum", "mean", "var", "std", "max", "min", "prod", "argmax", "argmin", "any", "all", "cumsum",
+    "cumprod",
+])
+def test_reductions_agree_with_numpy(x, name):
+    method, numpy_method = getattr(x, name), getattr(A, name)
     for axis in (0, -1):
-        equal(method(axis), theirs(axis))
-        equal(method(dim=axis), theirs(axis))
-    equal(method(), theirs())
+        equal(method(axis), numpy_method(axis))
+        equal(method(dim=axis), numpy_method(axis))
+    equal(method(), numpy_method())
     if "cum" not in name:
-        equal(method(1, keepdim=True), theirs(1, keepdims=True))
+        equal(method(1, keepdim=True), numpy_method(1, keepdims=True))
 
 
-def test_pytorch_words(x):
+def test_pytorch_names(x):
     equal(x.sum(dim=(0, 1)), A.sum())
     equal(x.sum(dim=[0, 1]), A.sum())
     equal(x.std(1, correction=1), A.std(1, ddof=1))
@@ -222,7 +235,8 @@ def test_pytorch_words(x):
     equal(x.where(x > 0, -x), np.abs(A))
     equal(x.index_select(1, gp.tensor([2, 0])), A[:, [2, 0]])
     equal(x.gather(dim=1, index=gp.tensor([[0], [2]])), np.array([[1], [-6]], "float32"))
-    equal(x.scatter_add(1, gp.tensor([[0], [2]]), gp.ones((2, 1))), A + np.eye(3, dtype="float32")[[0, 2]])
+    added = np.eye(3, dtype="float32")[[0, 2]]
+    equal(x.scatter_add(1, gp.tensor([[0], [2]]), gp.ones((2, 1))), A + added)
     equal(x.topk(2, dim=0, largest=False)[1], np.array([[0, 0, 1], [1, 1, 0]]))
     equal(x.argsort(descending=True), np.argsort(-A))
     equal(x.norm(dim=1), np.linalg.norm(A, axis=1))
@@ -238,15 +252,20 @@ def test_pytorch_words(x):
 
 
 def test_parts(x):
-    for got, want in ((x.unbind(), A), (x.unbind(dim=1), A.T), (x.chunk(2, dim=1), (A[:, :2], A[:, 2:])),
-                      (x.split(2, 1), (A[:, :2], A[:, 2:])), (x.split([1, 2], dim=1), (A[:, :1], A[:, 1:]))):
+    for got, want in (
+        (x.unbind(), A),
+        (x.unbind(dim=1), A.T),
+        (x.chunk(2, dim=1), (A[:, :2], A[:, 2:])),
+        (x.split(2, 1), (A[:, :2], A[:, 2:])),
+        (x.split([1, 2], dim=1), (A[:, :1], A[:, 1:])),
+    ):
         for g, w in zip(got, want, strict=True):
             equal(g, w)
     with pytest.raises(ValueError, match="do not add up"):
         x.split([1, 1], 1)
 
 
-def test_size_is_a_number_and_pytorchs_method(x):
+def test_size_is_a_number_and_a_method(x):
     assert (x.size, x.size(), x.size(0), x.size(-1)) == (6, (2, 3), 2, 3)
     equal(x / x.size, A / 6)
     equal(x.size * x, 6 * A)
@@ -255,16 +274,18 @@ def test_size_is_a_number_and_pytorchs_method(x):
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda x: x.transpose(0, 1), r"swapaxes\(0, 1\)"), (lambda x: x[None].transpose(1, 2), r"swapaxes\(1, 2\)"),
-    (lambda x: x.repeat(2, 1), r"tile\(2, 1\)"), (lambda x: x.sort(), r"gpuprop\.sort"),
+    (lambda x: x.transpose(0, 1), r"swapaxes\(0, 1\)"),
+    (lambda x: x[None].transpose(1, 2), r"swapaxes\(1, 2\)"),
+    (lambda x: x.repeat(2, 1), r"tile\(2, 1\)"),
+    (lambda x: x.sort(), r"gpuprop\.sort"),
     (lambda x: x.view("int32"), "astype"),
 ])
-def test_a_call_with_two_meanings_names_the_words_for_both(x, call, message):
+def test_ambiguous_calls_raise_and_name_alternatives(x, call, message):
     with pytest.raises(TypeError, match=message):
         call(x)
 
 
-def test_calls_with_one_meaning(x):
+def test_unambiguous_calls(x):
     equal(x.transpose(), A.T)
     equal(x.transpose(1, 0), A.T)
     equal(x.transpose((0, 1)), A)
@@ -274,12 +295,14 @@ def test_calls_with_one_meaning(x):
     equal(x.repeat(2, axis=None), A.repeat(2))
 
 
-# ---- types and places -----------------------------------------------------------------------------------------------
+# ---- dtypes and devices ------------------------------------------------------------------------
 
 
-def test_types(x):
-    for method, dtype in (("float", "float32"), ("double", "float64"), ("half", "float16"), ("long", "int64"),
-                          ("int", "int32"), ("bool", "bool")):
+def test_dtypes(x):
+    for method, dtype in (
+        ("float", "float32"), ("double", "float64"), ("half", "float16"),
+        ("long", "int64"), ("int", "int32"), ("bool", "bool"),
+    ):
         assert getattr(x, method)().dtype == dtype
         assert x.to(dtype).dtype == dtype
     for y in (x.astype("float64"), x.to(dtype=np.float64), x.type_as(gp.tensor(1.0, "float64"))):
@@ -294,7 +317,7 @@ def test_gradients_pass_casts_and_copies(backend):
     assert not p.long().requires_grad
 
 
-def test_gradients_come_back_from_another_backend(backend):
+def test_gradients_return_from_another_backend(backend):
     p = gp.tensor([1.0, 2.0], requires_grad=True)
     y = (p * 2).to("numpy" if backend.name != "numpy" else "strict")
     assert y.device != p.device
@@ -304,7 +327,7 @@ def test_gradients_come_back_from_another_backend(backend):
     assert p.cpu().device == "numpy" and p.to("cpu", "float64").dtype == "float64"
 
 
-def test_the_second_order_passes_a_move(backend):
+def test_second_derivatives_pass_a_move(backend):
     other = "numpy" if backend.name != "numpy" else "strict"
     x = backend.asarray(np.array([2.0, 3.0]))
     got = gp.grad(lambda x: gp.grad(lambda x: (x.to(other) ** 3).sum())(x).sum())(x)
@@ -317,17 +340,22 @@ def test_moving_without_a_graph(backend):
         assert p.to("strict" if backend.name == "numpy" else "numpy").node is None
 
 
-# ---- creation -------------------------------------------------------------------------------------------------------
+# ---- creation ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make, want", [
-    (lambda: gp.zeros((2, 3)), np.zeros((2, 3), "float32")), (lambda: gp.ones(2), np.ones(2, "float32")),
-    (lambda: gp.full((2,), 2.5), np.full(2, 2.5, "float32")), (lambda: gp.full((2,), 2), np.full(2, 2)),
-    (lambda: gp.full(2, True), np.full(2, True)), (lambda: gp.arange(3), np.arange(3)),
+    (lambda: gp.zeros((2, 3)), np.zeros((2, 3), "float32")),
+    (lambda: gp.ones(2), np.ones(2, "float32")),
+    (lambda: gp.full((2,), 2.5), np.full(2, 2.5, "float32")),
+    (lambda: gp.full((2,), 2), np.full(2, 2)),
+    (lambda: gp.full(2, True), np.full(2, True)),
+    (lambda: gp.arange(3), np.arange(3)),
     (lambda: gp.arange(1, 2, 0.25), np.arange(1, 2, 0.25, "float32")),
-    (lambda: gp.arange(1, 7, 2), np.arange(1, 7, 2)), (lambda: gp.eye(2), np.eye(2, dtype="float32")),
+    (lambda: gp.arange(1, 7, 2), np.arange(1, 7, 2)),
+    (lambda: gp.eye(2), np.eye(2, dtype="float32")),
     (lambda: gp.linspace(0, 1, 5), np.linspace(0, 1, 5, dtype="float32")),
-    (lambda: gp.eye(2, 3, "float64"), np.eye(2, 3)), (lambda: gp.zeros((), "int64"), np.zeros((), "int64")),
+    (lambda: gp.eye(2, 3, "float64"), np.eye(2, 3)),
+    (lambda: gp.zeros((), "int64"), np.zeros((), "int64")),
 ])
 def test_creation(backend, make, want):
     made = make()
@@ -336,17 +364,35 @@ def test_creation(backend, make, want):
 
 
 def test_creation_like_another(x):
-    for like, number in ((gp.zeros_like, 0), (gp.ones_like, 1), (lambda x, dtype=None: gp.full_like(x, 7, dtype), 7)):
+    full_like = lambda x, dtype=None: gp.full_like(x, 7, dtype)
+    for like, number in ((gp.zeros_like, 0), (gp.ones_like, 1), (full_like, 7)):
         equal(like(x), np.full_like(A, number))
         equal(like(x, "int64"), np.full_like(A, number, "int64"))
         assert type(like(x.data)) is type(x.data)
         assert isinstance(like(x), Tensor)
 
 
-def test_creation_elsewhere():
+def test_creation_on_another_device():
     assert gp.zeros(2, device="strict").device.startswith("strict")
     assert gp.zeros(2).device == "numpy"
     assert gp.ones(2, requires_grad=True).requires_grad
     assert gp.empty((2, 3)).shape == (2, 3)
     with pytest.raises(TypeError, match="only floating-point"):
         gp.zeros(2, "int64", requires_grad=True)
+
+
+# ---- names and types ---------------------------------------------------------------------------
+
+
+def test_the_type_stub_of_the_methods_is_up_to_date():
+    assert declared_methods.STUB.read_text() == declared_methods.stub(), \
+        "run tests/declared_methods.py"
+
+
+def test_the_package_lists_the_names_of_its_modules():
+    modules = [vars(_array)[name] for name in (
+        "activation", "arithmetic", "comparison", "creation", "indexing", "mathematics",
+        "products", "reduction", "shape",
+    )]
+    assert sorted(_array.__all__) == sorted(name for module in modules for name in module.__all__)
+    assert set(_array.__all__) <= set(gp.__all__)

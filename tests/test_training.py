@@ -1,4 +1,4 @@
-"""The Trainer: the bare loop's results, exact accumulation, and what happens when things go wrong."""
+"""The Trainer: equal to a hand-written loop, exact accumulation, and errors."""
 
 import functools
 import gc
@@ -24,16 +24,18 @@ def data(n=40, features=5, classes=3, dtype="float32"):
 
 def model(dropout=0.2, dtype="float32"):
     gpuprop.manual_seed(3)
-    return nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3)).to(dtype=dtype)
+    layers = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+    return layers.to(dtype=dtype)
 
 
-def trainer(dropout=0.2, dtype="float32", loss=F.cross_entropy, lr=0.01, metrics=(), scheduler=None, **options):
+def trainer(dropout=0.2, dtype="float32", loss=F.cross_entropy, lr=0.01, metrics=(),
+            scheduler=None, **options):
     m = model(dropout, dtype)
     optimizer = optim.Adam(m.parameters(), lr=lr)
     return Trainer(m, loss, optimizer, metrics, scheduler and scheduler(optimizer), **options)
 
 
-def pieces(arrays, size):
+def split(arrays, size):
     return [tuple(a[i:i + size] for a in arrays) for i in range(0, len(arrays[-1]), size)]
 
 
@@ -43,27 +45,28 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------
+# ---- the loop ------------------------------------------------------------------------------------
 
 
-def test_it_is_the_bare_loop_bit_for_bit(backend):
-    batches = pieces(data(), 12)
+def test_fit_equals_a_hand_written_loop_bit_for_bit(backend):
+    batches = split(data(), 12)
     t = trainer(clip_grad_norm=0.5)
     t.fit(batches, epochs=3)
-    bare = trainer()
+    manual = trainer()
     losses = []
     for x, y in batches * 3:
-        bare.optimizer.zero_grad()
-        loss = F.cross_entropy(bare.model(gpuprop.tensor(x)), gpuprop.tensor(y))
+        manual.optimizer.zero_grad()
+        loss = F.cross_entropy(manual.model(gpuprop.tensor(x)), gpuprop.tensor(y))
         loss.backward()
-        nn.utils.clip_grad_norm_(bare.model.parameters(), 0.5)
-        bare.optimizer.step()
+        nn.utils.clip_grad_norm_(manual.model.parameters(), 0.5)
+        manual.optimizer.step()
         losses.append(loss.item() * len(y))
-    assert_equal(t, bare)
-    assert t.history["loss"] == pytest.approx([sum(losses[i:i + 4]) / 40 for i in (0, 4, 8)], rel=1e-6)
+    assert_equal(t, manual)
+    means = [sum(losses[i:i + 4]) / 40 for i in (0, 4, 8)]
+    assert t.history["loss"] == pytest.approx(means, rel=1e-6)
 
 
-def test_the_same_seed_gives_the_same_bits_twice(backend):
+def test_equal_seeds_give_equal_bits(backend):
     runs = [trainer(metrics=["accuracy"]) for _ in range(2)]
     for t in runs:
         gpuprop.manual_seed(7)
@@ -73,21 +76,22 @@ def test_the_same_seed_gives_the_same_bits_twice(backend):
         assert runs[0].history[column] == runs[1].history[column]
 
 
-def test_it_learns(backend):
+def test_training_improves_loss_and_metrics(backend):
     t = trainer(metrics=["accuracy", "confusion_matrix"], lr=0.03)
     history = t.fit(data(200), data(200), epochs=15)
     assert history is t.history and len(history) == 15
     assert history["loss"][-1] < history["loss"][0] / 2 and history[-1]["val_accuracy"] > 0.9
-    figures = t.evaluate(data(200))
-    assert figures["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-5)
-    assert figures["accuracy"] == history[-1]["val_accuracy"] == np.trace(figures["confusion_matrix"]) / 200
-    assert (t.predict(data(200)[0]).numpy().argmax(1) == data(200)[1]).mean() == figures["accuracy"]
+    results = t.evaluate(data(200))
+    assert results["loss"] == pytest.approx(history[-1]["val_loss"], rel=1e-5)
+    assert results["accuracy"] == history[-1]["val_accuracy"]
+    assert results["accuracy"] == np.trace(results["confusion_matrix"]) / 200
+    assert (t.predict(data(200)[0]).numpy().argmax(1) == data(200)[1]).mean() == results["accuracy"]
     t.fit(data(200))
     assert [row["epoch"] for row in history] == list(range(1, 17))
 
 
-def test_several_inputs_and_several_kinds_of_data(backend):
-    class Two(nn.Module):
+def test_several_inputs_and_all_forms_of_data(backend):
+    class TwoInputs(nn.Module):
         def __init__(self):
             self.a, self.b = nn.Linear(5, 3), nn.Linear(5, 3)
 
@@ -95,7 +99,7 @@ def test_several_inputs_and_several_kinds_of_data(backend):
             return self.a(x) + self.b(z)
 
     class Rows:
-        """A dataset to who looks for no more than it takes."""
+        """A dataset that is not derived from Dataset."""
 
         def __len__(self):
             return 40
@@ -109,31 +113,34 @@ def test_several_inputs_and_several_kinds_of_data(backend):
 
     x, y = data()
     want = None
-    for kind in (lambda: pieces((x, -x, y), 10), lambda: DataLoader(ArrayDataset(x, -x, y), 10),
-                 lambda: (gpuprop.tensor(x), x.astype("float64") * -1, y.tolist()), lambda: Rows(), lambda: Stream()):
+    forms = (
+        lambda: split((x, -x, y), 10), lambda: DataLoader(ArrayDataset(x, -x, y), 10),
+        lambda: (gpuprop.tensor(x), x.astype("float64") * -1, y.tolist()), Rows, Stream)
+    for make in forms:
         gpuprop.manual_seed(0)
-        two = Two()
-        t = Trainer(two, nn.CrossEntropyLoss(), optim.SGD(two.parameters(), lr=0.1))
-        figures = t.evaluate(kind(), batch_size=10)
-        assert want in (None, figures["loss"])
-        want = figures["loss"]
-        t.fit(kind(), batch_size=10)
-        assert t.predict(kind(), batch_size=10).shape == (40, 3)
+        m = TwoInputs()
+        t = Trainer(m, nn.CrossEntropyLoss(), optim.SGD(m.parameters(), lr=0.1))
+        results = t.evaluate(make(), batch_size=10)
+        assert want in (None, results["loss"])
+        want = results["loss"]
+        t.fit(make(), batch_size=10)
+        assert t.predict(make(), batch_size=10).shape == (40, 3)
 
 
-def test_arrays_go_where_the_model_is(backend):
+def test_arrays_are_moved_to_the_device_of_the_model(backend):
     t = trainer(dtype="float64")
     with gpuprop.use("numpy"):
         t.fit(data(), data(), epochs=1)
-        assert type(t.predict(data()[0]).data) is backend.array_type and t.predict(data()[0]).dtype == "float64"
+        output = t.predict(data()[0])
+        assert type(output.data) is backend.array_type and output.dtype == "float64"
     assert all(type(p.data) is backend.array_type for p in t.model.parameters())
 
 
-def test_the_device_is_waited_for_once_an_epoch(backend):
+def test_fit_waits_for_the_device_once_an_epoch(backend):
     waits, syncs = [], getattr(backend, "syncs", [])
     for n in (4, 24):
         t = trainer(metrics=["accuracy", "top2", "f1", "auroc"], clip_grad_norm=1.0)
-        batches = [tuple(map(gpuprop.tensor, b)) for b in pieces(data(4 * n), 4)]
+        batches = [tuple(map(gpuprop.tensor, b)) for b in split(data(4 * n), 4)]
         before = len(syncs)
         t.fit(batches, epochs=2)
         waits.append(len(syncs) - before)
@@ -141,24 +148,24 @@ def test_the_device_is_waited_for_once_an_epoch(backend):
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_captured_steps_are_the_same(backend, accumulate):
+def test_captured_steps_are_equal(backend, accumulate):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        runs = [trainer(metrics=["accuracy"], accumulate=accumulate, clip_grad_norm=0.3, capture=capture)
-                for capture in (False, True)]
+        options = {"metrics": ["accuracy"], "accumulate": accumulate, "clip_grad_norm": 0.3}
+        runs = [trainer(**options, capture=capture) for capture in (False, True)]
         for t in runs:
             gpuprop.manual_seed(5)
-            t.fit(pieces(data(), 6), epochs=4)
+            t.fit(split(data(), 6), epochs=4)
     assert_equal(*runs)
     assert runs[0].history["loss"] == pytest.approx(runs[1].history["loss"], rel=1e-12)
 
 
-# ---- accumulation ---------------------------------------------------------------------------------------------------
+# ---- accumulation --------------------------------------------------------------------------------
 
 WEIGHTS = np.array([0.5, 2.0, 1.25])
 Y = data(classes=3)[1]
 LABELS = np.where(np.arange(40) % 3 == 1, -100, Y)
-LABELS[14:21] = -100  # one whole micro-batch
+LABELS[14:21] = -100  # a whole batch of 7
 SOFT = np.random.default_rng(2).dirichlet(np.ones(3), 40)
 LOSSES = {
     "cross_entropy": (F.cross_entropy, Y),
@@ -174,6 +181,8 @@ LOSSES = {
     "kl batchmean": (functools.partial(F.kl_div, reduction="batchmean"), SOFT),
     "own mean": (lambda: lambda output, target: ((output - target) ** 2).sum(axis=1).mean(), SOFT),
     "own sum": (lambda: own_sum, LABELS),
+    "own method": (lambda: OwnMethod(), LABELS),
+    "own class": (lambda: Doubled(), Y),
 }
 
 
@@ -181,32 +190,50 @@ def own_sum(output, target):
     return F.cross_entropy(output, target, reduction="sum"), (target != -100).sum()
 
 
+class OwnMethod:
+    def __call__(self, output, target):
+        total, count = self.sum_and_count(output, target)
+        return total / count
+
+    def sum_and_count(self, output, target):
+        return own_sum(output, target)
+
+
+class Doubled(nn.CrossEntropyLoss):
+    """Its forward is not that of the base class, so the sum and the count are not either."""
+
+    def forward(self, output, target):
+        return 2 * super().forward(output, target)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_accumulation_equals_the_big_batch(backend, name):
-    """Ragged batches, ignored labels and weights: to 1e-12 in float64, and equal to the loss's own mean."""
+    """With ragged batches, ignored labels and weights: parameters and loss to 1e-12 in float64."""
     loss, target = LOSSES[name]
-    loss = loss() if type(loss) is type(lambda: 0) and loss.__name__ == "<lambda>" else loss
+    if getattr(loss, "__name__", "") == "<lambda>":  # constructed here, on the backend under test
+        loss = loss()
     arrays = data(dtype="float64")[0], target
     runs = []
     for size, accumulate in ((40, 1), (7, 6), (7, 100), (40, 3)):
         t = trainer(0, "float64", loss, accumulate=accumulate, clip_grad_norm=10.0)
-        t.fit(pieces(arrays, size), epochs=3)
+        t.fit(split(arrays, size), epochs=3)
         runs.append(t)
-    bare = trainer(0, "float64")
+    manual = trainer(0, "float64")
     for _ in range(3):
-        bare.optimizer.zero_grad()
+        manual.optimizer.zero_grad()
         x, y = map(gpuprop.tensor, arrays)
-        value = loss(bare.model(x), y)
+        value = loss(manual.model(x), y)
         value = value[0] / value[1] if isinstance(value, tuple) else value
         value.backward()
-        bare.optimizer.step()
+        manual.optimizer.step()
     for t in runs:
-        for key, want in bare.model.state_dict().items():
-            np.testing.assert_allclose(t.model.state_dict()[key], want, rtol=0, atol=1e-12, err_msg=key)
+        for key, want in manual.model.state_dict().items():
+            found = t.model.state_dict()[key]
+            np.testing.assert_allclose(found, want, rtol=0, atol=1e-12, err_msg=key)
         assert t.history[-1]["loss"] == pytest.approx(value.item(), rel=1e-12)
 
 
-def test_steps_of_a_ragged_epoch():
+def test_the_number_of_steps_of_a_ragged_epoch():
     steps = []
 
     class Count(Callback):
@@ -218,8 +245,74 @@ def test_steps_of_a_ragged_epoch():
     assert len(steps) == t.steps_per_epoch == 3
 
 
-def test_nothing_counts():
-    """A batch without a label that counts leaves the gradient at zero, and the loss is not a number."""
+def test_running_loss():
+    t = trainer()
+    with pytest.raises(RuntimeError, match="no epoch has started"):
+        t.running_loss()
+    losses = []
+    t.fit(data(40), batch_size=10, epochs=2, callbacks=[lambda t: losses.append(t.running_loss())])
+    assert losses == t.history["loss"]
+
+
+N, C = 6, 4
+RNG = np.random.default_rng(5)
+SCORES, OTHER = RNG.standard_normal((2, N, C))
+PROBABILITIES = RNG.uniform(0.1, 0.9, (N, C))
+CLASSES = RNG.integers(0, C, N)
+SIGNS = np.sign(RNG.standard_normal((N, C)))
+SETS = np.array([[1, 2, -1, 0]] * N)
+CLASS_WEIGHTS = RNG.uniform(0.1, 2, C)
+LIBRARY_LOSSES = {
+    "l1": (nn.L1Loss, {}, SCORES, OTHER),
+    "mse": (nn.MSELoss, {}, SCORES, OTHER),
+    "smooth l1": (nn.SmoothL1Loss, {}, SCORES, OTHER),
+    "huber": (nn.HuberLoss, {}, SCORES, OTHER),
+    "cross entropy": (nn.CrossEntropyLoss, {"label_smoothing": 0.1}, SCORES, CLASSES),
+    "cross entropy, weights": (
+        nn.CrossEntropyLoss, {"weight": CLASS_WEIGHTS, "ignore_index": 1}, SCORES, CLASSES),
+    "cross entropy, probabilities": (
+        nn.CrossEntropyLoss, {"weight": CLASS_WEIGHTS}, SCORES, PROBABILITIES),
+    "cross entropy, one sample": (nn.CrossEntropyLoss, {}, SCORES[0], CLASSES[0]),
+    "nll": (nn.NLLLoss, {"weight": CLASS_WEIGHTS}, SCORES, CLASSES),
+    "bce": (nn.BCELoss, {"weight": CLASS_WEIGHTS}, PROBABILITIES, PROBABILITIES),
+    "bce with logits": (
+        nn.BCEWithLogitsLoss, {"pos_weight": CLASS_WEIGHTS}, SCORES, PROBABILITIES),
+    "kl div": (nn.KLDivLoss, {}, SCORES, PROBABILITIES),
+    "kl div, batchmean": (nn.KLDivLoss, {"reduction": "batchmean"}, SCORES, PROBABILITIES),
+    "soft margin": (nn.SoftMarginLoss, {}, SCORES, SIGNS),
+    "poisson": (nn.PoissonNLLLoss, {}, SCORES, PROBABILITIES),
+    "gaussian": (nn.GaussianNLLLoss, {}, SCORES, OTHER, PROBABILITIES),
+    "hinge embedding": (nn.HingeEmbeddingLoss, {}, SCORES, SIGNS),
+    "cosine embedding": (nn.CosineEmbeddingLoss, {}, SCORES, OTHER, SIGNS[:, 0]),
+    "margin ranking": (nn.MarginRankingLoss, {}, SCORES, OTHER, SIGNS),
+    "multi margin": (nn.MultiMarginLoss, {"weight": CLASS_WEIGHTS}, SCORES, CLASSES),
+    "multilabel margin": (nn.MultiLabelMarginLoss, {}, SCORES, SETS),
+    "multilabel soft margin": (
+        nn.MultiLabelSoftMarginLoss, {"weight": CLASS_WEIGHTS}, SCORES, PROBABILITIES),
+    "triplet margin": (nn.TripletMarginLoss, {}, SCORES, OTHER, PROBABILITIES),
+    "linear": (lambda **options: nn.LinearCrossEntropyLoss(C, C, dtype="float64", **options),
+               {"weight": CLASS_WEIGHTS, "ignore_index": 1}, SCORES, CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY_LOSSES)
+def test_sum_and_count_of_the_losses(backend, name):
+    """The sum divided by the count is the mean, and both add up over batches."""
+    make, options, *arrays = LIBRARY_LOSSES[name]
+    loss = make(**{n: gpuprop.tensor(v) if isinstance(v, np.ndarray) else v
+                   for n, v in options.items()})
+    total, count = loss.sum_and_count(*map(gpuprop.tensor, arrays))
+    mean = loss(*map(gpuprop.tensor, arrays)).item()
+    assert total.item() / float(count) == pytest.approx(mean, rel=1e-12)
+    if arrays[0].ndim == 2:
+        halves = [[a[:2] for a in arrays], [a[2:] for a in arrays]]
+        parts = [loss.sum_and_count(*map(gpuprop.tensor, half)) for half in halves]
+        assert sum(part.item() for part, _ in parts) == pytest.approx(total.item(), rel=1e-12)
+        assert sum(float(n) for _, n in parts) == pytest.approx(float(count), rel=1e-12)
+
+
+def test_a_batch_in_which_all_labels_are_ignored():
+    """The gradient is zero and the loss is NaN."""
     t = trainer(lr=0.1)
     before = t.model.state_dict()
     t.fit((data()[0], np.full(40, -100)))
@@ -228,28 +321,29 @@ def test_nothing_counts():
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_weights_of_places():
-    """Their sum divides the mean of mse_loss and l1_loss."""
+def test_element_weights():
+    """The mean of mse_loss and l1_loss divides by the sum of the weights."""
     x, weight = data(dtype="float64")[0], np.random.default_rng(3).uniform(0, 2, (40, 3))
     loss = functools.partial(F.l1_loss, weight=gpuprop.tensor(weight))
     t = trainer(0, "float64", loss)
     t.fit([(x, SOFT)])
-    bare = trainer(0, "float64")
-    loss(bare.model(gpuprop.tensor(x)), gpuprop.tensor(SOFT)).backward()
-    bare.optimizer.step()
-    for name, want in bare.model.state_dict().items():
+    manual = trainer(0, "float64")
+    loss(manual.model(gpuprop.tensor(x)), gpuprop.tensor(SOFT)).backward()
+    manual.optimizer.step()
+    for name, want in manual.model.state_dict().items():
         np.testing.assert_allclose(t.model.state_dict()[name], want, rtol=0, atol=1e-14)
 
 
-def test_losses_that_are_no_mean():
+def test_losses_that_are_not_means():
     for loss in (nn.MSELoss(reduction="sum"), functools.partial(F.mse_loss, reduction="none")):
-        with pytest.raises(ValueError, match=r"a loss to train by is a mean, and this one has reduction='(sum|none)'"):
+        with pytest.raises(ValueError, match=r"must be a mean, but reduction='(sum|none)'"):
             trainer(loss=loss)
-    with pytest.raises(ValueError, match=r"a loss is one number, .*, not of shape \(32,\): reduce it by .mean\(\)"):
-        trainer(loss=lambda output, target: F.cross_entropy(output, target, reduction="none")).fit(data())
+    t = trainer(loss=lambda output, target: F.cross_entropy(output, target, reduction="none"))
+    with pytest.raises(ValueError, match=r"one number, .* shape \(32,\): .*\.mean\(\)"):
+        t.fit(data())
 
 
-# ---- schedules ------------------------------------------------------------------------------------------------------
+# ---- schedules -----------------------------------------------------------------------------------
 
 
 def test_schedules():
@@ -264,35 +358,34 @@ def test_schedules():
 
 @pytest.mark.parametrize("column", ["loss", "val_loss"])
 def test_plateau(column):
-    plateau = functools.partial(optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.1, threshold=0.9999)
+    plateau = functools.partial(
+        optim.lr_scheduler.ReduceLROnPlateau, patience=0, factor=0.1, threshold=0.9999)
     t = trainer(lr=1e-3, scheduler=plateau)
     t.fit(data(), data() if column == "val_loss" else None, epochs=3)
     assert t.history["lr"] == pytest.approx([1e-3, 1e-3, 1e-4])
     assert t.scheduler.best == t.history[column][0]
 
 
-# ---- wrong data -----------------------------------------------------------------------------------------------------
+# ---- invalid data --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong, message", [
-    ((np.zeros((0, 5), "float32"), np.zeros(0, int)), "there is no data: the dataset is empty"),
-    ([], "there is no data: the list makes no batch"),
-    (iter([]), "the data ended without a batch"),
-    (DataLoader(ArrayDataset(*data(10)), 32, drop_last=True), r"makes no batch of 10 samples: is drop_last set"),
-    ((data(10)[0], data(9)[1]), r"the arrays differ in their first length: \(10, 5\), \(9,\)"),
+    ((np.zeros((0, 5), "float32"), np.zeros(0, int)), "no data: the dataset is empty"),
+    ([], "no data: the list has no batches"),
+    (iter([]), "no data: the iterable has no batches"),
+    (DataLoader(ArrayDataset(*data(10)), 32, drop_last=True), "no batches of 10 .*drop_last"),
+    ((data(10)[0], data(9)[1]), r"same length, .* \(10, 5\), \(9,\)"),
 ])
 def test_no_data(wrong, message):
     for use in ("fit", "evaluate", "predict"):
-        if use == "predict" and "ended" in message:
-            message = "there is no data"
         with pytest.raises(ValueError, match=message):
             getattr(trainer(), use)(wrong)
 
 
-def test_an_iterator_that_is_used_up():
+def test_an_exhausted_iterator():
     t = trainer()
-    with pytest.raises(ValueError, match="is it an iterator, which can be gone through once"):
-        t.fit(iter(pieces(data(), 10)), epochs=2)
+    with pytest.raises(ValueError, match="iterator can be used only once"):
+        t.fit(iter(split(data(), 10)), epochs=2)
     assert len(t.history) == 1
 
 
@@ -308,48 +401,50 @@ def test_nan_labels():
     t = trainer(loss=F.mse_loss)
     before = t.model.state_dict()
     for wrong in ((x, y), ArrayDataset(x, y), DataLoader(ArrayDataset(x, y), 8)):
-        with pytest.raises(ValueError, match="the target has NaN in 3 of 120 places"):
+        with pytest.raises(ValueError, match="target has 3 NaN among its 120 values"):
             t.fit(wrong)
-        with pytest.raises(ValueError, match="the target has NaN"):
+        with pytest.raises(ValueError, match="target has 3 NaN"):
             t.fit((x, np.ones_like(y)), wrong)
     np.testing.assert_array_equal(t.model.state_dict()["0.weight"], before["0.weight"])
     assert t.predict((x, y)).shape == (40, 3)
 
 
-def test_batches_that_are_none():
-    for wrong, got in (([data()[0]], "Tensor|ndarray"), ([(data()[0],)], "tuple of 1"), ([{"x": 1}], "dict")):
-        with pytest.raises(TypeError, match=rf"a batch is a tuple \(\*inputs, target\), not ({got})"):
+def test_invalid_batches():
+    x = data()[0]
+    wrong_batches = {"Tensor|ndarray": [x], "a tuple of length 1": [(x,)], "dict": [{"x": 1}]}
+    for found, wrong in wrong_batches.items():
+        with pytest.raises(TypeError, match=rf"tuple \(\*inputs, target\), not ({found})"):
             trainer().fit(wrong)
-    with pytest.raises(TypeError, match=r"data is a tuple of arrays, a DataLoader .*, not int"):
+    with pytest.raises(TypeError, match=r"data must be .*, not int"):
         trainer().fit(3)
 
 
 def test_labels_out_of_range(backend):
     t = trainer()
-    with pytest.raises(IndexError, match="labels of 3 classes"):
+    with pytest.raises(IndexError, match=r"label.* < 3"):
         t.fit((data()[0], data()[1] + 2))
     assert t.model.training
 
 
-def test_arguments_that_make_no_sense():
+def test_invalid_arguments():
     m = model()
-    with pytest.raises(ValueError, match="the optimizer steps none of the model's parameters"):
+    with pytest.raises(ValueError, match="none of the model's parameters"):
         Trainer(m, F.cross_entropy, optim.SGD(model().parameters()))
-    with pytest.raises(ValueError, match="accumulate is a number of batches, at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"accumulate must be at least 1.*, not 0"):
         trainer(accumulate=0)
-    with pytest.raises(ValueError, match="schedule is 'epoch' or 'step'"):
+    with pytest.raises(ValueError, match="'epoch' or 'step'"):
         trainer(schedule="batch")
     with pytest.raises(ValueError, match="unknown metric 'acc'"):
         trainer(metrics="acc")
 
 
-# ---- in use ---------------------------------------------------------------------------------------------------------
+# ---- modes, prediction and resources -------------------------------------------------------------
 
 
-def test_modes_come_back():
+def test_modules_return_to_their_modes():
     t = trainer(dropout=0.5)
     t.model.eval()
-    t.model[2].train()  # dropout stays on in use, says the user
+    t.model[2].train()  # as for Monte Carlo dropout
     modes = [m.training for m in t.model.modules()]
     a, b = t.predict(data()[0]).numpy(), t.predict(data()[0]).numpy()
     np.testing.assert_array_equal(a, b)
@@ -358,30 +453,30 @@ def test_modes_come_back():
     assert [m.training for m in t.model.modules()] == modes
 
 
-def test_prediction_records_nothing_and_keeps_the_order(backend):
+def test_predictions_are_not_recorded_and_keep_the_order(backend):
     t = trainer()
     x, y = data()
     whole = t.predict(x)
     assert not whole.requires_grad and whole.node is None
-    for given in ((x, y), pieces((x, y), 7), [x[:30], x[30:]], DataLoader(ArrayDataset(x), 9)):
-        np.testing.assert_allclose(t.predict(given).numpy(), whole.numpy(), rtol=1e-6, atol=1e-6)
+    for form in ((x, y), split((x, y), 7), [x[:30], x[30:]], DataLoader(ArrayDataset(x), 9)):
+        np.testing.assert_allclose(t.predict(form).numpy(), whole.numpy(), rtol=1e-6, atol=1e-6)
 
 
-def test_evaluating_amid_an_epoch_changes_nothing():
-    class Look(Callback):
+def test_evaluating_within_an_epoch_changes_nothing():
+    class Evaluate(Callback):
         def on_step_end(self, t):
             t.evaluate(data())
             t.predict(data()[0])
 
     runs = [trainer(metrics=["accuracy"]) for _ in range(2)]
-    for t, callbacks in zip(runs, ([], [Look()]), strict=True):
+    for t, callbacks in zip(runs, ([], [Evaluate()]), strict=True):
         gpuprop.manual_seed(1)
         t.fit(data(), epochs=2, callbacks=callbacks)
     assert_equal(*runs)
     assert runs[0].history["accuracy"] == runs[1].history["accuracy"]
 
 
-def test_not_in_the_main_thread():
+def test_fit_outside_of_the_main_thread():
     t = trainer()
     thread = threading.Thread(target=lambda: t.fit(data(), data(), epochs=2))
     thread.start()
@@ -391,7 +486,7 @@ def test_not_in_the_main_thread():
 
 def test_memory_does_not_grow():
     t = trainer(metrics=["accuracy"])
-    batches = pieces(data(), 8)
+    batches = split(data(), 8)
     t.fit(batches)
     gc.collect()
     counts = []

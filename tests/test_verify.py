@@ -1,6 +1,7 @@
-"""`gpuprop verify`: honest runs pass, and planted faults are found and named."""
+"""`gpuprop verify`: equal runs pass, and injected errors are found and reported."""
 
 import contextlib
+import itertools
 import json
 from html.parser import HTMLParser
 
@@ -18,18 +19,19 @@ from gpuprop._core.ops import forget_choices
 from gpuprop._core.registry import _classes, default_backend, get_backend
 from gpuprop.data import ArrayDataset
 from gpuprop.functional._activation import gelu
-from gpuprop.functional._dropout import drop
+from gpuprop.functional._dropout import dropout_by_key
 from gpuprop.random import default_generator
-from gpuprop.verification import DIFFERS, NOTHING, SAME
-from gpuprop.verification._builtin_runs import RUNS, mlp, trained
-from gpuprop.verification._measure import distance
-from gpuprop.verification._page import page
-from gpuprop.verification._reorder import Order, Products
+from gpuprop.verification import DIFFERENT, NOT_COMPARED, SAME
+from gpuprop.verification._builtin_runs import RUNS, mlp, supervised_run
+from gpuprop.verification._comparison import max_difference
+from gpuprop.verification._html_report import html_report
+from gpuprop.verification._recorder import OUTSIDE
+from gpuprop.verification._summation_order import ReorderedMatmul, SummationOrder
 from gpuprop_numpy import NumpyBackend
 
 CANDIDATE = BACKENDS[-1]
 pytestmark = [pytest.mark.gpu] * (CANDIDATE == "cupy")
-HEAD = (10, 48)  # the weight of the mlp's last layer, number 6
+LAST_WEIGHT = (10, 48)  # the shape of the weight of the mlp's last layer, "6"
 
 
 def verify(make_run=mlp, steps=1, **options):
@@ -37,10 +39,11 @@ def verify(make_run=mlp, steps=1, **options):
 
 
 @contextlib.contextmanager
-def planted(op, twin):
-    """The candidate has this twin of an op."""
+def override_on_candidate(op, override):
+    """The candidate uses this override of an op."""
     backend = get_backend(CANDIDATE)
-    before, backend.kernels = backend.kernels, {**backend.kernels, op.spec.name: twin}
+    before = backend.kernels
+    backend.kernels = {**before, op.spec.name: override}
     forget_choices()
     try:
         yield
@@ -49,49 +52,63 @@ def planted(op, twin):
         forget_choices()
 
 
-def here():
-    """Is this the candidate's run?"""
+def on_candidate():
+    """True in the candidate's run."""
     return default_backend().name == CANDIDATE
 
 
-class TestHonest:
+class TestSameRuns:
     @pytest.mark.parametrize("name", RUNS)
     def test_built_in_runs_are_the_same(self, name):
         result = verify(RUNS[name], steps=3)
         assert result, str(result)
-        assert (result.status, result.first, result.steps, result.notes) == (SAME, "", 3, [])
-        assert {row.dtype for row in result.rows} == {"float64", "float32"}
-        assert {e.what for e in result.exact} == {"initial weights", "batches", "dropout masks"}
-        assert str(result).endswith(": the same run")
+        assert result.status == SAME
+        assert result.first_difference == ""
+        assert result.steps == 3
+        assert result.notes == []
+        assert {t.dtype for t in result.tensors} == {"float64", "float32"}
+        assert {b.kind for b in result.bitwise} == {"initial weights", "batches", "dropout masks"}
+        assert str(result).endswith(": same training run")
 
     @pytest.mark.parametrize("seed", [0, 3, 7])
-    def test_rounding_that_the_run_amplifies(self, seed):
-        """RMSprop divides small gradients by themselves, so that one other order of rows does not tell enough."""
+    def test_optimizer_that_amplifies_rounding(self, seed):
+        """RMSprop divides small gradients by themselves: one other order may not show the noise."""
         def make_run():
-            model = nn.Sequential(nn.Linear(50, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 128), nn.ReLU(),
-                                  nn.Linear(128, 10))
-            data = gpuprop.random.normal((256, 50)).numpy(), gpuprop.random.integers(0, 10, 256).numpy()
-            return trained(model, F.cross_entropy, optim.RMSprop(model.parameters()), ArrayDataset(*data), 32)
+            model = nn.Sequential(nn.Linear(50, 128), nn.ReLU(), nn.Dropout(0.2),
+                                  nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+            inputs = gpuprop.random.normal((256, 50)).numpy()
+            labels = gpuprop.random.integers(0, 10, 256).numpy()
+            optimizer = optim.RMSprop(model.parameters())
+            dataset = ArrayDataset(inputs, labels)
+            return supervised_run(model, F.cross_entropy, optimizer, dataset, 32)
 
         result = verify(make_run, steps=4, seed=seed)
         assert result, str(result)
 
-    def test_random_numbers_are_left_as_they_were(self):
+    def test_default_generator_is_restored(self):
         before = default_generator.get_state()
         verify()
         assert default_generator.get_state() == before
 
-    def test_what_is_looked_at(self):
-        places = [(row.phase, row.layer, row.what) for row in verify().rows if row.dtype == "float64"]
-        assert places[:3] == [("forward", "0", "output"), ("forward", "1", "output"), ("forward", "2", "output")]
-        assert places[7:14] == [
-            ("forward", "the step", "result"), ("backward", "6", "gradient of output"),
-            ("backward", "6", "gradient of weight"), ("backward", "6", "gradient of bias"),
-            ("backward", "6", "gradient of input"), ("backward", "5", "gradient of input"),
-            ("backward", "4", "gradient of input")]
-        assert places[-1] == ("update", "6", "update of bias")
+    def test_compared_tensors(self):
+        found = [(t.phase, t.layer, t.tensor) for t in verify().tensors if t.dtype == "float64"]
+        assert found[:3] == [
+            ("forward", "0", "output"),
+            ("forward", "1", "output"),
+            ("forward", "2", "output"),
+        ]
+        assert found[7:14] == [
+            ("forward", OUTSIDE, "returned value"),
+            ("backward", "6", "gradient of output"),
+            ("backward", "6", "gradient of weight"),
+            ("backward", "6", "gradient of bias"),
+            ("backward", "6", "gradient of input"),
+            ("backward", "5", "gradient of input"),
+            ("backward", "4", "gradient of input"),
+        ]
+        assert found[-1] == ("update", "6", "update of bias")
 
-    def test_a_captured_step(self):
+    def test_captured_step(self):
         def make_run():
             model, step, batches = mlp()
             return model, gpuprop.capture(step), batches
@@ -99,17 +116,17 @@ class TestHonest:
         assert verify(make_run, steps=4)
 
 
-def linear_with(change):
-    """The candidate's linear, changed in the last layer."""
+def change_last_linear(change):
+    """The candidate's linear op with ``change(out, pullbacks)`` in the last layer."""
     def linear(xp, input, weight, bias=None):
         out, pullbacks = F.linear.fn(xp, input, weight, bias)
-        return change(out, pullbacks) if weight.shape == HEAD else (out, pullbacks)
+        return change(out, pullbacks) if weight.shape == LAST_WEIGHT else (out, pullbacks)
 
-    return planted(F.linear, linear)
+    return override_on_candidate(F.linear, linear)
 
 
-def kinked():
-    """One row's activation is 2**-26, before a ReLU; in float32 it is 0 if it is added up in halves."""
+def input_near_kink():
+    """ReLU of 2**-26, which is 0 if the sum is computed in float32 as two halves."""
     model = nn.Sequential(nn.Linear(4, 1, bias=False), nn.ReLU())
     model[0].weight.data[...] = 1
     x = np.array([[1, 2.0**-25, -1, -(2.0**-26)], [1, 2, 3, 4]], np.float32)
@@ -120,131 +137,148 @@ def kinked():
     return model, step, [(gpuprop.tensor(x),)]
 
 
-def test_two_sides_of_a_kink_are_both_right(monkeypatch):
-    monkeypatch.setattr("gpuprop.verification.ORDERS", ())
-    result = verify(kinked)
+def test_gradients_on_both_sides_of_a_kink_are_accepted(monkeypatch):
+    monkeypatch.setattr("gpuprop.verification.ORDER_SEEDS", ())
+    result = verify(input_near_kink)
     assert result, str(result)
-    monkeypatch.setattr("gpuprop.verification.with_gradients_of", lambda reference, point: reference)
-    assert "layer 1, backward, gradient of input: step 0, float32" in verify(kinked).first
+    monkeypatch.setattr("gpuprop.verification.with_gradients_of", lambda reference, _: reference)
+    difference = verify(input_near_kink).first_difference
+    assert "layer 1, gradient of input, step 0, float32" in difference
 
 
-class TestPlanted:
-    def differs(self, match, make_run=mlp, **options):
+class TestDifferentRuns:
+    def assert_first_difference(self, expected, make_run=mlp, **options):
         result = verify(make_run, **options)
-        assert result.status == DIFFERS and not result
-        assert match in result.first
-        assert result.first in str(result)
+        assert result.status == DIFFERENT and not result
+        assert expected in result.first_difference
+        assert result.first_difference in str(result)
         return result
 
-    @pytest.mark.parametrize("i, what", [(0, "input"), (1, "weight"), (2, "bias")])
-    def test_a_wrong_gradient_in_one_layer(self, i, what):
+    @pytest.mark.parametrize("i, name", [(0, "input"), (1, "weight"), (2, "bias")])
+    def test_wrong_gradient_in_one_layer(self, i, name):
         def change(out, pullbacks):
             wrong = lambda dy: pullbacks[i](dy) * 1.000001
             return out, (*pullbacks[:i], wrong, *pullbacks[i + 1:])
 
-        with linear_with(change):
-            self.differs(f"layer 6, backward, gradient of {what}: step 0, float64")
+        with change_last_linear(change):
+            self.assert_first_difference(f"layer 6, gradient of {name}, step 0, float64")
 
-    def test_a_wrong_gradient_of_an_activation(self):
+    def test_wrong_gradient_of_an_activation(self):
         def wrong(xp, input, approximate="none"):
             out, _ = gelu.fn(xp, input, approximate=approximate)
             return out, (lambda dy: dy * (input > 0),)
 
-        with planted(gelu, wrong):
-            self.differs("layer 4, backward, gradient of input: step 0")
+        with override_on_candidate(gelu, wrong):
+            self.assert_first_difference("layer 4, gradient of input, step 0")
 
-    def test_a_wrong_gradient_at_a_kink(self):
-        """In float32 only, where the kink alone would do no harm."""
+    def test_wrong_gradient_at_a_kink(self):
+        """In float32 only, where a difference due to the kink alone is accepted."""
         def wrong(xp, input, inplace=False):
             out, (pullback,) = relu.fn(xp, input)
             return out, (lambda dy: pullback(dy) * (1 + 0.001 * (dy.dtype == "float32")),)
 
-        with planted(relu, wrong):
-            self.differs("layer 1, backward, gradient of input: step 0, float32", kinked)
+        with override_on_candidate(relu, wrong):
+            expected = "layer 1, gradient of input, step 0, float32"
+            self.assert_first_difference(expected, input_near_kink)
 
-    def test_a_float16_leak(self):
+    def test_output_rounded_to_float16(self):
         rounded = lambda a: a.astype("float16").astype(a.dtype)
-        with linear_with(lambda out, pullbacks: (rounded(out), pullbacks)):
-            result = self.differs("layer 6, forward, output: step 0, float64")
-        assert any(row.dtype == "float32" and row.layer == "6" and not row.same for row in result.rows)
+        with change_last_linear(lambda out, pullbacks: (rounded(out), pullbacks)):
+            result = self.assert_first_difference("layer 6, output, step 0, float64")
+        in_float32 = [t for t in result.tensors if t.dtype == "float32" and t.layer == "6"]
+        assert not all(t.same for t in in_float32)
 
-    def test_a_float16_leak_in_float32_only(self):
+    def test_output_rounded_to_float16_in_float32_only(self):
         rounded = lambda a: a.astype("float16").astype(a.dtype) if a.dtype == "float32" else a
-        with linear_with(lambda out, pullbacks: (rounded(out), pullbacks)):
-            self.differs("layer 6, forward, output: step 0, float32")
+        with change_last_linear(lambda out, pullbacks: (rounded(out), pullbacks)):
+            self.assert_first_difference("layer 6, output, step 0, float32")
 
-    def test_an_output_that_stays_in_float16(self):
+    def test_output_in_float16(self):
         def make_run():
             model, _, batches = mlp()
-            if here():
+            if on_candidate():
                 model[6].register_forward_hook(lambda module, args, out: out.astype("float16"))
             return model, lambda x, y: F.cross_entropy(model(x), y), batches
 
-        self.differs(", and it is float16", make_run)
+        self.assert_first_difference("has dtype float16", make_run)
 
-    def test_a_float32_constant_in_a_float64_run(self):
-        with linear_with(lambda out, pullbacks: (out + (out * 0 + 0.1).astype("float32") - 0.1, pullbacks)):
-            self.differs("layer 6, forward, output: step 0, float64")
+    def test_float32_constant_in_a_float64_run(self):
+        def change(out, pullbacks):
+            return out + (out * 0 + 0.1).astype("float32") - 0.1, pullbacks
 
-    def test_another_seed(self):
+        with change_last_linear(change):
+            self.assert_first_difference("layer 6, output, step 0, float64")
+
+    def test_other_seed(self):
         def make_run():
-            gpuprop.manual_seed(int(here()))
+            gpuprop.manual_seed(int(on_candidate()))
             return mlp()
 
-        self.differs("initial weights, 0.weight: step 0, not the same bit for bit", make_run)
+        expected = "initial weights, 0.weight, step 0: not bit-identical"
+        self.assert_first_difference(expected, make_run)
 
-    def test_another_seed_after_the_weights(self):
+    def test_other_seed_after_the_weights(self):
         def make_run():
             run = mlp()
-            gpuprop.manual_seed(int(here()))
+            gpuprop.manual_seed(int(on_candidate()))
             return run
 
-        self.differs("batches, batch 0: step 0", make_run)
+        self.assert_first_difference("batches, batch 0, step 0", make_run)
 
     def test_other_dropout_masks(self):
         def wrong(xp, input, rng_key, p):
-            return drop.fn(xp, input, rng_key + 1, p)
+            return dropout_by_key.fn(xp, input, rng_key + 1, p)
 
-        with planted(drop, wrong):
-            self.differs("dropout masks, 2: step 0, not the same bit for bit")
+        with override_on_candidate(dropout_by_key, wrong):
+            self.assert_first_difference("dropout masks, 2, step 0: not bit-identical")
 
-    def test_another_update(self):
+    def test_other_update(self):
         def make_run():
             model, step, batches = mlp()
-            return model, lambda *batch: [step(*batch), self.nudge(model[3].bias)][0], batches
 
-        self.differs("layer 3, update, update of bias: step 0", make_run)
+            def step_and_change(*batch):
+                loss = step(*batch)
+                if on_candidate():
+                    bias = model[3].bias
+                    bias.data[...] = bias.data * (1 + 1e-9)
+                return loss
 
-    def nudge(self, p):
-        if here():
-            p.data[...] = p.data * (1 + 1e-9)
+            return model, step_and_change, batches
 
-    def test_a_fault_of_a_later_step(self):
+        self.assert_first_difference("layer 3, update of bias, step 0", make_run)
+
+    def test_error_in_a_later_step(self):
         def make_run():
             model, step, batches = mlp()
-            count = iter(range(9))
-            return model, lambda *batch: step(*batch) * (1 + 1e-6 * (next(count) == 2 and here())), batches
+            count = itertools.count()
 
-        self.differs("layer the step, forward, result: step 2", make_run, steps=3)
+            def scaled(*batch):
+                wrong = next(count) == 2 and on_candidate()
+                return step(*batch) * (1 + 1e-6 * wrong)
 
-    def test_a_nan(self):
-        with linear_with(lambda out, pullbacks: (out / (out != out[0, 0]), pullbacks)):
-            result = self.differs("layer 6, forward, output: step 0, float64, ratio inf")
-        assert "infinite" in json.dumps(result.plain()) and "Infinity" not in json.dumps(result.plain())
+            return model, scaled, batches
 
-    def test_layers_that_are_not_called(self):
+        self.assert_first_difference(f"{OUTSIDE}, returned value, step 2", make_run, steps=3)
+
+    def test_nan(self):
+        with change_last_linear(lambda out, pullbacks: (out / (out != out[0, 0]), pullbacks)):
+            result = self.assert_first_difference("layer 6, output, step 0, float64: ratio inf")
+        text = json.dumps(result.to_dict())
+        assert "infinite" in text and "Infinity" not in text
+
+    def test_other_layers(self):
         def make_run():
             model, step, batches = mlp()
-            if here():
+            if on_candidate():
                 model[4] = nn.Sequential(nn.GELU(), nn.Identity(), nn.Tanh())
             return model, step, batches
 
-        self.differs("layer 4, forward, output: step 0", make_run)
+        self.assert_first_difference("layer 4, output, step 0", make_run)
 
-    def test_an_error_says_where_it_was(self):
+    def test_error_names_the_run(self):
         def make_run():
             model, _, batches = mlp()
-            return model, lambda x, y: 1 / (not here()), batches
+            return model, lambda x, y: 1 / (not on_candidate()), batches
 
         with pytest.raises(ZeroDivisionError) as error:
             verify(make_run)
@@ -252,18 +286,24 @@ class TestPlanted:
 
 
 class Block(nn.Module):
-    """What makes recording hard: a tied layer called twice, a residual, a buffer, several outputs, a layer unused."""
+    """A block that is hard to record.
+
+    It has a layer that is called twice, a residual connection, a buffer, several outputs, an
+    unused layer and a layer that returns its input.
+    """
 
     def __init__(self):
-        self.layer, self.side, self.unused = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.layer = nn.Linear(6, 6)
+        self.side = nn.Linear(6, 6)
+        self.unused = nn.Linear(6, 6)
         self.scale = gpuprop.Parameter(np.ones(6, np.float32))
-        self.same = nn.Identity()
+        self.identity = nn.Identity()
         self.register_buffer("mean", gpuprop.zeros(6))
 
     def forward(self, x):
         if self.training:
             self.mean.data[...] = self.mean.data * 0.9 + x.data.mean(axis=0) * 0.1
-        y = self.layer(self.same(self.layer(x))) + self.side(x)
+        y = self.layer(self.identity(self.layer(x))) + self.side(x)
         return {"y": y * self.scale, "label": y.argmax(axis=-1)}, (x,)
 
 
@@ -275,8 +315,8 @@ def block_run():
     def step(batch):
         optimizer.zero_grad()
         out, _ = model(batch["x"])
-        for half in (out["y"] ** 2).mean(), out["y"].sum() * 0.01:
-            half.backward(retain_graph=True)
+        for loss in (out["y"] ** 2).mean(), out["y"].sum() * 0.01:
+            loss.backward(retain_graph=True)
         optimizer.step()
         return {"nothing": None}
 
@@ -285,20 +325,32 @@ def block_run():
 
 
 class TestRecording:
-    def test_a_hard_model_is_the_same(self):
+    def test_recorded_tensors_of_a_block(self):
         result = verify(block_run, steps=3)
         assert result, str(result)
-        names = {f"{row.layer} {row.what}" for row in result.rows}
-        assert {"1.layer output", "1.layer (call 2) output", "1 output 0", "1 output 1", "1 gradient of scale",
-                "1 gradient of scale (backward 2)", "1 change of buffer mean", "0 update of bias"} <= names
-        assert not {"0 gradient of bias", "1.same output", "1.unused output", "1 output 2"} & names
+        names = {f"{t.layer} {t.tensor}" for t in result.tensors}
+        assert names >= {
+            "1.layer output",
+            "1.layer (call 2) output",
+            "1 output 0",
+            "1 output 1",
+            "1 gradient of scale",
+            "1 gradient of scale (backward 2)",
+            "1 change of buffer mean",
+            "0 update of bias",
+        }
+        assert names.isdisjoint(
+            {"0 gradient of bias", "1.identity output", "1.unused output", "1 output 2"})
 
-    def test_the_gradient_of_an_input_is_that_of_the_innermost_first_layer_that_takes_it(self):
-        names = [(row.layer, row.what) for row in verify(block_run).rows if row.phase == "backward"]
+    def test_gradient_of_an_input_belongs_to_the_first_innermost_layer(self):
+        tensors = verify(block_run).tensors
+        names = {(t.layer, t.tensor) for t in tensors if t.phase == "backward"}
         assert ("1.layer", "gradient of input") in names
-        assert not {("1", "gradient of input"), ("1.side", "gradient of input"), ("0", "gradient of output")} & {*names}
+        assert ("1", "gradient of input") not in names
+        assert ("1.side", "gradient of input") not in names
+        assert ("0", "gradient of output") not in names
 
-    def test_batches_with_more_than_arrays(self):
+    def test_batch_with_other_values_than_arrays(self):
         def make_run():
             model = nn.Linear(3, 1)
 
@@ -312,10 +364,10 @@ class TestRecording:
 
         assert verify(make_run)
 
-    def test_the_other_way_round(self):
+    def test_numpy_as_candidate(self):
         assert gpuprop.verify(block_run, reference=CANDIDATE, candidate="numpy", steps=2)
 
-    def test_host_batches_and_loaders_of_one_array(self):
+    def test_numpy_batches_from_an_iterator(self):
         def make_run():
             model = nn.Linear(3, 1)
 
@@ -329,23 +381,32 @@ class TestRecording:
         assert verify(make_run, steps=9).steps == 2
 
 
-class TestRows:
-    def test_they_are_found_again(self):
-        order, a = Order(4, 1), np.arange(4 * 6 * 8.0).reshape(4, 6, 8)
-        assert distance(order.moved(a), a) > 0
-        for form in (lambda a: a, lambda a: a.reshape(24, 8), lambda a: np.moveaxis(a, 0, 1),
-                     lambda a: a.reshape(4, 48)[:, 0], lambda a: np.sort(a, axis=0).mean(axis=0)):
-            assert min(distance(c, form(a)) for c in order.undone(form(order.moved(a)))) == 0
+class TestSummationOrder:
+    @pytest.mark.parametrize("compute", [
+        lambda a: a,
+        lambda a: a.reshape(24, 8),
+        lambda a: np.moveaxis(a, 0, 1),
+        lambda a: a.reshape(4, 48)[:, 0],
+        lambda a: np.sort(a, axis=0).mean(axis=0),
+    ])
+    def test_samples_are_restored(self, compute):
+        order = SummationOrder(4, 1)
+        a = np.arange(4 * 6 * 8.0).reshape(4, 6, 8)
+        permuted = order.permute_batch(a)
+        assert max_difference(permuted, a) > 0
+        originals = order.possible_originals(compute(permuted))
+        assert min(max_difference(original, compute(a)) for original in originals) == 0
 
-    @pytest.mark.parametrize("a, b", [((3, 5), (5, 2)), ((5,), (5, 2)), ((3, 5), (5,)), ((2, 3, 5), (2, 5, 4)),
-                                      ((5,), (5,))])
-    def test_products_in_another_order(self, a, b, rng):
-        a, b = rng.standard_normal(a), rng.standard_normal(b)
-        xp = Products(get_backend("numpy"), np.random.default_rng(0))
+    @pytest.mark.parametrize("a, b", [
+        ((3, 5), (5, 2)), ((5,), (5, 2)), ((3, 5), (5,)), ((2, 3, 5), (2, 5, 4)), ((5,), (5,))])
+    def test_matmul_in_another_order(self, a, b, rng):
+        a = rng.standard_normal(a)
+        b = rng.standard_normal(b)
+        xp = ReorderedMatmul(get_backend("numpy"), np.random.default_rng(0))
         np.testing.assert_allclose(xp.matmul(a, b), np.matmul(a, b), rtol=1e-13, atol=1e-14)
         assert xp.exp is np.exp
 
-    def test_dropout_follows_its_row_wherever_that_is(self):
+    def test_dropout_masks_follow_their_samples(self):
         def make_run():
             model = nn.Sequential(nn.Linear(5, 7), nn.Dropout(0.5))
 
@@ -359,10 +420,11 @@ class TestRows:
 
         result = verify(make_run)
         assert result and not result.notes
-        assert [e.name for e in result.exact if e.what == "dropout masks"] == ["1", ""]
+        masks = [b.name for b in result.bitwise if b.kind == "dropout masks"]
+        assert masks == ["1", OUTSIDE]
 
     @pytest.mark.parametrize("n", [6, 5])
-    def test_an_order_that_matters_or_is_not_known_is_said(self, n):
+    def test_note_where_samples_cannot_be_permuted(self, n):
         def make_run():
             model = nn.Linear(3, 2)
 
@@ -371,109 +433,135 @@ class TestRows:
                 loss.backward()
                 return loss
 
-            return model, step, [(gpuprop.random.normal((6, 3)), gpuprop.random.normal((n, 3)))]
+            batch = gpuprop.random.normal((6, 3)), gpuprop.random.normal((n, 3))
+            return model, step, [batch]
 
         result = verify(make_run)
-        assert result and "the order of the rows has a meaning" in result.notes[0]
+        assert result and "samples were not permuted" in result.notes[0]
 
 
-class TestNothing:
-    def test_the_same_backend_twice(self):
+class TestNotCompared:
+    def test_same_backend_twice(self):
         result = gpuprop.verify(mlp, reference="numpy", candidate="numpy")
-        assert not result and result.status == NOTHING and result.steps == 0
-        assert "both runs would be on 'numpy'" in str(result)
+        assert not result and result.status == NOT_COMPARED and result.steps == 0
+        assert "same backend, 'numpy'" in str(result)
 
     def test_no_batches(self):
-        assert verify(lambda: (nn.Linear(1, 1), None, [])).notes == ["there are no batches"]
+        result = verify(lambda: (nn.Linear(1, 1), None, []))
+        assert "no batches" in result.notes[0]
 
-    def test_a_backend_that_cannot_be_used(self, monkeypatch):
+    def test_unavailable_backend(self, monkeypatch):
         class Absent(NumpyBackend):
             is_available = classmethod(lambda cls: Unavailable("no usable CUDA device"))
 
         monkeypatch.setitem(_classes, "absent", Absent)
         assert "no usable CUDA device" in gpuprop.verify(mlp, candidate="absent").notes[0]
 
-    def test_an_unknown_backend(self):
+    def test_unknown_backend(self):
         assert "unknown backend 'coppy'" in str(gpuprop.verify(mlp, candidate="coppy"))
 
-    def test_a_run_that_chooses_its_backend(self):
+    def test_run_that_chooses_its_backend(self):
         def make_run():
             gpuprop.use("numpy")
             return mlp()
 
-        with pytest.raises(RuntimeError, match="must not choose a backend itself"):
+        with pytest.raises(RuntimeError, match="must not choose a backend"):
             verify(make_run)
 
 
-class TestDistance:
-    @pytest.mark.parametrize("a, b, far", [
-        ([1, 2], [1, 2.5], 0.5), ([np.nan, np.inf], [np.nan, np.inf], 0), ([np.nan], [1], np.inf),
-        ([1], [np.inf], np.inf), ([np.inf], [-np.inf], np.inf), ([], [], 0), ([1], [1, 2], np.inf),
-        ([True], [False], 1)])
-    def test_distance(self, a, b, far):
-        assert distance(np.array(a), np.array(b)) == far
+@pytest.mark.parametrize("a, b, difference", [
+    ([1, 2], [1, 2.5], 0.5),
+    ([np.nan, np.inf], [np.nan, np.inf], 0),
+    ([np.nan], [1], np.inf),
+    ([1], [np.inf], np.inf),
+    ([np.inf], [-np.inf], np.inf),
+    ([], [], 0),
+    ([1], [1, 2], np.inf),
+    ([True], [False], 1),
+])
+def test_max_difference(a, b, difference):
+    assert max_difference(np.array(a), np.array(b)) == difference
 
 
-class Tags(HTMLParser):
-    """Are all elements that must be closed closed, and is nothing fetched?"""
+class PageChecker(HTMLParser):
+    """Checks that elements are closed and that nothing is loaded from elsewhere."""
+
+    CLOSED = ("html", "h1", "h2", "h3", "p", "pre", "b", "span", "div", "table", "style", "thead",
+              "title")
 
     def __init__(self):
         super().__init__()
-        self.open, self.seen = [], []
+        self.open = []
+        self.tags = []
 
     def handle_starttag(self, tag, attrs):
-        self.seen.append(tag)
+        self.tags.append(tag)
         assert tag not in ("script", "link", "img") and "src" not in dict(attrs)
-        if tag in ("html", "h1", "h2", "h3", "p", "pre", "b", "span", "div", "table", "style", "thead", "title"):
+        if tag in self.CLOSED:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
-        while self.open[-1] == "thead" != tag:  # may be left open
+        while self.open[-1] == "thead" != tag:  # its end tag is optional
             self.open.pop()
         assert self.open.pop() == tag
 
 
 class TestReports:
-    def test_page(self):
+    def test_html(self):
         rounded = lambda a: a.astype("float16").astype(a.dtype)
-        with linear_with(lambda out, pullbacks: (rounded(out), pullbacks)):
-            text = page([verify(name="<mlp>"), gpuprop.verify(mlp, candidate="numpy")])
-        tags = Tags()
-        tags.feed(text)
-        assert tags.open == [] and tags.seen.count("table") == 2
+        with change_last_linear(lambda out, pullbacks: (rounded(out), pullbacks)):
+            results = [verify(name="<mlp>"), gpuprop.verify(mlp, candidate="numpy")]
+        text = html_report(results)
+        checker = PageChecker()
+        checker.feed(text)
+        assert checker.open == [] and checker.tags.count("table") == 2
         assert "&lt;mlp&gt;" in text and "<mlp>" not in text
-        assert 'class="verdict s1">not the same run' in text and 'class="verdict s2">nothing to compare' in text
-        assert "The first to differ is <b>layer 6, forward, output: step 0" in text
+        assert 'class="verdict s1">different training runs' in text
+        assert 'class="verdict s2">not compared' in text
+        assert "First difference: <b>layer 6, output, step 0" in text
         assert 'class="r bad"' in text and "gpuprop: " + gpuprop.__version__ in text
 
     def test_command(self, tmp_path, capsys):
-        files = tmp_path / "found.json", tmp_path / "page.html"
-        where = ["--json", str(files[0]), "--html", str(files[1])]
-        assert main(["verify", "mlp", "--candidate", CANDIDATE, "--steps", "1", *where]) == SAME
-        assert capsys.readouterr().out.endswith("mlp: the same run\n")
-        found, = json.loads(files[0].read_text())
-        assert found["verdict"] == "the same run" and found["first"] == "" and found["steps"] == 1
+        json_file = tmp_path / "result.json"
+        html_file = tmp_path / "page.html"
+        status = main(["verify", "mlp", "--candidate", CANDIDATE, "--steps", "1",
+                       "--json", str(json_file), "--html", str(html_file)])
+        assert status == SAME
+        assert capsys.readouterr().out.endswith("mlp: same training run\n")
+        found, = json.loads(json_file.read_text())
+        assert found["verdict"] == "same training run" and found["first_difference"] == ""
+        assert found["steps"] == 1
         assert found["environment"]["gpuprop"] == gpuprop.__version__
-        assert {"dtype", "step", "layer", "what", "ratio"} <= found["rows"][0].keys()
-        assert files[1].read_text().startswith("<!doctype html>")
+        keys = {"dtype", "step", "layer", "tensor", "difference", "noise", "ratio"}
+        assert keys <= found["tensors"][0].keys()
+        assert html_file.read_text().startswith("<!doctype html>")
 
-    def test_command_of_a_file_that_differs(self, tmp_path, capsys):
+    def test_command_with_a_file(self, tmp_path, capsys):
         file = tmp_path / "mine.py"
-        file.write_text("import gpuprop\nfrom gpuprop.verification._builtin_runs import mlp\n\ndef make_run():\n"
-                        f"    gpuprop.manual_seed(gpuprop.backend.default_backend().name == {CANDIDATE!r})\n"
-                        "    return mlp()\n\nother = mlp\n")
-        assert main(["verify", str(file), "--candidate", CANDIDATE, "--steps", "1", "--json"]) == DIFFERS
+        file.write_text(
+            "import gpuprop\n"
+            "from gpuprop.verification._builtin_runs import mlp\n"
+            "def make_run():\n"
+            "    name = gpuprop.backend.default_backend().name\n"
+            f"    gpuprop.manual_seed(name == {CANDIDATE!r})\n"
+            "    return mlp()\n"
+            "other = mlp\n")
+        options = ["--candidate", CANDIDATE, "--steps", "1"]
+        assert main(["verify", str(file), *options, "--json"]) == DIFFERENT
         found, = json.loads(capsys.readouterr().out)
-        assert found["first"].startswith("initial weights") and found["name"] == "make_run"
-        assert main(["verify", f"{file}:other", "--candidate", CANDIDATE, "--steps", "1"]) == SAME
+        assert found["first_difference"].startswith("initial weights")
+        assert found["name"] == "make_run"
+        assert main(["verify", f"{file}:other", *options]) == SAME
 
-    def test_command_with_nothing_to_compare(self, capsys):
-        assert main(["verify", "--candidate", "numpy"]) == NOTHING
-        assert "nothing to compare" in capsys.readouterr().out
+    def test_command_with_the_same_backend_twice(self, capsys):
+        assert main(["verify", "--candidate", "numpy"]) == NOT_COMPARED
+        assert "not compared" in capsys.readouterr().out
 
     @pytest.mark.parametrize("name, message", [
-        ("lmp", "there is no run 'lmp'; known are mlp"), ("not_there.py", "No such file"),
-        (f"{__file__}:absent", "has no attribute 'absent'")])
-    def test_command_for_a_run_that_is_not_there(self, name, message, capsys):
-        assert main(["verify", name]) == NOTHING
+        ("lmp", "unknown run 'lmp'"),
+        ("not_there.py", "No such file"),
+        (f"{__file__}:absent", "has no attribute 'absent'"),
+    ])
+    def test_command_with_an_unknown_run(self, name, message, capsys):
+        assert main(["verify", name]) == NOT_COMPARED
         assert message in capsys.readouterr().err

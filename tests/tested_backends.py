@@ -1,6 +1,7 @@
 """The backends that tests run on.
 
-Under ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one and hostcuda answers for its GPU: `make test-cupy`.
+With ``pytest -p hostcuda.pytest_plugin`` CuPy is the real one, and hostcuda simulates its GPU:
+`make test-cupy`.
 """
 
 import sys

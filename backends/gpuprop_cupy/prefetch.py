@@ -1,4 +1,4 @@
-"""Batches sent to the device ahead of use: from pinned memory, on a stream of their own."""
+"""Copies batches to the device ahead of their use, from pinned memory and on a separate stream."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 
 import numpy as np
 
-IN_FLIGHT = 3  # batches in pinned memory; so the host, too, is no further ahead of the device
+IN_FLIGHT = 3  # batches in pinned memory, which also limits how far the host runs ahead
 
 
 class Prefetch:
-    """Sends each batch while the one before is in use, to the device on which the caller's thread is.
+    """Sends each batch, while the one before is being used, to the caller's current device.
 
-    Batches are waited for there, on the stream that is the current one when they are handed out: the caller may have
-    gone to another device or stream meanwhile.
+    The stream that is current on that device when a batch is returned waits for the copy.  The
+    caller may have changed the device or stream since the copy was started.
     """
 
     def __init__(self, cupy: Any) -> None:
         from cupyx import empty_pinned
 
-        self._cupy, self._empty_pinned = cupy, empty_pinned
+        self._cupy = cupy
+        self._empty_pinned = empty_pinned
         self._streams: dict[int, Any] = {}  # by device
-        self._in_flight: deque[tuple[Any, list]] = deque()  # pinned memory is not to be reused before it is copied
+        # Pinned memory must not be reused before the copy from it has finished.
+        self._in_flight: deque[tuple[Any, list]] = deque()
 
     def __call__(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
         sent: deque[tuple[list, Any, Any]] = deque()
@@ -34,9 +36,9 @@ class Prefetch:
                 if len(sent) > 1:
                     yield self._received(*sent.popleft())
         except Exception as e:
-            failure = e  # the batch before is good
+            failure = e  # the batch that was sent before is still valid
         finally:
-            for batch in sent:  # who gets its memory next must not be overtaken by the copy
+            for batch in sent:  # its memory must not be reused before the copy has finished
                 self._received(*batch)
         for arrays, *_ in sent:
             yield arrays
@@ -44,14 +46,16 @@ class Prefetch:
             raise failure
 
     def _send(self, arrays: list[np.ndarray]) -> tuple[list, Any, Any]:
-        """The arrays on the device, the event after which they are whole, and the device."""
+        """The arrays on the device, the event at the end of the copies, and the device."""
         stream = self._stream()
-        stream.wait_event(self._here().record())  # until then the memory that `empty` finds may still be read
+        # The memory that `empty` returns may still be read by earlier work of the current stream.
+        stream.wait_event(self._current_stream().record())
         pairs = [self._copy(a, stream) for a in arrays]
         copied = stream.record()
         self._in_flight.append((copied, [pinned for _, pinned in pairs]))
         if len(self._in_flight) > IN_FLIGHT:
-            self._in_flight.popleft()[0].synchronize()
+            oldest, _ = self._in_flight.popleft()
+            oldest.synchronize()
         return [array for array, _ in pairs], copied, self._cupy.cuda.Device()
 
     def _copy(self, host: np.ndarray, stream: Any) -> tuple[Any, Any]:
@@ -65,10 +69,10 @@ class Prefetch:
 
     def _received(self, arrays: list, copied: Any, device: Any) -> list:
         with device:
-            self._here().wait_event(copied)
+            self._current_stream().wait_event(copied)
         return arrays
 
-    def _here(self) -> Any:
+    def _current_stream(self) -> Any:
         return self._cupy.cuda.get_current_stream()
 
     def _stream(self) -> Any:

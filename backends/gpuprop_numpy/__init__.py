@@ -1,4 +1,4 @@
-"""The backend ``"numpy"``: arrays in host memory, computed by the CPU."""
+"""The backend "numpy": arrays in host memory, computed on the CPU."""
 
 from __future__ import annotations
 
@@ -14,48 +14,67 @@ from gpuprop_numpy import activation, normalization, special
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 
-CHUNK = 1 << 16  # elements added at once: their positions take more memory than they do
+__all__ = ["NumpyBackend"]
+
+CHUNK = 1 << 16  # elements added at once; their int64 indices take more memory than they do
 
 
 def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Add ``values`` to the rows of `a` along `axis` that the 1-D `index` names, in place and in the order of `index`.
+    """``a[index[i]] += values[i]`` along `axis` for each i in order, in place; returns `a`.
 
-    Raises IndexError for rows that are not there, before it adds anything.
+    `index` is 1-D and may repeat.  Raises IndexError for an index out of bounds, before any
+    addition.
     """
     half = is_half(a.dtype)
     if half or not a.flags.c_contiguous:
-        total = np.zeros(a.shape, np.float32 if half else a.dtype)  # rounded once, however many rows come together
+        # float16 is rounded once, however often an index repeats
+        total = np.zeros(a.shape, np.float32 if half else a.dtype)
         a += index_add(total, index, values, axis)
         return a
-    axis, index = axis % a.ndim, index.astype(np.int64, copy=False)  # a narrow type does not hold the positions
+    axis = axis % a.ndim
+    index = index.astype(np.int64, copy=False)  # a narrow type does not hold flat indices
     n, outer, inner = a.shape[axis], math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1:])
-    wrong = index[(index < -n) | (index >= n)]
-    if wrong.size:
-        raise IndexError(f"index {wrong[0]} is out of bounds for axis {axis} with size {n}")
-    # NumPy is fast at positions in a flat array only, and where no type changes
-    flat, values = a.reshape(-1), values.astype(a.dtype, casting="same_kind").reshape(outer, len(index), inner)
-    rows = (np.arange(outer)[:, None] * n + index % n)[:, :, None] * inner
+    out_of_bounds = index[(index < -n) | (index >= n)]
+    if out_of_bounds.size:
+        raise IndexError(
+            f"index {out_of_bounds[0]} is out of bounds for axis {axis} with size {n}")
+    # np.add.at is fast only for flat indices and equal dtypes
+    flat = a.reshape(-1)
+    values = values.astype(a.dtype, casting="same_kind").reshape(outer, len(index), inner)
+    row_starts = (np.arange(outer)[:, None] * n + index % n)[:, :, None] * inner
     step = max(1, CHUNK // max(1, outer * inner))
     for i in range(0, len(index), step):
-        np.add.at(flat, (rows[:, i:i + step] + np.arange(inner)).reshape(-1), values[:, i:i + step].reshape(-1))
+        flat_index = (row_starts[:, i:i + step] + np.arange(inner)).reshape(-1)
+        np.add.at(flat, flat_index, values[:, i:i + step].reshape(-1))
     return a
 
 
-def check(condition: Any, message: str) -> None:
-    """All of `condition`, or IndexError(message)."""
-    if not np.all(condition):
-        raise IndexError(message)
+def check(condition: Any, message: str, values: Any = None) -> None:
+    """Raise IndexError(message) unless `condition` is true everywhere.
+
+    The message then also has the first element of `values`, of the same shape, that fails.
+    """
+    if np.all(condition):
+        return
+    if values is not None:
+        index = np.unravel_index(np.argmin(condition), np.shape(condition))
+        message += f", got {values[index]} at index {tuple(map(int, index))}"
+    raise IndexError(message)
 
 
 def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """NumPy's product, but of a stack and one matrix in one go, and of half types by way of float32, rounded once."""
+    """``np.matmul``, faster for a stack times one matrix and for half types.
+
+    Half types are multiplied in float32; the result is rounded once.
+    """
     if a.ndim > 2 and b.ndim == 2:  # NumPy multiplies matrix by matrix: up to three times slower
-        return matmul(a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), b, dtype).reshape(*a.shape[:-1], b.shape[-1])
-    if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # nearly always
+        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+        return matmul(rows, b, dtype).reshape(*a.shape[:-1], b.shape[-1])
+    if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # the usual case
         return np.matmul(a, b)
     if not (is_half(a.dtype) or is_half(b.dtype)):
         return np.matmul(a, b, dtype=dtype)
-    y = np.matmul(_in_float32(a), _in_float32(b))  # NumPy's own loop for float16 takes 15 times as long
+    y = np.matmul(_in_float32(a), _in_float32(b))  # NumPy's loop for float16 is 15 times slower
     return y.astype(dtype or (a.dtype if a.dtype == b.dtype else y.dtype), copy=False)
 
 
@@ -65,20 +84,32 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
 
 xp = Namespace(
     np,
-    erf=special.erf, erfc=special.erfc, erfinv=special.erfinv, lgamma=special.lgamma, digamma=special.digamma,
-    polygamma=special.polygamma, sigmoid=special.sigmoid, index_add=index_add, matmul=matmul, check=check,
+    check=check,
+    digamma=special.digamma,
+    erf=special.erf,
+    erfc=special.erfc,
+    erfinv=special.erfinv,
+    index_add=index_add,
+    lgamma=special.lgamma,
+    matmul=matmul,
+    polygamma=special.polygamma,
+    sigmoid=special.sigmoid,
 )
 
 
 class NumpyBackend(Backend):
-    """NumPy, with elementwise bodies in blocks and threads, and freed memory kept.
+    """NumPy, with elementwise bodies in blocks and threads, and reuse of freed memory.
 
-    NumPy's warnings stay as the user has them: unlike a device, they name the line where a NaN is born.
+    The user's np.errstate is respected: NumPy's warnings name the line that computes a NaN.
     """
 
-    name, xp, array_type = "numpy", xp, np.ndarray
-    aliases, priority = ("cpu",), 0
-    array_modules, dlpack_devices = ("numpy",), (1, 3)  # the CPU's memory, and pinned memory
+    name = "numpy"
+    aliases = ("cpu",)
+    priority = 0
+    xp = xp
+    array_type = np.ndarray
+    array_modules = ("numpy",)
+    dlpack_devices = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost, pinned memory
     kernels = {
         "gpuprop.functional:gelu": activation.gelu,
         "gpuprop.functional:standardize": normalization.standardize,
@@ -88,8 +119,11 @@ class NumpyBackend(Backend):
         keep_freed_memory()
 
     def asarray(self, value: Any, dtype: Any = None) -> np.ndarray:
-        if isinstance(value, np.ndarray) and type(value) is not np.ndarray and isinstance(value, np.ma.MaskedArray):
-            raise TypeError("a masked array is not taken, for its mask would be lost: fill it first, with .filled(...)")
+        subclass = isinstance(value, np.ndarray) and type(value) is not np.ndarray
+        if subclass and isinstance(value, np.ma.MaskedArray):  # np.ma is slow to import
+            raise TypeError(
+                "the mask of a masked array would be lost: fill the array first, with "
+                ".filled(...)")
         return np.asarray(value, dtype)
 
     def _to_numpy(self, array: np.ndarray) -> np.ndarray:
@@ -101,15 +135,19 @@ class NumpyBackend(Backend):
     def _pointwise(self, fn: Callable) -> Callable:
         return blockwise(fn)
 
-    def check(self, condition: Any, message: str) -> None:
-        check(condition, message)
+    def check(self, condition: Any, message: str, values: Any = None) -> None:
+        check(condition, message, values)
 
     def memory(self) -> dict[str, int]:
-        """Bytes: ``used`` by this process, ``free`` and ``total`` in the machine, as far as the system says."""
+        """Bytes ``used`` by this process, ``free`` and ``total`` in the machine; {} if unknown."""
         try:
             with open("/proc/self/statm") as f:
                 used = int(f.read().split()[1])
-            pages = {"used": used, "free": os.sysconf("SC_AVPHYS_PAGES"), "total": os.sysconf("SC_PHYS_PAGES")}
-            return {kind: n * os.sysconf("SC_PAGE_SIZE") for kind, n in pages.items()}
+            pages = {
+                "used": used,
+                "free": os.sysconf("SC_AVPHYS_PAGES"),
+                "total": os.sysconf("SC_PHYS_PAGES"),
+            }
+            return {key: n * os.sysconf("SC_PAGE_SIZE") for key, n in pages.items()}
         except (AttributeError, OSError, ValueError):
             return {}

@@ -13,7 +13,8 @@ from gpuprop_numpy.special import normal_cdf
 
 
 @blockwise
-def slope(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
+def gelu_input_grad(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
+    """``dy * (cdf + x * exp(-x**2 / 2) / sqrt(2 * pi))``, in one array."""
     d = x * x
     d *= -0.5
     d = np.exp(d)
@@ -25,8 +26,8 @@ def slope(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
 
 
 def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
-    """The distribution function, which takes most of the time, is kept for the gradient."""
+    """The override keeps the normal CDF, which takes most of the time, for the gradient."""
     if approximate != "none" or input.dtype.kind != "f" or input.dtype.itemsize == 2:
         return definition("gpuprop.functional:gelu")(xp, input, approximate=approximate)
     cdf = normal_cdf(input)
-    return input * cdf, (lambda dy: slope(xp, input, cdf, dy),)
+    return input * cdf, (lambda dy: gelu_input_grad(xp, input, cdf, dy),)

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next array, instead of being given back to the system and faulted in again."""
+"""Make the C library's allocator reuse freed memory instead of returning it to the system."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ NEVER = -1
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Have the C library keep what arrays below 1 GiB free, once for the process; tells whether it does.
+    """Make glibc keep the memory of freed arrays below 1 GiB; return whether it does.
 
-    The temporaries that every array expression makes then cost no page faults; in exchange the process stays as large
-    as it once was.  Only glibc can be told so; GPUPROP_MALLOC=0 leaves it alone.
+    The temporaries of array expressions then cause no page faults.  In exchange, the process keeps
+    its peak size.  Takes effect once per process.  Other C libraries have no such setting, and
+    GPUPROP_MALLOC=0 turns it off.
     """
     if os.environ.get("GPUPROP_MALLOC") == "0":
         return False
@@ -25,5 +26,6 @@ def keep_freed_memory() -> bool:
         mallopt = libc.mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    largest = (1 << 30, 1 << 25)  # older versions refuse more than 32 MiB
-    return any(mallopt(M_MMAP_THRESHOLD, size) for size in largest) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    largest = (1 << 30, 1 << 25)  # older versions of glibc accept 32 MiB at most
+    return any(mallopt(M_MMAP_THRESHOLD, size) for size in largest) \
+        and bool(mallopt(M_TRIM_THRESHOLD, NEVER))

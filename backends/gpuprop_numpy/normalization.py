@@ -1,4 +1,4 @@
-"""Normalization for the CPU: sums as products with ones, several times as fast as NumPy's own, and parts in cache."""
+"""`standardize` for the CPU: sums by BLAS, several times faster than NumPy's, in cached blocks."""
 
 from __future__ import annotations
 
@@ -13,153 +13,189 @@ import numpy as np
 
 from gpuprop.backend import definition
 
-PART = 1 << 17  # elements at a time
-SMALL = 1 << 14  # below, the definition is faster
-SHORT = 16  # products of vectors up to here take longer than their elements one by one
-WHOLE = slice(None)
+CACHE_SIZE = 1 << 17  # elements per block
+MIN_SIZE = 1 << 14  # elements of the input; the definition is faster below
+MIN_DOT = 16  # elements per dot product; multiplying and summing is faster below
+ALL = slice(None)
 
 
-# ---- sums -----------------------------------------------------------------------------------------------------------
+# ---- sums ----------------------------------------------------------------------------------------
 
 
-def run(a: np.ndarray, shape: Sequence[int]) -> int:
-    """How many neighbours in `a` make one element of its sum to `shape`."""
-    ones = next((i for i, n in enumerate(reversed(shape)) if n > 1), len(shape))
-    return math.prod(a.shape[a.ndim - ones:])
+def terms_per_sum(a: np.ndarray, shape: Sequence[int]) -> int:
+    """The number of elements in the last axes of `a` that a sum to `shape` reduces."""
+    reduced = next((i for i, n in enumerate(reversed(shape)) if n > 1), len(shape))
+    return math.prod(a.shape[a.ndim - reduced:])
 
 
-def gathered(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The sum over the first axes."""
+def sum_leading(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The sum of `a` over its leading elements, to the size of `shape`."""
     rows = a.reshape(-1, math.prod(shape))
-    return (np.matmul(np.ones(len(rows), a.dtype), rows) if len(rows) > 1 else rows).reshape(shape)
+    total = np.matmul(np.ones(len(rows), a.dtype), rows) if len(rows) > 1 else rows
+    return total.reshape(shape)
 
 
-def total(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The sum to a shape that broadcasts with `a`, and whose axes longer than 1 are neighbours."""
-    n = run(a, shape)
-    return gathered(np.matmul(a.reshape(-1, n), np.ones(n, a.dtype)) if n > 1 else a, shape)
+def sum_to(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The sum of `a` to a `shape` that broadcasts with it; its axes longer than 1 are adjacent."""
+    n = terms_per_sum(a, shape)
+    if n > 1:
+        a = np.matmul(a.reshape(-1, n), np.ones(n, a.dtype))
+    return sum_leading(a, shape)
 
 
-def inner(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """``total(a * b, shape)``."""
-    n = run(a, shape)
-    return total(a * b, shape) if n < SHORT else gathered(np.vecdot(a.reshape(-1, n), b.reshape(-1, n)), shape)
+def sum_of_products(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """``sum_to(a * b, shape)``."""
+    n = terms_per_sum(a, shape)
+    if n < MIN_DOT:
+        return sum_to(a * b, shape)
+    return sum_leading(np.vecdot(a.reshape(-1, n), b.reshape(-1, n)), shape)
 
 
-def each(sums: Iterable[Sequence]) -> list[Any]:
-    """The sums of the first of each, of the second ..."""
-    return [functools.reduce(operator.add, column) for column in zip(*sums, strict=True)]
+def add_columns(rows: Iterable[Sequence]) -> list[Any]:
+    """The sum of the first item of each row, of the second, ..."""
+    return [functools.reduce(operator.add, column) for column in zip(*rows, strict=True)]
 
 
-# ---- where ----------------------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
-def parts(a: np.ndarray) -> list[slice]:
-    """Along the first axis, as many elements as the cache holds."""
-    step = max(1, PART * len(a) // a.size)
+def cache_blocks(a: np.ndarray) -> list[slice]:
+    """Slices of the first axis that hold about CACHE_SIZE elements each."""
+    step = max(1, CACHE_SIZE * len(a) // a.size)
     return [slice(i, i + step) for i in range(0, len(a), step)]
 
 
-def spreads(p: Any, shape: tuple[int, ...]) -> bool:
-    """Does it broadcast to this shape, and are its axes longer than 1 neighbours?"""
+def is_supported(p: Any, shape: tuple[int, ...]) -> bool:
+    """True if `p` broadcasts to `shape` and its axes longer than 1 are adjacent."""
+    if p.ndim > len(shape):
+        return False
     long = [i for i, n in enumerate(p.shape, len(shape) - p.ndim) if n != 1]
-    return p.ndim <= len(shape) and all(p.shape[i - len(shape)] == shape[i] for i in long) \
-        and all(j - i == 1 for i, j in itertools.pairwise(long))
+    fits = all(p.shape[i - len(shape)] == shape[i] for i in long)
+    return fits and all(j - i == 1 for i, j in itertools.pairwise(long))
 
 
-# ---- the op ---------------------------------------------------------------------------------------------------------
+# ---- the op --------------------------------------------------------------------------------------
 
 
-def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any, centred: Any = True,
-                tracked: Any = False) -> tuple:
-    """Over last axes part by part; of channels (N, C, ...) first the sums over all parts."""
-    shape, ndim, given = input.shape, input.ndim, [p for p in (weight, bias) if p is not None]
-    channels, last = ndim > 1 and axes == (0, *range(2, ndim)), axes == tuple(range(ndim - len(axes), ndim))
-    wide = (1, shape[1], *(1,) * (ndim - 2)) if channels else shape
-    if not (channels or last) or input.size < SMALL or input.dtype.itemsize == 2 \
-            or not all(spreads(p, wide) and p.dtype == input.dtype for p in given):
-        return definition("gpuprop.functional:standardize")(xp, input, weight, bias, axes, eps, centred, tracked)
-    tail = ndim - 1 if channels else max(len(axes), *(p.ndim for p in given), 0)
-    x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - tail:])  # samples first
-    of_part = wide[1:] if channels else (*x.shape[:x.ndim - len(axes)], *(1,) * len(axes))
-    made = Standardized(x, weight, bias, of_part, math.prod(shape[i] for i in axes), eps, centred, channels)
+def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any,
+                subtract_mean: Any = True, return_stats: Any = False) -> tuple:
+    """The override: over the last axes, or over all axes but the channels of (N, C, ...)."""
+    shape, ndim = input.shape, input.ndim
+    by_channel = ndim > 1 and axes == (0, *range(2, ndim))
+    over_last_axes = axes == tuple(range(ndim - len(axes), ndim))
+    parameters = [p for p in (weight, bias) if p is not None]
+    parameter_shape = (1, shape[1], *(1,) * (ndim - 2)) if by_channel else shape
+    if not (by_channel or over_last_axes) or input.size < MIN_SIZE or input.dtype.itemsize == 2 \
+            or not all(is_supported(p, parameter_shape) and p.dtype == input.dtype
+                       for p in parameters):
+        original = definition("gpuprop.functional:standardize")
+        return original(xp, input, weight, bias, axes, eps, subtract_mean, return_stats)
 
-    def pullback(d):
-        dx, dweight, dbias = made.pull(*(d if tracked else (d, zero, zero)))
-        return dx.reshape(shape), dweight, dbias
+    # one axis of rows, then the axes that are reduced or that parameters have
+    kept = ndim - 1 if by_channel else max(len(axes), *(p.ndim for p in parameters), 0)
+    x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - kept:])
+    stats_shape = parameter_shape[1:] if by_channel else (
+        *x.shape[:x.ndim - len(axes)], *(1,) * len(axes))
+    n = math.prod(shape[i] for i in axes)
+    result = Standardization(x, weight, bias, stats_shape, n, eps, subtract_mean, by_channel)
+    y = result.y.reshape(shape)
+    if not return_stats:
+        zero = np.zeros(stats_shape, x.dtype)
+        return y, lambda dy: result.backward(dy, zero, zero)
+    output_shape = tuple(1 if i in axes else size for i, size in enumerate(shape))
+    mean, variance = result.mean.reshape(output_shape), result.variance.reshape(output_shape)
+    return (y, mean, variance), lambda d: result.backward(*d)
 
-    y, zero = made.y.reshape(shape), np.zeros(of_part, x.dtype)
-    kept = tuple(1 if i in axes else m for i, m in enumerate(shape))
-    return ((y, made.mean.reshape(kept), made.variance.reshape(kept)) if tracked else y), pullback
 
+class Standardization:
+    """The output of `standardize` and the arrays that its gradient needs.
 
-class Standardized:
-    """The output, and what its gradient needs; every sum is of `n` elements and has the shape `of`.
-
-    With `channels` there is one block to sum over, in pieces that the cache holds; else each such piece is a block.
+    Statistics have the shape `stats_shape`; each is a mean of `n` elements.  `blocks` are pairs of
+    a block of rows, whose statistics are computed together, and its slices that fit in the cache.
+    With `by_channel` all rows are one block.  Otherwise each block fits in the cache.
     """
 
-    def __init__(self, x: np.ndarray, weight: Any, bias: Any, of: Sequence[int], n: int, eps: float, centred: bool,
-                 channels: bool) -> None:
-        self.x, self.weight, self.bias, self.n, self.eps, self.centred = x, weight, bias, n, eps, centred
-        self.channels = channels
-        self.blocks = [(WHOLE, parts(x))] if channels else [(p, [WHOLE]) for p in parts(x)]
-        self.mean, self.variance, self.scale = np.zeros(of, x.dtype), np.empty(of, x.dtype), np.empty(of, x.dtype)
+    def __init__(self, x: np.ndarray, weight: Any, bias: Any, stats_shape: Sequence[int], n: int,
+                 eps: float, subtract_mean: bool, by_channel: bool) -> None:
+        self.x, self.weight, self.bias = x, weight, bias
+        self.n, self.eps, self.subtract_mean, self.by_channel = n, eps, subtract_mean, by_channel
+        slices = cache_blocks(x)
+        self.blocks = [(ALL, slices)] if by_channel else [(rows, [ALL]) for rows in slices]
+        self.mean = np.zeros(stats_shape, x.dtype)
+        self.variance = np.empty(stats_shape, x.dtype)
+        self.scale = np.empty(stats_shape, x.dtype)
         self.z = np.empty_like(x)
         self.y = self.z if weight is None and bias is None else np.empty_like(x)
-        for block, pieces in self.blocks:
-            self.forward(pieces, *(a[block] for a in (x, self.z, self.y, self.mean, self.variance, self.scale)))
+        arrays = (x, self.z, self.y, self.mean, self.variance, self.scale)
+        for rows, slices in self.blocks:
+            self._forward_block(slices, *(a[rows] for a in arrays))
 
-    def forward(self, pieces: list[slice], x: Any, z: Any, y: Any, mean: Any, variance: Any, scale: Any) -> None:
-        """Fill all but x."""
-        d = x
-        if self.centred:
-            np.divide(total(x, mean.shape), self.n, out=mean)
-            for p in pieces:
-                np.subtract(x[p], mean, out=z[p])
-            d = z
-        np.divide(functools.reduce(operator.add, [inner(d[p], d[p], mean.shape) for p in pieces]), self.n, out=variance)
+    def _forward_block(self, slices: list[slice], x: Any, z: Any, y: Any, mean: Any, variance: Any,
+                       scale: Any) -> None:
+        """Fill all arrays but x."""
+        centered = x
+        if self.subtract_mean:
+            np.divide(sum_to(x, mean.shape), self.n, out=mean)
+            for s in slices:
+                np.subtract(x[s], mean, out=z[s])
+            centered = z
+        squares = [sum_of_products(centered[s], centered[s], mean.shape) for s in slices]
+        np.divide(functools.reduce(operator.add, squares), self.n, out=variance)
         np.divide(1, np.sqrt(variance + self.eps), out=scale)
-        for p in pieces:
-            part = np.multiply(d[p], scale, out=z[p])
+        for s in slices:
+            part = np.multiply(centered[s], scale, out=z[s])
             if self.weight is not None:
-                part = np.multiply(part, self.weight, out=y[p])
+                part = np.multiply(part, self.weight, out=y[s])
             if self.bias is not None:
-                np.add(part, self.bias, out=y[p])
+                np.add(part, self.bias, out=y[s])
 
-    def pull(self, dy: Any, dmean: Any, dvariance: Any) -> tuple[Any, Any, Any]:
-        """The gradients of x, weight and bias."""
-        dy, dx = np.ascontiguousarray(dy).reshape(self.x.shape), np.empty_like(self.x)
-        grads = iter(each([self.backward(pieces, *(a[block] for a in (dy, self.z, dx, self.scale, dmean, dvariance)))
-                           for block, pieces in self.blocks]))
-        dweight, dbias = (None if p is None else next(grads) for p in (self.weight, self.bias))
-        return dx, dweight, dbias
+    def backward(self, dy: Any, dmean: Any, dvariance: Any) -> tuple[Any, Any, Any]:
+        """The gradients of the input, the weight and the bias."""
+        shape = dy.shape
+        dy = np.ascontiguousarray(dy).reshape(self.x.shape)
+        dmean, dvariance = dmean.reshape(self.mean.shape), dvariance.reshape(self.mean.shape)
+        dx = np.empty_like(self.x)
+        arrays = (dy, self.z, dx, self.scale, dmean, dvariance)
+        grads = iter(add_columns(self._backward_block(slices, *(a[rows] for a in arrays))
+                                 for rows, slices in self.blocks))
+        dweight = None if self.weight is None else next(grads)
+        dbias = None if self.bias is None else next(grads)
+        return dx.reshape(shape), dweight, dbias
 
-    def backward(self, pieces: list[slice], dy: Any, z: Any, dx: Any, scale: Any, dmean: Any, dvariance: Any) -> list:
-        """Fill dx; the gradients of weight and bias."""
-        along, average, *grads = each(self.sums(dy[p], z[p], scale.shape) for p in pieces)
-        outside = self.weight if self.channels else None  # the weight, where it is the same for all that is summed
-        factor = scale if outside is None else scale * outside
-        along = along * (factor / self.n) - dvariance * 2 / (self.n * scale)
-        average = average * (factor / self.n) - dmean / self.n
-        for p in pieces:
-            weighted = dy[p] if self.weight is outside else np.multiply(dy[p], self.weight, out=dx[p])
-            part = np.multiply(weighted, factor, out=dx[p])
-            part -= z[p] * along
-            if self.centred:
-                part -= average
+    def _backward_block(self, slices: list[slice], dy: Any, z: Any, dx: Any, scale: Any, dmean: Any,
+                        dvariance: Any) -> list:
+        """Fill dx; return the gradients of the weight and the bias, where there are any."""
+        dz_z, dz, *grads = add_columns(self._sums(dy[s], z[s], scale.shape) for s in slices)
+        # a weight that is constant along the reduced axes is a factor of the sums
+        outer_weight = self.weight if self.by_channel else None
+        factor = scale if outer_weight is None else scale * outer_weight
+        mean_dz_z = dz_z * (factor / self.n) - dvariance * 2 / (self.n * scale)
+        mean_dz = dz * (factor / self.n) - dmean / self.n
+        for s in slices:
+            weighted = dy[s]
+            if self.weight is not outer_weight:
+                weighted = np.multiply(weighted, self.weight, out=dx[s])
+            part = np.multiply(weighted, factor, out=dx[s])
+            part -= z[s] * mean_dz_z
+            if self.subtract_mean:
+                part -= mean_dz
         return grads
 
-    def sums(self, dy: Any, z: Any, shape: Sequence[int]) -> list:
-        """Of dy * z and dy: weighed, and without the weight to its own shape, and the bias's."""
-        t = dy * z
-        grads = [total(a, p.shape) for a, p in ((t, self.weight), (dy, self.bias)) if p is not None]
-        return [self.weighed(t, shape), self.weighed(dy, shape), *grads]
+    def _sums(self, dy: Any, z: Any, stats_shape: Sequence[int]) -> list:
+        """The weighted sums of dy * z and of dy, and the gradients of the weight and the bias."""
+        dy_z = dy * z
+        sums = [self._weighted_sum(dy_z, stats_shape), self._weighted_sum(dy, stats_shape)]
+        if self.weight is not None:
+            sums.append(sum_to(dy_z, self.weight.shape))
+        if self.bias is not None:
+            sums.append(sum_to(dy, self.bias.shape))
+        return sums
 
-    def weighed(self, a: Any, shape: Sequence[int]) -> Any:
+    def _weighted_sum(self, a: Any, stats_shape: Sequence[int]) -> Any:
+        """``sum_to(a * weight, stats_shape)``; with `by_channel` without the weight."""
         w = self.weight
-        if w is None or self.channels:
-            return total(a, shape)
-        if w.size == self.n and w.shape == a.shape[a.ndim - w.ndim:]:  # it runs along what is summed
-            return np.matmul(a.reshape(-1, self.n), w.reshape(self.n)).reshape(shape)
-        return total(a * w, shape)
+        if w is None or self.by_channel:
+            return sum_to(a, stats_shape)
+        if w.size == self.n and w.shape == a.shape[a.ndim - w.ndim:]:  # exactly the reduced axes
+            return np.matmul(a.reshape(-1, self.n), w.reshape(self.n)).reshape(stats_shape)
+        return sum_to(a * w, stats_shape)

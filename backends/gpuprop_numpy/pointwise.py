@@ -1,4 +1,4 @@
-"""Elementwise bodies block by block: their temporaries stay in cache instead of passing through memory."""
+"""Elementwise bodies, run block by block so that their temporaries stay in the CPU's cache."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
 
-BLOCK = 1 << 17  # elements; with smaller ones threads lose more by handing the interpreter on than they win
-SMALL = 2 * BLOCK  # up to here a body runs as it is
-PARALLEL = 8 * BLOCK  # from here on in threads
-THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+BLOCK = 1 << 17  # elements per block; in smaller ones threads lose more to switching than they gain
+SMALL = 2 * BLOCK  # a body runs in one piece up to this size
+PARALLEL = 8 * BLOCK  # and in threads from this size
+CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+THREADS = min(8, CPUS or 1)
 
 
 @functools.cache
 def _pool() -> Any:
-    from concurrent.futures import ThreadPoolExecutor  # with logging, which few programs need at once
+    from concurrent.futures import ThreadPoolExecutor  # imports logging, which few programs need
 
     return ThreadPoolExecutor(THREADS, "gpuprop")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork, and their pool would wait
+    # threads do not survive a fork, and their pool would wait for them
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def blockwise(fn: Callable) -> Callable:
-    """The elementwise body ``fn(xp, *arrays, **constants)``, with the same results, large arrays in blocks and threads.
+    """Run the elementwise body ``fn(xp, *arrays, **constants)`` in blocks and threads.
 
-    Half types (float16, bfloat16) are computed in float32; what is returned or updated is rounded once.
+    The results are those of `fn`.  Half types (float16, bfloat16) are computed in float32; results
+    and updated arguments are rounded once.
     """
 
     @functools.wraps(fn)
@@ -51,91 +54,109 @@ def blockwise(fn: Callable) -> Callable:
 def _run(body: Callable, arrays: Sequence) -> Any:
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     half = half_type(arrays)
-    if half is None and math.prod(shape) <= SMALL:  # an integer of two bytes
+    if half is None and math.prod(shape) <= SMALL:  # a small array of 2-byte integers
         return body(*arrays)
     sample = body(*map(_empty, arrays))
-    same = list(map(id, arrays))
-    ins, axes, flat = _in_memory_order(arrays, shape)
+    ids = [id(a) for a in arrays]
+    inputs, axes, flat = _in_memory_order(arrays, shape)
     extent = [shape[i] for i in axes]
     outs = [np.empty(extent, half if is_half(r.dtype) else r.dtype) for r in several(sample)]
-    parts = [out.reshape(-1) for out in outs] if flat else outs
+    targets = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
 
     def work(blocks: Sequence) -> None:
         for index in blocks:
-            given = {k: _part(a, index) for k, a in zip(same, ins, strict=True)}  # one part of what is given twice
-            results = compute(*(given[k] for k in same))
-            for out, result in zip(parts, several(results), strict=True):
-                out[index] = result
+            # an array given twice has one block, so that the body sees its own updates
+            block_of = {i: _block(a, index) for i, a in zip(ids, inputs, strict=True)}
+            results = compute(*(block_of[i] for i in ids))
+            for target, result in zip(targets, several(results), strict=True):
+                target[index] = result
 
-    with contextlib.nullcontext() if half is None else np.errstate(over="ignore"):  # loss scaling looks for infinities
-        _share(work, _blocks([math.prod(shape)] if flat else extent))
+    # float16 may overflow silently: loss scaling looks for infinities
+    quiet = contextlib.nullcontext() if half is None else np.errstate(over="ignore")
+    with quiet:
+        _run_in_threads(work, _block_indices([math.prod(shape)] if flat else extent))
     outs = [out.transpose(np.argsort(axes)) for out in outs]
-    return tuple(outs) if type(sample) is tuple else outs[0] if outs else None
+    if type(sample) is tuple:
+        return tuple(outs)
+    return outs[0] if outs else None
 
 
-# ---- where -----------------------------------------------------------------------------------------------------------
+# ---- blocks --------------------------------------------------------------------------------------
 
 
 def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list[int], bool]:
-    """The arrays with `shape`'s axes in the order in which they lie in memory, that order, and whether all are flat.
+    """The arrays with their axes in memory order, that order, and whether all are flattened.
 
-    An array of one element becomes 0-d, so that what depends on those only is computed for those only.
+    Arrays of one element become 0-d, so that expressions of them alone are computed once.
     """
-    whole = [a for a in arrays if isinstance(a, np.ndarray) and a.shape == shape]
-    axes = sorted(range(len(shape)), key=lambda i: -sum(abs(a.strides[i]) for a in whole))
+    full = [a for a in arrays if isinstance(a, np.ndarray) and a.shape == shape]
+    axes = sorted(range(len(shape)), key=lambda i: -sum(abs(a.strides[i]) for a in full))
 
     def view(a: Any) -> Any:
         if not isinstance(a, np.ndarray):
             return a
-        return a.reshape(()) if a.size == 1 else a.reshape((1,) * (len(shape) - a.ndim) + a.shape).transpose(axes)
+        if a.size == 1:
+            return a.reshape(())
+        return a.reshape((1,) * (len(shape) - a.ndim) + a.shape).transpose(axes)
 
-    ins = [view(a) for a in arrays]
-    large = [a for a in ins if np.ndim(a)]
+    views = [view(a) for a in arrays]
+    large = [a for a in views if np.ndim(a)]
     flat = all(a.size == math.prod(shape) and a.flags.c_contiguous for a in large)
-    return [a.reshape(-1) if np.ndim(a) else a for a in ins] if flat else ins, axes, flat
+    if flat:
+        views = [a.reshape(-1) if np.ndim(a) else a for a in views]
+    return views, axes, flat
 
 
-def _blocks(shape: Sequence[int]) -> list[tuple[slice, ...]]:
-    """Index tuples that cut the leading axes of `shape` into pieces of about BLOCK elements."""
+def _block_indices(shape: Sequence[int]) -> list[tuple[slice, ...]]:
+    """Index tuples that cut the leading axes of `shape` into blocks of about BLOCK elements."""
     if not math.prod(shape):
         return []
-    axis = next(i for i in range(len(shape)) if math.prod(shape[i + 1:]) <= BLOCK)  # the last one that is cut
-    n, pieces = shape[axis], math.ceil(math.prod(shape[axis:]) / BLOCK)
+    # the last axis that is cut
+    axis = next(i for i in range(len(shape)) if math.prod(shape[i + 1:]) <= BLOCK)
+    n = shape[axis]
+    pieces = math.ceil(math.prod(shape[axis:]) / BLOCK)
     step = math.ceil(n / pieces)
     single = [[slice(i, i + 1) for i in range(m)] for m in shape[:axis]]
     return list(itertools.product(*single, [slice(i, i + step) for i in range(0, n, step)]))
 
 
-def _part(a: Any, index: tuple[slice, ...]) -> Any:
+def _block(a: Any, index: tuple[slice, ...]) -> Any:
+    """The block of `a`; axes of length 1 are broadcast and stay whole."""
     if not np.ndim(a):
         return a
     return a[tuple(i if n > 1 else slice(None) for i, n in zip(index, a.shape, strict=False))]
 
 
-def _share(work: Callable, blocks: Sequence) -> None:
-    """Do the work in threads if there is enough of it; they see the caller's context, NumPy's errstate among it."""
+def _run_in_threads(work: Callable, blocks: Sequence) -> None:
+    """Run the work in threads if there is enough, in the caller's context (NumPy's errstate)."""
     if THREADS == 1 or len(blocks) < PARALLEL // BLOCK:
         return work(blocks)
     ends = [len(blocks) * k // THREADS for k in range(THREADS + 1)]
-    jobs = [_pool().submit(contextvars.copy_context().run, work, blocks[i:j]) for i, j in itertools.pairwise(ends)]
+    jobs = [_pool().submit(contextvars.copy_context().run, work, blocks[i:j])
+            for i, j in itertools.pairwise(ends)]
     for job in jobs:
         job.result()
 
 
-# ---- in which types --------------------------------------------------------------------------------------------------
+# ---- dtypes --------------------------------------------------------------------------------------
 
 
 def _empty(a: Any) -> Any:
-    """A stand-in without elements, to ask a body what it returns; float16 for bfloat16 too, which NumPy would widen."""
-    return np.empty(0, np.float16 if is_half(a.dtype) else a.dtype) if isinstance(a, np.ndarray) else a
+    """A stand-in of size 0, which tells what a body returns.
+
+    float16 stands for bfloat16, which NumPy would promote beside a Python number.
+    """
+    if not isinstance(a, np.ndarray):
+        return a
+    return np.empty(0, np.float16 if is_half(a.dtype) else a.dtype)
 
 
 def _in_float32(body: Callable, *arrays: Any) -> Any:
     halves = {id(a): a for a in arrays if isinstance(a, np.ndarray) and is_half(a.dtype)}
-    wide = {k: a.astype(np.float32) for k, a in halves.items()}
+    wide = {i: a.astype(np.float32) for i, a in halves.items()}
     results = body(*(wide.get(id(a), a) for a in arrays))
-    for k, a in halves.items():
-        if not np.array_equal(a, wide[k], equal_nan=True):  # the body updated it
-            a[...] = wide[k]
+    for i, a in halves.items():
+        if not np.array_equal(a, wide[i], equal_nan=True):  # the body updated it
+            a[...] = wide[i]
     return results

@@ -1,21 +1,24 @@
-"""The activations that are methods of Tensors too: relu, softmax and log_softmax."""
+"""The activations that are also methods of Tensor: relu, softmax and log_softmax."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from gpuprop._array.shape import astype
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise_op
 from gpuprop._core.signature import Array
+from gpuprop._core.warnings import warn
 
 __all__ = ["log_softmax", "relu", "softmax"]
 
 
 @pointwise_op
 def relu(xp, input: Array, inplace: bool = False):
-    """``max(input, 0)``."""
+    """Rectified linear unit: ``y = max(input, 0)``.
+
+    `inplace` has no effect.
+    """
     return xp.maximum(input, 0)
 
 
@@ -26,10 +29,20 @@ def relu_backward(xp, output, dy):
 
 @op(precision="full")
 def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
-    """``exp(input) / exp(input).sum(dim)``: probabilities along `dim`.  With `dtype`, `input` is cast to it first."""
+    """Probabilities along `dim`, which sum to 1: ``y = exp(input) / exp(input).sum(dim)``.
+
+    The output has the shape of `input`.  If `dtype` is given, `input` is cast to it first.  If
+    `dim` is not given, a warning reports PyTorch's choice, which is used: 0 for an input of 0, 1 or
+    3 dimensions, otherwise 1.
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.softmax(gp.tensor([[0.0, 0.0], [1000.0, 0.0]]), dim=1).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
+    """
     if dtype is not None:
-        return cast_first(xp, softmax, input, dim, dtype)
-    if input.size == 0:  # which has no largest
+        return cast_and_apply(xp, softmax, input, dim, dtype)
+    if input.size == 0:  # max() of no elements raises
         return input, (lambda dy: dy,)
     dim = choose_dim("softmax", input, dim)
     y = xp.exp(input - input.max(axis=dim, keepdims=True))
@@ -39,9 +52,12 @@ def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
 
 @op(precision="full")
 def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
-    """``log(softmax(input, dim))``; `dtype` is cast to first."""
+    """Log-probabilities along `dim`: ``y = input - log(exp(input).sum(dim))``, without overflow.
+
+    The output has the shape of `input`.  `dim` and `dtype` are those of `softmax`.
+    """
     if dtype is not None:
-        return cast_first(xp, log_softmax, input, dim, dtype)
+        return cast_and_apply(xp, log_softmax, input, dim, dtype)
     if input.size == 0:
         return input, (lambda dy: dy,)
     dim = choose_dim("log_softmax", input, dim)
@@ -50,16 +66,17 @@ def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     return y, (lambda dy: dy - xp.exp(y) * dy.sum(axis=dim, keepdims=True),)
 
 
-def cast_first(xp, op, input, dim, dtype):
-    """The op of `input` in another dtype; the gradient comes back in its own."""
+def cast_and_apply(xp, op, input, dim, dtype):
+    """The op of `input` cast to `dtype`; the gradient has the dtype of `input`."""
     x, (to_input,) = astype.fn(xp, input, dtype)
     y, (to_x,) = op.fn(xp, x, dim)
     return y, (lambda dy: to_input(to_x(dy)),)
 
 
 def choose_dim(name: str, input: Any, dim: int | None) -> int | None:
-    """`dim`, or PyTorch's choice if it is None; a 0-d array has no axes, so None."""
+    """`dim`, or PyTorch's choice if it is None; for a 0-D array, which has no axes, None."""
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
-        warnings.warn(f"{name}: no dim was given, and PyTorch takes {dim} of {input.ndim}: say dim={dim}", stacklevel=5)
+        warn(f"{name}: dim was not given; PyTorch's choice for {input.ndim}-D input is used: "
+             f"pass dim={dim}")
     return dim if input.ndim else None

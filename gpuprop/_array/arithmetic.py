@@ -1,4 +1,7 @@
-"""Arithmetic of two arrays, with NumPy's names and broadcasting; at a tie or a pole the gradient is PyTorch's."""
+"""Arithmetic of two arrays, with NumPy's names and broadcasting.
+
+At ties and poles the gradients are PyTorch's.  The engine sums gradients over broadcast axes.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,27 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 
 __all__ = [
-    "add", "arctan2", "clip", "copysign", "divide", "floor_divide", "fmax", "fmin", "fmod", "hypot",
-    "logaddexp", "maximum", "minimum", "mod", "multiply", "power", "remainder", "subtract",
-    "true_divide", "where",
+    "add",
+    "arctan2",
+    "clip",
+    "copysign",
+    "divide",
+    "floor_divide",
+    "fmax",
+    "fmin",
+    "fmod",
+    "hypot",
+    "logaddexp",
+    "maximum",
+    "minimum",
+    "mod",
+    "multiply",
+    "power",
+    "remainder",
+    "subtract",
+    "true_divide",
+    "where",
 ]
-
-# ---- two operands: the engine sums what broadcasting spread ---------------------------------------------------------
 
 
 @op(promote=True, half="rounded")
@@ -42,99 +60,120 @@ def divide(xp, x1: Array, x2: Array):
 
 @op(promote=True)
 def floor_divide(xp, x1: Array, x2: Array):
-    """``x1 // x2``, rounded down: flat wherever it is continuous."""
+    """``x1 // x2``, rounded down; its gradients are 0."""
     return x1 // x2, (xp.zeros_like, xp.zeros_like)
 
 
 @op(promote=True)
 def remainder(xp, x1: Array, x2: Array):
-    """``x1 % x2``, with the sign of `x2`."""
+    """``x1 % x2``, the remainder of `floor_divide`; it has the sign of `x2`."""
     return x1 % x2, (lambda d: d, lambda d: -d * (x1 // x2))
 
 
 @op(promote=True)
 def fmod(xp, x1: Array, x2: Array):
-    """The remainder of the division rounded towards zero: it has the sign of `x1`."""
+    """The remainder of a division rounded towards zero; it has the sign of `x1`."""
     return xp.fmod(x1, x2), (lambda d: d, lambda d: -d * xp.trunc(x1 / x2))
 
 
 @op(promote=True, precision="full")
 def power(xp, x1: Array, x2: Array):
-    """``x1 ** x2``; where ``0 ** 0`` meets ``0 ** x``, the gradients of both are 0."""
+    """``x1 ** x2``; the gradient of the exponent is 0 where x1 is 0 and x2 >= 0."""
     y = x1**x2
 
-    def by_exponent(d):
+    def exponent_grad(d):
         base = x1 if hasattr(x1, "shape") else xp.full_like(x2, x1)
         flat = (base == 0) & (x2 >= 0)
         return d * xp.where(flat, 0, y * xp.log(xp.where(flat, 1, base)))
 
-    return y, (lambda d: d * _power_slope(xp, x1, x2), by_exponent)
+    return y, (lambda d: d * _power_derivative(xp, x1, x2), exponent_grad)
 
 
-def _power_slope(xp, x, n):
-    """``n * x ** (n - 1)``, and 0 where n is 0, be x what it may."""
+def _power_derivative(xp, x, n):
+    """``n * x ** (n - 1)``, and 0 where n is 0, for any x."""
     if not hasattr(n, "shape"):
-        return n * (x if n == 2 else x ** (n - 1)) if n else xp.zeros_like(x)
+        if n == 0:
+            return xp.zeros_like(x)
+        return n * (x if n == 2 else x ** (n - 1))
     flat = n == 0
     return xp.where(flat, 0, n * x ** xp.where(flat, 1, n - 1))
 
 
 @pointwise
 def _winner(xp, d, x1, x2):
-    """The gradient of a maximum for its operand `x1`: all where it is the larger, half at a tie."""
+    """The gradient of ``maximum(x1, x2)`` for `x1`: d where x1 > x2, d / 2 where they are equal."""
     return xp.where(x1 < x2, 0, xp.where(x1 == x2, d / 2, d))
 
 
 @op(promote=True, half="rounded")
 def maximum(xp, x1: Array, x2: Array):
-    """The larger of two; NaN wins, and at a tie each takes half of the gradient."""
-    return xp.maximum(x1, x2), (lambda d: _winner(xp, d, x1, x2), lambda d: _winner(xp, d, x2, x1))
+    """The larger of two, NaN if one is NaN; at a tie each gets half of the gradient."""
+    return xp.maximum(x1, x2), (
+        lambda d: _winner(xp, d, x1, x2),
+        lambda d: _winner(xp, d, x2, x1),
+    )
 
 
 @op(promote=True, half="rounded")
 def minimum(xp, x1: Array, x2: Array):
-    """The smaller of two; NaN wins, and at a tie each takes half of the gradient."""
-    return xp.minimum(x1, x2), (lambda d: _winner(xp, d, x2, x1), lambda d: _winner(xp, d, x1, x2))
+    """The smaller of two, NaN if one is NaN; at a tie each gets half of the gradient."""
+    return xp.minimum(x1, x2), (
+        lambda d: _winner(xp, d, x2, x1),
+        lambda d: _winner(xp, d, x1, x2),
+    )
 
 
 @op(promote=True, half="rounded")
 def fmax(xp, x1: Array, x2: Array):
-    """The larger of two; NaN loses, and at a tie the first takes the gradient."""
-    first = lambda: (x1 >= x2) | (x2 != x2)
-    return xp.fmax(x1, x2), (lambda d: xp.where(first(), d, 0), lambda d: xp.where(first(), 0, d))
+    """The larger of two, NaN only if both are; at a tie `x1` gets the gradient."""
+    is_first = lambda: (x1 >= x2) | (x2 != x2)
+    return xp.fmax(x1, x2), (
+        lambda d: xp.where(is_first(), d, 0),
+        lambda d: xp.where(is_first(), 0, d),
+    )
 
 
 @op(promote=True, half="rounded")
 def fmin(xp, x1: Array, x2: Array):
-    """The smaller of two; NaN loses, and at a tie the first takes the gradient."""
-    first = lambda: (x1 <= x2) | (x2 != x2)
-    return xp.fmin(x1, x2), (lambda d: xp.where(first(), d, 0), lambda d: xp.where(first(), 0, d))
+    """The smaller of two, NaN only if both are; at a tie `x1` gets the gradient."""
+    is_first = lambda: (x1 <= x2) | (x2 != x2)
+    return xp.fmin(x1, x2), (
+        lambda d: xp.where(is_first(), d, 0),
+        lambda d: xp.where(is_first(), 0, d),
+    )
 
 
 @op
 def clip(xp, x: Array, min: Array = None, max: Array = None):
-    """`x` kept between two bounds, `max` the stronger; None is no bound, and at a bound the gradient passes."""
+    """`x` limited to [`min`, `max`]; None is no bound.  PyTorch's `clamp`.
+
+    The gradient passes at the bounds.  Where `min` exceeds `max` the result is `max`.
+
+    >>> import gpuprop
+    >>> gpuprop.clip(gpuprop.tensor([-2.0, 0.5, 3.0]), 0, 1).tolist()
+    [0.0, 0.5, 1.0]
+    """
     y = x if min is None else xp.maximum(x, min)
     y = y if max is None else xp.minimum(y, max)
 
-    def by_x(d):
+    def x_grad(d):
         d = d if min is None else xp.where(x >= min, d, 0)
         return d if max is None else xp.where(x <= max, d, 0)
 
-    def by_min(d):
+    def min_grad(d):
         d = xp.where(x < min, d, 0)
         return d if max is None else xp.where(min < max, d, 0)
 
-    def by_max(d):
+    def max_grad(d):
         crossed = x > max if min is None else (x > max) | (max < min)
         return xp.where(crossed, d, 0)
 
-    return y, (by_x, by_min, by_max)
+    return y, (x_grad, min_grad, max_grad)
 
 
 @op(promote=True)
 def arctan2(xp, x1: Array, x2: Array):
-    """The angle of the point (x2, x1), in radians from -pi to pi."""
+    """The angle of the point (x2, x1), in radians from -pi to pi; the gradients at (0, 0) are 0."""
     def over_square(d):
         square = x1 * x1 + x2 * x2
         return xp.where(square == 0, 0, d / xp.where(square == 0, 1, square))
@@ -152,23 +191,38 @@ def hypot(xp, x1: Array, x2: Array):
 @op(promote=True)
 def logaddexp(xp, x1: Array, x2: Array):
     """``log(exp(x1) + exp(x2))`` without overflow."""
-    return xp.logaddexp(x1, x2), (lambda d: d * xp.sigmoid(x1 - x2), lambda d: d * xp.sigmoid(x2 - x1))
+    return xp.logaddexp(x1, x2), (
+        lambda d: d * xp.sigmoid(x1 - x2),
+        lambda d: d * xp.sigmoid(x2 - x1),
+    )
 
 
 @op(promote=True)
 def copysign(xp, x1: Array, x2: Array):
-    """The size of `x1` with the sign of `x2`."""
+    """The absolute value of `x1` with the sign of `x2`."""
     y = xp.copysign(x1, x2)
     return y, (lambda d: d * xp.sign(x1) * xp.sign(y), xp.zeros_like)
 
 
 @op(promote=True, half="rounded")
 def where(xp, condition: Array, x: Array, y: Array):
-    """`x` where the condition holds, else `y`; of two numbers, float32 if one is a float."""
+    """`x` where `condition` is True, else `y`.
+
+    If both are Python numbers and one is a float, the result is float32.
+
+    >>> import gpuprop
+    >>> x = gpuprop.tensor([-1.0, 2.0])
+    >>> gpuprop.where(x > 0, x, 0.1 * x).tolist()
+    [-0.10000000149011612, 2.0]
+    """
     if {type(x), type(y)} in ({float}, {float, int}):
         x = xp.full((), x, "float32")
     return xp.where(condition, x, y), (
-        lambda d: xp.zeros_like(condition), lambda d: xp.where(condition, d, 0), lambda d: xp.where(condition, 0, d))
+        lambda d: xp.zeros_like(condition),
+        lambda d: xp.where(condition, d, 0),
+        lambda d: xp.where(condition, 0, d),
+    )
 
 
-mod, true_divide = remainder, divide  # NumPy's second names
+mod = remainder
+true_divide = divide

@@ -1,4 +1,7 @@
-"""Comparison, logic and bits, with NumPy's names and broadcasting; no gradient passes."""
+"""Comparison, logic and bit operations, with NumPy's names and broadcasting.
+
+No gradient passes.
+"""
 
 from __future__ import annotations
 
@@ -6,69 +9,86 @@ from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
 __all__ = [
-    "bitwise_and", "bitwise_or", "bitwise_xor", "equal", "greater", "greater_equal", "invert",
-    "isfinite", "isinf", "isnan", "left_shift", "less", "less_equal", "logical_and", "logical_not",
-    "logical_or", "logical_xor", "not_equal", "right_shift", "signbit",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "equal",
+    "greater",
+    "greater_equal",
+    "invert",
+    "isfinite",
+    "isinf",
+    "isnan",
+    "left_shift",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "logical_xor",
+    "not_equal",
+    "right_shift",
+    "signbit",
 ]
 
 
 @op(promote=True, half="exact")
 def equal(xp, x1: Array, x2: Array):
-    """``x1 == x2``, element by element."""
+    """``x1 == x2``, elementwise."""
     return x1 == x2, None
 
 
 @op(promote=True, half="exact")
 def not_equal(xp, x1: Array, x2: Array):
-    """``x1 != x2``, element by element."""
+    """``x1 != x2``, elementwise."""
     return x1 != x2, None
 
 
 @op(promote=True, half="exact")
 def less(xp, x1: Array, x2: Array):
-    """``x1 < x2``, element by element."""
+    """``x1 < x2``, elementwise."""
     return x1 < x2, None
 
 
 @op(promote=True, half="exact")
 def less_equal(xp, x1: Array, x2: Array):
-    """``x1 <= x2``, element by element."""
+    """``x1 <= x2``, elementwise."""
     return x1 <= x2, None
 
 
 @op(promote=True, half="exact")
 def greater(xp, x1: Array, x2: Array):
-    """``x1 > x2``, element by element."""
+    """``x1 > x2``, elementwise."""
     return x1 > x2, None
 
 
 @op(promote=True, half="exact")
 def greater_equal(xp, x1: Array, x2: Array):
-    """``x1 >= x2``, element by element."""
+    """``x1 >= x2``, elementwise."""
     return x1 >= x2, None
 
 
 @op(half="exact")
 def logical_and(xp, x1: Array, x2: Array):
-    """Are both true (not zero)?"""
+    """True where both are nonzero."""
     return xp.logical_and(x1, x2), None
 
 
 @op(half="exact")
 def logical_or(xp, x1: Array, x2: Array):
-    """Is one of them true (not zero)?"""
+    """True where at least one is nonzero."""
     return xp.logical_or(x1, x2), None
 
 
 @op(half="exact")
 def logical_xor(xp, x1: Array, x2: Array):
-    """Is exactly one of them true (not zero)?"""
+    """True where exactly one is nonzero."""
     return xp.logical_xor(x1, x2), None
 
 
 @op(half="exact")
 def logical_not(xp, x: Array):
-    """Is it false (zero)?"""
+    """True where `x` is zero."""
     return xp.logical_not(x), None
 
 
@@ -110,23 +130,23 @@ def right_shift(xp, x1: Array, x2: Array):
 
 @op(half="exact")
 def isnan(xp, x: Array):
-    """Is it NaN?"""
+    """True where `x` is NaN."""
     return xp.isnan(x), None
 
 
 @op(half="exact")
 def isinf(xp, x: Array):
-    """Is it infinite?"""
+    """True where `x` is inf or -inf."""
     return xp.isinf(x), None
 
 
 @op(half="exact")
 def isfinite(xp, x: Array):
-    """Is it neither NaN nor infinite?"""
+    """True where `x` is neither NaN nor infinite."""
     return xp.isfinite(x), None
 
 
 @op(half="exact")
 def signbit(xp, x: Array):
-    """Is the sign bit set, as it is in -0.0?"""
+    """True where the sign bit is set, as in -0.0."""
     return xp.signbit(x), None

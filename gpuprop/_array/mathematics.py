@@ -1,4 +1,7 @@
-"""Mathematical functions of one array, with NumPy's names; at a kink or a pole the gradient is PyTorch's."""
+"""Mathematical functions of one array, with NumPy's names.
+
+At kinks and poles the gradients are PyTorch's.
+"""
 
 from __future__ import annotations
 
@@ -57,12 +60,12 @@ __all__ = [
     "trunc",
 ]
 
-# ---- signs, rounding ------------------------------------------------------------------------------------------------
+# ---- signs, rounding ---------------------------------------------------------------------------
 
 
 @op(half="exact")
 def positive(xp, x: Array):
-    """``+x``: a copy."""
+    """``+x``, a copy."""
     return +x, (lambda d: d,)
 
 
@@ -74,60 +77,65 @@ def negative(xp, x: Array):
 
 @op(half="exact")
 def absolute(xp, x: Array):
-    """``abs(x)``; the slope at 0 is 0."""
+    """``abs(x)``; the gradient at 0 is 0."""
     return xp.absolute(x), (lambda d: d * xp.sign(x),)
 
 
 @op(half="exact")
 def sign(xp, x: Array):
-    """-1, 0 or 1, as x is below, at or above 0; flat wherever it is continuous."""
+    """-1 where x < 0, 0 where x == 0, 1 where x > 0; the gradient is 0."""
     return xp.sign(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def floor(xp, x: Array):
-    """The largest integer not above x; flat wherever it is continuous."""
+    """The largest integer <= x; the gradient is 0."""
     return xp.floor(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def ceil(xp, x: Array):
-    """The smallest integer not below x; flat wherever it is continuous."""
+    """The smallest integer >= x; the gradient is 0."""
     return xp.ceil(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def trunc(xp, x: Array):
-    """The nearest integer towards zero; flat wherever it is continuous."""
+    """`x` rounded towards zero; the gradient is 0."""
     return xp.trunc(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def rint(xp, x: Array):
-    """The nearest integer, the even one of two; flat wherever it is continuous."""
+    """The nearest integer, at a tie the even one; the gradient is 0."""
     return xp.rint(x), (xp.zeros_like,)
 
 
 @op
-def round(xp, x: Array, decimals=0):
-    """Rounded to so many decimals, to even where two are as near; flat wherever it is continuous."""
+def round(xp, x: Array, decimals: int = 0):
+    """`x` rounded to a number of decimals, at a tie to even; the gradient is 0."""
     return xp.round(x, decimals), (xp.zeros_like,)
 
 
 @op(half="exact")
-def nan_to_num(xp, x: Array, nan=0.0, posinf=None, neginf=None):
-    """NaN and infinities replaced by numbers, by default 0 and the largest of the type; no gradient passes there."""
+def nan_to_num(xp, x: Array, nan: float = 0.0, posinf: float | None = None,
+               neginf: float | None = None):
+    """`x` with NaN and infinities replaced; the gradient there is 0.
+
+    Infinities become the largest or the smallest number of the dtype by default.
+    """
     if x.dtype.kind in "iub":
         return +x, None
     top = largest(x.dtype)
-    y = x
-    for found, value in ((x != x, nan), (x == math.inf, top if posinf is None else posinf),
-                         (x == -math.inf, -top if neginf is None else neginf)):
-        y = xp.where(found, xp.full((), value, x.dtype), y)
+    posinf = top if posinf is None else posinf
+    neginf = -top if neginf is None else neginf
+    y = xp.where(x != x, xp.full((), nan, x.dtype), x)
+    y = xp.where(x == math.inf, xp.full((), posinf, x.dtype), y)
+    y = xp.where(x == -math.inf, xp.full((), neginf, x.dtype), y)
     return y, (lambda d: xp.where(xp.isfinite(x), d, 0),)
 
 
-# ---- powers, exponentials, logarithms -------------------------------------------------------------------------------
+# ---- powers, exponentials, logarithms ----------------------------------------------------------
 
 
 @op
@@ -138,14 +146,14 @@ def square(xp, x: Array):
 
 @op
 def sqrt(xp, x: Array):
-    """The square root; its slope at 0 is infinite."""
+    """The square root; its gradient at 0 is infinite."""
     y = xp.sqrt(x)
     return y, (lambda d: d / (2 * y),)
 
 
 @op
 def cbrt(xp, x: Array):
-    """The cube root, of negative numbers too."""
+    """The cube root, also of negative numbers."""
     y = xp.cbrt(x)
     return y, (lambda d: d / (3 * y * y),)
 
@@ -166,14 +174,14 @@ def reciprocal(xp, x: Array):
 
 @op(precision="full")
 def exp(xp, x: Array):
-    """e to the power x."""
+    """``e ** x``."""
     y = xp.exp(x)
     return y, (lambda d: d * y,)
 
 
 @op(precision="full")
 def exp2(xp, x: Array):
-    """2 to the power x."""
+    """``2 ** x``."""
     y = xp.exp2(x)
     return y, (lambda d: d * math.log(2) * y,)
 
@@ -209,24 +217,24 @@ def log1p(xp, x: Array):
     return xp.log1p(x), (lambda d: d / (1 + x),)
 
 
-# ---- angles and hyperbolas ------------------------------------------------------------------------------------------
+# ---- trigonometric and hyperbolic functions ----------------------------------------------------
 
 
 @op
 def sin(xp, x: Array):
-    """The sine of radians."""
+    """The sine of an angle in radians."""
     return xp.sin(x), (lambda d: d * xp.cos(x),)
 
 
 @op
 def cos(xp, x: Array):
-    """The cosine of radians."""
+    """The cosine of an angle in radians."""
     return xp.cos(x), (lambda d: -d * xp.sin(x),)
 
 
 @op(precision="full")
 def tan(xp, x: Array):
-    """The tangent of radians."""
+    """The tangent of an angle in radians."""
     y = xp.tan(x)
     return y, (lambda d: d * (1 + y * y),)
 
@@ -281,7 +289,7 @@ def arcsinh(xp, x: Array):
 
 @op
 def arccosh(xp, x: Array):
-    """The inverse of cosh, for x from 1."""
+    """The inverse of cosh, for x >= 1."""
     return xp.arccosh(x), (lambda d: d / xp.sqrt(x * x - 1),)
 
 
@@ -293,29 +301,29 @@ def arctanh(xp, x: Array):
 
 @op
 def sinc(xp, x: Array):
-    """``sin(pi x) / (pi x)``, and 1 at 0."""
+    """``sin(pi * x) / (pi * x)``, 1 at x = 0."""
     y = xp.sinc(x)
 
-    def back(d):
+    def x_grad(d):
         zero = x == 0
         return d * xp.where(zero, 0, (xp.cos(math.pi * x) - y) / xp.where(zero, 1, x))
 
-    return y, (back,)
+    return y, (x_grad,)
 
 
 @op
 def deg2rad(xp, x: Array):
-    """Degrees in radians."""
+    """Degrees converted to radians."""
     return xp.deg2rad(x), (lambda d: d * (math.pi / 180),)
 
 
 @op
 def rad2deg(xp, x: Array):
-    """Radians in degrees."""
+    """Radians converted to degrees."""
     return xp.rad2deg(x), (lambda d: d * (180 / math.pi),)
 
 
-# ---- special functions ----------------------------------------------------------------------------------------------
+# ---- special functions -------------------------------------------------------------------------
 
 
 @pointwise
@@ -338,7 +346,7 @@ def erf(xp, x: Array):
 
 @op
 def erfc(xp, x: Array):
-    """``1 - erf(x)``, accurate where it is small."""
+    """``1 - erf(x)``, accurate where it is close to 0."""
     return xp.erfc(x), (lambda d: d * (-2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
 
 
@@ -357,14 +365,14 @@ def lgamma(xp, x: Array):
 
 @op(precision="full")
 def digamma(xp, x: Array):
-    """The derivative of lgamma."""
+    """The derivative of `lgamma`."""
     return xp.digamma(x), (lambda d: d * xp.polygamma(1, x),)
 
 
 @op(precision="full")
-def polygamma(xp, n, x: Array):
+def polygamma(xp, n: int, x: Array):
     """The n-th derivative of digamma."""
     return xp.polygamma(n, x), (lambda d: d * xp.polygamma(n + 1, x),)
 
 
-abs = absolute  # NumPy's second name
+abs = absolute

@@ -1,7 +1,8 @@
-"""What a Tensor's operators and methods mean: NumPy's words, and PyTorch's where NumPy has none.
+"""The operators and methods of Tensor: NumPy's names, and PyTorch's where NumPy has none.
 
-Where both have a word and mean different things by it NumPy's meaning holds: `max(axis)` gives values only, `var` and
-`std` divide by n, `transpose` lists all axes.  A call that could be either is an error that names words for both.
+Where both have a name with different meanings, NumPy's meaning holds: `max(axis)` returns values
+only, `var` and `std` divide by n, `transpose` takes all axes.  Calls that could mean either raise
+TypeError, and the message names unambiguous alternatives.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ import builtins
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from gpuprop._array import activation, arithmetic, comparison, indexing, mathematics, products, reduction
+from gpuprop._array import (
+    activation,
+    arithmetic,
+    comparison,
+    indexing,
+    mathematics,
+    products,
+    reduction,
+)
 from gpuprop._array import shape as shapes
 from gpuprop._core.backend import SEVERAL, BackendMismatchError
 from gpuprop._core.dtypes import as_dtype
@@ -26,12 +35,20 @@ from gpuprop._core.tensor import Parameter, Tensor
 
 Method = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
-WORDS = {"dim": "axis", "dims": "axis", "dim1": "axis1", "dim2": "axis2", "start_dim": "start_axis",
-         "end_dim": "end_axis", "keepdim": "keepdims", "correction": "ddof"}  # PyTorch's word -> NumPy's
+NUMPY_NAMES = {  # of PyTorch's keywords
+    "dim": "axis",
+    "dims": "axis",
+    "dim1": "axis1",
+    "dim2": "axis2",
+    "start_dim": "start_axis",
+    "end_dim": "end_axis",
+    "keepdim": "keepdims",
+    "correction": "ddof",
+}
 
 
 def _op(fn: Any) -> Method:
-    """An op as an operator or method: the tensor is its first argument."""
+    """An op as an operator or method, with the tensor as its first argument."""
     return fn
 
 
@@ -40,30 +57,37 @@ def _reflected(fn: Any) -> Method:
 
 
 def _axes(fn: Any) -> Any:
-    """A method that takes PyTorch's `dim` and `keepdim` too, and lists of axes."""
+    """A method that accepts PyTorch's keywords too (`dim`, `keepdim`), and lists of axes."""
+
+    def plain(value: Any) -> Any:
+        return tuple(value) if type(value) is list else value
 
     @functools.wraps(fn)
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        plain = lambda value: tuple(value) if type(value) is list else value
-        return fn(self, *map(plain, args), **{WORDS.get(word, word): plain(value) for word, value in kwargs.items()})
+        named = {NUMPY_NAMES.get(name, name): plain(value) for name, value in kwargs.items()}
+        return fn(self, *map(plain, args), **named)
 
-    several = "tuple[Tensor, ...]" if fn in (reduction.topk,) else "Tensor"
-    method.takes_dim = several  # type: ignore[attr-defined]  # what the type stub says that it returns
+    method.takes_pytorch_names = True  # type: ignore[attr-defined]  # read by the stub's generator
     return method
 
 
 def _compared(fn: Any) -> Any:
-    """``t == None`` is for Python to answer, by identity."""
-    return lambda self, other: NotImplemented if other is None or isinstance(other, str) else fn(self, other)
+    """A comparison; Python itself compares a tensor with None or a str, by identity."""
+
+    def compare(self: Tensor, other: Any) -> Any:
+        return NotImplemented if other is None or isinstance(other, str) else fn(self, other)
+
+    return compare
 
 
-def _rebinding(word: str, fn: Any) -> Method:
-    """``t += x`` makes a new tensor under the old name, which a leaf to be trained must not become."""
+def _augmented(sign: str, fn: Any) -> Method:
+    """``t += x``, which binds a new tensor to t.  Raises if t is a leaf with a gradient."""
 
     def update(self: Tensor, other: Any) -> Tensor:
         if self.requires_grad and self.node is None:
-            raise TypeError(f"t {word} x makes a new tensor, and leaves as it is the leaf t that requires a gradient: "
-                            f"write t.data[...] {word} x to change t, or t = t {word[:-1]} x for a new tensor")
+            raise TypeError(f"t {sign} x would replace t, a leaf that requires a gradient, by a "
+                            f"new tensor: write t.data[...] {sign} x to change t, or "
+                            f"t = t {sign[:-1]} x for a new tensor")
         return fn(self, other)
 
     return update
@@ -74,17 +98,17 @@ def _cast(dtype: str) -> Method:
 
 
 def _sequence(args: tuple) -> Any:
-    """What ``f(2, 3)`` and ``f((2, 3))`` both mean."""
+    """The arguments of ``f(2, 3)`` or ``f((2, 3))`` as one sequence."""
     return args[0] if len(args) == 1 and not hasattr(args[0], "__index__") else args
 
 
-# ---- keys, writing, moving ------------------------------------------------------------------------------------------
+# ---- indices, writing, moving ------------------------------------------------------------------
 
 BASIC = {int, slice, type(None), type(Ellipsis)}
 
 
 def _key(t: Tensor, key: Any) -> Any:
-    """An index in arrays of the tensor's own backend."""
+    """An index with arrays of the tensor's own backend."""
     if type(key) is tuple:
         return tuple(k if type(k) in BASIC else _array_key(t, k) for k in key)
     return key if type(key) in BASIC else _array_key(t, key)
@@ -99,81 +123,92 @@ def _array_key(t: Tensor, key: Any) -> Any:
     if isinstance(key, np.integer):
         return key.item()
     if hasattr(key, "shape"):
-        _check_place(t, key, "is indexed with an array", "the index there once, not at each use", "index")
+        _check_device(t, key, "index", "to convert it once and not at each use")
     return key
 
 
-def _check_place(t: Tensor, array: Any, what: str, bring: str, name: str) -> None:
-    """An array that is used with a tensor must be where this is."""
+def _check_device(t: Tensor, array: Any, name: str, why: str) -> None:
+    """Raise BackendMismatchError unless the array is on the tensor's device."""
     if type(array) is type(raw(t)) and not SEVERAL:
         return
-    here, there = place_of(raw(t)), place_of(array)
-    if here != there:
-        raise BackendMismatchError(f"a tensor on {here!r} {what} on {there!r}: bring {bring}, for example by "
-                                   f"{name} = gpuprop.tensor({name}).to({here!r})")
+    expected = place_of(raw(t))
+    device = place_of(array)
+    if device != expected:
+        raise BackendMismatchError(
+            f"the tensor is on {expected!r}, but {name} is an array on {device!r}: write "
+            f"{name} = gpuprop.tensor({name}).to({expected!r}) {why}")
 
 
 def _write(t: Tensor, key: Any, value: Any) -> Tensor:
-    """Write in place, where no recorded op can have read what was there."""
+    """Write in place, if no recorded op can have read the old values."""
     recorded = is_grad_enabled() and (t.requires_grad or getattr(value, "requires_grad", False))
     if t.node is not None or recorded or isinstance(t.data, Tensor):
-        raise TypeError("writing into a tensor is not recorded, and this one or the value is part of a graph: make a "
-                        "new one with gpuprop.where or index_add, or write t.data[...] = v, outside of all gradients")
+        raise TypeError("in-place writes are not recorded, but this tensor or the value is part of "
+                        "a graph: make a new tensor with gpuprop.where or index_add, or write "
+                        "t.data[...] = v, which no gradient sees")
     value = value.item() if isinstance(value, np.generic) else raw(value)
     if hasattr(value, "shape") and not isinstance(value, np.ndarray):
-        _check_place(t, value, "is written to from an array", "the values there", "values")
+        _check_device(t, value, "value", "before the write")
     write(t.data, value, key)
     if isinstance(t, Parameter):
         t.touch()
     return t
 
 
-def destination(words: Sequence, device: Any = None, dtype: Any = None) -> tuple[str | None, Any]:
-    """The device and dtype that ``to(...)`` names in any order: "cuda:1", "numpy", "float32", a dtype, a Tensor."""
-    for word in words:
-        if isinstance(word, Tensor):
-            device, dtype = word.device, word.dtype
-        elif isinstance(word, str) and not _is_dtype(word):
-            device = word
-        elif word is not None:
-            dtype = word
+def destination(args: Sequence, device: Any = None, dtype: Any = None) -> tuple[str | None, Any]:
+    """The device and dtype of the arguments of ``to(...)``.
+
+    Each argument is a device ("cuda:1", "numpy"), a dtype or its name, or a Tensor.
+    """
+    for arg in args:
+        if isinstance(arg, Tensor):
+            device = arg.device
+            dtype = arg.dtype
+        elif isinstance(arg, str) and not _is_dtype(arg):
+            device = arg
+        elif arg is not None:
+            dtype = arg
     return device, None if dtype is None else as_dtype(dtype)
 
 
-def _is_dtype(word: str) -> bool:
+def _is_dtype(name: str) -> bool:
     try:
-        as_dtype(word)
+        as_dtype(name)
     except TypeError:
         return False
     return True
 
 
 def _moved(a: Any, device: str) -> Any:
-    """An array or Tensor on another device; the gradient comes back the same way."""
+    """An array or Tensor copied to a device; the gradient is copied back."""
     if not isinstance(a, Tensor):
         return place(a, device)
-    before, data = a.device, _moved(a.data, device)
+    source = a.device
+    data = _moved(a.data, device)
     if data is a.data:
         return a
     if not (a.requires_grad and is_grad_enabled()):
         return Tensor(data)
-    return Tensor(data, True, Node(TO, (a.node or a,), (lambda d: _moved(d, before),), data.shape, data.dtype))
+    pullbacks = (lambda d: _moved(d, source),)
+    return Tensor(data, True, Node(MOVE, (a.node or a,), pullbacks, data.shape, data.dtype))
 
 
-class _To:
-    """In place of the `Spec` of an op: a copy from one device to another, which is no op of either."""
+class _Move:
+    """Takes the role of an op's `Spec`: a copy between devices is an op of no backend."""
 
     def label(self, shape: Any) -> str:
         return "to"
 
 
-TO = _To()
+MOVE = _Move()
 
 
 class Size(int):
-    """The number of elements, an int; called, as in PyTorch, it gives the shape, or the size of one axis."""
+    """The number of elements, an int.  A call returns the shape or a size, as in PyTorch."""
 
-    __array_ufunc__ = None  # so NumPy leaves arithmetic to the operators below: to it an int's subclass widens float32
+    # To NumPy a subclass of int is an int64 scalar, which widens float32.  With None it leaves the
+    # arithmetic to the operators below, which use a plain int.
+    __array_ufunc__ = None
     shape: tuple
 
     def __new__(cls, t: Tensor) -> Size:
@@ -192,12 +227,13 @@ def _as_int(fn: Callable) -> tuple[Callable, Callable]:
     return lambda self, other: fn(int(self), other), lambda self, other: fn(other, int(self))
 
 
-for _word in "add sub mul truediv floordiv mod pow".split():
-    for _side, _operator in zip(("", "r"), _as_int(getattr(operator, _word)), strict=True):
-        setattr(Size, f"__{_side}{_word}__", _operator)
+for _name in "add sub mul truediv floordiv mod pow".split():
+    _forward, _backward = _as_int(getattr(operator, _name))
+    setattr(Size, f"__{_name}__", _forward)
+    setattr(Size, f"__r{_name}__", _backward)
 
 
-# ---- the methods ----------------------------------------------------------------------------------------------------
+# ---- the methods -------------------------------------------------------------------------------
 
 
 class Methods:
@@ -207,25 +243,41 @@ class Methods:
 
     __add__ = __radd__ = _op(arithmetic.add)
     __mul__ = __rmul__ = _op(arithmetic.multiply)
-    __sub__, __rsub__ = _op(arithmetic.subtract), _reflected(arithmetic.subtract)
-    __truediv__, __rtruediv__ = _op(arithmetic.divide), _reflected(arithmetic.divide)
-    __floordiv__, __rfloordiv__ = _op(arithmetic.floor_divide), _reflected(arithmetic.floor_divide)
-    __mod__, __rmod__ = _op(arithmetic.remainder), _reflected(arithmetic.remainder)
-    __pow__, __rpow__ = _op(arithmetic.power), _reflected(arithmetic.power)
-    __matmul__, __rmatmul__ = _op(products.matmul), _reflected(products.matmul)
+    __sub__ = _op(arithmetic.subtract)
+    __rsub__ = _reflected(arithmetic.subtract)
+    __truediv__ = _op(arithmetic.divide)
+    __rtruediv__ = _reflected(arithmetic.divide)
+    __floordiv__ = _op(arithmetic.floor_divide)
+    __rfloordiv__ = _reflected(arithmetic.floor_divide)
+    __mod__ = _op(arithmetic.remainder)
+    __rmod__ = _reflected(arithmetic.remainder)
+    __pow__ = _op(arithmetic.power)
+    __rpow__ = _reflected(arithmetic.power)
+    __matmul__ = _op(products.matmul)
+    __rmatmul__ = _reflected(products.matmul)
     __and__ = __rand__ = _op(comparison.bitwise_and)
     __or__ = __ror__ = _op(comparison.bitwise_or)
     __xor__ = __rxor__ = _op(comparison.bitwise_xor)
-    __lshift__, __rlshift__ = _op(comparison.left_shift), _reflected(comparison.left_shift)
-    __rshift__, __rrshift__ = _op(comparison.right_shift), _reflected(comparison.right_shift)
-    __iadd__, __isub__ = _rebinding("+=", arithmetic.add), _rebinding("-=", arithmetic.subtract)
-    __imul__, __itruediv__ = _rebinding("*=", arithmetic.multiply), _rebinding("/=", arithmetic.divide)
-    __ipow__, __imatmul__ = _rebinding("**=", arithmetic.power), _rebinding("@=", products.matmul)
-    __lt__, __le__ = _op(comparison.less), _op(comparison.less_equal)
-    __gt__, __ge__ = _op(comparison.greater), _op(comparison.greater_equal)
-    __eq__, __ne__ = _compared(comparison.equal), _compared(comparison.not_equal)
-    __pos__, __neg__ = _op(mathematics.positive), _op(mathematics.negative)
-    __abs__, __invert__ = _op(mathematics.absolute), _op(comparison.invert)
+    __lshift__ = _op(comparison.left_shift)
+    __rlshift__ = _reflected(comparison.left_shift)
+    __rshift__ = _op(comparison.right_shift)
+    __rrshift__ = _reflected(comparison.right_shift)
+    __iadd__ = _augmented("+=", arithmetic.add)
+    __isub__ = _augmented("-=", arithmetic.subtract)
+    __imul__ = _augmented("*=", arithmetic.multiply)
+    __itruediv__ = _augmented("/=", arithmetic.divide)
+    __ipow__ = _augmented("**=", arithmetic.power)
+    __imatmul__ = _augmented("@=", products.matmul)
+    __lt__ = _op(comparison.less)
+    __le__ = _op(comparison.less_equal)
+    __gt__ = _op(comparison.greater)
+    __ge__ = _op(comparison.greater_equal)
+    __eq__ = _compared(comparison.equal)
+    __ne__ = _compared(comparison.not_equal)
+    __pos__ = _op(mathematics.positive)
+    __neg__ = _op(mathematics.negative)
+    __abs__ = _op(mathematics.absolute)
+    __invert__ = _op(comparison.invert)
     __round__ = _op(mathematics.round)
     __hash__ = object.__hash__
 
@@ -245,10 +297,10 @@ class Methods:
         return indexing.getitem(self, _key(self, key))
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
-        """Write in place, into a tensor that is part of no graph."""
+        """Write in place.  Raises TypeError if the tensor is part of a graph."""
         _write(self, _key(self, key), value)
 
-    # ---- element by element
+    # ---- elementwise
 
     abs = absolute = _op(mathematics.absolute)
     neg = negative = _op(mathematics.negative)
@@ -300,11 +352,15 @@ class Methods:
     lgamma = _op(mathematics.lgamma)
     digamma = _op(mathematics.digamma)
     relu = _op(activation.relu)
-    softmax, log_softmax = _op(activation.softmax), _op(activation.log_softmax)
+    softmax = _op(activation.softmax)
+    log_softmax = _op(activation.log_softmax)
 
-    eq, ne = _op(comparison.equal), _op(comparison.not_equal)
-    lt, le = _op(comparison.less), _op(comparison.less_equal)
-    gt, ge = _op(comparison.greater), _op(comparison.greater_equal)
+    eq = _op(comparison.equal)
+    ne = _op(comparison.not_equal)
+    lt = _op(comparison.less)
+    le = _op(comparison.less_equal)
+    gt = _op(comparison.greater)
+    ge = _op(comparison.greater_equal)
     logical_and = _op(comparison.logical_and)
     logical_or = _op(comparison.logical_or)
     logical_xor = _op(comparison.logical_xor)
@@ -333,18 +389,21 @@ class Methods:
     cumprod: Method = _axes(reduction.cumprod)
     logsumexp: Method = _axes(reduction.logsumexp)
     norm: Method = _axes(reduction.norm)
-    topk: Callable[..., Tensors] = _axes(reduction.topk)
+    topk: Callable[..., tuple[Tensor, Tensor]] = _axes(reduction.topk)
 
     @_axes
-    def argsort(self: Any, axis: builtins.int = -1, descending: Any = False, stable: builtins.bool = True) -> Tensor:
-        """The places of the elements in ascending or descending order along an axis; always stable."""
-        if descending is True:  # a string here is NumPy's `kind`
+    def argsort(self: Any, axis: builtins.int = -1, descending: Any = False,
+                stable: builtins.bool = True) -> Tensor:
+        """The indices that sort in ascending or descending order along an axis; always stable."""
+        if descending is True:  # NumPy's second argument is `kind`, a string
             return reduction.topk(self, self.shape[axis], axis)[1]
         return reduction.argsort(self, axis)
 
-    def sort(self: Any, *_: Any, **__: Any) -> Any:
-        raise TypeError("t.sort() sorts in place in NumPy and gives values and indices in PyTorch: write "
-                        "gpuprop.sort(t, axis), t.argsort(axis) or t.topk(k)")
+    def sort(self: Any, *_: Any, **__: Any) -> NoReturn:
+        """Raises TypeError: use `gpuprop.sort`, `argsort` or `topk`."""
+        raise TypeError("t.sort() is ambiguous: it sorts in place in NumPy and returns values and "
+                        "indices in PyTorch; write gpuprop.sort(t, axis), t.argsort(axis) or "
+                        "t.topk(k)")
 
     # ---- products
 
@@ -356,16 +415,17 @@ class Methods:
     trace = _op(reduction.trace)
 
     def t(self: Any) -> Tensor:
-        """A matrix transposed; vectors as they are."""
+        """The transpose of a matrix; a vector unchanged."""
         if self.ndim > 2:
-            raise ValueError(f"t() transposes a matrix, not {self.ndim} axes: see swapaxes, permute, .mT")
+            raise ValueError(f"t(): expected at most 2 axes, got {self.ndim}; "
+                             f"use swapaxes, permute or .mT")
         return shapes.transpose(self)
 
     # ---- shapes
 
     @property
     def T(self: Any) -> Tensor:
-        """The axes in reverse order."""
+        """The transpose: all axes reversed."""
         return shapes.transpose(self)
 
     @property
@@ -374,22 +434,23 @@ class Methods:
         return shapes.swapaxes(self, -2, -1)
 
     def reshape(self: Any, *shape: Any) -> Tensor:
-        """The same elements in another shape; one -1 is inferred."""
+        """The same elements in another shape; one size may be -1, which is inferred."""
         return shapes.reshape(self, _sequence(shape))
 
     def view(self: Any, *shape: Any) -> Tensor:
-        """`reshape`; elements are not read as another dtype."""
+        """`reshape`; a dtype is no valid argument."""
         new = _sequence(shape)
         if not isinstance(new, tuple | list):
-            raise TypeError(f"view({new!r}): a tensor is viewed in another shape only; astype converts its elements")
+            raise TypeError(f"view({new!r}): expected a shape; astype converts to another dtype")
         return shapes.reshape(self, new)
 
     def transpose(self: Any, *axes: Any) -> Tensor:
         """All axes in the order given, or reversed."""
         if len(axes) == 2 and (self.ndim != 2 or axes[0] % 2 == 0):
-            words = f"{axes[0]}, {axes[1]}"
-            raise TypeError(f"t.transpose({words}) exchanges two axes in PyTorch and lists all {self.ndim} in NumPy: "
-                            f"write t.swapaxes({words}), or t.permute(...) with all axes")
+            given = f"{axes[0]}, {axes[1]}"
+            raise TypeError(f"t.transpose({given}) is ambiguous: it exchanges two axes in PyTorch "
+                            f"and takes all {self.ndim} in NumPy; write t.swapaxes({given}), or "
+                            f"t.permute(...) with all axes")
         return shapes.transpose(self, _sequence(axes) if axes else None)
 
     def permute(self: Any, *axes: Any) -> Tensor:
@@ -413,57 +474,73 @@ class Methods:
 
     @_axes
     def flip(self: Any, *axes: Any, axis: Any = None) -> Tensor:
-        """Elements in reverse order along these axes, or along all."""
+        """The elements in reverse order along these axes, or along all."""
         return shapes.flip(self, _sequence(axes) if axes else axis)
 
-    def repeat_interleave(self: Any, repeats: Any, dim: builtins.int | None = None, output_size: Any = None) -> Tensor:
-        """Each element so many times in a row, along an axis or of the flat array; a tensor's numbers are read."""
-        return shapes.repeat(self, repeats.tolist() if isinstance(repeats, Tensor) else repeats, dim)
+    def repeat_interleave(self: Any, repeats: Any, dim: builtins.int | None = None,
+                          output_size: Any = None) -> Tensor:
+        """Each element repeated, along an axis or in flattened order.
+
+        The host waits for the device if `repeats` is a Tensor.  `output_size` is ignored.
+        """
+        counts = repeats.tolist() if isinstance(repeats, Tensor) else repeats
+        return shapes.repeat(self, counts, dim)
 
     @_axes
-    def repeat(self: Any, *repeats: Any, axis: Any = "unsaid") -> Tensor:
-        """Each element so many times in a row along an axis, which is given by name."""
-        if axis == "unsaid":
-            words = ", ".join(map(str, repeats))
-            raise TypeError(f"t.repeat({words}) repeats elements in NumPy, the whole in PyTorch: write t.tile({words}) "
-                            f"or, for elements, t.repeat(n, axis=...), t.repeat_interleave(n, dim)")
+    def repeat(self: Any, *repeats: Any, axis: Any = "missing") -> Tensor:
+        """Each element repeated along an axis, which is a required keyword argument."""
+        if axis == "missing":
+            given = ", ".join(map(str, repeats))
+            raise TypeError(f"t.repeat({given}) is ambiguous: it repeats elements in NumPy and the "
+                            f"whole tensor in PyTorch; write t.tile({given}) for the whole tensor, "
+                            f"or t.repeat(n, axis=...) or t.repeat_interleave(n, dim) for elements")
         return shapes.repeat(self, repeats[0], axis)
 
     def split(self: Any, size: Any, dim: builtins.int = 0) -> Tensors:
-        """Parts of an axis, of one size (the last what is left) or of those listed; gpuprop.split is NumPy's."""
+        """PyTorch's `split`: a tuple of parts of one size, or of the listed sizes.
+
+        The last part is smaller if one size does not divide the axis.  `gpuprop.split` is NumPy's.
+        """
         n = self.shape[dim]
-        ends = list(range(size, n, size)) if isinstance(size, builtins.int) else np.cumsum(size)[:-1].tolist()
-        if not isinstance(size, builtins.int) and builtins.sum(size) != n:
-            raise ValueError(f"split: sizes {list(size)} do not add up to the axis' {n}")
-        return shapes.split(self, ends, dim)
+        if isinstance(size, builtins.int):
+            return shapes.split(self, list(range(size, n, size)), dim)
+        if builtins.sum(size) != n:
+            raise ValueError(f"split: sizes {list(size)} do not add up to {n}, the size of axis "
+                             f"{dim}")
+        return shapes.split(self, np.cumsum(size)[:-1].tolist(), dim)
 
     def expand(self: Any, *sizes: Any) -> Tensor:
-        """Axes of size 1 repeated, without memory, to these sizes; -1 leaves a size as it is."""
+        """Broadcast to these sizes, as a view; -1 keeps a size."""
         sizes = _sequence(sizes)
         new = len(sizes) - self.ndim
-        return shapes.broadcast_to(self, tuple(self.shape[i - new] if n == -1 else n for i, n in enumerate(sizes)))
+        shape = tuple(self.shape[i - new] if n == -1 else n for i, n in enumerate(sizes))
+        return shapes.broadcast_to(self, shape)
 
     def expand_as(self: Any, other: Any) -> Tensor:
+        """Broadcast to the shape of `other`, as a view."""
         return shapes.broadcast_to(self, other.shape)
 
     def reshape_as(self: Any, other: Any) -> Tensor:
+        """The same elements in the shape of `other`."""
         return shapes.reshape(self, other.shape)
 
     view_as = reshape_as
 
     def contiguous(self: Any) -> Tensor:
-        """The tensor itself: every op takes any strides."""
+        """The tensor itself: ops accept any strides."""
         return self
 
     size = property(Size)
 
     def dim(self: Any) -> builtins.int:
+        """The number of axes."""
         return self.ndim
 
     def numel(self: Any) -> builtins.int:
+        """The number of elements."""
         return self.data.size
 
-    # ---- reading and writing at places
+    # ---- reading and writing at indices
 
     take: Method = _axes(indexing.take)
     gather: Method = _axes(indexing.gather)
@@ -473,11 +550,15 @@ class Methods:
     masked_fill = _op(indexing.masked_fill)
 
     def where(self: Any, condition: Any, other: Any) -> Tensor:
-        """This where the condition holds, else `other`."""
+        """The tensor where `condition` is True, else `other`."""
         return arithmetic.where(condition, self, other)
 
     def zero_(self: Any) -> Tensor:
-        """Write zeros in place; as all such methods, into a tensor that is part of no graph, or under no_grad()."""
+        """Write zeros in place.
+
+        Like all in-place methods it raises TypeError if the tensor is part of a graph; under
+        no_grad() leaves are accepted.
+        """
         return _write(self, ..., 0)
 
     def fill_(self: Any, value: Any) -> Tensor:
@@ -485,39 +566,49 @@ class Methods:
         return _write(self, ..., value)
 
     def copy_(self: Any, source: Any) -> Tensor:
-        """Write values in place, from wherever they are."""
+        """Write the values of an array or Tensor on any device in place."""
         source = raw(source)
-        return _write(self, ..., place(source, place_of(self.data)) if hasattr(source, "shape") else source)
+        if hasattr(source, "shape"):
+            source = place(source, place_of(self.data))
+        return _write(self, ..., source)
 
     # ---- types and devices
 
     copy = clone = _op(shapes.copy)
     astype = _op(shapes.astype)
-    float, double, half = _cast("float32"), _cast("float64"), _cast("float16")
-    long, int, bool = _cast("int64"), _cast("int32"), _cast("bool")
+    float = _cast("float32")
+    double = _cast("float64")
+    half = _cast("float16")
+    long = _cast("int64")
+    int = _cast("int32")
+    bool = _cast("bool")
 
     @property
     def device(self: Any) -> str:
-        """Where the array is, as `to` takes it: "numpy", "cupy:1"."""
+        """The device of the array, such as "numpy" or "cupy:1", as `to` accepts it."""
         return place_of(raw(self))
 
-    def to(self: Any, *where: Any, device: str | None = None, dtype: Any = None,
+    def to(self: Any, *args: Any, device: str | None = None, dtype: Any = None,
            non_blocking: builtins.bool = False) -> Tensor:
-        """On another backend or device ("cpu", "cuda:1", "numpy", as another Tensor), in another dtype, or both.
+        """The tensor on another device, in another dtype, or both.
 
-        Gradients come back the same way.  `non_blocking` is accepted and ignored.
+        Arguments are devices ("cpu", "cuda:1", "numpy"), dtypes or a Tensor with both.  Gradients
+        are copied back.  `non_blocking` is ignored.
         """
-        device, dtype = destination(where, device, dtype)
+        device, dtype = destination(args, device, dtype)
         moved = self if device is None else _moved(self, device)
         return moved if dtype is None or moved.dtype == dtype else shapes.astype(moved, dtype)
 
     def type_as(self: Any, other: Any) -> Tensor:
+        """The tensor with the device and dtype of `other`."""
         return self.to(other)
 
     def cpu(self: Any) -> Tensor:
+        """The tensor in host memory."""
         return self.to("cpu")
 
     def cuda(self: Any, device: builtins.int | None = None) -> Tensor:
+        """The tensor on a CUDA device, by default the current one."""
         return self.to("cuda" if device is None else f"cuda:{device}")
 
 

@@ -1,194 +1,298 @@
-"""Products of arrays, all of them by ``xp.matmul``, which every backend owns."""
+"""Products of arrays.  All of them use ``xp.matmul``, which every backend implements."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from gpuprop._array.arithmetic import multiply
 from gpuprop._array.indexing import diagonal
 from gpuprop._array.reduction import sum
-from gpuprop._array.scatter import axis_of
+from gpuprop._array.scatter import normalize_axis
 from gpuprop._array.shape import astype, reshape, transpose
 from gpuprop._core.dtypes import widened
 from gpuprop._core.ops import op
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
 
-__all__ = [
-    "bmm", "dot", "einsum", "inner", "matmul", "outer", "tensordot",
-]
+__all__ = ["bmm", "dot", "einsum", "inner", "matmul", "outer", "tensordot"]
 
 
 @op(precision="low", promote=True)
-def matmul(xp, x1: Array, x2: Array, dtype=None):
-    """The matrix product over the last two axes, by NumPy's rules: stacks broadcast, 1-D operands are vectors.
+def matmul(xp, x1: Array, x2: Array, dtype: Any = None):
+    """The matrix product over the last two axes, by NumPy's rules.
 
-    `dtype` is the result's: float32 keeps what a product of half types would round.
+    Leading axes broadcast; a 1-D operand is a vector.  `dtype` is the dtype of the result: with
+    float32, a product of half types is not rounded.
     """
-    vector1, vector2, one_matrix = x1.ndim == 1, x2.ndim == 1, x2.ndim <= 2
-    a, b = x1[None, :] if vector1 else x1, x2[:, None] if vector2 else x2
+    x1_is_vector = x1.ndim == 1
+    x2_is_vector = x2.ndim == 1
+    x2_is_one_matrix = x2.ndim <= 2
+    a = x1[None, :] if x1_is_vector else x1
+    b = x2[:, None] if x2_is_vector else x2
 
-    def whole(d):
-        d = d[..., None] if vector2 else d
-        return d[..., None, :] if vector1 else d
+    def as_matrices(d):
+        d = d[..., None] if x2_is_vector else d
+        return d[..., None, :] if x1_is_vector else d
 
-    def by_x1(d):
-        da = xp.matmul(whole(d), b.swapaxes(-1, -2))
-        return da[..., 0, :] if vector1 else da
+    def x1_grad(d):
+        da = xp.matmul(as_matrices(d), b.swapaxes(-1, -2))
+        return da[..., 0, :] if x1_is_vector else da
 
-    def by_x2(d):
-        d = whole(d)
-        db = xp.matmul(_rows(a).T, _rows(d)) if one_matrix else xp.matmul(a.swapaxes(-1, -2), d)
-        return db[..., 0] if vector2 else db
+    def x2_grad(d):
+        d = as_matrices(d)
+        if x2_is_one_matrix:
+            db = xp.matmul(_as_one_matrix(a).T, _as_one_matrix(d))
+        else:
+            db = xp.matmul(a.swapaxes(-1, -2), d)
+        return db[..., 0] if x2_is_vector else db
 
-    return xp.matmul(x1, x2, dtype=dtype), (by_x1, by_x2)
+    return xp.matmul(x1, x2, dtype=dtype), (x1_grad, x2_grad)
 
 
-def _rows(a):
-    """A stack of matrices as one."""
+def _as_one_matrix(a):
+    """A stack of matrices as one matrix with all their rows."""
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def bmm(x1: Any, x2: Any) -> Any:
-    """The products of two stacks of as many matrices: (B, N, K), (B, K, M) -> (B, N, M)."""
+    """Matrix products of two stacks, without broadcasting: (B, N, K), (B, K, M) -> (B, N, M)."""
     if x1.ndim != 3 or x2.ndim != 3 or x1.shape[0] != x2.shape[0]:
-        raise ValueError(f"bmm takes (B, N, K) and (B, K, M), not {x1.shape} and {x2.shape}; matmul broadcasts")
+        raise ValueError(f"bmm: expected shapes (B, N, K) and (B, K, M), got {x1.shape} and "
+                         f"{x2.shape}; matmul broadcasts")
     return matmul(x1, x2)
 
 
 def outer(a: Any, b: Any) -> Any:
-    """Every element of one with every element of the other: (N,), (M,) -> (N, M)."""
+    """The outer product of flattened arrays, ``y[i, j] = a[i] * b[j]``: (N,), (M,) -> (N, M)."""
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
 def inner(a: Any, b: Any) -> Any:
-    """The sum of products over the last axis of both."""
+    """The sum of products over the last axes of `a` and `b`."""
     return tensordot(a, b, ((-1,), (-1,))) if a.ndim and b.ndim else multiply(a, b)
 
 
 def dot(a: Any, b: Any) -> Any:
-    """The sum of products over the last axis of one and the last but one (or only one) of the other."""
+    """The sum of products over the last axis of `a` and the last but one of `b`.
+
+    If `b` is 1-D, over its only axis.
+    """
     return tensordot(a, b, ((-1,), (-min(b.ndim, 2),))) if a.ndim and b.ndim else multiply(a, b)
 
 
 @on_device_of_arguments
-def tensordot(a: Any, b: Any, axes: Any = 2) -> Any:
-    """The sum of products over axes: over the last of one with the first of the other, so many, or over those named.
+def tensordot(a: Any, b: Any, axes: int | Sequence[int | Sequence[int]] = 2) -> Any:
+    """The sum of products over pairs of axes.
 
-    `axes` is a number or a pair (axes of one, axes of the other).
+    `axes` is an int n, for the last n axes of `a` with the first n of `b`, or a pair
+    (axes of `a`, axes of `b`).
+
+    >>> import gpuprop
+    >>> gpuprop.tensordot(gpuprop.ones((2, 3, 4)), gpuprop.ones((4, 3)), ([2, 1], [0, 1])).tolist()
+    [12.0, 12.0]
     """
     if isinstance(axes, int):
         axes = range(a.ndim - axes, a.ndim), range(axes)
-    pair = [[axis_of(x, i) for i in ([named] if isinstance(named, int) else named)]
-            for named, x in zip(axes, (a, b), strict=True)]
-    in_a, in_b = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
-    for i, j in zip(*pair, strict=True):
+    axes_of_a, axes_of_b = axes
+    a_labels = list(range(a.ndim))
+    b_labels = list(range(a.ndim, a.ndim + b.ndim))
+    for i, j in zip(_axis_list(a, axes_of_a), _axis_list(b, axes_of_b), strict=True):
         if a.shape[i] != b.shape[j]:
-            raise ValueError(f"tensordot: axis {i} of {a.shape} and axis {j} of {b.shape} have different sizes")
-        in_b[j] = in_a[i]
-    return _contract([a, b], [in_a, in_b], [i for i in in_a + in_b if (i in in_a) != (i in in_b)])
+            raise ValueError(f"tensordot: axis {i} of {a.shape} and axis {j} of {b.shape} have "
+                             f"different sizes")
+        b_labels[j] = a_labels[i]
+    output = [i for i in a_labels + b_labels if (i in a_labels) != (i in b_labels)]
+    return _contract([a, b], [a_labels, b_labels], output, [(0, 1)])
 
 
-# ---- Einstein's sums ------------------------------------------------------------------------------------------------
+def _axis_list(x, axes):
+    return [normalize_axis(x, axis) for axis in ([axes] if isinstance(axes, int) else axes)]
+
+
+# ---- Einstein summation ------------------------------------------------------------------------
 
 
 @on_device_of_arguments
 def einsum(subscripts: str, *operands: Any) -> Any:
-    """Sums of products of `operands`, said by labels of their axes: ``einsum("...ij,jk->...ik", a, b)``.
+    """Sums of products of `operands` over labelled axes (Einstein's summation convention).
 
-    Operands are taken two by two, from left to right, each pair by one matrix product.
+    Operands are contracted in pairs, each pair by one matrix product.  From three operands on, the
+    order is the one with the fewest operations (found by `numpy.einsum_path`, once per shapes).
+
+    >>> import gpuprop
+    >>> a, b = gpuprop.ones((5, 2, 3)), gpuprop.ones((3, 4))
+    >>> gpuprop.einsum("...ij,jk->...ik", a, b).shape
+    (5, 2, 4)
+    >>> gpuprop.einsum("ii", gpuprop.eye(3)).item()
+    3.0
     """
-    labels, output = _parse(subscripts, tuple(x.ndim for x in operands))
-    return _contract(list(operands), labels, output)
+    labels, output = _parse_subscripts(subscripts, tuple(x.ndim for x in operands))
+    if len(operands) <= 2:
+        order = [(0, 1)] * (len(operands) - 1)
+    else:
+        order = _best_order(subscripts, tuple(x.shape for x in operands))
+    return _contract(list(operands), labels, output, order)
 
 
 @functools.lru_cache(maxsize=1024)
-def _parse(subscripts, ndims):
-    """The labels of each operand's axes and of the output's; an ellipsis stands for numbers, counted from the right."""
+def _parse_subscripts(subscripts, ndims):
+    """The labels of the axes of each operand, and those of the output.
+
+    A label is a letter, or for an axis of an ellipsis its negative index among these axes.
+    """
     inputs, arrow, output = subscripts.replace(" ", "").partition("->")
     terms = inputs.split(",")
     if len(terms) != len(ndims):
-        raise ValueError(f"einsum: {subscripts!r} speaks of {len(terms)} operands, and {len(ndims)} are given")
+        raise ValueError(f"einsum: {subscripts!r} has {len(terms)} operands, got {len(ndims)}")
     labels = [_labels(term, ndim, subscripts) for term, ndim in zip(terms, ndims, strict=True)]
-    every = [a for term in labels for a in term]
-    dots = sorted({a for a in every if isinstance(a, int)})
-    if not arrow:
-        named = dots + sorted(a for a in set(every) if isinstance(a, str) and every.count(a) == 1)
+    all_labels = [label for term in labels for label in term]
+    ellipsis = sorted({label for label in all_labels if isinstance(label, int)})
+    if arrow:
+        ndim = len(output.replace("...", "")) + len(ellipsis) * ("..." in output)
+        output_labels = _labels(output, ndim, subscripts)
     else:
-        named = _labels(output, len(output.replace("...", "")) + len(dots) * ("..." in output), subscripts)
-    if len(set(named)) < len(named) or not set(named) <= set(every):
-        raise ValueError(f"einsum: the output of {subscripts!r} names an axis twice, or one that no operand has")
-    return labels, named
+        letters = {label for label in all_labels if isinstance(label, str)}
+        output_labels = ellipsis + sorted(a for a in letters if all_labels.count(a) == 1)
+    if len(set(output_labels)) < len(output_labels):
+        raise ValueError(f"einsum: repeated label in the output of {subscripts!r}")
+    if not set(output_labels) <= set(all_labels):
+        raise ValueError(f"einsum: the output of {subscripts!r} has a label that no operand has")
+    return labels, output_labels
 
 
 def _labels(term, ndim, subscripts):
-    before, dots, after = term.partition("...")
+    before, ellipsis, after = term.partition("...")
     n = ndim - len(before) - len(after)
-    if n < 0 or (n and not dots) or not all(map(str.isalpha, before + after)):
-        raise ValueError(f"einsum: {term!r} in {subscripts!r} does not fit an array of {ndim} axes")
+    if not all(map(str.isalpha, before + after)):
+        raise ValueError(f"einsum: labels must be letters, got {term!r} in {subscripts!r}")
+    if n < 0 or (n and not ellipsis):
+        raise ValueError(f"einsum: {term!r} in {subscripts!r} does not match an array with {ndim} "
+                         f"axes")
     return [*before, *range(-n, 0), *after]
 
 
-def _contract(operands, labels, output):
-    """Operands by labels of their axes, two by two, down to `output`."""
-    x, named = operands[0], labels[0]
-    for i, (y, other) in enumerate(zip(operands[1:], labels[1:], strict=True)):
-        later = {a for term in labels[i + 2:] for a in term} | set(output)
-        x, named = _pair(*_reduced(x, named, later | set(other)), *_reduced(y, other, later | set(named)), later)
-    x, named = _reduced(x, named, set(output))
-    return _arranged(x, [named.index(a) for a in output])
+MOST_LABELS = 52  # the limit of `numpy.einsum_path`
+MOST_FOR_OPTIMAL = 5  # operands: finding the optimal order takes factorial time
+NO_LIMIT = 2**62  # of memory: with a limit einsum_path contracts several operands at once
 
 
-def _reduced(x, labels, wanted):
-    """The diagonal for a label that comes twice, the sum over one that nobody wants."""
+@functools.lru_cache(maxsize=1024)
+def _best_order(subscripts, shapes):
+    """The pairs (i, j) of operands to contract, i < j; the result of each replaces operand i."""
+    labels, output = _parse_subscripts(subscripts, tuple(map(len, shapes)))
+    _check_sizes(labels, shapes)
+    all_labels = dict.fromkeys(label for term in labels for label in term)
+    number = {label: i for i, label in enumerate(all_labels)}
+    operands = list(range(len(shapes)))
+    if len(number) > MOST_LABELS:
+        return [(0, j) for j in operands[1:]]
+    arguments = []
+    for shape, term in zip(shapes, labels, strict=True):
+        dummy = np.broadcast_to(np.empty(()), [max(n, 1) for n in shape])  # without memory
+        arguments += [dummy, [number[label] for label in term]]
+    arguments.append([number[label] for label in output])
+    method = "optimal" if len(shapes) <= MOST_FOR_OPTIMAL else "greedy"
+    path, _ = np.einsum_path(*arguments, optimize=(method, NO_LIMIT))
+    order = []
+    for positions in path[1:]:  # two, or all that are left if their order does not matter
+        i, *others = sorted(operands[k] for k in positions)
+        operands = [operand for k, operand in enumerate(operands) if k not in positions] + [i]
+        order += [(i, j) for j in others]
+    return order
+
+
+def _check_sizes(labels, shapes):
+    sizes = {}
+    for term, shape in zip(labels, shapes, strict=True):
+        for label, n in zip(term, shape, strict=True):
+            if n != 1 and sizes.setdefault(label, n) != n:
+                raise _size_mismatch(label, sizes[label], n)
+
+
+def _size_mismatch(label, n, other):
+    return ValueError(f"einsum: label {label!r} has axes of different sizes {n} and {other}")
+
+
+def _contract(operands, labels, output, order):
+    """Contract labelled operands in pairs, in this order (see `_best_order`), to the output."""
+    terms = dict(enumerate(zip(operands, labels, strict=True)))
+    for i, j in order:
+        x, x_labels = terms.pop(i)
+        y, y_labels = terms.pop(j)
+        needed = {label for _, rest in terms.values() for label in rest}.union(output)
+        x, x_labels = _reduce(x, x_labels, needed.union(y_labels))
+        y, y_labels = _reduce(y, y_labels, needed.union(x_labels))
+        terms[i] = _contract_pair(x, x_labels, y, y_labels, needed)
+    x, labels = _reduce(*terms[0], set(output))
+    return _transposed(x, [labels.index(label) for label in output])
+
+
+def _reduce(x, labels, needed):
+    """Take the diagonal for a label that occurs twice and sum over axes that are not needed."""
     labels = list(labels)
     while len(set(labels)) < len(labels):
-        twice = next(a for a in labels if labels.count(a) > 1)
-        i, j = [k for k, a in enumerate(labels) if a == twice][:2]
+        repeated = next(label for label in labels if labels.count(label) > 1)
+        i, j = [k for k, label in enumerate(labels) if label == repeated][:2]
         if x.shape[i] != x.shape[j]:
-            raise ValueError(f"einsum: {twice!r} names axes of sizes {x.shape[i]} and {x.shape[j]}")
-        x, labels = diagonal(x, 0, i, j), [a for k, a in enumerate(labels) if k not in (i, j)] + [twice]
-    alone = tuple(k for k, a in enumerate(labels) if a not in wanted)
-    return (sum(x, alone), [a for a in labels if a in wanted]) if alone else (x, labels)
+            raise _size_mismatch(repeated, x.shape[i], x.shape[j])
+        x = diagonal(x, 0, i, j)
+        labels = [label for k, label in enumerate(labels) if k not in (i, j)] + [repeated]
+    summed = tuple(k for k, label in enumerate(labels) if label not in needed)
+    if not summed:
+        return x, labels
+    return sum(x, summed), [label for label in labels if label in needed]
 
 
-def _pair(x, in_x, y, in_y, wanted):
-    """Two operands as one: stacked over labels that both have and that are wanted, summed over those that are not."""
-    x, in_x = _without_ones(x, in_x, y, in_y)
-    y, in_y = _without_ones(y, in_y, x, in_x)
-    both = [a for a in in_x if a in in_y]
-    for a in both:
-        if x.shape[in_x.index(a)] != y.shape[in_y.index(a)]:
-            raise ValueError(f"einsum: {a!r} names axes of sizes {x.shape[in_x.index(a)]} and {y.shape[in_y.index(a)]}")
-    stacked, summed = [a for a in both if a in wanted], [a for a in both if a not in wanted]
-    free_x, free_y = [a for a in in_x if a not in both], [a for a in in_y if a not in both]
-    sizes = dict(zip([*in_x, *in_y], [*x.shape, *y.shape], strict=True))
-    grouped = lambda z, labels, *groups: _arranged(
-        z, [labels.index(a) for g in groups for a in g],
-        (*(sizes[a] for a in stacked), *(math.prod(sizes[a] for a in g) for g in groups[1:])))
+def _contract_pair(x, x_labels, y, y_labels, needed):
+    """Multiply two operands and sum over their common labels that are not needed."""
+    x, x_labels = _drop_broadcast_axes(x, x_labels, y, y_labels)
+    y, y_labels = _drop_broadcast_axes(y, y_labels, x, x_labels)
+    common = [label for label in x_labels if label in y_labels]
+    sizes = dict(zip(x_labels, x.shape, strict=True))
+    for label, n in zip(y_labels, y.shape, strict=True):
+        if sizes.setdefault(label, n) != n:
+            raise _size_mismatch(label, sizes[label], n)
+    batch = [label for label in common if label in needed]
+    summed = [label for label in common if label not in needed]
+    free_x = [label for label in x_labels if label not in common]
+    free_y = [label for label in y_labels if label not in common]
+
+    def grouped(z, labels, *groups):
+        """`z` with the batch axes first and then one axis for each group of labels."""
+        order = [labels.index(label) for group in (batch, *groups) for label in group]
+        shape = [sizes[label] for label in batch]
+        shape += [math.prod(sizes[label] for label in group) for group in groups]
+        return _transposed(z, order, tuple(shape))
+
     if summed and (free_x or free_y):
-        z = matmul(grouped(x, in_x, stacked, free_x, summed), grouped(y, in_y, stacked, summed, free_y))
-    elif summed:  # a product of rows with rows: no matrix
-        rows = [widened(grouped(z, labels, stacked, summed)) for z, labels in ((x, in_x), (y, in_y))]
-        z = astype(sum(multiply(*rows), -1), x.dtype)
+        z = matmul(grouped(x, x_labels, free_x, summed), grouped(y, y_labels, summed, free_y))
+    elif summed:  # products of rows with rows, which need no matrix product
+        x_rows = widened(grouped(x, x_labels, summed))
+        y_rows = widened(grouped(y, y_labels, summed))
+        z = astype(sum(multiply(x_rows, y_rows), -1), x.dtype)
     else:
-        z = multiply(grouped(x, in_x, stacked, free_x, []), grouped(y, in_y, stacked, [], free_y))
-    named = stacked + free_x + free_y
-    return _arranged(z, range(z.ndim), tuple(sizes[a] for a in named)), named
+        z = multiply(grouped(x, x_labels, free_x, []), grouped(y, y_labels, [], free_y))
+    labels = batch + free_x + free_y
+    return _transposed(z, range(z.ndim), tuple(sizes[label] for label in labels)), labels
 
 
-def _arranged(x, order, shape=None):
-    """`x` with its axes in an order, then in a shape, as far as it is not so already."""
-    x = x if list(order) == list(range(x.ndim)) else transpose(x, order)
+def _transposed(x, order, shape=None):
+    """`x` transposed and then reshaped, where it has not this order and shape already."""
+    if list(order) != list(range(x.ndim)):
+        x = transpose(x, order)
     return x if shape in (None, x.shape) else reshape(x, shape)
 
 
-def _without_ones(x, in_x, y, in_y):
-    """`x` without the axes of size 1 that broadcast to those of `y`."""
-    ones = [k for k, a in enumerate(in_x) if x.shape[k] == 1 and a in in_y and y.shape[in_y.index(a)] != 1]
-    if not ones:
-        return x, in_x
-    left = [k for k in range(len(in_x)) if k not in ones]
-    return reshape(x, tuple(x.shape[k] for k in left)), [in_x[k] for k in left]
+def _drop_broadcast_axes(x, x_labels, y, y_labels):
+    """`x` without axes of size 1 that broadcast against an axis of `y`."""
+    dropped = [k for k, label in enumerate(x_labels)
+               if x.shape[k] == 1 and label in y_labels and y.shape[y_labels.index(label)] != 1]
+    if not dropped:
+        return x, x_labels
+    kept = [k for k in range(len(x_labels)) if k not in dropped]
+    return reshape(x, tuple(x.shape[k] for k in kept)), [x_labels[k] for k in kept]

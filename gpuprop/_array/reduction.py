@@ -1,6 +1,7 @@
-"""Reductions over axes, running sums and order, with NumPy's names.
+"""Reductions over axes, cumulative reductions and sorting, with NumPy's names.
 
-`axis` is None for all elements, a number or a tuple; `keepdims` leaves the axes there, with size 1.
+`axis` is an int or a tuple; None means all elements.  With `keepdims` the result keeps the reduced
+axes, with size 1.
 """
 
 from __future__ import annotations
@@ -9,98 +10,134 @@ import math
 from typing import Any
 
 from gpuprop._array.indexing import diagonal
-from gpuprop._array.scatter import axis_of, flat_without, put_along_axis
+from gpuprop._array.scatter import flat_if_none, normalize_axis, put_along_axis
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
 __all__ = [
-    "all", "any", "argmax", "argmin", "argsort", "count_nonzero", "cumprod", "cumsum", "logsumexp",
-    "max", "mean", "min", "norm", "prod", "sort", "std", "sum", "topk", "trace", "var",
+    "all",
+    "any",
+    "argmax",
+    "argmin",
+    "argsort",
+    "count_nonzero",
+    "cumprod",
+    "cumsum",
+    "logsumexp",
+    "max",
+    "mean",
+    "min",
+    "norm",
+    "prod",
+    "sort",
+    "std",
+    "sum",
+    "topk",
+    "trace",
+    "var",
 ]
 
 
-def _kept(xp, d, axis, keepdims):
-    """A reduction's gradient with the reduced axes back, of size 1."""
-    return d if keepdims or axis is None else xp.expand_dims(d, axis)
+def _with_axes(xp, y, axis, keepdims):
+    """The result of a reduction, or its gradient, with the reduced axes restored as size 1."""
+    return y if keepdims or axis is None else xp.expand_dims(y, axis)
 
 
-# ---- sums -----------------------------------------------------------------------------------------------------------
+# ---- sums --------------------------------------------------------------------------------------
 
 
 @op(precision="full")
-def sum(xp, x: Array, axis=None, keepdims=False):
+def sum(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """The sum over axes."""
-    shape, kept = x.shape, keepdims or x.ndim == 0  # to NumPy a number has an axis 0 after all
-    return x.sum(axis=axis, keepdims=keepdims), (lambda d: xp.broadcast_to(_kept(xp, d, axis, kept), shape),)
+    shape = x.shape
+    has_axes = keepdims or x.ndim == 0  # NumPy accepts axis 0 for a 0-d array
+    return x.sum(axis=axis, keepdims=keepdims), (
+        lambda d: xp.broadcast_to(_with_axes(xp, d, axis, has_axes), shape),)
 
 
 @op(precision="full")
-def mean(xp, x: Array, axis=None, keepdims=False):
+def mean(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """The mean over axes."""
     y = x.mean(axis=axis, keepdims=keepdims)
-    shape, n = x.shape, x.size / (y.size or 1)
-    return y, (lambda d: xp.broadcast_to(_kept(xp, d / n, axis, keepdims), shape),)
+    shape = x.shape
+    n = x.size / (y.size or 1)
+    return y, (lambda d: xp.broadcast_to(_with_axes(xp, d / n, axis, keepdims), shape),)
 
 
 @op(precision="full")
-def var(xp, x: Array, axis=None, ddof=0, keepdims=False):
-    """The variance over axes: the sum of squared distances from the mean, over their number less `ddof`."""
+def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
+        keepdims: bool = False):
+    """The variance over axes, ``sum((x - mean) ** 2) / (n - ddof)``.
+
+    As in NumPy `ddof` is 0 by default; PyTorch's default corresponds to 1.
+    """
     mean = x.mean(axis=axis, keepdims=True)
-    c, n = x - mean, x.size // (mean.size or 1) - ddof
+    c = x - mean
+    n = x.size // (mean.size or 1) - ddof
     y = (c * c).sum(axis=axis, keepdims=keepdims) / n
-    return y, (lambda d: _kept(xp, d, axis, keepdims) * 2 * c / n,)
+    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * 2 * c / n,)
 
 
 @op(precision="full")
-def std(xp, x: Array, axis=None, ddof=0, keepdims=False):
-    """The square root of the variance; its slope at 0 is 0."""
-    squared, (back,) = var.fn(xp, x, axis, ddof, keepdims)
-    y = _root(xp, squared, 2)
-    return y, (lambda d: back(xp.where(y == 0, 0, d / (2 * xp.where(y == 0, 1, y)))),)
+def std(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
+        keepdims: bool = False):
+    """The standard deviation over axes, the square root of `var`; its gradient at 0 is 0."""
+    variance, (var_grad,) = var.fn(xp, x, axis, ddof, keepdims)
+    y = _root(xp, variance, 2)
+    return y, (lambda d: var_grad(xp.where(y == 0, 0, d / (2 * xp.where(y == 0, 1, y)))),)
 
 
 def _root(xp, x, p):
-    """The p-th root of sums of powers, whose slope at 0 is 0 in every order."""
+    """The p-th root of sums of powers; its derivatives of any order at 0 are 0."""
     zero = x == 0
     x = xp.where(zero, 1, x)
     return xp.where(zero, 0, xp.sqrt(x) if p == 2 else x ** (1 / p))
 
 
 @op(precision="full")
-def logsumexp(xp, x: Array, axis=None, keepdims=False):
-    """``log(exp(x).sum(axis))`` without overflow, -inf for the sum of nothing."""
+def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """``log(exp(x).sum(axis))`` without overflow; -inf for no elements."""
     if x.size == 0:
-        return x.sum(axis=axis, keepdims=keepdims) - math.inf, (lambda d: xp.zeros_like(x),)
+        y = x.sum(axis=axis, keepdims=keepdims) - math.inf
+        return y, (lambda d: xp.zeros_like(x),)
     top = x.max(axis=axis, keepdims=True)
     top = xp.where(xp.isfinite(top), top, 0)
-    whole = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
-    y = whole.sum(axis=axis, keepdims=keepdims)  # of one element each: without the axes
-    return y, (lambda d: _kept(xp, d, axis, keepdims) * xp.exp(x - whole),)
+    kept = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
+    y = kept.sum(axis=axis, keepdims=keepdims)  # a sum of one element each: removes the axes
+    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * xp.exp(x - kept),)
 
 
 @op(precision="full")
-def norm(xp, x: Array, p=2, axis=None, keepdims=False):
-    """``(abs(x) ** p).sum(axis) ** (1 / p)``, the p-norm of vectors; its slope at 0 is 0.
+def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = None,
+         keepdims: bool = False):
+    """The vector norm ``sum(abs(x) ** p) ** (1 / p)`` over axes; its gradient at 0 is 0.
 
-    For inf it is the largest size, for -inf the smallest, for 0 the number of those that are not 0; "fro" is 2.
+    `p` may be inf (the largest absolute value), -inf (the smallest), 0 (the number of nonzero
+    elements) or "fro", which is 2.
+
+    >>> import gpuprop
+    >>> gpuprop.norm(gpuprop.tensor([[3.0, 4.0], [0.0, 1.0]]), axis=1).tolist()
+    [5.0, 1.0]
     """
     p = 2 if p == "fro" else p
     if p == 0:
-        return (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims), (lambda d: xp.zeros_like(x),)
-    if p in OF_SIZES:
-        y, (by_size,) = OF_SIZES[p].fn(xp, xp.abs(x), axis, keepdims)
-        return y, (lambda d: xp.sign(x) * by_size(d),)
-    whole = _root(xp, (x * x if p == 2 else xp.abs(x) ** p).sum(axis=axis, keepdims=True), p)
+        count = (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims)
+        return count, (lambda d: xp.zeros_like(x),)
+    if p in OF_ABSOLUTE_VALUES:
+        y, (abs_grad,) = OF_ABSOLUTE_VALUES[p].fn(xp, xp.abs(x), axis, keepdims)
+        return y, (lambda d: xp.sign(x) * abs_grad(d),)
+    powers = x * x if p == 2 else xp.abs(x) ** p
+    kept = _root(xp, powers.sum(axis=axis, keepdims=True), p)
 
-    def slope():
-        divisor = xp.where(whole == 0, 1, whole)
+    def derivative():
+        divisor = xp.where(kept == 0, 1, kept)
         if p == 2:
             return x / divisor
-        flat = (whole == 0) | (x == 0)
-        return xp.where(flat, 0, xp.sign(x) * (xp.where(flat, 1, xp.abs(x)) / divisor) ** (p - 1))
+        zero = (kept == 0) | (x == 0)
+        return xp.where(zero, 0, xp.sign(x) * (xp.where(zero, 1, xp.abs(x)) / divisor) ** (p - 1))
 
-    y = whole.sum(axis=axis, keepdims=keepdims)  # of one element each: without the axes
-    return y, (lambda d: _kept(xp, d, axis, keepdims) * slope(),)
+    y = kept.sum(axis=axis, keepdims=keepdims)  # a sum of one element each: removes the axes
+    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * derivative(),)
 
 
 def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
@@ -108,153 +145,208 @@ def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     return sum(diagonal(a, offset, axis1, axis2), -1)
 
 
-# ---- extremes -------------------------------------------------------------------------------------------------------
+# ---- extremes ----------------------------------------------------------------------------------
 
 
-def _shared(xp, x, y, axis, keepdims):
-    """How the gradient of an extreme `y` goes to the elements that equal it: in equal shares."""
-    def back(d):
-        at = (x == _kept(xp, y, axis, keepdims)).astype(x.dtype)
-        return _kept(xp, d, axis, keepdims) * (at / at.sum(axis=axis, keepdims=True))
-    return back
+def _extreme_grad(xp, x, y, axis, keepdims):
+    """The pullback of an extreme `y`: elements that equal it get equal parts of the gradient."""
+    def pullback(d):
+        hit = (x == _with_axes(xp, y, axis, keepdims)).astype(x.dtype)
+        return _with_axes(xp, d, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))
+
+    return pullback
 
 
 @op
-def max(xp, x: Array, axis=None, keepdims=False):
-    """The largest element over axes, values only; NaN wins, ties share the gradient."""
+def max(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """The largest element over axes, without its index; see `argmax` and `topk`.
+
+    NaN is larger than any number.  Equal maxima divide the gradient equally.
+    """
     y = x.max(axis=axis, keepdims=keepdims)
-    return y, (_shared(xp, x, y, axis, keepdims),)
+    return y, (_extreme_grad(xp, x, y, axis, keepdims),)
 
 
 @op
-def min(xp, x: Array, axis=None, keepdims=False):
-    """The smallest element over axes, values only; NaN wins, ties share the gradient."""
+def min(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """The smallest element over axes, without its index; see `argmin` and `topk`.
+
+    The result is NaN if any element is.  Equal minima divide the gradient equally.
+    """
     y = xp.min(x, axis=axis, keepdims=keepdims)
-    return y, (_shared(xp, x, y, axis, keepdims),)
+    return y, (_extreme_grad(xp, x, y, axis, keepdims),)
 
 
-OF_SIZES = {1: sum, math.inf: max, -math.inf: min}  # the norms of which this is one of the absolute values
+OF_ABSOLUTE_VALUES = {1: sum, math.inf: max, -math.inf: min}  # p-norms: a reduction of abs(x)
 
 
 @op
-def argmax(xp, x: Array, axis=None, keepdims=False):
-    """Where the largest element lies along an axis (or in the flat array), the first of several."""
+def argmax(xp, x: Array, axis: int | None = None, keepdims: bool = False):
+    """The index of the largest element along an axis, or of the flattened array.
+
+    Of equal elements the first counts.
+
+    >>> import gpuprop
+    >>> gpuprop.argmax(gpuprop.tensor([[1, 7, 7], [9, 2, 3]]), axis=1).tolist()
+    [1, 0]
+    """
     return xp.argmax(x, axis=axis, keepdims=keepdims), None
 
 
 @op
-def argmin(xp, x: Array, axis=None, keepdims=False):
-    """Where the smallest element lies along an axis (or in the flat array), the first of several."""
+def argmin(xp, x: Array, axis: int | None = None, keepdims: bool = False):
+    """The index of the smallest element along an axis, or of the flattened array.
+
+    Of equal elements the first counts.
+    """
     return xp.argmin(x, axis=axis, keepdims=keepdims), None
 
 
 @op
-def any(xp, x: Array, axis=None, keepdims=False):
-    """Is any element true (not zero)?"""
+def any(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """True if any element over axes is nonzero."""
     return xp.any(x, axis=axis, keepdims=keepdims), None
 
 
 @op
-def all(xp, x: Array, axis=None, keepdims=False):
-    """Are all elements true (not zero)?"""
+def all(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """True if all elements over axes are nonzero."""
     return xp.all(x, axis=axis, keepdims=keepdims), None
 
 
 @op
-def count_nonzero(xp, x: Array, axis=None, keepdims=False):
-    """How many elements are not zero."""
+def count_nonzero(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
+    """The number of nonzero elements over axes."""
     return (x != 0).sum(axis=axis, keepdims=keepdims), None
 
 
-# ---- products and running reductions: exact where elements are 0 ----------------------------------------------------
+# ---- products and cumulative reductions: the gradients are exact where elements are 0 ----------
 
 
 @op(precision="full")
-def cumsum(xp, x: Array, axis=None):
-    """The running sum along an axis, or of the flat array."""
+def cumsum(xp, x: Array, axis: int | None = None):
+    """The cumulative sum along an axis, or of the flattened array."""
     shape = x.shape
-    flat, axis = flat_without(x, axis)
-    return xp.cumsum(flat, axis=axis), (
-        lambda d: xp.flip(xp.cumsum(xp.flip(d, axis), axis=axis), axis).reshape(shape),)
+    flat, axis = flat_if_none(x, axis)
+
+    def x_grad(d):
+        from_the_end = xp.flip(xp.cumsum(xp.flip(d, axis), axis=axis), axis)
+        return from_the_end.reshape(shape)
+
+    return xp.cumsum(flat, axis=axis), (x_grad,)
 
 
 @op(precision="full")
-def cumprod(xp, x: Array, axis=None):
-    """The running product along an axis, or of the flat array."""
+def cumprod(xp, x: Array, axis: int | None = None):
+    """The cumulative product along an axis, or of the flattened array."""
     shape = x.shape
-    flat, axis = flat_without(x, axis)
+    flat, axis = flat_if_none(x, axis)
     y = xp.cumprod(flat, axis=axis)
 
-    def back(d):
-        x, before = flat.swapaxes(axis, -1), _late(xp, y.swapaxes(axis, -1))
-        following = xp.concatenate([x[..., 1:], xp.zeros_like(x[..., :1])], axis=-1)
-        return (before * _recurrence(xp, following, d.swapaxes(axis, -1))).swapaxes(axis, -1).reshape(shape)
+    def x_grad(d):
+        rows = flat.swapaxes(axis, -1)
+        before = _exclusive(xp, y.swapaxes(axis, -1))
+        following = xp.concatenate([rows[..., 1:], xp.zeros_like(rows[..., :1])], axis=-1)
+        dx = before * _linear_recurrence(xp, following, d.swapaxes(axis, -1))
+        return dx.swapaxes(axis, -1).reshape(shape)
 
-    return y, (back,)
+    return y, (x_grad,)
 
 
-def _late(xp, y):
-    """A running product without its last factor: one place later, 1 to start with."""
+def _exclusive(xp, y):
+    """A cumulative product without the factor at each position: shifted by one, starting with 1."""
     return xp.concatenate([xp.ones_like(y[..., :1]), y[..., :-1]], axis=-1)
 
 
-def _recurrence(xp, a, b):
-    """``s[i] = b[i] + a[i] * s[i + 1]`` along the last axis, in log2(n) steps that double what is summed."""
-    n, step = a.shape[-1], 1
-    ahead = lambda v: xp.concatenate([v[..., step:], xp.zeros_like(v[..., :step])], axis=-1)
+def _linear_recurrence(xp, a, b):
+    """``s[i] = b[i] + a[i] * s[i + 1]`` along the last axis, in log2(n) doubling steps."""
+    n = a.shape[-1]
+    step = 1
+
+    def ahead(v):
+        return xp.concatenate([v[..., step:], xp.zeros_like(v[..., :step])], axis=-1)
+
     while step < n:
-        b, a, step = b + a * ahead(b), a * ahead(a), 2 * step
+        b = b + a * ahead(b)
+        a = a * ahead(a)
+        step *= 2
     return b
 
 
 @op(precision="full")
-def prod(xp, x: Array, axis=None, keepdims=False):
+def prod(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """The product over axes."""
     y = xp.prod(x, axis=axis, keepdims=keepdims)
-    return y, (lambda d: _kept(xp, d, axis, keepdims) * _others(xp, x, axis),)
+    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * _product_of_others(xp, x, axis),)
 
 
-def _others(xp, x, axis):
-    """For each element the product of the others that are reduced with it: of those before it and those behind."""
-    axes = tuple(range(x.ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+def _product_of_others(xp, x, axis):
+    """For each element the product of the other elements that are reduced with it.
+
+    The product of those before it times the product of those after it, so no division by 0.
+    """
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if axis is None:
+        axes = tuple(range(x.ndim))
     last = tuple(range(-len(axes), 0))
     moved = xp.moveaxis(x, axes, last)
     shape = moved.shape
-    rows = moved.reshape(*shape[:x.ndim - len(axes)], math.prod(shape[x.ndim - len(axes):]))
-    before = _late(xp, xp.cumprod(rows, axis=-1))
-    behind = xp.flip(_late(xp, xp.cumprod(xp.flip(rows, -1), axis=-1)), -1)
-    return xp.moveaxis((before * behind).reshape(shape), last, axes)
+    kept = x.ndim - len(axes)
+    rows = moved.reshape(*shape[:kept], math.prod(shape[kept:]))
+    before = _exclusive(xp, xp.cumprod(rows, axis=-1))
+    after = xp.flip(_exclusive(xp, xp.cumprod(xp.flip(rows, -1), axis=-1)), -1)
+    return xp.moveaxis((before * after).reshape(shape), last, axes)
 
 
-# ---- order ----------------------------------------------------------------------------------------------------------
+# ---- sorting -----------------------------------------------------------------------------------
 
 
 @op
-def argsort(xp, x: Array, axis=-1, kind=None):
-    """The places of the elements in ascending order along an axis, NaN last; stable, unless `kind` is another one."""
+def argsort(xp, x: Array, axis: int | None = -1, kind: str | None = None):
+    """The indices that sort `x` in ascending order along an axis, NaN last.
+
+    The sort is stable, unless `kind` is another of NumPy's kinds.
+    """
     return xp.argsort(x, axis=axis, kind=kind or "stable"), None
 
 
 @op
-def sort(xp, x: Array, axis=-1):
-    """The elements in ascending order along an axis, NaN last."""
+def sort(xp, x: Array, axis: int | None = -1):
+    """`x` sorted in ascending order along an axis, NaN last; `axis` None flattens it first.
+
+    >>> import gpuprop
+    >>> gpuprop.sort(gpuprop.tensor([[3, 1, 2], [0, 9, 4]])).tolist()
+    [[1, 2, 3], [0, 4, 9]]
+    """
     shape = x.shape
-    flat, axis = flat_without(x, axis)
-    order, n = xp.argsort(flat, axis=axis, kind="stable"), flat.shape[axis]
+    flat, axis = flat_if_none(x, axis)
+    order = xp.argsort(flat, axis=axis, kind="stable")
+    n = flat.shape[axis]
     return xp.take_along_axis(flat, order, axis=axis), (
         lambda d: put_along_axis.on(xp, d, order, axis=axis, n=n).reshape(shape),)
 
 
 @op
-def topk(xp, x: Array, k, axis=-1, largest=True, sorted=True):
-    """The `k` largest (or smallest) elements along an axis and their places, in order always; stable, NaN largest."""
-    axis, n = axis_of(x, axis), x.shape[axis]
+def topk(xp, x: Array, k: int, axis: int = -1, largest: bool = True, sorted: bool = True):
+    """The `k` largest (or smallest) elements along an axis and their indices: a pair.
+
+    The result is sorted whatever `sorted` is.  Of equal elements the first comes first; NaN is
+    larger than any number.
+
+    >>> import gpuprop
+    >>> values, indices = gpuprop.topk(gpuprop.tensor([1.0, 5.0, 2.0, 5.0]), 3)
+    >>> values.tolist(), indices.tolist()
+    ([5.0, 5.0, 2.0], [1, 3, 2])
+    """
+    axis = normalize_axis(x, axis)
+    n = x.shape[axis]
     if not 0 <= k <= n:
-        raise ValueError(f"topk: an axis of size {n} has no {k} elements to choose")
-    if largest:  # from behind, so that of equal ones the first comes first
+        raise ValueError(f"topk: k must satisfy 0 <= k <= {n}, the size of the axis, got {k}")
+    if largest:  # sort the flipped array, so that of equal elements the first comes first
         order = n - 1 - xp.flip(xp.argsort(xp.flip(x, axis), axis=axis, kind="stable"), axis)
     else:
         order = xp.argsort(x, axis=axis, kind="stable")
-    places = order[(*[slice(None)] * axis, slice(k))]
-    return (xp.take_along_axis(x, places, axis=axis), places), (
-        lambda d: put_along_axis.on(xp, d[0], places, axis=axis, n=n),)
+    indices = order[(*[slice(None)] * axis, slice(k))]
+    values = xp.take_along_axis(x, indices, axis=axis)
+    return (values, indices), (
+        lambda d: put_along_axis.on(xp, d[0], indices, axis=axis, n=n),)

@@ -1,7 +1,11 @@
-"""Flat memory for parameters, their gradients and an optimizer's state: a step is a few calls, whatever the model.
+"""Flat memory for parameters, their gradients and an optimizer's state.
 
-`p.data` and `p.grad` are the truth; an arena is where they usually live.  What a user assigned to either is copied home
-at the next step, so nothing a user writes is lost.
+An arena stores parameters of one dtype and device in one flat array, their gradients in another,
+and each state of the optimizer in one more.  A step is then a few calls on flat arrays, however
+many parameters a model has.
+
+`p.data` and `p.grad` are usually views of an arena.  A user may assign other arrays to them; the
+optimizer copies these into the arena at its next step.
 """
 
 from __future__ import annotations
@@ -20,222 +24,282 @@ from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 
-ALIGNMENT = 256  # bytes: where a device's widest loads and copies may start, and more than a cache line of any host
-PLANS = 64  # of stretches remembered; a model whose gradients come and go at random has no use for more
+ALIGNMENT = 256  # bytes: suits a device's widest loads, and exceeds a cache line of any host
+MAX_CACHED_PLANS = 64  # segment lists; if gradients come and go at random, more would not help
 
 _serials = itertools.count()
-_homes: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # the arena by the id of each of its gradients
+_arena_by_grad: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # by the id of a grad view
 
 
-def kind(a: Any) -> tuple:
-    """What the arrays of one arena have in common."""
+def storage_key(a: Any) -> tuple:
+    """(array type, dtype, device): arrays with equal keys can share an arena."""
     return type(a), a.dtype, backend_of(a).device_of(a)
 
 
-def on(backend: Any, value: Any) -> Any:
-    """`value`, an array of any backend or what NumPy makes one of, on the current device of `backend`."""
+def to_backend(backend: Any, value: Any) -> Any:
+    """`value`, an array of any backend or anything NumPy accepts, on `backend`'s current device."""
     if type(value) is backend.array_type:
         return backend.asarray(value)
     return backend.asarray(asnumpy(value) if hasattr(value, "shape") else np.asarray(value))
 
 
-def bring(moves: Iterable[tuple[Any, Any]]) -> None:
-    """Copy each source to its target, as if all at once: a source may be a view of any target."""
-    for target, source in [(target, apart(source)) for target, source in moves]:
+def copy_all(pairs: Iterable[tuple[Any, Any]]) -> None:
+    """Copy each source to its target, for (target, source) pairs.
+
+    Sources that are views are copied before any target is written, so they may be views of targets.
+    """
+    pairs = [(target, _copy_if_view(source)) for target, source in pairs]
+    for target, source in pairs:
         backend = backend_of(target)
         with backend.at(target):
-            target[...] = on(backend, source)
+            target[...] = to_backend(backend, source)
 
 
-def apart(a: Any) -> Any:
-    """An array that is no view of another: itself, or a copy."""
+def _copy_if_view(a: Any) -> Any:
     if getattr(a, "base", a) is None:
         return a
     with backend_of(a).at(a):
         return a.copy()
 
 
-class Stretch:
-    """Neighbours in an arena that have always been stepped together: one count, one kernel."""
+class Segment:
+    """Adjacent parameters of an arena with equal step counts, which one kernel call updates.
 
-    def __init__(self, arena: Arena, first: int, last: int, states: Sequence[str]) -> None:
-        cut = slice(arena.starts[first], arena.starts[last])
-        self.xp, self.params = arena.xp, arena.params[first:last]
-        self.data, self.grad = arena.data[cut], arena.grad[cut]
-        self.states = [arena.states[name][cut] for name in states]
-        self.counts = arena.counts[first:last]  # steps taken, one a parameter, all equal
-        self.count = arena.counts[first:first + 1].reshape(())
+    `data`, `grad` and `states` are flat arrays, padding included.  `step` is the number of steps, a
+    0-d array.
+    """
+
+    def __init__(self, arena: Arena, first: int, last: int, state_names: Sequence[str]) -> None:
+        part = slice(arena.starts[first], arena.starts[last])
+        self.xp = arena.xp
+        self.params = arena.params[first:last]
+        self.data = arena.data[part]
+        self.grad = arena.grad[part]
+        self.states = [arena.states[name][part] for name in state_names]
+        self.step_counts = arena.step_counts[first:last]  # one per parameter, all equal
+        self.step = arena.step_counts[first:first + 1].reshape(())
 
 
 class Arena:
-    """One flat array each for the values, the gradients and every state of parameters of one dtype and device.
+    """Flat arrays for the values, gradients and states of parameters of one dtype and device.
 
-    Every parameter starts at a multiple of 256 bytes.  The padding between them is zero and every rule keeps it so:
-    where p, g and state are 0 an update is a multiple of 0, or ``0 / (sqrt(0) + eps)``, with `TINY` for eps = 0.
+    Every parameter starts at a multiple of 256 bytes.  The padding between parameters is zero, and
+    every update rule keeps it zero: for p = g = state = 0 an update is a multiple of 0, or ``0 /
+    (sqrt(0) + eps)`` with eps > 0.
     """
 
-    def __init__(self, params: Sequence[Parameter], names: Sequence[str], options: int) -> None:
+    def __init__(self, params: Sequence[Parameter], names: Sequence[str], n_scalars: int) -> None:
         first = params[0].data
-        self.params, self.names, self.serial = list(params), list(names), next(_serials)
-        self.kind, self.dtype, self.backend = kind(first), first.dtype, backend_of(first)
-        self.xp, self.compute_dtype = self.backend.xp, compute_dtype(first.dtype)
-        unit, n = ALIGNMENT // first.dtype.itemsize, len(params)
-        self.starts = [0, *itertools.accumulate(-(-p.data.size // unit) * unit for p in params)]
-        self.data, self.grad, self.states = self._zeros(), self._zeros(), {}  # type: ignore[var-annotated]
-        self.counts = self.xp.zeros(n, "int64")
-        self.options = [self.xp.zeros((), "float64") for _ in range(options)]  # the rule's numbers: lr, betas ...
-        self.history = [0] * n  # parameters with equal entries have taken the same steps
-        self.begun = [False] * n  # has it state?
-        self.present: tuple[bool, ...] = ()  # had it a gradient at the last look?
-        self.plans: dict[tuple, list[Stretch]] = {}
-        self.places = [(p, self.view(self.data, i), self.view(self.grad, i)) for i, p in enumerate(params)]
-        self.index = {id(home): i for i, (_, _, home) in enumerate(self.places)}
-        for p, data, home in self.places:
-            data[...] = p.data
-            p.grad = None if p.grad is None else on(self.backend, raw(p.grad))  # the next look brings it home
-            p.data, p.grad_buffer = data, home
-            _homes[id(home)] = self
+        n = len(params)
+        self.params = list(params)
+        self.names = list(names)
+        self.serial = next(_serials)
+        self.storage_key = storage_key(first)
+        self.dtype = first.dtype
+        self.compute_dtype = compute_dtype(first.dtype)
+        self.backend = backend_of(first)
+        self.xp = self.backend.xp
 
-    def at_home(self) -> Any:
-        """A context in which this thread computes on the arena's device."""
+        unit = ALIGNMENT // first.dtype.itemsize
+        self.starts = [0, *itertools.accumulate(-(-p.data.size // unit) * unit for p in params)]
+        self.data = self._zeros()
+        self.grad = self._zeros()
+        self.states: dict[str, Any] = {}
+        self.step_counts = self.xp.zeros(n, "int64")
+        self.scalars = [self.xp.zeros((), "float64") for _ in range(n_scalars)]  # lr, betas, ...
+
+        self.histories: list[int] = [0] * n  # equal numbers: the same steps were taken
+        self.has_state = [False] * n
+        self.has_grad: tuple[bool, ...] = ()  # as of the last `scan_gradients`
+        self._plans: dict[tuple, list[Segment]] = {}
+
+        self.views = [(p, self.view(self.data, i), self.view(self.grad, i))
+                      for i, p in enumerate(params)]
+        self.index_of_grad = {id(grad): i for i, (_, _, grad) in enumerate(self.views)}
+        for p, data, grad in self.views:
+            data[...] = p.data
+            if p.grad is not None:  # the next step copies it into the arena
+                p.grad = to_backend(self.backend, raw(p.grad))
+            p.data = data
+            p.grad_buffer = grad
+            _arena_by_grad[id(grad)] = self
+
+    def on_device(self) -> Any:
+        """A context manager: this thread computes on the arena's device."""
         return self.backend.at(self.data)
 
     def _zeros(self) -> Any:
-        spare = ALIGNMENT // self.dtype.itemsize
-        flat = self.xp.zeros(self.starts[-1] + spare, self.dtype)
-        memory = getattr(flat, "__array_interface__", None)  # on the host; devices align by themselves
-        skip = -memory["data"][0] % ALIGNMENT // self.dtype.itemsize if memory else 0
+        unit = ALIGNMENT // self.dtype.itemsize
+        flat = self.xp.zeros(self.starts[-1] + unit, self.dtype)
+        host_memory = getattr(flat, "__array_interface__", None)  # devices align by themselves
+        skip = 0
+        if host_memory:
+            skip = -host_memory["data"][0] % ALIGNMENT // self.dtype.itemsize
         return flat[skip:skip + self.starts[-1]]
 
     def view(self, flat: Any, i: int) -> Any:
-        """A parameter's own part of a flat array, in its shape."""
+        """The part of a flat array that belongs to parameter `i`, in the parameter's shape."""
         p = self.params[i]
         return flat[self.starts[i]:self.starts[i] + p.data.size].reshape(p.data.shape)
 
-    # ---- which parameters are stepped
+    # ---- which parameters a step updates
 
-    def look(self, away: list) -> None:
-        """Note which parameters have a gradient; those whose gradient lives elsewhere go to `away`, with their home."""
-        present = []
-        for p, _, home in self.places:
+    def scan_gradients(self) -> list[tuple[Parameter, Any]]:
+        """Record which parameters have a gradient, and check gradients outside of the arena.
+
+        Returns (parameter, grad view) for each gradient that is not in the arena's memory.
+        """
+        outside = []
+        has_grad = []
+        for p, _, view in self.views:
             g = p.grad
-            if g is not None and g is not home:
-                self._check_gradient(p, raw(g), self.names[self.index[id(home)]])
-                away.append((p, home))
-            p.grad_buffer = home
-            present.append(g is not None)
-        self.present = tuple(present)
+            if g is not None and g is not view:
+                self._check_gradient(p, raw(g), self.names[self.index_of_grad[id(view)]])
+                outside.append((p, view))
+            p.grad_buffer = view
+            has_grad.append(g is not None)
+        self.has_grad = tuple(has_grad)
+        return outside
 
     def _check_gradient(self, p: Parameter, g: Any, name: str) -> None:
         if g.shape != p.data.shape:
-            raise ValueError(f"{name} has shape {p.data.shape}, and the gradient assigned to it {g.shape}")
-        if type(g) is not self.backend.array_type and not isinstance(g, np.generic):  # p.grad * 2 of a 0-d parameter
+            raise ValueError(f"{name} has shape {p.data.shape}, but its .grad has shape {g.shape}")
+        is_scalar = isinstance(g, np.generic)  # such as p.grad * 2 of a 0-d parameter
+        if type(g) is not self.backend.array_type and not is_scalar:
             own, other = self.backend.name, backend_of(g).name
-            raise BackendMismatchError(f"{name} is on backend {own!r}, and the gradient assigned to it on {other!r}: "
-                                       f"bring it there first, with gpuprop.get_backend({own!r}).asarray(...)")
+            raise BackendMismatchError(
+                f"{name} is on backend {own!r}, but its .grad is on {other!r}: move the gradient "
+                f"with gpuprop.get_backend({own!r}).asarray(...)")
 
-    def stretches(self, states: tuple[str, ...]) -> list[Stretch]:
-        """What to step: a parameter without a gradient keeps its value, state and count, as in PyTorch."""
-        return self.plans.get((self.present, states)) or self._plan(states)
+    def segments(self, state_names: tuple[str, ...]) -> list[Segment]:
+        """What a step updates.
 
-    def _plan(self, states: tuple[str, ...]) -> list[Stretch]:
-        pairs: Sequence = [(here, 0) for here in self.present]
-        if states:
-            pairs = list(zip(self.present, self.history, strict=True))
-            if len(set(pairs)) > len(set(self.history)):  # from here on their counts differ
-                self.diverge(pairs)
-            self.begun = [begun or here for begun, here in zip(self.begun, self.present, strict=True)]
-            self.need(states)
-        if len(self.plans) >= PLANS:
-            self.plans.clear()
-        runs = [(here, len(list(run))) for (here, _), run in itertools.groupby(pairs)]
-        ends = itertools.accumulate(length for _, length in runs)
-        plan = [Stretch(self, end - n, end, states) for (here, n), end in zip(runs, ends, strict=True) if here]
-        self.plans[self.present, states] = plan
+        A parameter without a gradient keeps its value, state and step count, as in PyTorch.
+        """
+        return self._plans.get((self.has_grad, state_names)) or self._plan(state_names)
+
+    def _plan(self, state_names: tuple[str, ...]) -> list[Segment]:
+        keys: Sequence = [(has_grad, 0) for has_grad in self.has_grad]
+        if state_names:
+            keys = list(zip(self.has_grad, self.histories, strict=True))
+            if len(set(keys)) > len(set(self.histories)):  # step counts differ after this step
+                self.set_histories(keys)
+            self.has_state = [old or new
+                              for old, new in zip(self.has_state, self.has_grad, strict=True)]
+            self.add_states(state_names)
+        if len(self._plans) >= MAX_CACHED_PLANS:
+            self._plans.clear()
+        plan = []
+        first = 0
+        for (has_grad, _), run in itertools.groupby(keys):
+            last = first + len(list(run))
+            if has_grad:
+                plan.append(Segment(self, first, last, state_names))
+            first = last
+        self._plans[self.has_grad, state_names] = plan
         return plan
 
-    def diverge(self, histories: Sequence) -> None:
-        """Tell parameters apart whose histories differ."""
+    def set_histories(self, keys: Sequence) -> None:
+        """Number the parameters' histories: those with equal keys can share a segment."""
         numbers: dict[Any, int] = {}
-        self.history = [numbers.setdefault(h, len(numbers)) for h in histories]
-        self.plans.clear()
+        self.histories = [numbers.setdefault(key, len(numbers)) for key in keys]
+        self._plans.clear()
 
-    def need(self, states: Iterable[str]) -> None:
-        """Make the states that are not there yet."""
-        for name in states:
+    def add_states(self, names: Iterable[str]) -> None:
+        """Allocate the states that do not exist yet."""
+        for name in names:
             if name not in self.states:
                 self.states[name] = self._zeros()
 
     # ---- state
 
-    def state(self, i: int) -> dict[str, Any]:
-        """Views of one parameter's state."""
+    def state_of(self, i: int) -> dict[str, Any]:
+        """Views of the state of parameter `i`."""
         return {name: self.view(flat, i) for name, flat in self.states.items()}
 
-    def inherit(self, old: dict[int, tuple[Arena, int]]) -> None:
-        """Take over the state of parameters, by id, from the arenas they lived in before."""
+    def copy_state_from(self, previous: dict[int, tuple[Arena, int]]) -> None:
+        """Copy the state that parameters had in other arenas: {id(parameter): (arena, index)}."""
+        histories: list[Any] = []
         for i, p in enumerate(self.params):
-            if id(p) in old:
-                arena, k = old[id(p)]
-                self.need(arena.states)
-                self.begun[i] = arena.begun[k]
-                self.counts[i:i + 1] = on(self.backend, arena.counts[k:k + 1])
-                for name, was in arena.state(k).items():
-                    self.view(self.states[name], i)[...] = on(self.backend, was)
-        places = [old.get(id(p)) for p in self.params]
-        self.diverge([place and (place[0].serial, place[0].history[place[1]]) for place in places])
+            if id(p) not in previous:
+                histories.append(None)
+                continue
+            arena, k = previous[id(p)]
+            histories.append((arena.serial, arena.histories[k]))
+            self.has_state[i] = arena.has_state[k]
+            self.step_counts[i:i + 1] = to_backend(self.backend, arena.step_counts[k:k + 1])
+            self.add_states(arena.states)
+            for name, value in arena.state_of(k).items():
+                self.view(self.states[name], i)[...] = to_backend(self.backend, value)
+        self.set_histories(histories)
 
-    def load(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Replace all state by that of a `state_dict`, one entry a parameter: an empty one for what took no step."""
-        arrays = [{name: v for name, v in e.items() if name != "step" and v is not None} for e in entries]
-        self.need(name for given in arrays for name in given)
+    def load_state(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Replace all state by that of a `state_dict`.
+
+        `entries` has one dict per parameter, empty for parameters that were never stepped.
+        """
+        arrays = [{name: value for name, value in entry.items()
+                   if name != "step" and value is not None} for entry in entries]
+        for entry in arrays:
+            self.add_states(entry)
         for flat in self.states.values():
             flat[...] = 0
-        for i, given in enumerate(arrays):
-            for name, value in given.items():
-                self.view(self.states[name], i)[...] = on(self.backend, value)
-        self.begun = [bool(given) for given in arrays]
-        counts = [int(e.get("step", bool(given))) for e, given in zip(entries, arrays, strict=True)]
-        self.counts[...] = self.backend.asarray(np.array(counts))
-        self.diverge(counts)
+        for i, entry in enumerate(arrays):
+            for name, value in entry.items():
+                self.view(self.states[name], i)[...] = to_backend(self.backend, value)
+        self.has_state = [bool(entry) for entry in arrays]
+        steps = [int(entry.get("step", has_state))
+                 for entry, has_state in zip(entries, self.has_state, strict=True)]
+        self.step_counts[...] = self.backend.asarray(np.array(steps))
+        self.set_histories(steps)
 
-    # ---- gradients as a whole
+    # ---- gradients as flat arrays
 
-    def runs(self, members: set[int]) -> list[Any]:
-        """The gradients of these parameters, by number, in stretches of neighbours."""
-        if len(members) == len(self.params):
+    def grad_runs(self, indices: set[int]) -> list[Any]:
+        """The gradients of these parameters, one flat array per run of adjacent parameters."""
+        if len(indices) == len(self.params):
             return [self.grad]
-        first = [i for i in members if i - 1 not in members]
-        last = [i + 1 for i in members if i + 1 not in members]
-        return [self.grad[self.starts[a]:self.starts[b]] for a, b in zip(sorted(first), sorted(last), strict=True)]
+        firsts = sorted(i for i in indices if i - 1 not in indices)
+        ends = sorted(i + 1 for i in indices if i + 1 not in indices)
+        return [self.grad[self.starts[first]:self.starts[end]]
+                for first, end in zip(firsts, ends, strict=True)]
 
     def clear_padding(self) -> None:
-        """Make the gradients' padding zero again, after they were multiplied with what may be NaN."""
-        with self.at_home():
-            positions, zero = self._padding
-            if positions.size:
-                self.grad[positions] = zero
+        """Set the gradients' padding to zero again: a factor that is NaN made it NaN."""
+        with self.on_device():
+            indices, zero = self._padding
+            if indices.size:
+                self.grad[indices] = zero
 
     @functools.cached_property
     def _padding(self) -> tuple[Any, Any]:
-        """The positions between parameters, and the zero that belongs there, both on the device."""
+        """The indices of the padding, and a 0-d zero to write there, both on the device."""
         used = np.zeros(self.starts[-1], bool)
         for start, p in zip(self.starts, self.params, strict=False):
             used[start:start + p.data.size] = True
         return self.backend.asarray(np.flatnonzero(~used)), self.xp.zeros((), self.dtype)
 
 
-def gradients(parameters: Iterable[Tensor], whole: bool = True) -> tuple[list[Any], list[Arena]]:
-    """The gradients, to be changed in place, in as few arrays as they come in, padding included; and their arenas.
+def gradient_arrays(parameters: Iterable[Tensor],
+                    flat: bool = True) -> tuple[list[Any], list[Arena]]:
+    """The gradients in as few arrays as possible, to be modified in place, and their arenas.
 
-    If not `whole`, they come one by one, without padding.
+    Adjacent gradients of an arena are one flat array, padding included.  With ``flat=False`` each
+    gradient is an array of its own, without padding, and there are no arenas.
     """
-    found, members, arena = [], {}, None  # type: ignore[var-annotated]
-    for g in [p.grad for p in parameters if p.grad is not None]:
-        if arena is None or id(g) not in arena.index:
-            arena = _homes.get(id(g)) if whole else None
+    arrays: list[Any] = []
+    indices: dict[Arena, set[int]] = {}
+    arena = None  # that of the gradient before, most likely also that of the next one
+    for p in parameters:
+        g = p.grad
+        if g is None:
+            continue
+        if arena is None or id(g) not in arena.index_of_grad:
+            arena = _arena_by_grad.get(id(g)) if flat else None
         if arena is None:
-            found.append(g)
+            arrays.append(g)
         else:
-            members.setdefault(arena, set()).add(arena.index[id(g)])
-    return found + [g for arena, numbers in members.items() for g in arena.runs(numbers)], list(members)
+            indices.setdefault(arena, set()).add(arena.index_of_grad[id(g)])
+    for arena, numbers in indices.items():
+        arrays += arena.grad_runs(numbers)
+    return arrays, list(indices)

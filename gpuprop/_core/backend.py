@@ -1,4 +1,4 @@
-"""The base class of backends: an array library and the few things it does not spell as NumPy does."""
+"""The base class of backends: an array library, and what it does not spell as NumPy does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class CaptureError(RuntimeError):
 
 
 class Unavailable(str):
-    """The reason why a backend cannot be used here.  It is false; `error` is the exception class to raise with it."""
+    """The reason why a backend cannot be used here.
+
+    It is false; `error` is the exception class to raise with it.
+    """
 
     error: type[Exception]
 
@@ -38,18 +41,19 @@ class Unavailable(str):
 class Backend(ABC):
     """An array library and the few things it does not spell as NumPy does.
 
-    A subclass defines `name`, `xp`, `array_type`, `asarray` and `_to_numpy`.  All else has a default.  An entry point
-    in the group ``gpuprop.backends`` makes it known; `gpuprop.testing.conformance` tests it.
+    A subclass defines `name`, `xp`, `array_type`, `asarray` and `_to_numpy`.  All else has a
+    default.  An entry point in the group ``gpuprop.backends`` makes it known;
+    `gpuprop.testing.conformance` tests it.
     """
 
     name: str
     xp: Any  # the array namespace: NumPy's names; what it lacks of `extras.NAMES` is added
     array_type: type  # the one array class of this backend
-    kernels: dict[str, Callable] = {}  # name of an op, such as "gpuprop.functional:gelu" -> faster override of its body
+    kernels: dict[str, Callable] = {}  # name of an op ("gpuprop.functional:gelu") -> faster body
 
     install: str = ""  # the command that installs the library
     aliases: tuple[str, ...] = ()  # further names that `use` accepts
-    priority: int = 0  # "auto" chooses the usable backend with the highest; a negative one is never chosen
+    priority: int = 0  # "auto" chooses the highest of the usable ones, and never a negative one
     array_modules: tuple[str, ...] = ()  # top-level packages whose arrays belong to this backend
     dlpack_devices: tuple[int, ...] = ()  # DLPack's device types whose memory it can share
 
@@ -62,10 +66,16 @@ class Backend(ABC):
 
     @abstractmethod
     def asarray(self, value: Any, dtype: Any = None) -> Any:
-        """`value` as an array of this backend: its own arrays as they are, host data copied to the device."""
+        """`value` as an array of this backend.
+
+        Its own arrays stay as they are; host data is copied to the device.
+        """
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        """A copy in host memory.  It waits for the device, then raises what `check` found wrong in the meantime."""
+        """A copy in host memory.
+
+        It waits for the device, then raises what `check` found wrong in the meantime.
+        """
         waits("to_numpy(), as .numpy(), .item(), float() and bool() call it,")
         with self.at(array):
             host = self._to_numpy(array)
@@ -77,7 +87,7 @@ class Backend(ABC):
         """A copy in host memory."""
 
     def own(self, out: Any) -> Any:
-        """The result of an op as an array of this backend: NumPy returns scalars in place of 0-d arrays."""
+        """The result of an op as an array: NumPy returns scalars in place of 0-d arrays."""
         return out if type(out) is self.array_type else self.xp.asarray(out)
 
     def synchronize(self) -> None:
@@ -89,20 +99,24 @@ class Backend(ABC):
         """Nothing: results are there when a call returns."""
 
     def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
-        """Host batches as arrays of this backend, in order.  A device may receive each while the last one is used."""
+        """Host batches as arrays of this backend, in order.
+
+        A device may receive each while the last one is used.
+        """
         return ([self.asarray(a) for a in arrays] for arrays in batches)
 
     # ---- recording
 
-    records: bool = False  # True if a step can be recorded and replayed; otherwise the step is called again
+    records: bool = False  # can a step be recorded and replayed?  Otherwise it is called again
 
     def record(self) -> Any:
         """A context manager that records the array calls inside its block.
 
-        The recording has `replay()`; `difference(other)`, a description of what another recording of the step did
-        differently, or None; `outside()`, the memory, as arrays, that the calls use and did not make; `uses(array)`;
-        `held(arrays)`, the code that made an array of its own that somebody holds other than these, or None; and
-        `turn()`, a context manager in which one thread at a time replays it.
+        The recording has `replay()`; `difference(other)`, a description of what another recording
+        of the step did differently, or None; `outside()`, the memory, as arrays, that the calls use
+        and did not make; `uses(array)`; `held(arrays)`, the code that made an array of its own that
+        somebody holds other than these, or None; and `turn()`, a context manager in which one
+        thread at a time replays it.
         """
         raise RuntimeError(f"backend {self.name!r} records nothing")
 
@@ -136,7 +150,10 @@ class Backend(ABC):
         return self.on_device(self.device_of(array)) if self in SEVERAL else AS_IT_IS
 
     def on_device(self, device: int | None) -> contextlib.AbstractContextManager[None]:
-        """A context manager: this thread computes, and makes arrays, on this device; None is the current one."""
+        """A context manager: this thread computes, and makes arrays, on this device.
+
+        None is the current one.
+        """
         return AS_IT_IS if device is None or device == self.device() else self._switched(device)
 
     @contextlib.contextmanager
@@ -149,7 +166,7 @@ class Backend(ABC):
             self.use_device(before)
 
     def workspace(self) -> int:
-        """Bytes that an op may use at once beside its arguments and results: on a CPU, what its cache holds.
+        """Bytes that an op may use at once beside its arguments and results.
 
         It must be the same in every run on one machine, since the order of sums may depend on it.
         """
@@ -161,11 +178,12 @@ class Backend(ABC):
 
     # ---- checks of data
 
-    def check(self, condition: Any, message: str) -> None:
+    def check(self, condition: Any, message: str, values: Any = None) -> None:
         """Require that all of `condition` is true; else raise IndexError(message).
 
-        The host does not wait for it: a flag on the device is read together with the next value, or at once inside
-        `gpuprop.debug()`.
+        `values` are the array that is checked, for a backend that can read the wrong one at once.
+        The host does not wait for it: a flag on the device is read together with the next value, or
+        at once inside `gpuprop.debug()`.
         """
         holds = self._flags_here().of(message)
         holds &= condition.all()
@@ -195,9 +213,12 @@ class Backend(ABC):
 
 
 class Flags:
-    """The results of `check` on one device: bools side by side in one array, so that one read answers for all."""
+    """The results of `check` on one device.
 
-    SIZE = 64  # bools in an array; captured steps write to it, so a full one is kept and another one added
+    They are bools side by side in one array, so that one read answers for all.
+    """
+
+    SIZE = 64  # bools in an array; captured steps write to it, so a full one stays where it is
 
     def __init__(self, xp: Any) -> None:
         self.xp, self.arrays, self.views = xp, [], {}  # type: ignore[var-annotated]
@@ -214,12 +235,16 @@ class Flags:
         return self.views[message]
 
     def failed(self, read: Callable) -> list[tuple[str, Any]]:
-        """(message, flag) of each check that failed.  It waits for the device once for each array."""
+        """(message, flag) of each check that failed.
+
+        It waits for the device once for each array.
+        """
         held = [holds for array in list(self.arrays) for holds in read(array)]
-        return [found for found, holds in zip(list(self.views.items()), held, strict=False) if not holds]
+        pairs = zip(list(self.views.items()), held, strict=False)
+        return [found for found, holds in pairs if not holds]
 
 
 # The registry fills these two: they are here because arrays are looked up by every op.
 BY_TYPE: dict[type, Backend] = {}  # array type -> its backend
-SEVERAL: list[Backend] = []  # the backends with more than one device: for others nobody asks where an array lies
+SEVERAL: list[Backend] = []  # those with more than one device: on others no array is elsewhere
 AS_IT_IS = contextlib.nullcontext()

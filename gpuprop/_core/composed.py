@@ -18,15 +18,16 @@ def composed(fn: Callable[P, Any]) -> Callable[P, Any]: ...
 @overload
 def composed(*, full: bool) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
 def composed(fn: Any = None, *, full: bool = False) -> Any:
-    """Let `fn`, made of ops and operators of Tensors, take plain arrays too; of these alone it makes an array.
+    """Let `fn`, made of ops and operators of Tensors, take plain arrays too.
 
-    All of it runs on the device of its arrays.  With `full` half types are computed in float32 from the first op to
-    the last, and results rounded once.
+    Called with plain arrays alone, the function returns an array.  All of it runs on the device of
+    its arrays.  With `full`, half types are computed in float32 from the first op to the last, and
+    results are rounded once.
     """
     if fn is None:
         return functools.partial(composed, full=full)
 
-    def lifted(a: Any) -> Any:
+    def as_tensor(a: Any) -> Any:
         return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a
 
     @functools.wraps(fn)
@@ -36,7 +37,8 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
         if full:
             dtypes = {a.dtype for a in arrays if is_float(a.dtype)}
             half = next(iter(dtypes)) if set(map(is_half, dtypes)) == {True} else None
-        given = (lambda a: widened(lifted(a)) if hasattr(a, "shape") else a) if half else lifted
+        widen = lambda a: widened(as_tensor(a)) if hasattr(a, "shape") else a
+        given = widen if half else as_tensor
         with on_device_of(arrays):
             out = fn(*map(given, args), **{k: given(v) for k, v in kwargs.items()})
             if half is not None:

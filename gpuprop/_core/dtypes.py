@@ -10,7 +10,10 @@ HALF = "eE"  # the characters of float16 and bfloat16, as their dtypes have them
 
 
 def as_dtype(dtype: Any) -> np.dtype:
-    """`dtype` as a NumPy dtype.  It accepts the name "bfloat16" too, which needs the package ml_dtypes."""
+    """`dtype` as a NumPy dtype.
+
+    It accepts the name "bfloat16" too, which needs the package ml_dtypes.
+    """
     if isinstance(dtype, str) and dtype == "bfloat16":
         found = extension_dtype("bfloat16")
         if found is None:
@@ -35,7 +38,10 @@ def widened(a: Any) -> Any:
 
 
 def compute_dtype(dtype: Any) -> str:
-    """The dtype in which arrays of `dtype` are computed, and which their coefficients have: half types use float32."""
+    """The dtype in which arrays of `dtype` are computed, and which their coefficients have.
+
+    Half types are computed in float32.
+    """
     return "float64" if dtype.itemsize == 8 else "float32"
 
 
@@ -45,7 +51,7 @@ def largest(dtype: Any) -> float:
 
 
 def is_extension(dtype: Any) -> bool:
-    """True for the dtypes of ml_dtypes, such as bfloat16, which NumPy's file formats do not know."""
+    """True for the dtypes of ml_dtypes, such as bfloat16: NumPy's file formats lack them."""
     return dtype.kind == "V" and not issubclass(dtype.type, np.void)
 
 

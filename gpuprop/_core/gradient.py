@@ -15,9 +15,13 @@ from gpuprop._core.tree import tree_map
 def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
     """The function that returns d(f)/d(argument), itself differentiable: ``grad(grad(f))``.
 
-    `f` returns one number; `argnum` names the argument, or several by a sequence (the result is then a tuple).  An
-    argument is an array, a Tensor or a list, tuple or dict of them; the gradient comes in the same form, arrays for
-    arrays and Tensors, with their history, for Tensors.
+    `f` returns one number.  `argnum` is the position of the argument, or a sequence of positions;
+    the result is then a tuple.  An argument is an array, a Tensor or a list, tuple or dict of them,
+    and the gradient has the same form: an array for an array, and for a Tensor a Tensor with its
+    history.
+
+    >>> gpuprop.grad(lambda x: (x**3).sum())(np.array([2.0]))
+    array([12.])
     """
     both = value_and_grad(f, argnum)
     return lambda *args, **kwargs: both(*args, **kwargs)[1]
@@ -25,40 +29,58 @@ def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
 
 def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
     """The function that returns (f, d(f)/d(argument)); see `grad`."""
-    given = (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    wanted = (argnum,) if isinstance(argnum, int) else tuple(argnum)
 
     def both(*args: Any, **kwargs: Any) -> tuple:
-        if not all(-len(args) <= n < len(args) for n in given):
-            raise TypeError(f"grad: argnum={argnum} is to be differentiated, and the call has {len(args)} positional "
-                            f"argument(s): give what is differentiated by position")
-        numbers = [n % len(args) for n in given]
+        if not all(-len(args) <= n < len(args) for n in wanted):
+            raise TypeError(f"grad: argnum={argnum} is out of range: the call has {len(args)} "
+                            f"positional argument(s), and only these can be differentiated")
+        positions = [n % len(args) for n in wanted]
         depth = current.get().depth + 1
-        leaves: list[tuple[Tensor, Any]] = []
-
-        def wrap(x: Any) -> Tensor | None:
-            if x is None:
-                return None
-            inner = x if hasattr(x, "shape") else tensor(x).data
-            check_floating(inner)
-            while level(inner) < depth - 1:
-                inner = Tensor(inner)
-            leaves.append((Tensor(inner, requires_grad=True), x))
-            return leaves[-1][0]
-
+        leaves = _Leaves(depth)
         with Switch(depth=depth, recording=True):
-            wrapped = {n: tree_map(wrap, args[n]) for n in numbers}
+            wrapped = {n: tree_map(leaves.wrap, args[n]) for n in positions}
             y = f(*(wrapped.get(i, a) for i, a in enumerate(args)), **kwargs)
             if not hasattr(y, "shape") or y.size != 1:
                 got = getattr(y, "shape", type(y).__name__)
                 raise ValueError(f"grad needs a function that returns one number, not {got}")
-            if level(y) == depth and y.requires_grad:  # else it does not depend on the argument
+            depends = level(y) == depth
+            if depends and y.requires_grad:
                 y.backward()
-        zeros = lambda t: namespace(t.data).zeros_like(t.data)
-        # a Tensor to who gave one, or is inside a grad themselves; the array to who gave an array
-        as_given = lambda tensor, result: result if tensor or depth > 2 else raw(result)
-        found = iter([as_given(isinstance(x, Tensor), zeros(t) if t.grad is None else t.grad) for t, x in leaves])
-        grads = tuple(tree_map(lambda x: None if x is None else next(found), args[n]) for n in numbers)
-        value = as_given(any(isinstance(x, Tensor) for _, x in leaves), y.data if level(y) == depth else y)
-        return value, grads[0] if isinstance(argnum, int) else grads
+        grads = leaves.gradients()
+        found = tuple(
+            tree_map(lambda x: None if x is None else next(grads), args[n]) for n in positions)
+        value = leaves.like_given(any(leaves.were_tensors), y.data if depends else y)
+        return value, found[0] if isinstance(argnum, int) else found
 
     return both
+
+
+class _Leaves:
+    """The arrays that a function is differentiated by, each inside a Tensor of one more level."""
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.tensors: list[Tensor] = []
+        self.were_tensors: list[bool] = []
+
+    def wrap(self, x: Any) -> Tensor | None:
+        if x is None:
+            return None
+        inner = x if hasattr(x, "shape") else tensor(x).data
+        check_floating(inner)
+        while level(inner) < self.depth - 1:
+            inner = Tensor(inner)
+        self.tensors.append(Tensor(inner, requires_grad=True))
+        self.were_tensors.append(isinstance(x, Tensor))
+        return self.tensors[-1]
+
+    def gradients(self) -> Any:
+        """The gradients in order: zeros where the function does not depend on the array."""
+        for t, was_tensor in zip(self.tensors, self.were_tensors, strict=True):
+            g = namespace(t.data).zeros_like(t.data) if t.grad is None else t.grad
+            yield self.like_given(was_tensor, g)
+
+    def like_given(self, was_tensor: bool, result: Any) -> Any:
+        """A Tensor where one was given, or inside of another grad; else the array."""
+        return result if was_tensor or self.depth > 2 else raw(result)

@@ -1,6 +1,7 @@
 """The graph of recorded ops, and the run through it backwards.
 
-A `Node` is one recorded op.  `run_backward` visits nodes from the newest to the oldest and hands gradients on.
+A `Node` is one recorded op.  `run_backward` visits nodes from the newest to the oldest and hands
+gradients on.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ _creation = operator.attrgetter("order")
 
 
 class Variable:
-    """Abstract: an array, or another Variable, in `data`, with its gradient and the node that made it.
+    """Abstract: an array, or another Variable, with its gradient and the node that made it.
 
-    Tensor is the only subclass; the graph needs no more of it than this, and `receive` and `changed` of leaves.
+    Tensor is the only subclass; the graph needs no more of it than this, and `receive` and
+    `changed` of leaves.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
     data: Any
     grad: Any
-    hooks: list[Callable[[Any], Any]] | None  # each takes a gradient and returns the one to go on with
+    hooks: list[Callable[[Any], Any]] | None  # each returns the gradient to go on with
     node: Node | None
     requires_grad: bool
     changed = -1  # when the values were changed in place, by `clock`
@@ -49,17 +51,18 @@ def level(a: Any) -> int:
 
 
 class Node:
-    """One recorded op: where the gradient of its output arrives, and how it goes on to the inputs that want one.
+    """One recorded op: where its output's gradient arrives, and how it goes on to the inputs.
 
-    A node holds no Tensor but leaves, so an activation lives only while a pullback needs it.  `op` is the `Spec` of the
-    op; an edge is the node or the leaf that the gradient goes to, or None.
+    A node holds no Tensor but leaves, so an activation lives only while a pullback needs it.  `op`
+    is the `Spec` of the op; an edge is the node or the leaf that the gradient goes to, or None.
     """
 
     __slots__ = ("dtype", "edges", "grad", "hooks", "op", "order", "pullback", "shape")
     grad: Any
     hooks: Any
 
-    def __init__(self, op: Any, edges: Sequence, pullback: Any, shape: Any = None, dtype: Any = None) -> None:
+    def __init__(self, op: Any, edges: Sequence, pullback: Any, shape: Any = None,
+                 dtype: Any = None) -> None:
         self.order = next(clock)
         self.op, self.edges, self.pullback = op, edges, pullback
         self.shape, self.dtype = shape, dtype
@@ -71,14 +74,14 @@ class Node:
         return self.op.label(self.shape)
 
 
-# ---- backward -------------------------------------------------------------------------------------------------------
+# ---- backward ------------------------------------------------------------------------------------
 
 
 def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     """Add d(root)/d(leaf) times `gradient` to the gradient of every leaf below `root`."""
     root.grad = gradient
     nodes = _reachable(root)
-    waiting: dict[int, tuple[Variable, Any]] = {}  # leaves with hooks, which see the whole of their gradient
+    waiting: dict[int, tuple[Variable, Any]] = {}  # leaves with hooks: they see the whole gradient
     several = bool(SEVERAL)
     try:
         for node in nodes:
@@ -119,7 +122,10 @@ def deliver(leaf: Any, g: Any) -> None:
 
 
 def follow(g: Any) -> None:
-    """Make the device of a gradient the current one; for the gradients of several outputs, that of the first."""
+    """Make the device of a gradient the current one.
+
+    Of the gradients of several outputs, a list, the first counts.
+    """
     a = raw(next((part for part in g if part is not None), None) if type(g) is list else g)
     backend = BY_TYPE.get(type(a))
     if backend in SEVERAL:
@@ -139,8 +145,9 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
         return
     if edge.changed > node.order:
         raise RuntimeError(
-            f"backward through {node.name}: a parameter of shape {edge.shape} was changed by a step or a load after "
-            f"it was used here, so this gradient would belong to other values: run the forward pass again")
+            f"backward through {node.name}: a parameter of shape {edge.shape} was changed by a "
+            f"step or a load after it was used here, so this gradient would belong to other "
+            f"values: run the forward pass again")
     leaf_reached(edge)
     data = edge.data
     if g.shape != data.shape:
@@ -159,12 +166,14 @@ def _all_of(node: Node, found: Any) -> Any:
     if type(found) in (tuple, list) and len(found) == len(node.edges):
         return found
     got = f"{len(found)} of them" if type(found) in (tuple, list) else f"one {type(found).__name__}"
-    raise TypeError(f"backward through {node.name}: its pullback must return a tuple of {len(node.edges)} gradients, "
+    raise TypeError(f"backward through {node.name}: its pullback must return a tuple of "
+                    f"{len(node.edges)} gradients, "
                     f"one for each array parameter, and it returned {got}")
 
 
 def _spent(g: Any) -> Any:
-    raise RuntimeError("backward has run through this graph before and freed it: run the forward pass again, "
+    raise RuntimeError("backward has run through this graph before and freed it: "
+                       "run the forward pass again, "
                        "or give the first backward retain_graph=True")
 
 
@@ -183,7 +192,10 @@ def _unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
     """The sum of `g` over the axes along which an input of this shape was broadcast."""
     lead = g.ndim - len(shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[lead:], strict=True)):
-        raise ValueError(f"backward through {node.name}: its pullback returned a gradient of shape {g.shape} for an "
-                         f"input of shape {shape}; it must have that shape, or one the input broadcasts to")
-    axes = (*range(lead), *(i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1))
+        raise ValueError(
+            f"backward through {node.name}: its pullback returned a gradient of shape {g.shape} "
+            f"for an input of shape {shape}; it must have that shape, or one the input "
+            f"broadcasts to")
+    broadcast = [i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1]
+    axes = (*range(lead), *broadcast)
     return widened(g).sum(axis=axes).reshape(shape)  # the receiver rounds it

@@ -1,4 +1,4 @@
-"""The objects of a class that exist: what capture asks before it replays memory that somebody may hold."""
+"""The live objects of a class.  `capture` uses them to find references to a recording's memory."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-looking = threading.RLock()  # who asks whether an array is held must not meet those that `instances` holds
+# Held while `instances` holds references to all objects of a class.  Code that tests whether an
+# array is still referenced takes it, so that it does not count the references of `instances`.
+instances_lock = threading.RLock()
 
 
 @contextlib.contextmanager
 def instances(cls: type) -> Iterator[list[Any]]:
-    """All objects of a class that there are, inside the block, which keeps none of them.
+    """All live objects of a class and its subclasses; the list is emptied at the end of the block.
 
-    `gc.get_objects` holds every object for a moment, and another thread's that is still being made then breaks; what
-    refers to a class is its objects and few others.
+    `gc.get_objects` would hold references to every object, and another thread's half-built object
+    can break then.  `gc.get_referrers` of a class returns its objects and little else.
     """
-    every: list[type] = [cls]
-    for known in every:
-        every += set(known.__subclasses__()) - set(every)
-    with looking:
-        found = gc.get_referrers(*every)
+    classes: list[type] = [cls]
+    for known in classes:
+        classes += set(known.__subclasses__()) - set(classes)
+    with instances_lock:
+        found = gc.get_referrers(*classes)
         found[:] = [value for value in found if issubclass(type(value), cls)]
         try:
             yield found

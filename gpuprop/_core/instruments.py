@@ -1,4 +1,4 @@
-"""Instruments: how verification, debugging and capture observe what runs, each only in its own context.
+"""Instruments: how verification, debugging and capture observe what runs.
 
 All state here is context-local: a thread never sees what another one switched on.
 """
@@ -16,7 +16,10 @@ Listeners = tuple[Callable[[Any], None], ...]
 
 
 class Event:
-    """Something that happens to an object.  The listeners of the current context are called with this object."""
+    """Something that happens to an object.
+
+    The listeners of the current context are called with this object.
+    """
 
     __slots__ = ("_listeners",)
 
@@ -38,7 +41,7 @@ class Event:
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[dict[int, Any]]:
-        """The objects of all events inside the block, by their id, in the order of their first events."""
+        """The objects of all events inside the block, by id, in the order of first events."""
         found: dict[int, Any] = {}
         with self.listen(lambda subject: found.setdefault(id(subject), subject)):
             yield found
@@ -54,27 +57,32 @@ parameter_changed = Event("parameter_changed")  # the values of a Parameter were
 optimizer_stepped = Event("optimizer_stepped")
 
 
-# ---- calls of ops and modules ---------------------------------------------------------------------------------------
+# ---- calls of ops and modules --------------------------------------------------------------------
 
 
 def inspect_ops(inspect: Callable) -> Switch:
-    """A context manager: each op runs as ``inspect(spec, backend, run)`` makes it of ``run(xp, *arrays, **constants)``.
+    """A context manager: what runs each op is ``inspect(spec, backend, run)`` in place of `run`.
 
-    What runs returns (out, pullbacks) of arrays, as an op's body does.  Steps are not captured meanwhile.
+    It is called as ``run(xp, *arrays, **constants)`` and returns (out, pullbacks) of arrays, as the
+    body of an op does.  No step is captured inside the block.
     """
     outer = current.get().inspect
     if outer is None:
         return Switch(inspect=inspect)
-    return Switch(inspect=lambda spec, backend, run: inspect(spec, backend, outer(spec, backend, run)))
+    return Switch(inspect=lambda spec, backend, run: inspect(
+        spec, backend, outer(spec, backend, run)))
 
 
 _module_call: ContextVar[Callable | None] = ContextVar("gpuprop_module_call", default=None)
-module_call = _module_call.get  # (module, args, kwargs, run) -> output, put around each call of a module; or None
+module_call = _module_call.get  # (module, args, kwargs, run) -> output, or None
 
 
 @contextlib.contextmanager
 def around_modules(call: Callable) -> Iterator[None]:
-    """Each call of a module inside the block is ``call(module, args, kwargs, run)``; ``run(module, args, kwargs)`` is it."""
+    """Inside the block a call of a module becomes ``call(module, args, kwargs, run)``.
+
+    ``run(module, args, kwargs)`` does what the call does otherwise.
+    """
     outer = module_call()
 
     def nested(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
@@ -90,7 +98,7 @@ def around_modules(call: Callable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collect_modules() -> Iterator[dict[Any, None]]:
-    """The modules that are called inside the block, in order: what they do depends on their `training`."""
+    """The modules that are called inside the block, in the order of their first calls."""
     called: dict[Any, None] = {}
 
     def note(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
@@ -101,9 +109,10 @@ def collect_modules() -> Iterator[dict[Any, None]]:
         yield called
 
 
-# ---- waiting for a device -------------------------------------------------------------------------------------------
+# ---- waiting for a device ------------------------------------------------------------------------
 
-check_at_once: ContextVar[bool] = ContextVar("gpuprop_check_at_once", default=False)  # inside gpuprop.debug()
+# True inside gpuprop.debug()
+check_at_once: ContextVar[bool] = ContextVar("gpuprop_check_at_once", default=False)
 _no_sync: ContextVar[bool] = ContextVar("gpuprop_no_sync", default=False)
 
 
@@ -111,8 +120,9 @@ _no_sync: ContextVar[bool] = ContextVar("gpuprop_no_sync", default=False)
 def no_sync() -> Iterator[None]:
     """Raise RuntimeError inside the block where this thread would wait for a device.
 
-    It would where a value is read on the host, or `synchronize` is called.  NumPy never waits, but reading a Tensor
-    raises there too, since a device would.  Methods of a device array itself, such as CuPy's `.get()`, are not checked.
+    It would where a value is read on the host, or `synchronize` is called.  NumPy never waits, but
+    reading a Tensor raises there too, since a device would.  Methods of a device array itself, such
+    as CuPy's `.get()`, are not checked.
     """
     token = _no_sync.set(True)
     try:
@@ -124,5 +134,6 @@ def no_sync() -> Iterator[None]:
 def waits(what: str) -> None:
     """Declare that the host waits for a device here: RuntimeError inside `no_sync()`."""
     if _no_sync.get():
-        raise RuntimeError(f"{what} makes the host wait for the device, and this is inside gpuprop.no_sync(): "
+        raise RuntimeError(f"{what} makes the host wait for the device inside "
+                           f"gpuprop.no_sync(): "
                            f"read values after the block, or keep them on the device")

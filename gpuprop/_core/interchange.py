@@ -14,9 +14,10 @@ CUDA = 2  # among DLPack's device types
 
 
 def adopt(value: Any) -> Any:
-    """Another library's array as one of ours in the same memory, by DLPack or CUDA's array interface.
+    """Another library's array as an array of a backend that shares its memory.
 
-    Ours, and what is no array, stay as they are.  Raises BufferError for memory or types that are not shared that way.
+    It uses DLPack or CUDA's array interface.  A backend's own array, and what is no array, is
+    returned as it is.  Raises BufferError for memory and dtypes that cannot be shared.
     """
     if type(value) in BY_TYPE or isinstance(value, np.ndarray):
         return value
@@ -26,8 +27,10 @@ def adopt(value: Any) -> Any:
         try:
             return backend.xp.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as e:
-            what = f"{type(value).__module__}.{type(value).__qualname__} ({getattr(value, 'dtype', 'of no dtype')})"
-            raise BufferError(f"backend {backend.name!r} cannot share the memory of this {what}: {e}") from e
+            dtype = getattr(value, "dtype", "of no dtype")
+            what = f"{type(value).__module__}.{type(value).__qualname__} ({dtype})"
+            raise BufferError(
+                f"backend {backend.name!r} cannot share the memory of this {what}: {e}") from e
     if hasattr(value, "__cuda_array_interface__"):
         owner = backend_for(lambda cls: CUDA in cls.dlpack_devices)
         return value if owner is None else owner.asarray(value)
@@ -35,9 +38,10 @@ def adopt(value: Any) -> Any:
 
 
 class PickledArray:
-    """How an array is copied and pickled: a copy stays on the array's device, a pickle holds it in host memory.
+    """How an array is copied and pickled: a copy stays on its device, a pickle is in host memory.
 
-    Unpickled, the array is on the default backend.  With `kept` false a pickle holds None in its place.
+    Unpickled, the array is on the default backend.  With `kept` false a pickle holds None in its
+    place.
     """
 
     __slots__ = ("array", "kept")

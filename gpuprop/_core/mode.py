@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 from gpuprop._core.dtypes import as_dtype
 
+F = TypeVar("F", bound=Callable)
+
 
 class Mode(NamedTuple):
-    """What the context says of how ops run."""
+    """How ops run in this context."""
 
-    recording: bool = True
-    generic: bool = False
+    recording: bool = True  # False inside no_grad()
+    generic: bool = False  # True inside generic()
     low: Any = None  # the low-precision dtype inside autocast
     depth: int = 1  # of Tensors within Tensors
-    inspect: Callable | None = None  # (spec, backend, run) -> run: what observes ops, see `instruments`
+    inspect: Callable | None = None  # (spec, backend, run) -> run: see `instruments.inspect_ops`
 
 
-current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (a NamedTuple does not change)
+current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (immutable)
+
+
+# The modes around the blocks entered; not in a Switch, which several threads may enter at once.
+_outer: ContextVar[tuple[Mode, ...]] = ContextVar("gpuprop_outer_modes", default=())
 
 
 class Switch(contextlib.ContextDecorator):
@@ -30,13 +35,12 @@ class Switch(contextlib.ContextDecorator):
 
     def __init__(self, **change: Any) -> None:
         self._change = change
-        self._tokens: list = []
 
     def _recreate_cm(self) -> Switch:  # a decorated function may run in many threads at once
         return Switch(**self._change)
 
-    def __call__(self, fn: Callable) -> Any:
-        if not inspect.isgeneratorfunction(fn):
+    def __call__(self, fn: F) -> F:
+        if not _is_generator_function(fn):
             return super().__call__(fn)
 
         @functools.wraps(fn)
@@ -50,13 +54,27 @@ class Switch(contextlib.ContextDecorator):
                         return end.value
                 yield value
 
-        return steps
+        return cast(F, steps)
 
     def __enter__(self) -> None:
-        self._tokens.append(current.set(current.get()._replace(**self._change)))
+        mode = current.get()
+        _outer.set((*_outer.get(), mode))
+        current.set(mode._replace(**self._change))
 
     def __exit__(self, *_: object) -> None:
-        current.reset(self._tokens.pop())
+        *outer, mode = _outer.get()
+        _outer.set(tuple(outer))
+        current.set(mode)
+
+
+CO_GENERATOR = 0x20  # inspect's; importing it takes 15 ms
+
+
+def _is_generator_function(fn: Any) -> bool:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    code = getattr(fn, "__code__", None)
+    return code is not None and bool(code.co_flags & CO_GENERATOR)
 
 
 def no_grad() -> Switch:
@@ -65,7 +83,7 @@ def no_grad() -> Switch:
 
 
 def enable_grad() -> Switch:
-    """Record inside the block though a no_grad() surrounds it."""
+    """Record inside the block, although a no_grad() surrounds it."""
     return Switch(recording=True)
 
 
@@ -75,7 +93,7 @@ def generic() -> Switch:
 
 
 def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
-    """Run products in a low precision and what needs range in float32; ops say which they are, the engine casts.
+    """Run products in a low precision, and what needs range in float32; the engine casts.
 
     Parameters keep their own dtype and so do their gradients.  float64 is left alone.
     """

@@ -1,4 +1,4 @@
-"""The `xp` that computes on an array or Tensor: the backend's own, or the namespace of ops for Tensors."""
+"""The `xp` that computes on an array or Tensor."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Differentiable:
 
     array_type, kernels = Tensor, {}  # type: ignore[var-annotated]
     ops: dict[str, Callable] = {}  # name -> op; gpuprop.functional fills it
-    constant = set("""arange zeros ones full empty zeros_like ones_like full_like empty_like eye linspace
+    constant = set("""arange zeros ones full empty zeros_like ones_like full_like empty_like eye
+                      linspace
                       isnan isfinite isinf broadcast_shapes result_type check copy""".split())
 
     def __init__(self, xp: Any) -> None:
@@ -34,7 +35,8 @@ class Differentiable:
         if not callable(value) or isinstance(value, type):
             return value
         if name not in self.constant:
-            raise NotImplementedError(f"xp.{name} has no gradient here: write it as an op, or without it")
+            raise NotImplementedError(f"xp.{name} has no gradient here: write it as an op, "
+                                      f"or without it")
 
         def constant(*args: Any, **kwargs: Any) -> Any:
             out = value(*map(raw, args), **{k: raw(v) for k, v in kwargs.items()})
@@ -46,9 +48,12 @@ class Differentiable:
 def namespace(a: Any) -> Any:
     """The ``xp`` that computes on `a`, an array or Tensor."""
     inside = raw(a)
-    backend = BY_TYPE.get(type(inside)) or (default_backend() if not hasattr(inside, "shape") else backend_of(inside))
+    backend = BY_TYPE.get(type(inside))
+    if backend is None:
+        backend = backend_of(inside) if hasattr(inside, "shape") else default_backend()
     xp = backend.xp
-    if backend in SEVERAL and type(inside) is backend.array_type and backend.device_of(inside) != backend.device():
+    is_own = type(inside) is backend.array_type
+    if backend in SEVERAL and is_own and backend.device_of(inside) != backend.device():
         xp = Elsewhere(backend, inside)
     return Differentiable(xp) if isinstance(a, Tensor) else xp
 
@@ -72,7 +77,7 @@ class Elsewhere:
 
 
 def get_array_module(*values: Any) -> Any:
-    """The namespace that computes on these arrays; Tensors count as what they hold, numbers and lists as NumPy's."""
+    """The namespace that computes on these arrays or Tensors: NumPy's for numbers and lists."""
     owners = {id(b): b for v in map(raw, values) if hasattr(v, "shape") for b in [backend_of(v)]}
     if len(owners) > 1:
         names = ", ".join(b.name for b in owners.values())

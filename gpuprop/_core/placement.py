@@ -1,16 +1,18 @@
-"""Where arrays are: moving them between backends and devices, and computing on the device that holds them."""
+"""Where arrays are: moving them, and computing on the device that holds them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from gpuprop._core.backend import AS_IT_IS, BY_TYPE, SEVERAL
 from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of, parse
+
+F = TypeVar("F", bound=Callable)
 
 
 def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
@@ -29,7 +31,7 @@ def place_of(array: Any) -> str:
 
 
 def write(array: Any, value: Any, key: Any = ...) -> None:
-    """``array[key] = value`` on the array's device, to which host data and arrays of other devices are copied."""
+    """``array[key] = value`` on the array's device; other values are copied there first."""
     backend = backend_of(array)
     with backend.at(array):
         if isinstance(value, np.ndarray | list | tuple):
@@ -38,7 +40,7 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
 
 
 def on_device_of(values: Iterable) -> Any:
-    """A context manager: this thread computes, and makes arrays, on the device of the first array among `values`.
+    """A context manager: this thread computes on the device of the first array in `values`.
 
     What is no array is passed over, and so are arrays of backends with one device.
     """
@@ -50,8 +52,8 @@ def on_device_of(values: Iterable) -> Any:
     return AS_IT_IS
 
 
-def on_device_of_arguments(fn: Any) -> Any:
-    """`fn`, which runs on the device of the first array among its arguments, whichever is the current one."""
+def on_device_of_arguments(fn: F) -> F:
+    """`fn`, which runs on the device of the first array among its arguments."""
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -60,4 +62,4 @@ def on_device_of_arguments(fn: Any) -> Any:
         with on_device_of((*args, *kwargs.values())):
             return fn(*args, **kwargs)
 
-    return call
+    return cast(F, call)

@@ -21,13 +21,20 @@ P = ParamSpec("P")
 
 
 def pointwise(fn: F) -> F:
-    """Let the backend of the first array run ``fn(xp, *arrays, **constants)`` as one pass over memory.
+    """Let the backend of the first array run ``fn(xp, *arrays, **constants)`` in one pass.
 
-    The body computes every element from the elements at its own place: arithmetic, comparisons and `xp`'s elementwise
-    functions on arrays that broadcast together and on Python numbers.  It returns new arrays, updates its own arguments
-    with ``+=`` and its kin, or both; it sees no shape, no index and no value, so it has no ``if`` on data.  What
-    changes from step to step is a 0-d array, what changes from call to call may be a Python number among the arrays;
-    keyword constants are baked in.
+    The body computes each element of the result from the elements at the same position: with
+    arithmetic, comparisons and `xp`'s elementwise functions, on arrays that broadcast together and
+    Python numbers.  It returns new arrays, or updates its arguments with ``+=`` and the like, or
+    both.  It uses no shape, no index and no ``if`` on data.  What changes from step to step is a
+    0-d array, what changes from call to call may be a Python number among the arrays; keyword
+    constants are compiled in.
+
+    >>> @gpuprop.pointwise
+    ... def scaled_sum(xp, a, b, *, scale):
+    ...     return (a + b) * scale
+    >>> scaled_sum(np, np.array([1.0, 2.0]), np.array([3.0, 4.0]), scale=10)
+    array([40., 60.])
     """
     runners: dict[type, Callable] = {}
     plain = rounded_once(fn)
@@ -48,7 +55,7 @@ def pointwise(fn: F) -> F:
     return call  # type: ignore[return-value]
 
 
-# ---- an op of pointwise bodies --------------------------------------------------------------------------------------
+# ---- an op of pointwise bodies -------------------------------------------------------------------
 
 
 class PointwiseOp(Op[P], Protocol[P]):
@@ -62,18 +69,20 @@ class PointwiseOp(Op[P], Protocol[P]):
 @overload
 def pointwise_op(fn: Callable[Concatenate[Any, P], Any]) -> PointwiseOp[P]: ...
 @overload
-def pointwise_op(*, precision: str) -> Callable[[Callable[Concatenate[Any, P], Any]], PointwiseOp[P]]: ...
+def pointwise_op(*, precision: str | None = None, name: str | None = None,
+                 ) -> Callable[[Callable[Concatenate[Any, P], Any]], PointwiseOp[P]]: ...
 
 
-def pointwise_op(fn: Any = None, *, precision: str | None = None) -> Any:
+def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | None = None) -> Any:
     """Make an op of ``fn(xp, input: Array, ..., alpha=1.0)``, a `pointwise` body.
 
-    ``@name.backward``, once for each array, marks its gradient: a pointwise body of the same arrays, `dy` and the
-    constants.  ``@name.backward_from_output`` marks one of the output, `dy` and the constants, so that the arrays need
-    not be kept.  A constant called `inplace` is accepted and ignored.
+    ``@name.backward``, once for each array, marks its gradient: a pointwise body of the same
+    arrays, `dy` and the constants.  ``@name.backward_from_output`` marks one of the output, `dy`
+    and the constants, so that the arrays need not be kept.  A constant called `inplace` is accepted
+    and ignored.
     """
     if fn is None:
-        return functools.partial(pointwise_op, precision=precision)
+        return functools.partial(pointwise_op, precision=precision, name=name)
     forward = pointwise(fn)
     defaults = {p.name: p.default for p in parameters(fn) if p.default is not REQUIRED}
     slopes: list[tuple[Callable, bool]] = []
@@ -83,23 +92,25 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None) -> Any:
         constants = defaults | constants
         constants.pop("inplace", None)
         output = forward(xp, *arrays, **constants)
-        return output, tuple([functools.partial(slope, xp, *((output,) if of_output else arrays), **constants)
-                              for slope, of_output in slopes])
+        pullbacks = [
+            functools.partial(slope, xp, *((output,) if of_output else arrays), **constants)
+            for slope, of_output in slopes]
+        return output, tuple(pullbacks)
 
     def backward(slope: Callable, of_output: bool = False) -> Callable:
         slopes.append((pointwise(slope), of_output))
         return slope
 
-    call: Any = op(precision=precision, half="exact")(body)
+    call: Any = op(precision=precision, half="exact", name=name)(body)
     call.backward, call.backward_from_output = backward, functools.partial(backward, of_output=True)
     return call
 
 
-# ---- half types -----------------------------------------------------------------------------------------------------
+# ---- half types ----------------------------------------------------------------------------------
 
 
 def rounded_once(fn: Callable) -> Callable:
-    """The body as it is, but with half types computed in float32: what it returns or updates is rounded once."""
+    """The body, with half types computed in float32: what it returns or updates is rounded once."""
 
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
@@ -107,19 +118,21 @@ def rounded_once(fn: Callable) -> Callable:
         if half is None:
             return fn(xp, *arrays, **constants)
         dtypes = result_types(functools.partial(fn, **constants), arrays)
-        wide = {id(a): widened(a) for a in arrays if type(a) in BY_TYPE}  # one, where an array is given twice
+        # one copy of an array that is given twice
+        wide = {id(a): widened(a) for a in arrays if type(a) in BY_TYPE}
         results = fn(xp, *[wide.get(id(a), a) for a in arrays], **constants)
         for a in {id(a): a for a in arrays if type(a) in BY_TYPE and a.dtype == half}.values():
             if getattr(a.flags, "writeable", True):
-                a[...] = wide[id(a)]  # the body may have updated it; to find out, the host would have to wait
-        rounded = [r.astype(half) if is_half(dtype) else r for r, dtype in zip(several(results), dtypes, strict=True)]
+                a[...] = wide[id(a)]  # the body may have updated it: only a wait would tell
+        rounded = [r.astype(half) if is_half(dtype) else r
+                   for r, dtype in zip(several(results), dtypes, strict=True)]
         return tuple(rounded) if type(results) is tuple else rounded[0] if rounded else None
 
     return run
 
 
 def half_type(arrays: Sequence) -> Any:
-    """The half type among the arrays, or None; two of them do not go together."""
+    """The half type among the arrays, or None.  Raises TypeError for two of them."""
     types = {a.dtype for a in arrays if type(a) in BY_TYPE and is_half(a.dtype)}
     if len(types) > 1:
         raise TypeError("float16 and bfloat16 in one elementwise expression: cast one of them")
@@ -129,9 +142,15 @@ def half_type(arrays: Sequence) -> Any:
 def result_types(body: Callable, arrays: Sequence) -> list[Any]:
     """The dtypes of what ``body(xp, *arrays)`` returns, as NumPy has them.
 
-    It is asked with arrays without elements; float16 stands for bfloat16, which NumPy would widen beside a number.
+    The body is called with arrays without elements.  float16 stands for bfloat16, which NumPy
+    would widen beside a number.
     """
-    empty = lambda a: np.empty(0, "float16" if is_half(a.dtype) else a.dtype) if type(a) in BY_TYPE else a
+
+    def empty(a: Any) -> Any:
+        if type(a) not in BY_TYPE:
+            return a
+        return np.empty(0, "float16" if is_half(a.dtype) else a.dtype)
+
     return [r.dtype for r in several(body(get_backend(HOST).xp, *map(empty, arrays)))]
 
 

@@ -1,4 +1,4 @@
-"""The backends by name, found by entry point, and the choice of the one on which new arrays are made."""
+"""The backends by name, and the choice of the one on which new arrays are made."""
 
 from __future__ import annotations
 
@@ -22,26 +22,37 @@ HOST = "numpy"  # whose arrays are in host memory: the one backend that is alway
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
 _making = threading.RLock()
-checks: list[Callable[[str, Backend], None]] = []  # (name, backend), called once for each backend made
+checks: list[Callable[[str, Backend], None]] = []  # (name, backend), called for each backend made
 
 
 def register(name: str, cls: type[Backend]) -> None:
-    """Make a backend known by name in this process.  Installed packages use an entry point instead."""
-    missing = [m for m in ("asarray", "to_numpy", "_to_numpy") if not callable(getattr(cls, m, None))]
+    """Make a backend known by name in this process.
+
+    Installed packages use an entry point instead.
+    """
+    required = "asarray", "to_numpy", "_to_numpy"
+    missing = [name for name in required if not callable(getattr(cls, name, None))]
     if missing:
-        raise TypeError(f"{cls.__name__} is no backend: it lacks {', '.join(missing)}; derive it from gpuprop.Backend")
+        raise TypeError(f"{cls.__name__} is no backend: it lacks {', '.join(missing)}; "
+                        f"derive it from gpuprop.Backend")
     _classes[name] = cls
 
 
 def backends() -> dict[str, Any]:
-    """Every known backend by name: its class once loaded, before that its entry point, which is not imported."""
+    """Every known backend by name: its class once loaded, before that its entry point.
+
+    Entry points are not imported.
+    """
     from importlib.metadata import entry_points  # 15 ms that `import gpuprop` does not need
 
     return {**{ep.name: ep for ep in entry_points(group=GROUP)}, **_classes}
 
 
 def load(name: str) -> type[Backend]:
-    """The class of a backend, by its name or one of its aliases.  Errors as those of `get_backend`."""
+    """The class of a backend, by its name or one of its aliases.
+
+    Errors as those of `get_backend`.
+    """
     if name in _classes:
         return _classes[name]
     known = backends()
@@ -55,7 +66,8 @@ def load(name: str) -> type[Backend]:
         cls = known[name].load()
     except Exception as e:
         what = f"{type(e).__name__}: {e}"
-        raise ImportError(f"backend {name!r} ({known[name].value}) cannot be imported: {what}") from e
+        where = known[name].value
+        raise ImportError(f"backend {name!r} ({where}) cannot be imported: {what}") from e
     register(name, cls)
     return _classes[name]
 
@@ -70,14 +82,16 @@ def _loadable() -> Iterator[tuple[str, type[Backend]]]:
 def get_backend(name: str) -> Backend:
     """The backend of this name, made at the first call.
 
-    Raises ValueError for an unknown name, ImportError if its library is missing (the message has the line that installs
-    it) and RuntimeError if it has no usable device (the message has the driver's reason).
+    Raises ValueError for an unknown name, ImportError if its library is missing (the message has
+    the line that installs it) and RuntimeError if it has no usable device (the message has the
+    driver's reason).
     """
     found = _instances.get(name)
     if found is not None:
         return found
     cls = load(name)
-    name = next(known for known, its in _classes.items() if its is cls) if name not in _classes else name
+    if name not in _classes:  # an alias
+        name = next(known for known, its in _classes.items() if its is cls)
     with _making:  # one instance, whichever thread comes first
         if name not in _instances:
             _instances[name] = _make(name, cls)
@@ -87,7 +101,7 @@ def get_backend(name: str) -> Backend:
 def _make(name: str, cls: type[Backend]) -> Backend:
     usable = cls.is_available()
     if not usable:
-        reason = usable if isinstance(usable, Unavailable) else Unavailable("is_available() returns False")
+        reason = usable if isinstance(usable, Unavailable) else Unavailable("it is not available")
         raise reason.error(f"backend {name!r} cannot be used: {reason:s}")
     backend = cls()
     complete(backend, backend if name == HOST else get_backend(HOST))
@@ -108,10 +122,11 @@ def backend_of(array: Any) -> Backend:
     if isinstance(array, np.ndarray):
         return get_backend(HOST)
     module = type(array).__module__.partition(".")[0]
-    found = backend_for(lambda cls: module in cls.array_modules)  # an array made before the first use of its backend
+    found = backend_for(lambda cls: module in cls.array_modules)  # its first array
     if found is not None:
         return found
-    raise TypeError(f"no backend owns arrays of type {type(array).__module__}.{type(array).__qualname__}: "
+    kind = f"{type(array).__module__}.{type(array).__qualname__}"
+    raise TypeError(f"no backend owns arrays of type {kind}: "
                     f"convert it first, for example with gpuprop.tensor(...)")
 
 
@@ -122,26 +137,34 @@ def backend_for(wanted: Callable[[type[Backend]], bool]) -> Backend | None:
 
 
 def usable_backends() -> dict[str, Backend]:
-    """Every backend that works here.  A third-party one that is broken is left out with a warning."""
+    """Every backend that works here.
+
+    A third-party one that is broken is left out with a warning.
+    """
     found = {}
     for name in sorted(backends()):
         try:
             found[name] = get_backend(name)
         except Exception as e:
-            missing = name in _classes and isinstance(e, ImportError | RuntimeError) and _classes[name].install
+            known = _classes.get(name)
+            missing = isinstance(e, ImportError | RuntimeError) and known and known.install
             if not missing:
-                warnings.warn(f"gpuprop leaves out backend {name!r}: {type(e).__name__}: {e}", stacklevel=2)
+                what = f"{type(e).__name__}: {e}"
+                warnings.warn(f"gpuprop leaves out backend {name!r}: {what}", stacklevel=2)
     return found
 
 
-# ---- where new arrays are made --------------------------------------------------------------------------------------
+# ---- where new arrays are made -------------------------------------------------------------------
 
 _of_context: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
 _of_process: Backend | None = None
 
 
 def default_backend() -> Backend:
-    """Where new arrays are made: the context's choice, else the process's, else GPUPROP_BACKEND's, else the best."""
+    """Where new arrays are made.
+
+    It is the choice of the context, else of the process, else GPUPROP_BACKEND's, else "auto".
+    """
     return chosen_backend() or set_default_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
 
 
@@ -151,7 +174,7 @@ def chosen_backend() -> Backend | None:
 
 
 def set_default_backend(name: str, device: int | None = None) -> Backend:
-    """Make new arrays on this backend from now on, in every thread that has not chosen one itself."""
+    """Make new arrays on this backend from now on, in all threads without a choice of their own."""
     global _of_process
     backend, index = parse(name, device)
     if index is not None:
@@ -161,10 +184,11 @@ def set_default_backend(name: str, device: int | None = None) -> Backend:
 
 
 class use:
-    """Make new arrays on a backend: from the call on and in every thread, or, as ``with use(...):``, inside the block.
+    """Make new arrays on a backend: as a statement from now on, in every thread; or in a block.
 
-    `name` is that of a backend or one of its aliases, such as "cpu" and "cuda"; "cuda:1" names a device too, and "auto"
-    is the best that is usable.  A block holds for its own context only: other threads never see its choice.
+    `name` is that of a backend or one of its aliases, such as "cpu" and "cuda"; "cuda:1" names a
+    device too, and "auto" is the best that is usable.  A block holds for its own context only:
+    other threads never see its choice.
 
     >>> import gpuprop
     >>> with gpuprop.use("numpy"):
@@ -192,7 +216,7 @@ class use:
         self.backend.use_device(self._before[1])
 
     def _choose_for_process(self) -> None:
-        """The call was a statement of its own, not the beginning of a block: its object is dropped, or displayed."""
+        """Called when the object is dropped or shown: so the call was a statement, and no block."""
         global _of_process
         if self._pending:
             self._pending = False
@@ -208,7 +232,10 @@ class use:
 
 @contextlib.contextmanager
 def making_on(name: str) -> Iterator[Backend]:
-    """Make new arrays on a backend or device, named as for `use`, inside the block and in this context only."""
+    """Make new arrays on a backend or device, named as for `use`, inside the block.
+
+    Only this context sees it.
+    """
     backend, device = parse(name)
     token = _of_context.set(backend)
     try:
@@ -224,18 +251,20 @@ def on_host() -> contextlib.AbstractContextManager[Backend]:
 
 
 def parse(name: str, device: int | None = None) -> tuple[Backend, int | None]:
-    """The backend and the device number, or None, of a name such as ``"cupy"``, ``"cuda:1"`` or ``"auto"``."""
+    """The backend and the device number, or None, of "cupy", "cuda:1" or "auto" for example."""
     if not isinstance(name, str):
         raise TypeError(f"a backend is chosen by its name, a str, not by {type(name).__name__}")
     word, colon, number = name.partition(":")
     if colon:
         if not re.fullmatch(r"\d+", number) or device not in (None, int(number)):
-            raise ValueError(f"{name!r}: expected the number of one device after the colon, as in 'cuda:1'")
+            raise ValueError(f"{name!r}: expected the number of one device after the colon, "
+                             f"as in 'cuda:1'")
         device = int(number)
     backend = _best() if word == "auto" else get_backend(word)
     count = 0 if device is None else backend.device_count()
     if device is not None and not 0 <= device < count:
-        raise RuntimeError(f"backend {backend.name!r} has {count} device(s); there is no number {device}")
+        raise RuntimeError(f"backend {backend.name!r} has {count} device(s); "
+                           f"there is no number {device}")
     return backend, device
 
 
@@ -243,7 +272,7 @@ _reported: set[str] = set()  # automatic choices, once a process each
 
 
 def _best() -> Backend:
-    """The usable backend with the highest priority; the log says once which one, and why not a better one."""
+    """The usable backend with the highest priority, which the log names with the reason."""
     import logging  # 5 ms that `import gpuprop` does not need
 
     logger, level, reasons = logging.getLogger("gpuprop"), logging.INFO, []
@@ -254,11 +283,12 @@ def _best() -> Backend:
             backend = get_backend(name)
         except Exception as e:
             reasons.append(str(e))
-            if not isinstance(e, ImportError):  # its library is installed, and somebody expects it to work
+            if not isinstance(e, ImportError):  # its library is installed, so it should work
                 level = logging.WARNING
             continue
         if name not in _reported:
             _reported.add(name)
-            logger.log(level, "gpuprop uses %s (%s)", name, "; ".join(reasons) or "the first choice")
+            why = "; ".join(reasons) or "the first choice"
+            logger.log(level, "gpuprop uses %s (%s)", name, why)
         return backend
     raise RuntimeError(f"no backend is usable: {'; '.join(reasons)}")

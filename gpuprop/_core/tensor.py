@@ -20,7 +20,7 @@ from gpuprop._core.registry import HOST, backend_of, default_backend, get_backen
 
 
 class Tensor(Methods, Variable):
-    """An array of some backend (`data`), its gradient (`grad`, an array too), and the op that made it.
+    """An array of some backend (`data`), its gradient (`grad`, an array), and the op that made it.
 
     Operators and methods speak NumPy and are ops; PyTorch's words without a NumPy meaning work too.
     """
@@ -38,19 +38,18 @@ class Tensor(Methods, Variable):
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
     dtype = property(lambda self: self.data.dtype)
     is_leaf = property(lambda self: self.node is None)
 
     def receive(self, g: Any) -> None:
-        """Accumulate a gradient that others may hold: the first is a copy, and `g` is never written to."""
+        """Add `g`, which others may hold, to the gradient: the first one is copied."""
         self.grad = _copy(g) if self.grad is None else _as_array(self.grad + g)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `grad` of every leaf that this tensor was computed from.
 
-        `gradient` is d(loss)/d(self), an array or Tensor of this tensor's shape; a tensor with one element needs none.
-        The graph is freed on the way unless `retain_graph` says otherwise.
+        `gradient` is d(loss)/d(self), an array or Tensor of this tensor's shape; a tensor with one
+        element needs none. The graph is freed on the way unless `retain_graph` says otherwise.
 
         >>> w = gpuprop.tensor([3.0], requires_grad=True)
         >>> (w * w).sum().backward()
@@ -58,7 +57,8 @@ class Tensor(Methods, Variable):
         array([6.], dtype=float32)
         """
         if not self.requires_grad:
-            raise RuntimeError("backward() on a tensor that requires no gradient: was it computed under no_grad(), "
+            raise RuntimeError("backward() on a tensor that requires no gradient: was it computed "
+                               "under no_grad(), "
                                "or from integers?")
         if gradient is not None:
             gradient = _as_gradient(self, gradient)
@@ -66,8 +66,9 @@ class Tensor(Methods, Variable):
             gradient = _ones_like(self.data)
         else:
             raise RuntimeError(
-                f"backward() without a gradient needs a tensor with one element, and this one has shape {self.shape}: "
-                f"reduce it first (.sum(), .mean()), or give d(loss)/d(tensor) as backward(gradient)")
+                f"backward() without a gradient needs a tensor with one element, and this one has "
+                f"shape {self.shape}: reduce it first (.sum(), .mean()), or give "
+                f"d(loss)/d(tensor) as backward(gradient)")
         devices = [(backend, backend.device()) for backend in SEVERAL]
         try:
             if self.node is None:
@@ -86,11 +87,12 @@ class Tensor(Methods, Variable):
         return Tensor(self.data)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Say whether gradients are wanted here; only floating point can have one, and only a leaf can change."""
+        """Set whether a gradient is wanted; only a floating-point leaf can have one."""
         if requires_grad:
             check_floating(self.data)
         elif self.node is not None:
-            raise RuntimeError("this tensor was computed and is part of a graph: use .detach() for one without history")
+            raise RuntimeError("this tensor was computed and is part of a graph: "
+                               "use .detach() for one without history")
         self.requires_grad = requires_grad
         return self
 
@@ -103,16 +105,17 @@ class Tensor(Methods, Variable):
             raise RuntimeError("retain_grad() on a tensor that requires no gradient")
 
     def register_hook(self, hook: Callable[[Any], Any]) -> Callable[[], None]:
-        """Call `hook(gradient)` when this tensor's gradient is complete; what it returns, if anything, takes its place.
+        """Call `hook(gradient)` when the gradient of this tensor is complete.
 
-        Returns a function that removes the hook.  The gradient is an array others may hold: return a new one.
+        Returns a function that removes the hook.  The gradient is an array others may hold: return
+        a new one.
         """
         if not self.requires_grad:
             raise RuntimeError("a hook needs a gradient: this tensor requires none")
         owner: Any = self if self.node is None else self.node
         if owner.hooks is None:
             owner.hooks = []
-        hooks, call = owner.hooks, _checked(hook)  # its own, though the same function may be a hook twice
+        hooks, call = owner.hooks, _checked(hook)  # a new object: a function may be a hook twice
         hooks.append(call)
         return lambda: hooks.remove(call) if call in hooks else None
 
@@ -124,7 +127,8 @@ class Tensor(Methods, Variable):
     def item(self) -> Any:
         """The one element as a Python number; waits for the device."""
         if self.size != 1:
-            raise ValueError(f"item() needs one element, and this tensor of shape {self.shape} has {self.size}")
+            raise ValueError(f"item() needs one element, and this tensor of shape {self.shape} "
+                             f"has {self.size}")
         return self.numpy().item()
 
     def tolist(self) -> Any:
@@ -132,7 +136,8 @@ class Tensor(Methods, Variable):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if backend_of(raw(self)).name != HOST:
-            raise TypeError("a tensor on a device does not become a NumPy array by itself: use .numpy()")
+            raise TypeError("a tensor on a device is not converted to a NumPy array implicitly: "
+                            "use .numpy()")
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def __len__(self) -> int:
@@ -145,7 +150,8 @@ class Tensor(Methods, Variable):
 
     def __bool__(self) -> bool:
         if self.size != 1:
-            raise ValueError(f"the truth of a tensor of shape {self.shape} is ambiguous: use .any() or .all()")
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous: "
+                             f"use .any() or .all()")
         return bool(self.item())  # the caller asked for a value, and waits for it
 
     def __float__(self) -> float:
@@ -158,9 +164,10 @@ class Tensor(Methods, Variable):
         return operator.index(self.item())
 
     def __getstate__(self) -> tuple:
-        """What a copy or a pickle takes along: no hooks and no history; a pickle takes no gradient either."""
+        """What a copy or a pickle contains: no hooks and no history; a pickle no gradient."""
         if self.node is not None:
-            raise RuntimeError("only leaves can be copied and pickled: this tensor was computed; use .detach() first")
+            raise RuntimeError("only leaves can be copied and pickled, and this tensor was "
+                               "computed: use .detach() first")
         return PickledArray(self.data), self.requires_grad, PickledArray(self.grad, kept=False)
 
     def __setstate__(self, state: tuple) -> None:
@@ -179,21 +186,26 @@ class Tensor(Methods, Variable):
         return self._given_away(raw(self).__cuda_array_interface__)
 
     def _given_away(self, memory: Any) -> Any:
-        """`memory`, for another library to use in place; whatever is computed there, no gradient comes back."""
+        """`memory`, for another library to use in place; no gradient would come back."""
         if self.requires_grad:
-            raise BufferError("this tensor requires a gradient, which other libraries know nothing of: give .detach()")
+            raise BufferError("this tensor requires a gradient, which other libraries do not "
+                              "know: use .detach()")
         return memory
 
     def __repr__(self) -> str:
         text = np.array2string(self.numpy(), separator=", ", prefix=f"{type(self).__name__}(")
         backend = backend_of(raw(self)).name
         extras = [f"dtype={self.dtype}" * (self.dtype.name not in ("float32", "int64", "bool")),
-                  f"backend={backend!r}" * (backend != HOST), "requires_grad=True" * self.requires_grad]
+                  f"backend={backend!r}" * (backend != HOST),
+                  "requires_grad=True" * self.requires_grad]
         return f"{type(self).__name__}({', '.join([text, *filter(None, extras)])})"
 
 
 class Parameter(Tensor):
-    """A leaf tensor to be trained.  An optimizer may give it a home: memory of its own for the gradient."""
+    """A leaf tensor to be trained.
+
+    An optimizer gives it an array for its gradient, `grad_buffer`.
+    """
 
     __slots__ = ("changed", "grad_buffer")
     grad_buffer: Any
@@ -208,39 +220,46 @@ class Parameter(Tensor):
     def receive(self, g: Any) -> None:
         if self.grad is self.grad_buffer is not None:
             self.grad += g
-        elif self.grad_buffer is None or self.grad is not None:  # an array the user gave: it is not ours to write to
+        elif self.grad_buffer is None or self.grad is not None:  # the user's array: do not write
             super().receive(g)
         else:
             self.grad_buffer[...] = g
             self.grad = self.grad_buffer
 
     def touch(self) -> None:
-        """Say that the values changed in place: what was computed from the old ones has no gradient any more."""
+        """Declare that the values changed in place: graphs of the old ones have no gradient now."""
         self.changed = next(clock)
         parameter_changed(self)
 
     def __setstate__(self, state: tuple) -> None:
         super().__setstate__(state)
-        self.grad_buffer, self.changed = None, -1  # the clock of this process knows nothing of that one's
+        self.grad_buffer, self.changed = None, -1  # another process has another clock
 
     def _refuse(self, *_: Any) -> Any:
-        raise TypeError("a Parameter is not changed by an operator, which would make a new tensor of it: "
+        raise TypeError("operators do not change a Parameter, they would make a new tensor of it: "
                         "write p.data[...] -= g, or let an optimizer step")
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _refuse
 
 
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A new Tensor with a copy of `value`: an array keeps its dtype, Python's floats become float32, its ints int64.
+    """A new Tensor with a copy of `value`.
 
-    Host data, NumPy's arrays among it, goes to the backend in use; the array of a device stays on its backend.  Those
-    of other libraries, such as PyTorch's and JAX's, come by DLPack; `from_dlpack` does not copy them.
+    An array keeps its dtype; Python floats become float32, ints int64, bools bool.  Host data,
+    such as lists and NumPy arrays, is put on the default backend; a device's array stays on its
+    backend.  Arrays of other libraries, such as PyTorch and JAX, are read by DLPack; `from_dlpack`
+    makes no copy of them.
+
+    >>> gpuprop.tensor([1, 2.5])
+    Tensor([1. , 2.5])
+    >>> gpuprop.tensor([1, 2]).dtype
+    dtype('int64')
     """
     value = adopt(raw(value))
     if isinstance(value, np.ndarray | np.generic) or not hasattr(value, "shape"):
         backend = default_backend()
         if isinstance(value, np.ndarray):
-            value = get_backend(HOST).asarray(value)  # refuses what NumPy would take without its mask
+            value = get_backend(HOST).asarray(value)  # raises for masked arrays
         else:
             value = np.asarray(value)
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
@@ -256,10 +275,11 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """A Tensor in the memory of another library's array, such as PyTorch's, JAX's or CuPy's, on its device: no copy.
+    """A Tensor that shares the memory of another library's array, on its device: no copy.
 
-    What one writes the other reads.  Raises TypeError for what has neither DLPack nor CUDA's array interface, and
-    BufferError for what cannot be shared: types such as bfloat16, and tensors that require a gradient.
+    What one library writes the other reads.  Raises TypeError for objects with neither DLPack nor
+    CUDA's array interface, and BufferError for memory that cannot be shared: of dtypes such as
+    bfloat16, and of tensors that require a gradient.
     """
     array = adopt(x)
     with on_device_of((array,)):
@@ -276,7 +296,8 @@ def asnumpy(value: Any) -> np.ndarray:
 def check_floating(a: Any) -> None:
     """Raise TypeError for an array that cannot have a gradient."""
     if not is_float(a.dtype):
-        raise TypeError(f"only floating-point arrays can have a gradient, and this one is {a.dtype}: "
+        raise TypeError(f"only floating-point arrays can have a gradient, and this one is "
+                        f"{a.dtype}: "
                         f"use .astype('float32') first")
 
 
@@ -305,7 +326,7 @@ def _as_array(g: Any) -> Any:
 
 
 def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`hook` as the graph calls it: with a gradient, which it returns, or the one that is to go on in its place."""
+    """`hook` as the graph calls it: with a gradient, and it returns the one to go on with."""
 
     def call(g: Any) -> Any:
         g = _as_array(g)
@@ -315,7 +336,8 @@ def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
         changed = changed if isinstance(g, Tensor) else raw(changed)
         shape = getattr(changed, "shape", type(changed).__name__)
         if shape != g.shape:
-            raise ValueError(f"a gradient hook was given shape {g.shape} and returned {shape}: it must return a "
+            raise ValueError(f"a gradient hook was given shape {g.shape} and returned {shape}: "
+                             f"it must return a "
                              f"gradient of the same shape, or None to leave the gradient as it is")
         return _as_array(changed if changed.dtype == g.dtype else changed.astype(g.dtype))
 
@@ -331,10 +353,12 @@ def _as_gradient(root: Tensor, gradient: Any) -> Any:
             gradient = backend_of(raw(root)).asarray(gradient, root.dtype)
         elif place_of(raw(gradient)) != here:
             raise BackendMismatchError(
-                f"backward(gradient): the tensor is on {here!r} and its gradient on {place_of(raw(gradient))!r}: "
+                f"backward(gradient): the tensor is on {here!r} and its gradient on "
+                f"{place_of(raw(gradient))!r}: "
                 f"bring it there, with gpuprop.tensor(gradient).to({here!r})")
         if gradient.shape != root.shape:
-            raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, the tensor {root.shape}")
+            raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, "
+                             f"the tensor {root.shape}")
         return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
 
 

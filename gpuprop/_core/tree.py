@@ -10,7 +10,8 @@ from typing import Any
 def tree_map(f: Callable, tree: Any) -> Any:
     """The same tree with `f(leaf)` in place of each leaf.
 
-    A container keeps its type: a dict may be an OrderedDict, a tuple a named tuple.  None is a leaf.
+    A container keeps its type: a dict may be an OrderedDict, a tuple a named tuple.  None is a
+    leaf.
     """
     if isinstance(tree, tuple | list):
         return rebuilt(tree, [tree_map(f, value) for value in tree])

@@ -1,4 +1,4 @@
-"""Datasets, the loader that makes batches of them, augmentation of images, and readers of files."""
+"""Datasets, the DataLoader, augmentation of images, and readers of files."""
 
 from gpuprop.data._augmentation import (
     Augmentation,
@@ -32,8 +32,9 @@ from gpuprop.data._sampler import (
 )
 
 __all__ = [
-    "ArrayDataset", "Augmentation", "BatchSampler", "Compose", "ConcatDataset", "Cutout", "DataLoader", "Dataset",
-    "ImageFolder", "IterableDataset", "Mixup", "Normalize", "RandomCrop", "RandomHorizontalFlip", "RandomSampler",
-    "Sampler", "SequentialSampler", "Subset", "Table", "TensorDataset", "ToFloat", "WeightedRandomSampler", "batch_rng",
-    "default_collate", "random_split", "read_csv", "read_idx", "read_image",
+    "ArrayDataset", "Augmentation", "BatchSampler", "Compose", "ConcatDataset", "Cutout",
+    "DataLoader", "Dataset", "ImageFolder", "IterableDataset", "Mixup", "Normalize", "RandomCrop",
+    "RandomHorizontalFlip", "RandomSampler", "Sampler", "SequentialSampler", "Subset", "Table",
+    "TensorDataset", "ToFloat", "WeightedRandomSampler", "batch_rng", "default_collate",
+    "random_split", "read_csv", "read_idx", "read_image",
 ]

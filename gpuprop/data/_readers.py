@@ -1,4 +1,4 @@
-"""Readers of files: IDX, CSV, and images in a folder for each class."""
+"""Readers of files: IDX, CSV, and images in one folder for each class."""
 
 from __future__ import annotations
 
@@ -16,40 +16,49 @@ import numpy as np
 
 from gpuprop.data._dataset import Dataset
 
-# ---- IDX ------------------------------------------------------------------------------------------------------------
+# ---- IDX ----------------------------------------------------------------------------------------
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
-    """The array in an IDX file, as MNIST comes in, packed by gzip or not.
+    """The array in an IDX file, the format of MNIST, compressed with gzip or not.
 
-    Raises ValueError where the file is not whole or not IDX.  Y. LeCun, "The MNIST database of handwritten digits".
+    Raises ValueError if the file is incomplete or not IDX.  Y. LeCun, "The MNIST database of
+    handwritten digits".
     """
     data = Path(path).read_bytes()
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        zero, kind, ndim = struct.unpack_from(">HBB", data)
-        if zero or kind not in IDX_TYPES:
-            raise ValueError(f"{path}: no IDX file, it begins with {data[:4].hex(' ')}")
+        zero, type_code, ndim = struct.unpack_from(">HBB", data)
+        if zero or type_code not in IDX_TYPES:
+            raise ValueError(f"{path}: not an IDX file: it starts with {data[:4].hex(' ')}")
         shape = struct.unpack_from(f">{ndim}I", data, 4)
     except (EOFError, OSError, struct.error, zlib.error) as e:
-        raise ValueError(f"{path}: no whole IDX file: {e}") from e
-    dtype = np.dtype(IDX_TYPES[kind])
-    expected, start = math.prod(shape) * dtype.itemsize, 4 + 4 * ndim
-    if len(data) - start != expected:
-        raise ValueError(f"{path}: an array of shape {shape} takes {expected} bytes, and {len(data) - start} are there")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        raise ValueError(f"{path}: not a complete IDX file: {e}") from e
+    dtype = np.dtype(IDX_TYPES[type_code])
+    start = 4 + 4 * ndim
+    expected = math.prod(shape) * dtype.itemsize
+    found = len(data) - start
+    if found != expected:
+        raise ValueError(f"{path}: not a complete IDX file: an array of shape {shape} needs "
+                         f"{expected} bytes, found {found}")
+    array = np.frombuffer(data, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
 
 
-# ---- CSV ------------------------------------------------------------------------------------------------------------
+# ---- CSV ----------------------------------------------------------------------------------------
 
 MISSING = {"", "na", "nan", "n/a", "null", "none", "?"}
 
 
 class Table(NamedTuple):
-    """Numbers of a CSV file: `inputs` (N, D), float64, and their column names; the `target` (N,), and its classes."""
+    """The numbers of a CSV file.
+
+    `inputs` (N, D), float64, with the names of its `columns`; `target` (N,) or None; and the names
+    of the target's `classes`, empty if it holds numbers.
+    """
 
     inputs: np.ndarray
     target: np.ndarray | None
@@ -57,14 +66,17 @@ class Table(NamedTuple):
     classes: list[str]
 
 
-def read_csv(path: str | os.PathLike, target: str | int | None = None, columns: Iterable[str | int] | None = None,
-             header: bool | None = None, delimiter: str = ",") -> Table:
-    """A CSV file as numbers; a missing one (empty, NA, NaN, ?) is NaN.
+def read_csv(
+    path: str | os.PathLike, target: str | int | None = None,
+    columns: Iterable[str | int] | None = None, header: bool | None = None, delimiter: str = ",",
+) -> Table:
+    """Read a CSV file as numbers; missing values (empty, NA, NaN, ?) become NaN.
 
-    `target` is the column to predict and `columns` those to predict it from, by name or position, all others if None.
-    A target of texts becomes the integers 0 to len(classes) - 1, in the order of the sorted texts; one of whole numbers
-    is int64, and any other float64.  The first line is a header if no cell of it is a number, or by `header`.  Raises
-    ValueError with the line of a cell that is no number.
+    `target` is the column to predict, by name or position.  `columns` are the inputs, by default
+    all others.  A target of strings becomes integers from 0 to len(classes) - 1, which index the
+    sorted strings; a target of whole numbers becomes int64, any other float64.  By default the
+    first line is a header if none of its cells is a number.  Raises ValueError with the line of a
+    cell that is not a number.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
@@ -72,25 +84,32 @@ def read_csv(path: str | os.PathLike, target: str | int | None = None, columns: 
     if not rows:
         raise ValueError(f"{path}: the file is empty")
     first = rows[0][1]
-    if header or (header is None and not any(map(_is_number, first))):
-        names, rows = [name.strip() for name in first], rows[1:]
+    if header is None:
+        header = not any(map(_is_number, first))
+    if header:
+        names = [name.strip() for name in first]
+        rows = rows[1:]
     else:
         names = [str(i) for i in range(len(first))]
     for line, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"{path}, line {line}: {len(row)} cells, and there are {len(names)} columns")
-    goal = None if target is None else _position(target, names, path)
-    wanted = [i for i in range(len(names)) if i != goal] if columns is None else columns
-    chosen = [_position(c, names, path) for c in wanted]
-    inputs = np.empty((len(rows), len(chosen)))
-    for k, i in enumerate(chosen):
+            raise ValueError(f"{path}, line {line}: {len(row)} cells, expected {len(names)}")
+    target_column = None if target is None else _position(target, names, path)
+    if columns is None:
+        columns = [i for i in range(len(names)) if i != target_column]
+    input_columns = [_position(column, names, path) for column in columns]
+    inputs = np.empty((len(rows), len(input_columns)))
+    for k, i in enumerate(input_columns):
         for n, (line, row) in enumerate(rows):
             if not _is_number(row[i]):
-                raise ValueError(f"{path}, line {line}, column {names[i]!r}: {row[i]!r} is no number; name the columns "
-                                 f"to read by columns=")
+                raise ValueError(f"{path}, line {line}, column {names[i]!r}: {row[i]!r} is not a "
+                                 f"number; choose the columns to read with columns=")
             inputs[n, k] = _number(row[i])
-    found, classes = (None, []) if goal is None else _target([row[goal].strip() for _, row in rows])
-    return Table(inputs, found, [names[i] for i in chosen], classes)
+    values = None
+    classes: list[str] = []
+    if target_column is not None:
+        values, classes = _target([row[target_column].strip() for _, row in rows])
+    return Table(inputs, values, [names[i] for i in input_columns], classes)
 
 
 def _target(cells: list[str]) -> tuple[np.ndarray, list[str]]:
@@ -98,7 +117,9 @@ def _target(cells: list[str]) -> tuple[np.ndarray, list[str]]:
         classes, labels = np.unique(cells, return_inverse=True)
         return labels.astype(np.int64), classes.tolist()
     values = np.array([_number(cell) for cell in cells])
-    whole = np.isfinite(values).all() and (values == np.floor(values)).all() and (abs(values) < 2.0**53).all()
+    # float64 does not hold every integer beyond 2**53
+    exact = np.isfinite(values).all() and (abs(values) < 2.0**53).all()
+    whole = exact and (values == np.floor(values)).all()
     return values.astype(np.int64) if whole else values, []
 
 
@@ -119,36 +140,45 @@ def _position(column: Any, names: list[str], path: Any) -> int:
     if isinstance(column, int) and -len(names) <= column < len(names):
         return column % len(names)
     if column not in names:
-        raise ValueError(f"{path}: no column {column!r}; there are {', '.join(names)}")
+        raise ValueError(f"{path}: no column {column!r}: the file has {', '.join(names)}")
     return names.index(column)
 
 
-# ---- images ---------------------------------------------------------------------------------------------------------
+# ---- images -------------------------------------------------------------------------------------
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 class ImageFolder(Dataset):
-    """Images in a folder for each class, ``root/class/.../image.png``: a sample is (uint8 array (C, H, W), label).
+    """Images in one folder for each class, ``root/class/.../image.png``.
 
-    Labels number the `classes`, which are the folders in sorted order.  `mode` is Pillow's, "RGB" or "L"; `size`
-    (height, width) scales every image, as a batch needs them equal; `transform` changes each array.  Needs Pillow.
+    A sample is (uint8 array (C, H, W), label).  Labels index `classes`, the sorted names of the
+    folders.  `mode` is Pillow's, "RGB" or "L".  `size`, (height, width), resizes every image, since
+    the images of a batch must have equal sizes.  `transform` is applied to each array.  Needs
+    Pillow.
     """
 
-    def __init__(self, root: str | os.PathLike, transform: Callable | None = None, mode: str = "RGB",
-                 size: tuple[int, int] | None = None) -> None:
-        self.root, self.transform, self.mode, self.size = Path(root), transform, mode, size
-        self.classes = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    def __init__(self, root: str | os.PathLike, transform: Callable | None = None,
+                 mode: str = "RGB", size: tuple[int, int] | None = None) -> None:
+        self.root = Path(root)
+        self.transform = transform
+        self.mode = mode
+        self.size = size
+        folders = [p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        self.classes = sorted(p.name for p in folders)
         if not self.classes:
-            raise ValueError(f"{root}: there is no folder in it; ImageFolder needs one for each class")
+            raise ValueError(f"{root}: no folder in it; ImageFolder needs one for each class")
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
-        self.samples = [(path, label) for name, label in self.class_to_idx.items()
-                        for path in sorted((self.root / name).rglob("*")) if path.suffix.lower() in IMAGES]
+        self.samples = [
+            (path, label)
+            for name, label in self.class_to_idx.items()
+            for path in sorted((self.root / name).rglob("*")) if path.suffix.lower() in IMAGES
+        ]
         self.targets = [label for _, label in self.samples]
         empty = sorted({*range(len(self.classes))} - {*self.targets})
         if empty:
-            raise ValueError(f"{root}: no images in {', '.join(self.classes[i] for i in empty)}; they end in "
-                             f"{' '.join(sorted(IMAGES))}")
+            raise ValueError(f"{root}: no images in {', '.join(self.classes[i] for i in empty)}; "
+                             f"image files end in {' '.join(sorted(IMAGES))}")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -159,12 +189,17 @@ class ImageFolder(Dataset):
         return image if self.transform is None else self.transform(image), label
 
 
-def read_image(path: str | os.PathLike, mode: str = "RGB", size: tuple[int, int] | None = None) -> np.ndarray:
-    """The image in a file, uint8 (C, H, W), converted to Pillow's `mode` and scaled to `size` (height, width)."""
+def read_image(
+    path: str | os.PathLike, mode: str = "RGB", size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The image in a file as uint8 (C, H, W).
+
+    It is converted to Pillow's `mode` and resized to `size`, (height, width).
+    """
     try:
         from PIL import Image
     except ImportError as e:
-        raise ImportError("images are read by Pillow, which is not installed: pip install \"gpuprop[images]\"") from e
+        raise ImportError('reading images needs Pillow: pip install "gpuprop[images]"') from e
     try:
         with Image.open(path) as file:
             image = file.convert(mode)
@@ -174,4 +209,5 @@ def read_image(path: str | os.PathLike, mode: str = "RGB", size: tuple[int, int]
     if size is not None and image.size != size[::-1]:
         image = image.resize(size[::-1], Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""Workers that make batches ahead of use: threads, or processes for each of which a thread speaks."""
+"""Workers that make batches ahead: threads, or processes that a thread each controls."""
 
 from __future__ import annotations
 
@@ -23,23 +23,34 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.registry import set_default_backend
 
-PATIENCE = 5.0  # seconds that a process which is not wanted any more may take to finish its batch
+PATIENCE = 5.0  # seconds that an unneeded process may take to finish its batch
 
 
 class Pool:
-    """Threads that do tasks, ``fetch(*task)``, in turn; if `worker` is "process", each by a process of its own."""
+    """Threads that run tasks, ``fetch(*task)``, from a common queue.
 
-    def __init__(self, fetch: Callable, count: int, worker: str, init: Callable[[int], Any] | None) -> None:
+    If `worker` is "process", each thread passes its tasks to a process of its own.  `init` is
+    called with the number of the worker before its first task.
+    """
+
+    def __init__(
+        self, fetch: Callable, count: int, worker: str, init: Callable[[int], Any] | None
+    ) -> None:
         self._tasks: queue.SimpleQueue = queue.SimpleQueue()
-        self._members: list[tuple[Any, threading.Thread]] = []
-        work = _pickled((fetch, init)) if worker == "process" else b""
-        _open.add(self)
+        self._workers: list[tuple[Any, threading.Thread]] = []
+        payload = _pickle_payload((fetch, init)) if worker == "process" else b""
+        _open_pools.add(self)
         try:
             for number in range(count):
-                member = _Process(work, number) if work else _Local((fetch, init), number)
-                thread = threading.Thread(target=_serve, args=(self._tasks, member), name=f"gpuprop-data-{number}",
-                                          daemon=True)  # a thread that hangs in a dataset keeps no program from its end
-                self._members.append((member, thread))
+                runner: Any
+                if payload:
+                    runner = _ProcessRunner(payload, number)
+                else:
+                    runner = _LocalRunner((fetch, init), number)
+                # a daemon: a thread that hangs in a dataset does not keep the program from ending
+                thread = threading.Thread(target=_serve, args=(self._tasks, runner), daemon=True,
+                                          name=f"gpuprop-data-{number}")
+                self._workers.append((runner, thread))
                 thread.start()
         except BaseException:
             self.close(kill=True)
@@ -47,10 +58,10 @@ class Pool:
 
     @property
     def closed(self) -> bool:
-        return not self._members
+        return not self._workers
 
     def run(self, tasks: Iterable[tuple], ahead: int, timeout: float | None) -> Iterator[Any]:
-        """What the tasks give, in their order; `ahead` of them are under way while one is in use."""
+        """The results of the tasks, in order; up to `ahead` tasks run in advance."""
         waiting: deque[Future] = deque()
         try:
             for task in tasks:
@@ -68,59 +79,65 @@ class Pool:
         try:
             return future.result(timeout)
         except TimeoutError:
-            if future.done():  # in the very moment, or with the dataset's own TimeoutError
+            if future.done():  # finished just now, or the dataset itself raised TimeoutError
                 return future.result()
         finally:
             del future  # it holds the exception, whose traceback holds this frame
-        count = len(self._members)
+        count = len(self._workers)
         self.close(kill=True)
-        raise TimeoutError(f"the data loader waited timeout={timeout} s for a batch of its {count} worker(s): is a "
-                           f"sample slow to read, or stuck?")
+        raise TimeoutError(f"DataLoader: no batch from {count} worker(s) within timeout={timeout} "
+                           f"s: a sample is slow to read, or a worker hangs")
 
     def close(self, kill: bool = False) -> None:
-        """End the workers when their batch is done, or, if `kill`, now: processes die, threads are not waited for."""
-        members, self._members = self._members, []
-        if members:
+        """End the workers after their current batch, or at once if `kill`.
+
+        Processes can be killed.  Threads cannot, so they are then not waited for.
+        """
+        workers = self._workers
+        self._workers = []
+        if workers:
             with contextlib.suppress(queue.Empty):
                 while True:
                     self._tasks.get_nowait()[0].cancel()
-        for _ in members:
+        for _ in workers:
             self._tasks.put(None)
-        for member, thread in members:
-            if thread is not threading.current_thread():  # the garbage collector may call from anywhere
-                member.end(thread, kill)
+        for runner, thread in workers:
+            # the garbage collector may call this in any thread, a worker's own included
+            if thread is not threading.current_thread():
+                runner.end(thread, kill)
 
     def __del__(self) -> None:
         self.close()
 
 
-_open: weakref.WeakSet[Pool] = weakref.WeakSet()
+_open_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
-    """Before Python takes itself apart, after which no thread can be waited for."""
-    for pool in list(_open):
+    """Close all pools before the interpreter shuts down; threads cannot be joined after that."""
+    for pool in list(_open_pools):
         pool.close(kill=True)
 
 
-def _serve(tasks: queue.SimpleQueue, member: Callable) -> None:
-    """Do tasks until it is handed None; keep nothing of one when it is done."""
+def _serve(tasks: queue.SimpleQueue, runner: Callable) -> None:
+    """Run tasks until the queue returns None."""
     while (job := tasks.get()) is not None:
         future, task = job
         if future.set_running_or_notify_cancel():
             try:
-                future.set_result(member(*task))
+                future.set_result(runner(*task))
             except BaseException as e:
                 future.set_exception(e)
-        del job, future, task
+        del job, future, task  # so that waiting for the next task keeps no batch alive
 
 
-class _Local:
-    """Does tasks in the thread that calls."""
+class _LocalRunner:
+    """Runs tasks in the calling thread."""
 
-    def __init__(self, work: tuple, number: int) -> None:
-        (self._fetch, self._init), self._number = work, number
+    def __init__(self, payload: tuple, number: int) -> None:
+        self._fetch, self._init = payload
+        self._number = number
 
     def __call__(self, *task: Any) -> Any:
         if self._init is not None:
@@ -133,44 +150,51 @@ class _Local:
             thread.join()
 
 
-class _Process:
-    """Has tasks done by a process of its own, started afresh: a fork would take along locks and a broken CUDA."""
+class _ProcessRunner:
+    """Runs tasks in a process of its own.
 
-    def __init__(self, work: bytes, number: int) -> None:
+    The process is spawned: a forked one would inherit locks, and CUDA does not work in it.
+    """
+
+    def __init__(self, payload: bytes, number: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._work: bytes | None = work
-        self._process = context.Process(target=_work, args=(theirs, number), name=f"gpuprop-data-{number}", daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._payload: bytes | None = payload  # None once the process has it
+        self._process = context.Process(target=_process_main, args=(child_pipe, number),
+                                        name=f"gpuprop-data-{number}", daemon=True)
         self._process.start()
-        theirs.close()  # the process has its own, so that either end sees it when the other dies
+        child_pipe.close()  # the process has its own copy: each end notices when the other dies
 
     def __call__(self, *task: Any) -> Any:
         try:
-            if self._work is not None:
-                self._pipe.send_bytes(self._work)
+            if self._payload is not None:
+                self._pipe.send_bytes(self._payload)
             self._pipe.send_bytes(pickle.dumps(task))
-            done, answer = _receive(self._pipe)
+            succeeded, result = _receive(self._pipe)
         except (EOFError, OSError):
-            raise RuntimeError(self._obituary()) from None
-        self._work = None
-        if done:
-            return answer
-        error, text = answer
-        raise error from _WorkerTraceback(text)
+            raise RuntimeError(self._exit_message()) from None
+        self._payload = None
+        if succeeded:
+            return result
+        error, traceback_text = result
+        raise error from _WorkerTraceback(traceback_text)
 
-    def _obituary(self) -> str:
+    def _exit_message(self) -> str:
         self._process.join(PATIENCE)
         code = self._process.exitcode or 0
         ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        hint = ("did memory run out, or does a sample crash it?" if code < 0 or self._work is None else
-                "it imports the script, so what starts the loader must be under `if __name__ == \"__main__\":`")
+        if code < 0 or self._payload is None:
+            hint = "it may have run out of memory, or a sample crashes it"
+        else:
+            hint = ("it imports the main script, so the code that starts the loader must be under "
+                    "`if __name__ == \"__main__\":`")
         return f"data worker process {self._process.pid} {ended}: {hint}"
 
     def end(self, thread: threading.Thread, kill: bool) -> None:
         if not kill:
             thread.join(PATIENCE)
         if thread.is_alive():
-            self._process.terminate()  # the thread finds the pipe closed
+            self._process.terminate()  # closes the pipe, which ends the thread
             thread.join()
         self._pipe.close()
         self._process.join(PATIENCE)
@@ -180,39 +204,40 @@ class _Process:
         self._process.close()
 
 
-def _work(pipe: Any, number: int) -> None:
-    """What a worker process does until its pipe closes; it makes arrays in host memory only."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business, who then closes the pipe
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _process_main(pipe: Any, number: int) -> None:
+    """Run tasks in a worker process, with arrays in host memory only, until its pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and closes the pipe
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     set_default_backend("numpy")
     with contextlib.suppress(EOFError, OSError):
-        work, member = pipe.recv_bytes(), None
+        payload = pipe.recv_bytes()
+        runner = None
         while True:
             task = pickle.loads(pipe.recv_bytes())
             try:
-                member = member or _Local(pickle.loads(work), number)
-                answer = _packed((True, member(*task)))
+                runner = runner or _LocalRunner(pickle.loads(payload), number)
+                parts = _pickle_parts((True, runner(*task)))
             except BaseException as e:
-                answer = _packed((False, (_portable(e), traceback.format_exc())))
-            for part in answer:
+                parts = _pickle_parts((False, (_picklable(e), traceback.format_exc())))
+            for part in parts:
                 pipe.send_bytes(part)
 
 
-def _end_with_parent() -> None:
-    """Leave no process behind though the parent was killed, and a sample takes for ever."""
+def _exit_with_parent() -> None:
+    """End this process if the parent dies, even in the middle of a sample."""
     multiprocessing.parent_process().join()  # type: ignore[union-attr]
     os._exit(1)
 
 
 class _WorkerTraceback(Exception):
-    """Where an exception of a worker process came from."""
+    """The traceback of an exception in a worker process, as its cause."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
-def _portable(e: BaseException) -> BaseException:
-    """The exception itself if it survives the way, else one that says the same."""
+def _picklable(e: BaseException) -> BaseException:
+    """The exception itself if it can be pickled, else a RuntimeError with its message."""
     try:
         pickle.loads(pickle.dumps(e))
         return e
@@ -220,39 +245,43 @@ def _portable(e: BaseException) -> BaseException:
         return RuntimeError(f"{type(e).__name__}: {e}")
 
 
-# ---- pickles --------------------------------------------------------------------------------------------------------
+# ---- pickling ------------------------------------------------------------------------------------
 
 
 class _HostPickler(pickle.Pickler):
+    """Raises TypeError for arrays that are on a device."""
+
     def reducer_override(self, obj: Any) -> Any:
         backend = BY_TYPE.get(type(obj))
         if backend is not None and backend.name != "numpy":
-            raise TypeError(f"it holds an array of backend {backend.name!r}, and worker processes have no device: keep "
-                            f"the data in host memory, or use num_workers=0")
+            raise TypeError(f"an array is on backend {backend.name!r}, but worker processes "
+                            f"have no device: keep the data in host memory, or use num_workers=0")
         return NotImplemented
 
 
-def _pickled(work: Any) -> bytes:
+def _pickle_payload(payload: Any) -> bytes:
     file = io.BytesIO()
     try:
-        _HostPickler(file, protocol=5).dump(work)
+        _HostPickler(file, protocol=5).dump(payload)
     except Exception as e:
-        raise TypeError(f"worker=\"process\" sends dataset, collate_fn, transform and worker_init_fn by pickle, and "
-                        f"that failed: {type(e).__name__}: {e}.  Functions and classes must be defined at the top of a "
-                        f"module; worker=\"thread\" takes everything") from e
+        raise TypeError(f"worker=\"process\" pickles dataset, collate_fn, transform and "
+                        f"worker_init_fn, which failed: {type(e).__name__}: {e}.  Define functions "
+                        f"and classes at the top level of a module, or use worker=\"thread\""
+                        ) from e
     return file.getvalue()
 
 
-def _packed(answer: Any) -> list:
-    """A pickle and the memory of the arrays in it, which is not copied."""
+def _pickle_parts(result: Any) -> list:
+    """The messages of a result: sizes, pickle, and the memory of each array without a copy."""
     buffers: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(answer, protocol=5, buffer_callback=buffers.append)
-    raws = [b.raw() for b in buffers]
-    return [pickle.dumps([r.nbytes for r in raws]), head, *raws]
+    head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
+    arrays = [b.raw() for b in buffers]
+    return [pickle.dumps([a.nbytes for a in arrays]), head, *arrays]
 
 
 def _receive(pipe: Any) -> Any:
-    sizes, head = pickle.loads(pipe.recv_bytes()), pipe.recv_bytes()
+    sizes = pickle.loads(pipe.recv_bytes())
+    head = pipe.recv_bytes()
     buffers = [np.empty(size, np.uint8) for size in sizes]
     for buffer in buffers:
         pipe.recv_bytes_into(buffer)

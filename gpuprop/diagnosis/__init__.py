@@ -1,4 +1,4 @@
-"""Looking into a model: its layers and shapes, and where a NaN comes from."""
+"""Inspect a model: its layers and shapes, and the origin of a NaN."""
 
 from gpuprop.diagnosis._debug import debug
 from gpuprop.diagnosis._summary import Summary, summary

@@ -1,4 +1,4 @@
-"""Checks that are made at once, and the search for the first NaN."""
+"""`debug`: immediate checks of data, and NaN detection."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from gpuprop.diagnosis._nan import detect_nan
 
 @contextlib.contextmanager
 def debug(nan: bool = False) -> Iterator[None]:
-    """Make the checks of data, such as labels in range, at once inside the block: each raises where it fails.
+    """Inside the block, checks of data, such as labels in range, raise where they fail.
 
-    Elsewhere a device reports a failed check with the next value that the host reads.  With `nan`, raise
-    FloatingPointError for the first NaN, naming the layer and the op, forward, backward or update, that it comes from:
-    on the host at once, on a device at the end of the block.  Only this thread is watched, and no step is captured.
+    Outside of it a device reports a failed check when the host next reads a value.
+
+    With `nan`, raise FloatingPointError for the first NaN.  The message names the layer and the op,
+    and whether the NaN is from the forward pass, the backward pass or an update.  The host raises
+    immediately, a device at the end of the block.
+
+    Only the current thread is affected.  Captured steps run uncaptured.
+
+    >>> with gpuprop.debug(nan=True):
+    ...     gpuprop.log(gpuprop.tensor([1.0, -1.0]))
+    Traceback (most recent call last):
+    FloatingPointError: first NaN in the forward pass of log, computed from finite inputs
     """
     token = check_at_once.set(True)
     try:

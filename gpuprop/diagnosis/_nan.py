@@ -1,4 +1,4 @@
-"""Where a NaN comes from: the first layer and op, and whether in the forward, the backward or an update."""
+"""Find the op that computes the first NaN, in the forward pass, the backward pass or an update."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gpuprop._core.instruments import around_modules, inspect_ops, parameter_cha
 from gpuprop._core.ops import Spec
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter
-from gpuprop.nn._locate import path
+from gpuprop.nn._locate import module_path
 from gpuprop.nn._module import Module
 
-LIMIT = 4096  # looks on a device before the host reads what they found
+FLAG_ROWS = 4096  # checks on a device before the host reads their flags
 
 
 @contextlib.contextmanager
 def detect_nan() -> Iterator[None]:
-    """Raise FloatingPointError where a NaN is born: on the host at once, on a device at the end of the block."""
-    detector = Detector()
+    """Raise FloatingPointError for the first NaN: immediately on the host, else after the block."""
+    detector = NanDetector()
     try:
-        with (np.errstate(all="ignore"), around_modules(detector.call), inspect_ops(detector.inspect),
-              parameter_changed.listen(detector.update)):
+        with (np.errstate(all="ignore"), around_modules(detector.call),
+              inspect_ops(detector.inspect), parameter_changed.listen(detector.update)):
             yield
     except FloatingPointError:
         raise
@@ -40,46 +40,45 @@ def detect_nan() -> Iterator[None]:
     _raise(detector.read())
 
 
-class Look(NamedTuple):
-    """What was seen of one op, pullback or update."""
+class Check(NamedTuple):
+    """What one op, pullback or update computed.  Checks sort by time."""
 
-    when: int
-    what: str
-    nan: bool  # in what it made
-    infinite: bool  # or NaN
-    given: bool  # something infinite, or NaN, in what it was made of
+    time: int
+    source: str  # such as "the forward pass of log in Net.head"
+    has_nan: bool
+    has_nonfinite: bool
+    nonfinite_inputs: bool
 
 
-class Flags:
-    """The looks on one device, kept there, so that nobody waits."""
+class DeviceFlags:
+    """The flags of checks on one device.  They stay there, so that the host does not wait."""
 
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.device = backend, backend.device()
-        self.flags = backend.xp.zeros((LIMIT, 3), "bool")
-        self.names: list[tuple[int, str]] = []
+        self.backend = backend
+        self.device = backend.device()
+        self.flags = backend.xp.zeros((FLAG_ROWS, 3), "bool")
+        self.sources: list[tuple[int, str]] = []
 
-    def add(self, when: int, what: str, seen: list) -> None:
-        for i, flag in enumerate(seen):
-            self.flags[len(self.names), i] = flag
-        self.names.append((when, what))
+    def add(self, time: int, source: str, flags: list) -> None:
+        for i, flag in enumerate(flags):
+            self.flags[len(self.sources), i] = flag
+        self.sources.append((time, source))
 
-    def read(self) -> list[Look]:
-        here = self.backend.device()
-        self.backend.use_device(self.device)
-        seen = self.backend.to_numpy(self.flags).tolist()
-        self.backend.use_device(here)
-        return [Look(*name, *flags) for name, flags in zip(self.names, seen, strict=False)]
+    def read(self) -> list[Check]:
+        with self.backend.on_device(self.device):
+            rows = self.backend.to_numpy(self.flags).tolist()
+        return [Check(*source, *flags) for source, flags in zip(self.sources, rows, strict=False)]
 
 
-class Detector:
-    """Looks at what ops, pullbacks and updates make."""
+class NanDetector:
+    """Checks what ops, pullbacks and updates compute."""
 
     def __init__(self) -> None:
-        self.stack: list[Module] = []  # the modules in whose forward we are
+        self.stack: list[Module] = []  # the modules whose forward is running
         self.roots: dict[int, Module] = {}
-        self.flags: dict[Any, Flags] = {}
-        self.source = ""  # of the first infinity
-        self.looks = 0
+        self.flags: dict[Any, DeviceFlags] = {}
+        self.infinity_source = ""  # of the first infinity
+        self.time = 0
 
     def call(self, module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
         if not self.stack:
@@ -91,64 +90,84 @@ class Detector:
             self.stack.pop()
 
     def inspect(self, spec: Spec, backend: Backend, run: Callable) -> Callable:
-        name, names = spec.fn.__name__, [p.name for p in spec.arrays]
+        """An inspector of ops: check the outputs of `run` and the gradients of its pullbacks."""
+        names = [p.name for p in spec.arrays]
 
-        def watched(xp: Any, *arrays: Any, **constants: Any) -> tuple:
-            layer = f" in {path(self.stack)}" if self.stack else ""
+        def checked(xp: Any, *arrays: Any, **constants: Any) -> tuple:
+            layer = f" in {module_path(self.stack)}" if self.stack else ""
             out, pullback = run(xp, *arrays, **constants)
-            self.look(backend, out, arrays, f"the forward of {name}{layer}")
+            first = out[0] if type(out) is tuple else out
+            name = spec.label(getattr(first, "shape", None))
+            self.check(backend, out, arrays, f"the forward pass of {name}{layer}")
 
-            def pulled(f: Callable, of: str = "") -> Callable:
-                what = f"the backward of {name}{of}{layer}"
-                return functools.wraps(f)(lambda d: self.look(backend, f(d), d, what))
+            def checked_pullback(f: Callable, array: str = "") -> Callable:
+                gradient = f" (gradient of {array!r})" if array else ""
+                source = f"the backward pass of {name}{gradient}{layer}"
+                return functools.wraps(f)(lambda d: self.check(backend, f(d), d, source))
 
             if type(pullback) is not tuple:
-                return out, pullback and pulled(pullback)
-            labels = [f"{names[0]}[{i}]" for i in range(len(pullback))] if spec.variadic else names
-            return out, tuple(f and pulled(f, f" to {label!r}") for f, label in zip(pullback, labels, strict=False))
+                return out, pullback and checked_pullback(pullback)
+            labels = names
+            if spec.variadic:
+                labels = [f"{names[0]}[{i}]" for i in range(len(pullback))]
+            pairs = zip(pullback, labels, strict=False)
+            return out, tuple(f and checked_pullback(f, label) for f, label in pairs)
 
-        return watched
+        return checked
 
     def update(self, p: Parameter) -> None:
-        name = next((n for root in self.roots.values() for n, q in root.named_parameters() if q is p), None)
-        self.look(backend_of(p.data), p.data, p.grad, f"the update of {name or f'a parameter of shape {p.shape}'}")
+        """Check a parameter after its update."""
+        names = (name for root in self.roots.values() for name, q in root.named_parameters()
+                 if q is p)
+        name = next(names, f"a parameter of shape {p.shape}")
+        self.check(backend_of(p.data), p.data, p.grad, f"the update of {name}")
 
-    def look(self, backend: Backend, made: Any, of: Any, what: str) -> Any:
-        """Note whether what was `made` is finite, and what it was made `of`; on the host raise at once."""
-        xp, outputs = backend.xp, _floats(made)
-        if outputs:
-            nan = _any(xp.isnan(a).any() for a in outputs)
-            seen = [nan, *(_any(~xp.isfinite(a).all() for a in arrays) for arrays in (outputs, _floats(of)))]
-            self.looks += 1
+    def check(self, backend: Backend, outputs: Any, inputs: Any, source: str) -> Any:
+        """Check `outputs`, which are returned, and whether `inputs` were finite."""
+        xp = backend.xp
+        floats = _floats(outputs)
+        if floats:
+            flags = [
+                _any(xp.isnan(a).any() for a in floats),
+                _any(~xp.isfinite(a).all() for a in floats),
+                _any(~xp.isfinite(a).all() for a in _floats(inputs)),
+            ]
+            self.time += 1
             if backend.array_type is np.ndarray:
-                _raise(self.first([Look(self.looks, what, *seen)]))
+                _raise(self.describe([Check(self.time, source, *flags)]))
             else:
-                self.flags_of(backend).add(self.looks, what, seen)
-        return made
+                self.flags_of(backend).add(self.time, source, flags)
+        return outputs
 
-    def flags_of(self, backend: Backend) -> Flags:
+    def flags_of(self, backend: Backend) -> DeviceFlags:
         key = backend.name, backend.device()
-        if key in self.flags and len(self.flags[key].names) == LIMIT:
+        if key in self.flags and len(self.flags[key].sources) == FLAG_ROWS:
             _raise(self.read())
         if key not in self.flags:
-            self.flags[key] = Flags(backend)
+            self.flags[key] = DeviceFlags(backend)
         return self.flags[key]
 
     def read(self) -> str:
-        """What the first NaN on any device comes from; the flags are lowered."""
-        looks = sorted(look for flags in self.flags.values() for look in flags.read())
+        """Describe the first NaN on any device, or "", and clear all flags."""
+        checks = sorted(check for flags in self.flags.values() for check in flags.read())
         self.flags.clear()
-        return self.first(looks)
+        return self.describe(checks)
 
-    def first(self, looks: list[Look]) -> str:
-        """What the first NaN among these comes from, in words."""
-        for look in looks:
-            if look.nan:
-                ill = f"infinity, from {self.source}" if self.source else "NaN or infinity that was there before"
-                return f"the first NaN comes from {look.what}, computed with {ill if look.given else 'finite numbers'}"
-            if look.infinite and not look.given:
-                self.source = self.source or look.what
+    def describe(self, checks: list[Check]) -> str:
+        """Describe the first NaN among these checks, or ""."""
+        for check in checks:
+            if check.has_nan:
+                return f"first NaN in {check.source}, computed from {self._inputs(check)}"
+            if check.has_nonfinite and not check.nonfinite_inputs:
+                self.infinity_source = self.infinity_source or check.source
         return ""
+
+    def _inputs(self, check: Check) -> str:
+        if not check.nonfinite_inputs:
+            return "finite inputs"
+        if self.infinity_source:
+            return f"infinity, which is from {self.infinity_source}"
+        return "inputs that already contained NaN or infinity"
 
 
 def _raise(message: str) -> None:
@@ -161,6 +180,6 @@ def _any(flags: Iterable) -> Any:
 
 
 def _floats(values: Any) -> list[Any]:
-    """The floating arrays among what a body takes or gives, NumPy's scalars included."""
+    """The floating arrays among the arguments or results of a body, NumPy's scalars included."""
     flat = values if isinstance(values, list | tuple) else (values,)
     return [a for a in flat if hasattr(a, "dtype") and is_float(a.dtype)]

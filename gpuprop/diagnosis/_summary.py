@@ -1,4 +1,4 @@
-"""A table of a model's layers: what goes through them, and how many parameters they have."""
+"""A table of a model's layers with their output shapes and parameters."""
 
 from __future__ import annotations
 
@@ -16,58 +16,85 @@ from gpuprop.nn._module import Module
 from gpuprop.random import Generator, default_generator
 
 
-class Row(NamedTuple):
-    """A layer: path, class, shape or shapes of its output (None if it was not called), number of its own parameters."""
+class LayerSummary(NamedTuple):
+    """One layer: a row of the table."""
 
     path: str
-    kind: str
-    output: Any
-    parameters: int
+    kind: str  # the name of its class
+    output: Any  # shape, or nested shapes, of its output; None if it was not called
+    parameters: int  # the number of its own parameters, without its submodules'
 
 
 class Summary(NamedTuple):
-    """The layers of a model in the order of their names; its text is a table."""
+    """The layers of a model in the order of their definition.  `print` shows a table."""
 
-    rows: list[Row]
-    parameters: int  # each once, though it may be tied
-    trained: int
+    rows: list[LayerSummary]
+    parameters: int  # tied parameters count once
+    trainable: int
     bytes: int  # of parameters and buffers
 
     def __repr__(self) -> str:
         head = ("layer", "class", "output", "parameters")
-        cells = [(r.path, r.kind, "-" if r.output is None else str(r.output), f"{r.parameters:,}") for r in self.rows]
+        cells = [
+            (r.path, r.kind, "-" if r.output is None else str(r.output), f"{r.parameters:,}")
+            for r in self.rows
+        ]
         widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-        align = [str.ljust, str.ljust, str.ljust, str.rjust]
-        line = lambda row: "  ".join(fill(c, w) for fill, c, w in zip(align, row, widths, strict=True))
-        rule = "-" * (sum(widths) + 6)
-        total = f"{self.parameters:,} parameters, {self.trained:,} trained, {self.bytes / 1e6:.3g} MB with buffers"
+        pads = [str.ljust, str.ljust, str.ljust, str.rjust]
+
+        def line(row: Sequence[str]) -> str:
+            columns = zip(pads, row, widths, strict=True)
+            return "  ".join(pad(text, width) for pad, text, width in columns)
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        total = (f"{self.parameters:,} parameters, {self.trainable:,} trainable, "
+                 f"{self.bytes / 1e6:.3g} MB with buffers")
         return "\n".join([line(head), rule, *map(line, cells), rule, total])
 
 
 def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> Summary:
-    """What goes through each layer of `model` for inputs of these shapes, batch size included, in eval mode.
+    """The output shape and the number of parameters of each layer of `model`.
 
-    The inputs are zeros on the model's backend, in its own dtype or in `dtype`, of which there may be one for each.
-    Modes, buffers and random numbers are left as they were; hooks are called.
+    The model is called once in eval mode with zeros of `input_shapes`, batch dimension included, on
+    its own backend.  Their dtype is the model's, or `dtype`, which may be a list of one for each
+    input.  Modes, buffers and random numbers are not changed.  Hooks are called.
+
+    >>> from gpuprop import nn
+    >>> gpuprop.summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (1, 4))
+    layer       class       output  parameters
+    ------------------------------------------
+    Sequential  Sequential  (1, 2)           0
+    0           Linear      (1, 8)          40
+    1           ReLU        (1, 8)           0
+    2           Linear      (1, 2)          18
+    ------------------------------------------
+    58 parameters, 58 trainable, 0.000232 MB with buffers
     """
     first = next((p for p in model.parameters()), None)
     place = default_backend().name if first is None else place_of(first.data)
+    default_dtype = "float32" if first is None else first.dtype
     dtypes = dtype if isinstance(dtype, list | tuple) else [dtype] * len(input_shapes)
-    own = "float32" if first is None else first.dtype
     outputs: dict[int, Any] = {}
 
-    def note(module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
+    def record(module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
         outputs[id(module)] = run(module, args, kwargs)
         return outputs[id(module)]
 
-    with making_on(place), no_grad(), _left_as_it_was(model), around_modules(note):
-        inputs = zip(input_shapes, dtypes, strict=True)
-        model.eval()(*(zeros(tuple(shape), dtype=dtype or own) for shape, dtype in inputs))
-    rows = [Row(name or type(model).__name__, type(module).__name__, _shapes(outputs.get(id(module))),
-                sum(p.size for p in module.parameters(recurse=False))) for name, module in model.named_modules()]
-    sizes = [(p.size, p.requires_grad) for p in model.parameters()]
-    held = sum(t.data.nbytes for t in (*model.parameters(), *model.buffers()))
-    return Summary(rows, sum(n for n, _ in sizes), sum(n for n, wanted in sizes if wanted), held)
+    with making_on(place), no_grad(), _preserve_state(model), around_modules(record):
+        pairs = zip(input_shapes, dtypes, strict=True)
+        model.eval()(*(zeros(tuple(shape), dtype=dt or default_dtype) for shape, dt in pairs))
+    rows = []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        own = sum(p.size for p in module.parameters(recurse=False))
+        rows.append(LayerSummary(name or kind, kind, _shapes(outputs.get(id(module))), own))
+    parameters = list(model.parameters())
+    return Summary(
+        rows,
+        parameters=sum(p.size for p in parameters),
+        trainable=sum(p.size for p in parameters if p.requires_grad),
+        bytes=sum(t.data.nbytes for t in (*parameters, *model.buffers())),
+    )
 
 
 def _shapes(output: Any) -> Any:
@@ -79,13 +106,17 @@ def _shapes(output: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: Module) -> Iterator[None]:
-    """Whatever a forward in the block does to modes, buffers and random numbers is undone."""
+def _preserve_state(model: Module) -> Iterator[None]:
+    """Undo what a forward pass in the block does to modes, buffers and random generators."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(b, b.data, namespace(b.data).copy(b.data)) for b in model.buffers()]
-    generators = {id(g): g for m in model.modules() for g in vars(m).values() if isinstance(g, Generator)}
-    draws = [(g, list(g._draws), {key: namespace(a).copy(a) for key, a in g._devices.items()})
-             for g in (default_generator, *generators.values())]
+    generators = {id(default_generator): default_generator}
+    for module in model.modules():
+        generators |= {id(g): g for g in vars(module).values() if isinstance(g, Generator)}
+    draws = []
+    for generator in generators.values():
+        device_counts = {key: namespace(a).copy(a) for key, a in generator._devices.items()}
+        draws.append((generator, list(generator._draws), device_counts))
     try:
         yield
     finally:
@@ -94,10 +125,10 @@ def _left_as_it_was(model: Module) -> Iterator[None]:
         for buffer, data, values in buffers:
             write(data, values)
             buffer.data = data
-        for generator, counts, counted in draws:
+        for generator, counts, device_counts in draws:
             generator._draws = counts
             for key, array in list(generator._devices.items()):
-                if key in counted:
-                    write(array, counted[key])  # in place, where captured steps read it
+                if key in device_counts:
+                    write(array, device_counts[key])  # in place: captured steps read this array
                 else:
                     del generator._devices[key]

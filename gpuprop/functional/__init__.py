@@ -1,10 +1,13 @@
-"""Differentiable functions, each written once on ``xp``: the namespace speaks PyTorch."""
+"""PyTorch's functions: differentiable functions of Tensors and plain arrays.
 
-from gpuprop._array import arithmetic, indexing, products, reduction, shape
-from gpuprop._array import methods as _tensor
+Plain arrays give plain arrays; if any argument is a Tensor, the result is a Tensor.  Names, order
+and defaults of parameters are PyTorch's.  Nothing is computed in place: `inplace` has no effect.
+"""
+
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from gpuprop._array.activation import log_softmax, relu, softmax
 from gpuprop._array.mathematics import sigmoid, tanh
-from gpuprop._core.namespace import Differentiable
 from gpuprop.functional._activation import (
     celu,
     elu,
@@ -120,9 +123,130 @@ from gpuprop.functional._resampling import (
     upsample,
 )
 
+__all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "affine_grid",
+    "alibi_slopes",
+    "alpha_dropout",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "batch_norm",
+    "bilinear",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "celu",
+    "channel_shuffle",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "cross_entropy",
+    "ctc_loss",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "elu",
+    "embedding",
+    "embedding_bag",
+    "feature_alpha_dropout",
+    "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
+    "gaussian_nll_loss",
+    "gelu",
+    "glu",
+    "grid_sample",
+    "group_norm",
+    "gumbel_softmax",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "hinge_embedding_loss",
+    "huber_loss",
+    "instance_norm",
+    "interpolate",
+    "kl_div",
+    "l1_loss",
+    "layer_norm",
+    "leaky_relu",
+    "linear",
+    "linear_cross_entropy",
+    "local_response_norm",
+    "log_softmax",
+    "logsigmoid",
+    "lp_pool1d",
+    "lp_pool2d",
+    "lp_pool3d",
+    "margin_ranking_loss",
+    "max_pool1d",
+    "max_pool2d",
+    "max_pool3d",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
+    "mish",
+    "mse_loss",
+    "multi_head_attention_forward",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
+    "nll_loss",
+    "normalize",
+    "one_hot",
+    "pad",
+    "pairwise_distance",
+    "pdist",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "poisson_nll_loss",
+    "prelu",
+    "relu",
+    "relu6",
+    "rms_norm",
+    "rotary_embedding",
+    "rrelu",
+    "scaled_dot_product_attention",
+    "selu",
+    "sigmoid",
+    "silu",
+    "smooth_l1_loss",
+    "soft_margin_loss",
+    "softmax",
+    "softmin",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+    "unfold",
+    "upsample",
+]
 
-def __getattr__(name: str) -> object:
-    """PyTorch's relu_, elu_ and their like are refused: an op writes into nothing."""
-    if name.endswith("_") and name[:-1] in globals():
-        raise AttributeError(f"gpuprop.functional has no {name}: nothing is computed in place; use {name[:-1]}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if not _TYPE_CHECKING:  # to which every unknown name would exist
+
+    def __getattr__(name: str) -> object:
+        """Raise AttributeError, with a hint for names such as `relu_`: nothing is computed in place."""
+        if name.endswith("_") and name[:-1] in __all__:
+            raise AttributeError(f"gpuprop.functional has no {name!r}, since nothing is computed in "
+                                 f"place: use {name[:-1]}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""Activations, element by element: each with its gradient below it; then those along an axis."""
+"""Activation functions.
+
+Each elementwise function is followed by its gradient; then come those that act along an axis.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +19,17 @@ from gpuprop._core.registry import making_on
 from gpuprop._core.signature import Array
 from gpuprop.random import NOISE, Generator, default_generator
 
-# ---- pieces of straight lines ---------------------------------------------------------------------------------------
-# Multiplied by a mask rather than chosen by `where`, which costs ten times as much on a CPU where signs are random.  At
-# a kink the gradient is PyTorch's: that of the constant side.
+# ---- piecewise linear ----------------------------------------------------------------------------
+# They multiply by a mask rather than call `where`, which takes ten times as long on a CPU if the
+# signs are random.  The gradient at a kink is PyTorch's: that of the constant side.
 
 
 @pointwise_op
 def threshold(xp, input: Array, threshold: float, value: float, inplace: bool = False):
-    """`input` where it is above `threshold`, else `value`."""
+    """Replace small elements by a value: ``y = input if input > threshold else value``.
+
+    `inplace` has no effect.
+    """
     return xp.where(input <= threshold, value, input)
 
 
@@ -33,60 +39,71 @@ def threshold_backward(xp, input, dy, threshold, value):
 
 
 @pointwise_op
-def clamp(xp, input: Array, low: float, high: float):
-    """`input` between two bounds; unlike ``clip``, a bound itself has no gradient."""
-    return xp.clip(input, low, high)
+def hardtanh(xp, input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False):
+    """Clamp to a range: ``y = min(max(input, min_val), max_val)``.
 
-
-@clamp.backward
-def clamp_backward(xp, input, dy, low, high):
-    return dy * ((input > low) & (input < high))
-
-
-def hardtanh(input: Array, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Array:
-    """`input` between `min_val` and `max_val`."""
+    The gradient is 0 at `min_val` and at `max_val`.  `inplace` has no effect.  Raises ValueError if
+    `min_val` is greater than `max_val`.
+    """
     if min_val > max_val:
-        raise ValueError(f"hardtanh: min_val {min_val} is above max_val {max_val}")
-    return clamp(input, min_val, max_val)
+        raise ValueError(f"hardtanh: min_val {min_val} must not be greater than max_val {max_val}")
+    return xp.clip(input, min_val, max_val)
+
+
+@hardtanh.backward
+def hardtanh_backward(xp, input, dy, min_val, max_val):
+    return dy * ((input > min_val) & (input < max_val))
 
 
 def relu6(input: Array, inplace: bool = False) -> Array:
-    """``min(max(input, 0), 6)``."""
-    return clamp(input, 0, 6)
+    """ReLU limited to 6: ``y = min(max(input, 0), 6)``.
+
+    `inplace` has no effect.
+    """
+    return hardtanh(input, 0, 6)
 
 
-@pointwise_op
-def leaky(xp, input: Array, slope: Array):
-    """`input` where positive, else `slope` times it."""
+@pointwise_op(name="leaky_relu")
+def leaky_relu_op(xp, input: Array, slope: Array):
+    """`leaky_relu` with an array of slopes, which broadcasts."""
     return xp.maximum(input, 0) + slope * xp.minimum(input, 0)
 
 
-@leaky.backward
-def leaky_backward(xp, input, slope, dy):
+@leaky_relu_op.backward
+def leaky_relu_backward(xp, input, slope, dy):
     return dy * (input > 0) + slope * dy * (input <= 0)
 
 
-@leaky.backward
-def leaky_backward_slope(xp, input, slope, dy):
+@leaky_relu_op.backward
+def leaky_relu_backward_slope(xp, input, slope, dy):
     return dy * xp.minimum(input, 0)
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False) -> Array:
-    """`input` where positive, else `negative_slope` times it."""
-    return leaky(input, negative_slope)
+    """ReLU with a small slope below 0: ``y = max(input, 0) + negative_slope * min(input, 0)``.
+
+    `inplace` has no effect.
+    """
+    return leaky_relu_op(input, negative_slope)
 
 
 def prelu(input: Array, weight: Array) -> Array:
-    """`input` where positive, else `weight` times it: one weight for all, or (C,) for the channels of (N, C, ...)."""
+    """Leaky ReLU with a learned slope: ``y = max(input, 0) + weight * min(input, 0)``.
+
+    `input` is (N, C, ...) and `weight` (1,) or (C,), one slope per channel.  Raises ValueError for
+    any other number of slopes.  K. He et al., ICCV 2015.
+    """
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.size not in (1, channels):
-        raise ValueError(f"prelu: input {input.shape} takes a weight of 1 or {channels} elements, not {weight.shape}")
-    return leaky(input, weight.reshape((-1, *(1,) * (input.ndim - 2)) if input.ndim else ()))
+        raise ValueError(f"prelu: weight must have 1 or {channels} elements for input "
+                         f"{input.shape}, got shape {weight.shape}")
+    shape = (-1, *(1,) * (input.ndim - 2)) if input.ndim else ()
+    return leaky_relu_op(input, weight.reshape(shape))
 
 
 @pointwise_op
 def hardshrink(xp, input: Array, lambd: float = 0.5):
-    """`input` where it is further than `lambd` from 0, else 0."""
+    """Set small elements to 0: ``y = input if |input| > lambd else 0``."""
     return input * (xp.abs(input) > lambd)
 
 
@@ -97,9 +114,12 @@ def hardshrink_backward(xp, input, dy, lambd):
 
 @pointwise_op
 def softshrink(xp, input: Array, lambd: float = 0.5):
-    """`input` moved towards 0 by `lambd`, but not beyond it."""
+    """Soft thresholding: ``y = sign(input) * max(|input| - lambd, 0)``.
+
+    Raises ValueError if `lambd` is negative.
+    """
     if lambd < 0:
-        raise ValueError(f"softshrink: lambd cannot be negative, and is {lambd}")
+        raise ValueError(f"softshrink: lambd must not be negative, got {lambd}")
     return input - xp.clip(input, -lambd, lambd)
 
 
@@ -108,7 +128,10 @@ softshrink.backward(hardshrink_backward)
 
 @pointwise_op
 def hardsigmoid(xp, input: Array, inplace: bool = False):
-    """``input / 6 + 1/2`` between 0 and 1."""
+    """Piecewise linear approximation of sigmoid: ``y = min(max(input + 3, 0), 6) / 6``.
+
+    `inplace` has no effect.
+    """
     return xp.clip(input + 3, 0, 6) / 6
 
 
@@ -119,7 +142,10 @@ def hardsigmoid_backward(xp, input, dy):
 
 @pointwise_op
 def hardswish(xp, input: Array, inplace: bool = False):
-    """``input * hardsigmoid(input)``."""
+    """Piecewise approximation of `silu`: ``y = input * hardsigmoid(input)``.
+
+    `inplace` has no effect.  A. Howard et al., ICCV 2019.
+    """
     return input * (xp.clip(input + 3, 0, 6) / 6)
 
 
@@ -128,45 +154,62 @@ def hardswish_backward(xp, input, dy):
     return dy * xp.where(input <= -3, 0, xp.where(input < 3, input / 3 + 0.5, 1))
 
 
-# ---- curves ---------------------------------------------------------------------------------------------------------
+# ---- smooth --------------------------------------------------------------------------------------
 
 
-@pointwise_op
-def exponential(xp, input: Array, scale: float, negative_scale: float, rate: float):
-    """``scale * input`` where positive, else ``negative_scale * (exp(rate * input) - 1)``."""
+@pointwise_op(name="elu")
+def elu_op(xp, input: Array, scale: float, negative_scale: float, rate: float):
+    """``scale * input`` if positive, else ``negative_scale * (exp(rate * input) - 1)``."""
     return scale * xp.maximum(input, 0) + negative_scale * xp.expm1(rate * xp.minimum(input, 0))
 
 
-@exponential.backward
-def exponential_backward(xp, input, dy, scale, negative_scale, rate):
-    below = negative_scale * rate * xp.exp(rate * xp.minimum(input, 0))
-    return scale * dy * (input > 0) + below * dy * (input <= 0)
+@elu_op.backward
+def elu_backward(xp, input, dy, scale, negative_scale, rate):
+    negative_slope = negative_scale * rate * xp.exp(rate * xp.minimum(input, 0))
+    return scale * dy * (input > 0) + negative_slope * dy * (input <= 0)
 
 
 def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
-    """`input` where positive, else ``alpha * (exp(input) - 1)``.  D.-A. Clevert et al., ICLR 2016."""
-    return exponential(input, 1.0, alpha, 1.0)
+    """Exponential linear unit: ``y = input if input > 0 else alpha * (exp(input) - 1)``.
+
+    `inplace` has no effect.  D.-A. Clevert et al., ICLR 2016.
+    """
+    return elu_op(input, 1.0, alpha, 1.0)
 
 
 def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
-    """`input` where positive, else ``alpha * (exp(input / alpha) - 1)``.  J. T. Barron, 2017."""
-    return exponential(input, 1.0, alpha, 1 / alpha)
+    """Differentiable ELU: ``y = input if input > 0 else alpha * (exp(input / alpha) - 1)``.
+
+    `inplace` has no effect.  J. T. Barron, 2017.
+    """
+    return elu_op(input, 1.0, alpha, 1 / alpha)
 
 
 def selu(input: Array, inplace: bool = False) -> Array:
-    """A scaled `elu` that keeps mean 0 and variance 1 from layer to layer.  G. Klambauer et al., NeurIPS 2017."""
-    alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
-    return exponential(input, scale, alpha * scale, 1.0)
+    """Scaled ELU: ``y = 1.0507 * elu(input, alpha=1.6733)``.
+
+    With these constants activations keep mean 0 and variance 1 from layer to layer.  `inplace` has
+    no effect.  G. Klambauer et al., NeurIPS 2017.
+    """
+    alpha = 1.6732632423543772848170429916717
+    scale = 1.0507009873554804934193349852946
+    return elu_op(input, scale, alpha * scale, 1.0)
 
 
 @pointwise_op
 def gelu(xp, input: Array, approximate: str = "none"):
-    """`input` times the normal distribution function, or its "tanh" form.  D. Hendrycks and K. Gimpel, 2016."""
+    """Gaussian error linear unit: ``y = input * Phi(input)``, the normal distribution function.
+
+    With ``approximate="tanh"``,
+    ``y = input * (1 + tanh(sqrt(2 / pi) * (input + 0.044715 * input**3))) / 2``.  Raises ValueError
+    for any other value but "none".  D. Hendrycks and K. Gimpel, 2016.
+    """
     if approximate == "none":
         return 0.5 * input * (1 + xp.erf(input * math.sqrt(0.5)))
     if approximate != "tanh":
-        raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
-    return 0.5 * input * (1 + xp.tanh(input * (0.044715 * input * input + 1) * math.sqrt(2 / math.pi)))
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    return 0.5 * input * (
+        1 + xp.tanh(input * (0.044715 * input * input + 1) * math.sqrt(2 / math.pi)))
 
 
 @gelu.backward
@@ -176,12 +219,16 @@ def gelu_backward(xp, input, dy, approximate):
         density = xp.exp(-0.5 * square) * (1 / math.sqrt(2 * math.pi))
         return dy * (0.5 * (1 + xp.erf(input * math.sqrt(0.5))) + input * density)
     t = xp.tanh(input * (0.044715 * square + 1) * math.sqrt(2 / math.pi))
-    return dy * (0.5 * (1 + t) + 0.5 * input * (1 - t * t) * (3 * 0.044715 * square + 1) * math.sqrt(2 / math.pi))
+    return dy * (0.5 * (1 + t) + 0.5 * input * (1 - t * t)
+                 * (3 * 0.044715 * square + 1) * math.sqrt(2 / math.pi))
 
 
 @pointwise_op
 def silu(xp, input: Array, inplace: bool = False):
-    """``input * sigmoid(input)``, the swish."""
+    """Sigmoid linear unit, also called swish: ``y = input * sigmoid(input)``.
+
+    `inplace` has no effect.
+    """
     return input * xp.sigmoid(input)
 
 
@@ -198,7 +245,10 @@ def log1p_exp(xp, x):
 
 @pointwise_op
 def mish(xp, input: Array, inplace: bool = False):
-    """``input * tanh(softplus(input))``.  D. Misra, BMVC 2020."""
+    """Mish: ``y = input * tanh(softplus(input))``.
+
+    `inplace` has no effect.  D. Misra, BMVC 2020.
+    """
     return input * xp.tanh(log1p_exp(xp, input))
 
 
@@ -210,7 +260,10 @@ def mish_backward(xp, input, dy):
 
 @pointwise_op(precision="full")
 def softplus(xp, input: Array, beta: float = 1.0, threshold: float = 20.0):
-    """``log(1 + exp(beta * input)) / beta``, and `input` itself where ``beta * input`` is above `threshold`."""
+    """Smooth ReLU: ``y = log(1 + exp(beta * input)) / beta``.
+
+    Where ``beta * input`` is above `threshold`, ``y = input``.
+    """
     return xp.where(beta * input > threshold, input, log1p_exp(xp, beta * input) / beta)
 
 
@@ -221,7 +274,7 @@ def softplus_backward(xp, input, dy, beta, threshold):
 
 @pointwise_op
 def logsigmoid(xp, input: Array):
-    """``log(sigmoid(input))``."""
+    """Logarithm of sigmoid, without overflow: ``y = log(1 / (1 + exp(-input)))``."""
     return -log1p_exp(xp, -input)
 
 
@@ -232,7 +285,7 @@ def logsigmoid_backward(xp, input, dy):
 
 @pointwise_op
 def softsign(xp, input: Array):
-    """``input / (1 + |input|)``."""
+    """Softsign: ``y = input / (1 + |input|)``."""
     return input / (1 + xp.abs(input))
 
 
@@ -244,7 +297,7 @@ def softsign_backward(xp, input, dy):
 
 @pointwise_op
 def tanhshrink(xp, input: Array):
-    """``input - tanh(input)``."""
+    """Tanhshrink: ``y = input - tanh(input)``."""
     return input - xp.tanh(input)
 
 
@@ -254,79 +307,101 @@ def tanhshrink_backward(xp, input, dy):
     return dy * t * t
 
 
-# ---- gates and shares along an axis ---------------------------------------------------------------------------------
+# ---- along an axis -------------------------------------------------------------------------------
 
 
-@pointwise_op
-def gated(xp, input: Array, gate: Array):
+@pointwise_op(name="glu")
+def sigmoid_gate(xp, input: Array, gate: Array):
     """``input * sigmoid(gate)``."""
     return input * xp.sigmoid(gate)
 
 
-@gated.backward
-def gated_backward(xp, input, gate, dy):
+@sigmoid_gate.backward
+def sigmoid_gate_backward(xp, input, gate, dy):
     return dy * xp.sigmoid(gate)
 
 
-@gated.backward
-def gated_backward_gate(xp, input, gate, dy):
+@sigmoid_gate.backward
+def sigmoid_gate_backward_gate(xp, input, gate, dy):
     s = xp.sigmoid(gate)
     return dy * input * s * (1 - s)
 
 
 @op
 def glu(xp, input: Array, dim: int = -1):
-    """The first half along `dim`, times the sigmoid of the second.  Y. Dauphin et al., ICML 2017."""
+    """Gated linear unit: ``y = a * sigmoid(b)``, for the two halves a and b of `input` along `dim`.
+
+    The output has half the size along `dim`.  Raises ValueError if `input` has an odd size there.
+    Y. Dauphin et al., ICML 2017.
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.glu(gp.tensor([4.0, 6.0, 0.0, 0.0])).tolist()
+    [2.0, 3.0]
+    """
     if input.ndim == 0 or input.shape[dim] % 2:
-        raise ValueError(f"glu: axis {dim} of input {input.shape} has no two halves")
-    n, lead = input.shape[dim] // 2, (slice(None),) * (dim % input.ndim)
-    y, pullbacks = gated.fn(xp, input[(*lead, slice(n))], input[(*lead, slice(n, None))])
+        raise ValueError(f"glu: axis {dim} of input {input.shape} must have an even size")
+    n = input.shape[dim] // 2
+    leading = (slice(None),) * (dim % input.ndim)
+    a, gate = input[(*leading, slice(n))], input[(*leading, slice(n, None))]
+    y, pullbacks = sigmoid_gate.fn(xp, a, gate)
     return y, (lambda dy: xp.concatenate([pull(dy) for pull in pullbacks], axis=dim),)
 
 
 @op(precision="full")
 def softmin(xp, input: Array, dim: int | None = None, dtype: Any = None):
-    """``softmax(-input, dim)``; `dtype` is cast to first."""
-    y, (back,) = softmax.fn(xp, -input, dim, dtype)
-    return y, (lambda dy: -back(dy),)
+    """Probabilities along `dim`, largest for the smallest elements: ``y = softmax(-input, dim)``.
+
+    `dim` and `dtype` are those of `softmax`.
+    """
+    y, (to_negative,) = softmax.fn(xp, -input, dim, dtype)
+    return y, (lambda dy: -to_negative(dy),)
 
 
-# ---- noise ----------------------------------------------------------------------------------------------------------
+# ---- random --------------------------------------------------------------------------------------
 
 
-def uniform(like: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:
-    """Noise of the shape of `like`, and where that is."""
-    with making_on(place_of(raw(like))):
-        return (rng or default_generator).uniform(like.shape, low, high, dtype, NOISE)
+def uniform_like(x: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:
+    """Uniform noise of the shape of `x`, on the device of `x`."""
+    with making_on(place_of(raw(x))):
+        return (rng or default_generator).uniform(x.shape, low, high, dtype, NOISE)
 
 
-def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False,
-          rng: Generator | None = None) -> Array:
-    """`input` where positive, else times a slope drawn between `lower` and `upper`; their mean when not training."""
+def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+          inplace: bool = False, rng: Generator | None = None) -> Array:
+    """Randomized leaky ReLU: ``y = max(input, 0) + slope * min(input, 0)``.
+
+    In training each element has its own slope, uniform between `lower` and `upper`, drawn from
+    `rng` or the default generator.  Otherwise the slope is ``(lower + upper) / 2``.  `inplace` has
+    no effect.  Raises ValueError if `lower` is greater than `upper`.  B. Xu et al., 2015.
+    """
     if lower > upper:
-        raise ValueError(f"rrelu: lower {lower} is above upper {upper}")
+        raise ValueError(f"rrelu: lower {lower} must not be greater than upper {upper}")
     if not training:
         return leaky_relu(input, (lower + upper) / 2)
-    return leaky(input, uniform(input, lower, upper, input.dtype, rng))
+    return leaky_relu_op(input, uniform_like(input, lower, upper, input.dtype, rng))
 
 
-@op
-def straight_through(xp, input: Array, dim: int):
-    """1 at the largest along `dim` and 0 elsewhere, with the gradient of the identity."""
+@op(name="gumbel_softmax")
+def straight_through_one_hot(xp, input: Array, dim: int):
+    """One-hot encoding of the argmax along `dim`, with the gradient of the identity."""
     axis = dim % input.ndim
-    place = xp.arange(input.shape[axis]).reshape(-1, *(1,) * (input.ndim - axis - 1))
-    return (xp.expand_dims(xp.argmax(input, axis=axis), axis) == place).astype(input.dtype), (lambda dy: dy,)
+    index = xp.arange(input.shape[axis]).reshape(-1, *(1,) * (input.ndim - axis - 1))
+    largest = xp.expand_dims(xp.argmax(input, axis=axis), axis)
+    return (largest == index).astype(input.dtype), (lambda dy: dy,)
 
 
 @composed(full=True)
-def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: float = 1e-10, dim: int = -1,
-                   rng: Generator | None = None) -> Array:
-    """Shares along `dim` drawn about those of `logits`, the nearer to one-hot the lower `tau`; one-hot where `hard`.
+def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: float = 1e-10,
+                   dim: int = -1, rng: Generator | None = None) -> Array:
+    """A sample from the Gumbel-softmax distribution: ``y = softmax((logits + gumbel) / tau, dim)``.
 
-    A one-hot draw has the gradient of the shares it was made of; `eps` is ignored.  E. Jang et al., ICLR 2017.
+    The output has the shape of `logits`.  The lower the temperature `tau`, the closer it is to
+    one-hot.  With `hard` it is one-hot, with the gradient of the soft sample.  Noise is drawn from
+    `rng` or the default generator.  `eps` has no effect.  E. Jang et al., ICLR 2017.
     """
-    u = uniform(logits, 0.0, 1.0, "float64", rng)
+    u = uniform_like(logits, 0.0, 1.0, "float64", rng)
     xp = namespace(u)
-    gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))  # as the largest of many is distributed
-    shares = softmax((logits + gumbel.astype(logits.dtype)) / tau, dim)
-    return straight_through(shares, dim) if hard else shares
+    gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))
+    sample = softmax((logits + gumbel.astype(logits.dtype)) / tau, dim)
+    return straight_through_one_hot(sample, dim) if hard else sample

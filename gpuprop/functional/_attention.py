@@ -1,73 +1,78 @@
-"""Attention: averages of values, weighed by how well queries and keys agree, what a query sees, and distance."""
+"""Scaled dot product attention, with masks, windows and ALiBi, in linear memory."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpuprop._core.dtypes import compute_dtype, is_float
 from gpuprop._core.ops import op
+from gpuprop._core.philox import keep_rows
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor, tensor
-from gpuprop.functional._dropout import masked
-from gpuprop.random import Generator, default_generator, keep_rows
+from gpuprop.functional._dropout import apply_dropout_mask
+from gpuprop.random import Generator, default_generator
 
-WHAT = "scaled_dot_product_attention"
-Band = tuple[int | None, int | None]  # query i sees keys i + first to i + last, both included; None is without end
-
-
-# ---- the definition -------------------------------------------------------------------------------------------------
+NAME = "scaled_dot_product_attention"
+Band = tuple[int | None, int | None]  # query i attends to keys i + first ... i + last; or no limit
 
 
-def scores(xp, query, key, mask, slopes, scale, band, queries, keys, apart):
-    """``scale * query @ key.T``, biased, -inf where not seen, in float32 at least.
+# ---- the definition ------------------------------------------------------------------------------
 
-    The numbers of these queries, as of these keys, are (first, last + 1).
+
+def scores(xp, query, key, mask, slopes, scale, band, query_range, key_range, offset):
+    """``scale * query @ key.T`` plus all biases, -inf where masked, in float32 at least.
+
+    `query_range` and `key_range`, (start, stop), are the positions of these queries and keys.
     """
     full = compute_dtype(query.dtype)
     query = cast(cast(query, full) * scale, query.dtype)
     s = xp.matmul(query, key.swapaxes(-1, -2), dtype=full)
     if slopes is not None:
-        s = s - cast(slopes, s.dtype) * distance(xp, queries, keys, apart).astype(s.dtype)
-    if mask is not None:
-        s = s + (cast(mask, s.dtype) if is_added(mask) else unseen(xp, ~mask, s.dtype))
-    i, j = xp.arange(*queries)[:, None], xp.arange(*keys)
+        far = distance(xp, query_range, key_range, offset)
+        s = s - cast(slopes, s.dtype) * far.astype(s.dtype)
+    if is_additive(mask):
+        s = s + cast(mask, s.dtype)
+    elif mask is not None:
+        s = s + hide(xp, ~mask, s.dtype)
+    i, j = xp.arange(*query_range)[:, None], xp.arange(*key_range)
     first, last = band
     if first is not None:
-        s += unseen(xp, j < i + first, s.dtype)
+        s += hide(xp, j < i + first, s.dtype)
     if last is not None:
-        s += unseen(xp, j > i + last, s.dtype)
+        s += hide(xp, j > i + last, s.dtype)
     return s
 
 
-def unseen(xp, where, dtype):
-    """-inf at some places and 0 elsewhere."""
-    return xp.where(where, xp.full((), -math.inf, dtype), xp.zeros((), dtype))
+def hide(xp, hidden, dtype):
+    """-inf where `hidden`, 0 elsewhere."""
+    return xp.where(hidden, xp.full((), -math.inf, dtype), xp.zeros((), dtype))
 
 
-def distance(xp, queries, keys, apart):
-    """``|i + apart - j|``."""
-    return xp.abs(xp.arange(*queries)[:, None] + apart - xp.arange(*keys))
+def distance(xp, query_range, key_range, offset):
+    """``|i + offset - j|`` for query i and key j."""
+    return xp.abs(xp.arange(*query_range)[:, None] + offset - xp.arange(*key_range))
 
 
-def shares(xp, s):
-    """The softmax over the last axis, and zeros where nothing is seen; into `s`."""
+def masked_softmax(xp, s):
+    """The softmax over the last axis, zeros where all scores are -inf; overwrites `s`."""
     if not s.size:
         return s
     top = s.max(axis=-1, keepdims=True)
     s -= xp.where(top == -math.inf, 0, top)
-    a = xp.exp(s)
-    total = a.sum(axis=-1, keepdims=True)
-    a /= xp.where(total == 0, 1, total)
-    return a
+    weights = xp.exp(s)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights /= xp.where(total == 0, 1, total)
+    return weights
 
 
-def is_added(mask):
+def is_additive(mask):
     return mask is not None and mask.dtype.kind != "b"
 
 
@@ -76,271 +81,394 @@ def cast(a, dtype):
 
 
 def check_dtypes(query, key, value, mask):
-    """One floating dtype for all; a mask may be of bools or of float32."""
-    own = query.dtype
-    if not (is_float(own) and own == key.dtype == value.dtype):
+    """Raise TypeError unless all have one floating dtype; a mask may be boolean or float32."""
+    dtype = query.dtype
+    if not (is_float(dtype) and dtype == key.dtype == value.dtype):
         names = ", ".join(a.dtype.name for a in (query, key, value))
-        raise TypeError(f"{WHAT}: query, key and value are of one floating dtype, not {names}")
-    if mask is not None and mask.dtype not in (own, "bool", "float32"):
-        raise TypeError(f"{WHAT}: attn_mask is of bools, of float32 or of query's {own.name}, not of {mask.dtype.name}")
+        raise TypeError(f"{NAME}: query, key and value must have one floating dtype, got {names}")
+    if mask is not None and mask.dtype not in (dtype, "bool", "float32"):
+        raise TypeError(
+            f"{NAME}: attn_mask must be bool, float32 or query's {dtype.name}, "
+            f"got {mask.dtype.name}")
 
 
-@op(precision="low")
-def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: Array, rng_key: Array, scale: float,
-              band: Band, p: float, learned: bool):
-    """``softmax(scale * query @ key.T) @ value`` of (..., L, E), (..., S, E), (..., S, V), zeros where nothing is seen.
+def row_numbers(xp, lead, n):
+    """Numbers of all rows of weights (*lead, n), which dropout draws by."""
+    return xp.arange(math.prod(lead) * n).reshape(*lead, n)
 
-    `mask` says which of the (..., L, S) are seen, or is added to them; ``slopes * |i + S - L - j|`` is taken away; both
-    have gradients if `learned`.  Shares are dropped with probability `p`, by `rng_key`.
+
+def dropout_of(xp, keep, p):
+    """The function that drops weights by the boolean mask `keep`; None drops nothing."""
+    return lambda weights: weights if keep is None else apply_dropout_mask(xp, weights, keep, p=p)
+
+
+@op(precision="low", name=NAME)
+def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: Array,
+              rng_key: Array, scale: float, band: Band, p: float, bias_requires_grad: bool):
+    """``softmax(scale * query @ key.T) @ value`` of (..., L, E), (..., S, E) and (..., S, V).
+
+    `mask` (..., L, S) is True where a query attends to a key, or is added to the scores;
+    ``slopes * |i + S - L - j|`` is subtracted from them.  Both have gradients if
+    `bias_requires_grad`.  A query without keys gives zeros.  Weights are dropped with probability
+    `p`, drawn by `rng_key`.
     """
     check_dtypes(query, key, value, mask)
     n, m, dtype, full = query.shape[-2], key.shape[-2], query.dtype, compute_dtype(query.dtype)
     lead = xp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    a = shares(xp, scores(xp, query, key, mask, slopes, scale, band, (0, n), (0, m), m - n))
-    rows = None if rng_key is None else xp.arange(math.prod(lead) * n).reshape(*lead, n)
-    kept = None if rng_key is None else keep_rows(rng_key, rows, m, 0, m, p)
-    drop = lambda a: a if kept is None else masked(xp, a, kept, p=p)
-    y = xp.matmul(cast(drop(a), dtype), value, dtype=full)
+    ranges = (0, n), (0, m), m - n
+    weights = masked_softmax(xp, scores(xp, query, key, mask, slopes, scale, band, *ranges))
+    keep = None
+    if rng_key is not None:
+        keep = keep_rows(rng_key, row_numbers(xp, lead, n), m, 0, m, p)
+    drop = dropout_of(xp, keep, p)
+    y = xp.matmul(cast(drop(weights), dtype), value, dtype=full)
 
-    def vjp(dy):
+    def pullback(dy):
         ds = drop(xp.matmul(dy, value.swapaxes(-1, -2), dtype=full))
         ds -= (cast(dy, full) * y).sum(axis=-1, keepdims=True)
-        ds *= a
+        ds *= weights
         dz = cast(ds, dtype)
-        return (xp.matmul(dz, key, dtype=full) * scale, xp.matmul(dz.swapaxes(-1, -2), query, dtype=full) * scale,
-                xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy),
-                ds if learned and is_added(mask) else None,
-                -ds * distance(xp, (0, n), (0, m), m - n) if learned and slopes is not None else None, None)
+        dquery = xp.matmul(dz, key, dtype=full) * scale
+        dkey = xp.matmul(dz.swapaxes(-1, -2), query, dtype=full) * scale
+        dvalue = xp.matmul(cast(drop(weights), dtype).swapaxes(-1, -2), dy)
+        dmask = ds if bias_requires_grad and is_additive(mask) else None
+        dslopes = None
+        if bias_requires_grad and slopes is not None:
+            dslopes = -ds * distance(xp, *ranges)
+        return dquery, dkey, dvalue, dmask, dslopes, None
 
-    return cast(y, dtype), vjp
+    return cast(y, dtype), pullback
 
 
-# ---- the same, tile by tile -----------------------------------------------------------------------------------------
+# ---- tile by tile --------------------------------------------------------------------------------
 
-SCORE = 16  # bytes that a score takes: itself, its share and their gradients, in float32
-ROWS = 256  # queries at once, at least, where all keys do not fit: a band hides more of smaller tiles
+SCORE_BYTES = 16  # per score: the score, its weight and their gradients, in float32
+MIN_QUERIES = 256  # per tile that cannot hold all keys; a band hides more of smaller tiles
 
 
 @pointwise
-def exp_below(xp, s, top):
+def exp_shifted(xp, s, top):
     s -= top
     return xp.exp(s)
 
 
 @pointwise
-def exp_below_both(xp, s, top, log_total):
+def exp_normalized(xp, s, top, log_sum):
     s -= top
-    s -= log_total  # not added to `top` before, which may be so large that nothing of it would be left
+    s -= log_sum  # top + log_sum would lose log_sum to rounding where top is large
     return xp.exp(s)
 
 
 @pointwise
-def score_gradient(xp, da, a, along):
-    da -= along
+def softmax_input_grad(xp, da, a, mean_da):
+    da -= mean_da
     da *= a
 
 
 @attention.faster
-def attention_by_tiles(xp, query, key, value, mask, slopes, rng_key, scale, band, p, learned):
-    """Shares are computed again for the gradient, from their largest score and their sum: no memory but a tile's.
+def tiled_attention(xp, query, key, value, mask, slopes, rng_key, scale, band, p,
+                    bias_requires_grad):
+    """The same in memory of one tile of scores; the backward pass computes the weights again.
 
     M. Rabe and C. Staats, 2021; T. Dao et al., NeurIPS 2022.
     """
     check_dtypes(query, key, value, mask)
-    n, m, dtype, full = query.shape[-2], key.shape[-2], query.dtype, compute_dtype(query.dtype)
+    n, m, dtype = query.shape[-2], key.shape[-2], query.dtype
     lead = xp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    tile = max(1, backend_of(query).workspace() // SCORE)  # scores at once
-    if math.prod(lead) * n * m <= tile:
-        return attention.fn(xp, query, key, value, mask, slopes, rng_key, scale, band, p, learned)
+    tile_size = max(1, backend_of(query).workspace() // SCORE_BYTES)
+    if math.prod(lead) * n * m <= tile_size:
+        return attention.fn(xp, query, key, value, mask, slopes, rng_key, scale, band, p,
+                            bias_requires_grad)
     query, key, value = (xp.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (query, key, value))
-    mask, slopes = (a if a is None else a.reshape((1,) * (len(lead) + 2 - a.ndim) + a.shape) for a in (mask, slopes))
-    rows = None if rng_key is None else xp.arange(math.prod(lead) * n).reshape(*lead, n)
+    tiles = Tiles(xp, lead, query, key, mask, slopes, rng_key, scale, band, p, tile_size)
+    forward = forward_sweep(xp, tiles, value)
 
-    def tiles():
-        """Where a tile is, in queries and keys, with its scores and what drops some of its shares."""
-        for place, keys in _tiles(lead, n, m, band, tile):
-            i, j, at = place[-1], keys, (*place, keys)
-            at_keys = (*place[:-1], keys)
-            s = scores(xp, query[place], key[at_keys], _at(mask, at), _at(slopes, at), scale, _edges(band, i, j),
-                       (i.start, i.stop), (j.start, j.stop), m - n)
-            kept = None if rows is None else keep_rows(rng_key, rows[place], m, j.start, j.stop, p)
-            yield at, place, at_keys, s, (lambda a, kept=kept: a if kept is None else masked(xp, a, kept, p=p))
+    def pullback(dy):
+        return backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad)
 
+    return cast(forward.y, dtype), pullback
+
+
+class Tile(NamedTuple):
+    """One tile of the scores (*lead, n, m)."""
+
+    area: tuple  # its index in (*lead, n, m)
+    queries: tuple  # its part of (*lead, n)
+    keys: tuple  # its part of (*lead, m)
+    scores: Any
+    drop: Callable  # dropout of its weights
+
+
+class Tiles:
+    """The scores of queries and keys with equal leading axes, computed tile by tile."""
+
+    def __init__(self, xp, lead, query, key, mask, slopes, rng_key, scale, band, p, size):
+        expand = lambda a: a.reshape((1,) * (len(lead) + 2 - a.ndim) + a.shape)
+        self.xp, self.lead, self.query, self.key = xp, lead, query, key
+        self.mask = None if mask is None else expand(mask)
+        self.slopes = None if slopes is None else expand(slopes)
+        self.rng_key, self.scale, self.band, self.p, self.size = rng_key, scale, band, p, size
+        self.n, self.m = query.shape[-2], key.shape[-2]
+        self.rows = None if rng_key is None else row_numbers(xp, lead, self.n)
+
+    def __iter__(self) -> Iterator[Tile]:
+        for queries, j in _tile_indices(self.lead, self.n, self.m, self.band, self.size):
+            area, keys = (*queries, j), (*queries[:-1], j)
+            i = queries[-1]
+            s = scores(
+                self.xp, self.query[queries], self.key[keys], _part(self.mask, area),
+                _part(self.slopes, area), self.scale, _band_in_tile(self.band, i, j),
+                *self.ranges(i, j))
+            keep = None
+            if self.rows is not None:
+                keep = keep_rows(self.rng_key, self.rows[queries], self.m, j.start, j.stop, self.p)
+            yield Tile(area, queries, keys, s, dropout_of(self.xp, keep, self.p))
+
+    def ranges(self, i: slice, j: slice) -> tuple:
+        """The positions of the queries i and the keys j, for `scores` and `distance`."""
+        return (i.start, i.stop), (j.start, j.stop), self.m - self.n
+
+
+class Forward(NamedTuple):
+    """The output, and the largest score and the log of the sum of exponentials of each query."""
+
+    y: Any
+    top: Any
+    log_sum: Any
+
+
+def forward_sweep(xp, tiles, value):
+    """The online softmax: sums over tiles are rescaled whenever the largest score grows."""
+    lead, n, dtype, full = tiles.lead, tiles.n, value.dtype, compute_dtype(value.dtype)
     y = xp.zeros((*lead, n, value.shape[-1]), full)
-    top, total = xp.full((*lead, n, 1), lowest(full), full), xp.zeros((*lead, n, 1), full)
-    for _, at, at_keys, s, drop in tiles():
-        highest = xp.maximum(top[at], s.max(axis=-1, keepdims=True))
-        a, less = exp_below(xp, s, highest), xp.exp(top[at] - highest)
-        top[at] = highest
-        total[at] = total[at] * less + a.sum(axis=-1, keepdims=True)
-        y[at] = y[at] * less + xp.matmul(cast(drop(a), dtype), value[at_keys], dtype=full)
-    total = xp.where(total == 0, 1, total)  # of those that see nothing
+    top = xp.full((*lead, n, 1), float(np.finfo(full).min), full)
+    total = xp.zeros((*lead, n, 1), full)
+    for _, queries, keys, s, drop in tiles:
+        new_top = xp.maximum(top[queries], s.max(axis=-1, keepdims=True))
+        a = exp_shifted(xp, s, new_top)
+        shrink = xp.exp(top[queries] - new_top)
+        top[queries] = new_top
+        total[queries] = total[queries] * shrink + a.sum(axis=-1, keepdims=True)
+        part = xp.matmul(cast(drop(a), dtype), value[keys], dtype=full)
+        y[queries] = y[queries] * shrink + part
+    total = xp.where(total == 0, 1, total)  # queries without keys
     y /= total
-    log_total = xp.log(total)
-
-    def vjp(dy):
-        along = (cast(dy, full) * y).sum(axis=-1, keepdims=True)
-        dq, dk, dv = (xp.zeros(a.shape, full) for a in (query, key, value))
-        dmask = xp.zeros(mask.shape, full) if learned and is_added(mask) else None
-        dslopes = xp.zeros(slopes.shape, full) if learned and slopes is not None else None
-        for whole, at, at_keys, s, drop in tiles():
-            a = exp_below_both(xp, s, top[at], log_total[at])
-            dv[at_keys] += xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy[at], dtype=full)
-            ds = drop(xp.matmul(dy[at], value[at_keys].swapaxes(-1, -2), dtype=full))
-            score_gradient(xp, ds, a, along[at])
-            if dmask is not None:
-                _add(dmask, whole, ds)
-            if dslopes is not None:
-                i, j = whole[-2:]
-                _add(dslopes, whole, -ds * distance(xp, (i.start, i.stop), (j.start, j.stop), m - n))
-            dz = cast(ds, dtype)
-            dq[at] += xp.matmul(dz, key[at_keys], dtype=full)
-            dk[at_keys] += xp.matmul(dz.swapaxes(-1, -2), query[at], dtype=full)
-        dq *= scale
-        dk *= scale
-        return dq, dk, dv, dmask, dslopes, None
-
-    return cast(y, dtype), vjp
+    return Forward(y, top, xp.log(total))
 
 
-def lowest(dtype):
-    return float(np.finfo(dtype).min)
+def backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad):
+    """The gradients of all arguments of `attention`."""
+    query, key, mask, slopes = tiles.query, tiles.key, tiles.mask, tiles.slopes
+    dtype, full = query.dtype, compute_dtype(query.dtype)
+    with_mask = bias_requires_grad and is_additive(mask)
+    with_slopes = bias_requires_grad and slopes is not None
+    mean_da = (cast(dy, full) * forward.y).sum(axis=-1, keepdims=True)
+    dquery, dkey, dvalue = (xp.zeros(a.shape, full) for a in (query, key, value))
+    dmask = xp.zeros(mask.shape, full) if with_mask else None
+    dslopes = xp.zeros(slopes.shape, full) if with_slopes else None
+    for area, queries, keys, s, drop in tiles:
+        a = exp_normalized(xp, s, forward.top[queries], forward.log_sum[queries])
+        dvalue[keys] += xp.matmul(cast(drop(a), dtype).swapaxes(-1, -2), dy[queries], dtype=full)
+        ds = drop(xp.matmul(dy[queries], value[keys].swapaxes(-1, -2), dtype=full))
+        softmax_input_grad(xp, ds, a, mean_da[queries])
+        if with_mask:
+            _add_part(dmask, area, ds)
+        if with_slopes:
+            _add_part(dslopes, area, -ds * distance(xp, *tiles.ranges(*area[-2:])))
+        dz = cast(ds, dtype)
+        dquery[queries] += xp.matmul(dz, key[keys], dtype=full)
+        dkey[keys] += xp.matmul(dz.swapaxes(-1, -2), query[queries], dtype=full)
+    dquery *= tiles.scale
+    dkey *= tiles.scale
+    return dquery, dkey, dvalue, dmask, dslopes, None
 
 
-def _tiles(lead, n, m, band, tile):
-    """Slices of (*lead, n), each with slices of the keys that it sees: `tile` scores, or fewer."""
+def _tile_indices(lead, n, m, band, size):
+    """Pairs: an index of (*lead, n), and a slice of keys in the band; up to `size` scores each."""
     first, last = band
-    queries = min(n, tile, max(ROWS, tile // (4 * m)))
-    columns = min(m, tile // queries)
-    at_once, room = [queries], tile // (queries * columns)
-    for size in reversed(lead):
-        at_once.insert(0, max(1, min(size, room)))
-        room //= size
-    for place in itertools.product(*([slice(i, min(i + k, size)) for i in range(0, size, k)]
-                                     for size, k in zip((*lead, n), at_once, strict=True))):
-        start = 0 if first is None else max(0, place[-1].start + first)
-        stop = m if last is None else min(m, place[-1].stop + last)
+    rows = min(n, size, max(MIN_QUERIES, size // (4 * m)))
+    columns = min(m, size // rows)
+    steps, room = [rows], size // (rows * columns)
+    for length in reversed(lead):
+        steps.insert(0, max(1, min(length, room)))
+        room //= length
+    slices = [[slice(i, min(i + step, length)) for i in range(0, length, step)]
+              for length, step in zip((*lead, n), steps, strict=True)]
+    for index in itertools.product(*slices):
+        start = 0 if first is None else max(0, index[-1].start + first)
+        stop = m if last is None else min(m, index[-1].stop + last)
         for j in range(start, stop, columns):
-            yield place, slice(j, min(j + columns, stop))
+            yield index, slice(j, min(j + columns, stop))
 
 
-def _edges(band, i, j):
-    """What of a band hides some of a tile."""
+def _band_in_tile(band, i, j):
+    """The band without limits that hide nothing of the tile of queries i and keys j."""
     first, last = band
-    return (None if first is None or j.start - i.stop + 1 >= first else first,
-            None if last is None or j.stop - i.start - 1 <= last else last)
+    if first is not None and j.start - i.stop + 1 >= first:
+        first = None
+    if last is not None and j.stop - i.start - 1 <= last:
+        last = None
+    return first, last
 
 
-def _at(a, place):
-    """The part of an array that broadcasts to a place."""
-    return a if a is None else a[tuple(slice(None) if k == 1 else s for k, s in zip(a.shape, place, strict=True))]
+def _part(a, index):
+    """The part of an array that broadcasts to the whole; None stays None."""
+    if a is None:
+        return None
+    whole = slice(None)
+    return a[tuple(whole if n == 1 else s for n, s in zip(a.shape, index, strict=True))]
 
 
-def _add(total, place, part):
-    """Add, at a place, to an array that broadcasts there."""
-    spread = tuple(i for i, k in enumerate(total.shape) if k == 1)
-    part_of_total = _at(total, place)
-    part_of_total += part.sum(axis=spread, keepdims=True) if spread else part
+def _add_part(total, index, part):
+    """``total[index] += part``, summed over the axes along which `total` broadcasts."""
+    broadcast_axes = tuple(i for i, n in enumerate(total.shape) if n == 1)
+    part_of_total = _part(total, index)
+    part_of_total += part.sum(axis=broadcast_axes, keepdims=True) if broadcast_axes else part
 
 
-# ---- the public names -----------------------------------------------------------------------------------------------
+# ---- the public functions ------------------------------------------------------------------------
 
 
-def scaled_dot_product_attention(query: Array, key: Array, value: Array, attn_mask: Array = None,
-                                 dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
-                                 enable_gqa: bool = False, window: int | tuple[int, int] | None = None,
-                                 alibi_slopes: Array = None, rng: Generator | None = None) -> Array:
-    """``softmax(query @ key.T * scale + mask) @ value``: (..., L, E), (..., S, E), (..., S, V) -> (..., L, V).
+def scaled_dot_product_attention(
+        query: Array, key: Array, value: Array, attn_mask: Array = None, dropout_p: float = 0.0,
+        is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+        window: int | tuple[int, int] | None = None, alibi_slopes: Array = None,
+        rng: Generator | None = None) -> Array:
+    """Scaled dot product attention.
 
-    `attn_mask`, which broadcasts to (..., L, S), is True where a query sees a key, or is added to the scores; a query
-    that sees nothing gets zeros.  `is_causal`: query i sees keys 0 to i, whatever L and S are.  `scale` is 1 / sqrt(E)
-    if None.  With `enable_gqa` each head, axis -3, of `key` and `value` serves as many of `query`.  Shares are dropped
-    with probability `dropout_p`, by `rng` or the default generator; in use the caller says 0.
+    ``softmax(query @ key.T / sqrt(E) + attn_mask) @ value``
 
-    What PyTorch has no words for counts from the end, where the last query is at the last key:
-    ``window=(left, right)``, one number for both or -1 for no end, lets query i see keys from i + S - L - left to
-    i + S - L + right, so that (-1, 0) is causal with cached keys too; ``alibi_slopes`` (..., heads) takes
-    ``slope * |i + S - L - j|`` from the scores.
+    Shapes: query (..., L, E), key (..., S, E) and value (..., S, V) give (..., L, V).  Leading axes
+    broadcast.  Memory is linear in L and S, apart from the mask.
 
-    Memory is linear in L and S, but for what a mask itself takes.  A. Vaswani et al., NeurIPS 2017.
+    `attn_mask` broadcasts to (..., L, S).  It is boolean, True where a query attends to a key, or
+    floating and added to the scores.  A query without keys gives zeros.  `is_causal` lets query i
+    attend to keys 0 to i, whatever L and S are.  `dropout_p` is the probability of dropping a
+    weight, drawn by `rng` or the default generator; give 0 in eval mode.  `scale` replaces
+    1 / sqrt(E).  With `enable_gqa`, each head (axis -3) of `key` and `value` serves an equal number
+    of heads of `query`.
+
+    Two options that PyTorch lacks align the last query with the last key.  ``window=(left, right)``
+    lets query i attend to keys from i + S - L - left to i + S - L + right; -1 means no limit, and
+    one int stands for both, so that (-1, 0) is causal with cached keys too.  `alibi_slopes`
+    (..., heads) subtracts ``slope * |i + S - L - j|`` from the scores; see `alibi_slopes`.
+
+    Raises ValueError for shapes that do not fit, TypeError for dtypes that differ.
+    A. Vaswani et al., NeurIPS 2017.
+
+    >>> import gpuprop as gp, gpuprop.functional as F
+    >>> q, k, v = gp.zeros((2, 4)), gp.zeros((2, 4)), gp.tensor([[1.0], [3.0]])
+    >>> F.scaled_dot_product_attention(q, k, v, is_causal=True).numpy()
+    array([[1.],
+           [2.]], dtype=float32)
     """
     if not 0 <= dropout_p <= 1:
-        raise ValueError(f"{WHAT}: dropout_p is a probability, not {dropout_p}")
+        raise ValueError(
+            f"{NAME}: dropout_p must be a probability between 0 and 1, got {dropout_p}")
     if is_causal and attn_mask is not None:
-        raise ValueError(f"{WHAT}: attn_mask and is_causal=True exclude each other: let the mask hide what comes later")
-    slopes = None if alibi_slopes is None else alibi_slopes[..., None, None]
-    given = query, key, value, attn_mask, slopes
-    _check_shapes(*given, enable_gqa)
+        raise ValueError(
+            f"{NAME}: give either attn_mask or is_causal=True, not both: a mask can be causal")
+    _check_shapes(query, key, value, attn_mask, alibi_slopes, enable_gqa)
     band = _band(query.shape[-2], key.shape[-2], is_causal, window)
-    scale = 1 / math.sqrt(query.shape[-1] or 1) if scale is None else scale
+    if scale is None:
+        scale = 1 / math.sqrt(query.shape[-1] or 1)
+    slopes = None if alibi_slopes is None else alibi_slopes[..., None, None]
     rng_key = (rng or default_generator).noise(query) if dropout_p > 0 else None
-    learned = any(isinstance(a, Tensor) and a.requires_grad for a in (attn_mask, slopes))
+    bias_requires_grad = any(isinstance(a, Tensor) and a.requires_grad for a in (attn_mask, slopes))
+    arrays = query, key, value, attn_mask, slopes
     if enable_gqa:
-        given = _by_group(*given)
-    y = attention(*given, rng_key, float(scale), band, float(dropout_p), learned)
-    return y.reshape(*y.shape[:-4], query.shape[-3], *y.shape[-2:]) if enable_gqa else y
+        arrays = _group_heads(*arrays)
+    y = attention(*arrays, rng_key, float(scale), band, float(dropout_p), bias_requires_grad)
+    if enable_gqa:
+        y = y.reshape(*y.shape[:-4], query.shape[-3], *y.shape[-2:])
+    return y
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
-    """What `alibi_slopes` of `scaled_dot_product_attention` should be: (num_heads,), float32, on the backend in use.
+    """The slopes of ALiBi, (num_heads,) in float32, for `scaled_dot_product_attention`.
 
-    2**-(8 / n) to 2**-8, n being the largest power of 2 that is no more than `num_heads`; the other heads take every
-    second one of those for 2 * n.  O. Press et al., ICLR 2022.
+    ``2**(-8 i / n) for i = 1 ... n``, where n is the largest power of 2 up to `num_heads`.  The
+    other heads have every second slope of 2 n heads.  The Tensor is on the default backend.
+    O. Press, N. A. Smith and M. Lewis, ICLR 2022.
+
+    >>> import gpuprop.functional as F
+    >>> F.alibi_slopes(4).tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
     """
     if num_heads < 1:
-        raise ValueError(f"alibi_slopes: num_heads is 1 or more, not {num_heads}")
+        raise ValueError(f"alibi_slopes: num_heads must be 1 or more, got {num_heads}")
     n = 1 << num_heads.bit_length() - 1
-    return tensor([*(2 ** (-8 * i / n) for i in range(1, n + 1)),
-                   *(2 ** (-4 * i / n) for i in range(1, 2 * (num_heads - n), 2))])
+    slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)]
+    slopes += [2 ** (-4 * i / n) for i in range(1, 2 * (num_heads - n), 2)]
+    return tensor(slopes)
 
 
-def _check_shapes(query: Any, key: Any, value: Any, mask: Any, slopes: Any, grouped: bool) -> None:
+def _check_shapes(query: Any, key: Any, value: Any, mask: Any, slopes: Any,
+                  enable_gqa: bool) -> None:
     shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
     if min(query.ndim, key.ndim, value.ndim) < 2:
-        raise ValueError(f"{WHAT}: arrays have two axes or more, not {shapes}")
+        raise ValueError(f"{NAME}: expected two axes or more, got {shapes}")
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"{WHAT}: query and key differ in their last axis: {shapes}")
+        raise ValueError(f"{NAME}: query and key differ in their last axis, E: {shapes}")
     if key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"{WHAT}: key and value differ in axis -2, their number: {shapes}")
+        raise ValueError(f"{NAME}: key and value differ in axis -2, their length S: {shapes}")
     leads = [a.shape[:-2] for a in (query, key, value)]
-    if grouped:
-        heads, groups, others = ((0, *lead)[-1] for lead in leads)
-        if not groups == others > 0 == heads % groups:
-            raise ValueError(f"{WHAT}: with enable_gqa key and value have equally many heads, axis -3, which divide "
-                             f"those of query: {shapes}")
+    if enable_gqa:
+        heads, key_heads, value_heads = ((0, *lead)[-1] for lead in leads)
+        if key_heads != value_heads or key_heads == 0 or heads % key_heads:
+            raise ValueError(
+                f"{NAME}: enable_gqa needs equally many heads, axis -3, in key and value, and a "
+                f"multiple of them in query: {shapes}")
         leads = [leads[0], *((*lead[:-1], 1) for lead in leads[1:])]
     try:
-        whole = (*np.broadcast_shapes(*leads), query.shape[-2], key.shape[-2])
+        lead = np.broadcast_shapes(*leads)
     except ValueError:
-        raise ValueError(f"{WHAT}: leading axes do not broadcast: {shapes}") from None
-    for name, a, its in (("attn_mask", mask, whole), ("alibi_slopes", slopes, (*whole[:-2], 1, 1))):
-        if a is not None and (a.ndim > len(its) or any(
-                n not in (1, w) for n, w in zip(a.shape[::-1], its[::-1], strict=False))):
-            drop = 2 * (a is slopes)
-            raise ValueError(f"{WHAT}: {name} {a.shape[:a.ndim - drop]} does not broadcast to "
-                             f"{its[:len(its) - drop]}, as {shapes} ask for")
+        raise ValueError(f"{NAME}: leading axes do not broadcast: {shapes}") from None
+    score_shape = (*lead, query.shape[-2], key.shape[-2])
+    for name, a, target in ("attn_mask", mask, score_shape), ("alibi_slopes", slopes, lead):
+        if a is not None and not _broadcasts(a.shape, target):
+            raise ValueError(
+                f"{NAME}: {name} {a.shape} does not broadcast to {target}, with {shapes}")
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """True if an array of this shape broadcasts to exactly `target`."""
+    return len(shape) <= len(target) and all(
+        n in (1, t) for n, t in zip(shape[::-1], target[::-1], strict=False))
 
 
 def _band(n: int, m: int, is_causal: bool, window: Any) -> Band:
-    """Causality and window as one band, without ends that hide nothing."""
-    given = (-1, -1) if window is None else window if isinstance(window, tuple | list) else (window, window)
-    if len(given) != 2 or not all(isinstance(w, int | np.integer) and w >= -1 for w in given):
-        raise ValueError(f"{WHAT}: window is a number of keys or a pair (left, right) of them, -1 for no end, "
-                         f"not {window!r}")
-    left, right = given
+    """Causality and the window as one band, with None for limits that hide nothing."""
+    left, right = _window_limits(window)
     first = m - n - left if left >= 0 else 1 - n
-    last = min(m - n + right if right >= 0 else m - 1, 0 if is_causal else m - 1)
+    last = m - n + right if right >= 0 else m - 1
+    if is_causal:
+        last = min(last, 0)
     return int(first) if first > 1 - n else None, int(last) if last < m - 1 else None
 
 
-def _by_group(query: Any, key: Any, *others: Any) -> tuple:
-    """The heads, axis -3, as (heads of keys, heads of queries for each)."""
+def _window_limits(window: Any) -> Any:
+    """(left, right), checked; -1 means no limit."""
+    if window is None:
+        return -1, -1
+    limits = window if isinstance(window, tuple | list) else (window, window)
+    valid = len(limits) == 2 and all(isinstance(w, int | np.integer) and w >= -1 for w in limits)
+    if not valid:
+        raise ValueError(
+            f"{NAME}: window must be one int or a pair (left, right) of them, -1 for no limit, "
+            f"got {window!r}")
+    return limits
+
+
+def _group_heads(query: Any, key: Any, *others: Any) -> tuple:
+    """Split the heads, axis -3, into (heads of key, heads of query per head of key)."""
     groups = key.shape[-3]
 
     def split(a: Any) -> Any:
         if a is None or a.ndim < 3:
             return a
         heads = a.shape[-3]
-        return a.reshape(*a.shape[:-3], *((groups, heads // groups) if heads > 1 else (1, 1)), *a.shape[-2:])
+        split_heads = (groups, heads // groups) if heads > 1 else (1, 1)
+        return a.reshape(*a.shape[:-3], *split_heads, *a.shape[-2:])
 
-    return tuple(map(split, (query, key, *others)))
+    return tuple(split(a) for a in (query, key, *others))

@@ -6,10 +6,14 @@ from typing import Any
 
 
 def check_dtypes(name: str, input: Any, *weights: Any) -> None:
-    """Refuse an input of another dtype than the weights, which would change the dtype of all that follows."""
+    """Raise TypeError if a weight has another dtype than the input.
+
+    Otherwise the output would have a wider dtype than the input, and so would all that follows.
+    """
     for weight in weights:
         if weight is not None and weight.dtype != input.dtype:
-            remedies = f"input.astype({weight.dtype.name!r})"
+            casts = f"input.astype({weight.dtype.name!r})"
             if input.dtype.kind not in "iub":
-                remedies += f" or model.to(dtype={input.dtype.name!r})"
-            raise TypeError(f"{name}: input is {input.dtype.name} and weight {weight.dtype.name}: use {remedies}")
+                casts += f" or model.to(dtype={input.dtype.name!r})"
+            raise TypeError(f"{name}: input is {input.dtype.name} but weight is "
+                            f"{weight.dtype.name}: use {casts}")

@@ -1,4 +1,4 @@
-"""Convolution, its transpose, and the windows of it as columns; each once, for any number of dimensions."""
+"""Convolution, its transpose, `unfold` and `fold`, for any number of spatial dimensions."""
 
 from __future__ import annotations
 
@@ -17,236 +17,440 @@ from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 from gpuprop.functional._windows import (
     Sizes,
-    cropped,
+    as_batch,
+    crop,
     extent,
-    fit,
-    numbers,
-    overlap,
-    padded,
-    spatial,
-    spelled,
+    fold_windows,
+    int_tuple,
+    window_counts,
     windows,
+    zero_pad,
 )
 
-# ---- three products, each the derivative of another: of an image x, an image y and a weight w -----------------------
+# ---- matrix products -----------------------------------------------------------------------------
+# conv_forward, conv_input_grad and conv_weight_grad are the derivatives of each other.
 
 
-def columns(xp, x, size, counts, stride, padding, dilation, groups):
-    """(N, C, *space) -> (groups, C / groups * size, N * counts): each window a column."""
-    n, c, k = len(x), x.shape[1], len(size)
-    w = windows.on(xp, padded(xp, x, padding), size=size, counts=counts, stride=stride, dilation=dilation)
-    w = w.transpose((*range(1, k + 2), 0, *range(k + 2, 2 * k + 2)))
-    return w.reshape(groups, c // groups * math.prod(size), n * math.prod(counts))
+def im2col(xp, x, size, counts, stride, padding, dilation, groups):
+    """Windows as columns: (N, C, *space) -> (groups, C / groups * prod(size), N * prod(counts))."""
+    batch, channels = x.shape[:2]
+    n = len(size)
+    x = zero_pad(xp, x, padding)
+    w = windows.on(xp, x, size=size, counts=counts, stride=stride, dilation=dilation)
+    w = w.transpose((*range(1, n + 2), 0, *range(n + 2, 2 * n + 2)))  # (C, *size, N, *counts)
+    return w.reshape(groups, channels // groups * math.prod(size), batch * math.prod(counts))
 
 
-def correlate(xp, x, w, counts, stride, padding, dilation, groups):
-    """``y[n, o, i] = sum of x[n, c, i * stride + j * dilation] * w[o, c, j]`` over c and j, in each group."""
-    out, filters = len(w), w.reshape(groups, len(w) // groups, math.prod(w.shape[1:]))
-    y = xp.matmul(filters, columns(xp, x, w.shape[2:], counts, stride, padding, dilation, groups))
+def conv_forward(xp, x, w, counts, stride, padding, dilation, groups):
+    """``y[n, o, i] = sum over c and j of x[n, c, i * stride + j * dilation] * w[o, c, j]``.
+
+    c runs over the channels of the group of o.
+    """
+    out = len(w)
+    filters = w.reshape(groups, out // groups, math.prod(w.shape[1:]))
+    columns = im2col(xp, x, w.shape[2:], counts, stride, padding, dilation, groups)
+    y = xp.matmul(filters, columns)
     return y.reshape(out, len(x), *counts).swapaxes(0, 1)
 
 
-def spread(xp, y, w, space, stride, padding, dilation, groups):
-    """The x-gradient of `correlate` for the gradient y: each of its elements times w, added where the window lay."""
-    (n, _, *counts), (_, c, *size), k = y.shape, w.shape, y.ndim - 2
-    filters = w.reshape(groups, len(w) // groups, math.prod(w.shape[1:])).swapaxes(1, 2)
-    w = xp.matmul(filters, by_group(y, groups)).reshape(groups * c, *size, n, *counts)
-    w = w.transpose((k + 1, *range(k + 1), *range(k + 2, 2 * k + 2)))
-    full = tuple(s + sum(p) for s, p in zip(space, padding, strict=True))
-    return cropped(overlap.on(xp, w, shape=full, stride=stride, dilation=dilation), padding, space)
+def conv_input_grad(xp, dy, w, space, stride, padding, dilation, groups):
+    """The gradient of `conv_forward` with respect to x, which has spatial shape `space`."""
+    batch, _, *counts = dy.shape
+    out, channels, *size = w.shape
+    n = len(size)
+    filters = w.reshape(groups, out // groups, math.prod(w.shape[1:])).swapaxes(1, 2)
+    columns = xp.matmul(filters, group_matrices(dy, groups))
+    columns = columns.reshape(groups * channels, *size, batch, *counts)
+    columns = columns.transpose((n + 1, *range(n + 1), *range(n + 2, 2 * n + 2)))
+    padded = tuple(s + before + after for s, (before, after) in zip(space, padding, strict=True))
+    dx = fold_windows.on(xp, columns, shape=padded, stride=stride, dilation=dilation)
+    return crop(dx, padding, space)
 
 
-def weigh(xp, x, y, shape, stride, padding, dilation, groups):
-    """The w-gradient of `correlate` for the gradient y: of half types in float32, to which others are added."""
-    x = columns(xp, x, shape[2:], y.shape[2:], stride, padding, dilation, groups)
-    return xp.matmul(by_group(y, groups), x.swapaxes(1, 2), dtype=compute_dtype(x.dtype)).reshape(shape)
+def conv_weight_grad(xp, x, dy, weight_shape, stride, padding, dilation, groups):
+    """The gradient of `conv_forward` with respect to w.
+
+    float32 for half types, so that gradients of chunks are added before they are rounded.
+    """
+    columns = im2col(xp, x, weight_shape[2:], dy.shape[2:], stride, padding, dilation, groups)
+    dtype = compute_dtype(x.dtype)
+    dw = xp.matmul(group_matrices(dy, groups), columns.swapaxes(1, 2), dtype=dtype)
+    return dw.reshape(weight_shape)
 
 
-def by_group(y, groups):
-    """(N, O, *counts) -> (groups, O / groups, N * counts)."""
-    return y.swapaxes(0, 1).reshape(groups, y.shape[1] // groups, len(y) * math.prod(y.shape[2:]))
-
-
-def along_channels(b, y):
-    """A number a channel, so that it broadcasts with (N, C, *space)."""
-    return b.reshape(-1, *(1,) * (y.ndim - 2))
-
-
-def by_bias(dy):
-    """The gradient of a bias: the sum over images and space, of half types in float32."""
+def bias_grad(dy):
+    """The sum over the batch and space, in float32 for half types."""
     return widened(dy).sum(axis=(0, *range(2, dy.ndim)))
 
 
-@op(precision="low")
-def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation, groups):
-    """The correlation of images with filters: (N, C, *space), (O, C / groups, *size), (O,) -> (N, O, *counts).
+def group_matrices(y, groups):
+    """(N, O, *counts) -> (groups, O / groups, N * prod(counts))."""
+    rows = y.shape[1] // groups
+    return y.swapaxes(0, 1).reshape(groups, rows, len(y) * math.prod(y.shape[2:]))
 
-    A number an axis of space, for `padding` a pair (before, after), not necessarily equal.
+
+def per_channel(bias, n):
+    """(O,) -> (O, 1, ..., 1), which broadcasts with `n` spatial dimensions."""
+    return bias.reshape(-1, *(1,) * n)
+
+
+# ---- ops -----------------------------------------------------------------------------------------
+
+
+@op(name="conv{n}d", precision="low")
+def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation, groups):
+    """(N, C, *space), weight (O, C / groups, *size), bias (O,) or None -> (N, O, *counts).
+
+    `padding` is a pair (before, after) per spatial dimension; the two may differ.
     """
-    check_dtypes(f"conv{input.ndim - 2}d", input, weight, bias)
-    how, space, shape = (stride, padding, dilation, groups), input.shape[2:], weight.shape
-    y = correlate(xp, input, weight, fit("convolution", space, shape[2:], stride, padding, dilation), *how)
+    space = input.shape[2:]
+    weight_shape = weight.shape
+    name = f"conv{len(space)}d"
+    check_dtypes(name, input, weight, bias)
+    counts = window_counts(name, space, weight_shape[2:], stride, padding, dilation)
+    options = (stride, padding, dilation, groups)
+    y = conv_forward(xp, input, weight, counts, *options)
     if bias is not None:
-        y += along_channels(bias, y)
+        y += per_channel(bias, len(space))
     return y, (
-        lambda dy: spread(xp, dy, weight, space, *how),
-        lambda dy: weigh(xp, input, dy, shape, *how),
-        by_bias)
+        lambda dy: conv_input_grad(xp, dy, weight, space, *options),
+        lambda dy: conv_weight_grad(xp, input, dy, weight_shape, *options),
+        bias_grad)
 
 
 @conv.faster
-def conv_in_parts(xp, input, weight, bias, stride, padding, dilation, groups):
-    """Few images at a time, or the columns would take many times the memory of these."""
-    many, how = math.prod(fit("convolution", input.shape[2:], weight.shape[2:], stride, padding, dilation)), (
-        stride, padding, dilation, groups)
-    image = math.prod(weight.shape[1:]) * groups * many * input.dtype.itemsize  # bytes of its columns
-    at_once = max(1, backend_of(input).workspace() // max(1, image))
-    parts = [slice(i, i + at_once) for i in range(0, len(input), at_once)]
-    if len(parts) < 2:
-        return turned(xp, input, weight, bias, *how)
-    done = [turned(xp, input[p], weight, bias, *how) for p in parts]
-    each = lambda i, dy: [back[i](dy[p]) for p, (_, back) in zip(parts, done, strict=True)]
-    return xp.concatenate([y for y, _ in done]), (
-        lambda dy: xp.concatenate(each(0, dy)),
-        lambda dy: functools.reduce(operator.iadd, each(1, dy)),
-        by_bias)
+def conv_in_chunks(xp, input, weight, bias, stride, padding, dilation, groups):
+    """A few images at a time: `im2col` of a batch would take many times the memory of the batch."""
+    space = input.shape[2:]
+    name = f"conv{len(space)}d"
+    counts = window_counts(name, space, weight.shape[2:], stride, padding, dilation)
+    options = (stride, padding, dilation, groups)
+    column_elements = groups * math.prod(weight.shape[1:]) * math.prod(counts)
+    bytes_per_image = column_elements * input.dtype.itemsize
+    chunk_size = max(1, backend_of(input).workspace() // max(1, bytes_per_image))
+    if len(input) <= chunk_size:
+        return conv_flipped(xp, input, weight, bias, *options)
+
+    chunks = [slice(i, i + chunk_size) for i in range(0, len(input), chunk_size)]
+    results = [conv_flipped(xp, input[chunk], weight, bias, *options) for chunk in chunks]
+    outputs = [y for y, _ in results]
+    input_grads = [pullbacks[0] for _, pullbacks in results]
+    weight_grads = [pullbacks[1] for _, pullbacks in results]
+
+    def chunk_grads(grads, dy):
+        return [grad(dy[chunk]) for grad, chunk in zip(grads, chunks, strict=True)]
+
+    return xp.concatenate(outputs), (
+        lambda dy: xp.concatenate(chunk_grads(input_grads, dy)),
+        lambda dy: functools.reduce(operator.iadd, chunk_grads(weight_grads, dy)),
+        bias_grad)
 
 
-def turned(xp, input, weight, bias, stride, padding, dilation, groups):
-    """The gradient of the images as the correlation of the output's with filters turned round, where it has no more."""
-    (out, c, *size), space = weight.shape, input.shape[2:]
-    y, pullbacks = conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
-    outside = [(k - 1 - before, k - 1 - after)
-               for k, (before, after) in zip(extent(size, dilation), padding, strict=True)]
-    if any(s > 1 for s in stride) or out > c * groups or min(map(min, outside)) < 0:
-        return y, pullbacks
-    back = weight[(..., *(slice(None, None, -1),) * len(size))].reshape(groups, out // groups, c, *size)
-    back = back.swapaxes(1, 2).reshape(groups * c, out // groups, *size)
-    return y, (lambda dy: correlate(xp, dy, back, space, stride, outside, dilation, groups), *pullbacks[1:])
+def conv_flipped(xp, input, weight, bias, stride, padding, dilation, groups):
+    """`conv`, whose input gradient is the convolution of dy with the flipped filters.
 
-
-@op(precision="low")
-def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, padding, dilation, groups):
-    """What `conv` is the transpose of: (N, C, *counts), (C, O / groups, *size), (O,) -> (N, O, *space)."""
-    check_dtypes(f"conv_transpose{input.ndim - 2}d", input, weight, bias)
-    how, shape, counts = (stride, padding, dilation, groups), weight.shape, input.shape[2:]
-    y = spread(xp, input, weight, space, *how)
-    if bias is not None:
-        y += along_channels(bias, y)
-    return y, (
-        lambda dy: correlate(xp, dy, weight, counts, *how),
-        lambda dy: weigh(xp, dy, input, shape, *how),
-        by_bias)
-
-
-# ---- the public names -----------------------------------------------------------------------------------------------
-
-
-def convnd(n: int, what: str, input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
-           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
-    """The correlation of (N, C, *space) images, or one (C, *space), with (O, C / groups, *size) filters, plus (O,).
-
-    `padding` is numbers of zeros, "valid" for none, or "same" for as many as keep the input's size with stride 1.
+    For stride 1, when dy has no more channels than the input; otherwise it is `conv` itself.
     """
-    x, back = spatial(what, input, n)
-    stride, dilation = numbers(what, "stride", stride, n), numbers(what, "dilation", dilation, n)
-    check_channels(what, n, x, weight, bias, groups, transposed=False)
-    widths = around(what, padding, weight.shape[2:], stride, dilation)
-    fit(what, x.shape[2:], weight.shape[2:], stride, widths, dilation)
-    return back(conv(x, weight, bias, stride, widths, dilation, groups))
+    y, pullbacks = conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
+    space = input.shape[2:]
+    out, channels, *size = weight.shape
+    full_padding = [(k - 1 - before, k - 1 - after)
+                    for k, (before, after) in zip(extent(size, dilation), padding, strict=True)]
+    is_strided = any(s > 1 for s in stride)
+    if is_strided or out > channels * groups or min(map(min, full_padding)) < 0:
+        return y, pullbacks
+
+    flipped = weight[(..., *(slice(None, None, -1),) * len(size))]
+    flipped = flipped.reshape(groups, out // groups, channels, *size).swapaxes(1, 2)
+    flipped = flipped.reshape(groups * channels, out // groups, *size)
+    input_grad = lambda dy: conv_forward(
+        xp, dy, flipped, space, stride, full_padding, dilation, groups)
+    return y, (input_grad, *pullbacks[1:])
 
 
-def around(what: str, padding: Any, size: Sequence[int], stride: Sequence[int],
-           dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """The padding before and after each axis: of "same", the odd one comes after."""
+@op(name="conv_transpose{n}d", precision="low")
+def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, padding, dilation,
+                   groups):
+    """(N, C, *counts), weight (C, O / groups, *size), bias (O,) or None -> (N, O, *space)."""
+    counts = input.shape[2:]
+    weight_shape = weight.shape
+    check_dtypes(f"conv_transpose{len(counts)}d", input, weight, bias)
+    options = (stride, padding, dilation, groups)
+    y = conv_input_grad(xp, input, weight, space, *options)
+    if bias is not None:
+        y += per_channel(bias, len(space))
+    return y, (
+        lambda dy: conv_forward(xp, dy, weight, counts, *options),
+        lambda dy: conv_weight_grad(xp, dy, input, weight_shape, *options),
+        bias_grad)
+
+
+# ---- convolution ---------------------------------------------------------------------------------
+
+
+def conv1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
+    """1-d convolution (cross-correlation) of a signal with filters.
+
+    Shapes: input (N, C, L) or (C, L), weight (O, C / groups, kernel_size), bias (O,);
+    output (N, O, L_out) or (O, L_out) with
+
+    ``L_out = floor((L + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    The other parameters and the errors are those of `conv2d`.
+    """
+    return conv_nd(1, "conv1d", input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
+    """2-d convolution (cross-correlation) of images with filters.
+
+    ``y[n, o, i, j] = bias[o] + sum over c, k, l of
+    weight[o, c, k, l] * input[n, c, i * stride + k * dilation, j * stride + l * dilation]``
+
+    Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, *kernel_size), bias (O,);
+    output (N, O, H_out, W_out) or (O, H_out, W_out) with
+
+    ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    and W_out likewise.  `stride`, `padding` and `dilation` are an int or one int per spatial
+    dimension.  `padding` counts zeros on each side, or is "valid" (none) or "same" (as many as
+    keep the size; stride 1 only; an odd one is added at the end).  With `groups`, each group of
+    O / groups filters reads its own C / groups channels.
+
+    Raises ValueError for shapes that do not match or a kernel larger than the padded input, and
+    TypeError for an input and a weight of different dtypes.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> F.conv2d(image, np.ones((1, 1, 2, 2)), stride=2)
+    array([[[[10., 18.],
+             [42., 50.]]]])
+    >>> F.conv2d(image, np.ones((8, 1, 3, 3)), padding="same").shape
+    (1, 8, 4, 4)
+    """
+    return conv_nd(2, "conv2d", input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv3d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+           padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
+    """3-d convolution (cross-correlation) of volumes with filters.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W), weight (O, C / groups, *kernel_size), bias (O,);
+    output (N, O, D_out, H_out, W_out) or (O, D_out, H_out, W_out) with
+
+    ``D_out = floor((D + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    and H_out, W_out likewise.  The other parameters and the errors are those of `conv2d`.
+    """
+    return conv_nd(3, "conv3d", input, weight, bias, stride, padding, dilation, groups)
+
+
+def conv_nd(n: int, name: str, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
+            dilation: Any, groups: int) -> Any:
+    """Convolution in `n` spatial dimensions; `name` is the public function's, for messages."""
+    x, unbatch = as_batch(name, input, n)
+    stride = int_tuple(name, "stride", stride, n)
+    dilation = int_tuple(name, "dilation", dilation, n)
+    check_channels(name, n, x, weight, bias, groups, transposed=False)
+    widths = resolve_padding(name, padding, weight.shape[2:], stride, dilation)
+    return unbatch(conv(x, weight, bias, stride, widths, dilation, groups))
+
+
+def resolve_padding(name: str, padding: Any, size: Sequence[int], stride: Sequence[int],
+                    dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """The padding (before, after) per spatial dimension; "same" adds an odd zero after."""
     if padding == "same":
         if any(s != 1 for s in stride):
-            raise ValueError(f"{what}: padding='same' goes with stride 1 alone, not {stride}")
+            raise ValueError(f"{name}: padding='same' requires stride 1, not {stride}")
         return tuple(((k - 1) // 2, k // 2) for k in extent(size, dilation))
     if isinstance(padding, str) and padding != "valid":
-        raise ValueError(f"{what}: padding is numbers, 'same' or 'valid', not {padding!r}")
-    given = numbers(what, "padding", 0 if padding == "valid" else padding, len(size), least=0)
-    return tuple((p, p) for p in given)
+        raise ValueError(f"{name}: padding must be ints, 'same' or 'valid', not {padding!r}")
+    widths = 0 if padding == "valid" else padding
+    return tuple((p, p) for p in int_tuple(name, "padding", widths, len(size), least=0))
 
 
-def check_channels(what: str, n: int, x: Any, weight: Any, bias: Any, groups: int, transposed: bool) -> None:
-    """That the channels of image, filters and bias go together, in as many groups."""
-    layout = "(C, O / groups, *size)" if transposed else "(O, C / groups, *size)"
+def check_channels(name: str, n: int, x: Any, weight: Any, bias: Any, groups: int,
+                   transposed: bool) -> None:
+    """Check that the channels of input, weight and bias match, with this number of groups."""
+    layout = "(C, O / groups, *kernel_size)" if transposed else "(O, C / groups, *kernel_size)"
     if weight.ndim != n + 2:
-        raise ValueError(f"{what}: weight is {layout}, of {n + 2} axes, not of shape {weight.shape}")
+        raise ValueError(f"{name}: weight must be {layout} with {n + 2} axes, not {weight.shape}")
     if groups < 1 or len(weight) % groups:
-        raise ValueError(f"{what}: groups={groups} does not divide the {len(weight)} filters of weight {weight.shape}")
-    outer, inner = len(weight), weight.shape[1] * groups
-    channels, out = (outer, inner) if transposed else (inner, outer)
+        raise ValueError(f"{name}: groups={groups} must divide the {len(weight)} filters of weight "
+                         f"{weight.shape}")
+    if transposed:
+        channels = len(weight)
+        out = weight.shape[1] * groups
+    else:
+        channels = weight.shape[1] * groups
+        out = len(weight)
     if x.shape[1] != channels:
-        raise ValueError(f"{what}: input {x.shape} has {x.shape[1]} channels, but weight {weight.shape}, which is "
-                         f"{layout} with groups={groups}, takes {channels}")
+        raise ValueError(f"{name}: input {x.shape} has {x.shape[1]} channels, but weight "
+                         f"{weight.shape}, {layout} with groups={groups}, takes {channels}")
     if bias is not None and bias.shape != (out,):
-        raise ValueError(f"{what}: bias is one number a channel of the output, ({out},), not {bias.shape}")
+        raise ValueError(f"{name}: bias must have one element per output channel, shape ({out},), "
+                         f"not {bias.shape}")
 
 
-def conv_transposend(n: int, what: str, input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
-                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1, dilation: Sizes = 1) -> Array:
-    """The transpose of convolution: (N, C, *space) or (C, *space), filters (C, O / groups, *size), plus (O,).
+# ---- transposed convolution ----------------------------------------------------------------------
 
-    `padding` is cut off the output, `output_padding` comes back at its end: less than the stride, or the dilation.
+
+def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Array:
+    """1-d transposed convolution: the input gradient of `conv1d`, as a function.
+
+    Shapes: input (N, C, L) or (C, L), weight (C, O / groups, kernel_size), bias (O,);
+    output (N, O, L_out) or (O, L_out) with
+
+    ``L_out = (L - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``
+
+    The other parameters and the errors are those of `conv_transpose2d`.
     """
-    x, back = spatial(what, input, n)
-    stride, dilation = numbers(what, "stride", stride, n), numbers(what, "dilation", dilation, n)
-    cut, more = numbers(what, "padding", padding, n, 0), numbers(what, "output_padding", output_padding, n, 0)
-    check_channels(what, n, x, weight, bias, groups, transposed=True)
-    if any(m >= max(s, d) for m, s, d in zip(more, stride, dilation, strict=True)):
-        raise ValueError(f"{what}: output_padding {more} must be less than the stride {stride} or "
-                         f"the dilation {dilation}")
+    return conv_transpose_nd(1, "conv_transpose1d", input, weight, bias, stride, padding,
+                             output_padding, groups, dilation)
+
+
+def conv_transpose2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Array:
+    """2-d transposed convolution: the input gradient of `conv2d`, as a function.
+
+    Each input element adds its multiple of the filter to the output, `stride` elements apart.
+
+    Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, *kernel_size), bias (O,);
+    output (N, O, H_out, W_out) or (O, H_out, W_out) with
+
+    ``H_out = (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``
+
+    and W_out likewise.  `padding` removes elements from both sides of the output.
+    `output_padding` adds elements at its end, fewer than the stride or the dilation: it selects
+    one of the sizes that `conv2d` with this stride maps to the input's size.
+
+    Raises ValueError for shapes that do not match or an output without elements, and TypeError
+    for an input and a weight of different dtypes.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.conv_transpose2d(np.array([[[[1.0, 2.0]]]]), np.ones((1, 1, 2, 2)), stride=2)
+    array([[[[1., 1., 2., 2.],
+             [1., 1., 2., 2.]]]])
+    """
+    return conv_transpose_nd(2, "conv_transpose2d", input, weight, bias, stride, padding,
+                             output_padding, groups, dilation)
+
+
+def conv_transpose3d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
+                     padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                     dilation: Sizes = 1) -> Array:
+    """3-d transposed convolution: the input gradient of `conv3d`, as a function.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W), weight (C, O / groups, *kernel_size), bias (O,);
+    output (N, O, D_out, H_out, W_out) or (O, D_out, H_out, W_out) with
+
+    ``D_out = (D - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``
+
+    and H_out, W_out likewise.  The other parameters and the errors are those of
+    `conv_transpose2d`.
+    """
+    return conv_transpose_nd(3, "conv_transpose3d", input, weight, bias, stride, padding,
+                             output_padding, groups, dilation)
+
+
+def conv_transpose_nd(n: int, name: str, input: Any, weight: Any, bias: Any, stride: Any,
+                      padding: Any, output_padding: Any, groups: int, dilation: Any) -> Any:
+    """Transposed convolution in `n` spatial dimensions; `name` is the public function's."""
+    x, unbatch = as_batch(name, input, n)
+    stride = int_tuple(name, "stride", stride, n)
+    dilation = int_tuple(name, "dilation", dilation, n)
+    padding = int_tuple(name, "padding", padding, n, least=0)
+    output_padding = int_tuple(name, "output_padding", output_padding, n, least=0)
+    check_channels(name, n, x, weight, bias, groups, transposed=True)
+    limits = map(max, stride, dilation)
+    if any(map(operator.ge, output_padding, limits)):
+        raise ValueError(f"{name}: output_padding {output_padding} must be less than the stride "
+                         f"{stride} or the dilation {dilation}")
     reach = extent(weight.shape[2:], dilation)
-    space = tuple((i - 1) * s - 2 * p + k + m
-                  for i, s, p, k, m in zip(x.shape[2:], stride, cut, reach, more, strict=True))
+    space = tuple(
+        (length - 1) * s - 2 * p + k + extra
+        for length, s, p, k, extra
+        in zip(x.shape[2:], stride, padding, reach, output_padding, strict=True))
     if min(space) < 1 or not math.prod(x.shape[2:]):
-        raise ValueError(f"{what}: of input {x.shape} and weight {weight.shape} nothing is left: the output is {space}")
-    return back(conv_transpose(x, weight, bias, space, stride, tuple((p, p) for p in cut), dilation, groups))
+        raise ValueError(f"{name}: output size {space} must be positive and the input not empty, "
+                         f"for input {x.shape} and weight {weight.shape}")
+    widths = tuple((p, p) for p in padding)
+    return unbatch(conv_transpose(x, weight, bias, space, stride, widths, dilation, groups))
 
 
-conv1d, conv2d, conv3d = spelled(convnd, 1, 2, 3)
-conv_transpose1d, conv_transpose2d, conv_transpose3d = spelled(conv_transposend, 1, 2, 3)
-
-
-# ---- windows as columns ---------------------------------------------------------------------------------------------
-
-
-@composed
-def unfold(input: Array, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0, stride: Sizes = 1) -> Array:
-    """Each window of (N, C, H, W) or (C, H, W) as a column: (N, C * kernel, windows)."""
-    x, back = spatial("unfold", input, 2)
-    size, how = window_words("unfold", kernel_size, stride, padding, dilation)
-    counts = fit("unfold", x.shape[2:], size, *how)
-    stride, widths, dilation = how
-    w = windows(pad(x, ((0, 0), (0, 0), *widths)), size, counts, stride, dilation)
-    return back(w.reshape(len(x), x.shape[1] * math.prod(size), math.prod(counts)))
+# ---- unfold and fold -----------------------------------------------------------------------------
 
 
 @composed
-def fold(input: Array, output_size: Sizes, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0,
-         stride: Sizes = 1) -> Array:
-    """The transpose of `unfold`: (N, C * kernel, windows) columns, added where they lay in (N, C, *output_size)."""
+def unfold(input: Array, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes = 0,
+           stride: Sizes = 1) -> Array:
+    """The windows of images as columns (im2col).
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C * prod(kernel_size), windows) or
+    (C * prod(kernel_size), windows), where ``windows`` is the product over H and W of
+
+    ``floor((size + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    A matrix product with filters reshaped to (O, C * prod(kernel_size)) is `conv2d`.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.unfold(np.arange(9.0).reshape(1, 1, 3, 3), 2)
+    array([[[0., 1., 3., 4.],
+            [1., 2., 4., 5.],
+            [3., 4., 6., 7.],
+            [4., 5., 7., 8.]]])
+    """
+    x, unbatch = as_batch("unfold", input, 2)
+    options = unfold_options("unfold", kernel_size, stride, padding, dilation)
+    size, stride, widths, dilation = options
+    counts = window_counts("unfold", x.shape[2:], *options)
+    x = pad(x, ((0, 0), (0, 0), *widths))
+    columns = windows(x, size, counts, stride, dilation)
+    return unbatch(columns.reshape(len(x), x.shape[1] * math.prod(size), math.prod(counts)))
+
+
+@composed
+def fold(input: Array, output_size: Sizes, kernel_size: Sizes, dilation: Sizes = 1,
+         padding: Sizes = 0, stride: Sizes = 1) -> Array:
+    """Sum of columns into overlapping windows of an image (col2im): the adjoint of `unfold`.
+
+    Shapes: input (N, C * prod(kernel_size), windows) or without N, with as many windows as
+    `unfold` makes of `output_size`; output (N, C, *output_size) or (C, *output_size).
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.fold(np.ones((1, 4, 4)), output_size=3, kernel_size=2)
+    array([[[[1., 2., 1.],
+             [2., 4., 2.],
+             [1., 2., 1.]]]])
+    """
     if input.ndim not in (2, 3):
-        raise ValueError(f"fold: input is (N, C * kernel, windows) or (C * kernel, windows), "
-                         f"not of shape {input.shape}")
+        raise ValueError(f"fold: input must have shape (N, C * prod(kernel_size), windows) or "
+                         f"(C * prod(kernel_size), windows), not {input.shape}")
     x = input if input.ndim == 3 else input[None]
-    space = numbers("fold", "output_size", output_size, 2)
-    size, how = window_words("fold", kernel_size, stride, padding, dilation)
-    counts = fit("fold", space, size, *how)
-    stride, widths, dilation = how
-    if x.shape[1] % math.prod(size) or x.shape[2] != math.prod(counts):
-        raise ValueError(f"fold: input {input.shape} has {x.shape[1]} rows and {x.shape[2]} columns, but kernel {size} "
-                         f"takes a multiple of {math.prod(size)} rows, and output {space} {math.prod(counts)} columns")
-    w = x.reshape(len(x), x.shape[1] // math.prod(size), *size, *counts)
-    full = tuple(n + sum(p) for n, p in zip(space, widths, strict=True))
-    y = cropped(overlap(w, full, stride, dilation), widths, space)
+    space = int_tuple("fold", "output_size", output_size, 2)
+    options = unfold_options("fold", kernel_size, stride, padding, dilation)
+    size, stride, widths, dilation = options
+    counts = window_counts("fold", space, *options)
+    batch, rows, columns = x.shape
+    if rows % math.prod(size) or columns != math.prod(counts):
+        raise ValueError(f"fold: input {input.shape} has {rows} rows and {columns} columns, but "
+                         f"kernel {size} takes a multiple of {math.prod(size)} rows, and output "
+                         f"{space} takes {math.prod(counts)} columns")
+    x = x.reshape(batch, rows // math.prod(size), *size, *counts)
+    padded = tuple(n + before + after for n, (before, after) in zip(space, widths, strict=True))
+    y = crop(fold_windows(x, padded, stride, dilation), widths, space)
     return y if input.ndim == 3 else y[0]
 
 
-def window_words(what: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple:
-    """The size of windows of images, and their (stride, padding, dilation)."""
-    size, stride = numbers(what, "kernel_size", kernel_size, 2), numbers(what, "stride", stride, 2)
-    dilation = numbers(what, "dilation", dilation, 2)
-    return size, (stride, around(what, padding, size, stride, dilation), dilation)
+def unfold_options(name: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple:
+    """The arguments of `unfold` per spatial dimension: size, stride, (before, after), dilation."""
+    size = int_tuple(name, "kernel_size", kernel_size, 2)
+    stride = int_tuple(name, "stride", stride, 2)
+    dilation = int_tuple(name, "dilation", dilation, 2)
+    widths = resolve_padding(name, padding, size, stride, dilation)
+    return size, stride, widths, dilation

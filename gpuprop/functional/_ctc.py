@@ -1,4 +1,4 @@
-"""Connectionist temporal classification: the loss of labels in a sequence that nobody aligned with the input's."""
+"""Connectionist temporal classification: a loss for targets that are not aligned to the input."""
 
 from __future__ import annotations
 
@@ -17,130 +17,173 @@ from gpuprop._core.ops import op
 from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
-from gpuprop.functional._loss import reduced
+from gpuprop.functional._loss import label_message, reduce_loss
 
 
-@op(precision="full")
-def aligned_nll(xp, log_probs: Array, targets: Array, input_lengths: Array, target_lengths: Array, blank=0,
-                zero_infinity=False):
-    """-log of the probability of all of a sample's alignments: (T, N, C), (N, S), (N,), (N,) -> (N,).
+@op(precision="full", name="ctc_loss")
+def ctc_nll(xp, log_probs: Array, targets: Array, input_lengths: Array, target_lengths: Array,
+            blank: int = 0, zero_infinity: bool = False):
+    """`ctc_loss` per sample: (T, N, C), (N, S), (N,), (N,) -> (N,).
 
-    As PyTorch's, the gradient is that by the logits `log_probs` are the `log_softmax` of, which this leaves as it is.
+    As in PyTorch, the gradient is that with respect to the logits: it assumes that `log_probs` is
+    the `log_softmax` of them.  Since ``log_softmax(log_probs) == log_probs``, the gradient passes
+    through `log_softmax` unchanged.
     """
-    (steps, n, classes), size, dtype = log_probs.shape, targets.shape[1], log_probs.dtype
+    steps, n, classes = log_probs.shape
+    size = targets.shape[1]
+    dtype = log_probs.dtype
     check_lengths(xp, "input_lengths", input_lengths, steps)
     check_lengths(xp, "target_lengths", target_lengths, size)
-    labels = xp.where(xp.arange(size) < target_lengths[:, None], targets.astype("int64"), blank)
-    xp.check((labels >= 0) & (labels < classes),
-               f"ctc_loss: labels of {classes} classes are 0 to {classes - 1}: another was found in targets")
-    # an alignment goes through states, the labels with blanks about them: at each step it stays, goes on to the next,
-    # or skips a blank between two labels that differ
+    is_given = xp.arange(size) < target_lengths[:, None]
+    labels = xp.where(is_given, targets.astype("int64"), blank)
+    xp.check((labels >= 0) & (labels < classes), label_message("ctc_loss", classes), labels)
+
+    # The states of an alignment are the labels with blanks before, between and after them.  At each
+    # step the state stays, moves to the next one, or skips a blank between two different labels.
     blanks = xp.full((n, size), blank)
-    states = pad_with.on(xp, xp.stack([blanks, labels], axis=2).reshape(n, 2 * size), widths=((0, 0), (2, 1)),
-                         value=blank)
-    skips, states = states[:, 2:] != states[:, :-2], states[:, 2:]
-    place, last = xp.arange(2 * size + 1), 2 * target_lengths[:, None]
-    everywhere = xp.broadcast_to(states, (steps, *states.shape))
-    emitted = xp.take_along_axis(log_probs, everywhere, axis=2)
+    states = pad_with.on(xp, xp.stack([blanks, labels], axis=2).reshape(n, 2 * size),
+                         widths=((0, 0), (2, 1)), value=blank)
+    can_skip = states[:, 2:] != states[:, :-2]
+    states = states[:, 2:]
+    index = xp.arange(2 * size + 1)
+    last = 2 * target_lengths[:, None]
+    states_of_steps = xp.broadcast_to(states, (steps, *states.shape))
+    emitted = xp.take_along_axis(log_probs, states_of_steps, axis=2)
 
-    def origins(alpha):
-        """The log-probabilities of the states that lead to each: itself, the one before, and the one before that."""
-        wide = pad_with.on(xp, alpha, widths=((0, 0), (2, 0)), value=-math.inf)
-        return xp.stack([wide[:, 2:], wide[:, 1:-1], xp.where(skips, wide[:, :-2], -math.inf)])
+    def predecessors(alpha):
+        """Log-probabilities of the three states that lead to each: itself and the two before it."""
+        padded = pad_with.on(xp, alpha, widths=((0, 0), (2, 0)), value=-math.inf)
+        return xp.stack([padded[:, 2:], padded[:, 1:-1],
+                         xp.where(can_skip, padded[:, :-2], -math.inf)])
 
-    def back(shares):
-        """What each state is given by those that it is an origin of."""
-        wide = [pad_with.on(xp, shares[k], widths=((0, 0), (2 - k, k))) for k in range(3)]
-        return (wide[0] + wide[1] + wide[2])[:, 2:]
+    def to_predecessors(parts):
+        """The adjoint of `predecessors`, for probabilities."""
+        padded = [pad_with.on(xp, parts[k], widths=((0, 0), (2 - k, k))) for k in range(3)]
+        return (padded[0] + padded[1] + padded[2])[:, 2:]
 
-    def total(a, axis):
-        """``log(sum(exp(a)))``, and the same with 0 for -inf."""
+    def logsumexp(a, axis):
+        """``log(sum(exp(a)))``, and the same with 0 in place of -inf."""
         top = a.max(axis=axis, keepdims=True)
-        never = top == -math.inf
-        top = xp.where(never, 0, top)
-        whole = xp.log(xp.exp(a - top).sum(axis=axis, keepdims=True) + never) + top
-        return xp.where(never, -math.inf, whole), whole
+        is_zero = top == -math.inf  # the sum is 0
+        top = xp.where(is_zero, 0, top)
+        finite = xp.log(xp.exp(a - top).sum(axis=axis, keepdims=True) + is_zero) + top
+        return xp.where(is_zero, -math.inf, finite), finite
 
-    running = [(step < input_lengths)[:, None] for step in range(steps)]
-    alpha, passed = xp.where(xp.broadcast_to(place, states.shape) == 0, 0, -math.inf).astype(dtype), []
+    # alpha[n, s]: log of the summed probability of all beginnings of alignments that end in state s
+    is_running = [(step < input_lengths)[:, None] for step in range(steps)]
+    alpha = xp.where(xp.broadcast_to(index, states.shape) == 0, 0, -math.inf).astype(dtype)
+    history = []
     for step in range(steps):
-        arrived, whole = total(origins(alpha), 0)
-        passed.append((alpha, whole))
-        alpha = xp.where(running[step], arrived[0] + emitted[step], alpha)
-    ends = xp.where((place == last) | (place == last - 1), alpha, -math.inf)
-    log_p, whole = total(ends, 1)
-    lost = log_p == -math.inf
-    nll = xp.where(lost, 0, -log_p) if zero_infinity else -log_p
+        arrived, finite = logsumexp(predecessors(alpha), 0)
+        history.append((alpha, finite))
+        alpha = xp.where(is_running[step], arrived[0] + emitted[step], alpha)
+    final = xp.where((index == last) | (index == last - 1), alpha, -math.inf)
+    log_p, log_p_finite = logsumexp(final, 1)
+    is_infeasible = log_p == -math.inf
+    nll = xp.where(is_infeasible, 0, -log_p) if zero_infinity else -log_p
 
     def to_logits(d):
-        share, visits = xp.exp(ends - whole), []  # of the alignments, those in a state, from the last step to the first
+        # occupancy[n, s]: the fraction of alignments, by probability, that are in state s at a step
+        occupancy = xp.exp(final - log_p_finite)
+        occupancies = []  # from the last step to the first
         for step in range(steps)[::-1]:
-            alpha, arrived = passed[step]
-            visits.append(xp.where(running[step], share, 0))
-            share = xp.where(running[step], back(share * xp.exp(origins(alpha) - arrived)), share)
-        visits = xp.stack(visits[::-1]) if steps else emitted
-        by_class = scatter.on(xp, visits, everywhere, axis=2, shape=log_probs.shape)
-        slope = xp.where(lost, 0 if zero_infinity else math.nan, xp.exp(log_probs) - by_class) * d[:, None]
-        return xp.where(xp.arange(steps)[:, None, None] < input_lengths[:, None], slope, 0)
+            alpha, finite = history[step]
+            occupancies.append(xp.where(is_running[step], occupancy, 0))
+            before = to_predecessors(occupancy * xp.exp(predecessors(alpha) - finite))
+            occupancy = xp.where(is_running[step], before, occupancy)
+        occupancies = xp.stack(occupancies[::-1]) if steps else emitted
+        by_class = scatter.on(xp, occupancies, states_of_steps, axis=2, shape=log_probs.shape)
+        of_infeasible = 0 if zero_infinity else math.nan
+        dx = xp.where(is_infeasible, of_infeasible, xp.exp(log_probs) - by_class) * d[:, None]
+        return xp.where(xp.arange(steps)[:, None, None] < input_lengths[:, None], dx, 0)
 
     return nll[:, 0], (to_logits, None, None, None)
 
 
 def check_lengths(xp, name, lengths, limit):
-    xp.check((lengths >= 0) & (lengths <= limit), f"ctc_loss: {name} lie between 0 and {limit}: another was found")
+    xp.check((lengths >= 0) & (lengths <= limit),
+             f"ctc_loss: {name} out of range: expected 0 <= length <= {limit}", lengths)
 
 
 @composed(full=True)
 def ctc_loss(log_probs: Array, targets: Array, input_lengths: Array | Sequence[int],
              target_lengths: Array | Sequence[int], blank: int = 0, reduction: str = "mean",
              zero_infinity: bool = False) -> Array:
-    """-log of the probability that `log_probs` (T, N, C), of a `log_softmax`, spell their targets, blanks left out.
+    """CTC loss: ``y = -log(p)``, where p is the probability of all alignments of a target.
 
-    Targets are (N, S), or 1-D, one sample's after the other, for which the host reads `target_lengths`; a single sample
-    is (T, C) and (S,).  Only the first of each, as lengths say, counts.  The "mean" is over samples, of the loss over
-    the number of labels.  Where an input is too short for its labels the loss is infinite, and 0 with `zero_infinity`.
-    A step can be captured with lengths in arrays and targets (N, S).  A. Graves et al., ICML 2006.
+    An alignment is a sequence of classes, one per step, that becomes the target when repeats are
+    merged and then blanks removed.  `log_probs`, from `log_softmax`, is (T, N, C), or (T, C) for
+    one sample.  `targets` is (N, S), or (S,) for one sample, or 1-D with the labels of all samples
+    one after the other.  `input_lengths` and `target_lengths` are (N,): only that many steps and
+    labels of a sample count.
+
+    `reduction` is "mean", "sum" or "none".  The mean is over samples, each loss divided by its
+    target length.  If a target does not fit into its input the loss is infinite, or 0 with
+    `zero_infinity`.  The gradient is that with respect to the logits, and is only right if
+    `log_probs` comes from `log_softmax`.  A step can be captured if lengths are arrays and targets
+    (N, S): for 1-D targets the host reads `target_lengths`.
+
+    Raises ValueError if shapes do not fit, TypeError if labels are not integers, and IndexError if
+    labels or lengths are out of range (on a device, when a value is next read).
+    A. Graves et al., ICML 2006.
+
+    >>> import numpy as np
+    >>> import gpuprop.functional as F
+    >>> log_probs = np.log(np.full((2, 1, 3), 1 / 3))
+    >>> loss = F.ctc_loss(log_probs, np.array([[1]]), (2,), (1,), reduction="sum")
+    >>> round(float(np.exp(-loss)), 4)  # 3 of the 9 sequences of 2 classes: 1 1, 0 1 and 1 0
+    0.3333
     """
     if log_probs.ndim not in (2, 3):
-        raise ValueError(f"ctc_loss: log_probs are (T, N, C) or (T, C), not of shape {log_probs.shape}")
+        raise ValueError(
+            f"ctc_loss: log_probs must be (T, N, C) or (T, C), got shape {log_probs.shape}")
     if targets.dtype.kind not in "iu":
-        raise TypeError(f"ctc_loss: targets hold labels, and must be integers, not {targets.dtype.name}")
-    if not 0 <= blank < log_probs.shape[-1]:
-        raise ValueError(f"ctc_loss: blank={blank} is none of the {log_probs.shape[-1]} classes")
-    single = log_probs.ndim == 2
-    if single:
-        log_probs, targets = log_probs[:, None], targets.reshape(1, targets.size)
+        raise TypeError(f"ctc_loss: targets must hold integer labels, got {targets.dtype.name}")
+    classes = log_probs.shape[-1]
+    if not 0 <= blank < classes:
+        raise ValueError(f"ctc_loss: blank out of range: expected 0 <= blank < {classes}, got "
+                         f"{blank}")
+    is_single = log_probs.ndim == 2
+    if is_single:
+        log_probs = log_probs[:, None]
+        targets = targets.reshape(1, targets.size)
     n = log_probs.shape[1]
-    in_lengths = one_each("input_lengths", input_lengths, log_probs)
-    out_lengths = one_each("target_lengths", target_lengths, log_probs)
-    targets = targets if targets.ndim > 1 else beneath(targets, asnumpy(target_lengths))
+    input_lengths_array = lengths_as_array("input_lengths", input_lengths, log_probs)
+    target_lengths_array = lengths_as_array("target_lengths", target_lengths, log_probs)
+    if targets.ndim == 1:
+        targets = pad_targets(targets, asnumpy(target_lengths))
     if targets.ndim != 2 or len(targets) != n:
-        raise ValueError(f"ctc_loss: targets of {n} samples are ({n}, S), or 1-D, not of shape {targets.shape}")
-    loss = aligned_nll(log_probs, targets, in_lengths, out_lengths, blank, zero_infinity)
+        raise ValueError(f"ctc_loss: targets must be ({n}, S) for {n} samples, or 1-D, got shape "
+                         f"{targets.shape}")
+    loss = ctc_nll(log_probs, targets, input_lengths_array, target_lengths_array, blank,
+                   zero_infinity)
     if reduction == "mean":
-        loss = loss / maximum(out_lengths, 1).astype(loss.dtype)
-    loss = reduced(loss, None, reduction)
-    return loss[0] if single and reduction == "none" else loss
+        loss = loss / maximum(target_lengths_array, 1).astype(loss.dtype)
+    loss = reduce_loss(loss, None, reduction)
+    return loss[0] if is_single and reduction == "none" else loss
 
 
-def one_each(name: str, lengths: Any, log_probs: Any) -> Any:
-    """Lengths, one a sample, as an array where `log_probs` are."""
+def lengths_as_array(name: str, lengths: Any, log_probs: Any) -> Any:
+    """The lengths as an int64 array (N,) on the device of `log_probs`."""
     n = log_probs.shape[1]
     if hasattr(lengths, "shape"):
-        own = raw(lengths)
+        array = raw(lengths)
     else:
-        own = backend_of(raw(log_probs)).asarray(np.asarray(lengths, None if np.size(lengths) else "int64"))
-    if own.dtype.kind not in "iu" or own.size != n or own.ndim > 1:
-        raise ValueError(f"ctc_loss: {name} are integers, one for each of {n} samples, not {own.dtype.name} of shape "
-                         f"{own.shape}")
-    return own.reshape(n).astype("int64", copy=False)  # a narrow type does not hold twice the length
+        on_host = np.asarray(lengths, None if np.size(lengths) else "int64")
+        array = backend_of(raw(log_probs)).asarray(on_host)
+    if array.dtype.kind not in "iu" or array.size != n or array.ndim > 1:
+        raise ValueError(f"ctc_loss: {name} must hold {n} integers, one per sample, got "
+                         f"{array.dtype.name} of shape {array.shape}")
+    return array.reshape(n).astype("int64", copy=False)  # narrow types overflow at twice the length
 
 
-def beneath(targets: Any, lengths: np.ndarray) -> Any:
-    """Targets given one after the other, one beneath the other: (sum of lengths,) -> (N, longest)."""
+def pad_targets(targets: Any, lengths: np.ndarray) -> Any:
+    """Concatenated targets as a padded array: (sum of lengths,) -> (N, longest)."""
     if lengths.sum() != len(targets):
-        raise ValueError(f"ctc_loss: {len(targets)} targets are given, and target_lengths say {lengths.sum()}")
+        raise ValueError(f"ctc_loss: the sum of target_lengths is {lengths.sum()}, but there are "
+                         f"{len(targets)} targets")
     lengths = lengths.astype(np.int64)
     longest = lengths.max(initial=0)
-    places = (lengths.cumsum() - lengths)[:, None] + np.arange(longest)
-    return take(targets, backend_of(raw(targets)).asarray(np.minimum(places, len(targets) - 1)), 0)
+    index = (lengths.cumsum() - lengths)[:, None] + np.arange(longest)
+    index = np.minimum(index, len(targets) - 1)
+    return take(targets, backend_of(raw(targets)).asarray(index), 0)

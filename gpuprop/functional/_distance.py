@@ -13,30 +13,55 @@ from gpuprop._core.signature import Array
 
 @composed(full=True)
 def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Array:
-    """`input` divided by its `p`-norm along `dim`, or by `eps` if that is larger."""
+    """Divide by the `p`-norm along `dim`: ``y = input / max(norm(input, p, dim), eps)``.
+
+    The output has the shape of `input`.
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.normalize(gp.tensor([[3.0, 4.0]])).numpy()
+    array([[0.6, 0.8]], dtype=float32)
+    """
     return input / maximum(norm(input, p, dim, True), eps)
 
 
 @composed(full=True)
 def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
-    """The cosine of the angle between `x1` and `x2`, which broadcast, along `dim`; no norm counts less than `eps`."""
+    """Cosine similarity along `dim`: ``y = (x1 * x2).sum(dim) / (norm(x1) * norm(x2))``.
+
+    `x1` and `x2` broadcast.  The output lacks the axis `dim`.  Each norm is at least `eps`.
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.cosine_similarity(gp.tensor([[2.0, 0.0]]), gp.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+    [1.0, 0.0]
+    """
     if x1.shape != x2.shape:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
-        x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+        x1 = broadcast_to(x1, shape)
+        x2 = broadcast_to(x2, shape)
     return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
 
 
 @composed(full=True)
-def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Array:
-    """The `p`-norm of ``x1 - x2 + eps`` over the last axis; the arrays broadcast."""
+def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6,
+                      keepdim: bool = False) -> Array:
+    """Distance along the last axis: ``y = norm(x1 - x2 + eps, p)``.
+
+    `x1` and `x2` broadcast.  (N, D), (N, D) -> (N,), or (N, 1) with `keepdim`.
+    """
     return norm(x1 - x2 + eps, p, -1, keepdim)
 
 
 @composed(full=True)
 def pdist(input: Array, p: float = 2.0) -> Array:
-    """The `p`-norms of ``input[i] - input[j]`` for all i < j: (N, D) -> (N * (N - 1) / 2,)."""
+    """Distances of all pairs of rows: ``norm(input[i] - input[j], p)`` for all i < j.
+
+    (N, D) -> (N * (N - 1) / 2,).  Raises ValueError if `input` is not 2-D or `p` is negative.
+    """
     if input.ndim != 2:
-        raise ValueError(f"pdist: input is (N, D), not of shape {input.shape}")
+        raise ValueError(f"pdist: input must be (N, D), got shape {input.shape}")
     if p < 0:
-        raise ValueError(f"pdist: p cannot be negative, and is {p}")
-    return norm(concatenate([input[:0], *(input[i] - input[i + 1:] for i in range(len(input)))]), p, -1)
+        raise ValueError(f"pdist: p must not be negative, got {p}")
+    differences = [input[i] - input[i + 1:] for i in range(len(input))]
+    return norm(concatenate([input[:0], *differences]), p, -1)

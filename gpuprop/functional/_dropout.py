@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout of elements and of channels."""
 
 from __future__ import annotations
 
@@ -9,116 +9,167 @@ from gpuprop._array.arithmetic import add, multiply
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
+from gpuprop._core.philox import keep_mask
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
-from gpuprop.random import Generator, default_generator, keep_mask
+from gpuprop.random import Generator, default_generator
 
 
 @pointwise
-def masked_and_scaled(xp, x, mask, scale):
+def mask_and_scale(xp, x, mask, scale):
     return x * mask * scale
 
 
-def masked(xp, x, mask, p):
-    """What `mask` keeps of x, divided by 1 - p; a number among the arrays, so that each p has the same kernel."""
-    return masked_and_scaled(xp, x, mask, 1 / (1 - p) if p < 1 else 0.0)
+def apply_dropout_mask(xp, x, mask, p):
+    """``x * mask / (1 - p)``, or 0 for ``p=1``."""
+    # the scale is an argument, not a constant of the body, so that all p share one compiled kernel
+    return mask_and_scale(xp, x, mask, 1 / (1 - p) if p < 1 else 0.0)
 
 
-@op(half="exact")
-def drop(xp, input: Array, rng_key: Array, p: float):
-    """Zeros with probability `p`, and the rest divided by 1 - p; which ones, `rng_key` says, now and in the gradient."""
+@op(half="exact", name="dropout")
+def dropout_by_key(xp, input: Array, rng_key: Array, p: float):
+    """`dropout` in training, with the mask that `rng_key` determines.
+
+    The gradient draws the mask again rather than keep it.
+    """
     shape = input.shape
-    through = lambda x: masked(xp, x, keep_mask(rng_key, shape, p), p)
-    return through(input), (through, None)
+
+    def drop(x):
+        return apply_dropout_mask(xp, x, keep_mask(rng_key, shape, p), p)
+
+    return drop(input), (drop, None)
 
 
-@drop.faster
-def drop_by_one_mask(xp, input, rng_key, p):
-    """The mask is kept, a byte an element, rather than drawn twice."""
+@dropout_by_key.faster
+def dropout_with_kept_mask(xp, input, rng_key, p):
+    """Keeps the mask, one byte per element, rather than draw it twice."""
     mask = keep_mask(rng_key, input.shape, p)
-    through = lambda x: masked(xp, x, mask, p)
-    return through(input), (through, None)
+
+    def drop(x):
+        return apply_dropout_mask(xp, x, mask, p)
+
+    return drop(input), (drop, None)
+
+
+def check_probability(name: str, p: float) -> None:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: p must be a probability between 0 and 1, got {p}")
 
 
 def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
             rng: Generator | None = None) -> Array:
-    """In training, zeros with probability `p` and the rest divided by 1 - p, by `rng` or the default generator.
+    """Set elements to 0 with probability `p`: ``y = input * mask / (1 - p)``.
 
+    Without `training`, ``y = input``.  The mask is drawn from `rng` or the default generator.
+    `inplace` has no effect.  Raises ValueError if `p` is not between 0 and 1.
     N. Srivastava et al., JMLR 15 (2014).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> x = gp.ones((8,))
+    >>> y = F.dropout(x, 0.5, rng=gp.random.Generator(0))
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    >>> y.tolist() == F.dropout(x, 0.5, rng=gp.random.Generator(0)).tolist()
+    True
     """
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout: p is a probability, not {p}")
+    check_probability("dropout", p)
     if not training or p == 0:
         return input
-    return drop(input, (rng or default_generator).noise(input), p)
+    return dropout_by_key(input, (rng or default_generator).noise(input), p)
 
 
-# ---- of whole channels, and with the statistics that selu keeps -----------------------------------------------------
+# ---- dropout of channels, and dropout for selu ---------------------------------------------------
 
 
-def kept(what: str, input: Any, lead: int | None, p: float, rng: Generator | None) -> Any:
-    """``drop`` of ones, one a channel where `lead` says how many axes channels have, else one an element."""
-    if not 0 <= p <= 1:
-        raise ValueError(f"{what}: p is a probability, not {p}")
-    shape = input.shape if lead is None else (*input.shape[:lead], *(1,) * (input.ndim - lead))
+def scaled_mask(name: str, input: Any, leading: int | None, p: float,
+                rng: Generator | None) -> Any:
+    """`dropout` of ones.
+
+    It has one element per element of `input`, or, if `leading` is given, one per element of its
+    first `leading` axes.
+    """
+    check_probability(name, p)
+    if leading is None:
+        shape = input.shape
+    else:
+        shape = (*input.shape[:leading], *(1,) * (input.ndim - leading))
     ones = namespace(raw(input)).ones(shape, input.dtype)
-    return drop(ones, (rng or default_generator).noise(input), p)
+    return dropout_by_key(ones, (rng or default_generator).noise(input), p)
 
 
-def _channels(n: int, input: Array, p: float, training: bool, rng: Generator | None) -> Array:
-    what = f"dropout{n}d"
+def _dropout_nd(n: int, input: Array, p: float, training: bool, rng: Generator | None) -> Array:
+    name = f"dropout{n}d"
     if input.ndim not in (n + 1, n + 2):
-        raise ValueError(f"{what}: input has {n + 1} or {n + 2} axes, not {input.ndim}, as {input.shape} has")
+        raise ValueError(f"{name}: input must have {n + 1} or {n + 2} axes, got {input.ndim} in "
+                         f"shape {input.shape}")
     if not training or p == 0:
         return input
-    return multiply(input, kept(what, input, input.ndim - n, p, rng))
+    return multiply(input, scaled_mask(name, input, input.ndim - n, p, rng))
 
 
 def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """`dropout` of whole channels of (N, C, L) or (C, L).  J. Tompson et al., CVPR 2015."""
-    return _channels(1, input, p, training, rng)
+    """Set whole channels of (N, C, L) or (C, L) to 0 with probability `p`.
+
+    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    """
+    return _dropout_nd(1, input, p, training, rng)
 
 
 def dropout2d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """`dropout` of whole channels of (N, C, H, W) or (C, H, W)."""
-    return _channels(2, input, p, training, rng)
+    """Set whole channels of (N, C, H, W) or (C, H, W) to 0 with probability `p`.
+
+    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    """
+    return _dropout_nd(2, input, p, training, rng)
 
 
 def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """`dropout` of whole channels of (N, C, D, H, W) or (C, D, H, W)."""
-    return _channels(3, input, p, training, rng)
+    """Set whole channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability `p`.
+
+    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    """
+    return _dropout_nd(3, input, p, training, rng)
 
 
 @on_device_of_arguments
-def _alpha(what: str, input: Array, lead: int | None, p: float, training: bool, rng: Generator | None) -> Array:
-    if not 0 <= p <= 1:
-        raise ValueError(f"{what}: p is a probability, not {p}")
+def _alpha_dropout(name: str, input: Array, leading: int | None, p: float, training: bool,
+                   rng: Generator | None) -> Array:
+    check_probability(name, p)
     if not training or p == 0:
         return input
     if p == 1:
         return multiply(input, 0)
-    low = -1.7580993408473766  # what selu tends to
+    low = -1.7580993408473766  # the limit of selu(x) for x -> -inf
     scale = 1 / math.sqrt((1 + low * low * p) * (1 - p))
-    mask = kept(what, input, lead, p, rng) * (1 - p)
+    mask = scaled_mask(name, input, leading, p, rng) * (1 - p)
     return add(multiply(input, mask * scale), (1 - mask) * (low * scale) - low * p * scale)
 
 
 def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
                   rng: Generator | None = None) -> Array:
-    """In training, what `selu` tends to with probability `p`, then all scaled and moved to keep mean 0, variance 1.
+    """Dropout for `selu`: ``y = a * (input if mask else low) + b``.
 
-    G. Klambauer et al., NeurIPS 2017.
+    ``low = -1.758`` is the limit of `selu` at -infinity; an element is replaced by it with
+    probability `p`.  a and b keep mean 0 and variance 1.  With ``p=1`` the output is 0.  Without
+    `training`, ``y = input``.  The mask is drawn from `rng` or the default generator.  `inplace`
+    has no effect.  Raises ValueError if `p` is not between 0 and 1.  G. Klambauer et al., NeurIPS
+    2017.
     """
-    return _alpha("alpha_dropout", input, None, p, training, rng)
+    return _alpha_dropout("alpha_dropout", input, None, p, training, rng)
 
 
-def feature_alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
-                          rng: Generator | None = None) -> Array:
-    """`alpha_dropout` of whole channels of (N, C, ...)."""
+def feature_alpha_dropout(input: Array, p: float = 0.5, training: bool = False,
+                          inplace: bool = False, rng: Generator | None = None) -> Array:
+    """`alpha_dropout` of whole channels of (N, C, ...).
+
+    Raises ValueError if `input` has fewer than 2 axes or `p` is not between 0 and 1.
+    """
     if training and input.ndim < 2:
-        raise ValueError(f"feature_alpha_dropout: input is (N, C, ...), not of shape {input.shape}")
-    return _alpha("feature_alpha_dropout", input, 2, p, training, rng)
+        raise ValueError(f"feature_alpha_dropout: input must be (N, C, ...), got shape "
+                         f"{input.shape}")
+    return _alpha_dropout("feature_alpha_dropout", input, 2, p, training, rng)

@@ -1,4 +1,4 @@
-"""Embedding: rows of a table, one by one or a bag of them at a time."""
+"""Embedding: the rows of a table by index, one per index or one per bag of indices."""
 
 from __future__ import annotations
 
@@ -18,163 +18,222 @@ from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
 
 
-@op(half="exact")
-def rows_of(xp, input: Array, weight: Array, padding_idx=None, scale_grad_by_freq=False):
-    """The rows of `weight` that `input` names; no gradient comes from where it names `padding_idx`."""
+@op(half="exact", name="embedding")
+def embedding_lookup(xp, input: Array, weight: Array, padding_idx: int | None = None,
+                     scale_grad_by_freq: bool = False):
+    """``weight[input]``; the gradient leaves out the indices that are `padding_idx`."""
     n = len(weight)
-    xp.check((input >= 0) & (input < n), f"embedding: input names rows of weight, 0 to {n - 1}: another was found")
+    xp.check((input >= 0) & (input < n),
+             f"embedding: index out of range: expected 0 <= index < {n}", input)
 
     def to_weight(d):
         if padding_idx is not None:
             d = xp.where((input == padding_idx)[..., None], 0, d)
         if scale_grad_by_freq:
-            times = put_rows.on(xp, xp.ones(input.shape, compute_dtype(d.dtype)), input, axis=0, n=n)
-            d = d / xp.take(times, input, axis=0)[..., None]
+            ones = xp.ones(input.shape, compute_dtype(d.dtype))
+            counts = put_rows.on(xp, ones, input, axis=0, n=n)
+            d = d / xp.take(counts, input, axis=0)[..., None]
         return put_rows.on(xp, d, input, axis=0, n=n)
 
     return xp.take(weight, input, axis=0), (None, to_weight)
 
 
-def embedding(input: Array, weight: Array, padding_idx: int | None = None, max_norm: float | None = None,
-              norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False) -> Array:
-    """The rows of `weight` (n, D) that the integers of `input` (...) name: (..., D).
+def embedding(input: Array, weight: Array, padding_idx: int | None = None,
+              max_norm: float | None = None, norm_type: float = 2.0,
+              scale_grad_by_freq: bool = False, sparse: bool = False) -> Array:
+    """Embedding lookup: ``y[...] = weight[input[...]]``.
 
-    Row `padding_idx` gets no gradient.  Rows longer than `max_norm` by the `norm_type`-norm are first shortened to it,
-    in place.  `scale_grad_by_freq` divides a row's gradient by how often the input names it.  `sparse` is accepted and
-    ignored: gradients are dense.  A row that is not there is an IndexError, on a device when a value is read next.
+    Integers (...), weight (num_embeddings, D) -> (..., D).  Row `padding_idx` gets no gradient.
+    With `max_norm`, the rows that are looked up are first scaled in place to at most this
+    `norm_type`-norm.  `scale_grad_by_freq` divides the gradient of a row by the number of its
+    indices in `input`.  Gradients are dense: `sparse` has no effect.  Raises ValueError if `weight`
+    is not 2-D or has no row `padding_idx`, TypeError if `input` does not hold integers, and
+    IndexError if an index is out of range (on a device, when a value is next read).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> weight = gp.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+    >>> F.embedding(gp.tensor([2, 1]), weight).tolist()
+    [[3.0, 4.0], [1.0, 2.0]]
     """
-    check("embedding", input, weight)
-    padding_idx = within("embedding", padding_idx, len(weight))
+    check_input_and_weight("embedding", input, weight)
+    padding_idx = nonnegative_padding_idx("embedding", padding_idx, len(weight))
     if max_norm is not None:
-        shorten(weight, input, max_norm, norm_type)
-    return rows_of(input, weight, padding_idx, scale_grad_by_freq)
+        limit_row_norms(weight, input, max_norm, norm_type)
+    return embedding_lookup(input, weight, padding_idx, scale_grad_by_freq)
 
 
-def check(what: str, input: Any, weight: Any) -> None:
-    """The input is of integers, and the weight a table."""
+def check_input_and_weight(name: str, input: Any, weight: Any) -> None:
+    """`input` must hold integers, and `weight` must be 2-D."""
     if weight.ndim != 2:
-        raise ValueError(f"{what}: weight is (rows, features), not of shape {weight.shape}")
+        raise ValueError(f"{name}: weight must be (num_embeddings, embedding_dim), got shape "
+                         f"{weight.shape}")
     if input.dtype.kind not in "iu":
-        raise TypeError(f"{what}: input names rows of weight, and must be integers, not {input.dtype.name}")
+        raise TypeError(f"{name}: input must hold integer indices, got {input.dtype.name}")
 
 
-def within(what: str, padding_idx: int | None, n: int) -> int | None:
-    """`padding_idx` of n rows, counted from the first."""
+def nonnegative_padding_idx(name: str, padding_idx: int | None, n: int) -> int | None:
+    """`padding_idx`, which may be negative, as an index from 0 to n - 1."""
     if padding_idx is None:
         return None
     if not -n <= padding_idx < n:
-        raise ValueError(f"{what}: padding_idx={padding_idx} is none of the {n} rows")
+        raise ValueError(f"{name}: padding_idx {padding_idx} is out of range for {n} embeddings")
     return padding_idx % n
 
 
 @on_device_of_arguments
-def shorten(weight: Any, input: Any, max_norm: float, norm_type: float) -> None:
-    """Scale the rows that `input` names to `max_norm`, in place, where they are longer."""
-    weight, index = raw(weight), raw(input).reshape(-1)
+def limit_row_norms(weight: Any, input: Any, max_norm: float, norm_type: float) -> None:
+    """Scale the rows with the indices `input` in place, so that no norm is above `max_norm`."""
+    weight = raw(weight)
+    index = raw(input).reshape(-1)
     rows = take(weight, index, 0)
-    length = norm(rows, norm_type, 1, True)
-    replace_rows(weight, index, rows * where(length > max_norm, max_norm / (length + 1e-7), 1))
+    norms = norm(rows, norm_type, 1, True)
+    assign_rows(weight, index, rows * where(norms > max_norm, max_norm / (norms + 1e-7), 1))
 
 
 @kernel
-def replace_rows(xp, x: Array, index: Array, rows: Array):
-    """Write rows into `x` where `index` says; those that go to one place are equal."""
+def assign_rows(xp, x: Array, index: Array, rows: Array):
+    """``x[index] = rows``; rows with the same index must be equal."""
     x[index] = rows
 
 
-# ---- bags -----------------------------------------------------------------------------------------------------------
+# ---- bags ----------------------------------------------------------------------------------------
 
 
 @on_device_of_arguments
-def embedding_bag(input: Array, weight: Array, offsets: Array = None, max_norm: float | None = None,
-                  norm_type: float = 2, scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
+def embedding_bag(input: Array, weight: Array, offsets: Array = None,
+                  max_norm: float | None = None, norm_type: float = 2,
+                  scale_grad_by_freq: bool = False, mode: str = "mean", sparse: bool = False,
                   per_sample_weights: Array = None, include_last_offset: bool = False,
                   padding_idx: int | None = None) -> Array:
-    """The "sum", "mean" or "max" of each bag of rows of `weight` (n, D): (bags, D).
+    """Embedding lookup, reduced per bag of indices: ``y[b] = sum(weight[i] for i in bag b)``.
 
-    Bags are the rows of `input`, or, if it is 1-D, stretches of it that begin at `offsets`, the last of which is an end
-    if `include_last_offset`.  Where `input` names row `padding_idx` nothing counts; an empty bag is 0.
-    `per_sample_weights`, in the shape of `input`, multiply what is summed.  The other options are `embedding`'s.
+    Input (bags, size) or (n,), weight (num_embeddings, D) -> (bags, D).  `mode` is "sum", "mean" or
+    "max".  If `input` is 1-D, bag b consists of ``input[offsets[b]:offsets[b + 1]]``; the last bag
+    ends with `input`, or, with `include_last_offset`, at the last offset.  Indices that are
+    `padding_idx` do not count.  The result for an empty bag is 0.  `per_sample_weights`, in the
+    shape of `input`, multiply the rows (mode "sum" only).  The other parameters are those of
+    `embedding`.  Raises ValueError if arguments do not fit together, TypeError if `input` does not
+    hold integers, and IndexError if an index or offset is out of range (on a device, when a value
+    is next read).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> weight = gp.tensor([[1.0], [10.0], [100.0]])
+    >>> F.embedding_bag(gp.tensor([0, 1, 2]), weight, gp.tensor([0, 2]), mode="sum").tolist()
+    [[11.0], [100.0]]
     """
-    check("embedding_bag", input, weight)
+    check_input_and_weight("embedding_bag", input, weight)
     check_bags(input, offsets, mode, scale_grad_by_freq, per_sample_weights)
-    padding_idx = within("embedding_bag", padding_idx, len(weight))
+    padding_idx = nonnegative_padding_idx("embedding_bag", padding_idx, len(weight))
     if max_norm is not None:
-        shorten(weight, input, max_norm, norm_type)
+        limit_row_norms(weight, input, max_norm, norm_type)
     input = raw(input)
-    rows = widened(rows_of(input, weight, None, scale_grad_by_freq))
+    rows = widened(embedding_lookup(input, weight, None, scale_grad_by_freq))
     if per_sample_weights is not None:
         rows = multiply(rows, widened(per_sample_weights)[..., None])
-    total, best = in_rows() if offsets is None else in_stretches(raw(offsets), len(input))
-    counts = input == input if padding_idx is None else input != padding_idx
-    many = total(counts.astype(rows.dtype))[:, None]
-    if mode == "max" and math.prod(input.shape):
-        pooled = where(many > 0, best(rows, where(counts[..., None], raw(rows), -math.inf)), 0)
+    if offsets is None:
+        bag_sum, bag_max = reductions_of_rows()
     else:
-        pooled = total(rows if padding_idx is None else where(counts[..., None], rows, 0))
+        bag_sum, bag_max = reductions_by_offsets(raw(offsets), len(input))
+    counted = input == input if padding_idx is None else input != padding_idx
+    bag_size = bag_sum(counted.astype(rows.dtype))[:, None]
+    if mode == "max" and math.prod(input.shape):
+        candidates = where(counted[..., None], raw(rows), -math.inf)
+        pooled = where(bag_size > 0, bag_max(rows, candidates), 0)
+    else:
+        pooled = bag_sum(rows if padding_idx is None else where(counted[..., None], rows, 0))
         if mode == "mean":
-            pooled = divide(pooled, maximum(many, 1))
-    pooled = pooled if pooled.dtype == weight.dtype else astype(pooled, weight.dtype)
+            pooled = divide(pooled, maximum(bag_size, 1))
+    if pooled.dtype != weight.dtype:
+        pooled = astype(pooled, weight.dtype)
     return pooled[:-1] if include_last_offset and offsets is not None else pooled
 
 
-def in_rows() -> tuple[Callable, Callable]:
-    """The total of each bag, and of each its largest `among` what counts, of bags (bags, size, ...)."""
-    return lambda a: a.sum(axis=1), lambda rows, among: take_along_axis(rows, argmax(among, 1, True), 1)[:, 0]
+def reductions_of_rows() -> tuple[Callable, Callable]:
+    """``bag_sum(a)`` and ``bag_max(rows, candidates)`` for bags (bags, size, ...).
+
+    ``bag_max`` picks the rows at the indices of the largest candidates.
+    """
+    def bag_sum(a):
+        return a.sum(axis=1)
+
+    def bag_max(rows, candidates):
+        return take_along_axis(rows, argmax(candidates, 1, True), 1)[:, 0]
+
+    return bag_sum, bag_max
 
 
-def in_stretches(offsets: Any, n: int) -> tuple[Callable, Callable]:
-    """The same of bags that are stretches of n rows, (n, ...)."""
-    bags, count = bags_of(offsets, n), len(offsets)
-    return (lambda a: put_rows(a, bags, 0, count),
-            lambda rows, among: take_along_axis(rows, largest(among, bags, count), 0))
+def reductions_by_offsets(offsets: Any, n: int) -> tuple[Callable, Callable]:
+    """``bag_sum(a)`` and ``bag_max(rows, candidates)`` for consecutive bags of n rows: (n, ...)."""
+    bags = bag_of_each_index(offsets, n)
+    count = len(offsets)
+
+    def bag_sum(a):
+        return put_rows(a, bags, 0, count)
+
+    def bag_max(rows, candidates):
+        return take_along_axis(rows, bag_argmax(candidates, bags, count), 0)
+
+    return bag_sum, bag_max
 
 
-def check_bags(input: Any, offsets: Any, mode: str, scale_grad_by_freq: bool, per_sample_weights: Any) -> None:
-    """What `embedding_bag` takes together."""
+def check_bags(input: Any, offsets: Any, mode: str, scale_grad_by_freq: bool,
+               per_sample_weights: Any) -> None:
+    """Raise ValueError unless the arguments of `embedding_bag` fit together."""
     if mode not in ("sum", "mean", "max"):
-        raise ValueError(f"embedding_bag: mode is 'sum', 'mean' or 'max', not {mode!r}")
+        raise ValueError(f"embedding_bag: mode must be 'sum', 'mean' or 'max', got {mode!r}")
     if input.ndim not in (1, 2) or (offsets is None) != (input.ndim == 2):
-        raise ValueError(f"embedding_bag: input is (bags, size) without offsets, or (n,) with offsets, "
-                         f"not {input.shape} {'without' if offsets is None else 'with'} offsets")
-    if offsets is not None and (offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets)):
-        raise ValueError(f"embedding_bag: offsets are integers, one or more, not {offsets.dtype.name} of shape "
-                         f"{offsets.shape}")
+        raise ValueError(f"embedding_bag: input must be (bags, size) without offsets, or (n,) with "
+                         f"offsets, got {input.shape} {'without' if offsets is None else 'with'} "
+                         f"offsets")
+    if offsets is not None and (
+            offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets)):
+        raise ValueError(f"embedding_bag: offsets must hold one or more integers, got "
+                         f"{offsets.dtype.name} of shape {offsets.shape}")
     if mode == "max" and scale_grad_by_freq:
-        raise ValueError("embedding_bag: scale_grad_by_freq is not for mode='max'")
-    if per_sample_weights is not None and (mode != "sum" or per_sample_weights.shape != input.shape):
-        raise ValueError(f"embedding_bag: per_sample_weights are for mode='sum', in the shape of input, {input.shape}; "
-                         f"not for mode={mode!r} in shape {per_sample_weights.shape}")
+        raise ValueError("embedding_bag: scale_grad_by_freq cannot be used with mode='max'")
+    if per_sample_weights is None:
+        return
+    if mode != "sum":
+        raise ValueError(
+            f"embedding_bag: per_sample_weights can only be used with mode='sum', got {mode!r}")
+    if per_sample_weights.shape != input.shape:
+        raise ValueError(f"embedding_bag: per_sample_weights {per_sample_weights.shape} must have "
+                         f"the shape of input, {input.shape}")
 
 
 @kernel
-def bags_of(xp, offsets: Array, n):
-    """Which bag each of n places is in, by where the bags begin."""
-    xp.check(offsets[:1] == 0, "embedding_bag: the first of offsets must be 0")
+def bag_of_each_index(xp, offsets: Array, n):
+    """The bag of each of n indices."""
+    xp.check(offsets[:1] == 0, "embedding_bag: offsets must start with 0")
     xp.check((offsets[1:] >= offsets[:-1]) & (offsets[1:] <= n),
-               "embedding_bag: offsets must ascend, and not beyond the elements of input")
+             f"embedding_bag: offsets must not decrease, nor be above {n}, the size of input",
+             offsets[1:])
     return xp.searchsorted(offsets, xp.arange(n), side="right") - 1
 
 
 @kernel
-def largest(xp, rows: Array, bags: Array, n):
-    """Which row has the largest number in each of n bags, the first of equals: (rows, D), (rows,) -> (n, D)."""
-    many, features = rows.shape
+def bag_argmax(xp, rows: Array, bags: Array, n):
+    """The index of the first row with the largest number, per bag: (rows, D), (rows,) -> (n, D)."""
+    count, features = rows.shape
     rows = rows.astype(compute_dtype(rows.dtype), copy=False)
-    rows, place = xp.where(rows == rows, rows + 0.0, math.inf), xp.arange(many, dtype="int32")[:, None]
-    to = (bags[:, None] * features + xp.arange(features)).reshape(many * features)
-    best, first = xp.full(n * features, -math.inf, rows.dtype), xp.full(n * features, many - 1, "int32")
-    best = as_ordered(best)
-    xp.maximum.at(best, to, as_ordered(rows.reshape(many * features)))  # whose order changes nothing
-    here = as_ordered(rows) == best[to].reshape(many, features)
-    xp.minimum.at(first, to, xp.where(here, place, many - 1).reshape(many * features))
+    rows = xp.where(rows == rows, rows + 0.0, math.inf)  # NaN is the largest; -0.0 becomes 0.0
+    index = xp.arange(count, dtype="int32")[:, None]
+    into = (bags[:, None] * features + xp.arange(features)).reshape(count * features)
+    keys = ordered_bits(rows)
+    largest = ordered_bits(xp.full(n * features, -math.inf, rows.dtype))
+    xp.maximum.at(largest, into, keys.reshape(count * features))  # in any order: no rounding
+    is_largest = keys == largest[into].reshape(count, features)
+    first = xp.full(n * features, count - 1, "int32")
+    xp.minimum.at(first, into, xp.where(is_largest, index, count - 1).reshape(count * features))
     return first.reshape(n, features)
 
 
-def as_ordered(x: Any) -> Any:
-    """Integers of the same size in the same order as floats, the bits of which they are: CUDA has no float64 maximum.
+def ordered_bits(x: Any) -> Any:
+    """Floats as integers of the same size and in the same order: CUDA has no float64 maximum.
 
-    The order is total: NaNs lie at its ends, and -0.0 is below 0.0.
+    The order is total: NaNs are at its ends, and -0.0 is below 0.0.
     """
     bits = 8 * x.dtype.itemsize
     signed = x.view(f"int{bits}")

@@ -1,10 +1,11 @@
-"""The cross entropy of a linear layer's outputs, which never exist all at once."""
+"""Cross entropy of the outputs of a linear layer, computed for some classes at a time."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from gpuprop._array.activation import log_softmax
 from gpuprop._array.indexing import take
 from gpuprop._core.composed import composed
 from gpuprop._core.dtypes import compute_dtype, widened
@@ -15,88 +16,117 @@ from gpuprop.functional._checks import check_dtypes
 from gpuprop.functional._linear import linear
 from gpuprop.functional._loss import (
     check_labels,
+    class_axis,
+    counted_labels,
     cross_entropy,
-    labelled_cross_entropy,
-    labels,
-    reduced,
+    reduce_loss,
+    smoothed_nll,
 )
 
-CLASSES = 1024  # at least, whose logits exist at a time: with fewer, products lose speed
+NAME = "linear_cross_entropy"
+MIN_CLASSES = 1024  # per chunk: products of fewer classes are slower
 
 
-@op(precision="full")
-def losses_of_rows(xp, input: Array, linear_weight: Array, linear_bias: Array, target: Array, weight: Array,
-                   ignore_index, label_smoothing):
+@op(precision="full", name=NAME)
+def linear_cross_entropy_per_sample(xp, input: Array, linear_weight: Array, linear_bias: Array,
+                                    target: Array, weight: Array, ignore_index: int,
+                                    label_smoothing: float):
     """`cross_entropy` of ``linear(input, linear_weight, linear_bias)``, not reduced.
 
-    (N, F), (C * K, F), (C * K,), labels (N, ...) with K in place of the dots, and class weights (C,) -> (N, ...).
+    (N, F), (C * K, F), (C * K,), labels (N, ...), class weights (C,) -> (N, ...).  K is the product
+    of the sizes of the axes "...".
     """
-    check_dtypes("linear_cross_entropy", input, linear_weight, linear_bias)
-    logits, backs = linear.fn(xp, input, linear_weight, linear_bias)
+    check_dtypes(NAME, input, linear_weight, linear_bias)
+    logits, to_linear = linear.fn(xp, input, linear_weight, linear_bias)
     by_class = logits.reshape(logits_shape(input, linear_weight, target))
-    losses, back = labelled_cross_entropy.fn(xp, by_class, target, weight, ignore_index, "none", label_smoothing)
+    log_p, (to_by_class,) = log_softmax.fn(xp, by_class, class_axis(by_class))
+    losses, to_log_p = smoothed_nll(xp, NAME, log_p, target, weight, ignore_index, "none",
+                                    label_smoothing)
 
     def pullback(d):
-        dy = back(d)[0].reshape(logits.shape)
-        return *(f(dy) for f in backs), None, None
+        dy = to_by_class(to_log_p(d)[0]).reshape(logits.shape)
+        return *(pull(dy) for pull in to_linear), None, None
 
     return losses, pullback
 
 
-def logits_shape(input, linear_weight, target):
+def logits_shape(input: Any, linear_weight: Any, target: Any) -> tuple[int, ...]:
+    """(N, C, ...), from (N, F), (C * K, F) and (N, ...)."""
     rest = target.shape[1:]
-    return len(input), len(linear_weight) // (math.prod(rest) or 1), *rest
+    classes = len(linear_weight) // (math.prod(rest) or 1)
+    return len(input), classes, *rest
 
 
-@losses_of_rows.faster
-def some_classes_at_a_time(xp, input, linear_weight, linear_bias, target, weight, ignore_index, label_smoothing):
-    """As many as there are features, so that logits take no more memory than the input; once more for the gradient."""
-    check_dtypes("linear_cross_entropy", input, linear_weight, linear_bias)
-    n, classes, *rest = shape = logits_shape(input, linear_weight, target)
+@linear_cross_entropy_per_sample.faster
+def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, weight,
+                                 ignore_index, label_smoothing):
+    """Computes the logits of one chunk of classes at a time, and again for the gradient.
+
+    A chunk has as many classes as there are features, but at least `MIN_CLASSES`, so that the
+    logits take no more memory than the input.
+    """
+    check_dtypes(NAME, input, linear_weight, linear_bias)
+    shape = logits_shape(input, linear_weight, target)
+    n, classes, *rest = shape
     inner = math.prod(rest)
-    step = max(input.shape[1], CLASSES) // (inner or 1) or 1
-    counts, label, own = labels(xp, xp.broadcast_to(xp.zeros((), input.dtype), shape), target, weight, ignore_index)
-    every = None if weight is None else weight.astype(input.dtype).reshape(-1, *(1,) * len(rest))
-    smooth = label_smoothing / classes * counts.astype(input.dtype)
-    mass = (1 - label_smoothing) * own + smooth * (classes if weight is None else every.sum())  # of the softmax
-    own = own * (1 - label_smoothing)
+    step = max(input.shape[1], MIN_CLASSES) // (inner or 1) or 1
+    shape_only = xp.broadcast_to(xp.zeros((), input.dtype), shape)
+    counted, label, label_weight = counted_labels(
+        xp, NAME, shape_only, target, weight, ignore_index)
+    if weight is None:
+        class_weight, weight_sum = None, classes
+    else:
+        class_weight = weight.astype(input.dtype).reshape(-1, *(1,) * len(rest))
+        weight_sum = class_weight.sum()
+    # with q the smoothed target, times the class weights: loss = q_sum * logsumexp - q @ logits
+    smooth = label_smoothing / classes * counted.astype(input.dtype)
+    q_sum = (1 - label_smoothing) * label_weight + smooth * weight_sum
+    label_weight = label_weight * (1 - label_smoothing)
 
-    def parts():
-        """Where the classes of a part begin and end, their rows of the weight, logits, and who has a label there."""
+    def chunks():
+        """Per chunk: its classes, its rows of the weight, its logits, and the labels in it.
+
+        These are given by a mask of the samples and by the label's index in the chunk.
+        """
         for i in range(0, classes, step):
             j = min(i + step, classes)
             rows = slice(i * inner, j * inner)
             logits = xp.matmul(input, linear_weight[rows].T)
             if linear_bias is not None:
                 logits += linear_bias[rows]
-            here = (label >= i) & (label < j)
-            yield slice(i, j), rows, logits.reshape(n, j - i, *rest), here, xp.where(here, label - i, 0)[:, None]
+            is_here = (label >= i) & (label < j)
+            index = xp.where(is_here, label - i, 0)[:, None]
+            yield slice(i, j), rows, logits.reshape(n, j - i, *rest), is_here, index
 
-    top, total = xp.full(target.shape, -math.inf, input.dtype), xp.zeros(target.shape, input.dtype)
     losses = xp.zeros(target.shape, input.dtype)
-    for own_classes, _, logits, here, place in parts():
-        losses -= own * xp.where(here & counts, xp.take_along_axis(logits, place, axis=1)[:, 0], 0)
+    top = xp.full(target.shape, -math.inf, input.dtype)  # the largest logit so far
+    total = xp.zeros(target.shape, input.dtype)  # the sum of exp(logit - top)
+    for chunk, _, logits, is_here, index in chunks():
+        at_label = xp.take_along_axis(logits, index, axis=1)[:, 0]
+        losses -= label_weight * xp.where(is_here & counted, at_label, 0)
         if label_smoothing:
-            losses -= smooth * (logits if weight is None else logits * every[own_classes]).sum(axis=1)
-        higher = xp.maximum(top, logits.max(axis=1))
-        shift = xp.where(higher == -math.inf, 0, higher)
+            weighted = logits if class_weight is None else logits * class_weight[chunk]
+            losses -= smooth * weighted.sum(axis=1)
+        new_top = xp.maximum(top, logits.max(axis=1))
+        shift = xp.where(new_top == -math.inf, 0, new_top)
         logits -= shift[:, None]
         total = total * xp.exp(top - shift) + xp.exp(logits, out=logits).sum(axis=1)
-        top = higher
-    norm = xp.log(total) + top
-    losses += xp.where(counts, mass * norm, 0)
+        top = new_top
+    logsumexp = xp.log(total) + top
+    losses += xp.where(counted, q_sum * logsumexp, 0)
 
     def pullback(d):
-        dx, dw = xp.zeros_like(input), xp.empty(linear_weight.shape, input.dtype)
+        dx = xp.zeros_like(input)
+        dw = xp.empty(linear_weight.shape, input.dtype)
         db = None if linear_bias is None else xp.empty(linear_bias.shape, input.dtype)
-        for own_classes, rows, logits, here, place in parts():
-            logits -= norm[:, None]
+        for chunk, rows, logits, is_here, index in chunks():
+            logits -= logsumexp[:, None]
             dy = xp.exp(logits, out=logits)
-            dy *= (d * mass)[:, None]
+            dy *= (d * q_sum)[:, None]
             if label_smoothing:
-                dy -= (d * smooth)[:, None] * (1 if weight is None else every[own_classes])
-            less = xp.where(here, d * own, 0)[:, None]
-            xp.put_along_axis(dy, place, xp.take_along_axis(dy, place, axis=1) - less, 1)
+                dy -= (d * smooth)[:, None] * (1 if class_weight is None else class_weight[chunk])
+            at_label = xp.where(is_here, d * label_weight, 0)[:, None]
+            xp.put_along_axis(dy, index, xp.take_along_axis(dy, index, axis=1) - at_label, 1)
             dy = dy.reshape(n, len(linear_weight[rows]))
             dx += xp.matmul(dy, linear_weight[rows])
             dw[rows] = xp.matmul(dy.T, input)
@@ -108,50 +138,72 @@ def some_classes_at_a_time(xp, input, linear_weight, linear_bias, target, weight
 
 
 @composed
-def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *, linear_bias: Array = None,
-                         weight: Array = None, reduction: str = "mean", ignore_index: int | None = None,
-                         label_smoothing: float = 0.0, options: Any = None) -> Array:
-    """`cross_entropy` of ``linear(input, linear_weight, linear_bias)``: (N, F) or (F,), (C, F), labels (N,) or ().
+def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *,
+                         linear_bias: Array = None, weight: Array = None, reduction: str = "mean",
+                         ignore_index: int | None = None, label_smoothing: float = 0.0,
+                         options: Any = None) -> Array:
+    """Cross entropy of a linear layer: ``cross_entropy(linear(input, weight, bias), target)``.
 
-    The logits of labels exist for some classes at a time only, so a large vocabulary takes little memory.  With
-    `linear_weight` (C, ..., F) and `linear_bias` (C, ...) the target is (N, ...).  A target in the shape of the logits
-    is one of probabilities, and nothing is ignored then.  `options`, of PyTorch's chunks, are accepted and ignored.
+    `input` is (N, F) or (F,), `linear_weight` (C, F), `linear_bias` (C,), the class weights
+    `weight` (C,), and `target` holds class indices (N,) or ().  With `linear_weight` (C, ..., F)
+    and `linear_bias` (C, ...), `target` is (N, ...).  For class indices the logits are computed for
+    some classes at a time, so a large vocabulary takes little memory.  A target in the shape of the
+    logits holds class probabilities; `ignore_index` cannot be used with it.
+
+    The other parameters are those of `cross_entropy`; `options`, for PyTorch's chunks, has no
+    effect.  Raises ValueError for other shapes, TypeError for other dtypes, and IndexError if a
+    label is out of range (on a device, when a value is next read).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> x, weight, target = gp.ones((2, 3)), gp.ones((10, 3)), gp.tensor([0, 9])
+    >>> F.linear_cross_entropy(x, weight, target).item()  # log(10)
+    2.3025851249694824
     """
     check_linear(input, linear_weight, linear_bias)
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"linear_cross_entropy: label_smoothing lies between 0 and 1, and is {label_smoothing}")
-    *lead, features = input.shape
+        raise ValueError(f"{NAME}: label_smoothing must be between 0 and 1, got {label_smoothing}")
+    *batch, features = input.shape
     classes, *rest = linear_weight.shape[:-1]
-    flat = math.prod(rest) * classes
-    rows, bias = linear_weight.reshape(flat, features), None if linear_bias is None else linear_bias.reshape(flat)
-    shape = (*lead, classes, *rest)
+    outputs = math.prod(rest) * classes
+    rows = linear_weight.reshape(outputs, features)
+    bias = None if linear_bias is None else linear_bias.reshape(outputs)
+    shape = (*batch, classes, *rest)
     if target.shape == shape:
         if ignore_index is not None:
-            raise ValueError(f"linear_cross_entropy: target has the shape of the logits, {shape}, so it is one of "
-                             f"probabilities, of which ignore_index={ignore_index} cannot ignore any")
+            raise ValueError(f"{NAME}: target has the shape of the logits, {shape}, so it must "
+                             f"hold class probabilities, which ignore_index={ignore_index} cannot "
+                             f"ignore")
         logits = linear(input, rows, bias).reshape(shape)
-        return cross_entropy(logits, target, weight, reduction=reduction, label_smoothing=label_smoothing)
+        return cross_entropy(
+            logits, target, weight, reduction=reduction, label_smoothing=label_smoothing)
     xp = namespace(input)
-    check_labels("linear_cross_entropy", xp.broadcast_to(xp.zeros(()), shape), target, weight)
-    if not lead:
-        input, target = input[None], target[None]
-    ignore_index = -100 if ignore_index is None else ignore_index
-    losses = losses_of_rows(input, rows, bias, target, weight, ignore_index, label_smoothing)
-    counts = target != ignore_index
-    total = counts if weight is None else take(weight.detach(), target * counts) * counts
+    check_labels(NAME, xp.broadcast_to(xp.zeros(()), shape), target, weight)
+    if not batch:
+        input = input[None]
+        target = target[None]
+    if ignore_index is None:
+        ignore_index = -100
+    losses = linear_cross_entropy_per_sample(
+        input, rows, bias, target, weight, ignore_index, label_smoothing)
+    label_weight = counted = target != ignore_index
+    if weight is not None:
+        label_weight = take(weight.detach(), target * counted) * counted
     dtype = losses.dtype
-    losses = reduced(widened(losses), total.astype(compute_dtype(dtype)).sum(), reduction).astype(dtype)
-    return losses[0] if losses.ndim and not lead else losses
+    total = label_weight.astype(compute_dtype(dtype)).sum()
+    losses = reduce_loss(widened(losses), total, reduction).astype(dtype)
+    return losses[0] if losses.ndim and not batch else losses
 
 
 def check_linear(input: Any, linear_weight: Any, linear_bias: Any) -> None:
-    """What `linear_cross_entropy` takes together."""
-    what = "linear_cross_entropy"
-    if input.ndim not in (1, 2) or linear_weight.ndim < 2 or input.shape[-1] != linear_weight.shape[-1]:
-        raise ValueError(f"{what}: input is (N, F) or (F,) and linear_weight (C, F) or (C, ..., F), "
-                         f"not {input.shape} and {linear_weight.shape}")
+    """Raise ValueError unless the shapes of the linear layer and of its input fit together."""
+    if (input.ndim not in (1, 2) or linear_weight.ndim < 2
+            or input.shape[-1] != linear_weight.shape[-1]):
+        raise ValueError(f"{NAME}: input must be (N, F) or (F,) and linear_weight (C, F) or "
+                         f"(C, ..., F), got {input.shape} and {linear_weight.shape}")
     if linear_weight.ndim > 2 and input.ndim == 1:
-        raise ValueError(f"{what}: with linear_weight {linear_weight.shape} input is (N, F), not {input.shape}")
+        raise ValueError(f"{NAME}: input must be (N, F) with linear_weight {linear_weight.shape}, "
+                         f"got {input.shape}")
     if linear_bias is not None and linear_bias.shape != linear_weight.shape[:-1]:
-        raise ValueError(f"{what}: linear_bias has the shape of linear_weight without its last axis, "
-                         f"{linear_weight.shape[:-1]}, not {linear_bias.shape}")
+        raise ValueError(f"{NAME}: linear_bias must have the shape of linear_weight without its "
+                         f"last axis, {linear_weight.shape[:-1]}, got {linear_bias.shape}")

@@ -1,4 +1,4 @@
-"""Losses: one number for every element or sample, then the mean of them or what else `reduction` says."""
+"""Losses: one value per element or sample, which `reduction` reduces to their mean or sum."""
 
 from __future__ import annotations
 
@@ -25,45 +25,52 @@ from gpuprop.functional._distance import cosine_similarity, pairwise_distance
 
 
 @op(precision="full")
-def reduced(xp, loss: Array, total: Array = None, reduction: str = "mean"):
-    """The losses as they are ("none"), their "sum", or the "mean", which is the sum over `total`, or else their number.
+def reduce_loss(xp, loss: Array, total: Array = None, reduction: str = "mean"):
+    """The losses ("none"), their "sum", or their "mean": the sum divided by `total`.
 
-    The mean of nothing is NaN, as in PyTorch.
+    The default of `total` is the number of losses.  The mean of no losses is NaN, as in PyTorch.
     """
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"reduction is 'none', 'mean' or 'sum', not {reduction!r}")
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if reduction == "none":
         return loss, (lambda d: d, lambda d: xp.zeros_like(total))
-    shape, whole = loss.shape, loss.sum()
+    shape = loss.shape
+    loss_sum = loss.sum()
     if reduction == "sum":
-        return whole, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
-    n = math.prod(shape) or math.nan if total is None else total + (total == 0)  # so that a NaN has no gradient
-    mean = whole / (n if total is None else xp.where(total == 0, math.nan, total))
+        return loss_sum, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
+    if total is None:
+        n = math.prod(shape) or math.nan
+        mean = loss_sum / n
+    else:
+        n = total + (total == 0)  # the gradient is 0 where the mean is NaN
+        mean = loss_sum / xp.where(total == 0, math.nan, total)
     return mean, (lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * mean / n)
 
 
-# ---- of numbers -----------------------------------------------------------------------------------------------------
+# ---- regression ----------------------------------------------------------------------------------
 
 
-def fitting(loss: str, input: Any, other: Any, name: str = "target") -> Any:
-    """`other`, of the shape of `input`, in a dtype that does not widen it."""
+def match_shape_and_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
+    """`other`, which must have the shape of `input`, in a dtype that does not widen `input`."""
     if input.shape != other.shape:
-        raise ValueError(f"{loss}: input {input.shape} and {name} {other.shape} must have the same shape")
-    return in_dtype(loss, input, other, name)
+        raise ValueError(
+            f"{loss}: input {input.shape} and {name} {other.shape} must have the same shape")
+    return match_dtype(loss, input, other, name)
 
 
-def in_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
+def match_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
     """`other` in a dtype that does not widen `input`."""
     if other.dtype.kind in "iub":
         return other.astype(input.dtype)
     if other.dtype == "float64" != input.dtype:
-        own = input.dtype.name
-        raise TypeError(f"{loss}: input is {own} and {name} float64: use {name}.astype({own!r})")
+        dtype = input.dtype.name
+        raise TypeError(
+            f"{loss}: input is {dtype} and {name} float64: use {name}.astype({dtype!r})")
     return other
 
 
 def negated(body: Callable) -> Callable:
-    """The gradient of `target`, where that of `input` is `body`: of a function of their difference."""
+    """Minus `body`: the gradient of `target`, for a loss that is a function of input - target."""
 
     @functools.wraps(body)
     def minus(xp: Any, *arrays: Any, **constants: Any) -> Any:
@@ -72,7 +79,7 @@ def negated(body: Callable) -> Callable:
     return minus
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="mse_loss")
 def squared_error(xp, input: Array, target: Array):
     """``(input - target)**2``."""
     d = input - target
@@ -84,7 +91,7 @@ def squared_error_backward(xp, input, target, dy):
     return 2 * dy * (input - target)
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="l1_loss")
 def absolute_error(xp, input: Array, target: Array):
     """``|input - target|``."""
     return xp.abs(input - target)
@@ -95,68 +102,102 @@ def absolute_error_backward(xp, input, target, dy):
     return dy * xp.sign(input - target)
 
 
-@pointwise_op(precision="full")
-def huber(xp, input: Array, target: Array, delta: float):
-    """Half the square of ``d = input - target`` where ``|d| < delta``, and beyond the tangents to it there."""
+@pointwise_op(precision="full", name="huber_loss")
+def huber_error(xp, input: Array, target: Array, delta: float):
+    """``d**2 / 2 if |d| < delta else delta * (|d| - delta / 2)``, where d is input - target."""
     d = input - target
-    inner = xp.clip(d, -delta, delta)
-    return inner * (d - 0.5 * inner)
+    clipped = xp.clip(d, -delta, delta)
+    return clipped * (d - 0.5 * clipped)
 
 
-@huber.backward
-def huber_backward(xp, input, target, dy, delta):
+@huber_error.backward
+def huber_error_backward(xp, input, target, dy, delta):
     return dy * xp.clip(input - target, -delta, delta)
 
 
 squared_error.backward(negated(squared_error_backward))
 absolute_error.backward(negated(absolute_error_backward))
-huber.backward(negated(huber_backward))
+huber_error.backward(negated(huber_error_backward))
 
 
 @composed(full=True)
 def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
-    """``(input - target)**2``, times `weight`, whose sum then divides the mean."""
-    return weighted("mse_loss", squared_error, input, target, reduction, weight)
+    """Mean squared error: ``y = weight * (input - target)**2``.
+
+    All arrays have the same shape; otherwise ValueError is raised.  The mean is divided by the sum
+    of `weight`, if it is given.  `reduction` is "mean", "sum" or "none".
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.mse_loss(gp.tensor([1.0, 2.0]), gp.tensor([1.0, 4.0])).item()
+    2.0
+    """
+    return weighted_loss("mse_loss", squared_error, input, target, reduction, weight)
 
 
 @composed(full=True)
 def l1_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
-    """``|input - target|``, times `weight`, whose sum then divides the mean."""
-    return weighted("l1_loss", absolute_error, input, target, reduction, weight)
+    """Mean absolute error: ``y = weight * |input - target|``.
+
+    All arrays have the same shape; otherwise ValueError is raised.  The mean is divided by the sum
+    of `weight`, if it is given.  `reduction` is "mean", "sum" or "none".
+    """
+    return weighted_loss("l1_loss", absolute_error, input, target, reduction, weight)
 
 
-def weighted(name: str, error: Callable, input: Any, target: Any, reduction: str, weight: Any) -> Any:
-    """The reduced `error`, the mean being that of a distribution."""
-    loss = error(input, fitting(name, input, target))
+def weighted_loss(name: str, error: Callable, input: Any, target: Any, reduction: str,
+                  weight: Any) -> Any:
+    """The reduced `error`; its mean is the weighted average."""
+    loss = error(input, match_shape_and_dtype(name, input, target))
     if weight is None:
-        return reduced(loss, None, reduction)
-    weight = fitting(name, loss, weight, "weight")
-    return reduced(loss * weight, weight.sum(), reduction)
+        return reduce_loss(loss, None, reduction)
+    weight = match_shape_and_dtype(name, loss, weight, "weight")
+    return reduce_loss(loss * weight, weight.sum(), reduction)
 
 
 @composed(full=True)
-def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0, weight: Array = None) -> Array:
-    """Half the square of ``input - target`` up to `delta`, linear beyond, times `weight`.  P. J. Huber, 1964."""
+def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: float = 1.0,
+               weight: Array = None) -> Array:
+    """Huber loss: half the squared error up to `delta`, linear beyond.
+
+    ``y = weight * (d**2 / 2 if |d| < delta else delta * (|d| - delta / 2))``, where
+    ``d = input - target``.  All arrays have the same shape.  The mean is divided by the number of
+    elements, whether `weight` is given or not.  `reduction` is "mean", "sum" or "none".  Raises
+    ValueError if shapes differ or `delta` is not positive.  P. J. Huber, 1964.
+    """
     if delta <= 0:
-        raise ValueError(f"huber_loss: delta must be above 0, not {delta}")
-    loss = huber(input, fitting("huber_loss", input, target), delta)
-    return reduced(loss if weight is None else loss * fitting("huber_loss", loss, weight, "weight"), None, reduction)
+        raise ValueError(f"huber_loss: delta must be positive, got {delta}")
+    loss = huber_error(input, match_shape_and_dtype("huber_loss", input, target), delta)
+    if weight is not None:
+        loss = loss * match_shape_and_dtype("huber_loss", loss, weight, "weight")
+    return reduce_loss(loss, None, reduction)
 
 
 @composed(full=True)
-def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean", beta: float = 1.0) -> Array:
-    """``huber_loss(delta=beta) / beta``, which goes to `l1_loss` with beta = 0.  R. Girshick, ICCV 2015."""
+def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean",
+                   beta: float = 1.0) -> Array:
+    """Smooth L1 loss: ``y = huber_loss(input, target, delta=beta) / beta``.
+
+    It equals `l1_loss` for ``beta=0``.  `input` and `target` have the same shape.  `reduction` is
+    "mean", "sum" or "none".  Raises ValueError if shapes differ or `beta` is negative.
+    R. Girshick, ICCV 2015.
+    """
     if beta < 0:
-        raise ValueError(f"smooth_l1_loss: beta cannot be negative, and is {beta}")
+        raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     if beta == 0:
         return l1_loss(input, target, reduction)
-    return reduced(huber(input, fitting("smooth_l1_loss", input, target), beta), None, reduction) / beta
+    loss = huber_error(input, match_shape_and_dtype("smooth_l1_loss", input, target), beta)
+    return reduce_loss(loss, None, reduction) / beta
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="gaussian_nll_loss")
 def gaussian_nll(xp, input: Array, target: Array, var: Array, eps: float):
-    """``(log(var) + (input - target)**2 / var) / 2``; `var` counts at least `eps`, though not in its gradient."""
-    var, d = xp.maximum(var, eps), input - target
+    """``(log(var) + (input - target)**2 / var) / 2``; `var` is at least `eps`.
+
+    The gradient ignores that `var` is clamped.
+    """
+    var = xp.maximum(var, eps)
+    d = input - target
     return 0.5 * (xp.log(var) + d * d / var)
 
 
@@ -170,33 +211,42 @@ gaussian_nll.backward(negated(gaussian_nll_backward))
 
 @gaussian_nll.backward
 def gaussian_nll_backward_var(xp, input, target, var, dy, eps):
-    var, d = xp.maximum(var, eps), input - target
+    var = xp.maximum(var, eps)
+    d = input - target
     return 0.5 * dy * (1 - d * d / var) / var
 
 
 @composed(full=True)
-def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = False, eps: float = 1e-6,
-                      reduction: str = "mean") -> Array:
-    """-log of the normal density of `target` about `input`; `var` has its shape, lacks the last axis, or has 1 there.
+def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = False,
+                      eps: float = 1e-6, reduction: str = "mean") -> Array:
+    """Negative log-likelihood of a normal distribution with mean `input` and variance `var`.
 
-    `target` broadcasts; `full` adds the constant ``log(2 pi) / 2``.
+    ``y = (log(var) + (input - target)**2 / var) / 2``, plus ``log(2 pi) / 2`` with `full`.  `var`
+    is clamped to at least `eps`; it has the shape of `input`, or has size 1 along some axes, or
+    lacks the last axis, or is a number.  `target` broadcasts to `input`.  `reduction` is "mean",
+    "sum" or "none".  Raises ValueError for other shapes, and IndexError if a variance is negative
+    (on a device, when a value is next read).
     """
     if not hasattr(var, "shape"):
         var = namespace(input).full_like(input, var)
     elif var.shape == input.shape[:-1] != input.shape:
         var = var[..., None]
-    if var.ndim != input.ndim or any(v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
+    if var.ndim != input.ndim or any(
+            v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
         raise ValueError(f"gaussian_nll_loss: var {var.shape} does not fit input {input.shape}")
     if np.broadcast_shapes(input.shape, target.shape) != input.shape:
-        raise ValueError(f"gaussian_nll_loss: target {target.shape} does not broadcast to input {input.shape}")
-    namespace(raw(var)).check(raw(var) >= 0, "gaussian_nll_loss: a variance cannot be negative")
-    loss = gaussian_nll(input, in_dtype("gaussian_nll_loss", input, target), var, eps)
-    return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, None, reduction)
+        raise ValueError(f"gaussian_nll_loss: target {target.shape} does not broadcast to input "
+                         f"{input.shape}")
+    namespace(raw(var)).check(raw(var) >= 0, "gaussian_nll_loss: var must not be negative")
+    loss = gaussian_nll(input, match_dtype("gaussian_nll_loss", input, target), var, eps)
+    if full:
+        loss = loss + 0.5 * math.log(2 * math.pi)
+    return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="poisson_nll_loss")
 def poisson_nll(xp, input: Array, target: Array, log_input: bool, full: bool, eps: float):
-    """Rate minus `target` times its log, the constant by Stirling's formula if `full`."""
+    """``rate - target * log(rate)``; `full` adds Stirling's approximation of ``log(target!)``."""
     loss = xp.exp(input) - target * input if log_input else input - target * xp.log(input + eps)
     if full:
         n = xp.maximum(target, 1)
@@ -219,30 +269,37 @@ def poisson_nll_backward_target(xp, input, target, dy, log_input, full, eps):
 
 
 @composed(full=True)
-def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: bool = False, eps: float = 1e-8,
-                     reduction: str = "mean") -> Array:
-    """-log of Poisson's probability of `target`: `input` is the rate or its log; `full` adds Stirling's constant."""
-    target = fitting("poisson_nll_loss", input, target)
-    return reduced(poisson_nll(input, target, log_input, full, eps), None, reduction)
+def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: bool = False,
+                     eps: float = 1e-8, reduction: str = "mean") -> Array:
+    """Negative log-likelihood of a Poisson distribution: ``y = exp(input) - target * input``.
+
+    `input` is the logarithm of the rate.  With ``log_input=False`` it is the rate itself, and
+    ``y = input - target * log(input + eps)``.  With `full`, Stirling's approximation of
+    ``log(target!)`` is added where ``target > 1``:
+    ``target * log(target) - target + log(2 pi target) / 2``.  `input` and `target` have the same
+    shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or "none".
+    """
+    target = match_shape_and_dtype("poisson_nll_loss", input, target)
+    return reduce_loss(poisson_nll(input, target, log_input, full, eps), None, reduction)
 
 
-# ---- of probabilities -----------------------------------------------------------------------------------------------
+# ---- probabilities -------------------------------------------------------------------------------
 
 
-def log_probability(xp, p):
+def clamped_log(xp, p):
     """``log(p)``, at least -100."""
-    return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # log(1e-44) is -101.3, and 1e-44 above 0 in float32 too
+    return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # 1e-44 is not 0 in float32, its log -101
 
 
-def log_complement(xp, p):
+def clamped_log_complement(xp, p):
     """``log(1 - p)``, at least -100."""
     return xp.where(p < 1, xp.log1p(-p * (p < 1)), -100)
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="binary_cross_entropy")
 def bernoulli_nll(xp, input: Array, target: Array):
-    """-log of the probability of `target`, 0 or 1 or between, where that of 1 is `input`; logs are at least -100."""
-    return (target - 1) * log_complement(xp, input) - target * log_probability(xp, input)
+    """``-target * log(input) - (1 - target) * log(1 - input)``, with logs of at least -100."""
+    return (target - 1) * clamped_log_complement(xp, input) - target * clamped_log(xp, input)
 
 
 @bernoulli_nll.backward
@@ -252,23 +309,31 @@ def bernoulli_nll_backward(xp, input, target, dy):
 
 @bernoulli_nll.backward
 def bernoulli_nll_backward_target(xp, input, target, dy):
-    return dy * (log_complement(xp, input) - log_probability(xp, input))
+    return dy * (clamped_log_complement(xp, input) - clamped_log(xp, input))
 
 
 @composed(full=True)
-def binary_cross_entropy(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
-    """``-target * log(input) - (1 - target) * log(1 - input)``, times `weight`; no logarithm is below -100."""
-    target, p = fitting("binary_cross_entropy", input, target), raw(input)
-    namespace(p).check((p >= 0) & (p <= 1), "binary_cross_entropy: input must lie between 0 and 1")
+def binary_cross_entropy(input: Array, target: Array, weight: Array = None,
+                         reduction: str = "mean") -> Array:
+    """Binary cross entropy of probabilities.
+
+    ``y = -weight * (target * log(input) + (1 - target) * log(1 - input))``.  `input` holds
+    probabilities; logarithms are at least -100.  `target` has the shape of `input`, and `weight`
+    broadcasts to it.  `reduction` is "mean", "sum" or "none".  Raises ValueError if shapes differ,
+    and IndexError if `input` is not between 0 and 1 (on a device, when a value is next read).
+    """
+    target = match_shape_and_dtype("binary_cross_entropy", input, target)
+    p = raw(input)
+    namespace(p).check((p >= 0) & (p <= 1), "binary_cross_entropy: input must be between 0 and 1")
     loss = bernoulli_nll(input, target)
     if weight is not None:
-        loss = loss * in_dtype("binary_cross_entropy", loss, weight, "weight")
-    return reduced(loss, None, reduction)
+        loss = loss * match_dtype("binary_cross_entropy", loss, weight, "weight")
+    return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="binary_cross_entropy_with_logits")
 def logistic_nll(xp, input: Array, target: Array, pos_weight: Array):
-    """`bernoulli_nll` of ``sigmoid(input)``, what is due to ``target = 1`` times `pos_weight`."""
+    """`bernoulli_nll` of ``sigmoid(input)``, with `pos_weight` on the term of ``target = 1``."""
     return (1 - target) * input + ((pos_weight - 1) * target + 1) * log1p_exp(xp, -input)
 
 
@@ -288,23 +353,31 @@ def logistic_nll_backward_pos_weight(xp, input, target, pos_weight, dy):
 
 
 @composed(full=True)
-def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array = None, reduction: str = "mean",
-                                     pos_weight: Array = None) -> Array:
-    """`binary_cross_entropy` of ``sigmoid(input)``, stable; `pos_weight` multiplies what is due to ``target = 1``.
+def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array = None,
+                                     reduction: str = "mean", pos_weight: Array = None) -> Array:
+    """Binary cross entropy of ``p = sigmoid(input)``, without overflow.
 
-    Both weights broadcast.
+    ``y = -weight * (pos_weight * target * log(p) + (1 - target) * log(1 - p))``.  `target` has the
+    shape of `input`; otherwise ValueError is raised.  `weight` and `pos_weight` broadcast to it.
+    `reduction` is "mean", "sum" or "none".
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> logits, target = gp.tensor([0.0, 100.0]), gp.tensor([1.0, 0.0])
+    >>> F.binary_cross_entropy_with_logits(logits, target, reduction="none").numpy()
+    array([  0.6931472, 100.       ], dtype=float32)
     """
     name = "binary_cross_entropy_with_logits"
-    pos_weight = 1 if pos_weight is None else in_dtype(name, input, pos_weight, "pos_weight")
-    loss = logistic_nll(input, fitting(name, input, target), pos_weight)
+    pos_weight = 1 if pos_weight is None else match_dtype(name, input, pos_weight, "pos_weight")
+    loss = logistic_nll(input, match_shape_and_dtype(name, input, target), pos_weight)
     if weight is not None:
-        loss = loss * in_dtype(name, loss, weight, "weight")
-    return reduced(loss, None, reduction)
+        loss = loss * match_dtype(name, loss, weight, "weight")
+    return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full")
+@pointwise_op(precision="full", name="kl_div")
 def relative_entropy(xp, input: Array, target: Array, log_target: bool):
-    """``target * (log(target) - input)``, `target` itself given by its log if `log_target`."""
+    """``target * (log(target) - input)``; with `log_target`, `target` is given by its logarithm."""
     if log_target:
         return xp.exp(target) * (target - input)
     return target * (xp.log(xp.where(target == 0, 1, target)) - input)
@@ -323,214 +396,292 @@ def relative_entropy_backward_target(xp, input, target, dy, log_target):
 
 
 @composed(full=True)
-def kl_div(input: Array, target: Array, reduction: str = "mean", log_target: bool = False) -> Array:
-    """Relative entropy of `target`, probabilities (or their logs if `log_target`), to `input`, log-probabilities.
+def kl_div(input: Array, target: Array, reduction: str = "mean",
+           log_target: bool = False) -> Array:
+    """Kullback-Leibler divergence: ``y = target * (log(target) - input)``.
 
-    "mean" divides by the number of elements; "batchmean", the divergence, by the length of the first axis.
+    `input` holds log-probabilities and `target` probabilities, or log-probabilities with
+    `log_target`.  They have the same shape; otherwise ValueError is raised.  `reduction` is "mean"
+    (over all elements), "batchmean" (the sum divided by the size of the first axis, which is the
+    mean divergence per sample), "sum" or "none".
     """
-    loss = relative_entropy(input, fitting("kl_div", input, target), log_target)
+    loss = relative_entropy(input, match_shape_and_dtype("kl_div", input, target), log_target)
     if reduction != "batchmean":
-        return reduced(loss, None, reduction)
-    return reduced(loss, None, "sum") / (len(input) if input.ndim else 1)
+        return reduce_loss(loss, None, reduction)
+    return reduce_loss(loss, None, "sum") / (len(input) if input.ndim else 1)
 
 
-# ---- of classes -----------------------------------------------------------------------------------------------------
-
-
-@op(precision="full")
-def labelled_nll(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
-                 reduction: str = "mean", label_smoothing: float = 0.0):
-    """``-input`` at the label times its class's weight: (N, C, ...) log-probabilities, (N, ...) labels, (C,) weights.
-
-    The mean is over the weights of the labels.  Smoothing gives its part of a sample's weight to all classes alike.
-    """
-    axis = class_axis(input)
-    classes, along = input.shape[axis], (*(slice(None),) * axis, None)  # puts the axis of classes back
-    counts, label, own = labels(xp, input, target, weight, ignore_index)
-    picked = xp.take_along_axis(input, label[along], axis=axis).reshape(label.shape)
-    losses = -own * xp.where(counts, picked, 0)
-    if label_smoothing:
-        every = 1 if weight is None else on_device_of(weight.astype(input.dtype), input)
-        rest = (input * every).sum(axis=axis) * counts
-        losses = (1 - label_smoothing) * losses - label_smoothing / classes * rest
-    loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
-
-    def pullback(d):
-        d = spread(d)
-        dx = put_along_axis.on(xp, ((label_smoothing - 1) * own * d)[along], label[along], axis=axis, n=classes)
-        if label_smoothing:
-            dx = dx - (counts * d * (label_smoothing / classes))[along] * every
-        return dx, None, None
-
-    return loss, pullback
-
-
-@op(precision="full")
-def labelled_cross_entropy(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
-                           reduction: str = "mean", label_smoothing: float = 0.0):
-    """`labelled_nll` of ``log_softmax(input)``."""
-    log_p, (to_input,) = log_softmax.fn(xp, input, class_axis(input))
-    loss, to_log_p = labelled_nll.fn(xp, log_p, target, weight, ignore_index, reduction, label_smoothing)
-    return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
-
-
-@labelled_cross_entropy.faster
-def softmax_minus_one(xp, input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0):
-    """The gradient of (N, C) logits in one pass: the softmax, less 1 at the label."""
-    if input.ndim != 2 or label_smoothing:
-        return labelled_cross_entropy.fn(xp, input, target, weight, ignore_index, reduction, label_smoothing)
-    counts, label, own = labels(xp, input, target, weight, ignore_index)
-    z, place = input - input.max(axis=1, keepdims=True), (xp.arange(len(label)), label)
-    picked = z[place]
-    p = xp.exp(z, out=z)
-    total = p.sum(axis=1)
-    losses = own * xp.where(counts, xp.log(total) - picked, 0)
-    loss, (spread, _) = reduced.fn(xp, losses, own.sum(), reduction)
-
-    def pullback(d):
-        d = spread(d) * own
-        dx = p * (d / total)[:, None]
-        dx[place] -= d
-        return dx, None, None
-
-    return loss, pullback
-
-
-def labels(xp, input, target, weight, ignore_index):
-    """Which samples count, their labels (0 for the others), and the weight of each, 0 for the others."""
-    counts, classes = target != ignore_index, input.shape[class_axis(input)]
-    label = target * counts
-    xp.check((label >= 0) & (label < classes), f"labels of {classes} classes are 0 to {classes - 1}, "
-                                                 f"or {ignore_index} where ignored: another was found")
-    return counts, label, (counts if weight is None else weight[label] * counts).astype(input.dtype)
+# ---- classes -------------------------------------------------------------------------------------
 
 
 def class_axis(input: Any) -> int:
-    """Where the classes are: (N, C, ...), or (C,) for one sample."""
+    """The axis of the classes: 1 in (N, C, ...), 0 in (C,) for one sample."""
     return min(input.ndim - 1, 1)
 
 
-def on_device_of(weight: Any, input: Any) -> Any:
-    """(C,) weights of classes, so that they broadcast with `input`."""
+def expand_class_weight(weight: Any, input: Any) -> Any:
+    """Class weights (C,) in a shape that broadcasts with `input`."""
     return weight.reshape(-1, *(1,) * (input.ndim - class_axis(input) - 1))
 
 
-def nll_loss(input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
-             reduction: str = "mean") -> Array:
-    """``-input`` at the label times its class's weight: (N, C, ...) or (C,) log-probabilities, (N, ...) or () labels.
+def label_message(name: str, classes: int) -> str:
+    return f"{name}: label out of range: expected 0 <= label < {classes}"
 
-    Labels equal to `ignore_index` count nothing; the mean is over the weights of the others.  A label out of range is
-    an IndexError, on a device when a value is read next.
+
+def counted_labels(xp, name, input, target, weight, ignore_index):
+    """Which samples are not ignored, their labels and class weights; these are 0 for the others."""
+    classes = input.shape[class_axis(input)]
+    counted = target != ignore_index
+    label = target * counted
+    xp.check((label >= 0) & (label < classes),
+             f"{label_message(name, classes)} or label == {ignore_index} (ignore_index)", label)
+    label_weight = counted if weight is None else weight[label] * counted
+    return counted, label, label_weight.astype(input.dtype)
+
+
+def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label_smoothing):
+    """The output and the pullback of `nll_loss` with label smoothing.
+
+    ``y = -(1 - s) * weight[label] * log_p[label] - s / C * sum_c(weight[c] * log_p[c])``, where s
+    is `label_smoothing`.
+    """
+    axis = class_axis(log_p)
+    classes = log_p.shape[axis]
+    class_at = (*(slice(None),) * axis, None)  # index that inserts the axis of the classes
+    counted, label, label_weight = counted_labels(xp, name, log_p, target, weight, ignore_index)
+    picked = xp.take_along_axis(log_p, label[class_at], axis=axis).reshape(label.shape)
+    losses = -label_weight * xp.where(counted, picked, 0)
+    if label_smoothing:
+        class_weight = 1
+        if weight is not None:
+            class_weight = expand_class_weight(weight.astype(log_p.dtype), log_p)
+        over_classes = (log_p * class_weight).sum(axis=axis) * counted
+        losses = (1 - label_smoothing) * losses - label_smoothing / classes * over_classes
+    loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
+
+    def pullback(d):
+        d = to_losses(d)
+        at_labels = ((label_smoothing - 1) * label_weight * d)[class_at]
+        dx = put_along_axis.on(xp, at_labels, label[class_at], axis=axis, n=classes)
+        if label_smoothing:
+            dx = dx - (counted * d * (label_smoothing / classes))[class_at] * class_weight
+        return dx, None, None
+
+    return loss, pullback
+
+
+@op(precision="full")
+def nll_loss(xp, input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
+             reduction: str = "mean"):
+    """Negative log-likelihood: ``y = -weight[target] * input[target]``.
+
+    `input` holds log-probabilities (N, C, ...) or (C,), and `target` class indices (N, ...) or ().
+    `weight` is (C,).  Samples whose label is `ignore_index` have loss 0.  The mean is divided by
+    the sum of the weights of the other labels.  `reduction` is "mean", "sum" or "none".  Raises
+    ValueError for other shapes, TypeError if labels are not integers, and IndexError if one is out
+    of range (on a device, when a value is next read).
     """
     check_labels("nll_loss", input, target, weight)
-    return labelled_nll(input, target, weight, ignore_index, reduction)
+    return smoothed_nll(xp, "nll_loss", input, target, weight, ignore_index, reduction, 0.0)
 
 
-def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100, reduction: str = "mean",
-                  label_smoothing: float = 0.0) -> Array:
-    """`nll_loss` of ``log_softmax(input)``: (N, C, ...) or (C,) logits, and (N, ...) or () labels.
+@op(precision="full", name="cross_entropy")
+def cross_entropy_from_indices(xp, input: Array, target: Array, weight: Array = None,
+                               ignore_index: int = -100, reduction: str = "mean",
+                               label_smoothing: float = 0.0):
+    """`cross_entropy` with a target of class indices."""
+    log_p, (to_input,) = log_softmax.fn(xp, input, class_axis(input))
+    loss, to_log_p = smoothed_nll(xp, "cross_entropy", log_p, target, weight, ignore_index,
+                                  reduction, label_smoothing)
+    return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
 
-    `label_smoothing` mixes the target with the uniform distribution.  In the shape of `input` the target is one of
-    probabilities: the mean is then over the samples, and nothing is ignored.
+
+@cross_entropy_from_indices.faster
+def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduction="mean",
+                        label_smoothing=0.0):
+    """For logits (N, C): the gradient in one pass, which is the softmax minus 1 at the label."""
+    if input.ndim != 2 or label_smoothing:
+        return cross_entropy_from_indices.fn(
+            xp, input, target, weight, ignore_index, reduction, label_smoothing)
+    counted, label, label_weight = counted_labels(
+        xp, "cross_entropy", input, target, weight, ignore_index)
+    z = input - input.max(axis=1, keepdims=True)
+    at_labels = xp.arange(len(label)), label
+    picked = z[at_labels]
+    p = xp.exp(z, out=z)
+    total = p.sum(axis=1)
+    losses = label_weight * xp.where(counted, xp.log(total) - picked, 0)
+    loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
+
+    def pullback(d):
+        d = to_losses(d) * label_weight
+        dx = p * (d / total)[:, None]
+        dx[at_labels] -= d
+        return dx, None, None
+
+    return loss, pullback
+
+
+def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
+                  reduction: str = "mean", label_smoothing: float = 0.0) -> Array:
+    """Cross entropy: ``y = -(weight * q * log_softmax(input, 1)).sum(1)``.
+
+    `input` holds logits (N, C, ...) or (C,), and `weight` is (C,).  `target` has one of two forms:
+
+    - class indices (N, ...) or (): q is their one-hot encoding.  Samples whose label is
+      `ignore_index` have loss 0.  The mean is divided by the sum of the weights of the other
+      labels.
+    - class probabilities q in the shape of `input`.  The mean is divided by the number of samples;
+      `ignore_index` cannot be used.
+
+    With `label_smoothing` q is mixed with the uniform distribution:
+    ``(1 - label_smoothing) * q + label_smoothing / C``.  `reduction` is "mean", "sum" or "none".
+    Raises ValueError for other shapes, TypeError for dtypes that do not fit the form, and
+    IndexError if a label is out of range (on a device, when a value is next read).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> logits = gp.tensor([[0.0, 0.0], [100.0, 0.0]])
+    >>> F.cross_entropy(logits, gp.tensor([0, 1]), reduction="none").numpy()
+    array([  0.6931472, 100.       ], dtype=float32)
+    >>> F.cross_entropy(logits, gp.tensor([0, -100])).item()
+    0.6931471824645996
     """
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"cross_entropy: label_smoothing lies between 0 and 1, and is {label_smoothing}")
+        raise ValueError(
+            f"cross_entropy: label_smoothing must be between 0 and 1, got {label_smoothing}")
     if target.shape != input.shape:
         check_labels("cross_entropy", input, target, weight)
-        return labelled_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
-    if target.dtype.kind in "iub" or ignore_index >= 0:
-        raise TypeError(f"cross_entropy: target has the shape of input, {input.shape}, so it is one of probabilities: "
-                        f"they cannot be {target.dtype.name}, nor ignored by ignore_index={ignore_index}")
-    return probable_cross_entropy(input, target, weight, reduction, label_smoothing)
+        return cross_entropy_from_indices(
+            input, target, weight, ignore_index, reduction, label_smoothing)
+    what = (f"cross_entropy: target has the shape of input, {input.shape}, so it must hold class "
+            f"probabilities")
+    if target.dtype.kind in "iub":
+        raise TypeError(f"{what} and cannot be {target.dtype.name}")
+    if ignore_index >= 0:
+        raise TypeError(f"{what}, which ignore_index={ignore_index} cannot ignore")
+    return cross_entropy_from_probabilities(input, target, weight, reduction, label_smoothing)
 
 
 @composed(full=True)
-def probable_cross_entropy(input: Any, target: Any, weight: Any, reduction: str, label_smoothing: float) -> Any:
-    """`cross_entropy` with a target of probabilities."""
+def cross_entropy_from_probabilities(input: Any, target: Any, weight: Any, reduction: str,
+                                     label_smoothing: float) -> Any:
+    """`cross_entropy` with a target of class probabilities."""
     axis = class_axis(input)
     if label_smoothing:
         target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
     if weight is not None:
-        target = target * on_device_of(in_dtype("cross_entropy", target, weight, "weight"), input)
-    return reduced(-(log_softmax(input, axis) * target).sum(axis=axis), None, reduction)
+        weight = match_dtype("cross_entropy", target, weight, "weight")
+        target = target * expand_class_weight(weight, input)
+    return reduce_loss(-(log_softmax(input, axis) * target).sum(axis=axis), None, reduction)
 
 
 def check_labels(loss: str, input: Any, target: Any, weight: Any = None) -> None:
-    """Labels are integers in the shape of `input` without its classes, and weights one a class."""
+    """Labels must be integers, one per sample of `input`, and `weight` must be (C,)."""
     axis = class_axis(input)
     shape = input.shape[:axis] + input.shape[axis + 1:]
     if input.ndim == 0 or target.shape != shape:
-        raise ValueError(f"{loss}: input {input.shape} takes target {shape}, one label a sample, not {target.shape}")
+        raise ValueError(f"{loss}: target must have shape {shape} for input {input.shape}, one "
+                         f"label per sample, got {target.shape}")
     if target.dtype.kind not in "iu":
-        raise TypeError(f"{loss}: target holds labels, and must be integers, not {target.dtype.name}")
+        raise TypeError(f"{loss}: target must hold integer labels, got {target.dtype.name}")
     if weight is not None and weight.shape != (input.shape[axis],):
-        raise ValueError(f"{loss}: weight is one a class, ({input.shape[axis]},), not {weight.shape}")
+        raise ValueError(f"{loss}: weight must have shape ({input.shape[axis]},), one per class, "
+                         f"got {weight.shape}")
 
 
-@op
-def hot(xp, input: Array, num_classes: int):
-    """1 where the new last axis counts to the label, 0 elsewhere: (...) integers -> (..., num_classes)."""
-    xp.check((input >= 0) & (input < num_classes),
-               f"labels of {num_classes} classes are 0 to {num_classes - 1}: another was found")
+@op(name="one_hot")
+def encode_one_hot(xp, input: Array, num_classes: int, name: str = "one_hot"):
+    """`one_hot` with a given number of classes, for the function `name`."""
+    xp.check((input >= 0) & (input < num_classes), label_message(name, num_classes), input)
     return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
 
 
 def one_hot(input: Array, num_classes: int = -1) -> Array:
-    """1 where the new last axis counts to the label, 0 elsewhere: (...) integers -> (..., num_classes), int64.
+    """One-hot encoding: ``y[..., c] = 1 if input[...] == c else 0``, in int64.
 
-    By default there are as many classes as the labels need; to find how many, the host waits for the device.
+    (...) integers -> (..., num_classes).  The default of `num_classes` is ``input.max() + 1``; to
+    find it, the host waits for the device.  Raises TypeError if `input` does not hold integers,
+    ValueError if it is empty and `num_classes` is not given, and IndexError if a label is out of
+    range (on a device, when a value is next read).
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> F.one_hot(gp.tensor([0, 2]), num_classes=3).tolist()
+    [[1, 0, 0], [0, 0, 1]]
     """
     if input.dtype.kind not in "iu":
-        raise TypeError(f"one_hot: labels must be integers, not {input.dtype.name}")
+        raise TypeError(f"one_hot: input must hold integer labels, got {input.dtype.name}")
     if num_classes == -1:
         if math.prod(input.shape) == 0:
-            raise ValueError("one_hot: no labels to tell the number of classes from: give num_classes")
+            raise ValueError("one_hot: input is empty: give num_classes")
         num_classes = int(asnumpy(input).max()) + 1
-    return hot(input, num_classes)
+    return encode_one_hot(input, num_classes)
 
 
 @composed(full=True)
-def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1.0, weight: Array = None,
-                      reduction: str = "mean") -> Array:
-    """``max(0, margin - input[label] + input)**p`` summed over the other classes and divided by C: (N, C) or (C,)."""
+def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1.0,
+                      weight: Array = None, reduction: str = "mean") -> Array:
+    """Multi-class hinge loss, a sum over the classes j other than the label.
+
+    ``y = sum_j weight[target] * max(0, margin - input[target] + input[j])**p / C``.  `input` is (N,
+    C) or (C,), `target` holds labels (N,) or (), and `weight` is (C,).  `p` is 1 or 2.  `reduction`
+    is "mean", "sum" or "none".  Raises ValueError for other shapes or `p`, TypeError if labels are
+    not integers, and IndexError if one is out of range (on a device, when a value is next read).
+    """
     if p not in (1, 2):
-        raise ValueError(f"multi_margin_loss: p is 1 or 2, not {p}")
+        raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
     check_labels("multi_margin_loss", input, target, weight)
-    own = one_hot(target, input.shape[-1])
-    excess = relu(margin - (input * own).sum(axis=-1, keepdims=True) + input) ** p * (1 - own)
+    classes = input.shape[-1]
+    is_label = encode_one_hot(target, classes, "multi_margin_loss")
+    at_label = (input * is_label).sum(axis=-1, keepdims=True)
+    excess = relu(margin - at_label + input) ** p * (1 - is_label)
     if weight is not None:
         excess = excess * weight[target][..., None]
-    return reduced(excess.sum(axis=-1) / input.shape[-1], None, reduction)
+    return reduce_loss(excess.sum(axis=-1) / classes, None, reduction)
 
 
 @composed(full=True)
 def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """``max(0, 1 - input[label] + input)`` summed over a sample's labels and its other classes, and divided by C.
+    """Multi-label hinge loss, a sum over the labels i of a sample and its other classes j.
 
-    (N, C) or (C,) scores, and as many integers: labels, which end at the first -1.
+    ``y = sum_ij max(0, 1 - input[i] + input[j]) / C``.  `input` and `target` are (N, C) or (C,).
+    `target` holds the labels of a sample, up to the first -1.  `reduction` is "mean", "sum" or
+    "none".  Raises ValueError for other shapes, TypeError if labels are not integers, and
+    IndexError if one is out of range (on a device, when a value is next read).
     """
+    name = "multilabel_margin_loss"
     if input.shape != target.shape or input.ndim == 0:
-        raise ValueError(f"multilabel_margin_loss: input {input.shape} and target {target.shape} must both be (N, C)")
-    check_labels("multilabel_margin_loss", input, target[..., 0])
-    named = cumsum(target < 0, -1) == 0
-    own = one_hot(where(named, target, 0), input.shape[-1]) * named[..., None]  # (N, labels, C)
-    others = named[..., None] * (1 - own.max(axis=-2, keepdims=True))
-    excess = relu(1 - (own * input[..., None, :]).sum(axis=-1, keepdims=True) + input[..., None, :]) * others
-    return reduced(excess.sum(axis=(-1, -2)) / input.shape[-1], None, reduction)
+        raise ValueError(f"{name}: input {input.shape} and target {target.shape} must both have "
+                         f"shape (N, C) or (C,)")
+    check_labels(name, input, target[..., 0])
+    classes = input.shape[-1]
+    is_given = cumsum(target < 0, -1) == 0  # before the first -1
+    is_label = encode_one_hot(where(is_given, target, 0), classes, name) * is_given[..., None]
+    is_other = is_given[..., None] * (1 - is_label.max(axis=-2, keepdims=True))
+    at_label = (is_label * input[..., None, :]).sum(axis=-1, keepdims=True)
+    excess = relu(1 - at_label + input[..., None, :]) * is_other  # (N, labels, C)
+    return reduce_loss(excess.sum(axis=(-1, -2)) / classes, None, reduction)
 
 
 @composed(full=True)
-def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None, reduction: str = "mean") -> Array:
-    """The mean over C classes of `binary_cross_entropy_with_logits`, times `weight`: (N, C) or (C,), and as many."""
-    return reduced(binary_cross_entropy_with_logits(input, target, weight, "none").mean(axis=-1), None, reduction)
+def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None,
+                                reduction: str = "mean") -> Array:
+    """Mean over the C classes of `binary_cross_entropy_with_logits`: (N, C) or (C,) -> (N,) or ().
+
+    `target` has the shape of `input`; otherwise ValueError is raised.  `weight` broadcasts to it.
+    `reduction` is "mean", "sum" or "none".
+    """
+    losses = binary_cross_entropy_with_logits(input, target, weight, "none")
+    return reduce_loss(losses.mean(axis=-1), None, reduction)
 
 
-# ---- of pairs, labelled 1 or -1 -------------------------------------------------------------------------------------
+# ---- pairs, whose target is 1 or -1 --------------------------------------------------------------
 
 
 @pointwise_op
 def hinge(xp, input: Array):
-    """``max(input, 0)``, but with gradient 1 at 0, as PyTorch's losses have."""
+    """``max(input, 0)``, with gradient 1 at 0, as in PyTorch's losses."""
     return xp.maximum(input, 0)
 
 
@@ -541,56 +692,93 @@ def hinge_backward(xp, input, dy):
 
 @composed(full=True)
 def soft_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """``log(1 + exp(-target * input))``."""
-    return reduced(-logsigmoid(fitting("soft_margin_loss", input, target) * input), None, reduction)
+    """Logistic loss of labels 1 and -1: ``y = log(1 + exp(-target * input))``.
+
+    `input` and `target` have the same shape; otherwise ValueError is raised.  `reduction` is
+    "mean", "sum" or "none".
+    """
+    target = match_shape_and_dtype("soft_margin_loss", input, target)
+    return reduce_loss(-logsigmoid(target * input), None, reduction)
 
 
 @composed(full=True)
-def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0, reduction: str = "mean") -> Array:
-    """The distance `input` where `target` is 1, and what it lacks of `margin` where it is -1."""
-    target = fitting("hinge_embedding_loss", input, target)
-    return reduced(input * (target != -1) + hinge(margin - input) * (target != 1), None, reduction)
+def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0,
+                         reduction: str = "mean") -> Array:
+    """Hinge loss of distances: ``y = input if target == 1 else max(0, margin - input)``.
+
+    `target` holds 1 (similar) and -1 (dissimilar) in the shape of `input`; otherwise ValueError is
+    raised.  `reduction` is "mean", "sum" or "none".
+    """
+    target = match_shape_and_dtype("hinge_embedding_loss", input, target)
+    loss = input * (target != -1) + hinge(margin - input) * (target != 1)
+    return reduce_loss(loss, None, reduction)
 
 
 @composed(full=True)
 def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
                           reduction: str = "mean") -> Array:
-    """1 less the cosine where `target` is 1, and its excess over `margin` where it is -1: (N, D), (N, D), (N,)."""
+    """Loss of cosine similarities: ``y = 1 - cos if target == 1 else max(0, cos - margin)``.
+
+    cos is ``cosine_similarity(input1, input2)``.  (N, D), (N, D), (N,) -> (N,), or (D,), (D,), ()
+    -> ().  `target` holds 1 and -1.  `reduction` is "mean", "sum" or "none".  Raises ValueError for
+    other shapes.
+    """
     if input1.shape != input2.shape or target.shape != input1.shape[:-1]:
-        raise ValueError(f"cosine_embedding_loss: inputs {input1.shape} and {input2.shape} must have one shape, "
-                         f"and target that without the last axis, not {target.shape}")
+        raise ValueError(f"cosine_embedding_loss: input1 {input1.shape} and input2 {input2.shape} "
+                         f"must have the same shape, and target this shape without the last axis, "
+                         f"got {target.shape}")
     cosine = cosine_similarity(input1, input2, -1)
-    return reduced((1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1), None, reduction)
+    loss = (1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1)
+    return reduce_loss(loss, None, reduction)
 
 
 @composed(full=True)
 def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: float = 0.0,
                         reduction: str = "mean") -> Array:
-    """What ``input1 - input2`` lacks of `margin` where `target` is 1, and ``input2 - input1`` where it is -1."""
-    difference = input1 - fitting("margin_ranking_loss", input1, input2, "input2")
-    return reduced(hinge(margin - fitting("margin_ranking_loss", input1, target) * difference), None, reduction)
+    """Ranking loss: ``y = max(0, margin - target * (input1 - input2))``.
+
+    `target` is 1 where `input1` should be ranked higher, -1 where `input2` should.  All have the
+    same shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or "none".
+    """
+    name = "margin_ranking_loss"
+    difference = input1 - match_shape_and_dtype(name, input1, input2, "input2")
+    target = match_shape_and_dtype(name, input1, target)
+    return reduce_loss(hinge(margin - target * difference), None, reduction)
 
 
 @composed(full=True)
-def triplet_margin_with_distance_loss(anchor: Array, positive: Array, negative: Array, *,
-                                      distance_function: Callable | None = None, margin: float = 1.0,
-                                      swap: bool = False, reduction: str = "mean") -> Array:
-    """What the negative's distance from the anchor lacks of the positive's plus `margin`.
+def triplet_margin_with_distance_loss(
+        anchor: Array, positive: Array, negative: Array, *,
+        distance_function: Callable | None = None, margin: float = 1.0, swap: bool = False,
+        reduction: str = "mean") -> Array:
+    """Triplet loss: ``y = max(0, margin + d(anchor, positive) - d(anchor, negative))``.
 
-    With `swap` the negative's distance from the positive counts where that is smaller.
+    d is `distance_function`, by default `pairwise_distance`: (N, D), (N, D) -> (N,).  With `swap`,
+    ``d(positive, negative)`` replaces ``d(anchor, negative)`` where it is smaller.  `reduction` is
+    "mean", "sum" or "none".  Raises ValueError if `margin` is not positive.
+    V. Balntas et al., BMVC 2016.
     """
     if margin <= 0:
-        raise ValueError(f"triplet_margin_loss: margin must be above 0, not {margin}")
+        raise ValueError(f"triplet_margin_loss: margin must be positive, got {margin}")
     distance = distance_function or pairwise_distance
-    near, far = distance(anchor, positive), distance(anchor, negative)
+    to_positive = distance(anchor, positive)
+    to_negative = distance(anchor, negative)
     if swap:
-        far = minimum(far, distance(positive, negative))
-    return reduced(hinge(margin + near - far), None, reduction)
+        to_negative = minimum(to_negative, distance(positive, negative))
+    return reduce_loss(hinge(margin + to_positive - to_negative), None, reduction)
 
 
-def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0, p: float = 2.0,
-                        eps: float = 1e-6, swap: bool = False, reduction: str = "mean") -> Array:
-    """`triplet_margin_with_distance_loss` of the `p`-norm.  V. Balntas et al., BMVC 2016."""
+def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0,
+                        p: float = 2.0, eps: float = 1e-6, swap: bool = False,
+                        reduction: str = "mean") -> Array:
+    """Triplet loss: ``y = max(0, margin + d(anchor, positive) - d(anchor, negative))``.
+
+    d is ``pairwise_distance(.., .., p, eps)``: (N, D), (N, D) -> (N,).  With `swap`,
+    ``d(positive, negative)`` replaces ``d(anchor, negative)`` where it is smaller.  `reduction` is
+    "mean", "sum" or "none".  Raises ValueError if `margin` is not positive.
+    V. Balntas et al., BMVC 2016.
+    """
     distance = lambda a, b: pairwise_distance(a, b, p, eps)
     return triplet_margin_with_distance_loss(
-        anchor, positive, negative, distance_function=distance, margin=margin, swap=swap, reduction=reduction)
+        anchor, positive, negative, distance_function=distance, margin=margin, swap=swap,
+        reduction=reduction)

@@ -1,4 +1,4 @@
-"""Attention in several heads, between the projections before and after it."""
+"""Multi-head attention, with the projections before and after it."""
 
 from __future__ import annotations
 
@@ -18,156 +18,223 @@ from gpuprop.functional._dropout import dropout
 from gpuprop.functional._linear import linear
 from gpuprop.random import Generator
 
-WHAT = "multi_head_attention_forward"
+NAME = "multi_head_attention_forward"
 
 
 @on_device_of_arguments
 def multi_head_attention_forward(
-        query: Array, key: Array, value: Array, embed_dim_to_check: int, num_heads: int, in_proj_weight: Array,
-        in_proj_bias: Array, bias_k: Array, bias_v: Array, add_zero_attn: bool, dropout_p: float,
-        out_proj_weight: Array, out_proj_bias: Array, training: bool = True, key_padding_mask: Array = None,
-        need_weights: bool = True, attn_mask: Array = None, use_separate_proj_weight: bool = False,
-        q_proj_weight: Array = None, k_proj_weight: Array = None, v_proj_weight: Array = None, static_k: Array = None,
-        static_v: Array = None, average_attn_weights: bool = True, is_causal: bool = False, batch_first: bool = False,
-        rng: Generator | None = None) -> tuple[Array, Array | None]:
-    """Queries (L, N, E) see keys and values (S, N, E), projected and in heads: the output (L, N, E), and the weights.
+        query: Array, key: Array, value: Array, embed_dim_to_check: int, num_heads: int,
+        in_proj_weight: Array, in_proj_bias: Array, bias_k: Array, bias_v: Array,
+        add_zero_attn: bool, dropout_p: float, out_proj_weight: Array, out_proj_bias: Array,
+        training: bool = True, key_padding_mask: Array = None, need_weights: bool = True,
+        attn_mask: Array = None, use_separate_proj_weight: bool = False,
+        q_proj_weight: Array = None, k_proj_weight: Array = None, v_proj_weight: Array = None,
+        static_k: Array = None, static_v: Array = None, average_attn_weights: bool = True,
+        is_causal: bool = False, batch_first: bool = False, rng: Generator | None = None,
+) -> tuple[Array, Array | None]:
+    """Multi-head attention with its projections: (output, attention weights).
 
-    One sample is (L, E), (S, E); with `batch_first` N comes first.  The weights are (N, L, S), or (N, heads, L, S) if
-    not averaged, and None if not needed.  Masks say what is not seen, by True, or are added to the scores:
-    `attn_mask` (L, S) or (N * heads, L, S), `key_padding_mask` (N, S).  `is_causal` says that `attn_mask` is causal.
-    `static_k` and `static_v` (N * heads, S, E / heads) take the place of projected keys and values.
+    ``head_i = softmax(q_i @ k_i.T / sqrt(E / num_heads) + masks) @ v_i``
+
+    ``output = concatenate(head_1, ...) @ out_proj_weight.T + out_proj_bias``
+
+    q, k and v are projections of query, key and value, split along their features into `num_heads`
+    equal parts.
+
+    Shapes: query (L, N, E), key and value (S, N, ...), output (L, N, E).  N is missing for one
+    sample, and comes first with `batch_first`.  The weights are (N, L, S), or (N, num_heads, L, S)
+    if not averaged, or None unless `need_weights`.
+
+    `in_proj_weight` (3 E, E) holds the weights of q, k and v, unless `use_separate_proj_weight`.
+    `bias_k` and `bias_v` (1, 1, E) are appended to the projected keys and values as one more
+    position, then zeros as another with `add_zero_attn`.  `static_k` and `static_v`
+    (N * num_heads, S, E / num_heads) replace projected keys and values.
+
+    Masks, `attn_mask` (L, S) or (N * num_heads, L, S) and `key_padding_mask` (N, S), are boolean,
+    True where a query may *not* attend to a key, or floating and added to the scores.  `is_causal`
+    is a hint that `attn_mask` is causal.
+
+    Raises ValueError for shapes or options that do not fit, TypeError for other masks.
     A. Vaswani et al., NeurIPS 2017.
     """
     batch_first = batch_first or query.ndim == 2
-    weights = (q_proj_weight, k_proj_weight, v_proj_weight) if use_separate_proj_weight else (in_proj_weight,)
-    n, length = _check(query, key, value, embed_dim_to_check, num_heads, weights, batch_first)
+    proj_weights: tuple = (in_proj_weight,)
+    if use_separate_proj_weight:
+        proj_weights = (q_proj_weight, k_proj_weight, v_proj_weight)
+    n, length = _check_inputs(
+        query, key, value, embed_dim_to_check, num_heads, proj_weights, batch_first)
     if (bias_k is None) != (bias_v is None):
-        raise ValueError(f"{WHAT}: bias_k and bias_v are given together, or neither")
+        raise ValueError(f"{NAME}: give both bias_k and bias_v, or neither")
     if is_causal and attn_mask is None:
-        raise ValueError(f"{WHAT}: is_causal=True says that attn_mask is causal, so attn_mask is needed too: see "
-                         f"nn.Transformer.generate_square_subsequent_mask")
+        raise ValueError(
+            f"{NAME}: is_causal=True is a hint about attn_mask, so attn_mask is required: see "
+            f"nn.Transformer.generate_square_subsequent_mask")
 
-    q, k, v = _projected(query, key, value, weights, in_proj_bias)
-    q = _heads(q, num_heads, batch_first)
-    k, v = (_heads(a, num_heads, batch_first) if static is None else _static(name, static, n, q.shape)
-            for a, name, static in ((k, "static_k", static_k), (v, "static_v", static_v)))
+    q, k, v = _project(query, key, value, proj_weights, in_proj_bias)
+    q = _split_heads(q, num_heads, batch_first)
+    if static_k is None:
+        k = _split_heads(k, num_heads, batch_first)
+    else:
+        k = _static_heads("static_k", static_k, n, q.shape)
+    if static_v is None:
+        v = _split_heads(v, num_heads, batch_first)
+    else:
+        v = _static_heads("static_v", static_v, n, q.shape)
     if k.shape[2] != v.shape[2]:
-        raise ValueError(f"{WHAT}: there are {k.shape[2]} keys and {v.shape[2]} values")
-    mask = _mask(attn_mask, key_padding_mask, (n, num_heads, length, k.shape[2]), query.ndim == 3)
-    k, v, mask = _lengthened(k, v, mask, bias_k, bias_v, add_zero_attn)
+        raise ValueError(
+            f"{NAME}: keys and values must be equally many, got {k.shape[2]} and {v.shape[2]}")
+    score_shape = (n, num_heads, length, k.shape[2])
+    mask = _merge_masks(attn_mask, key_padding_mask, score_shape, batched=query.ndim == 3)
+    k, v, mask = _append_positions(k, v, mask, bias_k, bias_v, add_zero_attn)
 
     dropout_p = dropout_p if training else 0.0
+    weights = None
     if need_weights:
-        seen = softmax(_both(mask, matmul(q * math.sqrt(1 / q.shape[-1]), k.swapaxes(-1, -2))), -1)
-        seen = dropout(astype(seen, v.dtype) if seen.dtype != v.dtype else seen, dropout_p, rng=rng)
-        y = matmul(seen, v)
-        seen = seen.mean(axis=1) if average_attn_weights else seen
-        seen = seen[0] if query.ndim == 2 else seen
+        scores = matmul(q * math.sqrt(1 / q.shape[-1]), k.swapaxes(-1, -2))
+        weights = softmax(_add_masks(mask, scores), -1)
+        if weights.dtype != v.dtype:
+            weights = astype(weights, v.dtype)
+        weights = dropout(weights, dropout_p, rng=rng)
+        y = matmul(weights, v)
+        if average_attn_weights:
+            weights = weights.mean(axis=1)
+        if query.ndim == 2:
+            weights = weights[0]
     else:
-        seen, is_causal = None, is_causal and key_padding_mask is None
-        mask = logical_not(mask) if mask is not None and mask.dtype.kind == "b" else mask
-        y = scaled_dot_product_attention(q, k, v, None if is_causal else mask, dropout_p, is_causal, rng=rng)
+        is_causal = is_causal and key_padding_mask is None
+        if is_causal:
+            mask = None
+        elif mask is not None and mask.dtype.kind == "b":
+            mask = logical_not(mask)
+        y = scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal, rng=rng)
     y = transpose(y, (0, 2, 1, 3) if batch_first else (2, 0, 1, 3))
-    return linear(reshape(y, query.shape), out_proj_weight, out_proj_bias), seen
+    return linear(reshape(y, query.shape), out_proj_weight, out_proj_bias), weights
 
 
-# ---- projections ----------------------------------------------------------------------------------------------------
+# ---- projections ---------------------------------------------------------------------------------
 
 
-def _check(query: Any, key: Any, value: Any, features: int, heads: int, weights: tuple,
-           batch_first: bool) -> tuple[int, int]:
-    """That inputs and weights go together; the number of samples and of queries."""
+def _check_inputs(query: Any, key: Any, value: Any, embed_dim: int, num_heads: int, weights: tuple,
+                  batch_first: bool) -> tuple[int, int]:
+    """Raise ValueError for shapes that do not fit; return the batch size and the query length."""
     layout = "(N, L, E)" if batch_first and query.ndim != 2 else "(L, N, E)"
     if query.ndim not in (2, 3):
-        raise ValueError(f"{WHAT}: query is {layout}, or (L, E) for one sample, not of shape {query.shape}")
+        raise ValueError(
+            f"{NAME}: query must be {layout}, or (L, E) for one sample, got shape {query.shape}")
     for name, a in ("key", key), ("value", value):
         if a.ndim != query.ndim:
-            raise ValueError(f"{WHAT}: {name} {a.shape} has {a.ndim} axes and query {query.shape} has {query.ndim}: "
-                             f"either all are samples in a batch or none is")
-    if query.shape[-1] != features:
-        raise ValueError(f"{WHAT}: query {query.shape} has {query.shape[-1]} features, not embed_dim={features}")
-    if heads < 1 or features % heads:
-        raise ValueError(f"{WHAT}: num_heads={heads} does not divide embed_dim={features}")
-    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight") if len(weights) == 3 else ("in_proj_weight",)
+            raise ValueError(
+                f"{NAME}: {name} {a.shape} has {a.ndim} axes, but query {query.shape} has "
+                f"{query.ndim}: give a batch or one sample for all of them")
+    if query.shape[-1] != embed_dim:
+        raise ValueError(
+            f"{NAME}: query {query.shape} has {query.shape[-1]} features, but embed_dim is "
+            f"{embed_dim}")
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(f"{NAME}: num_heads={num_heads} must divide embed_dim={embed_dim}")
+    separate = len(weights) == 3
+    names = ("q_proj_weight", "k_proj_weight", "v_proj_weight") if separate else ("in_proj_weight",)
     for name, weight in zip(names, weights, strict=True):
         if weight is None:
-            raise ValueError(f"{WHAT}: {name} is needed with use_separate_proj_weight={len(weights) == 3}")
-    for name, a, weight in zip(("key", "value"), (key, value), weights[1:] or weights * 2, strict=True):
+            raise ValueError(f"{NAME}: use_separate_proj_weight={separate} requires {name}")
+    k_weight, v_weight = weights[1:] if separate else weights * 2
+    for name, a, weight in ("key", key, k_weight), ("value", value, v_weight):
         if a.shape[-1] != weight.shape[1]:
-            raise ValueError(f"{WHAT}: {name} {a.shape} has {a.shape[-1]} features, not {weight.shape[1]}")
+            raise ValueError(
+                f"{NAME}: {name} {a.shape} has {a.shape[-1]} features, but its weight "
+                f"{weight.shape} takes {weight.shape[1]}")
     if key.shape[:-1] != value.shape[:-1]:
-        raise ValueError(f"{WHAT}: key {key.shape} and value {value.shape} are not as many and as long")
+        raise ValueError(
+            f"{NAME}: key {key.shape} and value {value.shape} differ in batch size or length")
     if query.ndim == 2:
         return 1, len(query)
     n, length = query.shape[:2] if batch_first else query.shape[1::-1]
-    if key.shape[not batch_first] != n:
-        raise ValueError(f"{WHAT}: query {query.shape} and key {key.shape}, which are {layout}, differ in N")
+    if key.shape[0 if batch_first else 1] != n:
+        raise ValueError(
+            f"{NAME}: query {query.shape} and key {key.shape}, both {layout}, differ in N")
     return n, length
 
 
-def _projected(query: Any, key: Any, value: Any, weights: tuple, bias: Any) -> tuple:
-    """Queries, keys and values; by one packed weight (3 E, E) in as few products as there are different inputs."""
+def _project(query: Any, key: Any, value: Any, weights: tuple, bias: Any) -> tuple:
+    """q, k and v, with one matrix product for inputs that are the same array, if weights allow."""
     thirds = lambda a: (None,) * 3 if a is None else split(a, 3)
     if len(weights) == 1:
+        weight = weights[0]
         if query is key is value:
-            return split(linear(query, weights[0], bias), 3, -1)
+            return split(linear(query, weight, bias), 3, -1)
         if key is value:
             n = [query.shape[-1]]
-            (w, both), (b, b_both) = split(weights[0], n), (None, None) if bias is None else split(bias, n)
-            return linear(query, w, b), *split(linear(key, both, b_both), 2, -1)
-        weights = thirds(weights[0])
+            q_weight, kv_weight = split(weight, n)
+            q_bias, kv_bias = (None, None) if bias is None else split(bias, n)
+            q = linear(query, q_weight, q_bias)
+            return q, *split(linear(key, kv_weight, kv_bias), 2, -1)
+        weights = thirds(weight)
     return tuple(map(linear, (query, key, value), weights, thirds(bias)))
 
 
-def _heads(x: Any, heads: int, batch_first: bool) -> Any:
-    """(L, N, E), or (N, L, E) or (L, E) if `batch_first`, as (N, heads, L, E / heads)."""
+def _split_heads(x: Any, heads: int, batch_first: bool) -> Any:
+    """(L, N, E), or with `batch_first` (N, L, E) or (L, E), to (N, heads, L, E / heads)."""
     lead = x.shape[:-1] if x.ndim == 3 else (1, len(x))
-    return transpose(reshape(x, (*lead, heads, x.shape[-1] // heads)), (0, 2, 1, 3) if batch_first else (1, 2, 0, 3))
+    x = reshape(x, (*lead, heads, x.shape[-1] // heads))
+    return transpose(x, (0, 2, 1, 3) if batch_first else (1, 2, 0, 3))
 
 
-def _static(name: str, x: Any, n: int, like: tuple[int, ...]) -> Any:
-    _, heads, _, size = like
+def _static_heads(name: str, x: Any, n: int, q_shape: tuple[int, ...]) -> Any:
+    """(N * heads, S, E / heads), checked, to (N, heads, S, E / heads)."""
+    _, heads, _, size = q_shape
     if x.ndim != 3 or len(x) != n * heads or x.shape[-1] != size:
-        raise ValueError(f"{WHAT}: {name} is (N * heads, S, E / heads), here ({n * heads}, S, {size}), not {x.shape}")
+        raise ValueError(
+            f"{NAME}: {name} must be (N * num_heads, S, E / num_heads) = ({n * heads}, S, {size}), "
+            f"got {x.shape}")
     return reshape(x, (n, heads, *x.shape[1:]))
 
 
-def _lengthened(k: Any, v: Any, mask: Any, bias_k: Any, bias_v: Any, add_zero_attn: bool) -> tuple:
-    """Keys and values with the learned ones and zeros behind them, which no mask hides."""
-    n, heads, before, size = k.shape
+def _append_positions(k: Any, v: Any, mask: Any, bias_k: Any, bias_v: Any,
+                      add_zero_attn: bool) -> tuple:
+    """Append `bias_k` and `bias_v`, then zeros, as positions that no mask hides."""
+    n, heads, source, size = k.shape
     if bias_k is not None:
-        row = lambda b: broadcast_to(reshape(b, (1, heads, 1, size)), (n, heads, 1, size))
-        k, v = concatenate([k, row(bias_k)], 2), concatenate([v, row(bias_v)], 2)
+        expand = lambda b: broadcast_to(reshape(b, (1, heads, 1, size)), (n, heads, 1, size))
+        k, v = concatenate([k, expand(bias_k)], 2), concatenate([v, expand(bias_v)], 2)
     if add_zero_attn:
         k, v = (pad(a, ((0, 0), (0, 0), (0, 1), (0, 0))) for a in (k, v))
-    if mask is not None and k.shape[2] > before:
-        mask = pad(mask, (*((0, 0),) * (mask.ndim - 1), (0, k.shape[2] - before)))
+    if mask is not None and k.shape[2] > source:
+        mask = pad(mask, (*((0, 0),) * (mask.ndim - 1), (0, k.shape[2] - source)))
     return k, v, mask
 
 
-# ---- masks: booleans, True for what is not seen, or floats that are added to the scores -----------------------------
+# ---- masks: boolean, True where hidden, or floating and added to the scores ----------------------
 
 
-def _mask(attn_mask: Any, key_padding_mask: Any, shape: tuple[int, ...], batched: bool) -> Any:
-    """Both as one that broadcasts to (N, heads, L, S), or None."""
+def _merge_masks(attn_mask: Any, key_padding_mask: Any, shape: tuple[int, ...],
+                 batched: bool) -> Any:
+    """Both masks as one that broadcasts to (N, heads, L, S), or None."""
     n, heads, length, source = shape
-    plain, stacked, padding = (length, source), (n * heads, length, source), (n, source) if batched else (source,)
-    for name, a, layout, fits in (("attn_mask", attn_mask, "(L, S) or (N * heads, L, S)", (plain, stacked)),
-                                  ("key_padding_mask", key_padding_mask, "(N, S), or (S,) of one sample", (padding,))):
-        if a is not None and a.shape not in fits:
-            raise ValueError(f"{WHAT}: {name} is {layout}, here {' or '.join(map(str, fits))}, not {a.shape}")
-        if a is not None and a.dtype.kind != "b" and not is_float(a.dtype):
-            raise TypeError(f"{WHAT}: {name} is bool, True for what is not seen, or floating, to be added to the "
-                            f"scores, not {a.dtype.name}")
+    _check_mask("attn_mask", attn_mask, "(L, S) or (N * num_heads, L, S)",
+                (length, source), (n * heads, length, source))
+    _check_mask("key_padding_mask", key_padding_mask, "(N, S), or (S,) for one sample",
+                (n, source) if batched else (source,))
     if attn_mask is not None and attn_mask.ndim == 3:
         attn_mask = reshape(attn_mask, shape)
     if key_padding_mask is not None:
         key_padding_mask = reshape(key_padding_mask, (n, 1, 1, source))
-    return _both(attn_mask, key_padding_mask)
+    return _add_masks(attn_mask, key_padding_mask)
 
 
-def _both(a: Any, b: Any) -> Any:
-    """What either mask hides; scores are such a mask too."""
+def _check_mask(name: str, mask: Any, layout: str, *shapes: tuple[int, ...]) -> None:
+    if mask is None:
+        return
+    if mask.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise ValueError(f"{NAME}: {name} must be {layout}, here {expected}, got {mask.shape}")
+    if mask.dtype.kind != "b" and not is_float(mask.dtype):
+        raise TypeError(
+            f"{NAME}: {name} must be bool, True where a query may not attend, or floating, to be "
+            f"added to the scores, got {mask.dtype.name}")
+
+
+def _add_masks(a: Any, b: Any) -> Any:
+    """The sum of two masks, or of a mask and scores; True counts as -inf."""
     if a is None or b is None:
         return b if a is None else a
     if a.dtype.kind == b.dtype.kind == "b":

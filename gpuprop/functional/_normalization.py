@@ -1,4 +1,4 @@
-"""Normalization: one core, which layers, batches, groups and instances call with axes of their own."""
+"""Normalization: layer, RMS, batch, group, instance and local response norm."""
 
 from __future__ import annotations
 
@@ -18,57 +18,65 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 
+# ---- ops and kernels -----------------------------------------------------------------------------
+
 
 @pointwise
-def standard(xp, x, mean, scale):
+def shift_and_scale(xp, x, mean, scale):
     return (x - mean) * scale
 
 
 @pointwise
-def projected(xp, dz, z, scale, along, mean):
-    """The gradient without its parts that a change of scale or mean takes up."""
-    return (dz - z * along - mean) * scale
+def standardize_input_grad(xp, dz, z, scale, mean_dz_z, mean_dz):
+    """The gradient of x for ``z = (x - mean) * scale``, where mean and scale depend on x."""
+    return (dz - z * mean_dz_z - mean_dz) * scale
 
 
 def affine(z, weight, bias):
-    """``z * weight + bias``, of which either may be None."""
+    """``z * weight + bias``; either may be None."""
     y = z if weight is None else z * weight
     return y if bias is None else y + bias
 
 
-@op(precision="full")
-def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, centred=True, tracked=False):
-    """``z * weight + bias``, where z is `input` with mean 0 and variance 1 over `axes`; `eps` is added to the variance.
+@op(precision="full", name="normalization")
+def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, subtract_mean=True,
+                return_stats=False):
+    """``z * weight + bias`` with ``z = (input - mean) / sqrt(variance + eps)`` over `axes`.
 
-    Not `centred`, the root mean square is made 1 and no mean taken away; `tracked`, (output, mean, variance) come out.
+    Without `subtract_mean`, z is ``input / sqrt(mean(input**2) + eps)``.  With `return_stats` the
+    outputs are (y, mean, variance).
     """
     check_dtypes("normalization", input, weight, bias)
-    n = math.prod(input.shape[i] for i in axes) or 1  # an empty input has means of 0
+    n = math.prod(input.shape[i] for i in axes) or 1  # the means of an empty input are 0
     average = lambda a: a.sum(axis=axes, keepdims=True) / n
-    mean = average(input) if centred else 0
-    x = input - mean if centred else input
+    mean = average(input) if subtract_mean else 0
+    x = input - mean if subtract_mean else input
     variance = average(x * x)
     scale = 1 / xp.sqrt(variance + eps)
     z = x * scale
     y = affine(z, weight, bias)
 
-    def by_input(dy, dmean=0, dvariance=0):
+    def input_grad(dy, dmean=0, dvariance=0):
         dz = affine(dy, weight, None)
-        along = average(dz * z) - dvariance * 2 / (n * scale * scale)
-        return projected(xp, dz, z, scale, along, average(dz) - dmean / (n * scale) if centred else 0)
+        mean_dz_z = average(dz * z) - dvariance * 2 / (n * scale * scale)
+        mean_dz = average(dz) - dmean / (n * scale) if subtract_mean else 0
+        return standardize_input_grad(xp, dz, z, scale, mean_dz_z, mean_dz)
 
-    return ((y, mean, variance), (lambda d: by_input(*d), lambda d: d[0] * z, lambda d: d[0])) if tracked else (
-        y, (by_input, lambda dy: dy * z, lambda dy: dy))
+    if return_stats:
+        return (y, mean, variance), (lambda d: input_grad(*d), lambda d: d[0] * z, lambda d: d[0])
+    return y, (input_grad, lambda dy: dy * z, lambda dy: dy)
 
 
-@op(precision="full")
-def rescale(xp, input: Array, mean: Array, variance: Array, weight: Array, bias: Array, eps):
-    """``(input - mean) / sqrt(variance + eps) * weight + bias``, of a mean and a variance from elsewhere."""
+@op(precision="full", name="batch_norm")
+def normalize_by_stats(xp, input: Array, mean: Array, variance: Array, weight: Array, bias: Array,
+                       eps):
+    """``(input - mean) / sqrt(variance + eps) * weight + bias`` with a given mean and variance."""
     check_dtypes("normalization", input, weight, bias, mean, variance)
     scale = 1 / xp.sqrt(variance + eps)
     factor = scale if weight is None else scale * weight
-    y = standard(xp, input, mean, factor)
-    return y if bias is None else y + bias, (
+    y = shift_and_scale(xp, input, mean, factor)
+    y = y if bias is None else y + bias
+    return y, (
         lambda dy: dy * factor,
         lambda dy: -dy * factor,
         lambda dy: dy * (input - mean) * (-0.5 * factor * scale * scale),
@@ -77,174 +85,256 @@ def rescale(xp, input: Array, mean: Array, variance: Array, weight: Array, bias:
 
 
 @kernel
-def track(xp, running_mean: Array, running_var: Array, mean: Array, variance: Array, momentum: Array, n):
-    """Move running statistics towards those of a batch, of `n` values a channel, by the share `momentum`.
+def update_running_stats(xp, running_mean: Array, running_var: Array, mean: Array, variance: Array,
+                         momentum: Array, n):
+    """``running += momentum * (batch - running)``, in place, for the mean and the variance.
 
-    The running variance is that of the population: n / (n - 1) of the batch's.
+    The batch's variance, of `n` values per channel, is scaled by n / (n - 1) to be unbiased.
     """
     channels = running_mean.shape[0]
-    for running, new, factor in (running_mean, mean, 1), (running_var, variance, n / max(n - 1, 1)):
-        rows = widened(new).reshape(new.size // (channels or 1), channels)  # one, or one an instance: their mean counts
-        new = rows.mean(axis=0) * factor
-        running += momentum * (new - widened(running))
+    unbiased = n / max(n - 1, 1)
+    for running, batch, factor in (running_mean, mean, 1), (running_var, variance, unbiased):
+        rows = widened(batch).reshape(batch.size // (channels or 1), channels)
+        batch = rows.mean(axis=0) * factor  # one row for a batch, one per sample for instance_norm
+        running += momentum * (batch - widened(running))
 
 
 @kernel
-def count(xp, batches: Array):
-    """One more batch: the share it has in the mean of all so far."""
+def count_batch(xp, batches: Array):
+    """Add 1 to the number of batches; return ``1 / batches``, the momentum of a plain average."""
     batches += 1
     return 1.0 / batches
 
 
-def in_float32(a: Any) -> Any:
-    """A parameter that may be None, in float32 if it is of a half type."""
-    return None if a is None else widened(a)
+@op(precision="full", name="local_response_norm")
+def response_norm(xp, input: Array, size, alpha, beta, k):
+    """See `local_response_norm`."""
+    channels = input.shape[1]
+    before, after = size // 2, (size - 1) // 2
+
+    def window_sum(a, before, after):
+        a = pad_with.on(xp, a, widths=((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
+        return functools.reduce(operator.add, [a[:, i:i + channels] for i in range(size)])
+
+    base = window_sum(input * input, before, after) * (alpha / size) + k
+    scale = base**-beta
+
+    def input_grad(dy):
+        through_base = window_sum(dy * input * scale / base, after, before)
+        return dy * scale - input * (2 * alpha * beta / size) * through_base
+
+    return input * scale, (input_grad,)
 
 
-def by_channel(what: str, name: str, values: Any, channels: int, shape: tuple[int, ...]) -> Any:
-    """A number a channel in a shape that broadcasts with the input."""
-    if values is not None and values.shape != (channels,):
-        raise ValueError(f"{what}: {name} is one number a channel, ({channels},), not {values.shape}")
-    return None if values is None else values.reshape(shape)
+# ---- over the last axes --------------------------------------------------------------------------
 
 
-# ---- over the last axes ---------------------------------------------------------------------------------------------
+def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int],
+                    **parameters: Any) -> tuple[int, ...]:
+    """The last axes, checked: input ends with `normalized_shape`, parameters have that shape."""
+    is_int = isinstance(normalized_shape, int)
+    shape = (normalized_shape,) if is_int else tuple(normalized_shape)  # type: ignore[arg-type]
+    if not shape or input.shape[-len(shape):] != shape:
+        raise ValueError(
+            f"{name}: input {input.shape} must end with normalized_shape={shape}, of one axis or "
+            f"more")
+    for key, values in parameters.items():
+        if values is not None and values.shape != shape:
+            raise ValueError(
+                f"{name}: {key} must have the shape normalized_shape={shape}, got {values.shape}")
+    return tuple(range(input.ndim - len(shape), input.ndim))
 
 
-def last_axes(what: str, input: Any, normalized_shape: int | Sequence[int], **parameters: Any) -> tuple[int, ...]:
-    """The axes that `normalized_shape` names by their sizes, which parameters have too."""
-    given = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if not given or input.shape[-len(given):] != given:
-        raise ValueError(f"{what}: input {input.shape} does not end with normalized_shape {given}")
-    for name, values in parameters.items():
-        if values is not None and values.shape != given:
-            raise ValueError(f"{what}: {name} has the shape of normalized_shape, {given}, not {values.shape}")
-    return tuple(range(input.ndim - len(given), input.ndim))
+def layer_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array = None,
+               bias: Array = None, eps: float = 1e-5) -> Array:
+    """Layer normalization: mean 0 and variance 1 over the last axes of each sample.
 
+    ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
 
-def layer_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array = None, bias: Array = None,
-               eps: float = 1e-5) -> Array:
-    """`input` with mean 0 and variance 1 over its last axes, times `weight`, plus `bias`.  J. L. Ba et al., 2016."""
-    return standardize(input, weight, bias, last_axes("layer_norm", input, normalized_shape, weight=weight, bias=bias),
-                       eps)
+    The mean E and the biased variance Var are taken over the last axes, which have the sizes
+    `normalized_shape`; `weight` and `bias` have that shape too.  The output has the input's shape.
+
+    Raises ValueError if the input does not end with `normalized_shape`, or a parameter has another
+    shape.  J. L. Ba, J. R. Kiros and G. E. Hinton, 2016.
+
+    >>> import gpuprop as gp, gpuprop.functional as F
+    >>> F.layer_norm(gp.tensor([[1.0, 3.0], [0.0, 8.0]]), 2).numpy().round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+    axes = normalized_axes("layer_norm", input, normalized_shape, weight=weight, bias=bias)
+    return standardize(input, weight, bias, axes, eps)
 
 
 def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array = None,
              eps: float | None = None) -> Array:
-    """`input` over its root mean square in its last axes, times `weight`.  B. Zhang and R. Sennrich, NeurIPS 2019.
+    """Root mean square normalization over the last axes.
 
-    `eps` is the precision in which it is computed if None: float32's for half types.
+    ``y = x / sqrt(mean(x**2) + eps) * weight``
+
+    The mean is taken over the last axes, which have the sizes `normalized_shape`; `weight` has that
+    shape too.  `eps=None` is the machine epsilon of the dtype that computes: float32's for half
+    types.
+
+    Raises ValueError if the input does not end with `normalized_shape`, or `weight` has another
+    shape.  B. Zhang and R. Sennrich, NeurIPS 2019.
     """
-    axes = last_axes("rms_norm", input, normalized_shape, weight=weight)
+    axes = normalized_axes("rms_norm", input, normalized_shape, weight=weight)
     eps = float(np.finfo(compute_dtype(input.dtype)).eps) if eps is None else eps
     return standardize(input, weight, None, axes, eps, False)
 
 
-# ---- of channels ----------------------------------------------------------------------------------------------------
+# ---- over channels -------------------------------------------------------------------------------
+
+
+def optional_widened(a: Any) -> Any:
+    """`a`, in float32 if it is of a half type; None stays None."""
+    return None if a is None else widened(a)
+
+
+def channel_parameter(name: str, key: str, values: Any, channels: int,
+                      shape: tuple[int, ...]) -> Any:
+    """A parameter (C,), checked, in a shape that broadcasts with the input; None stays None."""
+    if values is not None and values.shape != (channels,):
+        raise ValueError(
+            f"{name}: {key} must have one value per channel of the input, shape ({channels},), "
+            f"got {values.shape}")
+    return None if values is None else values.reshape(shape)
 
 
 @composed
-def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Array = None, bias: Array = None,
-               training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Array:
-    """(N, C, ...) with mean 0 and variance 1 in each channel, times `weight` (C,), plus `bias` (C,).
+def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Array = None,
+               bias: Array = None, training: bool = False, momentum: float = 0.1,
+               eps: float = 1e-5) -> Array:
+    """Batch normalization: mean 0 and variance 1 in each channel.
 
-    In training mean and variance are those of the batch, and the running ones, unless None, move towards them in place
-    by the share `momentum`; in use the running ones hold.  S. Ioffe and C. Szegedy, ICML 2015.
+    ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
+
+    The input is (N, C, ...); all parameters and running statistics are (C,) or None.  With
+    `training`, E and the biased Var are those of each channel over the batch, and the running
+    statistics are updated in place, with the unbiased variance:
+
+    ``running = (1 - momentum) * running + momentum * batch``
+
+    Without `training`, E and Var are `running_mean` and `running_var`, which are then required.
+
+    Raises ValueError for parameters of another shape, `eps` that is not positive, or a training
+    batch with one value per channel.  S. Ioffe and C. Szegedy, ICML 2015.
     """
     if input.ndim < 2:
-        raise ValueError(f"batch_norm: input is (N, C, ...), not of shape {input.shape}")
+        raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {input.shape}")
     if eps <= 0:
-        raise ValueError(f"batch_norm: eps must be positive, not {eps}")
-    if input.dtype.char in HALF:  # the statistics are not rounded before the running ones have moved
+        raise ValueError(f"batch_norm: eps must be positive, got {eps}")
+    if input.dtype.char in HALF:  # running statistics are updated before any rounding
         check_dtypes("batch_norm", input, weight, bias)
-        weight, bias = in_float32(weight), in_float32(bias)
-        y = batch_norm(widened(input), running_mean, running_var, weight, bias, training, momentum, eps)
+        weight, bias = optional_widened(weight), optional_widened(bias)
+        y = batch_norm(widened(input), running_mean, running_var, weight, bias, training, momentum,
+                       eps)
         return y.astype(input.dtype)
-    given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    channels, shape = input.shape[1], (-1, *(1,) * (input.ndim - 2))
-    scale, shift, mean, variance = (by_channel("batch_norm", k, v, channels, shape) for k, v in given.items())
+    channels = input.shape[1]
+    shape = (-1, *(1,) * (input.ndim - 2))
+    by_channel = functools.partial(channel_parameter, "batch_norm", channels=channels, shape=shape)
+    scale = by_channel("weight", weight)
+    shift = by_channel("bias", bias)
+    mean = by_channel("running_mean", running_mean)
+    variance = by_channel("running_var", running_var)
     if not training:
         if mean is None or variance is None:
-            raise ValueError("batch_norm: running_mean and running_var are needed when not training")
-        return rescale(input, mean.astype(input.dtype), variance.astype(input.dtype), scale, shift, eps)
+            raise ValueError(
+                "batch_norm: running_mean and running_var are required with training=False")
+        mean, variance = mean.astype(input.dtype), variance.astype(input.dtype)
+        return normalize_by_stats(input, mean, variance, scale, shift, eps)
     n = input.size // (channels or 1)
     if n == 1:
-        raise ValueError(f"batch_norm: more than one value a channel is needed in training, and input is {input.shape}")
+        raise ValueError(
+            f"batch_norm: training needs more than one value per channel, and input {input.shape} "
+            f"has one")
     axes = (0, *range(2, input.ndim))
     if mean is None or not n:
         return standardize(input, scale, shift, axes, eps)
     y, mean, variance = standardize(input, scale, shift, axes, eps, True, True)
-    track(running_mean, running_var, mean, variance, momentum, n)
+    update_running_stats(running_mean, running_var, mean, variance, momentum, n)
     return y
 
 
 @composed
-def group_norm(input: Array, num_groups: int, weight: Array = None, bias: Array = None, eps: float = 1e-5) -> Array:
-    """(N, C, ...) with mean 0 and variance 1 in each group of channels of a sample, times `weight`, plus `bias` (C,).
+def group_norm(input: Array, num_groups: int, weight: Array = None, bias: Array = None,
+               eps: float = 1e-5) -> Array:
+    """Group normalization: mean 0 and variance 1 in each group of channels of each sample.
 
+    ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
+
+    The input is (N, C, ...), with C divisible by `num_groups`; `weight` and `bias` are (C,).
     Y. Wu and K. He, ECCV 2018.
     """
-    return _of_groups("group_norm", input, num_groups, weight, bias, eps)
+    return _standardize_groups("group_norm", input, num_groups, weight, bias, eps)
 
 
 @composed
-def instance_norm(input: Array, running_mean: Array = None, running_var: Array = None, weight: Array = None,
-                  bias: Array = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Array:
-    """(N, C, ...) with mean 0 and variance 1 in each channel of each sample, times `weight`, plus `bias` (C,).
+def instance_norm(input: Array, running_mean: Array = None, running_var: Array = None,
+                  weight: Array = None, bias: Array = None, use_input_stats: bool = True,
+                  momentum: float = 0.1, eps: float = 1e-5) -> Array:
+    """Instance normalization: mean 0 and variance 1 in each channel of each sample.
 
-    Running statistics, unless None, move as those of `batch_norm`, and hold if not `use_input_stats`.
-    D. Ulyanov et al., 2016.
+    ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
+
+    The input is (N, C, ...); `weight` and `bias` are (C,).  Running statistics, unless None, are
+    updated in place as by `batch_norm`, and are E and Var if `use_input_stats` is False.
+    D. Ulyanov, A. Vedaldi and V. Lempitsky, 2016.
     """
     if input.dtype.char in HALF:
         check_dtypes("instance_norm", input, weight, bias)
-        y = instance_norm(widened(input), running_mean, running_var, in_float32(weight), in_float32(bias),
-                          use_input_stats, momentum, eps)
+        weight, bias = optional_widened(weight), optional_widened(bias)
+        y = instance_norm(widened(input), running_mean, running_var, weight, bias, use_input_stats,
+                          momentum, eps)
         return y.astype(input.dtype)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     n = math.prod(input.shape[2:])
     if n == 1:
-        raise ValueError(f"instance_norm: more than one value a channel is needed, and input is {input.shape}")
+        raise ValueError(
+            f"instance_norm: more than one value per channel is needed, and input {input.shape} "
+            f"has one")
+    groups = input.shape[1]
     if running_mean is None or not input.size:
-        return _of_groups("instance_norm", input, input.shape[1], weight, bias, eps)
-    y, mean, variance = _of_groups("instance_norm", input, input.shape[1], weight, bias, eps, True)
-    track(running_mean, running_var, mean, variance, momentum, n)
+        return _standardize_groups("instance_norm", input, groups, weight, bias, eps)
+    y, mean, variance = _standardize_groups("instance_norm", input, groups, weight, bias, eps, True)
+    update_running_stats(running_mean, running_var, mean, variance, momentum, n)
     return y
 
 
-def _of_groups(what, input, groups, weight, bias, eps, tracked=False):
+def _standardize_groups(name, input, groups, weight, bias, eps, return_stats=False):
+    """`standardize` over each group of channels of each sample."""
     if input.ndim < 2 or groups < 1 or input.shape[1] % groups:
-        raise ValueError(f"{what}: input is (N, C, ...) with C divisible by num_groups={groups}, not {input.shape}")
-    shape, channels = input.shape, input.shape[1]
-    apart = (groups, channels // groups, *shape[2:])
-    wide = (*apart[:2], *(1,) * (input.ndim - 2))
-    scale, shift = by_channel(what, "weight", weight, channels, wide), by_channel(what, "bias", bias, channels, wide)
+        raise ValueError(
+            f"{name}: input must be (N, C, ...) with C divisible by num_groups={groups}, "
+            f"got {input.shape}")
+    samples, channels, *spatial = input.shape
+    grouped_shape = (samples, groups, channels // groups, *spatial)
+    parameter_shape = (groups, channels // groups, *(1,) * len(spatial))
+    scale = channel_parameter(name, "weight", weight, channels, parameter_shape)
+    shift = channel_parameter(name, "bias", bias, channels, parameter_shape)
     axes = tuple(range(2, input.ndim + 1))
-    y = standardize(input.reshape(len(input), *apart), scale, shift, axes, eps, True, tracked)
-    return (y[0].reshape(shape), *y[1:]) if tracked else y.reshape(shape)
+    grouped = input.reshape(grouped_shape)
+    if not return_stats:
+        return standardize(grouped, scale, shift, axes, eps).reshape(input.shape)
+    y, mean, variance = standardize(grouped, scale, shift, axes, eps, True, True)
+    return y.reshape(input.shape), mean, variance
 
 
-@op(precision="full")
-def response_norm(xp, input: Array, size, alpha, beta, k):
-    """``input / (k + alpha * mean of squares)**beta``, the mean over `size` channels about each, zeros beyond them."""
-    channels, before, after = input.shape[1], size // 2, (size - 1) // 2
+def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75,
+                        k: float = 1.0) -> Array:
+    """Local response normalization: divide by a power of the mean square of nearby channels.
 
-    def summed(a, before, after):
-        a = pad_with.on(xp, a, widths=((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
-        return functools.reduce(operator.add, [a[:, i:i + channels] for i in range(size)])
+    ``y = x / (k + alpha * mean(x**2))**beta``
 
-    base = summed(input * input, before, after) * (alpha / size) + k
-    scale = base**-beta
-    return input * scale, (lambda dy: dy * scale - input * (2 * alpha * beta / size) * summed(
-        dy * input * scale / base, after, before),)
-
-
-def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
-    """``input / (k + alpha * mean of squares)**beta``, the mean over `size` channels of (N, C, ...), zeros beyond them.
-
-    A. Krizhevsky et al., NeurIPS 2012.
+    The input is (N, C, L...), of 3 axes or more; the mean is taken over the `size` channels around
+    each one, with zeros beyond the first and the last.  A. Krizhevsky, I. Sutskever and
+    G. E. Hinton, NeurIPS 2012.
     """
-    if input.ndim < 3 or size < 1:
-        raise ValueError(f"local_response_norm: input is (N, C, ...) of 3 axes or more and size at least 1, "
-                         f"not {input.shape} and {size}")
+    if input.ndim < 3:
+        raise ValueError(
+            f"local_response_norm: input must be (N, C, ...) of 3 axes or more, got {input.shape}")
+    if size < 1:
+        raise ValueError(f"local_response_norm: size must be 1 or more, got {size}")
     return response_norm(input, size, alpha, beta, k)

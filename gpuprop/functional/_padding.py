@@ -1,51 +1,78 @@
-"""Padding, said as PyTorch says it: from the last axis on."""
+"""Padding with PyTorch's order of widths: from the last axis to the first."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from gpuprop._array import shape
-from gpuprop._array.scatter import inner
+from gpuprop._array.scatter import inner_slices
 from gpuprop._core.composed import composed
 from gpuprop._core.signature import Array
 
-MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # PyTorch's: NumPy's
+NUMPY_MODES = {  # PyTorch's mode -> NumPy's
+    "constant": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}
 
 
 @composed
-def pad(input: Array, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Array:
-    """More elements around the last axes: (before, after) of the last, then of the last but one, and so on.
+def pad(input: Array, pad: Sequence[int], mode: str = "constant",
+        value: float | None = None) -> Array:
+    """Pad the last axes of an array.
 
-    They are `value` (0 if None), or elements of the input: "reflect" at the edges, which come once, "replicate" the
-    edges, or "circular".  Negative numbers take elements away.
+    `pad` has two ints per padded axis, (before, after), from the last axis to the first:
+    ``(left, right, top, bottom)`` for the last two axes.  Negative ints remove elements.
+
+    `mode` is "constant" (filled with `value`, 0 by default), "reflect" (mirrored at the edge
+    elements, which are not repeated), "replicate" (the edge elements) or "circular" (from the
+    opposite end).
+
+    Raises ValueError for widths that exceed the input: "reflect" adds less than the axis has,
+    "circular" at most as much.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.pad(np.array([[1, 2, 3]]), (1, 2))
+    array([[0, 1, 2, 3, 0, 0]])
+    >>> F.pad(np.array([[1, 2, 3]]), (1, 2), mode="reflect")
+    array([[2, 1, 2, 3, 2, 1]])
     """
-    if mode not in MODES:
-        raise ValueError(f"pad: mode is {', '.join(map(repr, MODES))}, not {mode!r}")
+    if mode not in NUMPY_MODES:
+        raise ValueError(f"pad: mode must be one of {', '.join(map(repr, NUMPY_MODES))}, "
+                         f"not {mode!r}")
     if value is not None and mode != "constant":
-        raise ValueError(f"pad: mode {mode!r} takes no value, and {value} is given")
+        raise ValueError(f"pad: mode {mode!r} takes no value, but value={value} is given")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
-        raise ValueError(f"pad: a pair (before, after) for each of at most {input.ndim} axes, not {tuple(pad)}")
-    widths = tuple((pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2))
-    widths = ((0, 0),) * (input.ndim - len(widths)) + widths
-    for axis, (n, width) in enumerate(zip(input.shape, widths, strict=True)):
-        _check(mode, axis, n, width, input.shape)
+        raise ValueError(f"pad: expected (before, after) for at most {input.ndim} axes, "
+                         f"not {tuple(pad)}")
+    pairs = tuple((pad[i], pad[i + 1]) for i in range(len(pad) - 2, -1, -2))
+    widths = ((0, 0),) * (input.ndim - len(pairs)) + pairs
+    for axis, width in enumerate(widths):
+        check_width(mode, axis, width, input.shape)
     if mode in ("constant", "circular") and any(w < 0 for width in widths for w in width):
-        input = input[inner([(-min(b, 0), 0) for b, _ in widths], _kept(input.shape, widths))]
-        widths = tuple((max(b, 0), max(a, 0)) for b, a in widths)
+        input = remove_negative(input, widths)
+        widths = tuple((max(before, 0), max(after, 0)) for before, after in widths)
     if not any(map(any, widths)):
         return input
-    return shape.pad(input, widths, MODES[mode], 0 if value is None else value)
+    return shape.pad(input, widths, NUMPY_MODES[mode], 0 if value is None else value)
 
 
-def _kept(sizes, widths):
-    """What is left of each axis when the negative widths are taken away."""
-    return [max(n + min(b, 0) + min(a, 0), 0) for n, (b, a) in zip(sizes, widths, strict=True)]
+def remove_negative(x, widths):
+    """`x` without the elements that negative widths remove."""
+    starts = [(-min(before, 0), 0) for before, _ in widths]
+    sizes = [max(n + min(before, 0) + min(after, 0), 0)
+             for n, (before, after) in zip(x.shape, widths, strict=True)]
+    return x[inner_slices(starts, sizes)]
 
 
-def _check(mode: str, axis: int, n: int, width: tuple[int, int], sizes: tuple[int, ...]) -> None:
-    where = f"axis {axis} of input {sizes}"
+def check_width(mode: str, axis: int, width: tuple[int, int], shape: tuple[int, ...]) -> None:
+    """Check the padding of one axis against its size."""
+    n = shape[axis]
     if n + sum(width) < 0 or n + min(width) < 0:
-        raise ValueError(f"pad: {width} takes more from {where} than it has")
-    most = {"reflect": n - 1, "circular": n}.get(mode, max(width))
-    if max(width) > max(most, 0):
-        raise ValueError(f"pad: mode {mode!r} adds at most {most} elements on a side of {where}, not {width}")
+        raise ValueError(f"pad: {width} removes more elements than there are on axis {axis} of "
+                         f"input {shape}")
+    limits = {"reflect": max(n - 1, 0), "circular": n}
+    if mode in limits and max(width) > limits[mode]:
+        raise ValueError(f"pad: mode {mode!r} can add at most {limits[mode]} elements on each side "
+                         f"of axis {axis} of input {shape}, not {width}")

@@ -1,6 +1,7 @@
-"""Pooling, each kind once, for any number of dimensions.
+"""Pooling, for any number of spatial dimensions.
 
-A maximum is sought among *places*: a table of the positions, in an image's flat space, that each window has.
+Max pooling is defined by a table of *positions*: for every window, the indices of its elements in
+the flattened space of an image.  The faster version needs no table.
 """
 
 from __future__ import annotations
@@ -12,23 +13,32 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpuprop._array.activation import relu
-from gpuprop._array.indexing import take
 from gpuprop._array.mathematics import abs, sign
-from gpuprop._array.scatter import inner, pad_with, put_along_axis, scatter
-from gpuprop._array.shape import pad
+from gpuprop._array.scatter import inner_slices, pad_with, put_along_axis, put_rows, scatter
 from gpuprop._core.composed import composed
+from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
-from gpuprop._core.placement import place_of
+from gpuprop._core.placement import on_device_of_arguments, place_of
 from gpuprop._core.registry import making_on
 from gpuprop._core.signature import Array
-from gpuprop.functional._windows import Sizes, every, extent, numbers, spatial, spelled, totals
+from gpuprop.functional._windows import (
+    Sizes,
+    as_batch,
+    crop,
+    extent,
+    int_tuple,
+    window_slices,
+    window_sum,
+    window_sum_adjoint,
+    zero_pad,
+)
 from gpuprop.random import NOISE, Generator, default_generator
 
 
-class Windows(NamedTuple):
-    """Where windows lie: how large, how many and how far apart along each axis; `padding` is (before, after)."""
+class PoolWindows(NamedTuple):
+    """The windows along each spatial dimension; `padding` is (before, after)."""
 
     size: tuple[int, ...]
     counts: tuple[int, ...]
@@ -37,340 +47,798 @@ class Windows(NamedTuple):
     dilation: tuple[int, ...]
 
 
-def lay(what: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Windows:
-    """The windows of (N, C, *space); with `ceil_mode` one more where some of it lies in the image or before it."""
-    n, space = x.ndim - 2, x.shape[2:]
-    size = numbers(what, "kernel_size", kernel_size, n)
-    stride = steps(what, stride, size)
-    before, dilation = numbers(what, "padding", padding, n, 0), numbers(what, "dilation", dilation, n)
+def pool_windows(name: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
+                 ceil_mode: bool) -> PoolWindows:
+    """The windows on (N, C, *space).
+
+    With `ceil_mode` the last one may reach over the end, if it starts in the image or in the
+    padding before it.
+    """
+    space = x.shape[2:]
+    n = len(space)
+    size = int_tuple(name, "kernel_size", kernel_size, n)
+    stride = pool_stride(name, stride, size)
+    before = int_tuple(name, "padding", padding, n, least=0)
+    dilation = int_tuple(name, "dilation", dilation, n)
     reach = extent(size, dilation)
     if any(2 * p > k for p, k in zip(before, reach, strict=True)):
-        raise ValueError(f"{what}: padding {before} is more than half of the kernel, which reaches over {reach}")
+        raise ValueError(f"{name}: padding {before} must be at most half of the kernel's extent "
+                         f"{reach}")
+
     counts = []
     for length, k, s, p in zip(space, reach, stride, before, strict=True):
         count = (length + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
-        counts.append(count - (ceil_mode and (count - 1) * s >= length + p))
+        if ceil_mode and (count - 1) * s >= length + p:
+            count -= 1
+        counts.append(count)
     if not all(space) or min(counts) < 1:
-        raise ValueError(f"{what}: a kernel that reaches over {reach} does not fit into input {x.shape} "
-                         f"padded by {before}")
-    after = [max(0, (c - 1) * s + k - length - p)
-             for c, s, k, length, p in zip(counts, stride, reach, space, before, strict=True)]
-    return Windows(size, tuple(counts), stride, tuple(zip(before, after, strict=True)), dilation)
+        raise ValueError(f"{name}: a kernel of extent {reach} does not fit into input {x.shape} "
+                         f"with padding {before}")
+
+    after = [max(0, (count - 1) * s + k - length - p)
+             for count, s, k, length, p in zip(counts, stride, reach, space, before, strict=True)]
+    widths = tuple(zip(before, after, strict=True))
+    return PoolWindows(size, tuple(counts), stride, widths, dilation)
 
 
-def steps(what: str, stride: Any, size: tuple[int, ...]) -> tuple[int, ...]:
-    """The stride, by default one window beside the other."""
-    return size if stride in (None, (), []) else numbers(what, "stride", stride, len(size))
+def pool_stride(name: str, stride: Any, size: tuple[int, ...]) -> tuple[int, ...]:
+    """The stride per spatial dimension, by default the kernel size."""
+    if stride in (None, (), []):
+        return size
+    return int_tuple(name, "stride", stride, len(size))
 
 
-# ---- the largest ----------------------------------------------------------------------------------------------------
+# ---- tables of positions -------------------------------------------------------------------------
 
 
-def along(xp, n, size, count, stride, padding, dilation):
-    """The places of windows along an axis of size n: (count, size); for one beyond an end, the window's next within."""
+def axis_positions(xp, length, size, count, stride, padding, dilation):
+    """The positions of windows along one axis: (count, size).
+
+    A position in the padding is replaced by another one of the same window.
+    """
     first = (xp.arange(count) * stride - padding[0])[:, None]
-    low, high = xp.where(first < 0, first % dilation, first), n - 1 - (n - 1 - first) % dilation
+    low = xp.where(first < 0, first % dilation, first)
+    high = length - 1 - (length - 1 - first) % dilation
     return xp.minimum(xp.maximum(first + xp.arange(size) * dilation, low), high)
 
 
-def together(axes, space):
-    """Places (..., count, size) along each axis as places in flat space: (..., counts, sizes)."""
-    n, flat = len(space), 0
-    for i, place in enumerate(axes):
-        *lead, count, size = place.shape
-        flat = flat * space[i] + place.reshape(*lead, *(1,) * i, count, *(1,) * (n - 1), size, *(1,) * (n - 1 - i))
-    split = len(flat.shape) - n
-    return flat.reshape(*lead, math.prod(flat.shape[split - n:split]), math.prod(flat.shape[split:]))
+def adaptive_positions(xp, length, count):
+    """The positions (count, size) of windows that cover an axis, and a mask.
 
-
-@op
-def max_at(xp, input: Array, places: Array, counts):
-    """The largest of each window's elements, the first of equals, and its place: two of (N, C, *counts).
-
-    (N, C, *space), and places in its flat space: (windows, size), or (N, C, windows, size).
+    A window smaller than the largest repeats its last position, with False in the mask.
     """
-    n, c, *space = shape = input.shape
-    flat, many = input.reshape(n, c, math.prod(space)), math.prod(counts)
-    places = xp.broadcast_to(places, (n, c, *places.shape[-2:]))
-    each = xp.take_along_axis(flat, places.reshape(n, c, many * places.shape[-1]), axis=2)
-    best = xp.argmax(each.reshape(places.shape), axis=3)
-    best = xp.take_along_axis(places, best[..., None], axis=3).reshape(n, c, many)
-    y, flat_shape = xp.take_along_axis(flat, best, axis=2), flat.shape
-    return (y.reshape(n, c, *counts), best.reshape(n, c, *counts)), lambda d: (
-        scatter.on(xp, d[0].reshape(n, c, many), best, axis=2, shape=flat_shape).reshape(shape), None)
+    sizes = [-(-(i + 1) * length // count) - i * length // count for i in range(count)]
+    size = max(sizes, default=1)
+    start = xp.arange(count) * length // count
+    end = ((xp.arange(count) + 1) * length + count - 1) // count
+    positions = start[:, None] + xp.arange(size)
+    end = end[:, None]
+    return xp.minimum(positions, end - 1), positions < end
 
 
-@op
-def max_in(xp, input: Array, size, counts, stride, padding, dilation, indices):
-    """The largest of each window of (N, C, *space), and with `indices` its place in flat space: (N, C, *counts)."""
+def fractional_positions(xp, samples, length, size, count):
+    """The positions of `count` windows whose distances are equal up to rounding.
+
+    Samples (N, C) in [0, 1) -> (N, C, count, size).
+    """
+    step = (length - size) / max(count - 1, 1)
+    i = xp.arange(count)
+    u = samples[..., None]
+    start = ((i + u) * step).astype("int64") - (u * step).astype("int64")
+    start = xp.where(i == count - 1, length - size, start)
+    return start[..., None] + xp.arange(size)
+
+
+def flat_positions(axes, space):
+    """Positions (..., count, size) along each axis, combined to (..., prod(counts), prod(sizes)).
+
+    They are indices of the flattened space.
+    """
+    n = len(space)
+    flat = 0
+    for i, positions in enumerate(axes):
+        *lead, count, size = positions.shape
+        before = (1,) * i
+        after = (1,) * (n - 1 - i)
+        positions = positions.reshape(*lead, *before, count, *after, *before, size, *after)
+        flat = flat * space[i] + positions
+    split = len(flat.shape) - n
+    counts = flat.shape[split - n:split]
+    sizes = flat.shape[split:]
+    return flat.reshape(*lead, math.prod(counts), math.prod(sizes))
+
+
+def max_at_positions(xp, input, positions, counts, return_indices):
+    """The first largest element of each window, and its pullback.
+
+    `input` is (N, C, *space), `positions` (windows, size) or (N, C, windows, size), and the output
+    (N, C, *counts).  With `return_indices` there is a second one, the positions of these elements.
+    """
+    shape = input.shape
+    batch, channels, *space = shape
+    flat = input.reshape(batch, channels, math.prod(space))
+    flat_shape = flat.shape
+    count, size = positions.shape[-2:]
+    positions = xp.broadcast_to(positions, (batch, channels, count, size))
+    elements = positions.reshape(batch, channels, count * size)
+    elements = xp.take_along_axis(flat, elements, axis=2).reshape(positions.shape)
+    best = xp.argmax(elements, axis=3)[..., None]
+    indices = xp.take_along_axis(positions, best, axis=3).reshape(batch, channels, count)
+    y = xp.take_along_axis(flat, indices, axis=2).reshape(batch, channels, *counts)
+
+    def input_grad(d):
+        dy = d[0] if return_indices else d
+        dy = dy.reshape(batch, channels, count)
+        return scatter.on(xp, dy, indices, axis=2, shape=flat_shape).reshape(shape)
+
+    if return_indices:
+        return (y, indices.reshape(batch, channels, *counts)), input_grad
+    return y, input_grad
+
+
+# ---- max pooling ---------------------------------------------------------------------------------
+
+
+@op(name="max_pool{n}d")
+def max_pool(xp, input: Array, size, counts, stride, padding, dilation, return_indices):
+    """(N, C, *space) -> (N, C, *counts), and with `return_indices` the positions of the maxima."""
     space = input.shape[2:]
-    axes = [along(xp, *words) for words in zip(space, size, counts, stride, padding, dilation, strict=True)]
-    outputs, back = max_at.fn(xp, input, together(axes, space), counts)
-    return (outputs, lambda d: back(d)[:1]) if indices else (outputs[0], lambda d: back((d,))[:1])
+    axes = [axis_positions(xp, *axis)
+            for axis in zip(space, size, counts, stride, padding, dilation, strict=True)]
+    positions = flat_positions(axes, space)
+    outputs, input_grad = max_at_positions(xp, input, positions, counts, return_indices)
+    return outputs, (input_grad,)
 
 
-@max_in.faster
-def max_in_turn(xp, input, size, counts, stride, padding, dilation, indices):
-    """One place of all windows after the other, without a table."""
-    padded = any(map(any, padding))
-    if indices or math.prod(size) > 255 or (padded and input.dtype.kind in "iub"):
-        return max_in.fn(xp, input, size, counts, stride, padding, dilation, indices)
+@max_pool.faster
+def max_pool_by_offset(xp, input, size, counts, stride, padding, dilation, return_indices):
+    """The elements at one offset of all windows at a time, without a table of positions."""
+    is_padded = any(map(any, padding))
+    if return_indices or math.prod(size) > 255 or (is_padded and input.dtype.kind in "iub"):
+        return max_pool.fn(xp, input, size, counts, stride, padding, dilation, return_indices)
+
     widths = ((0, 0), (0, 0), *padding)
-    x = pad_with.on(xp, input, widths=widths, value=-math.inf) if padded else input
-    shape, kept = x.shape, inner(widths, input.shape)
-    parts = [(..., *every(place, counts, stride, dilation)) for place in itertools.product(*map(range, size))]
-    overlapping = any(map(operator.lt, stride, extent(size, dilation)))
-    best, which = xp.copy(x[parts[0]]), xp.zeros((*shape[:2], *counts), "uint8")
+    x = pad_with.on(xp, input, widths=widths, value=-math.inf) if is_padded else input
+    padded_shape = x.shape
+    unpadded = inner_slices(widths, input.shape)
+    offsets = itertools.product(*map(range, size))
+    parts = [(..., *window_slices(offset, counts, stride, dilation)) for offset in offsets]
+
+    best = xp.copy(x[parts[0]])
+    best_offset = xp.zeros(best.shape, "uint8")
     for i, part in enumerate(parts[1:], 1):
-        other = xp.copy(x[part])  # read more than once
-        higher = (other > best) | ((other != other) & (best == best))
-        which = xp.maximum(which, higher.astype("uint8") * i)  # many times faster than `where`
+        other = xp.copy(x[part])  # it is read several times
+        is_higher = (other > best) | ((other != other) & (best == best))
+        best_offset = xp.maximum(best_offset, is_higher.astype("uint8") * i)  # faster than `where`
         best = xp.maximum(best, other)
-    if padded:  # whose -inf is no element, where nothing is larger
-        inside = first_inside(xp, size, counts, stride, padding, dilation)
-        which = xp.where(best == -math.inf, inside.astype("uint8"), which)
+    if is_padded:  # a window of -inf has its maximum at its first element outside of the padding
+        first = first_valid_offset(xp, size, counts, stride, padding, dilation)
+        best_offset = xp.where(best == -math.inf, first.astype("uint8"), best_offset)
 
-    def pullback(dy):
-        dx = xp.zeros(shape, dy.dtype)
+    overlap = any(map(operator.lt, stride, extent(size, dilation)))
+
+    def input_grad(dy):
+        dx = xp.zeros(padded_shape, dy.dtype)
         for i, part in enumerate(parts):
-            if overlapping:
-                there = dx[part]
-                there += dy * (which == i)
+            if overlap:
+                target = dx[part]
+                target += dy * (best_offset == i)
             else:
-                dx[part] = dy * (which == i)
-        return (dx[kept],)
+                dx[part] = dy * (best_offset == i)
+        return dx[unpadded]
 
-    return best, pullback
+    return best, (input_grad,)
 
 
-def first_inside(xp, size, counts, stride, padding, dilation):
-    """Which place of each window is the first that is not padding: (*counts)."""
+def first_valid_offset(xp, size, counts, stride, padding, dilation):
+    """The number of the first offset of each window that is not in the padding: (*counts)."""
     flat = 0
     for k, count, s, (before, _), d in zip(size, counts, stride, padding, dilation, strict=True):
-        missing = xp.maximum(-((xp.arange(count) * s - before) // d), 0)  # places before the image
-        flat = (flat[..., None] if hasattr(flat, "shape") else flat) * k + missing
+        in_padding = xp.maximum(-((xp.arange(count) * s - before) // d), 0)
+        flat = (flat[..., None] if hasattr(flat, "shape") else flat) * k + in_padding
     return flat
 
 
-def max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+def max_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
-    """The largest element of each window of (N, C, *space) or (C, *space), the first of equals, a NaN before all.
+    """The maximum of each window of a signal.
 
-    With `return_indices` also its place, counted through *space as if flat.
+    Shapes: input (N, C, L) or (C, L); output (N, C, L_out) or (C, L_out) with
+
+    ``L_out = floor((L + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    The other parameters and the errors are those of `max_pool2d`.
     """
-    x, back = spatial(what, input, n)
-    found = max_in(x, *lay(what, x, kernel_size, stride, padding, dilation, ceil_mode), return_indices)
-    return tuple(map(back, found)) if return_indices else back(found)
+    return max_pool_nd(1, "max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode,
+                       return_indices)
 
 
-max_pool1d, max_pool2d, max_pool3d = spelled(max_poolnd, 1, 2, 3)
+def max_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+               dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """The maximum of each window of an image.
 
+    ``y[n, c, i, j] = max over k, l of
+    input[n, c, i * stride + k * dilation, j * stride + l * dilation]``
 
-# ---- the mean -------------------------------------------------------------------------------------------------------
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or (C, H_out, W_out) with
 
+    ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
-def divisor(xp: Any, space: Sequence[int], w: Windows, count_include_pad: bool) -> Any:
-    """How many elements each window's mean is of: a number, or (*counts)."""
-    if not any(map(any, w.padding)):
-        return math.prod(w.size)
-    each: Any = 1
-    for n, size, count, stride, (before, _) in zip(space, w.size, w.counts, w.stride, w.padding, strict=True):
-        first = xp.arange(count) * stride
-        low, high = (0, n + 2 * before) if count_include_pad else (before, n + before)
-        each = (each[..., None] if hasattr(each, "shape") else each) * (
-            xp.minimum(first + size, high) - xp.maximum(first, low))
-    return each
+    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` is at most half of the
+    kernel's extent, and never the maximum.  `ceil_mode` rounds the size up, without windows that
+    start in the padding at the end.  Of equal elements the first gets the gradient; a NaN counts
+    as the largest.  With `return_indices` the result is a pair: the maxima, and their indices in
+    the flattened H * W, which `max_unpool2d` takes.
 
+    Raises ValueError for a kernel larger than the padded input.
 
-@composed(full=True)
-def mean_in(what: str, n: int, input: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
-            count_include_pad: bool, divisor_override: int | None) -> Any:
-    """The sum of each window, divided."""
-    if divisor_override == 0:
-        raise ValueError(f"{what}: divisor_override must not be 0")
-    x, back = spatial(what, input, n)
-    w = lay(what, x, kernel_size, stride, padding, 1, ceil_mode)
-    total = totals(pad(x, ((0, 0), (0, 0), *w.padding)), w.size, w.counts, w.stride, w.dilation)
-    return back(total / (divisor_override or divisor(namespace(x), x.shape[2:], w, count_include_pad)))
-
-
-def avg_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
-               ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> Array:
-    """The mean of each window of (N, C, *space) or (C, *space), or its sum divided by `divisor_override`.
-
-    With `count_include_pad` the zeros of the padding count as elements.
+    >>> import numpy as np, gpuprop.functional as F
+    >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> F.max_pool2d(image, 2)
+    array([[[[ 5.,  7.],
+             [13., 15.]]]])
+    >>> maxima, indices = F.max_pool2d(image, 3, stride=1, return_indices=True)
+    >>> indices
+    array([[[[10, 11],
+             [14, 15]]]])
     """
-    return mean_in(what, n, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return max_pool_nd(2, "max_pool2d", input, kernel_size, stride, padding, dilation, ceil_mode,
+                       return_indices)
+
+
+def max_pool3d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+               dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    """The maximum of each window of a volume.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, D_out, H_out, W_out) or
+    (C, D_out, H_out, W_out) with
+
+    ``D_out = floor((D + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    and H_out, W_out likewise.  The other parameters and the errors are those of `max_pool2d`.
+    """
+    return max_pool_nd(3, "max_pool3d", input, kernel_size, stride, padding, dilation, ceil_mode,
+                       return_indices)
+
+
+def max_pool_nd(n: int, name: str, input: Any, kernel_size: Any, stride: Any, padding: Any,
+                dilation: Any, ceil_mode: bool, return_indices: bool) -> Any:
+    """Max pooling in `n` spatial dimensions; `name` is the public function's, for messages."""
+    x, unbatch = as_batch(name, input, n)
+    geometry = pool_windows(name, x, kernel_size, stride, padding, dilation, ceil_mode)
+    outputs = max_pool(x, *geometry, return_indices)
+    return tuple(map(unbatch, outputs)) if return_indices else unbatch(outputs)
+
+
+# ---- average pooling -----------------------------------------------------------------------------
+
+
+@op(name="avg_pool{n}d")
+def avg_pool(xp, input: Array, size, counts, stride, padding, count_include_pad, divisor_override):
+    """(N, C, *space) -> (N, C, *counts)."""
+    space = input.shape[2:]
+    windows = dict(size=size, counts=counts, stride=stride, dilation=(1,) * len(size))
+    x = zero_pad(xp, input, padding)
+    padded_shape = x.shape
+    total = window_sum.on(xp, x, **windows)
+    divisor = divisor_override
+    if divisor is None:
+        divisor = window_divisor(xp, space, size, counts, stride, padding, count_include_pad)
+    if hasattr(divisor, "astype"):
+        divisor = divisor.astype(total.dtype)
+
+    def input_grad(dy):
+        return crop(window_sum_adjoint(xp, dy / divisor, padded_shape, **windows), padding, space)
+
+    return total / divisor, (input_grad,)
+
+
+def window_divisor(xp, space, size, counts, stride, padding, count_include_pad):
+    """The number of elements in each window: an int, or (*counts)."""
+    if not any(map(any, padding)):
+        return math.prod(size)
+    divisor = 1
+    for length, k, count, s, (before, _) in zip(space, size, counts, stride, padding, strict=True):
+        first = xp.arange(count) * s
+        if count_include_pad:
+            low, high = 0, length + 2 * before
+        else:
+            low, high = before, length + before
+        elements = xp.minimum(first + k, high) - xp.maximum(first, low)
+        divisor = (divisor[..., None] if hasattr(divisor, "shape") else divisor) * elements
+    return divisor
 
 
 def avg_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                ceil_mode: bool = False, count_include_pad: bool = True) -> Array:
-    """The mean of each window of (N, C, L) or (C, L); with `count_include_pad` the padding's zeros are elements."""
-    return mean_in("avg_pool1d", 1, input, kernel_size, stride, padding, ceil_mode, count_include_pad, None)
+    """The mean of each window of a signal.
 
+    Shapes: input (N, C, L) or (C, L); output (N, C, L_out) or (C, L_out) with
 
-avg_pool2d, avg_pool3d = spelled(avg_poolnd, 2, 3)
+    ``L_out = floor((L + 2 * padding - kernel_size) / stride) + 1``
 
-
-@composed(full=True)
-def norm_in(what: str, n: int, input: Any, norm_type: float, kernel_size: Any, stride: Any, ceil_mode: bool) -> Any:
-    """The norm of each window."""
-    mean = mean_in(what, n, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
-    return (sign(mean) * relu(abs(mean)) * math.prod(numbers(what, "kernel_size", kernel_size, n))) ** (1 / norm_type)
-
-
-def lp_poolnd(n: int, what: str, input: Array, norm_type: int | float, kernel_size: Sizes,
-              stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
-    """``sum(x**norm_type) ** (1 / norm_type)`` of each window of (N, C, *space) or (C, *space)."""
-    return norm_in(what, n, input, norm_type, kernel_size, stride, ceil_mode)
-
-
-lp_pool1d, lp_pool2d, lp_pool3d = spelled(lp_poolnd, 1, 2, 3)
-
-
-# ---- as many windows as are asked for -------------------------------------------------------------------------------
-
-
-def output_sizes(what: str, output_size: Any, space: Sequence[int]) -> tuple[int, ...]:
-    """How many windows along each axis: None leaves it as it is."""
-    given = output_size if isinstance(output_size, Sequence) else (output_size,) * len(space)
-    if len(given) == 1:
-        given = tuple(given) * len(space)
-    if len(given) != len(space):
-        raise ValueError(f"{what}: output_size is one number or {len(space)}, one an axis of space, "
-                         f"not {output_size!r}")
-    sizes = [n if wanted is None else wanted for wanted, n in zip(given, space, strict=True)]
-    return numbers(what, "output_size", sizes, len(space), 0)
-
-
-def shares(xp: Any, n: int, count: int) -> tuple[Any, Any]:
-    """An axis in `count` windows that cover it: their places (count, size), the last repeated, and which are none."""
-    size = max(-(-(i + 1) * n // count) - i * n // count for i in range(count))
-    first, end = xp.arange(count) * n // count, ((xp.arange(count) + 1) * n + count - 1) // count
-    places = first[:, None] + xp.arange(size)
-    return xp.minimum(places, end[:, None] - 1), places < end[:, None]
-
-
-@composed(full=True)
-def adaptive_mean(what: str, n: int, input: Any, output_size: Any) -> Any:
-    """The means along one axis after the other."""
-    x, back = spatial(what, input, n)
-    for axis, count in enumerate(output_sizes(what, output_size, x.shape[2:]), 2):
-        lead, length, rest = x.shape[:axis], x.shape[axis], x.shape[axis + 1:]
-        if count and length % count == 0:
-            x = x.reshape(*lead, count, length // count, *rest).mean(axis=axis + 1)
-        elif count:
-            places, there = shares(namespace(x), length, count)
-            there = (there / there.sum(axis=1, keepdims=True)).astype(x.dtype).reshape(*there.shape, *(1,) * len(rest))
-            x = (take(x, places, axis) * there).sum(axis=axis + 1)
-        else:
-            x = x[(*(slice(None),) * axis, slice(0))]
-    return back(x)
-
-
-def adaptive_avg_poolnd(n: int, what: str, input: Array, output_size: Any) -> Array:
-    """The means of `output_size` windows that cover (N, C, *space) or (C, *space); None: one an element."""
-    return adaptive_mean(what, n, input, output_size)
-
-
-def adaptive_max_poolnd(n: int, what: str, input: Array, output_size: Any, return_indices: bool = False) -> Any:
-    """The largest elements of `output_size` windows that cover (N, C, *space) or (C, *space), and their places."""
-    x, back = spatial(what, input, n)
-    space = x.shape[2:]
-    counts = output_sizes(what, output_size, space)
-    if all(counts) and not any(length % count for length, count in zip(space, counts, strict=True)):
-        size = tuple(length // count for length, count in zip(space, counts, strict=True))
-        found = max_in(x, size, counts, size, ((0, 0),) * n, (1,) * n, return_indices)
-    else:
-        axes = [shares(namespace(x), *pair)[0] for pair in zip(space, counts, strict=True)]
-        outputs = max_at(x, together(axes, space), counts)
-        found = outputs if return_indices else outputs[0]
-    return tuple(map(back, found)) if return_indices else back(found)
-
-
-adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = spelled(adaptive_avg_poolnd, 1, 2, 3)
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = spelled(adaptive_max_poolnd, 1, 2, 3)
-
-
-# ---- at random ------------------------------------------------------------------------------------------------------
-
-
-def scattered(xp: Any, samples: Any, n: int, size: int, count: int) -> Any:
-    """The places of `count` windows of one size, apart by almost equal steps: (N, C) numbers -> (N, C, count, size)."""
-    step = (n - size) / max(count - 1, 1)
-    i, u = xp.arange(count), samples[..., None]
-    first = ((i + u) * step).astype("int64") - (u * step).astype("int64")
-    return xp.where(i == count - 1, n - size, first)[..., None] + xp.arange(size)
-
-
-def fractional_max_poolnd(n: int, what: str, input: Array, kernel_size: Sizes, output_size: Any = None,
-                          output_ratio: Any = None, return_indices: bool = False, _random_samples: Array = None,
-                          rng: Generator | None = None) -> Any:
-    """The largest elements of `output_size` windows (or a ratio of the input's) at random places, and these.
-
-    (N, C, *space) or (C, *space); `_random_samples`, (N, C, axes) in [0, 1), say where.  B. Graham, arXiv:1412.6071.
+    The other parameters and the errors are those of `avg_pool2d`, but there is no
+    `divisor_override`.
     """
-    x, back = spatial(what, input, n)
-    space, size = x.shape[2:], numbers(what, "kernel_size", kernel_size, n)
-    if (output_size is None) == (output_ratio is None):
-        raise ValueError(f"{what}: give either output_size or output_ratio")
-    if output_size is None:
-        ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * n
-        if not all(0 < r < 1 for r in ratios):
-            raise ValueError(f"{what}: output_ratio lies between 0 and 1, and is {output_ratio}")
-        output_size = [int(length * r) for length, r in zip(space, ratios, strict=True)]
-    counts = numbers(what, "output_size", output_size, n)
+    return avg_pool_nd(1, "avg_pool1d", input, kernel_size, stride, padding, ceil_mode,
+                       count_include_pad, None)
+
+
+def avg_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True,
+               divisor_override: int | None = None) -> Array:
+    """The mean of each window of an image.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or (C, H_out, W_out) with
+
+    ``H_out = floor((H + 2 * padding - kernel_size) / stride) + 1``
+
+    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` counts zeros on each side,
+    at most half of the kernel size; they are elements of the mean unless `count_include_pad` is
+    False.  `ceil_mode` rounds the size up, without windows that start in the padding at the end.
+    `divisor_override` divides the sum of each window in place of its number of elements.
+
+    Raises ValueError for a kernel larger than the padded input.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)
+    array([[[[ 2.5,  4.5],
+             [10.5, 12.5]]]])
+    """
+    return avg_pool_nd(2, "avg_pool2d", input, kernel_size, stride, padding, ceil_mode,
+                       count_include_pad, divisor_override)
+
+
+def avg_pool3d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
+               ceil_mode: bool = False, count_include_pad: bool = True,
+               divisor_override: int | None = None) -> Array:
+    """The mean of each window of a volume.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, D_out, H_out, W_out) or
+    (C, D_out, H_out, W_out) with
+
+    ``D_out = floor((D + 2 * padding - kernel_size) / stride) + 1``
+
+    and H_out, W_out likewise.  The other parameters and the errors are those of `avg_pool2d`.
+    """
+    return avg_pool_nd(3, "avg_pool3d", input, kernel_size, stride, padding, ceil_mode,
+                       count_include_pad, divisor_override)
+
+
+def avg_pool_nd(n: int, name: str, input: Any, kernel_size: Any, stride: Any, padding: Any,
+                ceil_mode: bool, count_include_pad: bool, divisor_override: int | None) -> Any:
+    """Average pooling in `n` spatial dimensions; `name` is the public function's, for messages."""
+    if divisor_override == 0:
+        raise ValueError(f"{name}: divisor_override must not be 0")
+    x, unbatch = as_batch(name, input, n)
+    size, counts, stride, padding, _ = pool_windows(
+        name, x, kernel_size, stride, padding, 1, ceil_mode)
+    y = avg_pool(x, size, counts, stride, padding, count_include_pad, divisor_override)
+    return unbatch(y)
+
+
+# ---- power-average pooling -----------------------------------------------------------------------
+
+
+def lp_pool1d(input: Array, norm_type: int | float, kernel_size: Sizes,
+              stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
+    """The p-norm of each window of a signal: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
+
+    Shapes: input (N, C, L) or (C, L); output (N, C, L_out) or (C, L_out) with
+
+    ``L_out = floor((L - kernel_size) / stride) + 1``
+
+    The other parameters are those of `lp_pool2d`.
+    """
+    return lp_pool_nd(1, "lp_pool1d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(input: Array, norm_type: int | float, kernel_size: Sizes,
+              stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
+    """The p-norm of each window of an image: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
+
+    Elements are not replaced by their absolute values: with an odd p they may cancel, and a
+    negative sum counts as 0.  p = 1 is the sum of each window, and p = inf is not supported: use
+    `max_pool2d`.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or (C, H_out, W_out) with
+
+    ``H_out = floor((H - kernel_size) / stride) + 1``
+
+    and W_out likewise.  `stride` is by default `kernel_size`.  With `ceil_mode` the size is rounded
+    up, and a window that reaches over the end is scaled as if it were whole.
+    """
+    return lp_pool_nd(2, "lp_pool2d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(input: Array, norm_type: int | float, kernel_size: Sizes,
+              stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
+    """The p-norm of each window of a volume: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, D_out, H_out, W_out) or
+    (C, D_out, H_out, W_out) with
+
+    ``D_out = floor((D - kernel_size) / stride) + 1``
+
+    and H_out, W_out likewise.  The other parameters are those of `lp_pool2d`.
+    """
+    return lp_pool_nd(3, "lp_pool3d", input, norm_type, kernel_size, stride, ceil_mode)
+
+
+@composed(full=True)
+def lp_pool_nd(n: int, name: str, input: Any, norm_type: float, kernel_size: Any, stride: Any,
+               ceil_mode: bool) -> Any:
+    """Power-average pooling in `n` spatial dimensions; `name` is the public function's."""
+    mean = avg_pool_nd(n, name, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
+    elements = math.prod(int_tuple(name, "kernel_size", kernel_size, n))
+    return (sign(mean) * relu(abs(mean)) * elements) ** (1 / norm_type)
+
+
+# ---- adaptive pooling ----------------------------------------------------------------------------
+
+
+def adaptive_counts(name: str, output_size: Any, space: Sequence[int]) -> tuple[int, ...]:
+    """The number of windows per spatial dimension; None keeps the size of the input."""
+    n = len(space)
+    given = output_size if isinstance(output_size, Sequence) else (output_size,)
+    if len(given) == 1:
+        given = tuple(given) * n
+    if len(given) != n:
+        raise ValueError(f"{name}: output_size must be an int, None or a sequence of length {n}, "
+                         f"not {output_size!r}")
+    sizes = [length if count is None else count for count, length in zip(given, space, strict=True)]
+    return int_tuple(name, "output_size", sizes, n, least=0)
+
+
+def equal_window_size(space: Sequence[int], counts: Sequence[int]) -> tuple[int, ...] | None:
+    """The size of the adaptive windows if they are equal and do not overlap, otherwise None."""
+    if not all(counts) or any(map(operator.mod, space, counts)):
+        return None
+    return tuple(map(operator.floordiv, space, counts))
+
+
+@op(name="adaptive_avg_pool{n}d")
+def adaptive_avg_pool(xp, input: Array, counts):
+    """(N, C, *space) -> (N, C, *counts): the means along one axis after the other."""
+    y = input
+    pullbacks = []
+    for axis, count in enumerate(counts, 2):
+        y, pullback = adaptive_mean(xp, y, axis, count)
+        pullbacks.append(pullback)
+
+    def input_grad(dy):
+        for pullback in pullbacks[::-1]:
+            dy = pullback(dy)
+        return dy
+
+    return y, (input_grad,)
+
+
+def adaptive_mean(xp, x, axis, count):
+    """The means of `count` windows that cover one axis, and their pullback."""
+    length = x.shape[axis]
+    positions, mask = adaptive_positions(xp, length, count)
+    weights = mask / mask.sum(axis=1, keepdims=True)
+    if is_float(x.dtype):
+        weights = weights.astype(x.dtype)
+    weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - axis - 1))
+    y = (xp.take(x, positions, axis=axis) * weights).sum(axis=axis + 1)
+
+    def pullback(dy):
+        dy = dy.reshape(*dy.shape[:axis + 1], 1, *dy.shape[axis + 1:])
+        return put_rows.on(xp, dy * weights, positions, axis=axis, n=length)
+
+    return y, pullback
+
+
+@adaptive_avg_pool.faster
+def adaptive_avg_pool_of_equal_windows(xp, input, counts):
+    """The means of reshaped axes, if the windows are equal and do not overlap."""
+    shape = input.shape
+    size = equal_window_size(shape[2:], counts)
+    if size is None:
+        return adaptive_avg_pool.fn(xp, input, counts)
+
+    if max(counts) == 1:
+        y = input.mean(axis=tuple(range(2, input.ndim)), keepdims=True)
+    else:  # several times faster than the mean over several axes that are not the last ones
+        y = input
+        for axis, (count, k) in enumerate(zip(counts, size, strict=True), 2):
+            y = y.reshape(*y.shape[:axis], count, k, *y.shape[axis + 1:]).mean(axis=axis + 1)
+
+    def input_grad(dy):
+        split = [n for pair in zip(counts, size, strict=True) for n in pair]
+        split_dy = [n for count in counts for n in (count, 1)]
+        dy = (dy / math.prod(size)).reshape(*shape[:2], *split_dy)
+        return xp.broadcast_to(dy, (*shape[:2], *split)).reshape(shape)
+
+    return y, (input_grad,)
+
+
+def adaptive_avg_pool1d(input: Array, output_size: Any) -> Array:
+    """The means of `output_size` windows that cover a signal.
+
+    Shapes: input (N, C, L) or (C, L); output (N, C, output_size) or (C, output_size).
+    The windows are those of `adaptive_avg_pool2d`.
+    """
+    return adaptive_avg_pool_nd(1, "adaptive_avg_pool1d", input, output_size)
+
+
+def adaptive_avg_pool2d(input: Array, output_size: Any) -> Array:
+    """The means of `output_size` windows that cover an image.
+
+    Window i of n along an axis has the elements
+
+    ``floor(i * size / n) <= index < ceil((i + 1) * size / n)``
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, *output_size) or (C, *output_size).
+    `output_size` is an int or one per spatial dimension; None keeps the size of the input.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> F.adaptive_avg_pool2d(np.ones((8, 32, 7, 7)), 1).shape
+    (8, 32, 1, 1)
+    """
+    return adaptive_avg_pool_nd(2, "adaptive_avg_pool2d", input, output_size)
+
+
+def adaptive_avg_pool3d(input: Array, output_size: Any) -> Array:
+    """The means of `output_size` windows that cover a volume.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, *output_size) or
+    (C, *output_size).  The windows are those of `adaptive_avg_pool2d`.
+    """
+    return adaptive_avg_pool_nd(3, "adaptive_avg_pool3d", input, output_size)
+
+
+def adaptive_avg_pool_nd(n: int, name: str, input: Any, output_size: Any) -> Any:
+    """Adaptive average pooling in `n` spatial dimensions; `name` is the public function's."""
+    x, unbatch = as_batch(name, input, n)
+    counts = adaptive_counts(name, output_size, x.shape[2:])
+    return unbatch(adaptive_avg_pool(x, counts))
+
+
+@op(name="adaptive_max_pool{n}d")
+def adaptive_max_pool(xp, input: Array, counts, return_indices):
+    """(N, C, *space) -> (N, C, *counts), and with `return_indices` the positions of the maxima."""
+    space = input.shape[2:]
+    axes = [adaptive_positions(xp, length, count)[0]
+            for length, count in zip(space, counts, strict=True)]
+    positions = flat_positions(axes, space)
+    outputs, input_grad = max_at_positions(xp, input, positions, counts, return_indices)
+    return outputs, (input_grad,)
+
+
+@adaptive_max_pool.faster
+def adaptive_max_pool_of_equal_windows(xp, input, counts, return_indices):
+    """`max_pool`, if the windows are equal and do not overlap."""
+    size = equal_window_size(input.shape[2:], counts)
+    if size is None:
+        return adaptive_max_pool.fn(xp, input, counts, return_indices)
+    padding = ((0, 0),) * len(size)
+    dilation = (1,) * len(size)
+    return max_pool_by_offset(
+        xp, input, size, counts, size, padding, dilation, return_indices)
+
+
+def adaptive_max_pool1d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
+    """The maxima of `output_size` windows that cover a signal.
+
+    Shapes: input (N, C, L) or (C, L); output (N, C, output_size) or (C, output_size).
+    The other parameters are those of `adaptive_max_pool2d`.
+    """
+    return adaptive_max_pool_nd(1, "adaptive_max_pool1d", input, output_size, return_indices)
+
+
+def adaptive_max_pool2d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
+    """The maxima of `output_size` windows that cover an image: those of `adaptive_avg_pool2d`.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, *output_size) or (C, *output_size).
+    `output_size` is an int or one per spatial dimension; None keeps the size of the input.  With
+    `return_indices` the result is a pair: the maxima, and their indices in the flattened H * W.
+    """
+    return adaptive_max_pool_nd(2, "adaptive_max_pool2d", input, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
+    """The maxima of `output_size` windows that cover a volume.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, *output_size) or
+    (C, *output_size).  The other parameters are those of `adaptive_max_pool2d`.
+    """
+    return adaptive_max_pool_nd(3, "adaptive_max_pool3d", input, output_size, return_indices)
+
+
+def adaptive_max_pool_nd(n: int, name: str, input: Any, output_size: Any,
+                         return_indices: bool) -> Any:
+    """Adaptive max pooling in `n` spatial dimensions; `name` is the public function's."""
+    x, unbatch = as_batch(name, input, n)
+    counts = adaptive_counts(name, output_size, x.shape[2:])
+    outputs = adaptive_max_pool(x, counts, return_indices)
+    return tuple(map(unbatch, outputs)) if return_indices else unbatch(outputs)
+
+
+# ---- fractional max pooling ----------------------------------------------------------------------
+
+
+@op(name="fractional_max_pool{n}d")
+def fractional_max_pool(xp, input: Array, positions: Array, counts, return_indices):
+    """(N, C, *space) -> (N, C, *counts), and with `return_indices` the positions of the maxima.
+
+    `positions` is (windows, size), or (N, C, windows, size).
+    """
+    outputs, input_grad = max_at_positions(xp, input, positions, counts, return_indices)
+    return outputs, (input_grad, None)
+
+
+def fractional_max_pool2d(input: Array, kernel_size: Sizes, output_size: Any = None,
+                          output_ratio: Any = None, return_indices: bool = False,
+                          _random_samples: Array = None, rng: Generator | None = None) -> Any:
+    """The maxima of windows at random distances, which are equal up to rounding.
+
+    B. Graham, "Fractional Max-Pooling", arXiv:1412.6071.
+
+    Shapes: input (N, C, H, W) or (C, H, W); output (N, C, *output_size) or (C, *output_size).
+    Exactly one of `output_size` and `output_ratio` (a fraction of the input's size, in (0, 1)) must
+    be given.  Each channel has its own windows, drawn from `rng`, or computed from
+    `_random_samples` (N, C, 2) in [0, 1).  With `return_indices` the result is a pair: the maxima,
+    and their indices in the flattened H * W.
+    """
+    return fractional_max_pool_nd(2, "fractional_max_pool2d", input, kernel_size, output_size,
+                                  output_ratio, return_indices, _random_samples, rng)
+
+
+def fractional_max_pool3d(input: Array, kernel_size: Sizes, output_size: Any = None,
+                          output_ratio: Any = None, return_indices: bool = False,
+                          _random_samples: Array = None, rng: Generator | None = None) -> Any:
+    """The maxima of windows at random distances, which are equal up to rounding.
+
+    Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, *output_size) or
+    (C, *output_size).  The other parameters are those of `fractional_max_pool2d`, with
+    `_random_samples` (N, C, 3).
+    """
+    return fractional_max_pool_nd(3, "fractional_max_pool3d", input, kernel_size, output_size,
+                                  output_ratio, return_indices, _random_samples, rng)
+
+
+@on_device_of_arguments
+def fractional_max_pool_nd(n: int, name: str, input: Any, kernel_size: Any, output_size: Any,
+                           output_ratio: Any, return_indices: bool, random_samples: Any,
+                           rng: Generator | None) -> Any:
+    """Fractional max pooling in `n` spatial dimensions; `name` is the public function's."""
+    x, unbatch = as_batch(name, input, n)
+    space = x.shape[2:]
+    size = int_tuple(name, "kernel_size", kernel_size, n)
+    counts = fractional_counts(name, space, output_size, output_ratio)
     if any(c + k - 1 > length for c, k, length in zip(counts, size, space, strict=True)):
-        raise ValueError(f"{what}: {counts} windows of {size} do not fit into input {x.shape}")
-    xp, samples = namespace(x), _random_samples
+        raise ValueError(f"{name}: {counts} windows of size {size} do not fit into input {x.shape}")
+
+    samples = random_samples
     if samples is None:
         with making_on(place_of(raw(x))):
-            samples = (rng or default_generator).uniform((*x.shape[:2], n), dtype=x.dtype, stream=NOISE)
-    samples = samples[:len(x)]  # PyTorch takes more than there are images
-    if samples.shape != (*x.shape[:2], n):
-        raise ValueError(f"{what}: _random_samples are {(*x.shape[:2], n)} of {input.shape}, not {samples.shape}")
-    order = range(n)[::-1] if n == 2 else range(n)  # PyTorch's: of images the width's number comes first
-    axes = [scattered(xp, samples[..., j], *words) for j, *words in zip(order, space, size, counts, strict=True)]
-    outputs = max_at(x, together(axes, space), counts)
-    return tuple(map(back, outputs)) if return_indices else back(outputs[0])
+            generator = rng or default_generator
+            samples = generator.uniform((*x.shape[:2], n), dtype=x.dtype, stream=NOISE)
+    samples = samples[:len(x)]  # PyTorch accepts samples for more images than there are
+    expected = (*x.shape[:2], n)
+    if samples.shape != expected:
+        raise ValueError(f"{name}: _random_samples must have shape {expected} for input "
+                         f"{input.shape}, not {samples.shape}")
+
+    xp = namespace(x)
+    order = range(n)[::-1] if n == 2 else range(n)  # as in PyTorch: for images, W's sample is first
+    axes = [fractional_positions(xp, samples[..., j], *axis)
+            for j, *axis in zip(order, space, size, counts, strict=True)]
+    positions = flat_positions(axes, space)
+    outputs = fractional_max_pool(x, positions, counts, return_indices)
+    return tuple(map(unbatch, outputs)) if return_indices else unbatch(outputs)
 
 
-fractional_max_pool2d, fractional_max_pool3d = spelled(fractional_max_poolnd, 2, 3)
+def fractional_counts(name: str, space: Sequence[int], output_size: Any,
+                      output_ratio: Any) -> tuple[int, ...]:
+    """The number of windows per spatial dimension, from their number or a ratio."""
+    n = len(space)
+    if (output_size is None) == (output_ratio is None):
+        raise ValueError(f"{name}: give either output_size or output_ratio")
+    if output_size is not None:
+        return int_tuple(name, "output_size", output_size, n)
+    ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * n
+    if not all(0 < r < 1 for r in ratios):
+        raise ValueError(f"{name}: output_ratio must be between 0 and 1, not {output_ratio}")
+    counts = [int(length * r) for length, r in zip(space, ratios, strict=True)]
+    return int_tuple(name, "output_size", counts, n)
 
 
-# ---- back where the largest were ------------------------------------------------------------------------------------
+# ---- max unpooling -------------------------------------------------------------------------------
 
 
-def max_unpoolnd(n: int, what: str, input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
+def max_unpool1d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
-    """Zeros of *space with (N, C, *counts) or (C, *counts) values at `indices`, the places `max_pool` gave.
+    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool1d`.
 
-    By default the space is the least that the windows cover.
+    Shapes: input and indices (N, C, L) or (C, L); output (N, C, L_out) or (C, L_out) with
+    L_out = `output_size`, by default
+
+    ``L_out = (L - 1) * stride - 2 * padding + kernel_size``
+
+    The other parameters and the errors are those of `max_unpool2d`.
     """
-    size = numbers(what, "kernel_size", kernel_size, n)
-    return put_back(what, n, input, indices, size, steps(what, stride, size), numbers(what, "padding", padding, n, 0),
-                    output_size)
+    return max_unpool_nd(1, "max_unpool1d", input, indices, kernel_size, stride, padding,
+                         output_size)
+
+
+def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
+                 padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
+    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool2d`.
+
+    Shapes: input and indices (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or
+    (C, H_out, W_out) with (H_out, W_out) = `output_size`, by default
+
+    ``H_out = (H - 1) * stride - 2 * padding + kernel_size``
+
+    and W_out likewise.  `indices` are those that `max_pool2d` returned, and `kernel_size`, `stride`
+    and `padding` those that it was called with.  An `output_size` differs from the default by less
+    than the stride; its leading axes may be given and are ignored.
+
+    Raises ValueError for indices of another shape or dtype and for other output sizes, and
+    IndexError for an index outside of the output.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> maxima, indices = F.max_pool2d(image, 2, return_indices=True)
+    >>> F.max_unpool2d(maxima, indices, 2)
+    array([[[[ 0.,  0.,  0.,  0.],
+             [ 0.,  5.,  0.,  7.],
+             [ 0.,  0.,  0.,  0.],
+             [ 0., 13.,  0., 15.]]]])
+    """
+    return max_unpool_nd(2, "max_unpool2d", input, indices, kernel_size, stride, padding,
+                         output_size)
+
+
+def max_unpool3d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
+                 padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
+    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool3d`.
+
+    Shapes: input and indices (N, C, D, H, W) or (C, D, H, W); output (N, C, D_out, H_out, W_out) or
+    (C, D_out, H_out, W_out) with (D_out, H_out, W_out) = `output_size`, by default
+
+    ``D_out = (D - 1) * stride - 2 * padding + kernel_size``
+
+    and H_out, W_out likewise.  The other parameters and the errors are those of `max_unpool2d`.
+    """
+    return max_unpool_nd(3, "max_unpool3d", input, indices, kernel_size, stride, padding,
+                         output_size)
 
 
 @composed
-def put_back(what: str, n: int, input: Any, indices: Any, size: Any, stride: Any, padding: Any, wanted: Any) -> Any:
-    """`max_unpoolnd`, of Tensors."""
-    x, back = spatial(what, input, n)
+def max_unpool_nd(n: int, name: str, input: Any, indices: Any, kernel_size: Any, stride: Any,
+                  padding: Any, output_size: Sequence[int] | None) -> Any:
+    """Max unpooling in `n` spatial dimensions; `name` is the public function's, for messages."""
+    size = int_tuple(name, "kernel_size", kernel_size, n)
+    stride = pool_stride(name, stride, size)
+    padding = int_tuple(name, "padding", padding, n, least=0)
+    x, unbatch = as_batch(name, input, n)
     if indices.shape != input.shape or indices.dtype.kind not in "iu":
-        raise ValueError(f"{what}: indices are integers, one for each element of input {input.shape}, "
+        raise ValueError(f"{name}: indices must be integers of the shape of input {input.shape}, "
                          f"not {indices.dtype.name} {indices.shape}")
     counts = x.shape[2:]
-    least = tuple((c - 1) * s + k - 2 * p for c, s, k, p in zip(counts, stride, size, padding, strict=True))
-    space = least if wanted is None else tuple(wanted)[len(wanted) - n:]
-    far = [m - s < given < m + s for m, given, s in zip(least, space, stride, strict=True)]
-    if min(space, default=0) < 1 or not all(far) or (wanted is not None and len(wanted) not in (n, input.ndim)):
-        raise ValueError(f"{what}: of input {input.shape} output_size is {least}, give or take less than the stride "
-                         f"{stride}, not {space}")
-    places = indices.reshape(*x.shape[:2], math.prod(counts))
-    within = (places >= 0) & (places < math.prod(space))
-    namespace(x).check(within, f"{what}: an index lies outside of the output {space}")
-    y = put_along_axis(x.reshape(places.shape), places, 2, math.prod(space))
-    return back(y.reshape(*x.shape[:2], *space))
+    default = tuple((count - 1) * s + k - 2 * p
+                    for count, s, k, p in zip(counts, stride, size, padding, strict=True))
+    space = default
+    if output_size is not None:
+        if len(output_size) not in (n, input.ndim):
+            raise ValueError(f"{name}: output_size must have {n} or {input.ndim} elements, not "
+                             f"{tuple(output_size)}")
+        space = tuple(output_size)[-n:]
+        excess = map(operator.sub, space, default)
+        if any(not -s < e < s for e, s in zip(excess, stride, strict=True)):
+            raise ValueError(f"{name}: output_size must differ from {default} by less than the "
+                             f"stride {stride}, not {space}")
+    if min(space) < 1:
+        raise ValueError(f"{name}: output size {space} must be positive")
 
-
-max_unpool1d, max_unpool2d, max_unpool3d = spelled(max_unpoolnd, 1, 2, 3)
+    elements = math.prod(space)
+    indices = indices.reshape(*x.shape[:2], math.prod(counts))
+    is_inside = (indices >= 0) & (indices < elements)
+    namespace(x).check(is_inside, f"{name}: index out of range for an output of size {space}")
+    y = put_along_axis(x.reshape(indices.shape), indices, 2, elements)
+    return unbatch(y.reshape(*x.shape[:2], *space))

@@ -1,4 +1,4 @@
-"""Where in a sequence something stands, said by angles."""
+"""Rotary position embedding, and the angles that encode positions."""
 
 from __future__ import annotations
 
@@ -12,44 +12,62 @@ from gpuprop._core.signature import Array
 
 
 @pointwise
-def turned(xp, a, b, cos, sin):
+def rotate_2d(xp, a, b, cos, sin):
+    """The vectors (a, b) rotated by an angle."""
     return a * cos - b * sin, b * cos + a * sin
 
 
 @op(half="exact")
 def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool = True):
-    """Pairs of the last axis turned by angles, whose cosines and sines (..., D / 2) broadcast: (..., D), same shape.
+    """Rotary position embedding: rotates pairs (a, b) of features by angles that encode positions.
 
-    Pairs are neighbours, or, unless `interleaved`, the elements i and i + D / 2.  J. Su et al., 2021.
+    ``(a, b) -> (a * cos - b * sin, b * cos + a * sin)``.  `input` is (..., D), and so is the
+    output; `cos` and `sin` (..., D / 2) broadcast.  A pair is (2 i, 2 i + 1), or (i, i + D / 2)
+    with ``interleaved=False``.  Raises ValueError if shapes do not fit, and TypeError if dtypes
+    differ.  J. Su et al., 2021.
+
+    >>> import gpuprop as gp
+    >>> import gpuprop.functional as F
+    >>> x, cos, sin = gp.tensor([1.0, 2.0]), gp.tensor([0.0]), gp.tensor([1.0])  # by 90 degrees
+    >>> F.rotary_embedding(x, cos, sin).tolist()
+    [-2.0, 1.0]
     """
-    shape, half = input.shape, input.shape[-1] // 2
-    if cos.shape != sin.shape or (*cos.shape[-1:], shape[-1]) != (half, 2 * half):
-        raise ValueError(f"rotary_embedding: input {shape} has pairs along its last axis, and cos and sin a number a "
-                         f"pair, not {cos.shape} and {sin.shape}")
+    shape = input.shape
+    half = input.shape[-1] // 2
+    if cos.shape != sin.shape or cos.shape[-1:] != (half,) or shape[-1] != 2 * half:
+        raise ValueError(f"rotary_embedding: cos and sin must have one element per pair of "
+                         f"features of input {shape}, got {cos.shape} and {sin.shape}")
     if cos.dtype != input.dtype or sin.dtype != input.dtype:
-        raise TypeError(f"rotary_embedding: input is {input.dtype.name}, cos {cos.dtype.name} and sin "
-                        f"{sin.dtype.name}: use cos.astype({input.dtype.name!r})")
+        raise TypeError(f"rotary_embedding: input is {input.dtype.name}, cos {cos.dtype.name} and "
+                        f"sin {sin.dtype.name}: use cos.astype({input.dtype.name!r})")
 
-    def pairs(x):
-        return (x[..., 0::2], x[..., 1::2]) if interleaved else (x[..., :half], x[..., half:])
+    def split(x):
+        if interleaved:
+            return x[..., 0::2], x[..., 1::2]
+        return x[..., :half], x[..., half:]
 
-    def joined(a, b):
-        return xp.stack((a, b), axis=-1).reshape(shape) if interleaved else xp.concatenate((a, b), axis=-1)
-
-    def product(dy, first, second):
-        (a, b), (c, d) = pairs(dy), pairs(input)
-        return a * first(c, d) + b * second(c, d)
+    def join(a, b):
+        if interleaved:
+            return xp.stack((a, b), axis=-1).reshape(shape)
+        return xp.concatenate((a, b), axis=-1)
 
     def rotate(x, sin):
-        a, b = pairs(x)
-        return joined(*turned(xp, a, b, cos, sin))
+        a, b = split(x)
+        return join(*rotate_2d(xp, a, b, cos, sin))
 
-    return rotate(input, sin), (
-        lambda dy: rotate(dy, -sin),
-        lambda dy: product(dy, lambda a, b: a, lambda a, b: b),
-        lambda dy: product(dy, lambda a, b: -b, lambda a, b: a))
+    def to_cos(dy):
+        a, b = split(input)
+        da, db = split(dy)
+        return da * a + db * b
+
+    def to_sin(dy):
+        a, b = split(input)
+        da, db = split(dy)
+        return da * -b + db * a
+
+    return rotate(input, sin), (lambda dy: rotate(dy, -sin), to_cos, to_sin)
 
 
-def angles(length: int, dim: int, base: float = 10_000.0) -> Any:
-    """``position / base**(2 i / dim)``, in float64 on the host: (length, dim / 2), rounded up."""
+def position_angles(length: int, dim: int, base: float = 10_000.0) -> Any:
+    """``position / base**(2 i / dim)`` in float64 on the host: (length, dim / 2), rounded up."""
     return np.arange(length)[:, None] / base ** (np.arange(0, dim, 2) / dim)

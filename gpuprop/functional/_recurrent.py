@@ -1,13 +1,14 @@
-"""Recurrent layers: three cells, the scan that runs any of them along sequences, and batches of several lengths.
+"""Recurrent layers: the cells of RNN, LSTM and GRU, the loop over time, and packed sequences.
 
-Sequences are packed: the rows of all at step 0, then those at step 1, and so on, the longest sequence first in each, so
-that ``sizes[t]`` rows are there at step t.  A batch of one length is one of equal sizes.
+Sequences are packed as in PyTorch: the rows of all sequences at step 0, then those at step 1, and
+so on, with the longest sequence first.  ``sizes[t]`` is the number of rows at step t; all sizes are
+equal in a batch of sequences of one length.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from gpuprop._array.scatter import pad_with
@@ -17,10 +18,11 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 
-# ---- cells ----------------------------------------------------------------------------------------------------------
-# A cell is one step: of the input's part x of the gates, the state's part g, both (n, gates * H), and the state h, for
-# some also c, it makes the new state, and the pullback of that: the gradients of x and of g, and what of those of h and
-# c does not come by way of g.
+# ---- cells ---------------------------------------------------------------------------------------
+# A cell is a function step(xp, x, g, h[, c]) -> (states, pullback) of one time step.  x and g, both
+# (n, gates * H), are the pre-activations that come from the input and from the hidden state.
+# pullback(dh[, dc]) returns the gradients of x, of g, of h and, for an LSTM, of c.  The gradient of
+# h is the part that does not pass through g, None if there is no such part.
 
 
 @pointwise
@@ -43,17 +45,20 @@ def relu_backward(xp, dh, h):
     return dh * (h > 0)
 
 
-def elman(forward: Callable, backward: Callable) -> Callable:
-    """``h = f(x + g)``, where the value of f tells its gradient.  J. L. Elman, Cognitive Science 14 (1990)."""
+def elman_cell(forward: Callable, backward: Callable) -> Callable:
+    """``h = f(x + g)``, with a gradient that depends on h only.
+
+    J. L. Elman, Cognitive Science 14, 1990.
+    """
 
     def step(xp, x, g, _):
         h = forward(xp, x, g)
 
-        def back(dh):
+        def pullback(dh):
             d = backward(xp, dh, h)
             return d, d, None
 
-        return (h,), back
+        return (h,), pullback
 
     return step
 
@@ -71,16 +76,21 @@ def gru_backward(xp, dh, r, z, n, g_n, h):
     return dn * g_n * r * (1 - r), dh * (h - n) * z * (1 - z), dn, dn * r, dh * z
 
 
-def gru(xp, x, g, h):
-    """Gates reset, update and new.  K. Cho et al., EMNLP 2014; the reset gate after the product, as cuDNN has it."""
-    *_, g_n = parts = blocks(g, 3)
-    new, *gates = gru_forward(xp, *blocks(x, 3), *parts, h)
+def gru_cell(xp, x, g, h):
+    """Gates: reset, update, new.  The reset gate multiplies the matrix product, as in cuDNN.
 
-    def back(dh):
-        dr, dz, dn, dg_n, direct = gru_backward(xp, dh, *gates, g_n, h)
-        return xp.concatenate([dr, dz, dn], axis=1), xp.concatenate([dr, dz, dg_n], axis=1), direct
+    K. Cho et al., EMNLP 2014.
+    """
+    g_r, g_z, g_n = split_gates(g, 3)
+    next_h, *gates = gru_forward(xp, *split_gates(x, 3), g_r, g_z, g_n, h)
 
-    return (new,), back
+    def pullback(dh):
+        dr, dz, dn, dg_n, dh = gru_backward(xp, dh, *gates, g_n, h)
+        dx = xp.concatenate([dr, dz, dn], axis=1)
+        dg = xp.concatenate([dr, dz, dg_n], axis=1)
+        return dx, dg, dh
+
+    return (next_h,), pullback
 
 
 @pointwise
@@ -94,130 +104,187 @@ def lstm_forward(xp, i, f, g, o, c):
 @pointwise
 def lstm_backward(xp, dh, dc, i, f, g, o, t, c):
     dc = dc + dh * o * (1 - t * t)
-    return dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * t * o * (1 - o), dc * f
+    di, df = dc * g * i * (1 - i), dc * c * f * (1 - f)
+    dg, do = dc * i * (1 - g * g), dh * t * o * (1 - o)
+    return di, df, dg, do, dc * f
 
 
-def lstm(xp, x, g, _, c):
-    """Gates input, forget, cell and output.  S. Hochreiter and J. Schmidhuber, 1997; F. A. Gers et al., 2000."""
-    h, new, *gates = lstm_forward(xp, *blocks(x + g, 4), c)
+def lstm_cell(xp, x, g, _, c):
+    """Gates: input, forget, cell, output.
 
-    def back(dh, dc):
+    S. Hochreiter and J. Schmidhuber, 1997; F. A. Gers et al., 2000.
+    """
+    h, next_c, *gates = lstm_forward(xp, *split_gates(x + g, 4), c)
+
+    def pullback(dh, dc):
         *d, dc = lstm_backward(xp, dh, dc, *gates, c)
         d = xp.concatenate(d, axis=1)
         return d, d, None, dc
 
-    return (h, new), back
+    return (h, next_c), pullback
 
 
-def blocks(a, n):
-    """The gates, side by side in the rows of `a`."""
+def split_gates(a, n):
+    """The `n` blocks of columns of `a`, one for each gate."""
     width = a.shape[1] // n
     return [a[:, i * width:(i + 1) * width] for i in range(n)]
 
 
 class Cell(NamedTuple):
-    """A cell's step, how many gates it has and states it carries, and whether it needs g apart from x."""
+    """A step function and its sizes.
+
+    With `separate_gates` the gradients of x and g differ.
+    """
 
     step: Callable
     gates: int
     states: int = 1
-    apart: bool = False
+    separate_gates: bool = False
 
 
-CELLS = {"RNN_TANH": Cell(elman(tanh_forward, tanh_backward), 1),
-         "RNN_RELU": Cell(elman(relu_forward, relu_backward), 1),
-         "LSTM": Cell(lstm, 4, states=2),
-         "GRU": Cell(gru, 3, apart=True)}
+CELLS = {
+    "RNN_TANH": Cell(elman_cell(tanh_forward, tanh_backward), gates=1),
+    "RNN_RELU": Cell(elman_cell(relu_forward, relu_backward), gates=1),
+    "LSTM": Cell(lstm_cell, gates=4, states=2),
+    "GRU": Cell(gru_cell, gates=3, separate_gates=True),
+}
 
-# ---- along sequences ------------------------------------------------------------------------------------------------
-
-
-class Swept(NamedTuple):
-    """Gradients of a scan, in all rows: of the gates' two parts and of the output; and of the first states."""
-
-    x: Any
-    g: Any
-    y: Any
-    states: list
+# ---- the loop over time --------------------------------------------------------------------------
 
 
-@op(precision="low")
-def scan(xp, input: Array, h: Array, c: Array, weight_ih: Array, weight_hh: Array, bias_ih: Array = None,
-         bias_hh: Array = None, weight_hr: Array = None, mode="LSTM", sizes=(), reverse=False):
-    """One layer in one direction: rows (R, I), states (N, P) and (N, H) -> rows (R, P) and the last states.
+@op(precision="low", name="rnn")
+def scan(xp, input: Array, h: Array, c: Array, weight_ih: Array, weight_hh: Array,
+         bias_ih: Array = None, bias_hh: Array = None, weight_hr: Array = None, mode="LSTM",
+         sizes=(), reverse=False):
+    """One recurrent layer in one direction: (output, last h[, last c]).
 
-    The rows are packed; they may be (T, N, I) where all steps have N.  `weight_hr` (P, H) projects an LSTM's output;
-    without it P is H.  A sequence that has ended, or in `reverse` has not begun, keeps its state.
+    The input is packed, (R, I), or (T, N, I) where all steps have N rows; the states are h (N, P)
+    and c (N, H), None but for an LSTM.  The output has P features.  `weight_hr` (P, H) projects the
+    output of an LSTM; without it P is H.  A sequence that has ended keeps its state, and so does
+    one that has not begun in `reverse`.
     """
     check_dtypes(mode, input, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    check_state_dtypes(mode, input, h, c)
+    cell = CELLS[mode]
+    steps = step_slices(sizes)[::-1 if reverse else 1]
+    as_rows = lambda a: a.reshape(sum(sizes), a.shape[-1])
+    join_steps = lambda parts: xp.concatenate(parts[::-1] if reverse else parts)
+
+    x = input_gates(xp, cell, as_rows(input), weight_ih, bias_ih, bias_hh)
+    states = [h] if c is None else [h, c]
+    forward = forward_sweep(xp, cell, x, states, weight_hh, bias_hh, weight_hr, steps)
+    output = join_steps(forward.outputs)
+    output = output.reshape(*input.shape[:-1], output.shape[1])
+
+    def backward_pass(d):
+        doutput, *dstates = d
+        return backward_sweep(xp, cell, as_rows(doutput), dstates, forward.pullbacks, weight_hh,
+                              weight_hr, steps, join_steps)
+
+    backward = cache_last(backward_pass)
+    sum_rows = cache_last(lambda d: widened(d).sum(axis=0))  # often dx is dg
+    return (output, *forward.states), (
+        lambda d: xp.matmul(backward(d).dx, weight_ih).reshape(input.shape),
+        lambda d: backward(d).dstates[0],
+        lambda d: backward(d).dstates[1],
+        lambda d: xp.matmul(backward(d).dx.T, as_rows(input)),
+        lambda d: xp.matmul(backward(d).dg.T, join_steps(forward.previous)),
+        lambda d: sum_rows(backward(d).dx),
+        lambda d: sum_rows(backward(d).dg),
+        lambda d: xp.matmul(backward(d).doutputs.T, join_steps(forward.hidden)))
+
+
+def check_state_dtypes(mode, input, h, c):
+    """Raise TypeError for a state of another dtype than the input."""
     for state in (h, c):
         if state is not None and state.dtype != input.dtype:
-            raise TypeError(f"{mode}: input is {input.dtype.name}, and a state in hx {state.dtype.name}")
-    cell, steps = CELLS[mode], spans(sizes)[::-1 if reverse else 1]
-    run, apart = cell.step, cell.apart and bias_hh is not None
-    in_time = lambda parts: xp.concatenate(parts[::-1] if reverse else parts)
-    lead, rows_of = input.shape[:-1], lambda a: a.reshape(sum(sizes), a.shape[-1])
-    x, by_state = xp.matmul(rows_of(input), weight_ih.T), row_by_row(weight_hh.T)
+            raise TypeError(
+                f"{mode}: input is {input.dtype.name}, but a state in hx is {state.dtype.name}: "
+                f"use one dtype")
+
+
+def input_gates(xp, cell, rows, weight_ih, bias_ih, bias_hh):
+    """The input's pre-activations of all steps, in one product, with all biases that allow it."""
+    x = xp.matmul(rows, weight_ih.T)
     if bias_ih is not None:
-        x += bias_ih if apart else bias_ih + bias_hh  # at all steps at once
-    states, done = [h] if c is None else [h, c], []
+        x += bias_ih if cell.separate_gates else bias_ih + bias_hh
+    return x
+
+
+class Forward(NamedTuple):
+    """Results of `forward_sweep`: one item per step, in the order of computation."""
+
+    outputs: Sequence  # h, projected by weight_hr
+    hidden: Sequence  # h, not projected
+    previous: Sequence  # the h that the step started from
+    pullbacks: Sequence  # of the cell
+    states: list  # the last ones
+
+
+def forward_sweep(xp, cell, x, states, weight_hh, bias_hh, weight_hr, steps):
+    """Run the cell over `steps`, slices of the rows of `x`."""
+    weight = contiguous(weight_hh.T)
+    results = []
     for rows in steps:
-        before, *others = [s[:rows.stop - rows.start] for s in states]
-        g = xp.matmul(before, by_state)
-        if apart:
+        n = rows.stop - rows.start
+        previous, *others = [s[:n] for s in states]
+        g = xp.matmul(previous, weight)
+        if cell.separate_gates and bias_hh is not None:
             g += bias_hh
-        (made, *others), back = run(xp, x[rows], g, before, *others)
-        y = made if weight_hr is None else xp.matmul(made, weight_hr.T)
-        states = [replaced(xp, old, new) for old, new in zip(states, [y, *others], strict=True)]
-        done.append((y, made, before, back))
-    ys, mades, befores, backs = zip(*done, strict=True)
-
-    def sweep(d):
-        dy, dstates, done = rows_of(d[0]), d[1:], []
-        for rows, back in zip(steps[::-1], backs[::-1], strict=True):
-            dh, *others = [s[:rows.stop - rows.start] for s in dstates]
-            dh = dh + dy[rows]
-            dx, dg, direct, *others = back(dh if weight_hr is None else xp.matmul(dh, weight_hr), *others)
-            dbefore = xp.matmul(dg, weight_hh)
-            if direct is not None:
-                dbefore += direct
-            dstates = [replaced(xp, old, new) for old, new in zip(dstates, [dbefore, *others], strict=True)]
-            done.append((dx, dg, dh))
-        dxs, dgs, dys = zip(*done[::-1], strict=True)
-        dx = in_time(dxs)
-        dg = in_time(dgs) if cell.apart else dx
-        return Swept(dx, dg, None if weight_hr is None else in_time(dys), dstates)
-
-    swept, total = once(sweep), once(lambda d: widened(d).sum(axis=0))
-    y = in_time(ys)
-    return (y.reshape(*lead, y.shape[1]), *states), (
-        lambda d: xp.matmul(swept(d).x, weight_ih).reshape(input.shape),
-        lambda d: swept(d).states[0],
-        lambda d: swept(d).states[1],
-        lambda d: xp.matmul(swept(d).x.T, rows_of(input)),
-        lambda d: xp.matmul(swept(d).g.T, in_time(befores)),
-        lambda d: total(swept(d).x),
-        lambda d: total(swept(d).g),
-        lambda d: xp.matmul(swept(d).y.T, in_time(mades)))
+        (hidden, *others), pullback = cell.step(xp, x[rows], g, previous, *others)
+        output = hidden if weight_hr is None else xp.matmul(hidden, weight_hr.T)
+        states = replace_first_rows(xp, states, [output, *others])
+        results.append((output, hidden, previous, pullback))
+    return Forward(*zip(*results, strict=True), states)
 
 
-def spans(sizes):
-    """Where each step's rows lie among all."""
+class Backward(NamedTuple):
+    """Gradients of a scan: of all rows of x, of g and of the output, and of the first states."""
+
+    dx: Any
+    dg: Any
+    doutputs: Any  # None without weight_hr
+    dstates: list
+
+
+def backward_sweep(xp, cell, doutput, dstates, pullbacks, weight_hh, weight_hr, steps, join_steps):
+    """Backpropagate through time."""
+    results = []
+    for rows, pullback in zip(steps[::-1], pullbacks[::-1], strict=True):
+        n = rows.stop - rows.start
+        dh, *others = [s[:n] for s in dstates]
+        dh = dh + doutput[rows]
+        dhidden = dh if weight_hr is None else xp.matmul(dh, weight_hr)
+        dx, dg, direct, *others = pullback(dhidden, *others)
+        dprevious = xp.matmul(dg, weight_hh)
+        if direct is not None:
+            dprevious += direct
+        dstates = replace_first_rows(xp, dstates, [dprevious, *others])
+        results.append((dx, dg, dh))
+    dxs, dgs, dhs = zip(*results[::-1], strict=True)
+    dx = join_steps(dxs)
+    dg = join_steps(dgs) if cell.separate_gates else dx
+    return Backward(dx, dg, None if weight_hr is None else join_steps(dhs), dstates)
+
+
+def step_slices(sizes):
+    """The slice of rows of each step."""
     return [slice(end - n, end) for n, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
 
 
-def row_by_row(a):
-    """The same matrix, its rows together in memory: products with a transposed one are slower."""
+def contiguous(a):
+    """A C-contiguous copy: products with a transposed matrix are slower."""
     return a.reshape(-1).reshape(a.shape)
 
 
-def replaced(xp, old, new):
-    """`new` in place of the first rows of `old`."""
-    return new if len(new) == len(old) else xp.concatenate([new, old[len(new):]])
+def replace_first_rows(xp, states, updates):
+    """Each state with its first rows replaced by the update, which may have fewer rows."""
+    return [new if len(new) == len(old) else xp.concatenate([new, old[len(new):]])
+            for old, new in zip(states, updates, strict=True)]
 
 
-def once(f: Callable) -> Callable:
-    """`f`, computed again only for another argument than the last: what pullbacks share."""
+def cache_last(f: Callable) -> Callable:
+    """Cache the last result of `f`, by the identity of its argument: pullbacks share it."""
     last: list = [None, None]
 
     def call(d: Any) -> Any:
@@ -228,38 +295,40 @@ def once(f: Callable) -> Callable:
     return call
 
 
-# ---- sequences of several lengths -----------------------------------------------------------------------------------
+# ---- packed and padded sequences -----------------------------------------------------------------
 
 
-def unpacked(xp, d, shape, sizes):
+def pack_adjoint(xp, d, shape, sizes):
     return unpack.on(xp, d, sizes=sizes, total=shape[0])
 
 
-@linear_op(unpacked)
+@linear_op(pack_adjoint)
 def pack(xp, padded: Array, sizes):
-    """The first ``sizes[t]`` rows of step t, one step after the other: (T, N, ...) -> (sum of sizes, ...)."""
+    """The first ``sizes[t]`` rows of each step t: (T, N, ...) -> (sum of sizes, ...)."""
     return xp.concatenate([padded[t, :n] for t, n in enumerate(sizes)])
 
 
 @linear_op(lambda xp, d, _, sizes, total, value=0.0: pack.on(xp, d, sizes=sizes))
 def unpack(xp, packed: Array, sizes, total, value=0.0):
-    """Packed rows where they were, among rows full of `value`: (sum of sizes, ...) -> (total, sizes[0], ...)."""
+    """The inverse of `pack`, padded with `value`: (sum of sizes, ...) -> (total, sizes[0], ...)."""
     out = xp.full((total, sizes[0], *packed.shape[1:]), value, packed.dtype)
-    for t, rows in enumerate(spans(sizes)):
+    for t, rows in enumerate(step_slices(sizes)):
         out[t, :sizes[t]] = packed[rows]
     return out
 
 
-@op(half="exact")
+@op(half="exact", name="pad_sequence")
 def stack_padded(xp, *sequences: Array, batch_first=False, value=0.0, left=False):
-    """Sequences (L, ...) of several lengths beside each other, with `value` after the end, or before the start."""
+    """Stack sequences (L, ...), padded with `value` to the length of the longest."""
     longest = max(len(s) for s in sequences)
-    gaps = [((longest - len(s)) * left, (longest - len(s)) * (not left)) for s in sequences]
-    padded = [pad_with.on(xp, s, widths=(gap, *((0, 0),) * (s.ndim - 1)), value=value)
-              for s, gap in zip(sequences, gaps, strict=True)]
+    gaps = [longest - len(s) for s in sequences]
+    widths = [(gap, 0) if left else (0, gap) for gap in gaps]
+    padded = [pad_with.on(xp, s, widths=(width, *((0, 0),) * (s.ndim - 1)), value=value)
+              for s, width in zip(sequences, widths, strict=True)]
 
-    def cut(i, gap):
-        rows = slice(gap[0], longest - gap[1])
+    def sequence_grad(i, before, after):
+        rows = slice(before, longest - after)
         return lambda d: d[i, rows] if batch_first else d[rows, i]
 
-    return xp.stack(padded, axis=0 if batch_first else 1), tuple(itertools.starmap(cut, enumerate(gaps)))
+    pullbacks = tuple(sequence_grad(i, *width) for i, width in enumerate(widths))
+    return xp.stack(padded, axis=0 if batch_first else 1), pullbacks

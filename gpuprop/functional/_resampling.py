@@ -1,8 +1,7 @@
-"""Other resolutions: rearranged channels, interpolation along each axis, and sampling at any places."""
+"""Changes of resolution: pixel shuffles, interpolation, and sampling on a grid."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import operator
@@ -19,60 +18,84 @@ from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
-# ---- channels -------------------------------------------------------------------------------------------------------
-
-
-def _images(what: str, input: Any, factor: int) -> tuple[tuple[int, ...], int, int, int]:
-    if input.ndim < 3 or factor < 1:
-        raise ValueError(f"{what}: input is (..., C, H, W) and the factor at least 1, not {input.shape} and {factor}")
-    return input.shape[:-3], *input.shape[-3:]
+# ---- shuffles of channels and pixels -------------------------------------------------------------
 
 
 @composed
 def pixel_shuffle(input: Array, upscale_factor: int) -> Array:
-    """(..., C * r * r, H, W) -> (..., C, H * r, W * r).  W. Shi et al., CVPR 2016."""
+    """Move channels into space: (..., C * r * r, H, W) -> (..., C, H * r, W * r).
+
+    r is `upscale_factor`:
+
+    ``y[..., c, h * r + i, w * r + j] = input[..., c * r * r + i * r + j, h, w]``
+
+    W. Shi et al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel
+    Convolutional Neural Network", CVPR 2016.
+    """
     r = upscale_factor
-    lead, c, h, w = _images("pixel_shuffle", input, r)
-    if c % (r * r):
-        raise ValueError(f"pixel_shuffle: {c} channels are not divisible by upscale_factor**2 = {r * r}")
-    apart, n = input.reshape(*lead, c // (r * r), r, r, h, w), len(lead)
-    return apart.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2).reshape(*lead, c // (r * r), h * r, w * r)
+    check_shuffle("pixel_shuffle", "upscale_factor", input, r)
+    *lead, channels, height, width = input.shape
+    if channels % (r * r):
+        raise ValueError(f"pixel_shuffle: {channels} channels are not divisible by "
+                         f"upscale_factor**2 = {r * r}")
+    n = len(lead)
+    split = input.reshape(*lead, channels // (r * r), r, r, height, width)
+    split = split.transpose(*range(n), n, n + 3, n + 1, n + 4, n + 2)
+    return split.reshape(*lead, channels // (r * r), height * r, width * r)
 
 
 @composed
 def pixel_unshuffle(input: Array, downscale_factor: int) -> Array:
-    """(..., C, H * r, W * r) -> (..., C * r * r, H, W): the inverse of `pixel_shuffle`."""
+    """Move space into channels: (..., C, H * r, W * r) -> (..., C * r * r, H, W).
+
+    r is `downscale_factor`.  The inverse of `pixel_shuffle`.
+    """
     r = downscale_factor
-    lead, c, h, w = _images("pixel_unshuffle", input, r)
-    if h % r or w % r:
-        raise ValueError(f"pixel_unshuffle: height {h} and width {w} are not both divisible by downscale_factor={r}")
-    apart, n = input.reshape(*lead, c, h // r, r, w // r, r), len(lead)
-    return apart.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3).reshape(*lead, c * r * r, h // r, w // r)
+    check_shuffle("pixel_unshuffle", "downscale_factor", input, r)
+    *lead, channels, height, width = input.shape
+    if height % r or width % r:
+        raise ValueError(f"pixel_unshuffle: height {height} and width {width} must be divisible by "
+                         f"downscale_factor={r}")
+    n = len(lead)
+    split = input.reshape(*lead, channels, height // r, r, width // r, r)
+    split = split.transpose(*range(n), n, n + 2, n + 4, n + 1, n + 3)
+    return split.reshape(*lead, channels * r * r, height // r, width // r)
+
+
+def check_shuffle(name: str, parameter: str, input: Any, factor: int) -> None:
+    if input.ndim < 3 or factor < 1:
+        raise ValueError(f"{name}: expected an input (..., C, H, W) and {parameter} >= 1, "
+                         f"not {input.shape} and {factor}")
 
 
 @composed
 def channel_shuffle(input: Array, groups: int) -> Array:
-    """(N, C, ...) with channels taken from the groups in turn.  X. Zhang et al., CVPR 2018."""
+    """Interleave the channels of `groups` groups: (N, C, ...) -> (N, C, ...).
+
+    Channel ``c * groups + g`` of the output is channel c of group g.
+
+    X. Zhang et al., "ShuffleNet", CVPR 2018.
+    """
     if input.ndim < 3 or groups < 1 or input.shape[1] % groups:
-        raise ValueError(f"channel_shuffle: input is (N, C, ...) with C divisible by groups={groups}, "
-                         f"not {input.shape}")
-    n, c, *space = input.shape
-    return input.reshape(n, groups, c // groups, *space).swapaxes(1, 2).reshape(input.shape)
+        raise ValueError(f"channel_shuffle: input must be (N, C, ...) with C divisible by "
+                         f"groups={groups}, not {input.shape}")
+    batch, channels, *space = input.shape
+    split = input.reshape(batch, groups, channels // groups, *space)
+    return split.swapaxes(1, 2).reshape(input.shape)
 
 
-# ---- interpolation --------------------------------------------------------------------------------------------------
-# Each axis by itself: the nearest by reading, all else as a product with a matrix of few non-zero elements, whose
-# derivative is the product with its transpose.
-
+# ---- interpolation -------------------------------------------------------------------------------
+# One axis after the other: "nearest" by indexing, the other modes as a product with a matrix with
+# few nonzero elements, whose gradient is the product with the transpose.
 
 NEAREST = ("nearest", "nearest-exact")
 
 
-def triangle(xp, x):
+def linear_kernel(xp, x):
     return xp.maximum(1 - xp.abs(x), 0)
 
 
-def cubic(xp, x, a):
+def cubic_kernel(xp, x, a):
     """R. Keys, "Cubic convolution interpolation for digital image processing", 1981."""
     x = xp.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
@@ -80,220 +103,338 @@ def cubic(xp, x, a):
     return xp.where(x <= 1, near, xp.where(x < 2, far, 0))
 
 
-def matrix(xp, n, m, mode, step, align_corners, antialias):
-    """(m, n): the shares of n elements in each of m, which are `step` apart."""
-    at, column = xp.arange(m)[:, None], xp.arange(n)
-    if mode in NEAREST:
-        return nearest(xp, n, m, mode, step)[:, None] == column
-    if mode == "area":
-        start, end = at * n // m, (at * n + n + m - 1) // m
-        return ((column >= start) & (column < end)) / (end - start)
-    reach = 1 if mode == "linear" else 2
-    if antialias:
-        wide = max(step, 1.0)
-        away = (column + 0.5 - step * (at + 0.5)) / wide
-        shares = triangle(xp, away) if mode == "linear" else cubic(xp, away, -0.5)
-        return shares / shares.sum(axis=1, keepdims=True)
-    place = at * step if align_corners else (at + 0.5) * step - 0.5
-    first = xp.floor(place)
-    shares = 0
-    for tap in range(1 - reach, 1 + reach):  # beyond an edge the edge is read
-        share = triangle(xp, place - first - tap) if mode == "linear" else cubic(xp, place - first - tap, -0.75)
-        shares = shares + share * (xp.clip(first + tap, 0, n - 1) == column)
-    return shares
+def nearest_indices(xp, n, m, mode, step):
+    """The index of the input element that each of `m` output elements takes.
 
-
-def nearest(xp, n, m, mode, step):
-    """Which of n elements each of m reads, in single precision, rounded where PyTorch rounds."""
-    at = xp.arange(m)
+    Computed in float32 and rounded where PyTorch rounds, so that both take the same elements.
+    """
+    i = xp.arange(m)
     if mode == "nearest":
-        at = at.astype("float32") * step
+        position = i.astype("float32") * step
     else:
         step = xp.full((), step, "float32").astype("float64")
-        at = xp.maximum(((at + 0.5) * step - 0.5).astype("float32"), 0) + 0.5
-    return xp.minimum(at.astype("int64"), n - 1)
+        position = xp.maximum(((i + 0.5) * step - 0.5).astype("float32"), 0) + 0.5
+    return xp.minimum(position.astype("int64"), n - 1)
 
 
-def along(xp, a, x, axis):
-    """The matrix `a` times an axis of `x`."""
-    m, n = a.shape
-    lead, rest = x.shape[:axis], x.shape[axis + 1:]
-    if not rest:
-        return xp.matmul(x.reshape(math.prod(lead), n), a.T).reshape(*lead, m)
-    return xp.matmul(a, x.reshape(math.prod(lead), n, math.prod(rest))).reshape(*lead, m, *rest)
+def area_weights(xp, n, m):
+    """(m, n): the mean of the input elements start <= column < end."""
+    i = xp.arange(m)[:, None]
+    column = xp.arange(n)
+    start = i * n // m
+    end = (i * n + n + m - 1) // m
+    return ((column >= start) & (column < end)) / (end - start)
 
 
-@op(precision="full")
-def interpolated(xp, input: Array, sizes, mode, steps, align_corners, antialias):
-    """The last axes in other `sizes`: "nearest", "nearest-exact", "linear", "cubic" or "area"."""
-    first, y, matrices = input.ndim - len(sizes), input, []
-    for axis, (m, step) in enumerate(zip(sizes, steps, strict=True), first):
-        a = matrix(xp, input.shape[axis], m, mode, step, align_corners, antialias).astype(input.dtype)
-        matrices.append((axis, a))
-        if mode in NEAREST:  # what is not read is not multiplied: it may be infinite
-            y = xp.take(y, nearest(xp, input.shape[axis], m, mode, step), axis=axis)
+def antialias_weights(xp, n, m, mode, step):
+    """(m, n): the kernel widened to the step between output elements, normalized to sum 1."""
+    i = xp.arange(m)[:, None]
+    column = xp.arange(n)
+    distance = (column + 0.5 - step * (i + 0.5)) / max(step, 1.0)
+    is_linear = mode == "linear"
+    weights = linear_kernel(xp, distance) if is_linear else cubic_kernel(xp, distance, -0.5)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def kernel_weights(xp, n, m, mode, step, align_corners):
+    """(m, n): the kernel around the position of each output element."""
+    i = xp.arange(m)[:, None]
+    column = xp.arange(n)
+    position = i * step if align_corners else (i + 0.5) * step - 0.5
+    first = xp.floor(position)
+    weights = 0
+    for tap in (0, 1) if mode == "linear" else (-1, 0, 1, 2):
+        distance = position - first - tap
+        if mode == "linear":
+            weight = linear_kernel(xp, distance)
         else:
-            y = along(xp, a, y, axis)
+            weight = cubic_kernel(xp, distance, -0.75)
+        index = xp.clip(first + tap, 0, n - 1)  # outside of the input: its edge element
+        weights = weights + weight * (index == column)
+    return weights
 
-    def back(dy):
-        for axis, a in matrices[::-1]:
-            dy = along(xp, a.T, dy, axis)
+
+def interpolation_matrix(xp, n, m, mode, step, align_corners, antialias):
+    """(m, n): the weight of each of `n` input elements in each of `m` output elements.
+
+    `step` is the distance of neighbouring output elements in the input.
+    """
+    if mode in NEAREST:
+        return nearest_indices(xp, n, m, mode, step)[:, None] == xp.arange(n)
+    if mode == "area":
+        return area_weights(xp, n, m)
+    if antialias:
+        return antialias_weights(xp, n, m, mode, step)
+    return kernel_weights(xp, n, m, mode, step, align_corners)
+
+
+def matmul_along_axis(xp, matrix, x, axis):
+    """The product of a matrix (m, n) with an axis of size n of `x`."""
+    m, n = matrix.shape
+    lead = x.shape[:axis]
+    rest = x.shape[axis + 1:]
+    if not rest:
+        return xp.matmul(x.reshape(math.prod(lead), n), matrix.T).reshape(*lead, m)
+    x = x.reshape(math.prod(lead), n, math.prod(rest))
+    return xp.matmul(matrix, x).reshape(*lead, m, *rest)
+
+
+@op(name="interpolate", precision="full")
+def resample(xp, input: Array, sizes, mode, steps, align_corners, antialias):
+    """The last axes of `input` resampled to `sizes`.
+
+    `mode` is "nearest", "nearest-exact", "linear", "cubic" or "area".
+    """
+    first = input.ndim - len(sizes)
+    y = input
+    matrices = []
+    for axis, (m, step) in enumerate(zip(sizes, steps, strict=True), first):
+        n = input.shape[axis]
+        matrix = interpolation_matrix(xp, n, m, mode, step, align_corners, antialias)
+        matrix = matrix.astype(input.dtype)
+        matrices.append((axis, matrix))
+        if mode in NEAREST:  # a product would spread infinities: 0 * inf is NaN
+            y = xp.take(y, nearest_indices(xp, n, m, mode, step), axis=axis)
+        else:
+            y = matmul_along_axis(xp, matrix, y, axis)
+
+    def input_grad(dy):
+        for axis, matrix in matrices[::-1]:
+            dy = matmul_along_axis(xp, matrix.T, dy, axis)
         return dy
 
-    return y, (back,)
+    return y, (input_grad,)
 
 
-MODES = {"nearest": None, "nearest-exact": None, "linear": 1, "bilinear": 2, "trilinear": 3, "bicubic": 2, "area": None}
-KERNELS = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
+DIMENSIONS = {  # spatial dimensions that a mode requires
+    "nearest": None,
+    "nearest-exact": None,
+    "area": None,
+    "linear": 1,
+    "bilinear": 2,
+    "bicubic": 2,
+    "trilinear": 3,
+}
+AXIS_MODES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
 
 
-@composed(full=True)
 def interpolate(input: Array, size: int | Sequence[int] | None = None,
                 scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
                 align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
                 antialias: bool = False) -> Array:
-    """(N, C, *space) in another `size` of space, or in `scale_factor` times its own, rounded down.
+    """Resize images, signals or volumes.
 
-    `mode` is "nearest", "nearest-exact", "area", "linear" (of one axis), "bilinear", "bicubic" (of two) or "trilinear"
-    (of three).  With `align_corners` the outermost elements stay outermost; with `antialias` ("bilinear", "bicubic")
-    fewer elements are weighted means of more.  A scale factor is taken as it is unless `recompute_scale_factor`.
+    Shapes: input (N, C, *space) with 1 to 3 spatial dimensions; output (N, C, *size), where `size`
+    is given, or ``floor(space * scale_factor)`` per spatial dimension.
+
+    `mode` is "nearest", "nearest-exact", "area" (the mean of the elements covered), "linear" (1
+    spatial dimension), "bilinear", "bicubic" (2) or "trilinear" (3).  With step = input size /
+    output size, output element i reads the input
+
+    ``at (i + 0.5) * step - 0.5``, or element ``floor(i * step)`` ("nearest") or
+    ``floor((i + 0.5) * step)`` ("nearest-exact")
+
+    With `align_corners` it reads at ``i * (input size - 1) / (output size - 1)``, so that the
+    corner elements stay at the corners.  For a given `scale_factor` the step is
+    ``1 / scale_factor``, unless `recompute_scale_factor` is true.  `antialias` ("bilinear" and
+    "bicubic") widens the kernel when it shrinks an image, so that all elements contribute.
+
+    Raises ValueError for a mode that does not match the input or the options, and for sizes that
+    are not positive.
+
+    >>> import numpy as np, gpuprop.functional as F
+    >>> x = np.array([[[0.0, 1.0, 2.0]]])
+    >>> F.interpolate(x, scale_factor=2)
+    array([[[0., 0., 1., 1., 2., 2.]]])
+    >>> F.interpolate(x, 5, mode="linear", align_corners=True)
+    array([[[0. , 0.5, 1. , 1.5, 2. ]]])
     """
+    check_mode(mode, input, align_corners, antialias)
     space = input.shape[2:]
-    _check_mode(mode, input, align_corners, antialias)
-    sizes, factors = _sizes(space, size, scale_factor, recompute_scale_factor)
+    sizes, factors = output_sizes(space, size, scale_factor, recompute_scale_factor)
     if not (math.prod(space) and math.prod(sizes)) or min(sizes) < 0:
-        raise ValueError(f"interpolate: input and output sizes must be at least 1, not {space} and {sizes}")
+        raise ValueError(f"interpolate: input size {space} and output size {tuple(sizes)} must be "
+                         f"positive")
+    axis_mode = AXIS_MODES.get(mode, mode)
+    steps = tuple(axis_step(n, m, factor, axis_mode, align_corners)
+                  for n, m, factor in zip(space, sizes, factors, strict=True))
+    return resample(input, tuple(sizes), axis_mode, steps, bool(align_corners), antialias)
+
+
+def axis_step(n: int, m: int, factor: float | None, mode: str, align_corners: bool | None) -> float:
+    """The distance in the input of neighbouring output elements along one axis."""
     if align_corners:
-        steps = [(n - 1) / (m - 1) if m > 1 else 0.0 for n, m in zip(space, sizes, strict=True)]
-    else:
-        whole = lambda n, m: n == m and KERNELS.get(mode, mode) == "linear"  # then PyTorch copies, whatever the factor
-        steps = [1 / f if f and not whole(n, m) else n / m for n, m, f in zip(space, sizes, factors, strict=True)]
-    return interpolated(input, tuple(sizes), KERNELS.get(mode, mode), tuple(steps), bool(align_corners), antialias)
+        return (n - 1) / (m - 1) if m > 1 else 0.0
+    is_copy = n == m and mode == "linear"  # PyTorch copies then, whatever the factor
+    return 1 / factor if factor and not is_copy else n / m
 
 
-def _check_mode(mode: str, input: Any, align_corners: bool | None, antialias: bool) -> None:
-    if mode not in MODES:
-        raise ValueError(f"interpolate: mode is {', '.join(map(repr, MODES))}, not {mode!r}")
-    if input.ndim not in (3, 4, 5) or MODES[mode] not in (None, input.ndim - 2):
-        wanted = f"{MODES[mode]}" if MODES[mode] else "1, 2 or 3"
-        raise ValueError(f"interpolate: input is (N, C, ...) with {wanted} more axes for mode {mode!r}, "
-                         f"not of shape {input.shape}")
+def check_mode(mode: str, input: Any, align_corners: bool | None, antialias: bool) -> None:
+    if mode not in DIMENSIONS:
+        raise ValueError(f"interpolate: mode must be one of {', '.join(map(repr, DIMENSIONS))}, "
+                         f"not {mode!r}")
+    required = DIMENSIONS[mode]
+    if input.ndim not in (3, 4, 5) or required not in (None, input.ndim - 2):
+        raise ValueError(f"interpolate: mode {mode!r} takes an input (N, C, *space) with "
+                         f"{required or '1 to 3'} spatial dimensions, not {input.shape}")
     if align_corners is not None and mode in (*NEAREST, "area"):
-        raise ValueError(f"interpolate: align_corners goes with linear, bilinear, bicubic and trilinear, not {mode!r}")
+        raise ValueError(f"interpolate: mode {mode!r} takes no align_corners: only linear, "
+                         f"bilinear, bicubic and trilinear do")
     if antialias and mode not in ("bilinear", "bicubic"):
-        raise ValueError(f"interpolate: antialias goes with 'bilinear' and 'bicubic', not {mode!r}")
+        raise ValueError(f"interpolate: antialias requires mode 'bilinear' or 'bicubic', "
+                         f"not {mode!r}")
 
 
-def _sizes(space: Any, size: Any, scale_factor: Any, recompute: bool | None) -> tuple[list[int], list[float | None]]:
-    """The sizes of the output, and the factors where they count more than the sizes."""
+def output_sizes(space: Sequence[int], size: Any, scale_factor: Any,
+                 recompute: bool | None) -> tuple[list[int], list[float | None]]:
+    """The output size of each axis, and the factor that determines its step, or None."""
     if (size is None) == (scale_factor is None):
-        raise ValueError(f"interpolate: give either size or scale_factor, not size={size}, scale_factor={scale_factor}")
+        raise ValueError(f"interpolate: give either size or scale_factor, not size={size}, "
+                         f"scale_factor={scale_factor}")
     name, given = ("size", size) if scale_factor is None else ("scale_factor", scale_factor)
-    given = list(given) if isinstance(given, Sequence) else [given] * len(space)
-    if len(given) != len(space):
-        raise ValueError(f"interpolate: {name} is one number or {len(space)}, not {given}")
+    values = list(given) if isinstance(given, Sequence) else [given] * len(space)
+    if len(values) != len(space):
+        raise ValueError(f"interpolate: {name} must be a number or a sequence of length "
+                         f"{len(space)}, not {given}")
     if name == "size":
         if recompute:
-            raise ValueError("interpolate: recompute_scale_factor goes with scale_factor, not with size")
-        return [operator.index(n) for n in given], [None] * len(space)
-    return [math.floor(n * f) for n, f in zip(space, given, strict=True)], [None if recompute else f for f in given]
+            raise ValueError("interpolate: recompute_scale_factor requires scale_factor, not size")
+        return [operator.index(n) for n in values], [None] * len(space)
+    sizes = [math.floor(n * factor) for n, factor in zip(space, values, strict=True)]
+    return sizes, [None if recompute else factor for factor in values]
 
 
 def upsample(input: Array, size: int | Sequence[int] | None = None,
              scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
              align_corners: bool | None = None) -> Array:
-    """PyTorch's first name for `interpolate`."""
+    """`interpolate` under PyTorch's older name."""
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
-# ---- sampling at places ---------------------------------------------------------------------------------------------
+# ---- sampling on a grid --------------------------------------------------------------------------
 
 
 @composed(full=True)
 def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = None) -> Array:
-    """The places for `grid_sample` that a map (N, d, d + 1) sends an output (N, C, *size) to: (N, *size, d)."""
+    """The grid for `grid_sample` that applies an affine map to images.
+
+    ``grid[n, i, j] = theta[n] @ (x, y, 1)``, where x and y are the normalized coordinates of the
+    output element (i, j)
+
+    Shapes: theta (N, 2, 3) for `size` (N, C, H, W), output (N, H, W, 2); or theta (N, 3, 4) for
+    `size` (N, C, D, H, W), output (N, D, H, W, 3).  With `align_corners` the coordinates -1 and 1
+    are the centres of the corner elements, otherwise their outer edges.
+    """
     d = len(size) - 2
     if d not in (2, 3) or theta.shape != (size[0], d, d + 1):
-        raise ValueError(f"affine_grid: theta is (N, 2, 3) for size (N, C, H, W), or (N, 3, 4) for (N, C, D, H, W), "
-                         f"not {theta.shape} for {tuple(size)}")
-    xp, space = namespace(raw(theta)), tuple(size[2:])
-    axes = []
-    for i, n in enumerate(space):
-        centres = xp.arange(n) * (2.0 / max(n - 1, 1)) - 1 if align_corners else (xp.arange(n) * 2.0 + 1) / n - 1
-        centres = centres * (n > 1)
-        axes.append(xp.broadcast_to(centres.reshape(-1, *(1,) * (d - 1 - i)), space))
-    base = xp.stack([*axes[::-1], xp.ones(space)], axis=-1).reshape(math.prod(space), d + 1).astype(theta.dtype)
-    return matmul(base, theta.swapaxes(1, 2)).reshape(size[0], *space, d)
+        raise ValueError(f"affine_grid: theta must be (N, 2, 3) for size (N, C, H, W), or "
+                         f"(N, 3, 4) for (N, C, D, H, W), not {theta.shape} for {tuple(size)}")
+    xp = namespace(raw(theta))
+    space = tuple(size[2:])
+    coordinates = []
+    for axis, n in enumerate(space):
+        centres = normalized_centres(xp, n, align_corners)
+        centres = centres.reshape(-1, *(1,) * (d - 1 - axis))
+        coordinates.append(xp.broadcast_to(centres, space))
+    points = xp.stack([*coordinates[::-1], xp.ones(space)], axis=-1)
+    points = points.reshape(math.prod(space), d + 1).astype(theta.dtype)
+    return matmul(points, theta.swapaxes(1, 2)).reshape(size[0], *space, d)
+
+
+def normalized_centres(xp: Any, n: int, align_corners: bool | None) -> Any:
+    """The centres of `n` elements in [-1, 1]; that of a single one is 0."""
+    if align_corners:
+        centres = xp.arange(n) * (2.0 / max(n - 1, 1)) - 1
+    else:
+        centres = (xp.arange(n) * 2.0 + 1) / n - 1
+    return centres * (n > 1)
 
 
 @composed(full=True)
 def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode: str = "zeros",
                 align_corners: bool | None = None) -> Array:
-    """(N, C, *space) at the places `grid` (N, *out, d), d = 2 or 3, each from -1 to 1 and the last axis first.
+    """Sample images or volumes at the points of a grid.
 
-    `mode` is "bilinear", "nearest" or, for d = 2, "bicubic"; beyond the edges are "zeros", the "border" or, by
-    `padding_mode`, its "reflection".  With `align_corners` -1 and 1 are the centres of the outermost elements, else
-    their outer edges.
+    Shapes: input (N, C, H, W) and grid (N, H_out, W_out, 2), output (N, C, H_out, W_out); or input
+    (N, C, D, H, W) and grid (N, D_out, H_out, W_out, 3), output (N, C, D_out, H_out, W_out).
+
+    A point is (x, y) or (x, y, z), the last axis of the input first, with coordinates from -1 to 1.
+    With `align_corners` -1 and 1 are the centres of the corner elements, otherwise their outer
+    edges.  `mode` is "bilinear" (in volumes trilinear), "nearest" or, for images, "bicubic".
+    Outside of the input, `padding_mode` "zeros" reads 0, "border" the nearest edge element, and
+    "reflection" the elements mirrored at the edges.
+
+    Raises ValueError for shapes that do not match and TypeError for different dtypes.
     """
-    _check_grid(input, grid, mode, padding_mode)
-    n, c, *space = input.shape
-    out, d = grid.shape[1:-1], len(space)
-    places = [grid[..., d - 1 - i].reshape(n, math.prod(out)) for i in range(d)]
-    places = [(p + 1) * ((s - 1) / 2) if align_corners else ((p + 1) * s - 1) / 2
-              for p, s in zip(places, space, strict=True)]
-    inside = functools.partial(_inside, padding_mode, bool(align_corners))
-    if mode != "bicubic":
-        places = [inside(p, s) for p, s in zip(places, space, strict=True)]
-    flat = input.reshape(n, c, math.prod(space))
+    check_grid(input, grid, mode, padding_mode)
+    align_corners = bool(align_corners)
+    batch, channels, *space = input.shape
+    out = grid.shape[1:-1]
+    d = len(space)
+    coordinates = []
+    for axis, n in enumerate(space):
+        x = grid[..., d - 1 - axis].reshape(batch, math.prod(out))
+        x = (x + 1) * ((n - 1) / 2) if align_corners else ((x + 1) * n - 1) / 2
+        if mode != "bicubic":  # it handles the taps instead
+            x = apply_padding_mode(padding_mode, align_corners, x, n)
+        coordinates.append(x)
+
+    flat = input.reshape(batch, channels, math.prod(space))
     total: Any = 0
-    for corner in itertools.product(*(_taps(mode, p) for p in places)):
+    for corner in itertools.product(*(taps(mode, x) for x in coordinates)):
         index: Any = 0
         weight: Any = None
-        for (at, share), s in zip(corner, space, strict=True):
-            at = inside(at, s) if mode == "bicubic" else at
-            valid = (at >= 0) & (at <= s - 1)
-            share = valid.astype(input.dtype) * share
-            weight = share if weight is None else weight * share
-            index = index * s + clip(where(valid, at, 0), 0, s - 1).astype("int64")
+        for (x, tap_weight), n in zip(corner, space, strict=True):
+            if mode == "bicubic":
+                x = apply_padding_mode(padding_mode, align_corners, x, n)
+            is_inside = (x >= 0) & (x <= n - 1)
+            tap_weight = is_inside.astype(input.dtype) * tap_weight
+            weight = tap_weight if weight is None else weight * tap_weight
+            index = index * n + clip(where(is_inside, x, 0), 0, n - 1).astype("int64")
         total = total + take_along_axis(flat, index[:, None], 2) * weight[:, None]
-    return total.reshape(n, c, *out)
+    return total.reshape(batch, channels, *out)
 
 
-def _check_grid(input: Any, grid: Any, mode: str, padding_mode: str) -> None:
+def check_grid(input: Any, grid: Any, mode: str, padding_mode: str) -> None:
     if mode not in ("bilinear", "nearest", "bicubic"):
-        raise ValueError(f"grid_sample: mode is 'bilinear', 'nearest' or 'bicubic', not {mode!r}")
+        raise ValueError(f"grid_sample: mode must be 'bilinear', 'nearest' or 'bicubic', "
+                         f"not {mode!r}")
     if padding_mode not in ("zeros", "border", "reflection"):
-        raise ValueError(f"grid_sample: padding_mode is 'zeros', 'border' or 'reflection', not {padding_mode!r}")
+        raise ValueError(f"grid_sample: padding_mode must be 'zeros', 'border' or 'reflection', "
+                         f"not {padding_mode!r}")
     d = input.ndim - 2
-    if d not in (2, 3) or grid.ndim != input.ndim or grid.shape[0] != input.shape[0] or grid.shape[-1] != d:
-        raise ValueError(f"grid_sample: input (N, C, *space) and grid (N, *out, d), d = 2 or 3 axes of space, "
-                         f"do not go together in {input.shape} and {grid.shape}")
+    same_batch = grid.ndim == input.ndim and grid.shape[0] == input.shape[0]
+    if d not in (2, 3) or not same_batch or grid.shape[-1] != d:
+        raise ValueError(f"grid_sample: expected input (N, C, H, W) and grid (N, H_out, W_out, 2), "
+                         f"or input (N, C, D, H, W) and grid (N, D_out, H_out, W_out, 3), "
+                         f"not {input.shape} and {grid.shape}")
     if mode == "bicubic" and d != 2:
-        raise ValueError(f"grid_sample: mode 'bicubic' is of 2 axes of space, and input {input.shape} has {d}")
+        raise ValueError(f"grid_sample: mode 'bicubic' takes an input (N, C, H, W), "
+                         f"not {input.shape}")
     if not math.prod(input.shape[2:]):
-        raise ValueError(f"grid_sample: input {input.shape} has nothing to read")
+        raise ValueError(f"grid_sample: input {input.shape} must have a positive size")
     if input.dtype != grid.dtype:
         raise TypeError(f"grid_sample: input is {input.dtype.name} and grid {grid.dtype.name}: use "
                         f"grid.astype({input.dtype.name!r})")
 
 
-def _inside(padding_mode: str, align_corners: bool, at: Any, n: int) -> Any:
-    """Places brought back between the edges, unless there are zeros beyond."""
+def apply_padding_mode(padding_mode: str, align_corners: bool, x: Any, n: int) -> Any:
+    """Coordinates moved into an axis of size `n`; those of "zeros" are left outside."""
     if padding_mode == "zeros":
-        return at
+        return x
     if padding_mode == "reflection":
         low, span = (0.0, n - 1) if align_corners else (-0.5, n)
-        away = remainder(at - low, 2 * span) if span else at * 0
-        at = minimum(away, 2 * span - away) + low
-    return clip(at, 0, n - 1)
+        distance = remainder(x - low, 2 * span) if span else x * 0
+        x = minimum(distance, 2 * span - distance) + low
+    return clip(x, 0, n - 1)
 
 
-def _taps(mode: str, place: Any) -> list[tuple[Any, Any]]:
-    """The elements that a place reads along one axis, and their shares."""
+def taps(mode: str, x: Any) -> list[tuple[Any, Any]]:
+    """The elements that are read for coordinates along one axis, and their weights."""
     if mode == "nearest":
-        return [(round(place), 1.0)]
-    first = floor(place)
+        return [(round(x), 1.0)]
+    first = floor(x)
     if mode == "bilinear":
-        return [(first, first + 1 - place), (first + 1, place - first)]
-    xp = namespace(place)
-    return [(first + tap, cubic(xp, place - first - tap, -0.75)) for tap in (-1, 0, 1, 2)]
+        return [(first, first + 1 - x), (first + 1, x - first)]
+    xp = namespace(x)
+    return [(first + tap, cubic_kernel(xp, x - first - tap, -0.75)) for tap in (-1, 0, 1, 2)]

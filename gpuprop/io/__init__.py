@@ -1,4 +1,4 @@
-"""Files: states of models, optimizers and runs as npz or safetensors; no file of gpuprop holds a pickle."""
+"""Saving states of models, optimizers and runs as npz or safetensors files, without pickles."""
 
 from gpuprop.io._files import replacing
 from gpuprop.io._state import load, save

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from typing import IO
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
-    """A new file that takes the place of `path` once all is written; after an error the old one is as it was.
+    """Open a temporary file that replaces `path` once the block ends without an error.
 
-    Folders on the way are made.
+    After an error an existing file is unchanged.  Missing parent folders are created.
+
+    >>> import tempfile
+    >>> from gpuprop.io import replacing
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with replacing(f"{folder}/notes.txt") as file:
+    ...         _ = file.write("all or nothing")
+    ...     open(f"{folder}/notes.txt").read()
+    'all or nothing'
     """
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -26,5 +34,6 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            error.add_note(f"while writing {target}: no part of it was written; a file that was there is as it was")
+            error.add_note(f"while writing {target}: nothing was written; an existing file is "
+                           f"unchanged")
         raise

@@ -1,4 +1,4 @@
-"""NumPy's own format: a zip archive with an npy file for each array."""
+"""NumPy's npz format: a zip archive with one npy file for each array."""
 
 from __future__ import annotations
 
@@ -12,32 +12,47 @@ from numpy.lib import format as npy
 
 from gpuprop._core.dtypes import extension_dtype, is_extension
 
-TEXT, TYPES = "__metadata__", "__types__"  # arrays that hold a text: what came with the arrays; their foreign types
+# names of string arrays: the metadata, and as JSON the extension dtypes, such as bfloat16, by name
+METADATA = "__metadata__"
+EXTENSION_DTYPES = "__types__"
 
 
-def write(file: IO[bytes], arrays: dict[str, np.ndarray], text: str | None) -> None:
-    """Write arrays, those of foreign types as float32, and a text."""
-    types = {name: array.dtype.name for name, array in arrays.items() if is_extension(array.dtype)}
-    texts = {TEXT: text, TYPES: json.dumps(types) if types else None}
-    extra = {name: np.array(text) for name, text in texts.items() if text is not None}
+def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) -> None:
+    """Write arrays and metadata; arrays of extension dtypes are stored as float32."""
+    extensions = {n: a.dtype.name for n, a in arrays.items() if is_extension(a.dtype)}
+    entries = {n: a.astype("float32") if n in extensions else a for n, a in arrays.items()}
+    if metadata is not None:
+        entries[METADATA] = np.array(metadata)
+    if extensions:
+        entries[EXTENSION_DTYPES] = np.array(json.dumps(extensions))
     with zipfile.ZipFile(file, "w") as archive:
-        for name, array in {**arrays, **extra}.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:  # dated 1980, not now
-                npy.write_array(entry, array.astype("float32") if name in types else array, allow_pickle=False)
+        for name, array in entries.items():
+            info = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date: equal states, equal files
+            with archive.open(info, "w", force_zip64=True) as entry:
+                npy.write_array(entry, array, allow_pickle=False)
 
 
 def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
-    """Arrays by name, and the text."""
-    with zipfile.ZipFile(file) as archive:  # its `read` compares checksums, and a damaged array is never looked at
-        arrays = {name.removesuffix(".npy"): _native(npy.read_array(io.BytesIO(archive.read(name)), allow_pickle=False))
-                  for name in archive.namelist()}
-    text, types = (str(arrays.pop(name)) if name in arrays else None for name in (TEXT, TYPES))
-    for name, kind in json.loads(types or "{}").items():
-        dtype = extension_dtype(kind)
-        arrays[name] = arrays[name] if dtype is None else arrays[name].astype(dtype)
-    return arrays, text
+    """The arrays by name, and the metadata."""
+    arrays = {}
+    with zipfile.ZipFile(file) as archive:
+        for name in archive.namelist():
+            data = archive.read(name)  # compares the checksum before the array is used
+            array = npy.read_array(io.BytesIO(data), allow_pickle=False)
+            arrays[name.removesuffix(".npy")] = _native(array)
+    metadata = _pop_string(arrays, METADATA)
+    extensions = json.loads(_pop_string(arrays, EXTENSION_DTYPES) or "{}")
+    for name, dtype_name in extensions.items():
+        dtype = extension_dtype(dtype_name)
+        if dtype is not None:
+            arrays[name] = arrays[name].astype(dtype)
+    return arrays, metadata
+
+
+def _pop_string(arrays: dict[str, np.ndarray], name: str) -> str | None:
+    return str(arrays.pop(name)) if name in arrays else None
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In this machine's order of bytes, the only one that devices know."""
+    """In this machine's byte order, the only one that devices support."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -1,7 +1,7 @@
-"""The safetensors format: the length of a header, a JSON header, and the bytes of all arrays, little-endian.
+"""The safetensors format: the length of a header, a JSON header, and the arrays, little-endian.
 
-Written out, since the format takes no more than a page and NumPy is to stay the only requirement; tests hold it against
-the library safetensors, in both directions.
+The format is implemented here because it is small and NumPy is the only requirement of gpuprop.
+The tests compare it with the safetensors package in both directions.
 https://huggingface.co/docs/safetensors
 """
 
@@ -17,66 +17,84 @@ import numpy as np
 
 from gpuprop._core.dtypes import extension_dtype
 
-TEXT = "__metadata__"  # the entry of the header that is no array
-TYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
-         "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
-         "C64": "complex64"}
-SHORT = {name: short for short, name in TYPES.items()}
+METADATA = "__metadata__"  # the only entry of the header that is not an array
+DTYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
+          "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
+          "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
+CODES = {name: code for code, name in DTYPES.items()}
 
 
-def write(file: IO[bytes], arrays: dict[str, np.ndarray], text: str | None) -> None:
-    """Write arrays, those of wide types first, so that all are aligned, and a text.
+def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) -> None:
+    """Write arrays and metadata.
 
-    Raises TypeError for types that the format has not.
+    Arrays of larger item sizes come first, so that all are aligned.  Raises TypeError for dtypes
+    that the format does not have.
     """
-    header: dict[str, Any] = {} if text is None else {TEXT: {"gpuprop": text}}
+    header: dict[str, Any] = {}
+    if metadata is not None:
+        header[METADATA] = {"gpuprop": metadata}
     for name, array in arrays.items():
-        if array.dtype.name not in SHORT:
-            raise TypeError(f"{name!r} is of type {array.dtype}, which safetensors lacks: convert it, or save as .npz")
-        header[name] = {"dtype": SHORT[array.dtype.name], "shape": array.shape}
-    order, end = sorted(arrays, key=lambda name: -arrays[name].itemsize), 0
+        if array.dtype.name not in CODES:
+            raise TypeError(f"{name!r} has dtype {array.dtype}, which safetensors does not "
+                            f"support: convert it, or save as .npz")
+        header[name] = {"dtype": CODES[array.dtype.name], "shape": array.shape}
+    order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
+    end = 0
     for name in order:
-        header[name]["data_offsets"] = end, end + arrays[name].nbytes
+        begin = end
         end += arrays[name].nbytes
+        header[name]["data_offsets"] = begin, end
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     file.write(len(head).to_bytes(8, "little") + head)
     for name in order:
         array = arrays[name]
-        little = array if array.dtype.name == "bfloat16" else array.astype(array.dtype.newbyteorder("<"), copy=False)
-        file.write(little.reshape(-1).view("uint8").data)
+        if array.dtype.name != "bfloat16":  # which has no byte order in NumPy
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        file.write(array.reshape(-1).view("uint8").data)
 
 
 def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
-    """Arrays by name, each in memory of its own, and the text; every byte of the file must belong to something."""
-    length = int.from_bytes(file.read(8), "little")
-    size = os.fstat(file.fileno()).st_size - 8 - length
+    """The arrays by name, each in its own memory, and the metadata.
+
+    Raises ValueError if the arrays do not cover every byte after the header exactly once.
+    """
+    header_size = int.from_bytes(file.read(8), "little")
+    available = os.fstat(file.fileno()).st_size - 8
+    size = available - header_size
     if size < 0:
-        raise ValueError(f"its header should have {length} bytes, and {max(size + length, 0)} are there")
-    header = json.loads(file.read(length))
-    text = header.pop(TEXT, {}).get("gpuprop")
+        raise ValueError(f"the header should have {header_size} bytes, found {max(available, 0)}")
+    header = json.loads(file.read(header_size))
+    metadata = header.pop(METADATA, {}).get("gpuprop")
     arrays: dict[str, Any] = dict.fromkeys(header)
-    place = 0
+    position = 0
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
         begin, end = header[name]["data_offsets"]
-        shape, kind = header[name]["shape"], header[name]["dtype"]
-        if kind not in TYPES:
-            raise ValueError(f"{name!r} is of a type unknown here, {kind!r}")
-        dtype = np.dtype("<u2") if kind == "BF16" else np.dtype(TYPES[kind]).newbyteorder("<")
-        if begin != place or end - begin != math.prod(shape) * dtype.itemsize or end > size:
-            raise ValueError(f"{name!r}, of shape {shape} and type {kind}, is not at bytes {begin} to {end} of {size}")
+        shape = header[name]["shape"]
+        code = header[name]["dtype"]
+        if code not in DTYPES:
+            raise ValueError(f"{name!r} has unknown dtype {code!r}")
+        dtype = np.dtype("<u2") if code == "BF16" else np.dtype(DTYPES[code]).newbyteorder("<")
+        if begin != position or end - begin != math.prod(shape) * dtype.itemsize or end > size:
+            raise ValueError(f"{name!r} of shape {shape} and dtype {code} does not match its bytes "
+                             f"{begin} to {end} of {size}")
         data = np.empty(end - begin, "uint8")
         file.readinto(data.data)
         array = data.view(dtype).reshape(shape)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        arrays[name] = _bfloat16(native) if kind == "BF16" else native
-        place = end
-    if place != size:
-        raise ValueError(f"of {size} bytes, {size - place} belong to no array")
-    return arrays, text
+        arrays[name] = _bfloat16(native) if code == "BF16" else native
+        position = end
+    if position != size:
+        raise ValueError(f"{size - position} of {size} bytes belong to no array")
+    return arrays, metadata
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The numbers with these 16 bits, or, where there is no such type, in float32, whose first half they are."""
+    """The bfloat16 numbers with these bits, as float32 if there is no such dtype.
+
+    The bits of a bfloat16 are the upper half of those of the equal float32.
+    """
     dtype = extension_dtype("bfloat16")
-    return bits.view(dtype) if dtype is not None else (bits.astype("uint32") << 16).view("float32")
+    if dtype is not None:
+        return bits.view(dtype)
+    return (bits.astype("uint32") << 16).view("float32")

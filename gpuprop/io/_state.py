@@ -1,4 +1,7 @@
-"""A state, nested dicts of arrays and plain values, in a file: arrays by name, and JSON for what these do not say."""
+"""Saving and loading states: nested dicts of arrays and plain values.
+
+A file holds the arrays by name, and as metadata the structure and the plain values in JSON.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,33 @@ from gpuprop.io import _safetensors as safetensors
 from gpuprop.io._files import replacing
 
 FORMATS: dict[str, ModuleType] = {".npz": npz, ".safetensors": safetensors}
-RESERVED = (npz.TEXT, npz.TYPES, safetensors.TEXT)
-PYTORCH = (".pt", ".pth", ".bin", ".ckpt")
+RESERVED_NAMES = (npz.METADATA, npz.EXTENSION_DTYPES, safetensors.METADATA)
+PYTORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def save(path: str | os.PathLike, state: Mapping) -> None:
-    """Write a state, such as ``model.state_dict()``, to a ``.npz`` or ``.safetensors`` file, whole or not at all.
+    """Write a state, such as ``model.state_dict()``, to a ``.npz`` or ``.safetensors`` file.
 
-    Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples of them.  A flat dict
-    of arrays makes the file that other libraries make of it.  Raises TypeError for other values, before it writes.
+    Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples
+    of them.  A flat dict of arrays makes the same file as other libraries.  The file is written
+    completely or not at all.  Raises TypeError for other values, before anything is written.
+
+    >>> import tempfile
+    >>> import gpuprop
+    >>> from gpuprop import nn
+    >>> model = nn.Linear(2, 3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     gpuprop.save(f"{folder}/model.npz", {"model": model.state_dict(), "epoch": 5})
+    ...     state = gpuprop.load(f"{folder}/model.npz")
+    >>> state["epoch"], state["model"]["weight"].shape
+    (5, (3, 2))
     """
     if isinstance(path, Mapping):
         raise TypeError("save(path, state): the path comes first, as in numpy.save")
     form = _format(path)
     if not isinstance(state, Mapping):
-        hint = ": give its state_dict()" * hasattr(state, "state_dict")
-        raise TypeError(f"a state is a dict, not {type(state).__name__}{hint}")
+        hint = ": pass its state_dict()" if hasattr(state, "state_dict") else ""
+        raise TypeError(f"a state must be a dict, not {type(state).__name__}{hint}")
     arrays: dict[str, np.ndarray] = {}
     tree = _pack(state, "", arrays)
     flat = all(isinstance(entry, dict) and entry.get("array") == key for key, entry in tree["dict"])
@@ -42,73 +56,88 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """What `save` or another library wrote, with NumPy's arrays: ``model.load_state_dict(gpuprop.load(path))``.
+    """Read a state that `save` or another library wrote; arrays are NumPy's.
 
-    bfloat16 comes as float32 where ml_dtypes is not installed.  Raises ValueError for files that are damaged, hold
-    pickles or are of another format.
+    bfloat16 becomes float32 if ml_dtypes is not installed.  Raises ValueError if the file is
+    damaged, holds pickles or has another format.  ``model.load_state_dict(gpuprop.load(path))``
+    loads a model.
     """
     form = _format(path)
     with open(path, "rb") as file:
         try:
-            arrays, text = form.read(file)
-            return arrays if text is None else _unpack(json.loads(text), arrays)
+            arrays, metadata = form.read(file)
+            return arrays if metadata is None else _unpack(json.loads(metadata), arrays)
         except MemoryError:
             raise
         except Exception as e:
             reason = e if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-            raise ValueError(f"{os.fspath(path)!r} is no whole {Path(path).suffix} file of arrays: {reason}") from e
+            raise ValueError(f"{os.fspath(path)!r} is not a valid {Path(path).suffix} file: "
+                             f"{reason}") from e
 
 
 def _format(path: str | os.PathLike) -> Any:
     suffix = Path(path).suffix
     if suffix not in FORMATS:
-        hint = ": PyTorch's files are pickles, which can run any code; convert it by safetensors.torch.save_file first"
-        raise ValueError(f"a state is in a .npz or .safetensors file, and {os.fspath(path)!r} is named otherwise"
-                         + hint * (suffix in PYTORCH))
+        hint = ""
+        if suffix in PYTORCH_SUFFIXES:
+            hint = (": PyTorch's files are pickles, which can run any code; convert it with "
+                    "safetensors.torch.save_file")
+        raise ValueError(f"a state file must end in .npz or .safetensors, but the path is "
+                         f"{os.fspath(path)!r}{hint}")
     return FORMATS[suffix]
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` for JSON: a container is {its kind: entries}, an array {"array": its name}, and goes to `arrays`."""
+    """`value` for JSON; its arrays are added to `arrays`.
+
+    A container becomes {type: entries}, an array {"array": name}.
+    """
     if isinstance(value, np.generic) and value.dtype.kind in "biufU":
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    inside = lambda key, entry: _pack(entry, f"{name}.{key}" if name else f"{key}", arrays)
+
+    def pack_entry(key: Any, entry: Any) -> Any:
+        return _pack(entry, f"{name}.{key}" if name else f"{key}", arrays)
+
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str | int):
-                raise TypeError(f"{_where(name)} has the key {key!r}, and keys are strings or integers")
-        return {"dict": [[key, inside(key, entry)] for key, entry in value.items()]}
+                raise TypeError(f"{_entry(name)} has the key {key!r}: keys must be strings or "
+                                f"integers")
+        return {"dict": [[key, pack_entry(key, entry)] for key, entry in value.items()]}
     if isinstance(value, list | tuple):
-        return {"list" if isinstance(value, list) else "tuple": [inside(i, entry) for i, entry in enumerate(value)]}
-    array = _on_host(value)
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [pack_entry(i, entry) for i, entry in enumerate(value)]}
+    array = _host_array(value)
     if array is None or array.dtype.hasobject:
-        kind = type(value).__name__ + " of Python objects" * (array is not None)
-        raise TypeError(f"{_where(name)} is {kind}: a file holds arrays, numbers, strings, None, and dicts, lists and "
-                        f"tuples of them")
-    while name in arrays or name in RESERVED:
+        found = type(value).__name__
+        if array is not None:
+            found += " of Python objects"
+        raise TypeError(f"cannot save {_entry(name)}, {found}: a state may hold arrays, numbers, "
+                        f"strings, None, and dicts, lists and tuples of them")
+    while name in arrays or name in RESERVED_NAMES:
         name += "_"
     arrays[name] = array
     return {"array": name}
 
 
-def _on_host(value: Any) -> np.ndarray | None:
+def _host_array(value: Any) -> np.ndarray | None:
     if isinstance(value, np.ndarray | np.generic):
         return get_backend("numpy").asarray(value)  # no copy
     return asnumpy(value) if hasattr(value, "shape") else None
 
 
-def _where(name: str) -> str:
+def _entry(name: str) -> str:
     return f"state entry {name!r}" if name else "the state"
 
 
 def _unpack(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     if not isinstance(tree, dict):
         return tree
-    (kind, inside), = tree.items()
+    (kind, content), = tree.items()
     if kind == "array":
-        return arrays[inside]
+        return arrays[content]
     if kind == "dict":
-        return {key: _unpack(entry, arrays) for key, entry in inside}
-    return {"list": list, "tuple": tuple}[kind](_unpack(entry, arrays) for entry in inside)
+        return {key: _unpack(entry, arrays) for key, entry in content}
+    return {"list": list, "tuple": tuple}[kind](_unpack(entry, arrays) for entry in content)

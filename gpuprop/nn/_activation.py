@@ -1,4 +1,4 @@
-"""Activations: see the function of the same name in `gpuprop.functional`, whose options these take."""
+"""Activations.  Most are layers of the function of `gpuprop.functional` with the same options."""
 
 from __future__ import annotations
 
@@ -7,40 +7,51 @@ from typing import Any
 import gpuprop.functional as F
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._function import Function
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new
+from gpuprop.nn._module import Module, new_tensor
 
 
 class Threshold(Function):
     function = staticmethod(F.threshold)
+    threshold: float
+    value: float
+    inplace: bool = False
 
 
 class ReLU(Function):
     function = staticmethod(F.relu)
+    inplace: bool = False
 
 
 class ReLU6(Function):
     function = staticmethod(F.relu6)
+    inplace: bool = False
 
 
 class Hardtanh(Function):
     function = staticmethod(F.hardtanh)
+    min_val: float = -1.0
+    max_val: float = 1.0
+    inplace: bool = False
 
 
 class Hardswish(Function):
     function = staticmethod(F.hardswish)
+    inplace: bool = False
 
 
 class Hardsigmoid(Function):
     function = staticmethod(F.hardsigmoid)
+    inplace: bool = False
 
 
 class Hardshrink(Function):
     function = staticmethod(F.hardshrink)
+    lambd: float = 0.5
 
 
 class Softshrink(Function):
     function = staticmethod(F.softshrink)
+    lambd: float = 0.5
 
 
 class Tanhshrink(Function):
@@ -49,34 +60,45 @@ class Tanhshrink(Function):
 
 class ELU(Function):
     function = staticmethod(F.elu)
+    alpha: float = 1.0
+    inplace: bool = False
 
 
 class SELU(Function):
     function = staticmethod(F.selu)
+    inplace: bool = False
 
 
 class CELU(Function):
     function = staticmethod(F.celu)
+    alpha: float = 1.0
+    inplace: bool = False
 
 
 class LeakyReLU(Function):
     function = staticmethod(F.leaky_relu)
+    negative_slope: float = 0.01
+    inplace: bool = False
 
 
 class GLU(Function):
     function = staticmethod(F.glu)
+    dim: int = -1
 
 
 class GELU(Function):
     function = staticmethod(F.gelu)
+    approximate: str = "none"
 
 
 class SiLU(Function):
     function = staticmethod(F.silu)
+    inplace: bool = False
 
 
 class Mish(Function):
     function = staticmethod(F.mish)
+    inplace: bool = False
 
 
 class Sigmoid(Function):
@@ -93,6 +115,8 @@ class Tanh(Function):
 
 class Softplus(Function):
     function = staticmethod(F.softplus)
+    beta: float = 1.0
+    threshold: float = 20.0
 
 
 class Softsign(Function):
@@ -101,41 +125,56 @@ class Softsign(Function):
 
 class Softmax(Function):
     function = staticmethod(F.softmax)
+    dim: int | None = None
 
 
 class Softmax2d(Module):
-    """Shares of the channels of (N, C, H, W) or (C, H, W) at each place."""
+    """Softmax over the channels of (N, C, H, W) or (C, H, W), at every spatial position."""
 
     def forward(self, input: Any) -> Any:
         if input.ndim not in (3, 4):
-            raise ValueError(f"Softmax2d: input is (N, C, H, W) or (C, H, W), not of shape {input.shape}")
+            raise ValueError(
+                f"Softmax2d: expected input (N, C, H, W) or (C, H, W), got {input.shape}")
         return F.softmax(input, -3)
 
 
 class Softmin(Function):
     function = staticmethod(F.softmin)
+    dim: int | None = None
 
 
 class LogSoftmax(Function):
     function = staticmethod(F.log_softmax)
+    dim: int | None = None
 
 
 class RReLU(Function):
-    """Leaky, with a slope drawn between `lower` and `upper` for every element in training, and their mean in use."""
+    """Leaky ReLU with a random slope: ``max(x, 0) + slope * min(x, 0)``
+
+    In training the slope of every element is uniform in [`lower`, `upper`]; in eval mode it is
+    (lower + upper) / 2.  B. Xu et al., 2015.
+    """
 
     function = staticmethod(F.rrelu)
+    lower: float = 1 / 8
+    upper: float = 1 / 3
+    inplace: bool = False
 
     def forward(self, input: Any) -> Any:
-        return F.rrelu(input, **self.options(), training=self.training)
+        return F.rrelu(input, **self._options(), training=self.training)
 
 
 class PReLU(Module):
-    """Leaky, with a learnt slope for all channels or for each: `weight` is (num_parameters,)."""
+    """Leaky ReLU with a learned slope: ``max(x, 0) + weight * min(x, 0)``
+
+    `weight` is (num_parameters,): one slope for all elements, or one for each of the channels of
+    (N, C, ...).  It starts as `init`.  K. He et al., ICCV 2015.
+    """
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: str | None = None,
                  dtype: Any = None) -> None:
         self.num_parameters = num_parameters
-        self.weight = Parameter(new((num_parameters,), device, dtype, value=init))
+        self.weight = Parameter(new_tensor((num_parameters,), device, dtype, value=init))
 
     def forward(self, input: Any) -> Any:
         return F.prelu(input, self.weight)

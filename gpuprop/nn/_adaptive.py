@@ -1,4 +1,4 @@
-"""Adaptive softmax: classes that are rare share a class of the others, and are told apart with fewer features."""
+"""Adaptive softmax: rare classes are grouped in clusters that use fewer features."""
 
 from __future__ import annotations
 
@@ -17,73 +17,93 @@ from gpuprop.nn._linear import Linear
 from gpuprop.nn._module import Module
 from gpuprop.random import Generator
 
-ELSEWHERE = -100  # the label of a sample in a cluster that it is not of
+IGNORED = -100  # in a cluster, the label of a sample of another cluster
 
 
 class AdaptiveOutput(NamedTuple):
-    """The log-probability of each sample's label, and the mean of them, negated."""
+    """`output`: the log-probability of each sample's label; `loss`: minus their mean."""
 
     output: Any
     loss: Any
 
 
 class AdaptiveLogSoftmaxWithLoss(Module):
-    """The loss of (N, in_features) and labels (N,), or one sample, with classes sorted from the most frequent on.
+    """Cross entropy loss over many classes, sorted from the most to the least frequent.
 
-    The classes below the first of `cutoffs`, and one for each cluster that the cutoffs begin, are the `head`'s; cluster
-    i is told apart by ``tail[i]``, from in_features / div_value**(i + 1) features.  Shapes do not depend on the labels,
-    so a step with it can be captured: every cluster sees all samples, though never all of its logits at once.
+    Input (N, in_features) and target (N,), or one sample (in_features,) and ().  The result is a
+    named tuple (output, loss): the log-probabilities of the labels, and minus their mean.
+
+    `cutoffs` are the first classes of the clusters, ascending.  The layer `head` scores the
+    classes below ``cutoffs[0]`` and each cluster as a whole.  ``tail[i]`` scores the classes
+    of cluster i from ``in_features / div_value**(i + 1)`` features.
+
+    Unlike in PyTorch, every cluster processes all samples, so that shapes do not depend on the
+    labels and a training step can be captured.  The logits of a cluster are never stored as a
+    whole.
+
     E. Grave et al., ICML 2017.
     """
 
-    def __init__(self, in_features: int, n_classes: int, cutoffs: Sequence[int], div_value: float = 4.0,
-                 head_bias: bool = False, device: str | None = None, dtype: Any = None,
-                 rng: Generator | None = None) -> None:
+    def __init__(self, in_features: int, n_classes: int, cutoffs: Sequence[int],
+                 div_value: float = 4.0, head_bias: bool = False, device: str | None = None,
+                 dtype: Any = None, rng: Generator | None = None) -> None:
         edges = [0, *cutoffs, n_classes]
-        if len(edges) < 3 or any(int(b) != b or a >= b for a, b in itertools.pairwise(edges)):
-            raise ValueError(f"AdaptiveLogSoftmaxWithLoss: cutoffs are integers, ascending, from 1 to n_classes - 1, "
-                             f"{n_classes - 1}, at most, and at least one; not {[*cutoffs]}")
-        self.in_features, self.n_classes, self.cutoffs = in_features, n_classes, edges[1:]
-        self.div_value, self.head_bias = div_value, head_bias
-        self.shortlist_size, self.n_clusters = edges[1], len(edges) - 2
+        ascending = all(int(b) == b and a < b for a, b in itertools.pairwise(edges))
+        if len(edges) < 3 or not ascending:
+            raise ValueError(f"AdaptiveLogSoftmaxWithLoss: cutoffs must be one or more ascending "
+                             f"integers from 1 to n_classes - 1 = {n_classes - 1}, "
+                             f"got {[*cutoffs]}")
+        self.in_features = in_features
+        self.n_classes = n_classes
+        self.cutoffs = edges[1:]
+        self.div_value = div_value
+        self.head_bias = head_bias
+        self.shortlist_size = edges[1]
+        self.n_clusters = len(edges) - 2
         self.head_size = self.shortlist_size + self.n_clusters
         self.head = Linear(in_features, self.head_size, head_bias, device, dtype, rng)
         self.tail = ModuleList()
-        for i, (first, end) in enumerate(self.clusters()):
+        for i, (first, end) in enumerate(self._clusters()):
             features = int(in_features // div_value ** (i + 1))
-            self.tail.append(Sequential(Linear(in_features, features, False, device, dtype, rng),
-                                        Linear(features, end - first, False, device, dtype, rng)))
+            projection = Linear(in_features, features, False, device, dtype, rng)
+            classes = Linear(features, end - first, False, device, dtype, rng)
+            self.tail.append(Sequential(projection, classes))
 
-    def clusters(self) -> list[tuple[int, int]]:
-        """The first class of each cluster, and that of the next."""
+    def _clusters(self) -> list[tuple[int, int]]:
+        """(first class, last class + 1) of each cluster."""
         return [*itertools.pairwise(self.cutoffs)]
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew."""
+        """Draw new initial values."""
         for layer in (self.head, *itertools.chain(*self.tail)):
             layer.reset_parameters(rng)
 
     def forward(self, input_: Any, target_: Any) -> AdaptiveOutput:
-        if (input_.ndim, target_.ndim) not in ((2, 1), (1, 0)) or input_.shape[:-1] != target_.shape:
-            raise ValueError(f"AdaptiveLogSoftmaxWithLoss: input is (N, {self.in_features}) with target (N,), or one "
-                             f"sample, ({self.in_features},) with (), not {input_.shape} with {target_.shape}")
+        known_ndims = (input_.ndim, target_.ndim) in ((2, 1), (1, 0))
+        if not known_ndims or input_.shape[:-1] != target_.shape:
+            raise ValueError(
+                f"AdaptiveLogSoftmaxWithLoss: expected input (N, {self.in_features}) and target "
+                f"(N,), or ({self.in_features},) and (), got {input_.shape} and {target_.shape}")
         label = raw(target_)
-        namespace(label).check((label >= 0) & (label < self.n_classes), (
-            f"AdaptiveLogSoftmaxWithLoss: labels are 0 to {self.n_classes - 1}: another was found"))
-        in_head, in_tail = label, []
-        for i, (first, end) in enumerate(self.clusters()):
-            here = (label >= first) & (label < end)
-            in_head = where(here, self.shortlist_size + i, in_head)
-            in_tail.append(where(here, label - first, ELSEWHERE))
-        losses = self.losses(input_, self.head, in_head)
-        for (reduce, classes), own in zip(self.tail, in_tail, strict=True):
-            losses = losses + self.losses(reduce(input_), classes, own)
+        namespace(label).check(
+            (label >= 0) & (label < self.n_classes),
+            f"AdaptiveLogSoftmaxWithLoss: label out of range: expected 0 <= label < "
+            f"{self.n_classes}", label)
+        head_label = label
+        cluster_labels = []
+        for i, (first, end) in enumerate(self._clusters()):
+            inside = (label >= first) & (label < end)
+            head_label = where(inside, self.shortlist_size + i, head_label)
+            cluster_labels.append(where(inside, label - first, IGNORED))
+        losses = self._losses(input_, self.head, head_label)
+        for (projection, classes), label in zip(self.tail, cluster_labels, strict=True):
+            losses = losses + self._losses(projection(input_), classes, label)
         return AdaptiveOutput(-losses, losses.mean())
 
-    def losses(self, input: Any, layer: Linear, label: Any) -> Any:
-        """-log of the probability of each label, by a layer's logits."""
-        return F.linear_cross_entropy(input, layer.weight, label, linear_bias=layer.bias, reduction="none",
-                                      ignore_index=ELSEWHERE)
+    def _losses(self, input: Any, layer: Linear, label: Any) -> Any:
+        """The cross entropy of each sample; 0 for IGNORED labels."""
+        return F.linear_cross_entropy(input, layer.weight, label, linear_bias=layer.bias,
+                                      reduction="none", ignore_index=IGNORED)
 
     def log_prob(self, input: Any) -> Any:
         """The log-probabilities of all classes: (..., in_features) -> (..., n_classes)."""
@@ -94,5 +114,5 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         return concatenate(parts, -1)
 
     def predict(self, input: Any) -> Any:
-        """The class with the highest probability: (..., in_features) -> (...)."""
+        """The most probable class: (..., in_features) -> (...)."""
         return argmax(self.log_prob(input), -1)

@@ -1,4 +1,4 @@
-"""Attention with projections: see `gpuprop.functional.multi_head_attention_forward`."""
+"""Multi-head attention."""
 
 from __future__ import annotations
 
@@ -7,62 +7,94 @@ from typing import Any
 import gpuprop.functional as F
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._linear import Linear
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new, xavier_normal_, xavier_uniform_, zeros_
+from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn.init import xavier_normal_, xavier_uniform_, zeros_
 from gpuprop.random import Generator
 
 
 class MultiheadAttention(Module):
-    """Queries (L, N, E) see keys (S, N, kdim) and values (S, N, vdim): the output (L, N, E), and the weights (N, L, S).
+    """Scaled dot-product attention in `num_heads` heads, with input and output projections.
 
-    With `batch_first` N comes first; one sample has no N.  Masks are True for what is *not* seen, or are added.
+    For each head: ``softmax(q @ k.T / sqrt(head_dim)) @ v`` of the projected inputs; the heads
+    are concatenated and projected by `out_proj`.
+
+    Shapes: query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim); with `batch_first` N
+    comes first; without N for a single sample.  The result is a pair: the output, with the
+    query's shape, and the attention weights (N, L, S), averaged over heads, or None if not
+    `need_weights`.  Dropout acts on the attention weights.
+
+    `attn_mask` is (L, S) or (N * num_heads, L, S), `key_padding_mask` (N, S).  A bool mask is
+    True where attention is *not* allowed; a floating mask is added to the scores.  `is_causal`
+    promises that `attn_mask` is causal; the mask is still required.
+
     A. Vaswani et al., NeurIPS 2017.
+
+    >>> from gpuprop import nn
+    >>> attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    >>> x = gpuprop.ones(3, 5, 8)
+    >>> output, weights = attention(x, x, x)
+    >>> output.shape, weights.shape
+    ((3, 5, 8), (3, 5, 5))
     """
 
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
                  add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
-                 vdim: int | None = None, batch_first: bool = False, device: str | None = None, dtype: Any = None,
-                 rng: Generator | None = None) -> None:
+                 vdim: int | None = None, batch_first: bool = False, device: str | None = None,
+                 dtype: Any = None, rng: Generator | None = None) -> None:
         if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
-            raise ValueError(f"MultiheadAttention: num_heads={num_heads} does not divide embed_dim={embed_dim}, "
-                             f"both positive")
+            raise ValueError(f"MultiheadAttention: num_heads={num_heads} must divide "
+                             f"embed_dim={embed_dim}, and both must be positive")
         if not 0 <= dropout <= 1:
-            raise ValueError(f"MultiheadAttention: dropout is a probability, not {dropout}")
-        self.embed_dim, self.num_heads, self.head_dim = embed_dim, num_heads, embed_dim // num_heads
-        self.kdim, self.vdim = (embed_dim if n is None else n for n in (kdim, vdim))
-        self.dropout, self.batch_first, self.add_zero_attn, self.rng = dropout, batch_first, add_zero_attn, rng
-        make = lambda wanted, *shape: Parameter(new(shape, device, dtype)) if wanted else None
+            raise ValueError(f"MultiheadAttention: dropout must be a probability, got {dropout}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.kdim = embed_dim if kdim is None else kdim
+        self.vdim = embed_dim if vdim is None else vdim
+        self.dropout = dropout
+        self.batch_first = batch_first
+        self.add_zero_attn = add_zero_attn
+        self.rng = rng
+
+        def parameter(used: bool, *shape: int) -> Parameter | None:
+            return Parameter(new_tensor(shape, device, dtype)) if used else None
+
         packed = self.kdim == self.vdim == embed_dim
-        self.q_proj_weight = make(not packed, embed_dim, embed_dim)
-        self.k_proj_weight = make(not packed, embed_dim, self.kdim)
-        self.v_proj_weight = make(not packed, embed_dim, self.vdim)
-        self.in_proj_weight = make(packed, 3 * embed_dim, embed_dim)
-        self.in_proj_bias = make(bias, 3 * embed_dim)
+        self.q_proj_weight = parameter(not packed, embed_dim, embed_dim)
+        self.k_proj_weight = parameter(not packed, embed_dim, self.kdim)
+        self.v_proj_weight = parameter(not packed, embed_dim, self.vdim)
+        self.in_proj_weight = parameter(packed, 3 * embed_dim, embed_dim)
+        self.in_proj_bias = parameter(bias, 3 * embed_dim)
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype, rng)
-        self.bias_k = make(add_bias_kv, 1, 1, embed_dim)
-        self.bias_v = make(add_bias_kv, 1, 1, embed_dim)
+        self.bias_k = parameter(add_bias_kv, 1, 1, embed_dim)
+        self.bias_v = parameter(add_bias_kv, 1, 1, embed_dim)
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew: X. Glorot's scheme, and biases 0."""
+        """Draw new initial values: input projections by Xavier's scheme, biases 0."""
         self.out_proj.reset_parameters(rng)
-        for draw, parameters in (
-                (xavier_uniform_, (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)),
-                (xavier_normal_, (self.bias_k, self.bias_v)),
-                (lambda p, generator: zeros_(p), (self.in_proj_bias, self.out_proj.bias))):
-            for p in parameters:
-                if p is not None:
-                    draw(p, generator=rng)
+        for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight,
+                       self.v_proj_weight):
+            if weight is not None:
+                xavier_uniform_(weight, generator=rng)
+        for row in (self.bias_k, self.bias_v):
+            if row is not None:
+                xavier_normal_(row, generator=rng)
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                zeros_(bias)
 
-    def forward(self, query: Any, key: Any, value: Any, key_padding_mask: Any = None, need_weights: bool = True,
-                attn_mask: Any = None, average_attn_weights: bool = True, is_causal: bool = False) -> tuple[Any, Any]:
+    def forward(self, query: Any, key: Any, value: Any, key_padding_mask: Any = None,
+                need_weights: bool = True, attn_mask: Any = None,
+                average_attn_weights: bool = True, is_causal: bool = False) -> tuple[Any, Any]:
         return F.multi_head_attention_forward(
-            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight, self.in_proj_bias, self.bias_k,
-            self.bias_v, self.add_zero_attn, self.dropout, self.out_proj.weight, self.out_proj.bias, self.training,
-            key_padding_mask, need_weights, attn_mask, self.in_proj_weight is None, self.q_proj_weight,
-            self.k_proj_weight, self.v_proj_weight, average_attn_weights=average_attn_weights, is_causal=is_causal,
-            batch_first=self.batch_first, rng=self.rng)
+            query, key, value, self.embed_dim, self.num_heads, self.in_proj_weight,
+            self.in_proj_bias, self.bias_k, self.bias_v, self.add_zero_attn, self.dropout,
+            self.out_proj.weight, self.out_proj.bias, self.training, key_padding_mask,
+            need_weights, attn_mask, self.in_proj_weight is None, self.q_proj_weight,
+            self.k_proj_weight, self.v_proj_weight, average_attn_weights=average_attn_weights,
+            is_causal=is_causal, batch_first=self.batch_first, rng=self.rng)
 
     def extra_repr(self) -> str:
-        return (f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
-                f"batch_first={self.batch_first}")
+        return (f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, "
+                f"dropout={self.dropout}, batch_first={self.batch_first}")

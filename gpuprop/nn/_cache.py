@@ -1,4 +1,4 @@
-"""Keys and values of what was seen before, so that a sequence is generated without seeing all of it again each time."""
+"""Key-value cache for generation by attention."""
 
 from __future__ import annotations
 
@@ -10,94 +10,106 @@ from gpuprop._core.ops import kernel
 from gpuprop._core.placement import write
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new
+from gpuprop.nn._module import Module, new_tensor
 
 
 class KeyValueCache(Module):
-    """Memory for the keys and values (N, heads, L, dim) of up to `max_length` positions.
+    """The keys and values of past positions, so that generation processes only new positions.
 
-    Use it under ``no_grad()``::
+    Holds keys and values (N, heads, L, dim) of up to `max_length` positions.  Use it under
+    ``no_grad()``::
 
         keys, values = cache.update(key, value)
-        y = F.scaled_dot_product_attention(query, keys, values, cache.mask(query.shape[-2]))
+        mask = cache.mask(query.shape[-2])
+        y = F.scaled_dot_product_attention(query, keys, values, mask)
 
-    `length` is a 0-d tensor, counted in place on the device, and the shapes are always those of the whole memory, so a
-    step of generation can be captured, and a replay goes on counting.  Before `update` it is the position of the first
-    new element: ``rotary(query, input_pos=cache.length)``, ``embedding(cache.length + gpuprop.arange(L))``.  `reset`
-    begins a new sequence.  Keys and values that stay as they are, such as those of a decoder's memory, are given once
-    to a cache of their length, and read as ``cache.keys`` and ``cache.values`` from then on.
+    `update` returns the whole buffers, so shapes are constant.  `length`, the number of cached
+    positions, is a 0-d tensor that `update` increments in place.  A generation step can
+    therefore be captured.  Before `update`, `length` is the position of the first new element:
+    ``rotary(query, input_pos=cache.length)``, ``embedding(cache.length + gpuprop.arange(L))``.
+    `reset` starts a new sequence.
+
+    For cross-attention, whose keys and values do not change, call `update` once with all of
+    them and then read ``cache.keys`` and ``cache.values``.
+
+    Keys, values and length are buffers that are not saved.  PyTorch has no such layer.
     """
 
     keys: Tensor
     values: Tensor
     length: Tensor
 
-    def __init__(self, batch: int, max_length: int, heads: int, dim: int, device: str | None = None,
-                 dtype: Any = None) -> None:
+    def __init__(self, batch: int, max_length: int, heads: int, dim: int,
+                 device: str | None = None, dtype: Any = None) -> None:
         for name in ("keys", "values"):
-            self.register_buffer(name, new((batch, heads, max_length, dim), device, dtype), persistent=False)
-        self.register_buffer("length", new((), device, "int64", 0), persistent=False)
+            buffer = new_tensor((batch, heads, max_length, dim), device, dtype)
+            self.register_buffer(name, buffer, persistent=False)
+        self.register_buffer("length", new_tensor((), device, "int64", 0), persistent=False)
 
     def update(self, key: Any, value: Any) -> tuple[Tensor, Tensor]:
-        """Write the next keys and values (N, heads, L, dim) behind the others; the whole memory comes out.
+        """Append new keys and values (N, heads, L, dim); returns the buffers of all positions.
 
-        Raises IndexError where `max_length` is exceeded: at once on NumPy, with the next value read on a device.
+        Raises IndexError if `max_length` is exceeded: immediately on NumPy, at the next read
+        of a value on a device.
         """
-        n, heads, most, dim = self.keys.shape
+        n, heads, max_length, dim = self.keys.shape
         for name, a in ("key", key), ("value", value):
             if a.shape != (n, heads, key.shape[-2], dim):
-                raise ValueError(f"KeyValueCache: {name} is (N, heads, L, dim), here ({n}, {heads}, L, {dim}), "
-                                 f"not {a.shape}")
+                raise ValueError(f"KeyValueCache: {name} must be (N, heads, L, dim) = "
+                                 f"({n}, {heads}, L, {dim}), got {a.shape}")
             if a.dtype != self.keys.dtype:
-                raise TypeError(f"KeyValueCache: {name} is {a.dtype.name} and the cache {self.keys.dtype.name}: "
-                                f"make it with dtype={a.dtype.name!r}")
+                raise TypeError(f"KeyValueCache: {name} is {a.dtype.name} but the cache is "
+                                f"{self.keys.dtype.name}: create it with dtype={a.dtype.name!r}")
             if getattr(a, "requires_grad", False):
-                raise RuntimeError(f"KeyValueCache: {name} requires a gradient, which does not pass through a cache: "
-                                   f"generate under no_grad()")
-        if key.shape[-2] > most:
-            raise IndexError(OVERFLOW.format(most))
-        store(self.keys, self.values, self.length, key, value)
+                raise RuntimeError(f"KeyValueCache: {name} requires a gradient, which a cache "
+                                   f"does not propagate: generate under no_grad()")
+        if key.shape[-2] > max_length:
+            raise IndexError(OVERFLOW.format(max_length))
+        cache_append(self.keys, self.values, self.length, key, value)
         return self.keys, self.values
 
     def mask(self, queries: int = 1, window: int | None = None) -> Tensor:
-        """What the last `queries` positions see, as (queries, max_length) booleans for `scaled_dot_product_attention`.
+        """The causal mask of the last `queries` positions: bools (queries, max_length).
 
-        Each sees itself and what comes before it, with a `window` at most so many positions before it.
+        True where `scaled_dot_product_attention` may attend: a position itself and the earlier
+        ones, with `window` at most `window` earlier ones.
         """
-        return Tensor(visible(self.length, queries, self.keys.shape[2], window))
+        return Tensor(cache_mask(self.length, queries, self.keys.shape[2], window))
 
     def reorder(self, index: Any) -> None:
-        """Sample i goes on from what sample ``index[i]`` saw: for `gpuprop.decoding.beam_search`."""
-        for memory in (self.keys, self.values):
-            write(memory.data, take(memory.data, raw(index), 0))
+        """Continue sample i from sample ``index[i]``, as `gpuprop.decoding.beam_search` needs."""
+        for buffer in (self.keys, self.values):
+            write(buffer.data, take(buffer.data, raw(index), 0))
 
     def reset(self) -> None:
-        """Forget all."""
+        """Remove all positions."""
         for buffer in self.buffers():
             write(buffer.data, 0)
 
     def extra_repr(self) -> str:
-        n, heads, most, dim = self.keys.shape
-        return f"batch={n}, max_length={most}, heads={heads}, dim={dim}"
+        n, heads, max_length, dim = self.keys.shape
+        return f"batch={n}, max_length={max_length}, heads={heads}, dim={dim}"
 
 
-OVERFLOW = "KeyValueCache: the sequence is longer than max_length={}: make it longer, or reset() it"
+OVERFLOW = ("KeyValueCache: the sequence is longer than max_length={}: increase max_length, or "
+            "call reset()")
 
 
 @kernel
-def store(xp, keys: Array, values: Array, length: Array, key: Array, value: Array):
-    """The new keys and values in place, at `length`, which counts on."""
-    n, most = key.shape[2], keys.shape[2]
-    xp.check(length + n <= most, OVERFLOW.format(most))
-    places = length + xp.arange(n)
-    keys[:, :, places] = key
-    values[:, :, places] = value
+def cache_append(xp, keys: Array, values: Array, length: Array, key: Array, value: Array):
+    """Write new keys and values at positions from `length` on, and increase `length`; in place."""
+    n = key.shape[2]
+    max_length = keys.shape[2]
+    xp.check(length + n <= max_length, OVERFLOW.format(max_length))
+    positions = length + xp.arange(n)
+    keys[:, :, positions] = key
+    values[:, :, positions] = value
     length += n
 
 
 @kernel
-def visible(xp, length: Array, queries, most, window):
-    """(queries, most) booleans: is the position one that the query, among the last before `length`, sees?"""
-    back = length - queries + xp.arange(queries)[:, None] - xp.arange(most)
-    return back >= 0 if window is None else (back >= 0) & (back <= window)
+def cache_mask(xp, length: Array, queries, max_length, window):
+    """Bools (queries, max_length): may the query, one of the last before `length`, attend?"""
+    query_positions = length - queries + xp.arange(queries)[:, None]
+    distance = query_positions - xp.arange(max_length)
+    return distance >= 0 if window is None else (distance >= 0) & (distance <= window)

@@ -1,19 +1,25 @@
-"""Modules and parameters in order, or by name."""
+"""Containers of modules and parameters."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._module import Module
 
 
-class _List(Module):
-    """Abstract: entries are the attributes "0", "1", ..., as PyTorch names them in a state_dict."""
+def _check_type(container: Module, entry: Any, expected: type) -> None:
+    if not isinstance(entry, expected):
+        raise TypeError(f"{type(container).__name__} holds {expected.__name__}s, "
+                        f"got {type(entry).__name__}")
 
-    kind: type = Module
+
+class _List(Module):
+    """Abstract: a list whose entries are the attributes "0", "1", ..., as in PyTorch."""
+
+    _entry_type: ClassVar[type] = Module
 
     def __init__(self, entries: Iterable = ()) -> None:
         self.extend(entries)
@@ -21,31 +27,34 @@ class _List(Module):
     def _entries(self) -> list:
         return [v for name, v in vars(self).items() if name.isdigit()]
 
-    def _renew(self, entries: Iterable) -> None:
+    def _replace_entries(self, entries: Iterable) -> None:
         entries = list(entries)
         for entry in entries:
-            if not isinstance(entry, self.kind):
-                raise TypeError(f"{type(self).__name__} holds {self.kind.__name__}s, not {type(entry).__name__}")
+            _check_type(self, entry, self._entry_type)
         for name in [n for n in vars(self) if n.isdigit()]:
             delattr(self, name)
         for i, entry in enumerate(entries):
             setattr(self, str(i), entry)
 
-    def append(self, entry: Any) -> Any:
-        self._renew([*self._entries(), entry])
+    def append(self, entry: Any) -> Self:
+        """Add an entry at the end; returns the container."""
+        self._replace_entries([*self._entries(), entry])
         return self
 
-    def extend(self, entries: Iterable) -> Any:
-        self._renew([*self._entries(), *entries])
+    def extend(self, entries: Iterable) -> Self:
+        """Add entries at the end; returns the container."""
+        self._replace_entries([*self._entries(), *entries])
         return self
 
-    def insert(self, index: int, entry: Any) -> Any:
+    def insert(self, index: int, entry: Any) -> Self:
+        """Insert an entry before `index`; returns the container."""
         entries = self._entries()
         entries.insert(index, entry)
-        self._renew(entries)
+        self._replace_entries(entries)
         return self
 
     def pop(self, index: int = -1) -> Any:
+        """Remove and return an entry."""
         entry = self._entries()[index]
         del self[index]
         return entry
@@ -54,18 +63,18 @@ class _List(Module):
         if not isinstance(index, slice):
             return self._entries()[operator.index(index)]
         part = type(self)()
-        part._renew(self._entries()[index])
+        part._replace_entries(self._entries()[index])
         return part
 
     def __setitem__(self, index: int, entry: Any) -> None:
         entries = self._entries()
         entries[index] = entry
-        self._renew(entries)
+        self._replace_entries(entries)
 
     def __delitem__(self, index: int | slice) -> None:
         entries = self._entries()
         del entries[index]
-        self._renew(entries)
+        self._replace_entries(entries)
 
     def __len__(self) -> int:
         return len(self._entries())
@@ -78,20 +87,38 @@ class _List(Module):
 
 
 class ModuleList(_List):
-    """Modules in a list; it has no forward of its own."""
+    """A list of modules, whose parameters belong to the model.  It has no forward.
+
+    It has the methods of a list; a slice is a ModuleList.
+
+    >>> from gpuprop import nn
+    >>> layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+    >>> len(layers), len(list(layers.parameters()))
+    (3, 6)
+    """
 
 
 class ParameterList(_List):
-    """Parameters in a list."""
+    """A list of parameters that belong to the model."""
 
-    kind = Parameter
+    _entry_type = Parameter
 
     def extra_repr(self) -> str:
         return ", ".join(f"{i}: {p.shape}" for i, p in enumerate(self))
 
 
 class Sequential(_List):
-    """Modules called one after the other on the output before: ``Sequential(a, b)`` or ``Sequential({"name": a})``."""
+    """Modules that are called in order, each with the output of the previous one.
+
+    ``Sequential(a, b)``, or with names ``Sequential({"first": a, "second": b})``.
+
+    >>> from gpuprop import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> model(gpuprop.ones(3, 4)).shape
+    (3, 2)
+    >>> model[1]
+    ReLU()
+    """
 
     def __init__(self, *modules: Any) -> None:
         if len(modules) == 1 and isinstance(modules[0], Mapping):
@@ -110,30 +137,35 @@ class Sequential(_List):
 
 
 class _Dict(Module):
-    """Abstract: entries are the attributes of their names."""
+    """Abstract: a dict whose entries are attributes."""
 
-    kind: type = Module
+    _entry_type: ClassVar[type] = Module
 
     def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self.update(entries)
 
     def _entries(self) -> dict[str, Any]:
-        return {n: v for n, v in vars(self).items() if isinstance(v, self.kind)}
+        return {n: v for n, v in vars(self).items() if isinstance(v, self._entry_type)}
 
     def update(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
+        """Add or replace entries."""
         for name, entry in dict(entries).items():
             self[name] = entry
 
     def keys(self) -> Iterable[str]:
+        """The names."""
         return self._entries().keys()
 
     def values(self) -> Iterable:
+        """The entries."""
         return self._entries().values()
 
     def items(self) -> Iterable[tuple[str, Any]]:
+        """(name, entry) pairs."""
         return self._entries().items()
 
     def pop(self, name: str) -> Any:
+        """Remove and return an entry."""
         entry = self[name]
         del self[name]
         return entry
@@ -142,14 +174,15 @@ class _Dict(Module):
         return self._entries()[name]
 
     def __setitem__(self, name: str, entry: Any) -> None:
-        if not isinstance(entry, self.kind):
-            raise TypeError(f"{type(self).__name__} holds {self.kind.__name__}s, not {type(entry).__name__}")
+        _check_type(self, entry, self._entry_type)
         if hasattr(type(self), name) or "." in name:
-            raise KeyError(f"{type(self).__name__}: {name!r} cannot be a name: it is a method here, or has a dot")
+            raise KeyError(f"{type(self).__name__}: {name!r} cannot be a name, because it is an "
+                           f"attribute of the class or contains a dot")
         setattr(self, name, entry)
 
     def __delitem__(self, name: str) -> None:
-        self[name]
+        if name not in self:
+            raise KeyError(name)
         delattr(self, name)
 
     def __len__(self) -> int:
@@ -163,13 +196,19 @@ class _Dict(Module):
 
 
 class ModuleDict(_Dict):
-    """Modules by name; it has no forward of its own."""
+    """A dict of modules, whose parameters belong to the model.  It has no forward.
+
+    A name cannot contain a dot or be an attribute of the class, such as "keys".
+    """
 
 
 class ParameterDict(_Dict):
-    """Parameters by name."""
+    """A dict of parameters that belong to the model.
 
-    kind = Parameter
+    A name cannot contain a dot or be an attribute of the class, such as "keys".
+    """
+
+    _entry_type = Parameter
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}: {p.shape}" for name, p in self.items())

@@ -1,4 +1,4 @@
-"""Convolutions, their transposes, and windows as columns."""
+"""Convolutions, transposed convolutions, Unfold and Fold."""
 
 from __future__ import annotations
 
@@ -8,148 +8,230 @@ from typing import Any, ClassVar
 
 import gpuprop.functional as F
 from gpuprop._core.tensor import Parameter
-from gpuprop.functional._convolution import around
-from gpuprop.functional._windows import Sizes, numbers
+from gpuprop.functional._convolution import resolve_padding
+from gpuprop.functional._windows import Sizes, int_tuple
 from gpuprop.nn._function import Function
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new, uniform_
+from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn.init import uniform_
 from gpuprop.random import Generator
 
-MODES = "zeros", "reflect", "replicate", "circular"
+PADDING_MODES = "zeros", "reflect", "replicate", "circular"
 
 
-class Filters(Module):
-    """Abstract: filters on `dims` axes of space and a bias, which start uniform within 1/sqrt(inputs of a filter)."""
+class ConvolutionBase(Module):
+    """Abstract: filters and a bias, uniform in [-k, k] with k = 1 / sqrt(inputs of a filter)."""
 
-    dims: ClassVar[int]
+    _dims: ClassVar[int]  # spatial dimensions
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes, dilation: Sizes,
-                 groups: int, padding_mode: str) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes,
+                 dilation: Sizes, groups: int, padding_mode: str) -> None:
         name = type(self).__name__
-        given = {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}
-        self.kernel_size, self.stride, self.dilation = (numbers(name, k, v, self.dims) for k, v in given.items())
+        self.kernel_size = int_tuple(name, "kernel_size", kernel_size, self._dims)
+        self.stride = int_tuple(name, "stride", stride, self._dims)
+        self.dilation = int_tuple(name, "dilation", dilation, self._dims)
         if groups < 1 or in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and "
                              f"out_channels={out_channels}")
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.groups = groups
         self.padding_mode = padding_mode
 
-    def _make(self, outer: int, inner: int, bias: bool, device: str | None, dtype: Any, rng: Generator | None) -> None:
-        """The parameters."""
-        self.weight = Parameter(new((outer, inner // self.groups, *self.kernel_size), device, dtype))
-        self.bias = Parameter(new((self.out_channels,), device, dtype)) if bias else None
+    def _create_parameters(self, outer: int, inner: int, bias: bool, device: str | None,
+                           dtype: Any, rng: Generator | None) -> None:
+        shape = (outer, inner // self.groups, *self.kernel_size)
+        self.weight = Parameter(new_tensor(shape, device, dtype))
+        self.bias = Parameter(new_tensor((self.out_channels,), device, dtype)) if bias else None
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew."""
+        """Draw new initial values."""
         bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]) or 1)
         for p in (self.weight, self.bias):
             if p is not None:
                 uniform_(p, -bound, bound, rng)
 
     def extra_repr(self) -> str:
-        usual = {"padding": 0, "output_padding": 0, "dilation": 1}
-        told: dict[str, Any] = {"kernel_size": self.kernel_size, "stride": self.stride}
-        told |= {n: getattr(self, n) for n, v in usual.items() if getattr(self, n, v) not in (v, (v,) * self.dims)}
-        told |= {n: v for n, v, told_if in (
-            ("groups", self.groups, self.groups != 1), ("bias", False, self.bias is None),
-            ("padding_mode", self.padding_mode, self.padding_mode != "zeros")) if told_if}
-        return ", ".join([f"{self.in_channels}, {self.out_channels}", *(f"{n}={v}" for n, v in told.items())])
+        shown: dict[str, Any] = {"kernel_size": self.kernel_size, "stride": self.stride}
+        for name, default in ("padding", 0), ("output_padding", 0), ("dilation", 1):
+            value = getattr(self, name, default)
+            if value not in (default, (default,) * self._dims):
+                shown[name] = value
+        if self.groups != 1:
+            shown["groups"] = self.groups
+        if self.bias is None:
+            shown["bias"] = False
+        if self.padding_mode != "zeros":
+            shown["padding_mode"] = self.padding_mode
+        options = [f"{name}={value}" for name, value in shown.items()]
+        return ", ".join([f"{self.in_channels}, {self.out_channels}", *options])
 
 
-class Convolution(Filters):
-    """Abstract: the correlation of images with filters (O, C / groups, *kernel_size), see `F.conv2d`.
-
-    `padding_mode` says what the input is padded with: "zeros", or its own "reflect", "replicate", "circular".
-    """
+class Convolution(ConvolutionBase):
+    """Abstract: Conv1d, Conv2d and Conv3d."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1,
-                 padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1, bias: bool = True,
-                 padding_mode: str = "zeros", device: str | None = None, dtype: Any = None,
-                 rng: Generator | None = None) -> None:
+                 padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1,
+                 bias: bool = True, padding_mode: str = "zeros", device: str | None = None,
+                 dtype: Any = None, rng: Generator | None = None) -> None:
         name = type(self).__name__
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
-        if padding_mode not in MODES:
-            raise ValueError(f"{name}: padding_mode is one of {', '.join(MODES)}, not {padding_mode!r}")
-        self.padding = padding if isinstance(padding, str) else numbers(name, "padding", padding, self.dims, 0)
-        around_each = around(name, padding, self.kernel_size, self.stride, self.dilation)
-        self._widths = [n for pair in reversed(around_each) for n in pair]  # as F.pad has them: the last axis first
-        self._make(out_channels, in_channels, bias, device, dtype, rng)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups,
+                         padding_mode)
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"{name}: padding_mode must be one of {', '.join(PADDING_MODES)}, "
+                             f"got {padding_mode!r}")
+        if isinstance(padding, str):
+            self.padding: Any = padding
+        else:
+            self.padding = int_tuple(name, "padding", padding, self._dims, 0)
+        pairs = resolve_padding(name, padding, self.kernel_size, self.stride, self.dilation)
+        self._pad_widths = [n for pair in reversed(pairs) for n in pair]  # in the order of F.pad
+        self._create_parameters(out_channels, in_channels, bias, device, dtype, rng)
 
     def forward(self, input: Any) -> Any:
-        padding: Any = self.padding
+        padding = self.padding
         if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._widths, self.padding_mode), 0
-        function = getattr(F, f"conv{self.dims}d")
-        return function(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+            input = F.pad(input, self._pad_widths, self.padding_mode)
+            padding = 0
+        function = getattr(F, f"conv{self._dims}d")
+        return function(input, self.weight, self.bias, self.stride, padding, self.dilation,
+                        self.groups)
 
 
-class TransposedConvolution(Filters):
-    """Abstract: the transpose of convolution, filters (C, O / groups, *kernel_size), see `F.conv_transpose2d`.
+class TransposedConvolution(ConvolutionBase):
+    """Abstract: ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
-    An `output_size` given with the input takes the place of `output_padding`.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1, padding: Sizes = 0,
-                 output_padding: Sizes = 0, groups: int = 1, bias: bool = True, dilation: Sizes = 1,
-                 padding_mode: str = "zeros", device: str | None = None, dtype: Any = None,
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1,
+                 padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
+                 bias: bool = True, dilation: Sizes = 1, padding_mode: str = "zeros",
+                 device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
         name = type(self).__name__
-        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, padding_mode)
+        super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups,
+                         padding_mode)
         if padding_mode != "zeros":
-            raise ValueError(f"{name}: padding_mode is 'zeros', which alone has a transpose, not {padding_mode!r}")
-        self.padding = numbers(name, "padding", padding, self.dims, 0)
-        self.output_padding = numbers(name, "output_padding", output_padding, self.dims, 0)
-        self._make(in_channels, out_channels, bias, device, dtype, rng)
+            raise ValueError(f"{name}: padding_mode must be 'zeros', got {padding_mode!r}")
+        self.padding = int_tuple(name, "padding", padding, self._dims, 0)
+        self.output_padding = int_tuple(name, "output_padding", output_padding, self._dims, 0)
+        self._create_parameters(in_channels, out_channels, bias, device, dtype, rng)
 
     def forward(self, input: Any, output_size: Sequence[int] | None = None) -> Any:
-        function = getattr(F, f"conv_transpose{self.dims}d")
-        more = self.output_padding if output_size is None else self._missing(input.shape, output_size)
-        return function(input, self.weight, self.bias, self.stride, self.padding, more, self.groups, self.dilation)
+        output_padding: Sequence[int] = self.output_padding
+        if output_size is not None:
+            output_padding = self._padding_for(input.shape, output_size)
+        function = getattr(F, f"conv_transpose{self._dims}d")
+        return function(input, self.weight, self.bias, self.stride, self.padding, output_padding,
+                        self.groups, self.dilation)
 
-    def _missing(self, shape: tuple[int, ...], output_size: Sequence[int]) -> list[int]:
-        """What the output lacks of `output_size`, whose leading axes do not matter."""
-        wanted = tuple(output_size)[-self.dims:]
-        least = [(i - 1) * s - 2 * p + (k - 1) * d + 1 for i, s, p, k, d in zip(
-            shape[-self.dims:], self.stride, self.padding, self.kernel_size, self.dilation, strict=True)]
-        most = [n + s - 1 for n, s in zip(least, self.stride, strict=True)]
-        if len(output_size) not in (self.dims, len(shape)) or not all(map(_within, least, wanted, most)):
-            raise ValueError(f"{type(self).__name__}: of input {shape} output_size is from {least} to {most}, "
-                             f"not {tuple(output_size)}")
-        return [w - n for w, n in zip(wanted, least, strict=True)]
-
-
-def _within(least: int, n: int, most: int) -> bool:
-    return least <= n <= most
+    def _padding_for(self, shape: tuple[int, ...], output_size: Sequence[int]) -> list[int]:
+        """The output padding that gives `output_size`, of which only the last axes matter."""
+        wanted = tuple(output_size)[-self._dims:]
+        smallest = []
+        for i, s, p, k, d in zip(shape[-self._dims:], self.stride, self.padding,
+                                 self.kernel_size, self.dilation, strict=True):
+            smallest.append((i - 1) * s - 2 * p + (k - 1) * d + 1)
+        largest = [n + s - 1 for n, s in zip(smallest, self.stride, strict=True)]
+        fits = len(output_size) in (self._dims, len(shape)) and all(
+            low <= n <= high for low, n, high in zip(smallest, wanted, largest, strict=True))
+        if not fits:
+            raise ValueError(f"{type(self).__name__}: for input {shape} output_size must be from "
+                             f"{smallest} to {largest}, got {tuple(output_size)}")
+        return [n - low for n, low in zip(wanted, smallest, strict=True)]
 
 
 class Conv1d(Convolution):
-    dims = 1
+    """Convolution of signals: (N, C, L) or (C, L) -> (N, O, L_out) or (O, L_out).
+
+    Like `Conv2d`, with one spatial dimension.
+    """
+
+    _dims = 1
 
 
 class Conv2d(Convolution):
-    dims = 2
+    """Convolution (cross-correlation) of images with `out_channels` filters, plus a bias.
+
+    Input (N, C, H, W) or (C, H, W) with C = `in_channels`; output (N, O, H_out, W_out) or
+    (O, H_out, W_out) with O = `out_channels` and
+
+    ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
+
+    weight (O, C / groups, *kernel_size), bias (O,); both start uniform in [-k, k] with
+    k = 1 / sqrt(C / groups * prod(kernel_size)).
+
+    `padding` may be "same", for an output of the input's size (stride 1 only), or "valid", for
+    none.  `padding_mode` is "zeros", "reflect", "replicate" or "circular".  `groups` splits the
+    channels into groups that are convolved separately.  See `gpuprop.functional.conv2d`.
+
+    >>> from gpuprop import nn
+    >>> nn.Conv2d(3, 8, kernel_size=3, padding=1)(gpuprop.ones(2, 3, 16, 16)).shape
+    (2, 8, 16, 16)
+    """
+
+    _dims = 2
 
 
 class Conv3d(Convolution):
-    dims = 3
+    """Convolution of volumes: (N, C, D, H, W) or (C, D, H, W) -> (N, O, D_out, H_out, W_out).
+
+    Like `Conv2d`, with three spatial dimensions.
+    """
+
+    _dims = 3
 
 
 class ConvTranspose1d(TransposedConvolution):
-    dims = 1
+    """Transposed convolution of signals: (N, C, L) or (C, L) -> (N, O, L_out) or (O, L_out).
+
+    Like `ConvTranspose2d`, with one spatial dimension.
+    """
+
+    _dims = 1
 
 
 class ConvTranspose2d(TransposedConvolution):
-    dims = 2
+    """Transposed convolution of images: the gradient of `Conv2d` with respect to its input.
+
+    Input (N, C, H, W) or (C, H, W) with C = `in_channels`; output (N, O, H_out, W_out) or
+    (O, H_out, W_out) with O = `out_channels` and
+
+    ``H_out = (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``
+
+    weight (C, O / groups, *kernel_size), bias (O,); both start uniform in [-k, k] with
+    k = 1 / sqrt(O / groups * prod(kernel_size)).
+
+    ``layer(input, output_size)`` chooses the output padding that gives this size.
+
+    >>> from gpuprop import nn
+    >>> layer = nn.ConvTranspose2d(8, 3, kernel_size=2, stride=2)
+    >>> layer(gpuprop.ones(1, 8, 5, 5)).shape
+    (1, 3, 10, 10)
+    """
+
+    _dims = 2
 
 
 class ConvTranspose3d(TransposedConvolution):
-    dims = 3
+    """Transposed convolution of volumes: (N, C, D, H, W) or (C, D, H, W).
+
+    Like `ConvTranspose2d`, with three spatial dimensions.
+    """
+
+    _dims = 3
 
 
 class Unfold(Function):
     function = staticmethod(F.unfold)
+    kernel_size: Sizes
+    dilation: Sizes = 1
+    padding: Sizes = 0
+    stride: Sizes = 1
 
 
 class Fold(Function):
     function = staticmethod(F.fold)
+    output_size: Sizes
+    kernel_size: Sizes
+    dilation: Sizes = 1
+    padding: Sizes = 0
+    stride: Sizes = 1

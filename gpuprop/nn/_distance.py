@@ -1,4 +1,4 @@
-"""Distances: see the function of the same name in `gpuprop.functional`."""
+"""Distances: layers of the functions of `gpuprop.functional`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from gpuprop.nn._function import Function
 
 class CosineSimilarity(Function):
     function = staticmethod(F.cosine_similarity)
-    inputs = 2
+    dim: int = 1
+    eps: float = 1e-8
 
 
 class PairwiseDistance(Function):
     function = staticmethod(F.pairwise_distance)
-    inputs = 2
+    p: float = 2.0
+    eps: float = 1e-6
+    keepdim: bool = False

@@ -1,4 +1,4 @@
-"""Dropout: see the function of the same name in `gpuprop.functional`."""
+"""Dropout layers: random in training, the identity in eval mode."""
 
 from __future__ import annotations
 
@@ -10,54 +10,73 @@ from gpuprop.nn._module import Module
 from gpuprop.random import Generator
 
 
-class Dropping(Module):
-    """Abstract: in training noise with probability `p`, in use the input itself."""
+class DropoutLayer(Module):
+    """Abstract: applies `_function` with probability `p` in training, nothing in eval mode.
 
-    function: ClassVar[Callable]
+    `inplace` is accepted and ignored.  Masks come from `rng`, by default the default generator.
+    """
+
+    _function: ClassVar[Callable]
 
     def __init__(self, p: float = 0.5, inplace: bool = False, rng: Generator | None = None) -> None:
         if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p is a probability, not {p}")
-        self.p, self.rng = p, rng
+            raise ValueError(f"{type(self).__name__}: p must be a probability, got {p}")
+        self.p = p
+        self.rng = rng
 
     def forward(self, input: Any) -> Any:
-        return type(self).function(input, self.p, self.training, rng=self.rng)
+        return type(self)._function(input, self.p, self.training, rng=self.rng)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-class Dropout(Dropping):
-    """In training, zeros with probability `p` and the rest divided by 1 - p; in use the input itself."""
+class Dropout(DropoutLayer):
+    """In training, set each element to 0 with probability `p` and divide the rest by 1 - p.
 
-    function = staticmethod(F.dropout)
+    In eval mode the input is returned.  `inplace` is accepted and ignored.  Masks come from
+    `rng`, by default the generator of `gpuprop.manual_seed`.
 
+    G. Hinton et al., 2012.
+    """
 
-class Dropout1d(Dropping):
-    """Of whole channels of (N, C, L) or (C, L)."""
-
-    function = staticmethod(F.dropout1d)
-
-
-class Dropout2d(Dropping):
-    """Of whole channels of (N, C, H, W) or (C, H, W)."""
-
-    function = staticmethod(F.dropout2d)
+    _function = staticmethod(F.dropout)
 
 
-class Dropout3d(Dropping):
-    """Of whole channels of (N, C, D, H, W) or (C, D, H, W)."""
+class Dropout1d(DropoutLayer):
+    """`Dropout` of whole channels of (N, C, L) or (C, L).  J. Tompson et al., CVPR 2015."""
 
-    function = staticmethod(F.dropout3d)
-
-
-class AlphaDropout(Dropping):
-    """For `SELU`: mean 0 and variance 1 stay."""
-
-    function = staticmethod(F.alpha_dropout)
+    _function = staticmethod(F.dropout1d)
 
 
-class FeatureAlphaDropout(Dropping):
+class Dropout2d(DropoutLayer):
+    """`Dropout` of whole channels of (N, C, H, W) or (C, H, W).  J. Tompson et al., CVPR 2015."""
+
+    _function = staticmethod(F.dropout2d)
+
+
+class Dropout3d(DropoutLayer):
+    """`Dropout` of whole channels of (N, C, D, H, W) or (C, D, H, W).
+
+    J. Tompson et al., CVPR 2015.
+    """
+
+    _function = staticmethod(F.dropout3d)
+
+
+class AlphaDropout(DropoutLayer):
+    """Dropout for `SELU`: preserves mean 0 and variance 1.
+
+    In training, with probability `p` an element becomes SELU's limit at minus infinity, and an
+    affine map restores the moments.  In eval mode the input is returned.
+
+    G. Klambauer et al., NeurIPS 2017.
+    """
+
+    _function = staticmethod(F.alpha_dropout)
+
+
+class FeatureAlphaDropout(DropoutLayer):
     """`AlphaDropout` of whole channels of (N, C, ...)."""
 
-    function = staticmethod(F.feature_alpha_dropout)
+    _function = staticmethod(F.feature_alpha_dropout)

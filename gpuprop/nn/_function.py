@@ -1,36 +1,59 @@
-"""Layers that are one function with options: every activation and loss."""
+"""`Function`: the base class of layers that apply one function, such as activations and losses."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, ClassVar
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, dataclass_transform
 
 from gpuprop._core.tensor import Tensor
 from gpuprop.nn._module import Module
 
 
+@dataclass_transform(eq_default=False)
 class Function(Module):
-    """Abstract: `function` of the inputs, with options given at construction, named and defaulted as the function's.
+    """Abstract: a layer that applies `function` to its inputs, with options set at construction.
 
-    A subclass names its function; `inputs` says how many of the function's parameters come with the call.  An option
-    that is a Tensor (a loss's weights) is a buffer.
+    A subclass names its function and declares the options, parameters of the function, as a
+    dataclass declares its fields::
+
+        class LeakyReLU(Function):
+            function = staticmethod(F.leaky_relu)
+            negative_slope: float = 0.01
+            inplace: bool = False
+
+    Type checkers derive the constructor from these fields; at run time names and defaults are the
+    function's.  An option that is a Tensor, such as the class weights of a loss, becomes a buffer.
+    A subclass without a docstring gets its function's.
     """
 
     function: ClassVar[Callable]
-    inputs: ClassVar[int] = 1
-    hidden: ClassVar[tuple[str, ...]] = ("training", "rng", "dtype")  # of the function, not of the layer
+    _option_names: ClassVar[tuple[str, ...]] = ()
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        parameters = list(inspect.signature(cls.function).parameters.values())[cls.inputs:]
-        cls.__signature__ = inspect.Signature([p for p in parameters if p.name not in cls.hidden])  # type: ignore
+        if not hasattr(cls, "function"):  # an abstract base class
+            return
+        fields: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            fields |= inspect.get_annotations(base)
+        parameters = inspect.signature(cls.function).parameters.values()
+        options = [p.replace(annotation=fields[p.name]) for p in parameters if p.name in fields]
+        cls._option_names = tuple(p.name for p in options)
+        cls.__signature__ = inspect.Signature(options)
+        if not cls.__doc__:
+            inputs = [p.name for p in parameters
+                      if p.default is p.empty and p.name not in cls._option_names]
+            cls.__doc__ = _layer_doc(cls.function, cls._option_names, inputs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        signature = type(self).__signature__
         try:
-            bound = type(self).__signature__.bind(*args, **kwargs)  # type: ignore[attr-defined]
-        except TypeError as e:
-            raise TypeError(f"{type(self).__name__}{type(self).__signature__}: {e}") from None  # type: ignore[attr-defined]
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}{signature}: {error}") from None
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             if isinstance(value, Tensor):
@@ -38,13 +61,21 @@ class Function(Module):
             else:
                 setattr(self, name, value)
 
-    def options(self) -> dict[str, Any]:
-        """The options by name, as the function takes them."""
-        return {name: getattr(self, name) for name in type(self).__signature__.parameters}  # type: ignore[attr-defined]
+    def _options(self) -> dict[str, Any]:
+        """The options as keyword arguments of the function."""
+        return {name: getattr(self, name) for name in self._option_names}
 
-    def forward(self, *inputs: Any) -> Any:
-        return type(self).function(*inputs, **self.options())
+    def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
+        return type(self).function(*inputs, **named_inputs, **self._options())
 
     def extra_repr(self) -> str:
-        text = lambda v: str(v.shape) if isinstance(v, Tensor) else repr(v)
-        return ", ".join(f"{n}={text(v)}" for n, v in self.options().items() if n != "inplace")
+        text = lambda value: str(value.shape) if isinstance(value, Tensor) else repr(value)
+        options = self._options().items()
+        return ", ".join(f"{name}={text(v)}" for name, v in options if name != "inplace")
+
+
+def _layer_doc(function: Callable, options: Iterable[str], inputs: Iterable[str]) -> str:
+    """The function's docstring, and how the layer splits the function's parameters."""
+    summary = (f"Layer form of `gpuprop.functional.{function.__name__}`: constructed with "
+               f"({', '.join(options)}), called with ({', '.join(inputs)}).")
+    return f"{inspect.getdoc(function) or ''}\n\n{textwrap.fill(summary, 96)}\n"

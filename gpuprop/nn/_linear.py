@@ -1,4 +1,4 @@
-"""Layers that are one product, and the ones that only change a shape."""
+"""Linear layers, and layers that only change a shape."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import gpuprop.functional as F
 from gpuprop._array.shape import flatten
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new, uniform_
+from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn.init import uniform_
 from gpuprop.random import Generator
 
 
 class Identity(Module):
-    """The input itself; any arguments are taken and ignored."""
+    """Return the input.  The constructor accepts and ignores any arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -25,42 +25,62 @@ class Identity(Module):
 
 
 class Linear(Module):
-    """``input @ weight.T + bias``: (..., in_features) -> (..., out_features), weight (out, in).
+    """``y = input @ weight.T + bias``
 
-    Both start uniform within 1/sqrt(in_features), as PyTorch's do.
+    Input (..., in_features), output (..., out_features); weight (out_features, in_features),
+    bias (out_features,).  Both start uniform in [-k, k] with k = 1 / sqrt(in_features).
+
+    >>> from gpuprop import nn
+    >>> layer = nn.Linear(4, 3)
+    >>> layer(gpuprop.ones(2, 4)).shape
+    (2, 3)
+    >>> layer
+    Linear(in_features=4, out_features=3, bias=True)
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, device: str | None = None,
-                 dtype: Any = None, rng: Generator | None = None) -> None:
-        self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(new((out_features, in_features), device, dtype))
-        self.bias = Parameter(new((out_features,), device, dtype)) if bias else None
+    def __init__(self, in_features: int, out_features: int, bias: bool = True,
+                 device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
+        self.in_features = in_features
+        self.out_features = out_features
+        self.weight = Parameter(new_tensor((out_features, in_features), device, dtype))
+        self.bias = Parameter(new_tensor((out_features,), device, dtype)) if bias else None
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew."""
-        _within(1 / math.sqrt(self.in_features or 1), rng, self.weight, self.bias)
+        """Draw new initial values."""
+        _draw_uniform(1 / math.sqrt(self.in_features or 1), rng, self.weight, self.bias)
 
     def forward(self, input: Any) -> Any:
         return F.linear(input, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return (f"in_features={self.in_features}, out_features={self.out_features}, "
+                f"bias={self.bias is not None}")
 
 
 class Bilinear(Module):
-    """``input1[n] @ weight[k] @ input2[n] + bias[k]``: weight (out, in1, in2)."""
+    """``y[..., k] = input1 @ weight[k] @ input2 + bias[k]``
 
-    def __init__(self, in1_features: int, in2_features: int, out_features: int, bias: bool = True,
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
-        self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
-        self.weight = Parameter(new((out_features, in1_features, in2_features), device, dtype))
-        self.bias = Parameter(new((out_features,), device, dtype)) if bias else None
+    Inputs (..., in1_features) and (..., in2_features), output (..., out_features); weight
+    (out_features, in1_features, in2_features), bias (out_features,).  Both start uniform in
+    [-k, k] with k = 1 / sqrt(in1_features).
+    """
+
+    def __init__(self, in1_features: int, in2_features: int, out_features: int,
+                 bias: bool = True, device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
+        self.in1_features = in1_features
+        self.in2_features = in2_features
+        self.out_features = out_features
+        shape = (out_features, in1_features, in2_features)
+        self.weight = Parameter(new_tensor(shape, device, dtype))
+        self.bias = Parameter(new_tensor((out_features,), device, dtype)) if bias else None
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew."""
-        _within(1 / math.sqrt(self.in1_features or 1), rng, self.weight, self.bias)
+        """Draw new initial values."""
+        _draw_uniform(1 / math.sqrt(self.in1_features or 1), rng, self.weight, self.bias)
 
     def forward(self, input1: Any, input2: Any) -> Any:
         return F.bilinear(input1, input2, self.weight, self.bias)
@@ -71,10 +91,11 @@ class Bilinear(Module):
 
 
 class Flatten(Module):
-    """The axes from `start_dim` to `end_dim` as one."""
+    """Merge the axes `start_dim` to `end_dim` into one: (N, C, H, W) -> (N, C * H * W)."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.start_dim = start_dim
+        self.end_dim = end_dim
 
     def forward(self, input: Any) -> Any:
         return flatten(input, self.start_dim, self.end_dim)
@@ -84,25 +105,33 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """The axis `dim` as several, of the sizes given; one -1 is inferred."""
+    """Split the axis `dim` into axes of sizes `unflattened_size`, one of which may be -1.
+
+    >>> from gpuprop import nn
+    >>> nn.Unflatten(1, (3, -1))(gpuprop.ones(2, 12)).shape
+    (2, 3, 4)
+    """
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        self.dim = dim
+        self.unflattened_size = tuple(unflattened_size)
 
     def forward(self, input: Any) -> Any:
-        shape, dim, sizes = input.shape, self.dim % input.ndim, self.unflattened_size
-        known = math.prod(n for n in sizes if n != -1)
-        sizes = tuple(shape[dim] // (known or 1) if n == -1 else n for n in sizes)
+        shape = input.shape
+        dim = self.dim % input.ndim
+        known = math.prod(n for n in self.unflattened_size if n != -1)
+        inferred = shape[dim] // (known or 1)
+        sizes = tuple(inferred if n == -1 else n for n in self.unflattened_size)
         if math.prod(sizes) != shape[dim]:
-            raise ValueError(f"Unflatten: axis {self.dim} has {shape[dim]} elements, "
-                             f"which do not make {self.unflattened_size}")
+            raise ValueError(f"Unflatten: axis {self.dim} has {shape[dim]} elements, which cannot "
+                             f"be reshaped to {self.unflattened_size}")
         return input.reshape(*shape[:dim], *sizes, *shape[dim + 1:])
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
 
 
-def _within(bound: float, rng: Generator | None, *tensors: Tensor | None) -> None:
-    for t in tensors:
-        if t is not None:
-            uniform_(t, -bound, bound, rng)
+def _draw_uniform(bound: float, rng: Generator | None, *tensors: Tensor | None) -> None:
+    for tensor in tensors:
+        if tensor is not None:
+            uniform_(tensor, -bound, bound, rng)

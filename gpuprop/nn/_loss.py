@@ -1,11 +1,17 @@
-"""Losses: see the function of the same name in `gpuprop.functional`, whose options these take."""
+"""Losses.  Most are layers of the function of `gpuprop.functional` with the same options."""
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import KW_ONLY
+from typing import Any, ClassVar
+
+import numpy as np
 
 import gpuprop.functional as F
+from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor
 from gpuprop.nn._function import Function
@@ -14,122 +20,314 @@ from gpuprop.nn._module import Module
 from gpuprop.random import Generator
 
 
-class L1Loss(Function):
-    function, inputs = staticmethod(F.l1_loss), 2
-    hidden = ("weight",)
+def element_count(input: Any, *others: Any, weight: Any = None, pos_weight: Any = None,
+                  **options: Any) -> int:
+    """The number of elements, with weights that broadcast."""
+    if weight is None and pos_weight is None:
+        return math.prod(input.shape)
+    weights = [w.shape for w in (weight, pos_weight) if w is not None]
+    return math.prod(np.broadcast_shapes(input.shape, *weights))
 
 
-class MSELoss(Function):
-    function, inputs = staticmethod(F.mse_loss), 2
-    hidden = ("weight",)
+def element_weight(input: Any, target: Any, weight: Any = None, **options: Any) -> Any:
+    """The sum of the weights of the elements; without weights their number."""
+    return math.prod(input.shape) if weight is None else widened(raw(weight)).sum()
 
 
-class SmoothL1Loss(Function):
-    function, inputs = staticmethod(F.smooth_l1_loss), 2
+def sample_count(input: Any, *others: Any, **options: Any) -> int:
+    """The number of samples: the last axis of `input` holds the values of one sample."""
+    return math.prod(input.shape[:-1])
 
 
-class HuberLoss(Function):
-    function, inputs = staticmethod(F.huber_loss), 2
-    hidden = ("weight",)
+def label_weight(input: Any, target: Any, weight: Any = None, ignore_index: int = -100,
+                 **options: Any) -> Any:
+    """The number of labels that are not ignored, or the sum of their class weights.
+
+    For a target of probabilities: the number of samples.
+    """
+    if target.dtype.kind not in "iu":
+        class_axis = min(input.ndim - 1, 1)
+        return math.prod(input.shape[:class_axis] + input.shape[class_axis + 1:])
+    counted = target != ignore_index
+    if weight is None:
+        return counted.sum()
+    return (widened(raw(weight))[target * counted] * counted).sum()
 
 
-class CrossEntropyLoss(Function):
-    function, inputs = staticmethod(F.cross_entropy), 2
+def divergence_count(input: Any, target: Any, reduction: str = "mean", **options: Any) -> int:
+    """The number of elements; for "batchmean" the length of the first axis."""
+    if reduction == "batchmean":
+        return len(input) if input.ndim else 1
+    return math.prod(input.shape)
 
 
-class NLLLoss(Function):
-    function, inputs = staticmethod(F.nll_loss), 2
+class Loss(Function):
+    """Abstract: a loss whose mean is a sum divided by a count, both of which add up over batches.
+
+    A subclass names its `function` and its `mean_divisor`, a function of the same arguments: the
+    count that the function's mean divides the sum by.
+    """
+
+    mean_divisor: ClassVar[Callable] = staticmethod(element_count)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "function" in vars(cls):
+            LOSSES.setdefault(cls.function, cls)
+        if "forward" in vars(cls) and "sum_and_count" not in vars(cls):
+            cls.sum_and_count = None  # type: ignore[assignment] # the new forward's mean is unknown
+
+    def sum_and_count(self, *inputs: Any) -> tuple[Tensor, Any]:
+        """The sum of the losses of a batch, and the count that their mean divides it by.
+
+        The count is a number or a 0-d array: the number of elements, samples, or labels that are
+        not ignored, or the sum of their weights.  The mean over several batches is the sum of
+        their sums divided by the sum of their counts.
+
+        Raises ValueError unless the reduction is a mean.
+        """
+        return self._sum_and_count(self._options(), *inputs)
+
+    @classmethod
+    def _sum_and_count(cls, options: dict[str, Any], *inputs: Any) -> tuple[Tensor, Any]:
+        check_mean(options.get("reduction", "mean"))
+        total = cls.function(*inputs, **{**options, "reduction": "sum"})
+        return total, cls.mean_divisor(*map(raw, inputs), **options)
 
 
-class BCELoss(Function):
-    function, inputs = staticmethod(F.binary_cross_entropy), 2
+LOSSES: dict[Callable, type[Loss]] = {}  # by the function that each applies
 
 
-class BCEWithLogitsLoss(Function):
-    function, inputs = staticmethod(F.binary_cross_entropy_with_logits), 2
+def check_mean(reduction: str) -> None:
+    """Raise ValueError unless the reduction is a mean."""
+    if reduction not in ("mean", "batchmean"):
+        raise ValueError(f"a training loss must be a mean, but reduction={reduction!r}: leave it "
+                         f"out, or write a function that returns a pair (sum, count)")
 
 
-class KLDivLoss(Function):
-    function, inputs = staticmethod(F.kl_div), 2
+def sum_and_count(loss: Callable) -> Callable | None:
+    """``loss.sum_and_count`` of a loss that has this method, else None.
+
+    Functions of `gpuprop.functional`, also as a ``functools.partial`` with options, have the one of
+    their class in `gpuprop.nn`.  Raises ValueError if a loss of gpuprop is not a mean.
+    """
+    if isinstance(loss, Loss | LinearCrossEntropyLoss):
+        check_mean(vars(loss)["reduction"])
+    method = getattr(loss, "sum_and_count", None)
+    if method is not None:
+        return method
+    function, options = loss, {}
+    if isinstance(loss, functools.partial) and not loss.args:
+        function, options = loss.func, loss.keywords
+    cls = next((cls for known, cls in LOSSES.items() if known is function), None)
+    if cls is None:
+        return None
+    check_mean(options.get("reduction", "mean"))
+    return functools.partial(cls._sum_and_count, options)
 
 
-class SoftMarginLoss(Function):
-    function, inputs = staticmethod(F.soft_margin_loss), 2
+class L1Loss(Loss):
+    function = staticmethod(F.l1_loss)
+    mean_divisor = staticmethod(element_weight)
+    reduction: str = "mean"
 
 
-class PoissonNLLLoss(Function):
-    function, inputs = staticmethod(F.poisson_nll_loss), 2
+class MSELoss(Loss):
+    function = staticmethod(F.mse_loss)
+    mean_divisor = staticmethod(element_weight)
+    reduction: str = "mean"
 
 
-class GaussianNLLLoss(Function):
-    function, inputs = staticmethod(F.gaussian_nll_loss), 3
+class SmoothL1Loss(Loss):
+    function = staticmethod(F.smooth_l1_loss)
+    reduction: str = "mean"
+    beta: float = 1.0
 
 
-class HingeEmbeddingLoss(Function):
-    function, inputs = staticmethod(F.hinge_embedding_loss), 2
+class HuberLoss(Loss):
+    function = staticmethod(F.huber_loss)
+    reduction: str = "mean"
+    delta: float = 1.0
 
 
-class CosineEmbeddingLoss(Function):
-    function, inputs = staticmethod(F.cosine_embedding_loss), 3
+class CrossEntropyLoss(Loss):
+    function = staticmethod(F.cross_entropy)
+    mean_divisor = staticmethod(label_weight)
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
 
 
-class MarginRankingLoss(Function):
-    function, inputs = staticmethod(F.margin_ranking_loss), 3
+class NLLLoss(Loss):
+    function = staticmethod(F.nll_loss)
+    mean_divisor = staticmethod(label_weight)
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
 
 
-class MultiMarginLoss(Function):
-    function, inputs = staticmethod(F.multi_margin_loss), 2
+class BCELoss(Loss):
+    function = staticmethod(F.binary_cross_entropy)
+    weight: Tensor | None = None
+    reduction: str = "mean"
 
 
-class MultiLabelMarginLoss(Function):
-    function, inputs = staticmethod(F.multilabel_margin_loss), 2
+class BCEWithLogitsLoss(Loss):
+    function = staticmethod(F.binary_cross_entropy_with_logits)
+    weight: Tensor | None = None
+    reduction: str = "mean"
+    pos_weight: Tensor | None = None
 
 
-class MultiLabelSoftMarginLoss(Function):
-    function, inputs = staticmethod(F.multilabel_soft_margin_loss), 2
+class KLDivLoss(Loss):
+    function = staticmethod(F.kl_div)
+    mean_divisor = staticmethod(divergence_count)
+    reduction: str = "mean"
+    log_target: bool = False
 
 
-class TripletMarginLoss(Function):
-    function, inputs = staticmethod(F.triplet_margin_loss), 3
+class SoftMarginLoss(Loss):
+    function = staticmethod(F.soft_margin_loss)
+    reduction: str = "mean"
+
+
+class PoissonNLLLoss(Loss):
+    function = staticmethod(F.poisson_nll_loss)
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+class GaussianNLLLoss(Loss):
+    function = staticmethod(F.gaussian_nll_loss)
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
+
+
+class HingeEmbeddingLoss(Loss):
+    function = staticmethod(F.hinge_embedding_loss)
+    margin: float = 1.0
+    reduction: str = "mean"
+
+
+class CosineEmbeddingLoss(Loss):
+    function = staticmethod(F.cosine_embedding_loss)
+    mean_divisor = staticmethod(sample_count)
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class MarginRankingLoss(Loss):
+    function = staticmethod(F.margin_ranking_loss)
+    margin: float = 0.0
+    reduction: str = "mean"
+
+
+class MultiMarginLoss(Loss):
+    function = staticmethod(F.multi_margin_loss)
+    mean_divisor = staticmethod(sample_count)
+    p: int = 1
+    margin: float = 1.0
+    weight: Tensor | None = None
+    reduction: str = "mean"
+
+
+class MultiLabelMarginLoss(Loss):
+    function = staticmethod(F.multilabel_margin_loss)
+    mean_divisor = staticmethod(sample_count)
+    reduction: str = "mean"
+
+
+class MultiLabelSoftMarginLoss(Loss):
+    function = staticmethod(F.multilabel_soft_margin_loss)
+    mean_divisor = staticmethod(sample_count)
+    weight: Tensor | None = None
+    reduction: str = "mean"
+
+
+class TripletMarginLoss(Loss):
+    function = staticmethod(F.triplet_margin_loss)
+    mean_divisor = staticmethod(sample_count)
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"
 
 
 class TripletMarginWithDistanceLoss(Function):
-    function, inputs = staticmethod(F.triplet_margin_with_distance_loss), 3
+    function = staticmethod(F.triplet_margin_with_distance_loss)
+    _: KW_ONLY
+    distance_function: Callable | None = None
+    margin: float = 1.0
+    swap: bool = False
+    reduction: str = "mean"
 
 
 class CTCLoss(Function):
-    function, inputs = staticmethod(F.ctc_loss), 4
+    function = staticmethod(F.ctc_loss)
+    blank: int = 0
+    reduction: str = "mean"
+    zero_infinity: bool = False
 
 
 class LinearCrossEntropyLoss(Module):
-    """The cross entropy of a `Linear` layer's outputs, which never exist all at once: see `F.linear_cross_entropy`.
+    """``cross_entropy(linear(input), target)``, computed without storing all logits.
 
-    (N, in_features) or (in_features,), and labels (N, *out_features) or (); the layer's weight is
-    (num_classes * prod(out_features), in_features).  `options`, PyTorch's for its chunks, are accepted and ignored.
+    Input (N, in_features) or (in_features,), target labels (N, *out_features) or ().  The layer
+    `linear` has out_features = num_classes * prod(out_features); `weight` (num_classes,) are class
+    weights.  `options`, in PyTorch the options of the chunks, are accepted and ignored.  See
+    `gpuprop.functional.linear_cross_entropy`.
     """
 
     weight: Tensor | None
 
-    def __init__(self, in_features: int, num_classes: int, *, out_features: tuple[int, ...] = (), bias: bool = False,
-                 device: str | None = None, dtype: Any = None, reduction: str = "mean", weight: Tensor | None = None,
-                 ignore_index: int | None = None, label_smoothing: float = 0.0, options: Any = None,
-                 rng: Generator | None = None) -> None:
+    def __init__(self, in_features: int, num_classes: int, *, out_features: tuple[int, ...] = (),
+                 bias: bool = False, device: str | None = None, dtype: Any = None,
+                 reduction: str = "mean", weight: Tensor | None = None,
+                 ignore_index: int | None = None, label_smoothing: float = 0.0,
+                 options: Any = None, rng: Generator | None = None) -> None:
+        name = type(self).__name__
         if weight is not None and weight.shape != (num_classes,):
-            raise ValueError(f"LinearCrossEntropyLoss: weight is one a class, ({num_classes},), not {weight.shape}")
+            raise ValueError(f"{name}: weight must have shape (num_classes,) = ({num_classes},), "
+                             f"got {weight.shape}")
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"LinearCrossEntropyLoss: label_smoothing lies between 0 and 1, and is {label_smoothing}")
-        self.num_classes, self.out_features, self.reduction = num_classes, tuple(out_features), reduction
-        self.ignore_index, self.label_smoothing, self.options = ignore_index, label_smoothing, options
+            raise ValueError(f"{name}: label_smoothing must be between 0 and 1, "
+                             f"got {label_smoothing}")
+        self.num_classes = num_classes
+        self.out_features = tuple(out_features)
+        self.reduction = reduction
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+        self.options = options
         self.register_buffer("weight", None if weight is None else Tensor(raw(weight)))
-        self.linear = Linear(in_features, num_classes * math.prod(self.out_features), bias, device, dtype, rng)
+        outputs = num_classes * math.prod(self.out_features)
+        self.linear = Linear(in_features, outputs, bias, device, dtype, rng)
 
     def forward(self, input: Any, target: Any) -> Any:
-        shape, bias = (self.num_classes, *self.out_features), self.linear.bias
+        return self._loss(input, target, self.reduction)
+
+    def sum_and_count(self, input: Any, target: Any) -> tuple[Tensor, Any]:
+        """The sum of the losses of a batch and the divisor of their mean; see `Loss`."""
+        check_mean(self.reduction)
+        labels = raw(target)
+        ignore_index = -100 if self.ignore_index is None else self.ignore_index
+        count = label_weight(labels, labels, self.weight, ignore_index)
+        return self._loss(input, target, "sum"), count
+
+    def _loss(self, input: Any, target: Any, reduction: str) -> Any:
+        shape = (self.num_classes, *self.out_features)
+        weight = self.linear.weight.reshape(*shape, self.linear.in_features)
+        bias = self.linear.bias
         return F.linear_cross_entropy(
-            input, self.linear.weight.reshape(*shape, self.linear.in_features), target, weight=self.weight,
-            linear_bias=None if bias is None else bias.reshape(shape), reduction=self.reduction,
+            input, weight, target, weight=self.weight,
+            linear_bias=None if bias is None else bias.reshape(shape), reduction=reduction,
             ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
 
     def extra_repr(self) -> str:
-        return (f"num_classes={self.num_classes}, out_features={self.out_features}, reduction={self.reduction!r}, "
-                f"ignore_index={self.ignore_index}, label_smoothing={self.label_smoothing}")
+        return (f"num_classes={self.num_classes}, out_features={self.out_features}, "
+                f"reduction={self.reduction!r}, ignore_index={self.ignore_index}, "
+                f"label_smoothing={self.label_smoothing}")

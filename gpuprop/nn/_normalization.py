@@ -1,4 +1,4 @@
-"""Normalization: see the function of the same name in `gpuprop.functional`."""
+"""Normalization layers."""
 
 from __future__ import annotations
 
@@ -9,80 +9,108 @@ from typing import Any, ClassVar
 import gpuprop.functional as F
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.functional._normalization import count
+from gpuprop.functional._normalization import count_batch
 from gpuprop.nn._function import Function
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new, ones_, zeros_
+from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn.init import ones_, zeros_
 
 
-class Affine(Module):
-    """Abstract: a layer with a `weight`, which starts as 1, and a `bias`, as 0; either may be None."""
+class AffineLayer(Module):
+    """Abstract: a layer with a `weight` that starts as 1 and a `bias` that starts as 0, or None."""
 
-    options: ClassVar[tuple[str, ...]]  # what stands in its line
+    _repr_names: ClassVar[tuple[str, ...]]  # options shown in repr
     weight: Parameter | None
     bias: Parameter | None
 
-    def make(self, shape: tuple[int, ...], weight: bool, bias: bool, device: str | None, dtype: Any) -> None:
-        """Make both, of one shape."""
-        self.weight = Parameter(new(shape, device, dtype, 1.0)) if weight else None
-        self.bias = Parameter(new(shape, device, dtype)) if bias else None
+    def _create_parameters(self, shape: tuple[int, ...], weight: bool, bias: bool,
+                           device: str | None, dtype: Any) -> None:
+        self.weight = Parameter(new_tensor(shape, device, dtype, 1.0)) if weight else None
+        self.bias = Parameter(new_tensor(shape, device, dtype)) if bias else None
 
     def reset_parameters(self) -> None:
-        """Begin again with 1 and 0."""
-        for values, fill in (self.weight, ones_), (self.bias, zeros_):
-            if values is not None:
-                fill(values)
+        """Set the weight to 1 and the bias to 0."""
+        if self.weight is not None:
+            ones_(self.weight)
+        if self.bias is not None:
+            zeros_(self.bias)
 
     def extra_repr(self) -> str:
-        words = ", ".join(f"{name}={getattr(self, name)}" for name in self.options)
-        return words.replace("normalized_shape=", "").replace("num_features=", "")
+        text = ", ".join(f"{name}={getattr(self, name)}" for name in self._repr_names)
+        return text.replace("normalized_shape=", "").replace("num_features=", "")
 
 
-class LayerNorm(Affine):
-    """Mean 0 and variance 1 over the last axes, times `weight`, plus `bias`, both of `normalized_shape`."""
+class LayerNorm(AffineLayer):
+    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, over the last axes of each sample.
 
-    options = ("normalized_shape", "eps", "elementwise_affine")
+    Input and output (..., *normalized_shape); `weight` and `bias` have shape `normalized_shape`.
+    The variance is the biased one.  J. L. Ba et al., 2016.
 
-    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5, elementwise_affine: bool = True,
-                 bias: bool = True, device: str | None = None, dtype: Any = None) -> None:
-        self.normalized_shape = sizes(normalized_shape)
-        self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.make(self.normalized_shape, elementwise_affine, elementwise_affine and bias, device, dtype)
+    >>> from gpuprop import nn
+    >>> y = nn.LayerNorm(3)(gpuprop.tensor([[1.0, 2.0, 3.0]]))
+    >>> y.numpy().round(2)
+    array([[-1.22,  0.  ,  1.22]], dtype=float32)
+    """
+
+    _repr_names = ("normalized_shape", "eps", "elementwise_affine")
+
+    def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5,
+                 elementwise_affine: bool = True, bias: bool = True, device: str | None = None,
+                 dtype: Any = None) -> None:
+        self.normalized_shape = _as_shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self._create_parameters(self.normalized_shape, elementwise_affine,
+                                elementwise_affine and bias, device, dtype)
 
     def forward(self, input: Any) -> Any:
         return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
-class RMSNorm(Affine):
-    """Root mean square 1 over the last axes, times `weight`, of `normalized_shape`."""
+class RMSNorm(AffineLayer):
+    """``y = x / sqrt(mean(x**2) + eps) * weight``, over the last axes of each sample.
 
-    options = ("normalized_shape", "eps", "elementwise_affine")
+    Input and output (..., *normalized_shape); `weight` has shape `normalized_shape`.  The default
+    `eps` is the machine epsilon of the input's dtype.  B. Zhang and R. Sennrich, NeurIPS 2019.
+    """
+
+    _repr_names = ("normalized_shape", "eps", "elementwise_affine")
 
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None,
-                 elementwise_affine: bool = True, device: str | None = None, dtype: Any = None) -> None:
-        self.normalized_shape = sizes(normalized_shape)
-        self.eps, self.elementwise_affine = eps, elementwise_affine
-        self.make(self.normalized_shape, elementwise_affine, False, device, dtype)
+                 elementwise_affine: bool = True, device: str | None = None,
+                 dtype: Any = None) -> None:
+        self.normalized_shape = _as_shape(normalized_shape)
+        self.eps = eps
+        self.elementwise_affine = elementwise_affine
+        self._create_parameters(self.normalized_shape, elementwise_affine, False, device, dtype)
 
     def forward(self, x: Any) -> Any:
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
-def sizes(shape: int | Sequence[int]) -> tuple[int, ...]:
+def _as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     return (shape,) if isinstance(shape, int) else tuple(shape)
 
 
-class GroupNorm(Affine):
-    """Mean 0 and variance 1 in each of `num_groups` groups of channels of each sample, times `weight`, plus `bias`."""
+class GroupNorm(AffineLayer):
+    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, over groups of channels.
 
-    options = ("num_groups", "num_channels", "eps", "affine")
+    Input and output (N, C, ...) with C = `num_channels`.  Mean and biased variance are those of
+    each of `num_groups` equal groups of channels of each sample; `weight` and `bias` are (C,).
+    Y. Wu and K. He, ECCV 2018.
+    """
+
+    _repr_names = ("num_groups", "num_channels", "eps", "affine")
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True,
                  device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:
         if num_groups < 1 or num_channels % num_groups:
-            raise ValueError(f"GroupNorm: num_channels={num_channels} is not divisible by num_groups={num_groups}")
-        self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self.make((num_channels,), affine, affine and bias, device, dtype)
+            raise ValueError(f"GroupNorm: num_channels={num_channels} must be divisible by "
+                             f"num_groups={num_groups}")
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+        self.eps = eps
+        self.affine = affine
+        self._create_parameters((num_channels,), affine, affine and bias, device, dtype)
 
     def forward(self, input: Any) -> Any:
         return F.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
@@ -90,125 +118,172 @@ class GroupNorm(Affine):
 
 class LocalResponseNorm(Function):
     function = staticmethod(F.local_response_norm)
+    size: int
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
 
 
-# ---- with running statistics ----------------------------------------------------------------------------------------
+# ---- with running statistics ---------------------------------------------------------------------
 
 
-class Tracking(Affine):
-    """Abstract: a layer that normalizes channels, and may keep running statistics as buffers."""
+class ChannelNorm(AffineLayer):
+    """Abstract: normalizes channels, and may keep running statistics as buffers."""
 
-    options = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-    ndims: ClassVar[tuple[int, ...]]  # how many axes the input may have
+    _repr_names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+    _ndims: ClassVar[tuple[int, ...]]  # the numbers of axes that an input may have
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def keep(self, num_features: int, eps: float, momentum: float | None, affine: bool, track: bool,
-             device: str | None, dtype: Any, bias: bool) -> None:
-        """What the constructors have in common."""
-        self.num_features, self.eps, self.momentum, self.affine = num_features, eps, momentum, affine
-        self.track_running_stats = track
-        self.make((num_features,), affine, affine and bias, device, dtype)
+    def _setup(self, num_features: int, eps: float, momentum: float | None, affine: bool,
+               track_running_stats: bool, device: str | None, dtype: Any, bias: bool) -> None:
+        """The common part of the constructors."""
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.affine = affine
+        self.track_running_stats = track_running_stats
         shape = (num_features,)
-        self.register_buffer("running_mean", new(shape, device, dtype) if track else None)
-        self.register_buffer("running_var", new(shape, device, dtype, 1.0) if track else None)
-        self.register_buffer("num_batches_tracked", new((), device, "int64", 0) if track else None)
+        self._create_parameters(shape, affine, affine and bias, device, dtype)
+        mean = variance = batches = None
+        if track_running_stats:
+            mean = new_tensor(shape, device, dtype)
+            variance = new_tensor(shape, device, dtype, 1.0)
+            batches = new_tensor((), device, "int64", 0)
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", variance)
+        self.register_buffer("num_batches_tracked", batches)
 
     def reset_running_stats(self) -> None:
-        """Forget the batches seen."""
-        for values, start in (self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0):
-            if values is not None:
-                write(values.data, start)
+        """Set the running mean to 0, the running variance to 1 and the number of batches to 0."""
+        for buffer, value in ((self.running_mean, 0), (self.running_var, 1),
+                              (self.num_batches_tracked, 0)):
+            if buffer is not None:
+                write(buffer.data, value)
 
     def reset_parameters(self) -> None:
-        """Begin again with 1 and 0, and forget the batches seen."""
+        """Set the weight to 1 and the bias to 0, and reset the running statistics."""
         self.reset_running_stats()
         super().reset_parameters()
 
-    def check(self, input: Any) -> None:
-        if input.ndim not in self.ndims:
-            raise ValueError(f"{type(self).__name__}: input has {' or '.join(map(str, self.ndims))} axes, "
-                             f"not {input.ndim}, as {input.shape} has")
+    def _check_ndim(self, input: Any) -> None:
+        if input.ndim not in self._ndims:
+            expected = " or ".join(map(str, self._ndims))
+            raise ValueError(f"{type(self).__name__}: input must have {expected} axes, "
+                             f"got {input.ndim}: shape {input.shape}")
 
 
-class BatchNorm(Tracking):
-    """Abstract: mean 0 and variance 1 in each channel, over the batch in training, else by running statistics.
+class BatchNorm(ChannelNorm):
+    """Abstract: BatchNorm1d, BatchNorm2d and BatchNorm3d."""
 
-    `momentum` is the share of the newest batch in these; with None all batches have equal shares.
-    """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-                 track_running_stats: bool = True, device: str | None = None, dtype: Any = None, *,
-                 bias: bool = True) -> None:
-        self.keep(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
+                 affine: bool = True, track_running_stats: bool = True,
+                 device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:
+        self._setup(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
     def forward(self, input: Any) -> Any:
-        self.check(input)
+        self._check_ndim(input)
+        mean = self.running_mean
+        variance = self.running_var
         momentum: Any = self.momentum
-        tracked = self.training and self.track_running_stats and self.num_batches_tracked is not None
-        if tracked:
-            share = count(self.num_batches_tracked)
-            momentum = share if momentum is None else momentum
-        mean, variance = self.running_mean, self.running_var
         if self.training and not self.track_running_stats:
             mean = variance = None
-        return F.batch_norm(input, mean, variance, self.weight, self.bias, self.training or mean is None,
+        elif self.training and self.num_batches_tracked is not None:
+            cumulative = count_batch(self.num_batches_tracked)  # 1 / batches
+            momentum = cumulative if momentum is None else momentum
+        use_batch = self.training or mean is None
+        return F.batch_norm(input, mean, variance, self.weight, self.bias, use_batch,
                             0.0 if momentum is None else momentum, self.eps)
 
 
 class BatchNorm1d(BatchNorm):
-    """Of (N, C) or (N, C, L)."""
+    """`BatchNorm2d` for inputs (N, C) or (N, C, L): normalizes each channel over the batch.
 
-    ndims = (2, 3)
+    >>> from gpuprop import nn
+    >>> norm = nn.BatchNorm1d(3)
+    >>> y = norm(gpuprop.random.normal((64, 3), 2.0, 5.0))
+    >>> bool(abs(y.numpy().mean(axis=0)).max() < 1e-5)
+    True
+    >>> y = norm.eval()(gpuprop.zeros(1, 3))  # uses the running statistics
+    """
+
+    _ndims = (2, 3)
 
 
 class BatchNorm2d(BatchNorm):
-    """Of (N, C, H, W)."""
+    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, for each channel.
 
-    ndims = (4,)
+    Input and output (N, C, H, W) with C = `num_features`; `weight` and `bias` are (C,).
+
+    In training, mean and biased variance are those of the batch, and the buffers `running_mean`
+    and `running_var` (unbiased) are updated:
+
+    ``running = (1 - momentum) * running + momentum * batch``
+
+    With ``momentum=None`` they are the averages of all batches.  In eval mode the running
+    statistics are used.  With ``track_running_stats=False`` there are none, and the statistics
+    of the batch are always used.
+
+    S. Ioffe and C. Szegedy, ICML 2015.
+    """
+
+    _ndims = (4,)
 
 
 class BatchNorm3d(BatchNorm):
-    """Of (N, C, D, H, W)."""
+    """`BatchNorm2d` for inputs (N, C, D, H, W): normalizes each channel over the batch."""
 
-    ndims = (5,)
+    _ndims = (5,)
 
 
-class InstanceNorm(Tracking):
-    """Abstract: mean 0 and variance 1 in each channel of each sample, or by running statistics where they are kept."""
+class InstanceNorm(ChannelNorm):
+    """Abstract: InstanceNorm1d, InstanceNorm2d and InstanceNorm3d."""
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = False,
-                 track_running_stats: bool = False, device: str | None = None, dtype: Any = None, *,
-                 bias: bool = True) -> None:
-        self.keep(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
+                 affine: bool = False, track_running_stats: bool = False,
+                 device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:
+        self._setup(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias)
 
     def forward(self, input: Any) -> Any:
-        self.check(input)
-        x = input[None] if input.ndim == self.ndims[0] else input
+        self._check_ndim(input)
+        is_single = input.ndim == self._ndims[0]
+        x = input[None] if is_single else input
         if x.shape[1] != self.num_features:
-            text = f"{type(self).__name__}: input {input.shape} has {x.shape[1]} channels, not {self.num_features}"
+            message = (f"{type(self).__name__}: input {input.shape} has {x.shape[1]} channels, but "
+                       f"num_features is {self.num_features}")
             if self.affine or self.track_running_stats:
-                raise ValueError(text)
-            warnings.warn(f"{text}; without weights that changes nothing", stacklevel=2)
+                raise ValueError(message)
+            warnings.warn(f"{message}; num_features is not used, because affine=False",
+                          stacklevel=2)
+        use_input = self.training or not self.track_running_stats
         y = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                            self.training or not self.track_running_stats, self.momentum or 0.0, self.eps)
-        return y[0] if x is not input else y
+                            use_input, self.momentum or 0.0, self.eps)
+        return y[0] if is_single else y
 
 
 class InstanceNorm1d(InstanceNorm):
-    """Of (N, C, L) or (C, L)."""
+    """`InstanceNorm2d` for inputs (N, C, L) or (C, L)."""
 
-    ndims = (2, 3)
+    _ndims = (2, 3)
 
 
 class InstanceNorm2d(InstanceNorm):
-    """Of (N, C, H, W) or (C, H, W)."""
+    """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, for each channel of each sample.
 
-    ndims = (3, 4)
+    Input and output (N, C, H, W) or (C, H, W) with C = `num_features`; with `affine` there are
+    `weight` and `bias` (C,).  The variance is the biased one.
+
+    Mean and variance are those of the sample's channel.  With `track_running_stats`, training
+    updates running statistics as `BatchNorm2d` does, and eval mode uses them.
+
+    D. Ulyanov et al., 2016.
+    """
+
+    _ndims = (3, 4)
 
 
 class InstanceNorm3d(InstanceNorm):
-    """Of (N, C, D, H, W) or (C, D, H, W)."""
+    """`InstanceNorm2d` for inputs (N, C, D, H, W) or (C, D, H, W)."""
 
-    ndims = (4, 5)
+    _ndims = (4, 5)

@@ -1,4 +1,4 @@
-"""Padding: a number for all sides, or a pair (before, after) for each axis, from the last one on."""
+"""Padding layers."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ import gpuprop.functional as F
 from gpuprop.nn._module import Module
 
 
-class Pad(Module):
-    """Abstract: (N, C, *space) or (C, *space) with more elements around the axes of space."""
+class Padding(Module):
+    """Abstract: pads the spatial dimensions of (N, C, *space) or (C, *space).
 
-    n: ClassVar[int]  # axes of space
-    mode: ClassVar[str]
+    `padding` is one int for all sides, or a pair (before, after) for each spatial dimension, the
+    last dimension first.  Negative padding crops.
+    """
+
+    _dims: ClassVar[int]  # spatial dimensions
+    _mode: ClassVar[str]
     value: float | None = None
 
     def __init__(self, padding: int | Sequence[int]) -> None:
-        self.padding = (padding,) * 2 * self.n if isinstance(padding, int) else tuple(padding)
-        if len(self.padding) != 2 * self.n:
-            raise ValueError(f"{type(self).__name__}: padding is a number or {2 * self.n}, not {padding}")
+        sides = 2 * self._dims
+        self.padding = (padding,) * sides if isinstance(padding, int) else tuple(padding)
+        if len(self.padding) != sides:
+            raise ValueError(f"{type(self).__name__}: padding must be an int or {sides} ints, "
+                             f"got {padding}")
 
     def forward(self, input: Any) -> Any:
-        if self.mode != "constant" and input.ndim not in (self.n + 1, self.n + 2):
-            raise ValueError(f"{type(self).__name__}: input has {self.n + 1} or {self.n + 2} axes, "
-                             f"not {input.ndim}, as {input.shape} has")
-        return F.pad(input, self.padding, self.mode, self.value)
+        ndims = (self._dims + 1, self._dims + 2)
+        if self._mode != "constant" and input.ndim not in ndims:
+            raise ValueError(f"{type(self).__name__}: input must have {ndims[0]} or {ndims[1]} "
+                             f"axes, got shape {input.shape}")
+        return F.pad(input, self.padding, self._mode, self.value)
 
     def extra_repr(self) -> str:
         return str(self.padding)
 
 
-class ConstantPad(Pad):
-    """Abstract: with `value`."""
+class ConstantPadding(Padding):
+    """Abstract: pads with `value`."""
 
-    mode = "constant"
+    _mode = "constant"
 
     def __init__(self, padding: int | Sequence[int], value: float) -> None:
         super().__init__(padding)
@@ -44,61 +51,152 @@ class ConstantPad(Pad):
         return f"padding={self.padding}, value={self.value}"
 
 
-class ConstantPad1d(ConstantPad):
-    n = 1
+class ConstantPad1d(ConstantPadding):
+    """Pad (N, C, L) or (C, L) with `value`.
+
+    `padding` is one int for both sides, or (left, right).
+    """
+
+    _dims = 1
 
 
-class ConstantPad2d(ConstantPad):
-    n = 2
+class ConstantPad2d(ConstantPadding):
+    """Pad (N, C, H, W) or (C, H, W) with `value`.
+
+    `padding` is one int for all sides, or (left, right, top, bottom).
+    """
+
+    _dims = 2
 
 
-class ConstantPad3d(ConstantPad):
-    n = 3
+class ConstantPad3d(ConstantPadding):
+    """Pad (N, C, D, H, W) or (C, D, H, W) with `value`.
+
+    `padding` is one int for all sides, or (left, right, top, bottom, front, back).
+    """
+
+    _dims = 3
 
 
-class ZeroPad1d(Pad):
-    n, mode = 1, "constant"
+class ZeroPad1d(Padding):
+    """Pad (N, C, L) or (C, L) with zeros.
+
+    `padding` is one int for both sides, or (left, right).
+    """
+
+    _dims = 1
+    _mode = "constant"
 
 
-class ZeroPad2d(Pad):
-    n, mode = 2, "constant"
+class ZeroPad2d(Padding):
+    """Pad (N, C, H, W) or (C, H, W) with zeros.
+
+    `padding` is one int for all sides, or (left, right, top, bottom).
+    """
+
+    _dims = 2
+    _mode = "constant"
 
 
-class ZeroPad3d(Pad):
-    n, mode = 3, "constant"
+class ZeroPad3d(Padding):
+    """Pad (N, C, D, H, W) or (C, D, H, W) with zeros.
+
+    `padding` is one int for all sides, or (left, right, top, bottom, front, back).
+    """
+
+    _dims = 3
+    _mode = "constant"
 
 
-class ReflectionPad1d(Pad):
-    n, mode = 1, "reflect"
+class ReflectionPad1d(Padding):
+    """Pad (N, C, L) or (C, L) with its reflection, without the edge: 1 2 3 -> 2 1 2 3 2.
+
+    `padding` is one int for both sides, or (left, right).
+    """
+
+    _dims = 1
+    _mode = "reflect"
 
 
-class ReflectionPad2d(Pad):
-    n, mode = 2, "reflect"
+class ReflectionPad2d(Padding):
+    """Pad (N, C, H, W) or (C, H, W) with its reflection, without the edge: 1 2 3 -> 2 1 2 3 2.
+
+    `padding` is one int for all sides, or (left, right, top, bottom).
+    """
+
+    _dims = 2
+    _mode = "reflect"
 
 
-class ReflectionPad3d(Pad):
-    n, mode = 3, "reflect"
+class ReflectionPad3d(Padding):
+    """Pad (N, C, D, H, W) or (C, D, H, W) with its reflection, without the edge.
+
+    Example: 1 2 3 -> 2 1 2 3 2.
+
+    `padding` is one int for all sides, or (left, right, top, bottom, front, back).
+    """
+
+    _dims = 3
+    _mode = "reflect"
 
 
-class ReplicationPad1d(Pad):
-    n, mode = 1, "replicate"
+class ReplicationPad1d(Padding):
+    """Pad (N, C, L) or (C, L) with its edge elements: 1 2 3 -> 1 1 2 3 3.
+
+    `padding` is one int for both sides, or (left, right).
+    """
+
+    _dims = 1
+    _mode = "replicate"
 
 
-class ReplicationPad2d(Pad):
-    n, mode = 2, "replicate"
+class ReplicationPad2d(Padding):
+    """Pad (N, C, H, W) or (C, H, W) with its edge elements: 1 2 3 -> 1 1 2 3 3.
+
+    `padding` is one int for all sides, or (left, right, top, bottom).
+    """
+
+    _dims = 2
+    _mode = "replicate"
 
 
-class ReplicationPad3d(Pad):
-    n, mode = 3, "replicate"
+class ReplicationPad3d(Padding):
+    """Pad (N, C, D, H, W) or (C, D, H, W) with its edge elements: 1 2 3 -> 1 1 2 3 3.
+
+    `padding` is one int for all sides, or (left, right, top, bottom, front, back).
+    """
+
+    _dims = 3
+    _mode = "replicate"
 
 
-class CircularPad1d(Pad):
-    n, mode = 1, "circular"
+class CircularPad1d(Padding):
+    """Pad (N, C, L) or (C, L) with the elements of the other side: 1 2 3 -> 3 1 2 3 1.
+
+    `padding` is one int for both sides, or (left, right).
+    """
+
+    _dims = 1
+    _mode = "circular"
 
 
-class CircularPad2d(Pad):
-    n, mode = 2, "circular"
+class CircularPad2d(Padding):
+    """Pad (N, C, H, W) or (C, H, W) with the elements of the other side: 1 2 3 -> 3 1 2 3 1.
+
+    `padding` is one int for all sides, or (left, right, top, bottom).
+    """
+
+    _dims = 2
+    _mode = "circular"
 
 
-class CircularPad3d(Pad):
-    n, mode = 3, "circular"
+class CircularPad3d(Padding):
+    """Pad (N, C, D, H, W) or (C, D, H, W) with the elements of the other side.
+
+    Example: 1 2 3 -> 3 1 2 3 1.
+
+    `padding` is one int for all sides, or (left, right, top, bottom, front, back).
+    """
+
+    _dims = 3
+    _mode = "circular"

@@ -1,4 +1,4 @@
-"""Recurrent layers, of whole sequences and of one step."""
+"""Recurrent layers for whole sequences, and cells for single steps."""
 
 from __future__ import annotations
 
@@ -13,281 +13,417 @@ from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._recurrent import CELLS, scan
-from gpuprop.nn._module import Module
-from gpuprop.nn.init import new, uniform_
-from gpuprop.nn.utils.rnn import PackedSequence, on_host
+from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn.init import uniform_
+from gpuprop.nn.utils.rnn import PackedSequence
 from gpuprop.random import Generator
 
-NAMES = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
+PARAMETER_NAMES = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
 
 
 class Recurrent(Module):
-    """Abstract: a cell with parameters, which start uniform within 1/sqrt(hidden_size)."""
+    """Abstract: the parameters of cells, uniform in [-k, k] with k = 1 / sqrt(hidden_size)."""
 
-    mode: str  # of `gpuprop.functional.recurrent.CELLS`
+    mode: str  # a key of CELLS
+    input_size: int
     hidden_size: int
 
-    def make(self, suffix: str, inputs: int, outputs: int, bias: bool, device: str | None, dtype: Any) -> None:
-        """The parameters of one layer in one direction, without initial values; `outputs` may be a projection's."""
+    def _create_parameters(self, suffix: str, input_size: int, output_size: int, bias: bool,
+                           device: str | None, dtype: Any) -> None:
+        """The parameters of one layer in one direction, not yet drawn.
+
+        `output_size` is `hidden_size`, or the smaller size that h is projected to.
+        """
         rows = CELLS[self.mode].gates * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, outputs)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, input_size), "weight_hh": (rows, output_size)}
         if bias:
             shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-        if outputs != self.hidden_size:
-            shapes["weight_hr"] = outputs, self.hidden_size
+        if output_size != self.hidden_size:
+            shapes["weight_hr"] = (output_size, self.hidden_size)
         for name, shape in shapes.items():
-            self.register_parameter(name + suffix, Parameter(new(shape, device, dtype)))
+            parameter = Parameter(new_tensor(shape, device, dtype))
+            self.register_parameter(name + suffix, parameter)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw the parameters anew."""
+        """Draw new initial values."""
         bound = 1 / math.sqrt(self.hidden_size)
         for p in self.parameters():
             uniform_(p, -bound, bound, rng)
 
-    def run(self, suffix: str, rows: Any, states: list, sizes: tuple[int, ...], reverse: bool = False) -> tuple:
-        """One layer in one direction: rows and the states before -> rows and the states after."""
-        h, c = (*states, None)[:2]
-        w_ih, w_hh, b_ih, b_hh, w_hr = (getattr(self, name + suffix, None) for name in NAMES)
-        return scan(rows, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, mode=self.mode, sizes=sizes, reverse=reverse)
+    def _scan(self, suffix: str, rows: Any, states: list, sizes: tuple[int, ...],
+              reverse: bool = False) -> tuple:
+        """One layer in one direction: returns the output rows and the final states."""
+        h = states[0]
+        c = states[1] if len(states) > 1 else None
+        w_ih, w_hh, b_ih, b_hh, w_hr = (
+            getattr(self, name + suffix, None) for name in PARAMETER_NAMES)
+        return scan(rows, h, c, w_ih, w_hh, b_ih, b_hh, w_hr, mode=self.mode, sizes=sizes,
+                    reverse=reverse)
 
-    def states(self, hx: Any, input: Any, *shapes: tuple[int, ...]) -> list:
-        """The states given, of these shapes, or zeros where `input` is; they come alone, or as a pair."""
+    def _initial_states(self, hx: Any, input: Any, *shapes: tuple[int, ...]) -> list:
+        """`hx` as a list of states with these shapes; zeros for None."""
         if hx is None:
             return [namespace(raw(input)).zeros(shape, input.dtype) for shape in shapes]
-        name, given = type(self).__name__, list(hx) if isinstance(hx, tuple | list) else [hx]
-        if len(given) != len(shapes):
-            raise ValueError(f"{name}: hx is {'one state' if len(shapes) == 1 else 'a pair (h, c)'}, and "
-                             f"{len(given)} came")
-        for i, (state, shape) in enumerate(zip(given, shapes, strict=True)):
+        name = type(self).__name__
+        states = list(hx) if isinstance(hx, tuple | list) else [hx]
+        if len(states) != len(shapes):
+            expected = "one state" if len(shapes) == 1 else "a pair (h, c)"
+            raise ValueError(f"{name}: hx must be {expected}, got {len(states)}")
+        for i, (state, shape) in enumerate(zip(states, shapes, strict=True)):
             if state.shape != shape:
-                raise ValueError(f"{name}: {'hx' if len(given) == 1 else f'hx[{i}]'} is {shape} for this input, not "
-                                 f"{state.shape}")
-        return given
+                label = "hx" if len(states) == 1 else f"hx[{i}]"
+                raise ValueError(f"{name}: {label} must have shape {shape} for this input, "
+                                 f"got {state.shape}")
+        return states
+
+    def _repr_options(self, defaults: dict[str, Any]) -> str:
+        """The sizes, and the options that differ from the defaults."""
+        options = [f"{name}={getattr(self, name)}" for name, default in defaults.items()
+                   if getattr(self, name, default) != default]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
 
 
-def check_types(name: str, kind: type, **given: Any) -> None:
-    for word, value in given.items():
-        if not isinstance(value, kind):
-            raise TypeError(f"{name}: {word} is of type {kind.__name__}, not {type(value).__name__}")
+def check_types(layer: str, expected: type, **arguments: Any) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, expected):
+            raise TypeError(f"{layer}: {name} must be of type {expected.__name__}, "
+                            f"got {type(value).__name__}")
 
 
-def together(states: list) -> Any:
-    """As states are given to the user: alone, or as a pair."""
+def unwrap_single(states: list) -> Any:
+    """The states as users see them: h alone, or a tuple (h, c)."""
     return states[0] if len(states) == 1 else tuple(states)
 
 
-# ---- whole sequences ------------------------------------------------------------------------------------------------
+# ---- whole sequences -----------------------------------------------------------------------------
 
 
 class RNNBase(Recurrent):
-    """What RNN, LSTM and GRU have in common; `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
+    """Base class of RNN, LSTM and GRU; `mode` is "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
 
-    Input (T, N, input_size), (N, T, input_size) with `batch_first`, (T, input_size) or a `PackedSequence`; states
-    (num_layers * directions, N, hidden_size).  `dropout` is a probability, for the output of each layer but the last.
+    Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size) for a
+    single sequence, or a `PackedSequence`.  The initial state `hx` is optional and 0 by default.
+
+    Returns (output, state).  The output has the input's layout with directions * hidden_size
+    features, h of the last layer at each step; the state is the last h of every layer and
+    direction, (num_layers * directions, N, hidden_size), for an LSTM the pair (h, c).
+
+    With `bidirectional` there are two directions, whose outputs are concatenated.  `dropout` is
+    the probability for the output of each layer but the last.
+
+    Layer l has weight_ih_l{l} (gates * hidden_size, its inputs), weight_hh_l{l} (gates *
+    hidden_size, hidden_size), bias_ih_l{l} and bias_hh_l{l}, with the suffix _reverse for the
+    second direction.  All start uniform in [-k, k] with k = 1 / sqrt(hidden_size).
     """
 
-    def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
-                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
+    def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1,
+                 bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
+                 bidirectional: bool = False, proj_size: int = 0, device: str | None = None,
+                 dtype: Any = None, rng: Generator | None = None) -> None:
         name = type(self).__name__
         if mode not in CELLS:
-            raise ValueError(f"{name}: mode is one of {', '.join(CELLS)}, not {mode!r}")
-        check_types(name, int, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
+            raise ValueError(f"{name}: mode must be one of {', '.join(CELLS)}, got {mode!r}")
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        check_types(name, int, **sizes)
         check_types(name, bool, bias=bias, batch_first=batch_first)
-        for word, size in ("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers):
+        for argument, size in sizes.items():
             if size <= 0:
-                raise ValueError(f"{name}: {word} is greater than zero, and not {size}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise ValueError(f"{name}: dropout is a probability, not {dropout!r}")
+                raise ValueError(f"{name}: {argument} must be positive, got {size}")
+        is_number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+        if not is_number or not 0 <= dropout <= 1:
+            raise ValueError(f"{name}: dropout must be a probability, got {dropout!r}")
         if not 0 <= proj_size < hidden_size:
-            raise ValueError(f"{name}: proj_size is 0, for none, or less than hidden_size={hidden_size}, and not "
-                             f"{proj_size}")
+            raise ValueError(f"{name}: proj_size must be 0 (no projection) or less than "
+                             f"hidden_size={hidden_size}, got {proj_size}")
         if proj_size and mode != "LSTM":
             raise ValueError(f"{name}: proj_size is for LSTM only")
         if dropout > 0 and num_layers == 1:
-            warnings.warn(f"{name}: dropout={dropout} acts on the output of each layer but the last, and num_layers is "
-                          f"1: nothing is dropped", stacklevel=2)
-        self.mode, self.input_size, self.hidden_size, self.num_layers = mode, input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
-        self.bidirectional, self.proj_size, self.rng = bidirectional, proj_size, rng
-        outputs = proj_size or hidden_size
-        for layer, suffix in self._places():
-            self.make(suffix, outputs * (1 + bidirectional) if layer else input_size, outputs, bias, device, dtype)
+            warnings.warn(f"{name}: dropout={dropout} has no effect with num_layers=1, because it "
+                          f"acts on the output of each layer but the last", stacklevel=2)
+        self.mode = mode
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = proj_size
+        self.rng = rng
+        output_size = proj_size or hidden_size
+        for layer, suffix in self._layer_suffixes():
+            layer_input = output_size * (1 + bidirectional) if layer else input_size
+            self._create_parameters(suffix, layer_input, output_size, bias, device, dtype)
         self.reset_parameters(rng)
 
-    def _places(self) -> list[tuple[int, str]]:
-        """Each layer, in each direction: its number, and what the names of its parameters end with."""
+    def _layer_suffixes(self) -> list[tuple[int, str]]:
+        """(layer, suffix of its parameters' names) for each layer and direction."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
         return [(layer, f"_l{layer}{direction}") for layer in range(self.num_layers)
-                for direction in ("", "_reverse")[:1 + self.bidirectional]]
+                for direction in directions]
 
     @property
     def all_weights(self) -> list[list[Parameter]]:
         """The parameters, a list for each layer and direction."""
-        return [[getattr(self, name + suffix) for name in NAMES if hasattr(self, name + suffix)]
-                for _, suffix in self._places()]
+        return [[getattr(self, name + suffix) for name in PARAMETER_NAMES
+                 if hasattr(self, name + suffix)] for _, suffix in self._layer_suffixes()]
 
     def flatten_parameters(self) -> None:
-        """Nothing: where parameters lie in memory is the optimizer's business."""
+        """Do nothing: the optimizer decides where parameters are stored."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        return (self._packed if isinstance(input, PackedSequence) else self._padded)(input, hx)
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx)
+        return self._forward_padded(input, hx)
 
-    def _packed(self, input: PackedSequence, hx: Any) -> tuple:
-        """Of sequences of several lengths."""
+    def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple:
         data, batch_sizes, order, inverse = input
-        sizes = tuple(on_host("batch_sizes", batch_sizes).tolist())
-        descending = [*sizes] == sorted(sizes, reverse=True) and min(sizes, default=-1) >= 0
-        if data.ndim != 2 or len(data) != sum(sizes) or not descending:
-            raise ValueError(f"{type(self).__name__}: a packed sequence has data ({sum(sizes)}, {self.input_size}) and "
-                             f"descending batch_sizes, not data {data.shape} and batch_sizes {sizes}")
-        ordered = lambda states, index: states if index is None else [take(s, index, 1) for s in states]
-        output, states = self._layers(data, ordered(self._first(hx, data, sizes[0]), order), sizes)
-        return PackedSequence(output, batch_sizes, order, inverse), together(ordered(states, inverse))
+        sizes = tuple(input._host_batch_sizes().tolist())
+        is_descending = [*sizes] == sorted(sizes, reverse=True) and min(sizes, default=-1) >= 0
+        if data.ndim != 2 or len(data) != sum(sizes) or not is_descending:
+            raise ValueError(f"{type(self).__name__}: a packed sequence must have data "
+                             f"({sum(sizes)}, {self.input_size}) and descending batch_sizes, got "
+                             f"data {data.shape} and batch_sizes {sizes}")
 
-    def _padded(self, input: Any, hx: Any) -> tuple:
-        """Of sequences of one length, or of a single one."""
+        def reorder(states: list, index: Any) -> list:
+            return states if index is None else [take(s, index, 1) for s in states]
+
+        initial = reorder(self._layer_states(hx, data, sizes[0]), order)
+        output, states = self._run_layers(data, initial, sizes)
+        packed = PackedSequence(output, batch_sizes, order, inverse)
+        return packed, unwrap_single(reorder(states, inverse))
+
+    def _forward_padded(self, input: Any, hx: Any) -> tuple:
+        """Sequences of one length, or a single sequence."""
         if input.ndim not in (2, 3):
-            raise ValueError(f"{type(self).__name__}: input has 3 axes, or 2 for a single sequence, not {input.ndim}, "
-                             f"as {input.shape} has")
-        single = input.ndim == 2
-        x = input[:, None] if single else input.swapaxes(0, 1) if self.batch_first else input
-        steps, many = x.shape[:2]
+            raise ValueError(f"{type(self).__name__}: input must have 3 axes, or 2 for a single "
+                             f"sequence, got {input.ndim}: shape {input.shape}")
+        is_single = input.ndim == 2
+        x = input
+        if is_single:
+            x = input[:, None]
+        elif self.batch_first:
+            x = input.swapaxes(0, 1)
+        steps, batch = x.shape[:2]
         if not steps:
-            raise ValueError(f"{type(self).__name__}: input {input.shape} has no steps")
-        first = self._first(hx, input, *() if single else (many,))
-        output, states = self._layers(x, [h[:, None] for h in first] if single else first, (many,) * steps)
-        if single:
-            return output[:, 0], together([s[:, 0] for s in states])
-        return output.swapaxes(0, 1) if self.batch_first else output, together(states)
+            raise ValueError(f"{type(self).__name__}: input {input.shape} has no time steps")
+        initial = self._layer_states(hx, input, *() if is_single else (batch,))
+        if is_single:
+            initial = [state[:, None] for state in initial]
+        output, states = self._run_layers(x, initial, (batch,) * steps)
+        if is_single:
+            return output[:, 0], unwrap_single([state[:, 0] for state in states])
+        if self.batch_first:
+            output = output.swapaxes(0, 1)
+        return output, unwrap_single(states)
 
-    def _first(self, hx: Any, input: Any, *many: int) -> list:
-        """The states before the first step."""
+    def _layer_states(self, hx: Any, input: Any, *batch: int) -> list:
+        """The initial states of all layers; checks the number of features."""
         if input.shape[-1] != self.input_size:
-            raise ValueError(f"{type(self).__name__}: input {input.shape} has {input.shape[-1]} features, and "
-                             f"input_size is {self.input_size}")
-        widths = (self.proj_size or self.hidden_size, self.hidden_size)[:CELLS[self.mode].states]
-        return self.states(hx, input, *((len(self._places()), *many, width) for width in widths))
+            raise ValueError(f"{type(self).__name__}: input {input.shape} has {input.shape[-1]} "
+                             f"features, expected input_size={self.input_size}")
+        layers = len(self._layer_suffixes())
+        shapes = [(layers, *batch, self.proj_size or self.hidden_size)]
+        if CELLS[self.mode].states == 2:
+            shapes.append((layers, *batch, self.hidden_size))
+        return self._initial_states(hx, input, *shapes)
 
-    def _layers(self, rows: Any, first: list, sizes: tuple[int, ...]) -> tuple[Any, list]:
-        """All layers: rows and the first states -> rows and the last states."""
-        outputs, last = [], []  # of a layer in each direction; of all layers
-        for i, (layer, suffix) in enumerate(self._places()):
+    def _run_layers(self, rows: Any, initial: list, sizes: tuple[int, ...]) -> tuple[Any, list]:
+        """All layers: returns the output rows and the final states."""
+        final = []
+        directions = []  # outputs of the current layer
+        for i, (layer, suffix) in enumerate(self._layer_suffixes()):
             reverse = suffix.endswith("_reverse")
-            output, *states = self.run(suffix, rows, [h[i] for h in first], sizes, reverse)
-            last.append(states)
-            outputs.append(output)
-            if reverse == self.bidirectional:  # the last direction
-                rows, outputs = concatenate(outputs, -1) if self.bidirectional else output, []
+            output, *states = self._scan(suffix, rows, [h[i] for h in initial], sizes, reverse)
+            final.append(states)
+            directions.append(output)
+            if reverse == self.bidirectional:  # the layer's last direction
+                rows = concatenate(directions, -1) if self.bidirectional else output
+                directions = []
                 if layer < self.num_layers - 1:
                     rows = F.dropout(rows, self.dropout, self.training, rng=self.rng)
-        return rows, [stack(states) for states in zip(*last, strict=True)]
+        return rows, [stack(states) for states in zip(*final, strict=True)]
 
     def extra_repr(self) -> str:
-        usual = {"proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
-                 "bidirectional": False}
-        told = [f"{n}={getattr(self, n)}" for n, value in usual.items() if getattr(self, n) != value]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *told])
+        return self._repr_options({
+            "proj_size": 0, "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0,
+            "bidirectional": False})
 
 
 class RNN(RNNBase):
-    """``h[t] = tanh(weight_ih @ x[t] + bias_ih + weight_hh @ h[t - 1] + bias_hh)``, or `nonlinearity` "relu".
+    """Elman network: ``h[t] = tanh(W_ih x[t] + b_ih + W_hh h[t - 1] + b_hh)``
 
-    See `RNNBase` for shapes; it returns all h of the last layer, and the last h of every layer.
+    `nonlinearity` is "tanh" or "relu".
+
+    Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
+    `PackedSequence`.  Returns (output, h): h of the last layer at each step, (T, N, directions *
+    hidden_size) in the input's layout, and the last h of each layer and direction,
+    (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and options.
+
+    >>> from gpuprop import nn
+    >>> output, h = nn.RNN(input_size=4, hidden_size=8)(gpuprop.ones(5, 3, 4))
+    >>> output.shape, h.shape
+    ((5, 3, 8), (1, 3, 8))
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
-                 bias: bool = True, batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1,
+                 nonlinearity: str = "tanh", bias: bool = True, batch_first: bool = False,
+                 dropout: float = 0.0, bidirectional: bool = False, device: str | None = None,
+                 dtype: Any = None, rng: Generator | None = None) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(rnn_mode("RNN", nonlinearity), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-                         bidirectional, 0, device, dtype, rng)
+        super().__init__(rnn_mode("RNN", nonlinearity), input_size, hidden_size, num_layers, bias,
+                         batch_first, dropout, bidirectional, 0, device, dtype, rng)
 
 
 class LSTM(RNNBase):
-    """Long short-term memory: states are pairs (h, c); with `proj_size` h is projected to so many features.
+    """Long short-term memory.
 
-    See `RNNBase` for shapes; it returns all h of the last layer, and the last (h, c) of every layer.
-    """
+    ``i, f, g, o = W_ih x[t] + b_ih + W_hh h[t - 1] + b_hh``
+    ``c[t] = sigmoid(f) * c[t - 1] + sigmoid(i) * tanh(g)``
+    ``h[t] = sigmoid(o) * tanh(c[t])``
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
-                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0,
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
-        super().__init__("LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-                         proj_size, device, dtype, rng)
+    With `proj_size` P, h is projected: ``h[t] = W_hr (sigmoid(o) * tanh(c[t]))``, W_hr (P,
+    hidden_size), and h has P features.
 
+    Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
+    `PackedSequence`.  Returns (output, (h, c)): h of the last layer at each step, (T, N,
+    directions * hidden_size) in the input's layout, and the last states of each layer and
+    direction, (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and
+    options.
 
-class GRU(RNNBase):
-    """Gated recurrent units; see `RNNBase` for shapes.
+    S. Hochreiter and J. Schmidhuber, 1997; projection: H. Sak et al., 2014.
 
-    It returns all h of the last layer, and the last h of every layer.
+    >>> from gpuprop import nn
+    >>> lstm = nn.LSTM(input_size=4, hidden_size=8, num_layers=2, batch_first=True)
+    >>> output, (h, c) = lstm(gpuprop.ones(3, 5, 4))
+    >>> output.shape, h.shape, c.shape
+    ((3, 5, 8), (2, 3, 8), (2, 3, 8))
     """
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
                  batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
-        super().__init__("GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0,
-                         device, dtype, rng)
+                 proj_size: int = 0, device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
+        super().__init__("LSTM", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+                         bidirectional, proj_size, device, dtype, rng)
+
+
+class GRU(RNNBase):
+    """Gated recurrent unit.
+
+    ``r = sigmoid(W_ir x[t] + b_ir + W_hr h[t - 1] + b_hr)``
+    ``z = sigmoid(W_iz x[t] + b_iz + W_hz h[t - 1] + b_hz)``
+    ``n = tanh(W_in x[t] + b_in + r * (W_hn h[t - 1] + b_hn))``
+    ``h[t] = (1 - z) * n + z * h[t - 1]``
+
+    `weight_ih` holds W_ir, W_iz and W_in, `weight_hh` holds W_hr, W_hz and W_hn.
+
+    Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
+    `PackedSequence`.  Returns (output, h): h of the last layer at each step, (T, N, directions *
+    hidden_size) in the input's layout, and the last h of each layer and direction,
+    (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and options.
+
+    K. Cho et al., EMNLP 2014.
+
+    >>> from gpuprop import nn
+    >>> output, h = nn.GRU(4, 8, bidirectional=True)(gpuprop.ones(5, 3, 4))
+    >>> output.shape, h.shape
+    ((5, 3, 16), (2, 3, 8))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+                 batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+                 device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
+        super().__init__("GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout,
+                         bidirectional, 0, device, dtype, rng)
 
 
 def rnn_mode(name: str, nonlinearity: str) -> str:
     if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"{name}: nonlinearity is 'tanh' or 'relu', not {nonlinearity!r}")
+        raise ValueError(f"{name}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     return f"RNN_{nonlinearity.upper()}"
 
 
-# ---- single steps ---------------------------------------------------------------------------------------------------
+# ---- single steps --------------------------------------------------------------------------------
 
 
-class Step(Recurrent):
-    """Abstract: input (N, input_size) or (input_size,), states (N, hidden_size) or (hidden_size,)."""
+class RNNCellBase(Recurrent):
+    """Abstract: RNNCell, LSTMCell and GRUCell."""
 
-    def __init__(self, mode: str, input_size: int, hidden_size: int, bias: bool, device: str | None, dtype: Any,
-                 rng: Generator | None) -> None:
+    def __init__(self, mode: str, input_size: int, hidden_size: int, bias: bool,
+                 device: str | None, dtype: Any, rng: Generator | None) -> None:
         check_types(type(self).__name__, bool, bias=bias)
-        self.mode, self.input_size, self.hidden_size, self.bias = mode, input_size, hidden_size, bias
-        self.make("", input_size, hidden_size, bias, device, dtype)
+        self.mode = mode
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        self._create_parameters("", input_size, hidden_size, bias, device, dtype)
         if not bias:
             self.bias_ih = self.bias_hh = None
         self.reset_parameters(rng)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
-        name = type(self).__name__
         if input.ndim not in (1, 2) or input.shape[-1] != self.input_size:
-            raise ValueError(f"{name}: input is (N, {self.input_size}), or ({self.input_size},) for a single one, not "
-                             f"{input.shape}")
-        states = self.states(hx, input, *[(*input.shape[:-1], self.hidden_size)] * CELLS[self.mode].states)
-        single = input.ndim == 1
-        if single:
-            input, states = input[None], [s[None] for s in states]
-        _, *states = self.run("", input, states, (len(input),))
-        return together([s[0] for s in states] if single else states)
+            raise ValueError(f"{type(self).__name__}: input must be (N, {self.input_size}), or "
+                             f"({self.input_size},) for a single sample, got {input.shape}")
+        shapes = [(*input.shape[:-1], self.hidden_size)] * CELLS[self.mode].states
+        states = self._initial_states(hx, input, *shapes)
+        is_single = input.ndim == 1
+        if is_single:
+            input = input[None]
+            states = [state[None] for state in states]
+        _, *states = self._scan("", input, states, (len(input),))
+        if is_single:
+            states = [state[0] for state in states]
+        return unwrap_single(states)
 
     def extra_repr(self) -> str:
-        usual = {"bias": True, "nonlinearity": "tanh"}
-        told = [f"{n}={getattr(self, n)}" for n, value in usual.items() if getattr(self, n, value) != value]
-        return ", ".join([f"{self.input_size}, {self.hidden_size}", *told])
+        return self._repr_options({"bias": True, "nonlinearity": "tanh"})
 
 
-class RNNCell(Step):
-    """One step of `RNN`: the next h."""
+class RNNCell(RNNCellBase):
+    """One step of `RNN`: ``h = tanh(weight_ih @ x + bias_ih + weight_hh @ h + bias_hh)``
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
-                 device: str | None = None, dtype: Any = None, rng: Generator | None = None) -> None:
+    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  Without N for
+    a single sample.  `nonlinearity` is "tanh" or "relu".
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True,
+                 nonlinearity: str = "tanh", device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(rnn_mode("RNNCell", nonlinearity), input_size, hidden_size, bias, device, dtype, rng)
+        super().__init__(rnn_mode("RNNCell", nonlinearity), input_size, hidden_size, bias, device,
+                         dtype, rng)
 
 
-class LSTMCell(Step):
-    """One step of `LSTM`: the next (h, c)."""
+class LSTMCell(RNNCellBase):
+    """One step of `LSTM`.
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: str | None = None,
-                 dtype: Any = None, rng: Generator | None = None) -> None:
+    Input (N, input_size) and (h, c), each (N, hidden_size), 0 by default; returns the next
+    (h, c).  Without N for a single sample.
+
+    >>> from gpuprop import nn
+    >>> h, c = nn.LSTMCell(4, 8)(gpuprop.ones(3, 4))
+    >>> h.shape, c.shape
+    ((3, 8), (3, 8))
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True,
+                 device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
         super().__init__("LSTM", input_size, hidden_size, bias, device, dtype, rng)
 
 
-class GRUCell(Step):
-    """One step of `GRU`: the next h."""
+class GRUCell(RNNCellBase):
+    """One step of `GRU`.
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, device: str | None = None,
-                 dtype: Any = None, rng: Generator | None = None) -> None:
+    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  Without N for
+    a single sample.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True,
+                 device: str | None = None, dtype: Any = None,
+                 rng: Generator | None = None) -> None:
         super().__init__("GRU", input_size, hidden_size, bias, device, dtype, rng)

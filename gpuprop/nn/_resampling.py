@@ -1,4 +1,4 @@
-"""Resampling: see the function of the same name in `gpuprop.functional`, whose options these take."""
+"""Resampling layers."""
 
 from __future__ import annotations
 
@@ -12,36 +12,53 @@ from gpuprop.nn._module import Module
 
 class PixelShuffle(Function):
     function = staticmethod(F.pixel_shuffle)
+    upscale_factor: int
 
 
 class PixelUnshuffle(Function):
     function = staticmethod(F.pixel_unshuffle)
+    downscale_factor: int
 
 
 class ChannelShuffle(Function):
     function = staticmethod(F.channel_shuffle)
+    groups: int
 
 
 class Upsample(Module):
-    """(N, C, *space) in another `size` of space, or in `scale_factor` times its own."""
+    """Resize the spatial dimensions of (N, C, *space), to `size` or by `scale_factor`.
 
-    def __init__(self, size: int | Sequence[int] | None = None, scale_factor: float | Sequence[float] | None = None,
-                 mode: str = "nearest", align_corners: bool | None = None,
+    Give one of the two: a number, or a number for each spatial dimension.  `mode` is "nearest",
+    "nearest-exact", "linear" (1-d), "bilinear" and "bicubic" (2-d), "trilinear" (3-d) or "area".
+    See `gpuprop.functional.interpolate`, also for the other options.
+
+    >>> from gpuprop import nn
+    >>> nn.Upsample(scale_factor=2, mode="nearest")(gpuprop.ones(1, 3, 4, 4)).shape
+    (1, 3, 8, 8)
+    """
+
+    def __init__(self, size: int | Sequence[int] | None = None,
+                 scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
+                 align_corners: bool | None = None,
                  recompute_scale_factor: bool | None = None) -> None:
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
-        self.align_corners, self.recompute_scale_factor = align_corners, recompute_scale_factor
+        self.size = size
+        self.scale_factor = scale_factor
+        self.mode = mode
+        self.align_corners = align_corners
+        self.recompute_scale_factor = recompute_scale_factor
 
     def forward(self, input: Any) -> Any:
         return F.interpolate(input, self.size, self.scale_factor, self.mode, self.align_corners,
                              self.recompute_scale_factor)
 
     def extra_repr(self) -> str:
-        how = f"size={self.size}" if self.scale_factor is None else f"scale_factor={self.scale_factor}"
-        return f"{how}, mode={self.mode!r}"
+        if self.scale_factor is None:
+            return f"size={self.size}, mode={self.mode!r}"
+        return f"scale_factor={self.scale_factor}, mode={self.mode!r}"
 
 
 class UpsamplingNearest2d(Upsample):
-    """Of (N, C, H, W), to the nearest."""
+    """`Upsample` of (N, C, H, W) with mode "nearest"."""
 
     def __init__(self, size: int | Sequence[int] | None = None,
                  scale_factor: float | Sequence[float] | None = None) -> None:
@@ -49,7 +66,7 @@ class UpsamplingNearest2d(Upsample):
 
 
 class UpsamplingBilinear2d(Upsample):
-    """Of (N, C, H, W), with corners aligned."""
+    """`Upsample` of (N, C, H, W) with mode "bilinear" and ``align_corners=True``."""
 
     def __init__(self, size: int | Sequence[int] | None = None,
                  scale_factor: float | Sequence[float] | None = None) -> None:

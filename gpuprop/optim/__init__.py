@@ -1,4 +1,4 @@
-"""Optimizers and schedules of their learning rates, with PyTorch's names, defaults and semantics."""
+"""Optimizers and learning rate schedules, with PyTorch's names, defaults and semantics."""
 
 from gpuprop.optim import lr_scheduler
 from gpuprop.optim._adam import Adam, AdamW

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019)."""
+"""Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -7,86 +7,110 @@ from typing import Any
 
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.tensor import Tensor
-from gpuprop.optim._groups import TINY, scalars, used
-from gpuprop.optim._optimizer import Optimizer, refuse_negative
+from gpuprop.optim._groups import TINY, may_be_nonzero
+from gpuprop.optim._optimizer import Optimizer, check_not_negative
 
 
-@scalars
-def adam_coefficients(xp, t, lr, beta1, beta2, eps, weight_decay):
-    # 1 - beta**t, to the last digit
-    bias1, bias2 = (-xp.expm1(t * xp.log(xp.maximum(beta, TINY))) for beta in (beta1, beta2))
-    root = xp.sqrt(bias2)  # moved from below the fraction to above it: one pass over memory less
-    return (1 - beta1, beta2, 1 - beta2, lr * root / bias1, xp.maximum(eps, TINY) * root,
+def adam_coefficients(xp, step, lr, beta1, beta2, eps, weight_decay):
+    # 1 - beta**step, to the last digit
+    correction1 = -xp.expm1(step * xp.log(xp.maximum(beta1, TINY)))
+    correction2 = -xp.expm1(step * xp.log(xp.maximum(beta2, TINY)))
+    # lr m' / (sqrt(v') + eps) with m' = m / correction1 and v' = v / correction2, multiplied by
+    # sqrt(correction2) / sqrt(correction2): the kernel computes one array less
+    root = xp.sqrt(correction2)
+    return (1 - beta1, beta2, 1 - beta2, lr * root / correction1, xp.maximum(eps, TINY) * root,
             weight_decay, 1 - lr * weight_decay)
 
 
 @pointwise
-def adam_update(xp, p, g, share1, beta2, share2, lr, eps, weight_decay, kept, m, v, top=None,
-                *, decay, decoupled, maximize):
+def adam_update(xp, p, g, one_minus_beta1, beta2, one_minus_beta2, lr, eps, weight_decay, shrink,
+                m, v, v_max=None, *, decay, decoupled, maximize):
     if maximize:
         g = -g
     if decay and decoupled:
-        p *= kept
+        p *= shrink
     elif decay:
         g = g + weight_decay * p
-    m += share1 * (g - m)
+    m += one_minus_beta1 * (g - m)
     v *= beta2
-    v += share2 * g * g
-    if top is not None:
-        top += xp.where(v <= top, 0, v - top)  # max(top, v), in place; NaN wins
-        v = top
+    v += one_minus_beta2 * g * g
+    if v_max is not None:
+        v_max += xp.where(v <= v_max, 0, v - v_max)  # max(v_max, v), in place; NaN propagates
+        v = v_max
     p -= lr * m / (xp.sqrt(v) + eps)
 
 
 class Adam(Optimizer):
-    """``m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g²;  p -= lr m' / (sqrt(v') + eps)``.
+    """Adam (Kingma and Ba 2015), with bias-corrected moments m' and v'.
 
-    m' and v' are m and v without their bias towards 0: ``m / (1 - beta1^t)``.  With `amsgrad` v' is the largest so far
-    (Reddi et al. 2018).  g is ``g + weight_decay p``, or, with `decoupled_weight_decay`, p shrinks by itself.
-    `foreach`, `capturable` and `fused` change nothing.
+        m = beta1 m + (1 - beta1) g          m' = m / (1 - beta1^t)
+        v = beta2 v + (1 - beta2) g^2        v' = v / (1 - beta2^t)
+        p = p - lr m' / (sqrt(v') + eps)
+
+    g is the gradient plus ``weight_decay * p``, and -gradient with `maximize`.  With
+    `decoupled_weight_decay`, ``p = p - lr weight_decay p`` instead, as in `AdamW`.  With `amsgrad`
+    the largest v so far is used for v (Reddi et al. 2018).
+
+    Defaults are PyTorch's.  `foreach`, `capturable` and `fused` are accepted and ignored.
     """
 
-    live = ("lr", "betas", "eps", "weight_decay")
-    coefficients, kernel = adam_coefficients, adam_update
+    scalar_options = ("lr", "betas", "eps", "weight_decay")
+    kernel_coefficients = staticmethod(adam_coefficients)
+    update_kernel = staticmethod(adam_update)
 
-    def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 0, amsgrad: bool = False, *, foreach: bool | None = None, maximize: bool = False,
-                 capturable: bool = False, differentiable: bool = False, fused: bool | None = None,
+    def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0, amsgrad: bool = False, *,
+                 foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
+                 differentiable: bool = False, fused: bool | None = None,
                  decoupled_weight_decay: bool = False) -> None:
-        refuse_negative(lr=lr, eps=eps, weight_decay=weight_decay)
+        check_not_negative(lr=lr, eps=eps, weight_decay=weight_decay)
         if len({isinstance(beta, Tensor) for beta in betas}) == 2:
             raise ValueError("betas must be either both floats or both Tensors")
         betas = tuple(float(beta) if isinstance(beta, Tensor) else beta for beta in betas)
         for i, beta in enumerate(betas):
             if not 0 <= beta < 1:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        super().__init__(params, {
-            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad,
-            "maximize": maximize, "foreach": foreach, "capturable": capturable, "differentiable": differentiable,
-            "fused": fused, "decoupled_weight_decay": decoupled_weight_decay})
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
+            "amsgrad": amsgrad, "maximize": maximize, "foreach": foreach,
+            "capturable": capturable, "differentiable": differentiable, "fused": fused,
+            "decoupled_weight_decay": decoupled_weight_decay,
+        }
+        super().__init__(params, defaults)
 
     @staticmethod
-    def states(group: dict) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[:3 if group["amsgrad"] else 2]
+    def state_names(group: dict) -> tuple[str, ...]:
+        if group["amsgrad"]:
+            return "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
+        return "exp_avg", "exp_avg_sq"
 
     @staticmethod
-    def constants(group: dict) -> dict[str, Any]:
-        return {"decay": used(group["weight_decay"]), "decoupled": group["decoupled_weight_decay"],
+    def kernel_constants(group: dict) -> dict[str, Any]:
+        return {"decay": may_be_nonzero(group["weight_decay"]),
+                "decoupled": group["decoupled_weight_decay"],
                 "maximize": group["maximize"]}
 
 
 class AdamW(Adam):
-    """Adam with weight decay apart from the gradient: ``p *= 1 - lr weight_decay``."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-    def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999), eps: float = 1e-8,
-                 weight_decay: float = 1e-2, amsgrad: bool = False, *, maximize: bool = False,
-                 foreach: bool | None = None, capturable: bool = False, differentiable: bool = False,
-                 fused: bool | None = None) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize, fused=fused,
-                         capturable=capturable, differentiable=differentiable, decoupled_weight_decay=True)
+        p = p - lr weight_decay p
+        p = p - lr m' / (sqrt(v') + eps)
+
+    m' and v' are those of `Adam`, of the gradient alone.  Defaults are PyTorch's.  `foreach`,
+    `capturable` and `fused` are accepted and ignored.
+    """
+
+    def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 1e-2, amsgrad: bool = False, *,
+                 maximize: bool = False, foreach: bool | None = None, capturable: bool = False,
+                 differentiable: bool = False, fused: bool | None = None) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach,
+                         maximize=maximize, capturable=capturable, differentiable=differentiable,
+                         fused=fused, decoupled_weight_decay=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's; the state of an Adam is taken over too, and its decay stays decoupled."""
+        """Load a state dict of an AdamW or an Adam; weight decay stays decoupled."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             group["decoupled_weight_decay"] = True

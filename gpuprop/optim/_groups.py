@@ -1,36 +1,47 @@
-"""A parameter group: options that a captured step sees change, and the arenas its parameters live in."""
+"""Parameter groups: the options of an optimizer, and the arenas of its parameters."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from gpuprop._core.arena import Arena, Stretch, kind, on
+from gpuprop._core.arena import Arena, Segment, storage_key, to_backend
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
-from gpuprop._core.tensor import Tensor
+from gpuprop._core.tensor import Parameter, Tensor
 
-if TYPE_CHECKING:
-    from gpuprop.optim._optimizer import Optimizer
+# Replaces eps = 0.  Without it, elements that never had a gradient, such as padding, would be
+# updated by 0 / 0.
+TINY = 1e-36
 
-TINY = 1e-36  # stands for eps = 0: what never had a gradient, padding among it, is updated by 0 / TINY, not 0 / 0
-
-_HOST = SimpleNamespace(log=math.log, expm1=math.expm1, sqrt=math.sqrt, maximum=max,
-                        where=lambda condition, a, b: a if condition else b)
+Coefficients = Callable[[Arena, Segment], tuple]
 
 
-def scalars(formula: Callable) -> Callable:
-    """Lift ``formula(xp, count, *options) -> coefficients``, a rule's small kernel in float64, to an arena's numbers.
+class _FloatMath(SimpleNamespace):
+    """`xp` for Python floats."""
 
-    The large kernel sees the coefficients only, in the arena's type.  In host memory they are Python's own floats,
-    which cost a tenth of 0-d arrays.
+    def __getattr__(self, name: str) -> Callable:
+        f = getattr(np, name)
+        return lambda *args: f(*args).item()
+
+
+_FLOAT_MATH = _FloatMath(exp=math.exp, log=math.log, expm1=math.expm1, sqrt=math.sqrt,
+                         maximum=max, minimum=min,
+                         where=lambda condition, a, b: a if condition else b)
+
+
+def coefficient_function(formula: Callable) -> Coefficients:
+    """Make a function of an arena and a segment of ``formula(xp, step, *scalar_options)``.
+
+    The formula is computed in float64 and its results are cast to the arena's compute dtype.  In
+    host memory it gets Python floats, which cost a tenth of 0-d arrays; on a device it is one
+    kernel, so that a captured step follows changed options.
     """
     @pointwise
     @functools.wraps(formula)
@@ -38,32 +49,39 @@ def scalars(formula: Callable) -> Callable:
         return tuple(c.astype(dtype) for c in formula(xp, *numbers))
 
     @functools.wraps(formula)
-    def coefficients(arena: Arena, stretch: Stretch) -> tuple:
-        numbers = stretch.count, *arena.options
-        if type(stretch.count) is np.ndarray:
-            return formula(_HOST, *[n.item() for n in numbers])
+    def coefficients(arena: Arena, segment: Segment) -> tuple:
+        numbers = segment.step, *arena.scalars
+        if type(segment.step) is np.ndarray:
+            return formula(_FLOAT_MATH, *[n.item() for n in numbers])
         return kernel(arena.xp, *numbers, dtype=arena.compute_dtype)
 
     return coefficients
 
 
 class Group(dict):
-    """PyTorch's parameter group.  Its numbers also stand in 0-d float64 arrays: a captured step sees them change."""
+    """A parameter group: a dict of options, as in PyTorch.  `rule` is the Optimizer's class.
 
-    def __init__(self, options: dict[str, Any], rule: type[Optimizer]) -> None:
+    The rule's `scalar_options` are also stored in 0-d float64 arrays, `Arena.scalars`.  A captured
+    step reads these at each replay, so it follows changed options.
+    """
+
+    def __init__(self, options: dict[str, Any], rule: Any) -> None:
         super().__init__(options)
-        self.rule, self.arenas, self.outside = rule, [], []  # type: ignore[var-annotated]
-        self.build()
+        self.rule = rule
+        self.arenas: list[Arena] = []
+        self.frozen: list[Parameter] = []  # parameters without an arena
+        self.build_arenas()
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name in self.rule.live:
-            _numbers(value)  # raises before anything changes
+        is_scalar = name in self.rule.scalar_options
+        if is_scalar:
+            _check_numbers(value)  # raises before anything changes
         super().__setitem__(name, value)
         if name == "params":
-            self.build()
-        self._understand()
-        if name in self.rule.live:
-            self.write(name)
+            self.build_arenas()
+        self._read_options()
+        if is_scalar:
+            self.write_scalars(name)
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for name, value in dict(*args, **kwargs).items():
@@ -73,83 +91,107 @@ class Group(dict):
         self.update(other)
         return self
 
-    def _understand(self) -> None:
-        """What the options say of the rule's kernel: constants baked into it, and the states it updates."""
-        self.constants = self.rule.constants(self)
-        self.states = self.rule.states(self)
-        self.tensors = [name for name in self.rule.live if any(isinstance(v, Tensor) for v in _flat(self[name]))]
+    def _read_options(self) -> None:
+        """Derive from the options what the rule's kernel takes."""
+        self.kernel_constants = self.rule.kernel_constants(self)
+        self.state_names = self.rule.state_names(self)
+        self.tensor_options = [name for name in self.rule.scalar_options
+                               if any(isinstance(v, Tensor) for v in _as_tuple(self[name]))]
 
-    def write(self, name: str) -> None:
-        """Set the 0-d arrays of an option."""
-        start = sum(len(_flat(self[n])) for n in itertools.takewhile(lambda n: n != name, self.rule.live))
+    def write_scalars(self, name: str) -> None:
+        """Write an option to its 0-d arrays."""
+        first = 0
+        for other in self.rule.scalar_options:
+            if other == name:
+                break
+            first += len(_as_tuple(self[other]))
         for arena in self.arenas:
-            with arena.at_home():
-                for option, value in zip(arena.options[start:], _flat(self[name]), strict=False):
+            with arena.on_device():
+                for scalar, value in zip(arena.scalars[first:], _as_tuple(self[name]),
+                                         strict=False):
                     data = raw(value)
-                    same = type(data) is type(option)
-                    option[...] = on(arena.backend, data).reshape(()) if same else float(value)
+                    if type(data) is type(scalar):
+                        scalar[...] = to_backend(arena.backend, data).reshape(())
+                    else:
+                        scalar[...] = float(value)
 
-    # ---- where the parameters live
+    # ---- arenas
 
-    def build(self, stateful: Iterable[int] = ()) -> None:
-        """Make arenas for the parameters where and as they are now; state is carried over.
+    def build_arenas(self, stateful: Iterable[int] = ()) -> None:
+        """Make arenas for the parameters' current dtypes and devices; state is copied to them.
 
-        What is frozen stays outside: it needs no memory for gradients and state, unless its id is in `stateful`.
+        Frozen parameters get no memory for gradients and state, unless they have been in an arena
+        or their id is in `stateful`.
         """
-        old = {id(p): (arena, i) for arena in self.arenas for i, p in enumerate(arena.params)}
-        inside = {*old, *stateful}
-        names = self.get("param_names") or [f"parameter {i}" for i in range(len(self["params"]))]
-        kinds: dict[tuple, list] = {}
-        self.outside = []
+        previous = {id(p): (arena, i) for arena in self.arenas for i, p in enumerate(arena.params)}
+        keep = {*previous, *stateful}
+        names = self.get("param_names")
+        if not names:
+            names = [f"parameter {i}" for i in range(len(self["params"]))]
+        named: dict[tuple, list[tuple[Parameter, str]]] = {}
+        self.frozen = []
         for p, name in zip(self["params"], names, strict=True):
-            if p.requires_grad or p.grad is not None or id(p) in inside:
-                kinds.setdefault(kind(p.data), []).append((p, name))
+            if p.requires_grad or p.grad is not None or id(p) in keep:
+                named.setdefault(storage_key(p.data), []).append((p, name))
             else:
-                self.outside.append(p)
-        self._understand()
-        options = sum(len(_flat(self[name])) for name in self.rule.live)
+                self.frozen.append(p)
+        self._read_options()
+        n_scalars = sum(len(_as_tuple(self[name])) for name in self.rule.scalar_options)
         self.arenas = []
-        for both in kinds.values():
-            first = both[0][0].data
+        for members in named.values():
+            first = members[0][0].data
             with backend_of(first).at(first):
-                self.arenas.append(Arena([p for p, _ in both], [name for _, name in both], options))
-                self.arenas[-1].inherit(old)
-        for name in self.rule.live:
-            self.write(name)
+                arena = Arena([p for p, _ in members], [name for _, name in members], n_scalars)
+                arena.copy_state_from(previous)
+            self.arenas.append(arena)
+        for name in self.rule.scalar_options:
+            self.write_scalars(name)
 
-    def settled(self) -> bool:
-        """Are all values at home?"""
+    def is_bound(self) -> bool:
+        """True if every `p.data` is a view of its arena and no frozen parameter was unfrozen."""
         for arena in self.arenas:
-            for p, data, _ in arena.places:
-                if p.data is not data:
+            for p, view, _ in arena.views:
+                if p.data is not view:
                     return False
-        return not any(p.requires_grad or p.grad is not None for p in self.outside)
+        return not self._has_unfrozen()
 
-    def check(self) -> None:
-        """Refuse parameters that changed their shape."""
+    def _has_unfrozen(self) -> bool:
+        return any(p.requires_grad or p.grad is not None for p in self.frozen)
+
+    def check_shapes(self) -> None:
+        """Raise if a parameter's shape changed."""
         for arena in self.arenas:
-            for (p, data, _), name in zip(arena.places, arena.names, strict=True):
-                p.data = arena.backend.own(p.data) if isinstance(p.data, np.generic) else p.data
-                if p.data.shape != data.shape:
-                    raise ValueError(f"{name} had shape {data.shape} when the optimizer was made and has "
-                                     f"{p.data.shape} now: make a new optimizer")
+            for (p, view, _), name in zip(arena.views, arena.names, strict=True):
+                if isinstance(p.data, np.generic):
+                    p.data = arena.backend.own(p.data)
+                if p.data.shape != view.shape:
+                    raise ValueError(
+                        f"{name} had shape {view.shape} when the optimizer was made, but has shape "
+                        f"{p.data.shape} now: make a new optimizer")
 
-    def settle(self) -> list[tuple[Any, Any]]:
-        """Follow a model cast, moved or thawed; the parameters whose values live elsewhere, and their homes."""
-        moved = any(kind(p.data) != arena.kind for arena in self.arenas for p in arena.params)
-        if moved or any(p.requires_grad or p.grad is not None for p in self.outside):
-            self.build()
-        return [(p, data) for arena in self.arenas for p, data, _ in arena.places if p.data is not data]
+    def rebuild_if_moved(self) -> None:
+        """Make new arenas if a parameter was cast, moved or unfrozen."""
+        is_moved = any(storage_key(p.data) != arena.storage_key
+                       for arena in self.arenas for p in arena.params)
+        if is_moved or self._has_unfrozen():
+            self.build_arenas()
+
+    def unbound(self) -> list[tuple[Parameter, Any]]:
+        """(parameter, data view) for each `p.data` that is not in the arena's memory."""
+        return [(p, view) for arena in self.arenas for p, view, _ in arena.views
+                if p.data is not view]
 
 
-def used(option: Any) -> bool:
-    """Is the option there at all?  A kernel without it is shorter; a Tensor may become anything."""
+def may_be_nonzero(option: Any) -> bool:
+    """False for an option that is 0: a kernel without it is shorter.  A Tensor may change."""
     return isinstance(option, Tensor) or option != 0
 
 
-def _flat(value: Any) -> tuple:
+def _as_tuple(value: Any) -> tuple:
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
-def _numbers(value: Any) -> list[float]:
-    return [float(v) if not isinstance(v, Tensor) else math.nan for v in _flat(value)]
+def _check_numbers(value: Any) -> None:
+    for v in _as_tuple(value):
+        if not isinstance(v, Tensor):
+            float(v)

@@ -1,4 +1,4 @@
-"""What every optimizer is: parameter groups over arenas, and a rule."""
+"""The base class of optimizers: parameter groups, and a rule that updates their arenas."""
 
 from __future__ import annotations
 
@@ -7,72 +7,127 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.arena import Arena, Stretch, bring
+from gpuprop._core.arena import Arena, Segment, copy_all
 from gpuprop._core.graph import raw
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.optim._groups import Group
+from gpuprop.optim._groups import Coefficients, Group, coefficient_function
 
 
 class Optimizer:
-    """Base of all optimizers: a rule is the six names below, and `step` runs it over the arenas.
+    """Base class of all optimizers.
 
-    `params` are Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and options of their own.
+    `params` are Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and options for
+    these, such as ``{"params": [...], "lr": 0.1}``.  `defaults` has the options of groups that do
+    not set them.
+
+    A subclass defines an update rule.  `update_kernel` is all that a rule needs; plain SGD is:
+
+    >>> import gpuprop
+    >>> class PlainSGD(gpuprop.optim.Optimizer):
+    ...     def __init__(self, params, lr=0.01):
+    ...         super().__init__(params, {"lr": lr})
+    ...
+    ...     @staticmethod
+    ...     @gpuprop.pointwise
+    ...     def update_kernel(xp, p, g, lr):
+    ...         p -= lr * g
+    >>> p = gpuprop.Parameter([1.0, 2.0])
+    >>> optimizer = PlainSGD([p], lr=0.5)
+    >>> (p * p).sum().backward()
+    >>> optimizer.step()
+    >>> p.tolist()
+    [0.0, 0.0]
+
+    ``update_kernel(xp, p, g, *coefficients, *states, **constants)``
+        A `gpuprop.pointwise` function that updates the values `p` and the states in place, given
+        the gradient `g`.  The arrays are flat, of many parameters at once, with padding between
+        them: where p, g and the states are 0, the update must be 0.
+    ``scalar_options``
+        The names of options that are numbers or tuples of numbers; default ``("lr",)``.  They may
+        change between steps, also those of a captured step.
+    ``kernel_coefficients(xp, step, *scalar_options)``
+        Returns the coefficients of the kernel as a tuple, computed in float64.  `step` counts from
+        1, and is 0 for rules without state.  By default, the coefficients are the options.
+    ``state_names(group)``
+        The names of the states, which start as zeros; default ``()``.
+    ``kernel_constants(group)``
+        The keyword arguments of the kernel, such as ``{"maximize": group["maximize"]}``; default
+        ``{}``.  A captured step is recorded again when they change.
+    ``saves_step``
+        True (the default) if `state_dict` includes each parameter's number of steps.
+    ``update_segment(segment, coefficients, constants)``
+        Calls the kernel; for rules with norms or matrices of single parameters to override.
+
+    All but `update_segment` are class attributes or static methods.
     """
 
-    live: tuple[str, ...] = ("lr",)  # options that are numbers, in the order in which `coefficients` takes them
-    reports_step = True  # does a parameter's state in `state_dict` name its number of steps?
-    coefficients: Callable  # (arena, stretch) -> what `kernel` needs of them; see `scalars`
-    kernel: Callable  # (xp, p, g, *coefficients, *states, **constants): a pointwise function that updates p and states
+    scalar_options: tuple[str, ...] = ("lr",)
+    saves_step = True
+    update_kernel: Callable
+    _coefficients: Coefficients  # made of `kernel_coefficients`
 
     @staticmethod
-    def constants(group: dict) -> dict[str, Any]:
-        """The keyword constants of `kernel`: what of the options is structure, and part of a captured step's key."""
+    def kernel_coefficients(xp: Any, step: Any, *scalar_options: Any) -> tuple:
+        return scalar_options
+
+    @staticmethod
+    def kernel_constants(group: dict) -> dict[str, Any]:
         return {}
 
     @staticmethod
-    def states(group: dict) -> tuple[str, ...]:
-        """The names of the states that `kernel` updates; without any, steps are not counted."""
+    def state_names(group: dict) -> tuple[str, ...]:
         return ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kernel_coefficients" in vars(cls):
+            cls._coefficients = staticmethod(coefficient_function(cls.kernel_coefficients))
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
-            raise TypeError("params must be an iterable of Parameters or dicts, not one Tensor: write [p]")
-        self.defaults, self.param_groups = defaults, []  # type: ignore[var-annotated]
+            raise TypeError("params must be an iterable of Parameters or dicts, not one Tensor: "
+                            "write [p]")
+        self.defaults = defaults
+        self.param_groups: list[Group] = []
         groups = list(params)
         if not groups:
-            raise ValueError("optimizer got an empty parameter list: was a generator used up before, or has the model "
-                             "no parameters?")
-        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
+            raise ValueError("optimizer got an empty parameter list: was a generator used up "
+                             "before, or has the model no parameters?")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
             self.add_param_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Step more parameters: ``{"params": [...], "lr": ...}``, with the defaults for what it does not say."""
+        """Add a group, ``{"params": [...], "lr": ...}``; options it lacks are the defaults."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group).__name__}")
         given = param_group["params"]
         if isinstance(given, set):
-            raise TypeError("optimizer parameters need an order that is the same in every run: give a list, not a set")
+            raise TypeError("optimizer parameters need an order that is the same in every run: "
+                            "give a list, not a set")
         params: list[Any] = [given] if isinstance(given, Tensor) else list(given)
         options = {**self.defaults, **param_group}
         if options.get("differentiable"):
-            raise NotImplementedError("differentiable=True: a step updates in place and records nothing; write the "
-                                      "update as an expression inside gpuprop.grad(f)")
+            raise NotImplementedError(
+                "differentiable=True is not supported, because a step updates in place: write the "
+                "update as an expression inside gpuprop.grad(f)")
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) < len(params):
-                raise ValueError("all optimizer params should be with/without names. Some param names are missing")
-            params, options["param_names"] = [p[1] for p in params], names
-        if any(("param_names" in options) != ("param_names" in group) for group in self.param_groups):
+                raise ValueError("all optimizer params should be with/without names. "
+                                 "Some param names are missing")
+            options["param_names"] = names
+            params = [p[1] for p in params]
+        is_named = "param_names" in options
+        if any(is_named != ("param_names" in group) for group in self.param_groups):
             raise ValueError("all optimizer param groups should be with/without names")
         for p in params:
-            if not isinstance(p, Parameter):
-                kind = type(p).__name__
-                raise TypeError(f"optimizer can only optimize Parameters, but one of the params is a {kind}"
-                                + ": make it one first, with gpuprop.Parameter(x)" * isinstance(p, Tensor))
-        refuse_ties([*self._params(), *params])
+            _check_parameter(p)
+        check_no_ties([*self._params(), *params])
         self.param_groups.append(Group({**options, "params": params}, type(self)))
 
     def _params(self) -> Iterator[Parameter]:
@@ -84,7 +139,7 @@ class Optimizer:
     # ---- a step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Make every gradient absent, which touches no memory; or zero where there is one."""
+        """Set every gradient to None, which writes no memory, or to zeros if not `set_to_none`."""
         for p in self._params():
             if set_to_none:
                 p.grad = None
@@ -92,139 +147,212 @@ class Optimizer:
                 write(p.grad, 0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; the result is that of `closure`, which may compute them first."""
+        """Update every parameter that has a gradient.
+
+        `closure` is called first, with gradients enabled, and its result is returned.
+        """
         loss = None
         if closure is not None:
             with enable_grad():
                 loss = closure()
         optimizer_stepped(self)
-        self._gather()
+        self._sync_arenas()
         for group in self.param_groups:
-            for name in group.tensors:
-                group.write(name)
+            for name in group.tensor_options:
+                group.write_scalars(name)
             for arena in group.arenas:
-                with arena.at_home():
-                    self._step(arena, group)
+                with arena.on_device():
+                    self._update_arena(arena, group)
         return loss
 
-    def _step(self, arena: Arena, group: Group) -> None:
-        for stretch in arena.stretches(group.states):
-            if group.states:
-                stretch.counts += 1
-            self.update(stretch, type(self).coefficients(arena, stretch), group.constants)
-            for p in stretch.params:
+    def _update_arena(self, arena: Arena, group: Group) -> None:
+        for segment in arena.segments(group.state_names):
+            if group.state_names:
+                segment.step_counts += 1
+            coefficients = type(self)._coefficients(arena, segment)
+            self.update_segment(segment, coefficients, group.kernel_constants)
+            for p in segment.params:
                 p.touch()
 
-    def update(self, stretch: Stretch, coefficients: tuple, constants: dict[str, Any]) -> None:
-        """Step one stretch; rules with norms or matrices of single parameters say here how."""
-        type(self).kernel(stretch.xp, stretch.data, stretch.grad, *coefficients, *stretch.states, **constants)
+    def update_segment(self, segment: Segment, coefficients: tuple,
+                       constants: dict[str, Any]) -> None:
+        """Update the flat `segment.data` and `segment.states`, given `segment.grad`."""
+        kernel = type(self).update_kernel
+        kernel(segment.xp, segment.data, segment.grad, *coefficients, *segment.states, **constants)
 
-    def _gather(self) -> None:
-        """Bring home what the user assigned; what cannot be is an error before anything changed."""
-        if not all(group.settled() for group in self.param_groups):
-            for group in self.param_groups:
-                group.check()
-            refuse_ties(list(self._params()))
-            moved = [move for group in self.param_groups for move in group.settle()]
-            bring((data, p.data) for p, data in moved)
-            for p, data in moved:
-                p.data = data
-        away: list[tuple[Parameter, Any]] = []
+    def _is_bound(self) -> bool:
+        """True if every `p.data` is a view of its arena."""
+        return all(group.is_bound() for group in self.param_groups)
+
+    def _sync_arenas(self) -> None:
+        """Copy what the user assigned to `p.data` and `p.grad` into the arenas.
+
+        An assignment that cannot be copied raises before anything is changed.
+        """
+        if not self._is_bound():
+            self._sync_values()
+        outside: list[tuple[Parameter, Any]] = []
         for arena in self._arenas():
-            arena.look(away)
-        if away:
-            bring((home, raw(p.grad)) for p, home in away)
-            for p, home in away:
-                p.grad = home
+            outside += arena.scan_gradients()
+        if outside:
+            copy_all((view, raw(p.grad)) for p, view in outside)
+            for p, view in outside:
+                p.grad = view
 
-    def capture_key(self) -> tuple:
-        """What a captured step depends on: where the parameters live, once brought home, and which have gradients."""
-        self._gather()
-        key = lambda arena: (arena.serial, arena.present, tuple(arena.history), tuple(arena.begun))
-        return tuple((tuple(group.constants.values()), group.states, *map(key, group.arenas))
-                     for group in self.param_groups)
+    def _sync_values(self) -> None:
+        for group in self.param_groups:
+            group.check_shapes()
+        check_no_ties(list(self._params()))
+        outside: list[tuple[Parameter, Any]] = []
+        for group in self.param_groups:
+            group.rebuild_if_moved()
+            outside += group.unbound()
+        copy_all((view, p.data) for p, view in outside)
+        for p, view in outside:
+            p.data = view
+
+    def _capture_key(self) -> tuple:
+        """What a recording of a step depends on.
+
+        These are the arenas, which parameters have gradients, and the kernels' constants.
+        """
+        self._sync_arenas()
+        return tuple([
+            (tuple(group.kernel_constants.values()), group.state_names,
+             *[(arena.serial, arena.has_grad, tuple(arena.histories), tuple(arena.has_state))
+               for arena in group.arenas])
+            for group in self.param_groups])
 
     # ---- state
 
     @property
     def state(self) -> dict[Parameter, dict[str, Any]]:
         """The state of every parameter that has any, as views of its arena."""
-        return {p: {**({"step": arena.counts[i:i + 1].reshape(())} if self.reports_step else {}), **arena.state(i)}
-                for arena in self._arenas() for i, p in enumerate(arena.params) if arena.begun[i]}
+        found: dict[Parameter, dict[str, Any]] = {}
+        for arena in self._arenas():
+            for i, p in enumerate(arena.params):
+                if arena.has_state[i]:
+                    step = {"step": arena.step_counts[i:i + 1].reshape(())}
+                    found[p] = {**(step if self.saves_step else {}), **arena.state_of(i)}
+        return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in PyTorch's layout, as plain Python and NumPy: parameters by their number."""
+        """The state in PyTorch's layout, as Python numbers and NumPy arrays.
+
+        Parameters are numbered through all groups.
+        """
         number = {id(p): n for n, p in enumerate(self._params())}
-        state = {}
+        state: dict[int, dict[str, Any]] = {}
         for arena in self._arenas():
-            host, counts = arena.backend.to_numpy, arena.backend.to_numpy(arena.counts).tolist()
+            to_numpy = arena.backend.to_numpy
+            steps = to_numpy(arena.step_counts).tolist()
             for i, p in enumerate(arena.params):
-                if arena.begun[i]:
-                    step = {"step": counts[i]} if self.reports_step else {}
-                    state[number[id(p)]] = {**step, **{name: host(a) for name, a in arena.state(i).items()}}
-        groups = [{**{name: _plain(value) for name, value in group.items() if name != "params"},
-                   "params": [number[id(p)] for p in group["params"]]} for group in self.param_groups]
+                if arena.has_state[i]:
+                    entry = {"step": steps[i]} if self.saves_step else {}
+                    for name, value in arena.state_of(i).items():
+                        entry[name] = to_numpy(value)
+                    state[number[id(p)]] = entry
+        groups = []
+        for group in self.param_groups:
+            options = {name: _plain(value) for name, value in group.items() if name != "params"}
+            groups.append({**options, "params": [number[id(p)] for p in group["params"]]})
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a `state_dict`, or PyTorch's with NumPy's arrays for tensors; checked before it is written."""
-        groups, state = state_dict["param_groups"], state_dict["state"]
-        if len(groups) != len(self.param_groups):
-            raise ValueError(f"loaded state dict has {len(groups)} parameter groups, and the optimizer "
-                             f"{len(self.param_groups)}")
-        for i, (group, saved) in enumerate(zip(self.param_groups, groups, strict=True)):
+        """Load a `state_dict` of this library, or one of PyTorch with NumPy arrays for tensors.
+
+        One that does not fit raises ValueError before anything is changed.
+        """
+        saved_groups = state_dict["param_groups"]
+        self._check_groups(saved_groups)
+        entries = self._entries(state_dict["state"], saved_groups)
+        self._check_entries(entries)
+        for group, saved in zip(self.param_groups, saved_groups, strict=True):
+            group.update({name: value for name, value in saved.items() if name != "params"})
+            if any(id(p) in entries for p in group.frozen):
+                group.build_arenas(entries)
+        for arena in self._arenas():
+            with arena.on_device():
+                arena.load_state([entries.get(id(p), {}) for p in arena.params])
+
+    def _check_groups(self, saved_groups: list[dict]) -> None:
+        if len(saved_groups) != len(self.param_groups):
+            raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, but the "
+                             f"optimizer has {len(self.param_groups)}")
+        for i, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
             if len(group["params"]) != len(saved["params"]):
-                raise ValueError(f"parameter group {i} of the loaded state dict has {len(saved['params'])} parameters, "
-                                 f"and the optimizer's {len(group['params'])}")
-        entries = {id(p): state[n] for group, saved in zip(self.param_groups, groups, strict=True)
-                   for p, n in zip(group["params"], saved["params"], strict=True) if state.get(n)}
+                raise ValueError(
+                    f"parameter group {i} has {len(saved['params'])} parameters in the state "
+                    f"dict, but {len(group['params'])} in the optimizer")
+
+    def _entries(self, state: dict[int, dict], saved_groups: list[dict]) -> dict[int, dict]:
+        """The entries of a state dict that are not empty, by the id of their parameter."""
+        entries = {}
+        for group, saved in zip(self.param_groups, saved_groups, strict=True):
+            for p, n in zip(group["params"], saved["params"], strict=True):
+                if state.get(n):
+                    entries[id(p)] = state[n]
+        return entries
+
+    def _check_entries(self, entries: dict[int, dict]) -> None:
         for p in self._params():
             for name, value in entries.get(id(p), {}).items():
-                if name != "step" and value is not None and np.shape(value) != p.data.shape:
-                    raise ValueError(f"{name} has shape {np.shape(value)} in the loaded state dict, and its "
-                                     f"parameter {p.data.shape}")
-        for group, saved in zip(self.param_groups, groups, strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
-            if any(id(p) in entries for p in group.outside):
-                group.build(entries)
-        for arena in self._arenas():
-            with arena.at_home():
-                arena.load([entries.get(id(p), {}) for p in arena.params])
+                if name == "step" or value is None:
+                    continue
+                if np.shape(value) != p.data.shape:
+                    raise ValueError(f"{name} has shape {np.shape(value)} in the state dict, but "
+                                     f"its parameter has shape {p.data.shape}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "param_groups": [dict(group) for group in self.param_groups], "saved": self.state_dict()}
+        groups = [dict(group) for group in self.param_groups]
+        return {**vars(self), "param_groups": groups, "saved": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.pop("saved")
-        vars(self).update(state, param_groups=[Group(options, type(self)) for options in state["param_groups"]])
+        groups = [Group(options, type(self)) for options in state["param_groups"]]
+        vars(self).update(state, param_groups=groups)
         self.load_state_dict(saved)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for i, group in enumerate(self.param_groups):
-            options = (f"    {name}: {group[name]}" for name in sorted(group) if name != "params")
-            lines += [f"Parameter Group {i}", *options]
+            lines.append(f"Parameter Group {i}")
+            for name in sorted(group):
+                if name != "params":
+                    lines.append(f"    {name}: {group[name]}")
         return "\n".join([*lines, ")"])
 
 
-def refuse_ties(params: Iterable[Parameter]) -> None:
-    """Raise where a parameter, or an array, comes twice: it would be stepped twice, or once too seldom."""
+Optimizer._coefficients = staticmethod(coefficient_function(Optimizer.kernel_coefficients))
+
+
+def _check_parameter(p: Any) -> None:
+    if isinstance(p, Parameter):
+        return
+    hint = ": convert it with gpuprop.Parameter(x)" if isinstance(p, Tensor) else ""
+    raise TypeError(f"optimizer can only optimize Parameters, but one of the params is a "
+                    f"{type(p).__name__}{hint}")
+
+
+def check_no_ties(params: Iterable[Parameter]) -> None:
+    """Raise if a Parameter, or the array of one, occurs twice: a step would update it twice."""
     seen: set[int] = set()
     for p in params:
-        for thing, what in ((p, "a parameter was given"), (p.data, "an array is in two Parameters, and was so given")):
-            if id(thing) in seen:
-                raise ValueError(f"{what} twice: to tie weights use one Parameter in both places, and give it once")
-            seen.add(id(thing))
+        for value, name in ((p, "a Parameter"), (p.data, "the array of a Parameter")):
+            if id(value) in seen:
+                raise ValueError(f"optimizer got {name} twice: to tie weights, use one Parameter "
+                                 f"in both modules and pass it once")
+            seen.add(id(value))
 
 
-def refuse_negative(**options: Any) -> None:
-    """Raise for options below 0, in PyTorch's words."""
-    words = {"lr": "learning rate", "eps": "epsilon value"}
+def check_not_negative(**options: Any) -> None:
+    """Raise PyTorch's errors for negative options."""
+    names = {"lr": "learning rate", "eps": "epsilon value"}
     for name, value in options.items():
         if isinstance(value, Tensor) and value.size != 1:
             raise ValueError(f"Tensor {name} must be 1-element")
         if not float(value) >= 0:
-            raise ValueError(f"Invalid {words.get(name, f'{name} value')}: {value}")
+            raise ValueError(f"Invalid {names.get(name, f'{name} value')}: {value}")
 
 
 def _plain(value: Any) -> Any:

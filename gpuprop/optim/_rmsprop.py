@@ -1,4 +1,4 @@
-"""RMSprop (Tieleman and Hinton 2012), centered as in Graves 2013."""
+"""RMSprop."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuprop._core.pointwise import pointwise
-from gpuprop.optim._groups import TINY, scalars, used
-from gpuprop.optim._optimizer import Optimizer, refuse_negative
+from gpuprop.optim._groups import TINY, may_be_nonzero
+from gpuprop.optim._optimizer import Optimizer, check_not_negative
 
 
-@scalars
-def rmsprop_coefficients(xp, t, lr, alpha, eps, weight_decay, momentum):
+def rmsprop_coefficients(xp, step, lr, alpha, eps, weight_decay, momentum):
     return lr, alpha, 1 - alpha, xp.maximum(eps, TINY), weight_decay, momentum
 
 
 @pointwise
-def rmsprop_update(xp, p, g, lr, alpha, share, eps, weight_decay, momentum, square, *others,
-                   centered, cycling, decay, maximize):
+def rmsprop_update(xp, p, g, lr, alpha, one_minus_alpha, eps, weight_decay, momentum, square,
+                   *others, centered, has_momentum, decay, maximize):
     if maximize:
         g = -g
     if decay:
         g = g + weight_decay * p
     square *= alpha
-    square += share * g * g
-    spread = square
+    square += one_minus_alpha * g * g
+    variance = square
     if centered:
         mean = others[0]
-        mean += share * (g - mean)
-        spread = xp.maximum(square - mean * mean, 0)  # rounding can take it below
-    step = g / (xp.sqrt(spread) + eps)
-    if cycling:
+        mean += one_minus_alpha * (g - mean)
+        variance = xp.maximum(square - mean * mean, 0)  # rounding can make it negative
+    step = g / (xp.sqrt(variance) + eps)
+    if has_momentum:
         velocity = others[-1]
         velocity *= momentum
         velocity += step
@@ -39,30 +38,49 @@ def rmsprop_update(xp, p, g, lr, alpha, share, eps, weight_decay, momentum, squa
 
 
 class RMSprop(Optimizer):
-    """``s = alpha s + (1 - alpha) g²;  p -= lr g / (sqrt(s) + eps)`` with ``g + weight_decay p`` for g.
+    """RMSprop (Tieleman and Hinton 2012), centered as in Graves 2013.
 
-    With `centered` the squared mean of g is taken off s; with momentum ``v = momentum v + g / (sqrt(s) + eps)`` and
-    ``p -= lr v``.
-    `foreach` and `capturable` change nothing.
+        s = alpha s + (1 - alpha) g^2
+        p = p - lr g / (sqrt(s) + eps)
+
+        with momentum:   v = momentum v + g / (sqrt(s) + eps)
+                         p = p - lr v
+
+    g is the gradient plus ``weight_decay * p``, and -gradient with `maximize`.  With `centered`,
+    ``s - a^2`` is used for s, where ``a = alpha a + (1 - alpha) g`` is the mean gradient.
+
+    Defaults are PyTorch's.  `foreach` and `capturable` are accepted and ignored.
     """
 
-    live = ("lr", "alpha", "eps", "weight_decay", "momentum")
-    coefficients, kernel = rmsprop_coefficients, rmsprop_update
+    scalar_options = ("lr", "alpha", "eps", "weight_decay", "momentum")
+    kernel_coefficients = staticmethod(rmsprop_coefficients)
+    update_kernel = staticmethod(rmsprop_update)
 
     def __init__(self, params: Iterable, lr: Any = 1e-2, alpha: float = 0.99, eps: float = 1e-8,
-                 weight_decay: float = 0, momentum: float = 0, centered: bool = False, capturable: bool = False,
-                 foreach: bool | None = None, maximize: bool = False, differentiable: bool = False) -> None:
-        refuse_negative(lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay, alpha=alpha)
-        super().__init__(params, {
+                 weight_decay: float = 0, momentum: float = 0, centered: bool = False,
+                 capturable: bool = False, foreach: bool | None = None, maximize: bool = False,
+                 differentiable: bool = False) -> None:
+        check_not_negative(lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay,
+                           alpha=alpha)
+        defaults = {
             "lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
-            "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach, "maximize": maximize,
-            "differentiable": differentiable})
+            "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach,
+            "maximize": maximize, "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
 
     @staticmethod
-    def states(group: dict) -> tuple[str, ...]:
-        return "square_avg", *["grad_avg"] * group["centered"], *["momentum_buffer"] * (group["momentum"] > 0)
+    def state_names(group: dict) -> tuple[str, ...]:
+        names = ["square_avg"]
+        if group["centered"]:
+            names.append("grad_avg")
+        if group["momentum"] > 0:
+            names.append("momentum_buffer")
+        return tuple(names)
 
     @staticmethod
-    def constants(group: dict) -> dict[str, Any]:
-        return {"centered": group["centered"], "cycling": group["momentum"] > 0, "decay": used(group["weight_decay"]),
+    def kernel_constants(group: dict) -> dict[str, Any]:
+        return {"centered": group["centered"],
+                "has_momentum": group["momentum"] > 0,
+                "decay": may_be_nonzero(group["weight_decay"]),
                 "maximize": group["maximize"]}

@@ -1,4 +1,9 @@
-"""Schedules: a learning rate as a function of the number of epochs, or of steps; ``scheduler.step()`` follows each."""
+"""Learning rate schedules.
+
+``scheduler.step()``, called once per epoch or per batch, sets each group's learning rate.  An
+*epoch* below is one call.  `initial_lr` is a group's learning rate when the first schedule was
+made.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +18,26 @@ from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor
 from gpuprop.optim._optimizer import Optimizer
 
+__all__ = [
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+]
+
 
 def _lrs(optimizer: Optimizer, name: str = "lr") -> list[float]:
-    return [float(group[name]) if isinstance(group[name], Tensor) else group[name] for group in optimizer.param_groups]
+    """The learning rate of each group, or another option of that name."""
+    values = [group[name] for group in optimizer.param_groups]
+    return [float(value) if isinstance(value, Tensor) else value for value in values]
 
 
 def _set_lr(group: dict, lr: float) -> None:
@@ -32,19 +54,31 @@ def _checked(optimizer: Any) -> Optimizer:
 
 
 def _per_group(name: str, value: Any, optimizer: Optimizer) -> list:
-    """One value a group, of a list of them or of one for all."""
+    """One value per group, from a list of them or from one for all groups."""
     n = len(optimizer.param_groups)
     if not isinstance(value, list | tuple):
         return [value] * n
     if len(value) != n:
-        raise ValueError(f"{name} has {len(value)} values, and the optimizer {n} parameter groups")
+        raise ValueError(f"{name} has {len(value)} values, but the optimizer has {n} parameter "
+                         f"groups")
     return list(value)
 
 
 class LRScheduler:
-    """Base of all schedules: `get_lr` says the learning rate of each group in epoch ``self.last_epoch``.
+    """Base class of learning rate schedules.
 
-    As in PyTorch most are chainable: they scale the learning rate as it is.  `last_epoch` is that to resume at, or -1.
+    A subclass defines ``get_lr()``, which returns the learning rate of each group in epoch
+    ``self.last_epoch``.  As in PyTorch, most schedules scale the current learning rate, so several
+    can be combined.
+
+    `last_epoch` is the epoch to resume at; -1 starts a new schedule.
+
+    >>> import gpuprop
+    >>> optimizer = gpuprop.optim.SGD([gpuprop.Parameter([1.0])], lr=1.0)
+    >>> scheduler = gpuprop.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    >>> scheduler.step()
+    >>> optimizer.param_groups[0]["lr"]
+    0.5
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -53,30 +87,34 @@ class LRScheduler:
             if last_epoch == -1:
                 group.setdefault("initial_lr", lr)
             elif "initial_lr" not in group:
-                raise KeyError(f"param 'initial_lr' is not specified in param_groups[{i}] when resuming a schedule: "
-                               f"load the optimizer's state first, or leave out last_epoch")
-        self.base_lrs, self.last_epoch = _lrs(optimizer, "initial_lr"), last_epoch
+                raise KeyError(f"param 'initial_lr' is not specified in param_groups[{i}] when "
+                               f"resuming a schedule: load the optimizer's state first, or leave "
+                               f"out last_epoch")
+        self.base_lrs = _lrs(optimizer, "initial_lr")
+        self.last_epoch = last_epoch
         self._initial_step()
 
     def _initial_step(self) -> None:
-        self._step_count, self._is_initial = 0, True
+        self._step_count = 0
+        self._is_initial = True
         self.step()
         self._is_initial = False
 
     def _restart(self) -> None:
-        """Epoch 0 again, as if just made."""
+        """Return to epoch 0."""
         self.last_epoch = -1
         self._initial_step()
 
     def get_lr(self) -> list[float]:
+        """The learning rate of each group in epoch ``self.last_epoch``."""
         raise NotImplementedError
 
     def get_last_lr(self) -> list[float]:
-        """The learning rates set last, one a group."""
+        """The learning rate of each group, as set by the last step."""
         return self._last_lr
 
     def step(self) -> None:
-        """Go on to the next epoch."""
+        """Advance to the next epoch and set the learning rates."""
         self._step_count += 1
         self.last_epoch += 1
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
@@ -87,86 +125,120 @@ class LRScheduler:
         return [lr * factor for lr in _lrs(self.optimizer)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer."""
+        """All attributes except the optimizer."""
         return {name: value for name, value in vars(self).items() if name != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a `state_dict`."""
         vars(self).update(state_dict)
 
 
 class LambdaLR(LRScheduler):
-    """``initial_lr * lr_lambda(epoch)``; a list has one function a group."""
+    """Scale the initial learning rate by a function of the epoch.
+
+        lr = initial_lr * lr_lambda(epoch)
+
+    `lr_lambda` may be a list with one function per group.
+    """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         self.lr_lambdas = _per_group("lr_lambda", lr_lambda, _checked(optimizer))
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        return [lr * f(self.last_epoch) for lr, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+        return [lr * f(self.last_epoch)
+                for lr, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the functions, the attributes of those that are objects."""
-        saved = [None if isinstance(f, types.FunctionType) else dict(vars(f)) for f in self.lr_lambdas]
+        """All attributes except the optimizer.
+
+        For an `lr_lambda` that is a callable object it has its attributes, for a function None.
+        """
+        saved = [None if isinstance(f, types.FunctionType) else dict(vars(f))
+                 for f in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": saved}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({name: value for name, value in state_dict.items() if name != "lr_lambdas"})
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})
         for f, saved in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
             if saved is not None:
                 vars(f).update(saved)
 
 
 class StepLR(LRScheduler):
-    """Times `gamma` every `step_size` epochs."""
+    """Multiply the learning rate by `gamma` every `step_size` epochs.
 
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
-        self.step_size, self.gamma = step_size, gamma
+        lr = initial_lr * gamma ** (epoch // step_size)
+    """
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1,
+                 last_epoch: int = -1) -> None:
+        self.step_size = step_size
+        self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        due = self.last_epoch != 0 and self.last_epoch % self.step_size == 0
-        return self._scaled(self.gamma) if due else _lrs(self.optimizer)
+        if self.last_epoch == 0 or self.last_epoch % self.step_size != 0:
+            return _lrs(self.optimizer)
+        return self._scaled(self.gamma)
 
 
 class MultiStepLR(LRScheduler):
-    """Times `gamma` at each of the epochs `milestones`."""
+    """Multiply the learning rate by `gamma` at each of the epochs `milestones`.
+
+    A milestone that is given twice counts twice.
+    """
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
                  last_epoch: int = -1) -> None:
-        self.milestones, self.gamma = Counter(milestones), gamma
+        self.milestones = Counter(milestones)
+        self.gamma = gamma
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        times = self.milestones.get(self.last_epoch, 0)
-        return self._scaled(self.gamma ** times) if times else _lrs(self.optimizer)
+        count = self.milestones.get(self.last_epoch, 0)
+        return self._scaled(self.gamma ** count) if count else _lrs(self.optimizer)
 
 
 class ConstantLR(LRScheduler):
-    """Times `factor` until epoch `total_iters`."""
+    """Multiply the learning rate by `factor` until epoch `total_iters`.
+
+        lr = initial_lr * (factor if epoch < total_iters else 1)
+    """
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
                  last_epoch: int = -1) -> None:
         if not 0 <= factor <= 1:
             raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
-        self.factor, self.total_iters = factor, total_iters
+        self.factor = factor
+        self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         if self.last_epoch == 0:
             return self._scaled(self.factor)
-        return self._scaled(1.0 / self.factor) if self.last_epoch == self.total_iters else _lrs(self.optimizer)
+        if self.last_epoch == self.total_iters:
+            return self._scaled(1.0 / self.factor)
+        return _lrs(self.optimizer)
 
 
 class LinearLR(LRScheduler):
-    """Times a factor that goes from `start_factor` to `end_factor` in `total_iters` epochs."""
+    """Scale the learning rate by a factor that changes linearly over `total_iters` epochs.
+
+        fraction = min(epoch, total_iters) / total_iters
+        lr = initial_lr * (start_factor + (end_factor - start_factor) * fraction)
+    """
 
     def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0,
                  total_iters: int = 5, last_epoch: int = -1) -> None:
         if not 0 < start_factor <= 1:
-            raise ValueError("Starting multiplicative factor expected to be greater than 0 and less or equal to 1.")
+            raise ValueError("Starting multiplicative factor expected to be greater than 0 and "
+                             "less or equal to 1.")
         if not 0 <= end_factor <= 1:
             raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
-        self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
+        self.start_factor = start_factor
+        self.end_factor = end_factor
+        self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -175,11 +247,15 @@ class LinearLR(LRScheduler):
         if self._is_initial or self.last_epoch > self.total_iters:
             return _lrs(self.optimizer)
         slope = self.end_factor - self.start_factor
-        return self._scaled(1.0 + slope / (self.total_iters * self.start_factor + (self.last_epoch - 1) * slope))
+        previous = self.total_iters * self.start_factor + (self.last_epoch - 1) * slope
+        return self._scaled(1.0 + slope / previous)
 
 
 class ExponentialLR(LRScheduler):
-    """Times `gamma` every epoch."""
+    """Multiply the learning rate by `gamma` every epoch.
+
+        lr = initial_lr * gamma ** epoch
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         self.gamma = gamma
@@ -190,99 +266,154 @@ class ExponentialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """``eta_min + (initial_lr - eta_min) (1 + cos(pi epoch / T_max)) / 2`` (Loshchilov and Hutter 2017, once)."""
+    """Anneal the learning rate along a cosine of period ``2 * T_max``.
 
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
-        self.T_max, self.eta_min = T_max, eta_min
+        lr = eta_min + (initial_lr - eta_min) * (1 + cos(pi * epoch / T_max)) / 2
+
+    Loshchilov and Hutter 2017, without their restarts.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
+                 last_epoch: int = -1) -> None:
+        self.T_max = T_max
+        self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        lrs, low, height = _lrs(self.optimizer), self.eta_min, lambda t: 1 + math.cos(math.pi * t / self.T_max)
+        lrs = _lrs(self.optimizer)
         if self._is_initial:
             return lrs
-        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # from the lowest point no factor leads up
-            return [lr + (base - low) * (1 - math.cos(math.pi / self.T_max)) / 2
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
+            # At the minimum the previous height is 0: no factor increases it.
+            height = (1 - math.cos(math.pi / self.T_max)) / 2
+            return [lr + (base - self.eta_min) * height
                     for lr, base in zip(lrs, self.base_lrs, strict=True)]
-        return [height(self.last_epoch) / height(self.last_epoch - 1) * (lr - low) + low for lr in lrs]
+        factor = self._height(self.last_epoch) / self._height(self.last_epoch - 1)
+        return [factor * (lr - self.eta_min) + self.eta_min for lr in lrs]
+
+    def _height(self, epoch: int) -> float:
+        return 1 + math.cos(math.pi * epoch / self.T_max)
 
 
 class OneCycleLR(LRScheduler):
-    """Up to `max_lr` and down to nearly nothing, once in `total_steps` batches (Smith and Topin 2018).
+    """Increase the learning rate to `max_lr`, then decrease it (Smith and Topin 2018).
 
-    The momentum, or the first beta, goes the other way.  With `three_phase` it goes down as long as up, then to nearly
-    nothing.
+    Call ``scheduler.step()`` after every batch.
+
+    The learning rate starts at ``max_lr / div_factor``, reaches `max_lr` after the fraction
+    `pct_start` of `total_steps` (or ``epochs * steps_per_epoch``) and ends at ``max_lr / div_factor
+    / final_div_factor``.  With `three_phase` it decreases as long as it increased, to its start,
+    and then to its end.  `anneal_strategy` is "cos" or "linear".
+
+    With `cycle_momentum` the momentum, or Adam's first beta, decreases from `max_momentum` to
+    `base_momentum` while the learning rate increases, and vice versa.
     """
 
-    def __init__(self, optimizer: Optimizer, max_lr: Any, total_steps: int | None = None, epochs: int | None = None,
-                 steps_per_epoch: int | None = None, pct_start: float = 0.3, anneal_strategy: str = "cos",
-                 cycle_momentum: bool = True, base_momentum: Any = 0.85, max_momentum: Any = 0.95,
-                 div_factor: float = 25.0, final_div_factor: float = 1e4, three_phase: bool = False,
+    def __init__(self, optimizer: Optimizer, max_lr: Any, total_steps: int | None = None,
+                 epochs: int | None = None, steps_per_epoch: int | None = None,
+                 pct_start: float = 0.3, anneal_strategy: str = "cos", cycle_momentum: bool = True,
+                 base_momentum: Any = 0.85, max_momentum: Any = 0.95, div_factor: float = 25.0,
+                 final_div_factor: float = 1e4, three_phase: bool = False,
                  last_epoch: int = -1) -> None:
         _checked(optimizer)
-        if total_steps is None and (epochs is None or steps_per_epoch is None):
-            raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
-        counts = {"total_steps": total_steps}
-        if total_steps is None:
-            counts = {"epochs": epochs, "steps_per_epoch": steps_per_epoch}
-        for name, count in counts.items():
-            if not isinstance(count, int) or count <= 0:
-                raise ValueError(f"Expected positive integer {name}, but got {count}")
+        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
-        names = optimizer.defaults.keys() & {"momentum", "betas"}
-        if cycle_momentum and not names:
-            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
-        self.total_steps = n = math.prod(counts.values())  # type: ignore[arg-type]
-        self.anneal_strategy, self.cycle_momentum, self.use_beta1 = anneal_strategy, cycle_momentum, "betas" in names
-        turns = ["initial_lr", "max_lr", *["initial_lr"] * three_phase, "min_lr"]
-        ends = [pct_start * n - 1, *[2 * pct_start * n - 2] * three_phase, n - 1]
-        self.phases = list(zip(ends, turns, turns[1:], strict=False))
+            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got "
+                             f"{anneal_strategy}")
+        if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
+            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` "
+                             "option enabled")
+        self.anneal_strategy = anneal_strategy
+        self.cycle_momentum = cycle_momentum
+        self.use_beta1 = "betas" in optimizer.defaults
+        # (last step of the phase, option with the lr at its start, option with the lr at its end)
+        last = self.total_steps - 1
+        self.phases = [(pct_start * self.total_steps - 1, "initial_lr", "max_lr")]
+        if three_phase:
+            self.phases.append((2 * pct_start * self.total_steps - 2, "max_lr", "initial_lr"))
+            self.phases.append((last, "initial_lr", "min_lr"))
+        else:
+            self.phases.append((last, "max_lr", "min_lr"))
         if last_epoch == -1:
-            rates, highs, lows = (_per_group(name, value, optimizer) for name, value in (
-                ("max_lr", max_lr), ("max_momentum", max_momentum), ("base_momentum", base_momentum)))
-            for group, rate, high, low in zip(optimizer.param_groups, rates, highs, lows, strict=True):
-                group.update(initial_lr=rate / div_factor, max_lr=rate, min_lr=rate / div_factor / final_div_factor)
-                if cycle_momentum:
+            max_lrs = _per_group("max_lr", max_lr, optimizer)
+            for group, rate in zip(optimizer.param_groups, max_lrs, strict=True):
+                start = rate / div_factor
+                group.update(initial_lr=start, max_lr=rate, min_lr=start / final_div_factor)
+            if cycle_momentum:
+                highs = _per_group("max_momentum", max_momentum, optimizer)
+                lows = _per_group("base_momentum", base_momentum, optimizer)
+                for group, high, low in zip(optimizer.param_groups, highs, lows, strict=True):
                     group.update(max_momentum=high, base_momentum=low)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The learning rates; the momentum is set on the way."""
+        """The learning rates; also sets the momentum."""
         t = self.last_epoch
         if t > self.total_steps:
-            raise ValueError(f"Tried to step {t} times. The specified number of total steps is {self.total_steps}")
-        i = next((i for i, (end, *_) in enumerate(self.phases) if t <= end), len(self.phases) - 1)
+            raise ValueError(f"Tried to step {t} times. The specified number of total steps is "
+                             f"{self.total_steps}")
+        i = 0
+        while i < len(self.phases) - 1 and t > self.phases[i][0]:
+            i += 1
         end, source, target = self.phases[i]
         start = self.phases[i - 1][0] if i else 0
-        done = (t - start) / (end - start)
+        fraction = (t - start) / (end - start)
         if self.cycle_momentum:
-            from_, to = ("base_momentum" if turn == "max_lr" else "max_momentum" for turn in (source, target))
-            for group in self.optimizer.param_groups:
-                momentum = self._between(group[from_], group[to], done)
-                if self.use_beta1:
-                    group["betas"] = momentum, *group["betas"][1:]
-                else:
-                    group["momentum"] = momentum
-        return [self._between(group[source], group[target], done) for group in self.optimizer.param_groups]
+            self._set_momentum(source, target, fraction)
+        return [self._between(group[source], group[target], fraction)
+                for group in self.optimizer.param_groups]
 
-    def _between(self, a: float, b: float, done: float) -> float:
+    def _set_momentum(self, source: str, target: str, fraction: float) -> None:
+        """Set the momentum of a phase in which the lr goes from group[source] to group[target]."""
+        first = "base_momentum" if source == "max_lr" else "max_momentum"
+        last = "base_momentum" if target == "max_lr" else "max_momentum"
+        for group in self.optimizer.param_groups:
+            momentum = self._between(group[first], group[last], fraction)
+            if self.use_beta1:
+                group["betas"] = momentum, *group["betas"][1:]
+            else:
+                group["momentum"] = momentum
+
+    def _between(self, a: float, b: float, fraction: float) -> float:
         if self.anneal_strategy == "linear":
-            return (b - a) * done + a
-        return b + (a - b) / 2 * (math.cos(math.pi * done) + 1)
+            return (b - a) * fraction + a
+        return b + (a - b) / 2 * (math.cos(math.pi * fraction) + 1)
+
+
+def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: int | None) -> int:
+    """The number of steps of OneCycleLR."""
+    if total_steps is not None:
+        _check_positive("total_steps", total_steps)
+        return total_steps
+    if epochs is None or steps_per_epoch is None:
+        raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+    _check_positive("epochs", epochs)
+    _check_positive("steps_per_epoch", steps_per_epoch)
+    return epochs * steps_per_epoch
+
+
+def _check_positive(name: str, count: Any) -> None:
+    if not isinstance(count, int) or count <= 0:
+        raise ValueError(f"Expected positive integer {name}, but got {count}")
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Times `factor` when a metric has not become better for more than `patience` epochs: ``step(metric)``.
+    """Multiply the learning rate by `factor` when a metric stops improving: ``step(metric)``.
 
-    Better is below ``best * (1 - threshold)``, or ``best - threshold`` with ``threshold_mode="abs"``; with mode "max"
-    it is above the same with a plus.  After a reduction `cooldown` epochs do not count.
+    This happens after more than `patience` epochs without an improvement.  Then `cooldown` epochs
+    are not counted.
+
+    An improvement is a metric below ``best * (1 - threshold)``, or below ``best - threshold`` with
+    ``threshold_mode="abs"``.  With ``mode="max"`` it is a metric above ``best * (1 + threshold)``,
+    or ``best + threshold``.  `min_lr` is a lower bound, for all groups or per group; a change of
+    at most `eps` is not made.
     """
 
-    def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1, patience: int = 10,
-                 threshold: float = 1e-4, threshold_mode: str = "rel", cooldown: int = 0, min_lr: Any = 0,
-                 eps: float = 1e-8) -> None:
+    def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1,
+                 patience: int = 10, threshold: float = 1e-4, threshold_mode: str = "rel",
+                 cooldown: int = 0, min_lr: Any = 0, eps: float = 1e-8) -> None:
         if factor >= 1:
             raise ValueError("Factor should be < 1.0.")
         if mode not in ("min", "max"):
@@ -290,33 +421,46 @@ class ReduceLROnPlateau(LRScheduler):
         if threshold_mode not in ("rel", "abs"):
             raise ValueError(f"threshold mode {threshold_mode} is unknown!")
         self.optimizer = _checked(optimizer)
-        _per_group("min_lr", min_lr, optimizer)
+        _per_group("min_lr", min_lr, optimizer)  # checks its length
         self.min_lr = min_lr
-        self.mode, self.factor, self.patience, self.cooldown, self.eps = mode, factor, patience, cooldown, eps
-        self.threshold, self.threshold_mode = threshold, threshold_mode
+        self.mode = mode
+        self.factor = factor
+        self.patience = patience
+        self.cooldown = cooldown
+        self.eps = eps
+        self.threshold = threshold
+        self.threshold_mode = threshold_mode
         self.best = math.inf if mode == "min" else -math.inf
-        self.cooldown_counter = self.num_bad_epochs = self.last_epoch = 0
+        self.cooldown_counter = 0
+        self.num_bad_epochs = 0
+        self.last_epoch = 0
         self._last_lr = _lrs(optimizer)
 
     def step(self, metrics: Any) -> None:  # type: ignore[override]
-        """Tell this epoch's metric: a number or a Tensor of one, which is read."""
+        """Advance by an epoch with this metric, a number or a Tensor, whose value is read."""
         current = float(metrics)
         self.last_epoch += 1
         if self._is_better(current):
-            self.best, self.num_bad_epochs = current, 0
+            self.best = current
+            self.num_bad_epochs = 0
         else:
             self.num_bad_epochs += 1
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
-            least_lrs = _per_group("min_lr", self.min_lr, self.optimizer)
-            for group, lr, least in zip(self.optimizer.param_groups, _lrs(self.optimizer), least_lrs, strict=True):
-                reduced = max(lr * self.factor, least)
-                if lr - reduced > self.eps:
-                    _set_lr(group, reduced)
+            self.cooldown_counter = self.cooldown
+            self.num_bad_epochs = 0
+            self._reduce()
         self._last_lr = _lrs(self.optimizer)
+
+    def _reduce(self) -> None:
+        min_lrs = _per_group("min_lr", self.min_lr, self.optimizer)
+        lrs = _lrs(self.optimizer)
+        for group, lr, min_lr in zip(self.optimizer.param_groups, lrs, min_lrs, strict=True):
+            reduced = max(lr * self.factor, min_lr)
+            if lr - reduced > self.eps:
+                _set_lr(group, reduced)
 
     def _is_better(self, metric: float) -> bool:
         sign = 1 if self.mode == "max" else -1
@@ -325,42 +469,50 @@ class ReduceLROnPlateau(LRScheduler):
         return sign * metric > sign * bound
 
 
-# ---- schedules of schedules ------------------------------------------------------------------------------------------
+# ---- combinations of schedules -------------------------------------------------------------------
 
 
 class _Composed(LRScheduler):
-    """Base of what is made of other schedules of one optimizer."""
+    """Base class of schedules made of other schedules of one optimizer."""
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler]) -> None:
         for i, scheduler in enumerate(schedulers):
-            name = type(scheduler).__name__
-            if not isinstance(scheduler, LRScheduler):
-                raise TypeError(f"{type(self).__name__} at index {i} should have `optimizer` as its attribute, and it "
-                                f"is no schedule but of type {name}")
-            if isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(f"{type(self).__name__} does not support `ReduceLROnPlateau`, whose step takes a "
-                                 f"metric, but got one at index {i}")
-            if scheduler.optimizer is not optimizer:
-                raise ValueError(f"{type(self).__name__} expects all schedulers to belong to the same optimizer, and "
-                                 f"{name} at index {i} has another one")
-        self.optimizer, self._schedulers = _checked(optimizer), list(schedulers)
+            self._check(scheduler, i, optimizer)
+        self.optimizer = _checked(optimizer)
+        self._schedulers = list(schedulers)
+
+    def _check(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
+        owner = type(self).__name__
+        name = type(scheduler).__name__
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(f"{owner} at index {i} should have `optimizer` as its attribute: "
+                            f"expected an LRScheduler, got {name}")
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ValueError(f"{owner} does not support `ReduceLROnPlateau`, whose step takes a "
+                             f"metric, but got one at index {i}")
+        if scheduler.optimizer is not optimizer:
+            raise ValueError(f"{owner} expects all schedulers to belong to the same optimizer, but "
+                             f"{name} at index {i} has a different one")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the optimizer; of the schedules their states."""
-        return {**super().state_dict(), "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
+        """All attributes except the optimizer; of the schedules their state dicts."""
+        states = [scheduler.state_dict() for scheduler in self._schedulers]
+        return {**super().state_dict(), "_schedulers": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({name: value for name, value in state_dict.items() if name != "_schedulers"})
+        super().load_state_dict({k: v for k, v in state_dict.items() if k != "_schedulers"})
         for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
             scheduler.load_state_dict(saved)
 
 
 class ChainedScheduler(_Composed):
-    """Several schedules at once: each scales the learning rate that the one before it leaves."""
+    """Step several schedules at once: each scales the learning rate that the previous one set."""
 
-    def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None) -> None:
+    def __init__(self, schedulers: Sequence[LRScheduler],
+                 optimizer: Optimizer | None = None) -> None:
         if not schedulers:
-            raise ValueError("ChainedScheduler expects at least one scheduler to be chained, but got no scheduler.")
+            raise ValueError("ChainedScheduler expects at least one scheduler to be chained, but "
+                             "got no scheduler.")
         super().__init__(optimizer or schedulers[0].optimizer, schedulers)
         self._last_lr = _lrs(self.optimizer)
 
@@ -376,17 +528,22 @@ class ChainedScheduler(_Composed):
 
 
 class SequentialLR(_Composed):
-    """One schedule after the other: at each of the epochs `milestones` the next one begins, from ``initial_lr``."""
+    """Run one schedule after the other.
 
-    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int],
-                 last_epoch: int = -1) -> None:
+    At each of the epochs `milestones` the next schedule starts at its epoch 0, from ``initial_lr``.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
+                 milestones: Sequence[int], last_epoch: int = -1) -> None:
         if not schedulers:
             raise ValueError("SequentialLR expects at least one scheduler, but got no scheduler.")
         super().__init__(optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1:
-            raise ValueError(f"SequentialLR expects number of schedulers provided to be one more than the number of "
-                             f"milestone points, but got {len(schedulers)} and {len(milestones)}")
-        self._milestones, self.last_epoch = list(milestones), last_epoch + 1
+            raise ValueError(
+                f"SequentialLR expects number of schedulers provided to be one more than the "
+                f"number of milestone points, but got {len(schedulers)} and {len(milestones)}")
+        self._milestones = list(milestones)
+        self.last_epoch = last_epoch + 1
         self._begin(bisect_right(self._milestones, 0))
 
     def step(self) -> None:
@@ -403,8 +560,13 @@ class SequentialLR(_Composed):
         self._begin(bisect_right(self._milestones, 0))
 
     def _begin(self, i: int) -> None:
-        """Undo what the schedule before did, and the steps that all others made as they were made."""
-        for group, lr in zip(self.optimizer.param_groups, _lrs(self.optimizer, "initial_lr"), strict=True):
+        """Start schedule `i` from the initial learning rates.
+
+        This undoes the previous schedule, and the first step that every schedule made when it was
+        created.
+        """
+        initial_lrs = _lrs(self.optimizer, "initial_lr")
+        for group, lr in zip(self.optimizer.param_groups, initial_lrs, strict=True):
             _set_lr(group, lr)
         self._schedulers[i]._restart()
         self._last_lr = _lrs(self.optimizer)

@@ -1,4 +1,8 @@
-"""A kit to check ops, kernels, backends and training steps with; importing it registers the backend "strict"."""
+"""Tests for ops, kernels, backends and training steps.
+
+Importing this module registers the backend "strict", whose arrays are in host memory but behave as
+CuPy's do.
+"""
 
 from gpuprop._core.backend import CaptureError
 from gpuprop._core.registry import register
@@ -16,9 +20,24 @@ from gpuprop.testing._checks import (
 from gpuprop.testing._strict import StrictArray, StrictBackend
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 
-__all__ = ["LAYOUTS", "CaptureError", "Row", "StrictArray", "StrictBackend", "all_rows", "check_capture",
-           "check_grad", "check_kernel",
-           "check_parity", "check_second", "check_training", "conformance", "floats", "integers", "no_syncs",
-           "pointwise"]
+__all__ = [
+    "LAYOUTS",
+    "CaptureError",
+    "Row",
+    "StrictArray",
+    "StrictBackend",
+    "all_rows",
+    "check_capture",
+    "check_grad",
+    "check_kernel",
+    "check_parity",
+    "check_second",
+    "check_training",
+    "conformance",
+    "floats",
+    "integers",
+    "no_syncs",
+    "pointwise",
+]
 
 register("strict", StrictBackend)

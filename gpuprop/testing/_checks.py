@@ -1,6 +1,7 @@
-"""What must hold of every op, on every backend, in every version and memory layout, and of every training step.
+"""Checks that hold for every op, on every backend and memory layout, and for every training step.
 
-Each check takes a `Row` or the call itself, ``check_grad(F.gelu, x)``, and raises AssertionError saying what differs.
+A check takes a `Row` or the call itself, ``check_grad(F.gelu, x)``.  It raises AssertionError with
+a description of what differs.
 """
 
 from __future__ import annotations
@@ -22,288 +23,393 @@ from gpuprop._core.mode import generic
 from gpuprop._core.ops import definitions, forget_choices
 from gpuprop._core.registry import get_backend, use
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop._core.tree import tree_map
 from gpuprop.random import manual_seed
 from gpuprop.testing.rows import Row, all_rows
 
-# How far a result may be from float64's, in units of its largest element.
+# The tolerance of a result in each dtype, relative to its largest element.
 TOLERANCE = {"float64": 1e-11, "float32": 3e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-STEPS = 4  # times as far half types may be, where one call is several ops or products
+HALF_FACTOR = 4  # the tolerance of half types grows by this where one call is several ops
 
 
 class Layout(NamedTuple):
-    """The same call with its arrays lying otherwise in memory: `values` of the host's array, `place` on a backend."""
+    """A memory layout of the arguments of a call."""
 
-    values: Callable[[np.ndarray], np.ndarray]
-    place: Callable[[Backend, np.ndarray], Any]
+    values: Callable[[np.ndarray], np.ndarray]  # the values of an array that has this layout
+    place: Callable[[Backend, np.ndarray], Any]  # such an array on a backend
 
 
-def _as_is(a: np.ndarray) -> np.ndarray:
+def _unchanged(a: np.ndarray) -> np.ndarray:
     return a
 
 
-def _spread(a: np.ndarray) -> np.ndarray:
-    return np.repeat(a, 2, axis=-1)
-
-
-def _repeated(a: np.ndarray) -> np.ndarray:
+def _first_repeated(a: np.ndarray) -> np.ndarray:
     return np.array(np.broadcast_to(a[:1], a.shape)) if a.ndim else a
 
 
-def _place(b: Backend, a: np.ndarray) -> Any:
+def _contiguous(b: Backend, a: np.ndarray) -> Any:
     return b.asarray(a.copy(order="C"))
 
 
-def _backwards(b: Backend, a: np.ndarray) -> Any:
-    return _place(b, np.flip(a))[(..., *(slice(None, None, -1),) * a.ndim)]
+def _transposed(b: Backend, a: np.ndarray) -> Any:
+    return _contiguous(b, a.T).T
+
+
+def _sliced(b: Backend, a: np.ndarray) -> Any:
+    return _contiguous(b, np.repeat(a, 2, axis=-1))[..., ::2] if a.ndim else _contiguous(b, a)
+
+
+def _negative_strides(b: Backend, a: np.ndarray) -> Any:
+    return _contiguous(b, np.flip(a))[(..., *(slice(None, None, -1),) * a.ndim)]
+
+
+def _broadcast(b: Backend, a: np.ndarray) -> Any:
+    return b.xp.broadcast_to(_contiguous(b, a[:1] if a.ndim else a), a.shape)
 
 
 LAYOUTS = {
-    "contiguous": Layout(_as_is, _place),
-    "transposed": Layout(_as_is, lambda b, a: _place(b, a.T).T),
-    "sliced": Layout(_as_is, lambda b, a: _place(b, _spread(a))[..., ::2] if a.ndim else _place(b, a)),
-    "negative strides": Layout(_as_is, _backwards),
-    "broadcast": Layout(_repeated, lambda b, a: b.xp.broadcast_to(_place(b, a[:1] if a.ndim else a), a.shape)),
+    "contiguous": Layout(_unchanged, _contiguous),
+    "transposed": Layout(_unchanged, _transposed),
+    "sliced": Layout(_unchanged, _sliced),
+    "negative strides": Layout(_unchanged, _negative_strides),
+    "broadcast": Layout(_first_repeated, _broadcast),
 }
 
 
 class Result(NamedTuple):
-    """What a call gave: outputs and the gradients of its floating inputs, in host memory, and what each is in."""
+    """The outputs of a call and the gradients of its floating inputs, in host memory."""
 
     outputs: list[np.ndarray]
     gradients: list[np.ndarray | None]
-    raw_dtypes: list[Any]  # of the gradients as the pullbacks returned them
+    pullback_dtypes: list[tuple[Any, Any]]  # (dtype a pullback returned, dtype of its input)
 
 
-def run(row: Row, backend: Backend, dtype: str = "float64", layout: str = "contiguous",
-        gradients: bool = True) -> Result:
-    """Call a row on a backend with its floats in `dtype`, and pull a fixed gradient back through all its outputs."""
-    how, inputs = LAYOUTS[layout], []
+def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "contiguous",
+            gradients: bool = True) -> Result:
+    """Call a row on a backend with its floats in `dtype`, then backward with fixed gradients."""
+    inputs: list[Tensor] = []
     before: list[np.ndarray] = []
 
     def place(a: np.ndarray) -> Tensor:
-        host = how.values(a.astype(as_dtype(dtype)) if a.dtype.kind == "f" else a)
+        floating = a.dtype.kind == "f"
+        host = LAYOUTS[layout].values(a.astype(as_dtype(dtype)) if floating else a)
         before.append(host.copy())
-        inputs.append(Tensor(how.place(backend, host), requires_grad=gradients and a.dtype.kind == "f"))
+        array = LAYOUTS[layout].place(backend, host)
+        inputs.append(Tensor(array, requires_grad=gradients and floating))
         return inputs[-1]
 
-    call = row.replaced(place)
+    call = row.map_arrays(place)
     with use(backend.name), no_syncs(backend, repr(row)):
-        outputs = _flat(call())
-        wanted = [o for o in outputs if o.requires_grad]
-        dtypes = [d for o in wanted for d in _pullback_dtypes(o, backend)]
-        if wanted:
-            parts: list[Any] = [(o * Tensor(backend.asarray(_seed(o)))).sum() for o in wanted]
-            functools.reduce(operator.add, parts).backward()
+        outputs = _tensors(call())
+        differentiable = [o for o in outputs if o.requires_grad]
+        dtypes = [pair for o in differentiable for pair in _pullback_dtypes(o, backend)]
+        if differentiable:
+            weighted = [(o * Tensor(backend.asarray(_weights(o)))).sum() for o in differentiable]
+            _sum(weighted).backward()
     for tensor, host in zip(inputs, before, strict=True):
-        _near(tensor.numpy(), host, "float64", f"{row} changed its input", steps=0)
-    to_host = lambda a: None if a is None else backend.to_numpy(a)
-    return Result([o.numpy() for o in outputs], [to_host(t.grad) for t in inputs if t.requires_grad], dtypes)
+        _assert_close(tensor.numpy(), host, "float64", f"{row} modified its input", factor=0)
+    return Result(
+        [o.numpy() for o in outputs],
+        [t.grad if t.grad is None else backend.to_numpy(t.grad)
+         for t in inputs if t.requires_grad],
+        dtypes,
+    )
 
 
-def _flat(out: Any) -> list[Tensor]:
+def _tensors(out: Any) -> list[Tensor]:
+    """The outputs of a call as a flat list."""
     if isinstance(out, list | tuple):
-        return [t for o in out for t in _flat(o)]
-    return [] if out is None else [out if isinstance(out, Tensor) else Tensor(out)]
+        return [t for o in out for t in _tensors(o)]
+    if out is None:
+        return []
+    return [out if isinstance(out, Tensor) else Tensor(out)]
 
 
-def _seed(o: Any) -> np.ndarray:
-    """Odd multiples of 1 / 128 between -1 and 1, which every type holds exactly."""
-    return np.asarray(((np.floor(np.cos(np.arange(o.size)) * 64) + 0.5) / 64).reshape(o.shape), o.dtype)
+def _sum(values: list[Any]) -> Any:
+    return functools.reduce(operator.add, values)
 
 
-def _pullback_dtypes(o: Tensor, backend: Backend) -> list[Any]:
-    """The dtypes in which the last op's pullbacks answer, before the engine casts: a leak of float64 is one here."""
+def _weights(o: Any) -> np.ndarray:
+    """Weights for the elements of an output: odd multiples of 1/128 in (-1, 1).
+
+    Every floating dtype represents them exactly.
+    """
+    values = (np.floor(np.cos(np.arange(o.size)) * 64) + 0.5) / 64
+    return np.asarray(values.reshape(o.shape), o.dtype)
+
+
+def _pullback_dtypes(o: Tensor, backend: Backend) -> list[tuple[Any, Any]]:
+    """The dtypes that the last op's pullbacks return, before the engine casts them."""
     node = o.node
     if node is None or node.shape is None or type(node.pullback) is not tuple:
         return []
-    answers = [f(backend.xp.zeros(node.shape, node.dtype)) for f in node.pullback if f is not None]
-    inputs = [e if hasattr(e, "edges") else e.data for e in node.edges]
-    return [(a.dtype, i.dtype) for a, i in zip(answers, inputs, strict=True) if a is not None]
+    d = backend.xp.zeros(node.shape, node.dtype)
+    gradients = [f(d) for f in node.pullback if f is not None]
+    inputs = [edge if hasattr(edge, "edges") else edge.data for edge in node.edges]
+    pairs = zip(gradients, inputs, strict=True)
+    return [(g.dtype, i.dtype) for g, i in pairs if g is not None]
 
 
-def _row(row: Any, args: tuple, kwargs: dict) -> Row:
-    return row if isinstance(row, Row) else Row(row, *args, **kwargs)
+def _row(op: Any, args: tuple, kwargs: dict) -> Row:
+    """A row of a call whose arrays may be Tensors, of any dtype."""
+    if isinstance(op, Row):
+        return op
+
+    def host(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            value = value.numpy()
+        floating = isinstance(value, np.ndarray) and is_float(value.dtype)
+        return value.astype("float64") if floating else value
+
+    return Row(op, *tree_map(host, args), **tree_map(host, kwargs))
 
 
-def _near(got: Any, want: Any, dtype: str, what: str, steps: int = 1) -> None:
-    got, want = np.asarray(got), np.asarray(want)
-    assert got.shape == want.shape, f"{what} has shape {got.shape}, not {want.shape}"
+def _is_floating(a: np.ndarray) -> bool:
+    return a.dtype.kind == "f"
+
+
+def _with_arrays(row: Row, arrays: Iterable[np.ndarray]) -> Row:
+    """The same call with other arrays."""
+    remaining = iter(arrays)
+    return row.map_arrays(lambda _: next(remaining))
+
+
+def _assert_close(got: Any, want: Any, dtype: str, what: str, factor: int = 1) -> None:
+    got = np.asarray(got)
+    want = np.asarray(want)
+    assert got.shape == want.shape, f"{what} has shape {got.shape}, expected {want.shape}"
     if want.dtype.kind not in "fV":
         np.testing.assert_array_equal(got, want, err_msg=what)
         return
-    got, want = got.astype("float64"), want.astype("float64")
-    finite = want[np.isfinite(want)]
-    terms = 2e-2 if dtype in ("float64", "float32") else 0.25  # what cancels to nothing keeps the error of its terms
-    scale = np.abs(finite).max(initial=terms)
-    tolerance = TOLERANCE[dtype] * steps
+    got = got.astype("float64")
+    want = want.astype("float64")
+    # The smallest scale: a sum that cancels to nearly 0 has the rounding errors of its terms.
+    smallest = 2e-2 if dtype in ("float64", "float32") else 0.25
+    scale = np.abs(want[np.isfinite(want)]).max(initial=smallest)
+    tolerance = TOLERANCE[dtype] * factor
     np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale, err_msg=what)
 
 
-# ---- one op ---------------------------------------------------------------------------------------------------------
+# ---- one op --------------------------------------------------------------------------------------
 
 
-def check_grad(row: Any, *args: Any, backend: str = "numpy", step: float = 1e-6, tolerance: float = 1e-6,
-               **kwargs: Any) -> None:
-    """The gradient along one random direction is the slope there, in float64, of the definition."""
-    row, b = _row(row, args, kwargs), get_backend(backend)
+def check_grad(op: Any, *args: Any, order: int = 1, backend: str = "numpy", step: float = 1e-6,
+               tolerance: float = 1e-6, **kwargs: Any) -> None:
+    """Check the gradient of ``op(*args, **kwargs)`` against finite differences.
+
+    The gradient with respect to all floating arrays is compared along one random direction ``u``::
+
+        <gradient, u> = (f(x + step * u) - f(x - step * u)) / (2 * step)
+
+    where ``f`` is a fixed weighted sum of the outputs, in float64.  `tolerance` is relative to the
+    norm of the gradient.  With ``order=2`` the gradient of the gradient is checked too, with 10
+    times `step` and `tolerance`.  `op` may be any function of Tensors, or a `Row`.
+
+    The op runs as it is defined: overrides of a backend are checked by `check_parity`.
+
+    >>> from gpuprop.testing import check_grad
+    >>> check_grad(lambda x, y: gpuprop.exp(x) * y, np.ones((2, 3)), np.ones(3), order=2)
+    """
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, not {order}")
+    row = _row(op, args, kwargs)
+    if not isinstance(op, Row) and not any(map(_is_floating, row.arrays())):
+        raise ValueError(f"{row} has no floating array to differentiate with respect to")
+    b = get_backend(backend)
+
+    def value(r: Row) -> float:
+        outputs = run_row(r, b, gradients=False).outputs
+        return float(sum((o * _weights(o)).sum() for o in outputs if o.dtype.kind == "f"))
+
+    def gradients(r: Row) -> list[np.ndarray | None]:
+        return run_row(r, b).gradients
+
     with generic():
-        _slope(row, lambda r: _total(run(r, b, gradients=False)), lambda r: run(r, b).gradients, step, tolerance)
+        _check_along_direction(row, value, gradients, step, tolerance, "gradient")
+    if order == 2:
+        check_second(row, backend=backend, step=10 * step, tolerance=10 * tolerance)
 
 
-def check_second(row: Any, *args: Any, backend: str = "numpy", step: float = 1e-5, tolerance: float = 1e-5,
-                 **kwargs: Any) -> None:
-    """The gradient of the gradient, from the same bodies run on Tensors, along one random direction, in float64."""
-    row, b = _row(row, args, kwargs), get_backend(backend)
-    directions = _directions(row, 1)
+def check_second(op: Any, *args: Any, backend: str = "numpy", step: float = 1e-5,
+                 tolerance: float = 1e-5, **kwargs: Any) -> None:
+    """Check the gradient of the gradient of ``op(*args, **kwargs)`` against finite differences.
 
-    def along(*tensors: Any) -> Any:
-        """<gradient, directions> as a function of the floating arrays."""
-        found = grad(lambda *inner: _weighted(row, inner), tuple(range(len(tensors))))(*tensors)
-        parts = [(g * b.asarray(d)).sum() for g, d in zip(found, directions, strict=True)]
-        return functools.reduce(operator.add, parts)
+    As `check_grad`, for the function ``<gradient, v>`` with another random direction ``v``.
+    """
+    row = _row(op, args, kwargs)
+    b = get_backend(backend)
+    directions = _random_direction(row, 1)
+    argnums = tuple(range(len(directions)))
 
-    def floats(r: Row) -> list[Any]:
-        return [b.asarray(a.copy()) for a in r.arrays() if a.dtype.kind == "f"]
+    def weighted_sum(*floats: Any) -> Any:
+        remaining = iter(floats)
+        outputs = _tensors(row.map_arrays(lambda a: next(remaining) if _is_floating(a) else a)())
+        return _sum([(o * _weights(o)).sum() for o in outputs if is_float(o.dtype)])
+
+    def gradient_along_v(*floats: Any) -> Any:
+        pairs = zip(grad(weighted_sum, argnums)(*floats), directions, strict=True)
+        return _sum([(g * b.asarray(v)).sum() for g, v in pairs])
+
+    def placed(r: Row) -> list[Any]:
+        return [b.asarray(a.copy()) for a in r.arrays() if _is_floating(a)]
+
+    def value(r: Row) -> float:
+        return float(b.to_numpy(raw(gradient_along_v(*map(Tensor, placed(r))))))
+
+    def gradients(r: Row) -> list[np.ndarray]:
+        return [b.to_numpy(g) for g in grad(gradient_along_v, argnums)(*placed(r))]
 
     with generic(), use(backend):
-        value = lambda r: float(b.to_numpy(raw(along(*map(Tensor, floats(r))))))
-        gradients = lambda r: [b.to_numpy(g) for g in grad(along, tuple(range(len(directions))))(*floats(r))]
-        _slope(row, value, gradients, step, tolerance)
+        _check_along_direction(row, value, gradients, step, tolerance, "second-order gradient")
 
 
-def _weighted(row: Row, floats: Iterable[Any]) -> Any:
-    """All outputs, weighted and summed, with the floating arrays replaced by `floats`."""
-    rest = iter(floats)
-    outputs = _flat(row.replaced(lambda a: next(rest) if a.dtype.kind == "f" else a)())
-    parts = [(o * _seed(o)).sum() for o in outputs if is_float(o.dtype)]
-    return functools.reduce(operator.add, parts)
-
-
-def _total(result: Result) -> float:
-    return float(sum((o * _seed(o)).sum() for o in result.outputs if o.dtype.kind == "f"))
-
-
-def _directions(row: Row, seed: int) -> list[np.ndarray]:
-    """One random direction for all floating arrays together, of length 1 and without components near 0."""
+def _random_direction(row: Row, seed: int) -> list[np.ndarray]:
+    """A unit vector over all floating arrays together, with no component near 0."""
     rng = np.random.default_rng(seed)
-    shapes = [a.shape for a in row.arrays() if a.dtype.kind == "f"]
+    shapes = [a.shape for a in row.arrays() if _is_floating(a)]
     u = [np.asarray(rng.choice([-1.0, 1.0], s) * rng.uniform(0.5, 1.5, s)) for s in shapes]
-    length = np.sqrt(sum((d * d).sum() for d in u)) or 1.0
-    return [d / length for d in u]
+    norm = np.sqrt(sum((d * d).sum() for d in u)) or 1.0
+    return [d / norm for d in u]
 
 
-def _slope(row: Row, value: Callable, gradients: Callable, step: float, tolerance: float) -> None:
-    u = _directions(row, 0)
+def _check_along_direction(row: Row, value: Callable, gradients: Callable, step: float,
+                           tolerance: float, what: str) -> None:
+    u = _random_direction(row, 0)
 
-    def moved(s: float) -> Row:
-        rest = iter(u)
-        return _substituted(row, [np.asarray(a + s * next(rest)) if a.dtype.kind == "f" else a for a in row.arrays()])
+    def moved(distance: float) -> Row:
+        remaining = iter(u)
+        return row.map_arrays(
+            lambda a: np.asarray(a + distance * next(remaining)) if _is_floating(a) else a)
 
     want = (value(moved(step)) - value(moved(-step))) / (2 * step)
-    answers = gradients(row)
-    got = sum(float((g * d).sum()) for g, d in zip(answers, u, strict=True) if g is not None)
-    size = max(abs(want), np.sqrt(sum(float((g * g).sum()) for g in answers if g is not None)), 1e-3)
-    assert abs(got - want) <= tolerance * size, (
-        f"{row}: the gradient along a direction is {got}, the slope there {want}")
+    found = gradients(row)
+    pairs = [(g, d) for g, d in zip(found, u, strict=True) if g is not None]
+    got = sum(float((g * d).sum()) for g, d in pairs)
+    norm = np.sqrt(sum(float((g * g).sum()) for g, _ in pairs))
+    scale = max(abs(want), norm, 1e-3)
+    assert abs(got - want) <= tolerance * scale, (
+        f"{row}: the {what} along a random direction is {got}, finite differences give {want}")
 
 
-def _substituted(row: Row, arrays: list[np.ndarray]) -> Row:
-    rest = iter(arrays)
-    args, kwargs = row.substituted(lambda _: next(rest))
-    return Row(row.op, *args, **kwargs)
+def check_parity(op: Any, *args: Any, backend: str, dtype: str = "float32", **kwargs: Any) -> None:
+    """Check that ``op(*args, **kwargs)`` on a backend agrees with NumPy's definition in float64.
 
+    Outputs, gradients and their dtypes are compared, in every memory layout; half types in one
+    layout only, since layouts do not depend on the dtype.  On a device the host must not wait.
 
-def check_parity(row: Any, *args: Any, backend: str, dtype: str = "float32", **kwargs: Any) -> None:
-    """A backend's outputs and gradients are those of NumPy's definition in float64, dtypes too, in every memory layout.
-
-    Half types are checked in one layout, since layouts do not depend on the type.  On a device nothing may wait for
-    the host.
+    >>> from gpuprop.testing import check_parity
+    >>> check_parity(gpuprop.tanh, np.array([0.5, -1.0]), backend="strict", dtype="float16")
     """
-    row, b, numpy = _row(row, args, kwargs), get_backend(backend), get_backend("numpy")
+    row = _row(op, args, kwargs)
+    b = get_backend(backend)
+    numpy = get_backend("numpy")
     half = as_dtype(dtype).char in HALF
-    single = getattr(getattr(row.op, "spec", None), "precision", "low") != "low"
-    steps = STEPS if half and not single else 1
-    layouts = ["contiguous"] if half or "layouts" in row.reasons else LAYOUTS
-    wants: dict[Any, tuple[Result, Result]] = {}
+    rounds_once = getattr(getattr(row.op, "spec", None), "precision", "low") != "low"
+    factor = HALF_FACTOR if half and not rounds_once else 1
+    layouts = ["contiguous"] if half or "layouts" in row.skipped else LAYOUTS
+    expected: dict[Any, tuple[Result, Result]] = {}
+
+    def rounded(a: np.ndarray) -> np.ndarray:
+        return a.astype(as_dtype(dtype)).astype("float64") if _is_floating(a) else a
+
     for layout in layouts:
         values = LAYOUTS[layout].values
-        if values not in wants:
-            like = _substituted(row, [values(a) for a in row.arrays()])
-            rounded = lambda a: a.astype(as_dtype(dtype)).astype("float64") if a.dtype.kind == "f" else a
-            narrow = _substituted(like, [rounded(a) for a in like.arrays()])
+        if values not in expected:
+            like = row.map_arrays(values)
             with generic():
-                wants[values] = run(narrow, numpy), run(like, numpy, dtype)
-        want, kind = wants[values]
+                exact = run_row(like.map_arrays(rounded), numpy)
+                expected[values] = exact, run_row(like, numpy, dtype)
+        exact, in_dtype = expected[values]
         where = f"{row} on {backend!r}, {layout}, {dtype}"
-        got = run(row, b, dtype, layout)
-        for i, (g, w, k) in enumerate(zip(got.outputs, want.outputs, kind.outputs, strict=True)):
-            assert g.dtype == k.dtype, f"{where}: output {i} is {g.dtype}, NumPy's {k.dtype}"
-            _near(g, w, dtype, f"{where}: output {i}", steps)
-        for i, (dx, wanted_dx) in enumerate(zip(got.gradients, want.gradients, strict=True)):
-            absent = "absent" if dx is None else "there"
-            assert (dx is None) == (wanted_dx is None), f"{where}: gradient {i} is {absent}"
-            if dx is not None:
-                _near(dx, wanted_dx, dtype, f"{where}: gradient {i}", steps)
-        for own, wanted in got.raw_dtypes:
-            right = own == wanted or (half and own == "float32")  # which the engine rounds
-            assert right, f"{where}: a pullback answers in {own} where its input is {wanted}"
+        got = run_row(row, b, dtype, layout)
+        outputs = zip(got.outputs, exact.outputs, in_dtype.outputs, strict=True)
+        for i, (o, want, typed) in enumerate(outputs):
+            assert o.dtype == typed.dtype, (
+                f"{where}: output {i} has dtype {o.dtype}, NumPy's has {typed.dtype}")
+            _assert_close(o, want, dtype, f"{where}: output {i}", factor)
+        for i, (g, want) in enumerate(zip(got.gradients, exact.gradients, strict=True)):
+            assert (g is None) == (want is None), (
+                f"{where}: gradient {i} is {'None' if g is None else 'not None'}, unlike NumPy's")
+            if g is not None:
+                _assert_close(g, want, dtype, f"{where}: gradient {i}", factor)
+        for returned, of_input in got.pullback_dtypes:
+            rounded_later = half and returned == "float32"  # the engine rounds it
+            assert returned == of_input or rounded_later, (
+                f"{where}: a pullback returns {returned} for an input of {of_input}")
 
 
 @contextlib.contextmanager
 def no_syncs(backend: Backend, where: str) -> Iterator[None]:
-    """Inside, the host must not wait for the device, on a backend that counts when it does."""
-    counted = getattr(backend, "syncs", [])
-    before = len(counted)
+    """Assert that the host does not wait for the device, if the backend counts waits in `syncs`."""
+    syncs = getattr(backend, "syncs", [])
+    before = len(syncs)
     yield
-    assert len(counted) == before, f"{where}: the host waited for the device: {'; '.join(counted[before:])}"
+    assert len(syncs) == before, (
+        f"{where}: the host waited for the device: {'; '.join(syncs[before:])}")
 
 
-def check_capture(row: Any, *args: Any, backend: str = "strict", **kwargs: Any) -> None:
-    """Forward and backward, recorded and replayed, give the bits they give as they are, on a backend that records."""
-    row, b = _row(row, args, kwargs), get_backend(backend)
+def check_capture(op: Any, *args: Any, backend: str = "strict", **kwargs: Any) -> None:
+    """Check that ``op(*args, **kwargs)`` and its backward give the same bits recorded and replayed.
+
+    The backend must record.
+    """
+    row = _row(op, args, kwargs)
+    b = get_backend(backend)
     inputs: list[Tensor] = []
 
     def place(a: np.ndarray) -> Tensor:
-        floating = a.dtype.kind == "f"
-        inputs.append(Tensor(_place(b, a.astype("float32") if floating else a), requires_grad=floating))
+        array = _contiguous(b, a.astype("float32") if _is_floating(a) else a)
+        inputs.append(Tensor(array, requires_grad=_is_floating(a)))
         return inputs[-1]
 
-    call, seeds = row.replaced(place), []  # type: ignore[var-annotated]
+    call = row.map_arrays(place)
+    weights: list[Tensor] = []
 
-    def go() -> list[Any]:
-        outputs = _flat(call())
-        wanted = [o for o in outputs if o.requires_grad]
+    def forward_and_backward() -> list[Any]:
+        outputs = _tensors(call())
+        differentiable = [o for o in outputs if o.requires_grad]
         for t in inputs:
             t.grad = None
-        seeds.extend(Tensor(b.asarray(_seed(o))) for o in wanted[len(seeds):])
-        if wanted:
-            functools.reduce(operator.add, [(o * s).sum() for o, s in zip(wanted, seeds, strict=True)]).backward()
+        weights.extend(Tensor(b.asarray(_weights(o))) for o in differentiable[len(weights):])
+        if differentiable:
+            pairs = zip(differentiable, weights, strict=True)
+            _sum([(o * w).sum() for o, w in pairs]).backward()
         return [*(o.data for o in outputs), *(t.grad for t in inputs if t.grad is not None)]
 
     with use(backend):
-        want = [b.to_numpy(a) for a in go()]
+        expected = [b.to_numpy(a) for a in forward_and_backward()]
         with b.record() as recording:
-            made = go()
+            recorded = forward_and_backward()
         recording.replay()
-        for got, expected in zip(made, want, strict=True):
-            np.testing.assert_array_equal(b.to_numpy(got), expected, err_msg=f"{row} replayed on {backend!r}")
+        for got, want in zip(recorded, expected, strict=True):
+            np.testing.assert_array_equal(b.to_numpy(got), want,
+                                          err_msg=f"{row} replayed on {backend!r}")
 
 
-def check_kernel(backend: str, name: str, rows: Iterable[Row], twin: Callable | None = None) -> None:
-    """A backend's twin of an op or kernel does what the definition does, in float64 and float32, in every layout.
+def check_kernel(backend: str, name: str, rows: Iterable[Row],
+                 override: Callable | None = None) -> None:
+    """Check that a backend's override of an op or kernel agrees with its definition.
 
-    `name` is qualified, "gpuprop:relu"; without `twin` it is the one the backend has.
+    `name` is qualified, such as "gpuprop.functional:gelu".  `override` is the backend's own if it
+    is left out.  Each of `rows` that calls this op is checked by `check_parity` in float64 and
+    float32.
+
+    ::
+
+        check_kernel("mine", "gpuprop.functional:gelu", all_rows())
     """
     b = get_backend(backend)
-    fn: Any = twin or b.kernels.get(name)
-    if name not in definitions or fn is None:
-        raise ValueError(f"backend {backend!r} has no twin of {name!r}, or no op has that name")
+    fn: Any = override or b.kernels.get(name)
+    if name not in definitions:
+        raise ValueError(f"there is no op or kernel {name!r}")
+    if fn is None:
+        raise ValueError(f"backend {backend!r} has no override of {name!r}")
     before = b.kernels
     b.kernels = {**before, name: fn}
     forget_choices()
     try:
         own = [row for row in rows if row.name == name]
-        assert own, f"there is no row for {name}"
+        assert own, f"none of the rows calls {name}"
         for row in own:
             for dtype in ("float64", "float32"):
                 check_parity(row, backend=backend, dtype=dtype)
@@ -312,53 +418,63 @@ def check_kernel(backend: str, name: str, rows: Iterable[Row], twin: Callable | 
         forget_choices()
 
 
-# ---- a training step ------------------------------------------------------------------------------------------------
+# ---- a training step -----------------------------------------------------------------------------
 
 
-def check_training(make: Callable[[], tuple], batches: list[tuple[np.ndarray, ...]], backend: str = "strict",
-                   tolerance: float = 1e-4) -> None:
-    """A training step is the same run on NumPy and on `backend`, twice, captured and not, and never waits for it.
+def check_training(make: Callable[[], tuple], batches: list[tuple[np.ndarray, ...]],
+                   backend: str = "strict", tolerance: float = 1e-4) -> None:
+    """Check that a training step gives the same run on NumPy and on `backend`, and captured.
 
-    ``make()`` returns (model, optimizer, step), and ``step(*batch)`` returns the loss; the learning rate is halved
-    half-way, which a captured step must follow, and parameters that are tied must stay so.
+    ``make()`` returns (model, optimizer, step), and ``step(*batch)`` returns the loss.  Four runs
+    are compared: two on `backend` and one there with a captured step must have equal bits; one on
+    NumPy must have the same losses to a relative `tolerance`.  The learning rate is halved
+    half-way, which a captured step must follow.  Tied parameters must stay tied, and the host must
+    never wait for the device.
     """
-    reference = _trained(make, batches, "numpy", captured=False)
-    once = _trained(make, batches, backend, captured=False)
-    again = _trained(make, batches, backend, captured=False)
-    replayed = _trained(make, batches, backend, captured=True)
-    np.testing.assert_allclose(once[0], reference[0], rtol=tolerance, err_msg=f"losses on {backend!r} and on NumPy")
-    for what, other in (("a second run", again), ("the captured step", replayed)):
-        np.testing.assert_array_equal(other[0], once[0], err_msg=f"losses of {what} on {backend!r}")
-        for name, value in once[1].items():
-            np.testing.assert_array_equal(other[1][name], value, err_msg=f"{name} after {what} on {backend!r}")
+    reference = _train(make, batches, "numpy", captured=False)
+    first = _train(make, batches, backend, captured=False)
+    second = _train(make, batches, backend, captured=False)
+    replayed = _train(make, batches, backend, captured=True)
+    np.testing.assert_allclose(first.losses, reference.losses, rtol=tolerance,
+                               err_msg=f"losses on {backend!r} and on NumPy")
+    for what, other in (("a second run", second), ("the captured step", replayed)):
+        np.testing.assert_array_equal(other.losses, first.losses,
+                                      err_msg=f"losses of {what} on {backend!r}")
+        for name, value in first.state.items():
+            np.testing.assert_array_equal(other.state[name], value,
+                                          err_msg=f"{name} after {what} on {backend!r}")
 
 
-def _trained(make: Callable, batches: list, backend: str, captured: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+class TrainingResult(NamedTuple):
+    losses: list[float]
+    state: dict[str, np.ndarray]
+
+
+def _train(make: Callable, batches: list, backend: str, captured: bool) -> TrainingResult:
     b = get_backend(backend)
+    losses = []
     with use(backend):
         manual_seed(7)
         model, optimizer, step = make()
-        ties = _ties(model)
+        tied = _tied_parameters(model)
         run_step = capture(step) if captured else step
-        losses = []
         for i, batch in enumerate(batches):
             if i == len(batches) // 2:
                 for group in optimizer.param_groups:
                     group["lr"] = group["lr"] / 2
             placed = [Tensor(b.asarray(a)) for a in batch]
             with no_syncs(b, f"step {i} on {backend!r}{', captured' * captured}"):
-                loss = run_step(*placed)
-            losses.append(loss)
+                losses.append(run_step(*placed))
     state = model.state_dict()
-    for names in ties:
-        for name in names[1:]:
-            what = f"{name} was tied to {names[0]} and is no more"
-            np.testing.assert_array_equal(state[name], state[names[0]], err_msg=what)
-    return [loss.item() for loss in losses], state
+    for first, *others in tied:
+        for name in others:
+            np.testing.assert_array_equal(state[name], state[first],
+                                          err_msg=f"{name} is no longer tied to {first}")
+    return TrainingResult([loss.item() for loss in losses], state)
 
 
-def _ties(model: Any) -> list[list[str]]:
-    """The groups of names that are one parameter."""
+def _tied_parameters(model: Any) -> list[list[str]]:
+    """Lists of names that are one parameter."""
     names: dict[int, list[str]] = {}
     for name, value in model._state().items():
         if isinstance(value, Parameter):
@@ -366,19 +482,24 @@ def _ties(model: Any) -> list[list[str]]:
     return [group for group in names.values() if len(group) > 1]
 
 
-# ---- all of it, for a backend ----------------------------------------------------------------------------------------
+# ---- all checks, for a backend -------------------------------------------------------------------
 
 
 def conformance(backend: str, rows: Iterable[Row] | None = None) -> Callable:
-    """A pytest function that puts a backend through every row: ``test_mine = gpuprop.testing.conformance("mine")``."""
-    import pytest  # only who runs tests needs it
+    """A pytest function that checks a backend with every row, in every floating dtype.
+
+    A backend package tests itself with one line::
+
+        test_backend = gpuprop.testing.conformance("mine")
+    """
+    import pytest  # needed by tests only
 
     table = list(all_rows() if rows is None else rows)
 
     @pytest.mark.parametrize("row", table, ids=repr)
     @pytest.mark.parametrize("dtype", list(TOLERANCE))
     def test_conformance(row: Row, dtype: str) -> None:
-        if "parity" not in row.reasons:
+        if "parity" not in row.skipped:
             check_parity(row, backend=backend, dtype=dtype)
 
     return test_conformance

@@ -1,9 +1,10 @@
-"""Array calls written down as they are made, and made again on the same memory: what a CUDA graph does, on a laptop."""
+"""Record array calls and replay them on the same memory, as a CUDA graph does."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -12,14 +13,16 @@ import numpy as np
 
 from gpuprop._core.backend import CaptureError
 from gpuprop._core.instances import instances
+from gpuprop._core.tree import tree_leaves
+from gpuprop._core.warnings import calling_line
 
 
 class Call(NamedTuple):
-    """One array call: its name, the code that made it, and its arguments in words, arrays by the place they lie at."""
+    """One array call."""
 
     name: str
-    where: str
-    arguments: tuple[tuple[str, str], ...]
+    where: str  # the code that made it
+    arguments: tuple[tuple[str, str], ...]  # (label, description); arrays by their address
 
     def __str__(self) -> str:
         return f"{self.name} in {self.where}"
@@ -28,123 +31,141 @@ class Call(NamedTuple):
 class Recording:
     """The array calls of one step.
 
-    As with a CUDA graph, recording computes nothing that stays: when it ends, memory that was there before is as it
-    was, and what the calls made is poison until the first `replay`.  A Python number among the arguments is baked in.
+    As with a CUDA graph, recording has no lasting effect: at its end older memory is restored, and
+    new arrays are poisoned until the first `replay`.  Python numbers among the arguments are
+    constants of the recording.
     """
 
     def __init__(self, wrap: Callable[[np.ndarray], Any], array_type: type) -> None:
         self.calls: list[Call] = []
-        self.refused: list[str] = []  # what cannot be replayed: values read by the host, and the like
-        self._wrap, self._array_type = wrap, array_type  # memory as the device's array
-        self._steps: list[Callable[[], None]] = []
-        self._before: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # memory that was there, and a copy of it
-        self._made: dict[int, tuple[np.ndarray, int]] = {}  # memory of results, and the number of the call
+        self.errors: list[str] = []  # calls that cannot be replayed, such as reads by the host
+        self._wrap = wrap  # memory as a device array
+        self._array_type = array_type
+        self._replays: list[Callable[[], None]] = []
+        # By the id of the memory: older memory and a copy of it; new memory and the call's index.
+        self._older: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._new: dict[int, tuple[np.ndarray, int]] = {}
 
     def replay(self) -> None:
-        """Make every call again: on the same arrays, into the same results, with the numbers of the recording."""
-        if self.refused:
-            raise CaptureError(f"nothing to replay: {self.refused[0]}")
-        for step in self._steps:
-            step()
+        """Repeat every call on the same arrays, with results in the same memory."""
+        if self.errors:
+            raise CaptureError(f"the recording failed and cannot be replayed: {self.errors[0]}")
+        for replay in self._replays:
+            replay()
 
     def difference(self, other: Recording) -> str | None:
-        """What another recording of the same step did otherwise, in words, or None: a replay would get it wrong."""
-        for mine, its in zip(self.calls, other.calls, strict=False):
-            if mine.name != its.name:
-                return f"a call of {mine} became one of {its}"
-            for (label, before), (_, after) in zip_longest(mine.arguments, its.arguments, fillvalue=("", "nothing")):
+        """The first difference of another recording of the same step, or None.
+
+        A replay would not reproduce such a difference.
+        """
+        for call, other_call in zip(self.calls, other.calls, strict=False):
+            if call.name != other_call.name:
+                return f"the call {call} became {other_call}"
+            pairs = zip_longest(call.arguments, other_call.arguments, fillvalue=("", "absent"))
+            for (label, before), (_, after) in pairs:
                 if before != after:
-                    return f"{mine}: {label} {_change(before, after)}"
-        was, now = len(self.calls), len(other.calls)
-        return None if was == now else f"{was} array calls became {now}"
+                    return f"{call}: {label} {_change(before, after)}"
+        before, after = len(self.calls), len(other.calls)
+        return None if before == after else f"{before} array calls became {after}"
 
     def outside(self) -> list:
-        """What the calls use and did not make, as arrays of whole memories: the state that a replay depends on."""
-        return [self._wrap(memory) for memory, _ in self._before.values() if memory.flags.writeable]
+        """The older memory that the calls use, as arrays: the state that a replay depends on."""
+        return [self._wrap(memory) for memory, _ in self._older.values() if memory.flags.writeable]
 
     def uses(self, array: Any) -> bool:
-        """Do the calls use the memory of an array that was there before?"""
-        return id(owner(array._a)) in self._before
+        """True if the calls use the memory of this older array."""
+        return id(owner(array._a)) in self._older
 
     def held(self, ours: Iterable[Any]) -> str | None:
-        """The code that made an array, other than `ours`, that somebody still holds, or None."""
+        """The code that made a new array, not one of `ours`, that is still referenced, or None."""
         known = {id(owner(a._a)) for a in ours}
         with instances(self._array_type) as arrays:
-            found = [id(owner(a._a)) for a in arrays if hasattr(a, "_a")]
-        call = min((self._made[i][1] for i in found if i in self._made and i not in known), default=None)
-        return None if call is None else self.calls[call].where
+            found = {id(owner(a._a)) for a in arrays if hasattr(a, "_a")}
+        calls = [self._new[i][1] for i in found - known if i in self._new]
+        return self.calls[min(calls)].where if calls else None
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing: the host waits for every call, so that replays are in order."""
+        """A context that does nothing: every call has finished when it returns."""
         return contextlib.nullcontext()
 
-    # ---- used by the machine while recording ----
+    # ---- called by the machine while recording ----
 
-    def before(self, arrays: Iterable[np.ndarray]) -> None:
-        """Keep what memory holds before its first use."""
+    def before_call(self, arrays: Iterable[np.ndarray]) -> None:
+        """Copy older memory before its first use."""
         for memory in map(owner, arrays):
-            if id(memory) not in self._made and id(memory) not in self._before:
-                self._before[id(memory)] = memory, memory.copy()
+            if id(memory) not in self._new and id(memory) not in self._older:
+                self._older[id(memory)] = memory, memory.copy()
 
-    def write(self, name: str, fn: Callable, args: tuple, kwargs: dict, made: dict[int, np.ndarray],
-              computed: bool) -> None:
-        """Log a call that was made; `made` are its new arrays, by their position among its results."""
+    def add_call(self, name: str, fn: Callable, args: tuple, kwargs: dict,
+                 new: dict[int, np.ndarray], computed: bool) -> None:
+        """Record a call; `new` are its new arrays, by their position among its results.
+
+        A call that only makes views is not `computed`: a replay leaves it out.
+        """
         labels = [*(f"argument {i}" for i in range(len(args))), *kwargs]
-        words = map(self._word, (*args, *kwargs.values()))
-        self.calls.append(Call(name, caller(), tuple(zip(labels, words, strict=True))))
-        for array in made.values():
+        values = [self._describe(value) for value in (*args, *kwargs.values())]
+        self.calls.append(Call(name, caller(), tuple(zip(labels, values, strict=True))))
+        for array in new.values():
             memory = owner(array)
-            self._made[id(memory)] = memory, len(self.calls) - 1
+            self._new[id(memory)] = memory, len(self.calls) - 1
         if computed:
-            self._steps.append(lambda: _again(fn, args, kwargs, made))
+            self._replays.append(lambda: _replay(fn, args, kwargs, new))
 
     def end(self) -> None:
-        """Leave memory as a capture does: unchanged where it was there before, undefined where it is new."""
-        for memory, copy in self._before.values():
+        """Restore older memory and poison new memory, as a capture leaves them."""
+        for memory, copy in self._older.values():
             if memory.flags.writeable:
                 memory[...] = copy
-        for memory, _ in self._made.values():
+        for memory, _ in self._new.values():
             poison(memory)
 
-    def _word(self, value: Any) -> str:
+    def _describe(self, value: Any) -> str:
         if isinstance(value, tuple | list):
-            return f"({', '.join(map(self._word, value))})"
+            return f"({', '.join(map(self._describe, value))})"
         if not isinstance(value, np.ndarray):
             return repr(value)
         memory = owner(value)
-        _, maker = self._made.get(id(memory), (None, None))
-        place = (f"at {_address(value):#x}" if maker is None else
-                 f"of call {maker}, byte {_address(value) - _address(memory)}")
-        return f"the {value.dtype.name} array {place}, shape {value.shape}, strides {value.strides}"
+        if id(memory) in self._new:
+            _, call = self._new[id(memory)]
+            where = f"made by call {call}, byte {_address(value) - _address(memory)}"
+        else:
+            where = f"at {_address(value):#x}"
+        return f"the {value.dtype.name} array {where}, shape {value.shape}, strides {value.strides}"
 
 
-def _again(fn: Callable, args: tuple, kwargs: dict, made: dict[int, np.ndarray]) -> None:
+def _replay(fn: Callable, args: tuple, kwargs: dict, new: dict[int, np.ndarray]) -> None:
     with np.errstate(all="ignore"):
-        results = list(leaves(fn(*args, **kwargs)))
-    for i, array in made.items():
+        results = list(result_arrays(fn(*args, **kwargs)))
+    for i, array in new.items():
         array[...] = results[i]
 
 
-def _change(was: str, now: str) -> str:
-    if was.startswith("the ") and now.startswith("the "):
-        return f"was {was}, then {now}: what lasts from step to step must change in place, in one shape"
-    return f"was {was}, then {now}: what changes from step to step must be a 0-d array"
+def _change(before: str, after: str) -> str:
+    if before.startswith("the ") and after.startswith("the "):
+        fix = "an array that is kept between steps must change in place, with its shape unchanged"
+    else:
+        fix = "a number that changes between steps must be a 0-d array"
+    return f"was {before}, then {after}: {fix}"
 
 
-def leaves(result: Any) -> Iterator[np.ndarray]:
-    """The arrays of a result; NumPy's scalars as the 0-d arrays a device gives."""
-    if isinstance(result, tuple | list):
-        for r in result:
-            yield from leaves(r)
-    elif isinstance(result, np.ndarray | np.generic | bool):
-        yield np.asarray(result)
+def result_arrays(result: Any) -> Iterator[np.ndarray]:
+    """The arrays of a result; NumPy's scalars as 0-d arrays, which a device returns."""
+    for leaf in tree_leaves(result):
+        if isinstance(leaf, np.ndarray | np.generic | bool):
+            yield np.asarray(leaf)
 
 
 def owner(a: np.ndarray) -> np.ndarray:
-    """The array whose memory this is; as_strided puts an object that is none between them."""
-    found, base = a, a.base
+    """The array that owns the memory of `a`.
+
+    The chain of bases may contain an object that is not an array, as for as_strided.
+    """
+    found = a
+    base = a.base
     while base is not None:
-        found, base = base if isinstance(base, np.ndarray) else found, getattr(base, "base", None)
+        if isinstance(base, np.ndarray):
+            found = base
+        base = getattr(base, "base", None)
     return found
 
 
@@ -153,19 +174,16 @@ def _address(a: np.ndarray) -> int:
 
 
 def poison(a: np.ndarray) -> np.ndarray:
-    """Fill with what nobody means: memory that was not written yet."""
-    kind = a.dtype.kind
-    a.fill(True if kind == "b" else np.iinfo(a.dtype).max - 76 if kind in "iu" else np.nan)
+    """Fill new memory with values that show when they are used: NaN or a large integer."""
+    if a.dtype.kind == "b":
+        a.fill(True)
+    elif a.dtype.kind in "iu":
+        a.fill(np.iinfo(a.dtype).max - 76)
+    else:
+        a.fill(np.nan)
     return a
 
 
-_PASSED_OVER = ("gpuprop.testing.", "gpuprop_cupy", "cupy", "numpy", "contextlib")
-
-
 def caller() -> str:
-    """The code that made the array call: ``adam_update (adam.py:31)``."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_PASSED_OVER):
-        frame = frame.f_back
-    code = frame.f_code
-    return f"{code.co_qualname} ({code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
+    """The code that made the array call: ``adam_update (_adam.py:31)``."""
+    return calling_line(traceback.walk_stack(sys._getframe(1)), skip=("gpuprop.testing.",))[0]

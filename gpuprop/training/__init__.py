@@ -1,6 +1,6 @@
-"""Training without writing the loop: the Trainer, its callbacks, metrics and the history of a run."""
+"""Training without writing the loop: the Trainer, callbacks, metrics and the history of a run."""
 
-from gpuprop.training._callbacks import Callback, Checkpoint, EarlyStopping, Log
+from gpuprop.training._callbacks import Callback, Checkpoint, EarlyStopping, HistoryLogger
 from gpuprop.training._history import History
 from gpuprop.training._trainer import Trainer
 from gpuprop.training.metrics import (
@@ -21,7 +21,7 @@ from gpuprop.training.metrics import (
 )
 
 __all__ = [
-    "AUROC", "F1", "MAE", "METRICS", "R2", "RMSE", "Accuracy", "AveragePrecision", "Callback", "Checkpoint",
-    "ConfusionMatrix", "EarlyStopping", "History", "Log", "Metric", "Perplexity", "Precision", "Recall", "TopK",
-    "Trainer",
+    "AUROC", "F1", "MAE", "METRICS", "R2", "RMSE", "Accuracy", "AveragePrecision", "Callback",
+    "Checkpoint", "ConfusionMatrix", "EarlyStopping", "History", "HistoryLogger", "Metric",
+    "Perplexity", "Precision", "Recall", "TopK", "Trainer",
 ]

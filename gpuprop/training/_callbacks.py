@@ -1,7 +1,8 @@
-"""What is done beside the training: stopping early, checkpoints, logs, and what users derive from `Callback`."""
+"""Callbacks of the Trainer: early stopping, checkpoints, history files, and the base class."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -13,33 +14,45 @@ from gpuprop.io import save
 if TYPE_CHECKING:
     from gpuprop.training._trainer import Trainer
 
+logger = logging.getLogger("gpuprop")
+
 
 class Callback:
-    """Base of all callbacks: `fit` calls these with the trainer, whose ``history[-1]`` is the epoch that ended last.
+    """Base class of callbacks: `Trainer.fit` calls these methods with the trainer.
 
-    ``trainer.stop()`` ends the training after the step, or epoch, under way.  What a callback raises ends it at once.
+    ``trainer.history[-1]`` is the last completed epoch.  ``trainer.stop()`` ends the training after
+    the current step or epoch.  An exception raised by a callback ends it at once.
+
+    >>> from gpuprop.training import Callback
+    >>> class PrintLoss(Callback):
+    ...     def on_epoch_end(self, trainer):
+    ...         print(trainer.history[-1]["loss"])
     """
 
-    def on_fit_start(self, trainer: Trainer) -> None: ...
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Called before the first epoch of `fit`."""
 
-    def on_epoch_start(self, trainer: Trainer) -> None: ...
+    def on_epoch_start(self, trainer: Trainer) -> None:
+        """Called before each epoch."""
 
-    def on_step_end(self, trainer: Trainer) -> None: ...
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Called after each step of the optimizer."""
 
-    def on_epoch_end(self, trainer: Trainer) -> None: ...
+    def on_epoch_end(self, trainer: Trainer) -> None:
+        """Called after each epoch, its validation included."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Called when training came to its end, by ctrl-C too, but not after an error."""
+        """Called when training ends, also after ctrl-C, but not after an error."""
 
     def close(self) -> None:
-        """Let go of files and the like; called in any case."""
+        """Called at the end of `fit` in any case: close files and free other resources."""
 
 
 EVENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_epoch_end", "on_fit_end")
 
 
-class EachEpoch(Callback):
-    """A function of the trainer, called after every epoch."""
+class EpochFunction(Callback):
+    """Call a function with the trainer after every epoch."""
 
     def __init__(self, function: Callable[[Trainer], Any]) -> None:
         self.function = function
@@ -48,61 +61,77 @@ class EachEpoch(Callback):
         self.function(trainer)
 
 
-def best_epoch(trainer: Trainer, monitor: str, least_change: float = 0.0) -> int:
-    """The number of the best epoch by a column of the history, 0 if there is none: a better one exceeds `least_change`.
+def best_epoch(trainer: Trainer, monitor: str, min_delta: float = 0.0) -> int:
+    """The number of the best epoch by a column of the history, 0 if there is none.
 
-    NaN is never better.  Raises KeyError where the last epoch has no such column.
+    An epoch is better only if it improves the best value by more than `min_delta`; NaN is never
+    better.  Raises KeyError if the last epoch has no such column.
     """
-    last, sign = trainer.history[-1], 1 if trainer.more_is_better(monitor) else -1
+    last = trainer.history[-1]
     if monitor not in last:
-        hint = ": give fit(validation=...)" * monitor.startswith("val_")
-        raise KeyError(f"there is no {monitor!r} to watch among {', '.join(last)}{hint}")
-    best, epoch = -math.inf, 0
+        hint = ": call fit with validation=..." if monitor.startswith("val_") else ""
+        raise KeyError(f"cannot monitor {monitor!r}: the history has {', '.join(last)}{hint}")
+    sign = 1 if trainer.higher_is_better(monitor) else -1
+    best = -math.inf
+    epoch = 0
     for row in trainer.history:
         value = sign * row.get(monitor, math.nan)
-        if value > best + least_change:
-            best, epoch = value, row["epoch"]
+        if value > best + min_delta:
+            best = value
+            epoch = row["epoch"]
     return epoch
 
 
 class EarlyStopping(Callback):
-    """Stop when a column of the history was not better by more than `least_change` for `patience` epochs in a row.
+    """Stop training after `patience` epochs in a row without improvement of a history column.
 
-    With `restore_best` the model gets back the weights of its best epoch, however training comes to its end.
+    An improvement is larger than `min_delta`.  With `restore_best` the model gets the weights of
+    its best epoch, even if training ends for another reason.  The attribute `best` is the number of
+    that epoch.
     """
 
-    def __init__(self, monitor: str = "val_loss", patience: int = 10, least_change: float = 0.0,
+    def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0,
                  restore_best: bool = True) -> None:
-        self.monitor, self.patience, self.least_change = monitor, patience, least_change
+        self.monitor = monitor
+        self.patience = patience
+        self.min_delta = min_delta
         self.restore_best = restore_best
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self.first, self.best, self.weights = len(trainer.history), 0, None  # type: int, int, dict | None
+        self._start = len(trainer.history)
+        self.best = 0  # no epoch yet
+        self._best_weights: dict | None = None
 
     def on_epoch_end(self, trainer: Trainer) -> None:
         epoch = trainer.history[-1]["epoch"]
-        self.best = best_epoch(trainer, self.monitor, self.least_change)
+        self.best = best_epoch(trainer, self.monitor, self.min_delta)
         if self.best == epoch and self.restore_best:
-            self.weights = trainer.model.state_dict()
-        if epoch - max(self.best, self.first) >= self.patience:
+            self._best_weights = trainer.model.state_dict()
+        if epoch - max(self.best, self._start) >= self.patience:
+            logger.info("EarlyStopping: stopped after epoch %d: no improvement of %s in %d epochs",
+                        epoch, self.monitor, self.patience)
             trainer.stop()
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if self.weights is not None:
-            trainer.model.load_state_dict(self.weights)
+        if self._best_weights is not None:
+            logger.info("EarlyStopping: restored the weights of epoch %d", self.best)
+            trainer.model.load_state_dict(self._best_weights)
 
 
 class Checkpoint(Callback):
-    """Save the trainer after each epoch, and when ctrl-C ends one; or when a column of the history is at its best.
+    """Save the trainer's state after each epoch, and when ctrl-C interrupts one.
 
-    ``trainer.load_state_dict(gpuprop.load(path))`` goes on from there.
+    With `monitor`, save only after epochs in which this column of the history is the best so far.
+    ``trainer.load_state_dict(gpuprop.load(path))`` resumes from the file.
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str | None = None) -> None:
-        self.path, self.monitor = path, monitor
+        self.path = path
+        self.monitor = monitor
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        if self.monitor is None or best_epoch(trainer, self.monitor) == trainer.history[-1]["epoch"]:
+        epoch = trainer.history[-1]["epoch"]
+        if self.monitor is None or best_epoch(trainer, self.monitor) == epoch:
             save(self.path, trainer.state_dict())
 
     def on_fit_end(self, trainer: Trainer) -> None:
@@ -110,15 +139,19 @@ class Checkpoint(Callback):
             save(self.path, trainer.state_dict())
 
 
-class Log(Callback):
-    """Keep a file of the history up to date after each epoch: a ``.csv`` table or ``.jsonl``, an object a line."""
+class HistoryLogger(Callback):
+    """Write the history to a file after each epoch: a ``.csv`` table, or ``.jsonl`` objects."""
 
     def __init__(self, path: str | os.PathLike) -> None:
-        kinds = {".csv": "to_csv", ".jsonl": "to_jsonl"}
-        self.path, kind = path, Path(path).suffix
-        if kind not in kinds:
-            raise ValueError(f"a log is a .csv or .jsonl file, not {os.fspath(path)!r}")
-        self.method = kinds[kind]
+        self.path = path
+        suffix = Path(path).suffix
+        if suffix not in (".csv", ".jsonl"):
+            raise ValueError(f"a history file must end in .csv or .jsonl, but the path is "
+                             f"{os.fspath(path)!r}")
+        self._csv = suffix == ".csv"
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        getattr(trainer.history, self.method)(self.path)
+        if self._csv:
+            trainer.history.to_csv(self.path)
+        else:
+            trainer.history.to_jsonl(self.path)

@@ -1,4 +1,4 @@
-"""What happened in each epoch of a run, as rows of numbers, and their curves."""
+"""The history of a run: one row of numbers for each epoch, and learning curves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from typing import Any
 
 from gpuprop.io._files import replacing
 
-ASIDE = ("epoch", "seconds", "lr")  # columns that are no curves
+NOT_MEASURED = ("epoch", "seconds", "lr")  # columns that are neither losses nor metrics
+COLORS = {"train": "#3b6ea5", "validation": "#d1603d"}
 
 
 class History:
-    """One row an epoch, a dict: epoch, seconds, lr, loss, metrics, and those of the validation after ``val_``.
+    """The rows of a run, one dict for each epoch.
 
-    ``history["val_loss"]`` is a column, ``history[-1]`` a row; `interrupted` says that ctrl-C ended the last fit.
+    Their keys are epoch, seconds, lr, loss and the metrics; those of the validation begin with
+    ``val_``.  ``history["val_loss"]`` is a column, ``history[-1]`` a row.  `interrupted` is True if
+    ctrl-C ended the last `fit`.
+
+    >>> from gpuprop.training import History
+    >>> history = History()
+    >>> history.rows.append({"epoch": 1, "seconds": 0.5, "lr": 0.1, "loss": 2.0})
+    >>> history["loss"]
+    [2.0]
+    >>> history
+    History(1 epochs; loss 2)
     """
 
     def __init__(self) -> None:
@@ -33,70 +44,86 @@ class History:
         if not isinstance(key, str):
             return self.rows[key]
         if key not in self.columns:
-            raise KeyError(f"no column {key!r}; there are: {', '.join(self.columns) or 'none yet'}")
+            raise KeyError(f"no column {key!r}: the history has "
+                           f"{', '.join(self.columns) or 'none yet'}")
         return [row.get(key) for row in self.rows]
 
     @property
     def columns(self) -> list[str]:
-        """The names of all that was noted."""
+        """The names of all columns."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """A table with a line of names; matrices are not in it."""
-        numbers = [name for name in self.columns if not any(isinstance(row.get(name), list) for row in self.rows)]
+        """Write a table with a header line; matrices are left out."""
+        columns = [name for name in self.columns if not self._has_lists(name)]
         with replacing(path) as file:
-            table = csv.DictWriter(file, numbers, extrasaction="ignore", lineterminator="\n")
+            table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
             table.writeheader()
             table.writerows(self.rows)
 
+    def _has_lists(self, column: str) -> bool:
+        return any(isinstance(row.get(column), list) for row in self.rows)
+
     def to_json(self, path: str | os.PathLike) -> None:
-        """An object with the rows, and whether the run was interrupted."""
+        """Write one object: the rows, and whether the run was interrupted."""
         with replacing(path) as file:
             json.dump({"interrupted": self.interrupted, "rows": self.rows}, file, indent=1)
 
     def to_jsonl(self, path: str | os.PathLike) -> None:
-        """One object a line, and a line an epoch."""
+        """Write one object and one line for each epoch."""
         with replacing(path) as file:
             file.writelines(json.dumps(row) + "\n" for row in self.rows)
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Learning curves of the loss and of every metric, training beside validation: matplotlib's Figure.
+        """Plot the loss and every metric, training and validation, as a matplotlib Figure.
 
-        With `path` also a picture, of the kind that its ending says.  Raises ImportError where matplotlib is missing.
+        With `path` the figure is also saved, in the format that the suffix names (png by default).
+        Raises ImportError if matplotlib is missing.
         """
         try:
             from matplotlib.figure import Figure
             from matplotlib.ticker import MaxNLocator
         except ImportError as error:
-            raise ImportError('learning curves need matplotlib: pip install "gpuprop[train]"') from error
-        names = [n for n in self.columns if n not in ASIDE and not isinstance(self.rows[-1].get(n), list)]
-        curves = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-        if not curves:
+            raise ImportError(
+                'learning curves need matplotlib: pip install "gpuprop[train]"') from error
+        measured = [name for name in self.columns if name not in NOT_MEASURED
+                    and not isinstance(self.rows[-1].get(name), list)]
+        names = list(dict.fromkeys(name.removeprefix("val_") for name in measured))
+        if not names:
             raise ValueError("nothing to plot: the history has no epochs yet")
-        figure = Figure(figsize=(5.2 * len(curves), 4), dpi=120, layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves, strict=True):
-            for column, label, color in ((name, "train", "#3b6ea5"), (f"val_{name}", "validation", "#d1603d")):
-                if column in names:
-                    axes.plot(self["epoch"], self[column], color=color, linewidth=1.8, marker="o" * (len(self) < 20),
-                              markersize=4, label=f"{label}, {self[column][-1]:.3g} at last")
+        figure = Figure(figsize=(5.2 * len(names), 4), dpi=120, layout="constrained")
+        all_axes = figure.subplots(1, len(names), squeeze=False)[0]
+        for axes, name in zip(all_axes, names, strict=True):
+            for column, label in ((name, "train"), (f"val_{name}", "validation")):
+                if column in measured:
+                    values = self[column]
+                    axes.plot(self["epoch"], values, color=COLORS[label], linewidth=1.8,
+                              marker="o" if len(self) < 20 else "", markersize=4,
+                              label=f"{label}, last {values[-1]:.3g}")
             axes.set(title=name.replace("_", " "), xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False)
         if path is not None:
-            ending = os.path.splitext(path)[1].removeprefix(".") or "png"
+            suffix = os.path.splitext(path)[1].removeprefix(".") or "png"
             with replacing(path, binary=True) as file:
-                figure.savefig(file, format=ending)
+                figure.savefig(file, format=suffix)
         return figure
 
     def __repr__(self) -> str:
         if not self.rows:
             return "History(no epochs yet)"
-        return f"History({len(self)} epochs{', interrupted' * self.interrupted}; {describe(self.rows[-1])})"
+        interrupted = ", interrupted" if self.interrupted else ""
+        return f"History({len(self)} epochs{interrupted}; {describe(self.rows[-1])})"
+
+
+def measured_numbers(row: dict[str, Any]) -> dict[str, float]:
+    """The loss and the metrics of a row that are numbers."""
+    return {name: value for name, value in row.items()
+            if name not in NOT_MEASURED and isinstance(value, int | float)}
 
 
 def describe(row: dict[str, Any]) -> str:
-    """What was measured in an epoch, as text."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in row.items()
-                     if name not in ASIDE and isinstance(value, int | float))
+    """The loss and the metrics of a row as text."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in measured_numbers(row).items())

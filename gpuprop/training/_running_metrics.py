@@ -8,31 +8,39 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuprop._core.backend import Backend
+from gpuprop.training._loss import BatchLoss
 from gpuprop.training.metrics import Metric
 
 
-class Figures:
-    """Starts at nothing; `add` never waits for the device, `read` and `loss` do."""
+class RunningMetrics:
+    """The loss and metrics so far.
+
+    `add` never waits for the device; `loss` and `compute` do.
+    """
 
     def __init__(self, backend: Backend, metrics: Iterable[Metric]) -> None:
-        self.backend, self.metrics = backend, [copy.copy(m) for m in metrics]
+        self.backend = backend
+        self.metrics = [copy.copy(m) for m in metrics]
         self.total = self.count = backend.xp.zeros((), "float64")
         for metric in self.metrics:
             metric.reset()
 
-    def add(self, found: tuple, target: Any) -> None:
-        """A batch, of which (output, value, weight, count) were found: see `in_parts`."""
-        output, value, weight, count = found
-        self.total = self.total + value.data * weight
-        self.count = self.count + count
+    def add(self, output: Any, loss: BatchLoss, target: Any) -> None:
+        """Add a batch."""
+        self.total = self.total + loss.value.data * loss.scale
+        self.count = self.count + loss.count
         for metric in self.metrics:
             metric.update(output, target)
 
     def loss(self) -> float:
-        """The mean so far, NaN if nothing counted."""
-        total, count = (float(self.backend.to_numpy(self.backend.own(a))) for a in (self.total, self.count))
+        """The mean loss so far, NaN if the count is 0."""
+        total = self._number(self.total)
+        count = self._number(self.count)
         return total / count if count else math.nan
 
-    def read(self) -> dict[str, Any]:
-        """The loss and the metrics, by name."""
+    def compute(self) -> dict[str, Any]:
+        """The loss and the metrics by name."""
         return {"loss": self.loss(), **{metric.name: metric.compute() for metric in self.metrics}}
+
+    def _number(self, a: Any) -> float:
+        return float(self.backend.to_numpy(self.backend.own(a)))

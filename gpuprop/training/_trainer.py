@@ -1,4 +1,4 @@
-"""The training loop: what every script repeats, without what makes it go wrong."""
+"""The Trainer: the training loop, evaluation, prediction and resuming."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from gpuprop._array.shape import concatenate
 from gpuprop._capture import capture as captured
-from gpuprop._core.arena import gradients
+from gpuprop._core.arena import gradient_arrays
 from gpuprop._core.backend import SEVERAL
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
@@ -27,107 +27,160 @@ from gpuprop.nn.utils import clip_grad_norm_
 from gpuprop.optim import Optimizer
 from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gpuprop.random import default_generator
-from gpuprop.training._callbacks import EVENTS, Callback, EachEpoch
-from gpuprop.training._feed import batches, length
+from gpuprop.training._batches import as_batches, length
+from gpuprop.training._callbacks import EVENTS, Callback, EpochFunction
 from gpuprop.training._history import History
-from gpuprop.training._loss import backward, in_parts, nonzero
-from gpuprop.training._progress import progress as to_be_shown
-from gpuprop.training._running_metrics import Figures
+from gpuprop.training._loss import BatchLoss, batch_loss, nonzero
+from gpuprop.training._progress import progress_callbacks
+from gpuprop.training._running_metrics import RunningMetrics
 from gpuprop.training.metrics import Metric, metric
 
-PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # what of a scheduler's state goes to files
+STATE_TYPES = (bool, int, float, str, list, tuple, dict, type(None))  # saved of a scheduler
 
 
 class Trainer:
-    """Trains a model, and knows how far it is: `fit`, `evaluate`, `predict`, `history`, `state_dict`.
+    """Trains, evaluates and applies a model, and keeps the history of the run.
 
-    `loss` is a loss of gpuprop, function or module, or any ``loss(output, target)`` that returns the mean over the rows
-    of a batch, or a pair (sum, count).  `metrics` are names, such as "accuracy", or Metrics.  The scheduler steps after
-    every "epoch" or "step", as `schedule` says.  A step takes `accumulate` batches together, with the gradient of one
-    large batch; `clip_grad_norm` bounds the norm of the gradients; with `capture` the step is replayed on devices.
+    `loss` is a loss of gpuprop, function or module, or any callable ``loss(output, target)`` that
+    returns the mean over the samples of a batch, or a pair (sum, count).  An object with a method
+    ``sum_and_count(output, target)`` is called by that: several batches then count exactly as one.
+    `metrics` are names such as "accuracy", or Metric objects.  The scheduler steps after every
+    "epoch" or "step", as `schedule` says.  A step takes the gradient of `accumulate` batches, equal
+    to that of one large batch.  `clip_grad_norm` limits the norm of the gradients.  With `capture`
+    the step is captured and replayed on devices that can: see `gpuprop.capture`.
 
-    Data is a DataLoader, another iterable of batches ``(*inputs, target)``, or a tuple of arrays in this order.  What
-    is not there yet goes to the model's backend, and floats to its dtype.
+    Data are a DataLoader, another iterable of batches ``(*inputs, target)``, or a tuple of arrays
+    in this order.  Arrays are moved to the model's device, and floating ones cast to its dtype.
+
+    >>> import numpy as np
+    >>> from gpuprop import nn, optim
+    >>> from gpuprop.training import Trainer
+    >>> x = np.linspace(-1, 1, 64)[:, None]
+    >>> model = nn.Linear(1, 1)
+    >>> trainer = Trainer(model, nn.MSELoss(), optim.Adam(model.parameters(), lr=0.1), ["mae"])
+    >>> history = trainer.fit((x, 2 * x + 1), epochs=50)
+    >>> len(history), round(trainer.evaluate((x, 2 * x + 1))["mae"], 2)
+    (50, 0.0)
+    >>> trainer.predict(np.ones((1, 1))).shape
+    (1, 1)
     """
 
-    def __init__(self, model: Module, loss: Callable, optimizer: Optimizer, metrics: Iterable[str | Metric] = (),
-                 scheduler: LRScheduler | None = None, *, schedule: str = "epoch", accumulate: int = 1,
-                 clip_grad_norm: float | None = None, capture: bool = False) -> None:
+    def __init__(
+        self, model: Module, loss: Callable, optimizer: Optimizer,
+        metrics: Iterable[str | Metric] = (), scheduler: LRScheduler | None = None, *,
+        schedule: str = "epoch", accumulate: int = 1, clip_grad_norm: float | None = None,
+        capture: bool = False,
+    ) -> None:
         if schedule not in ("epoch", "step"):
-            raise ValueError(f"schedule is 'epoch' or 'step', not {schedule!r}")
+            raise ValueError(f"schedule must be 'epoch' or 'step', not {schedule!r}")
         if accumulate < 1:
-            raise ValueError(f"accumulate is a number of batches, at least 1, not {accumulate}")
-        self.model, self.loss, self.optimizer, self.scheduler = model, loss, optimizer, scheduler
+            raise ValueError(f"accumulate must be at least 1 batch, not {accumulate}")
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
         own = {id(p) for p in model.parameters()}
         if not any(id(p) in own for p in self._parameters()):
-            raise ValueError("the optimizer steps none of the model's parameters: make it of model.parameters()")
-        self.metrics = [metric(m) for m in ([metrics] if isinstance(metrics, str | Metric) else metrics)]
-        self.schedule, self.accumulate = schedule, accumulate
-        self.clip_grad_norm, self.capture = clip_grad_norm, capture
-        self.history, self.last_epoch = History(), 0
-        self.steps_per_epoch: int | None = None  # where the data says it
-        self._part, self._stopping = in_parts(loss), False
+            raise ValueError("the optimizer has none of the model's parameters: construct it with "
+                             "model.parameters()")
+        if isinstance(metrics, str | Metric):
+            metrics = [metrics]
+        self.metrics = [metric(m) for m in metrics]
+        self.schedule = schedule
+        self.accumulate = accumulate
+        self.clip_grad_norm = clip_grad_norm
+        self.capture = capture
+        self.history = History()
+        self.last_epoch = 0
+        self.steps_per_epoch: int | None = None  # None if the data have no length
+        self._batch_loss = batch_loss(loss)
+        self._running: RunningMetrics | None = None  # of the epoch that is being trained
+        self._stopping = False
 
-    def fit(self, train: Any, validation: Any = None, epochs: int = 1, batch_size: int = 32,
-            callbacks: Sequence[Callback | Callable] = (), progress: bool = True) -> History:
-        """Train for so many epochs more, and return the history of all.
+    def fit(
+        self, train: Any, validation: Any = None, epochs: int = 1, batch_size: int = 32,
+        callbacks: Sequence[Callback | Callable] = (), progress: bool = True,
+    ) -> History:
+        """Train for `epochs` more epochs and return the history of all.
 
-        `batch_size` is for arrays, which are shuffled for training.  A function among the callbacks is called with the
-        trainer after each epoch.  ctrl-C ends the training after the step under way; a second one raises
-        KeyboardInterrupt at once.  Whatever happens, all modules come back in the mode they were in.
+        `batch_size` is used for arrays and datasets; training shuffles them.  A function among the
+        callbacks is called with the trainer after each epoch.  ctrl-C ends the training after the
+        current step; a second ctrl-C raises KeyboardInterrupt at once.  In any case the modules
+        return to the modes, training or eval, that they had before.
         """
-        watching = [*(to_be_shown() if progress else ()),
-                    *(c if isinstance(c, Callback) else EachEpoch(c) for c in callbacks)]
-        dtype = self._values().dtype
-        train = batches(train, batch_size, dtype, shuffle=True)
-        validation = None if validation is None else batches(validation, batch_size, dtype)
-        self._stopping = self.history.interrupted = False
+        active = progress_callbacks() if progress else []
+        active += [c if isinstance(c, Callback) else EpochFunction(c) for c in callbacks]
+        dtype = self._first_parameter().dtype
+        train = as_batches(train, batch_size, dtype, shuffle=True)
+        if validation is not None:
+            validation = as_batches(validation, batch_size, dtype)
+        self._stopping = False
+        self.history.interrupted = False
         self.last_epoch = len(self.history) + epochs
-        count = length(train)
-        self.steps_per_epoch = None if count is None else -(-count // self.accumulate)
-        self._hooks = {event: [c for c in watching if getattr(type(c), event) is not getattr(Callback, event)]
-                       for event in EVENTS}
+        batch_count = length(train)
+        self.steps_per_epoch = None if batch_count is None else -(-batch_count // self.accumulate)
+        self._hooks = {
+            event: [c for c in active if getattr(type(c), event) is not getattr(Callback, event)]
+            for event in EVENTS
+        }
         with contextlib.ExitStack() as stack:
-            for callback in watching:
+            for callback in active:
                 stack.callback(callback.close)
-            stack.enter_context(self._at_home(training=True))
+            stack.enter_context(self._on_model_device(training=True))
             stack.enter_context(_interruptible(self._interrupt))
-            self._learn = captured(self._step) if self.capture else self._step
-            self._tell("on_fit_start")
+            self._captured_step = captured(self._step) if self.capture else self._step
+            self._call("on_fit_start")
             while len(self.history) < self.last_epoch and not self._stopping:
                 self._epoch(train, validation)
-            self._tell("on_fit_end")
+            self._call("on_fit_end")
         return self.history
 
     def evaluate(self, data: Any, batch_size: int = 256) -> dict[str, Any]:
-        """The loss and the metrics by name, floats but for the confusion matrix, with the model in eval mode."""
-        return self._test(batches(data, batch_size, self._values().dtype))
+        """The loss and the metrics by name, with the model in eval mode.
+
+        All are floats, except for arrays such as the confusion matrix.
+        """
+        return self._evaluate(as_batches(data, batch_size, self._first_parameter().dtype))
 
     def predict(self, data: Any, batch_size: int = 256) -> Tensor:
-        """The model's output for all rows, in eval mode, a Tensor on the model's backend.
+        """The model's output for all samples, in eval mode: a Tensor on the model's device.
 
-        Beside what `evaluate` takes, whose targets are left out, data may be one array, or an iterable of such.
+        `data` may be what `evaluate` accepts, with targets that are ignored; a single array; or an
+        iterable of arrays.
         """
-        source = batches(data, batch_size, self._values().dtype, targets=False)
-        inputs = lambda batch: (batch[:-1] or batch) if isinstance(batch, tuple | list) else (batch,)
-        with self._at_home(training=False), no_grad():
-            outputs = [self.model(*map(self._here, inputs(batch))) for batch in source]
+        source = as_batches(data, batch_size, self._first_parameter().dtype, targets=False)
+
+        def inputs(batch: Any) -> tuple | list:
+            if isinstance(batch, tuple | list):
+                return batch[:-1] or batch
+            return (batch,)
+
+        with self._on_model_device(training=False), no_grad():
+            outputs = [self.model(*map(self._as_input, inputs(batch))) for batch in source]
         if not outputs:
-            raise ValueError("predict: there is no data: the iterable came to its end without a batch")
+            raise ValueError("predict: no data: the iterable has no batches")
         return concatenate(outputs)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on: model, optimizer, scheduler, random numbers and history."""
-        schedule = {} if self.scheduler is None else self.scheduler.state_dict()
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "scheduler": {name: value for name, value in schedule.items() if type(value) in PLAIN},
-                "generator": default_generator.get_state(), "history": [dict(row) for row in self.history]}
+        """What the rest of the run depends on: model, optimizer, scheduler, generator, history."""
+        scheduler = {} if self.scheduler is None else self.scheduler.state_dict()
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {n: v for n, v in scheduler.items() if type(v) in STATE_TYPES},
+            "generator": default_generator.get_state(),
+            "history": [dict(row) for row in self.history],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called, with a trainer made in the same way; an error leaves this as it was."""
+        """Resume where `state_dict` was called, in a trainer constructed in the same way.
+
+        If the state does not fit, an error is raised and the trainer stays as it was.
+        """
         before = self.state_dict()
         if state.keys() != before.keys():
-            raise ValueError(f"this is no state of a Trainer, which has {', '.join(before)}, but of {', '.join(state)}")
+            raise ValueError(f"not the state of a Trainer: expected the keys {', '.join(before)}, "
+                             f"found {', '.join(state)}")
         try:
             self._restore(state)
         except BaseException:
@@ -142,48 +195,62 @@ class Trainer:
         default_generator.set_state(state["generator"])
         self.history.rows[:] = state["history"]
 
-    # ---- for callbacks
+    # ---- for callbacks ---------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End the training after the step under way, or, if the epoch's steps are done, after the epoch."""
+        """End the training after the current step, or, after an epoch's last step, the epoch."""
         self._stopping = True
 
     def running_loss(self) -> float:
-        """The mean loss of this epoch so far; waits for the device."""
-        return self._progress.loss()
+        """The mean loss of the current epoch so far; waits for the device.
 
-    def more_is_better(self, column: str) -> bool:
-        """Is a larger value the better one in this column of the history?"""
-        return any(m.more_is_better for m in self.metrics if m.name == column.removeprefix("val_"))
+        Raises RuntimeError before the first epoch of `fit`.
+        """
+        if self._running is None:
+            raise RuntimeError("running_loss: no epoch has started: call it from a callback during "
+                               "fit")
+        return self._running.loss()
 
-    # ---- the loop
+    def higher_is_better(self, column: str) -> bool:
+        """True if larger values are better in this column of the history."""
+        name = column.removeprefix("val_")
+        return any(m.higher_is_better for m in self.metrics if m.name == name)
+
+    # ---- the loop --------------------------------------------------------------------------------
 
     def _epoch(self, train: Iterable, validation: Any) -> None:
-        """Train for an epoch and note it, unless it is stopped amid its steps."""
+        """Train for one epoch and add it to the history, unless its steps are interrupted."""
         start = time.perf_counter()
-        self._tell("on_epoch_start")
-        self._progress, rewind = self._figures(), self._bookmark()
-        found = self._run(self._until_stopped(train), self._train, self._progress, self.accumulate)
+        self._call("on_epoch_start")
+        self._running = self._new_metrics()
+        rewind = self._schedule_snapshot()
+        batches = self._until_stopped(train)
+        results = self._run(batches, self._train_step, self._running, self.accumulate)
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self._stopping:
-            return rewind()  # who goes on trains this epoch anew
+            rewind()  # a resumed run trains this epoch again
+            return
         if validation is not None:
-            found |= {f"val_{name}": value for name, value in self._test(validation).items()}
-        row = {"epoch": len(self.history) + 1, "seconds": time.perf_counter() - start, "lr": lr, **found}
-        self.history.rows.append({n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()})
+            validated = self._evaluate(validation)
+            results |= {f"val_{name}": value for name, value in validated.items()}
+        seconds = time.perf_counter() - start
+        row = {"epoch": len(self.history) + 1, "seconds": seconds, "lr": lr, **results}
+        self.history.rows.append(
+            {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()})
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(row.get("val_loss", row["loss"]))
         elif self.scheduler is not None and self.schedule == "epoch":
             self.scheduler.step()
-        self._tell("on_epoch_end")
+        self._call("on_epoch_end")
 
-    def _bookmark(self) -> Callable[[], None]:
-        """What sets the schedule, and the options that it changes, back to where they are now."""
-        scheduler, groups = self.scheduler, self.optimizer.param_groups
+    def _schedule_snapshot(self) -> Callable[[], None]:
+        """A function that restores the current scheduler state and the options it changes."""
+        scheduler = self.scheduler
+        groups = self.optimizer.param_groups
         if scheduler is None:
             return lambda: None
         state = scheduler.state_dict()
-        before = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+        before = [{n: v for n, v in group.items() if n != "params"} for group in groups]
 
         def rewind() -> None:
             scheduler.load_state_dict(state)
@@ -192,32 +259,39 @@ class Trainer:
 
         return rewind
 
-    def _test(self, data: Iterable) -> dict[str, Any]:
-        with self._at_home(training=False), no_grad():
-            return self._run(data, lambda batch: [self._forward(*batch)], self._figures())
+    def _evaluate(self, data: Iterable) -> dict[str, Any]:
+        with self._on_model_device(training=False), no_grad():
+            return self._run(data, lambda batch: [self._forward(*batch)], self._new_metrics())
 
-    def _figures(self) -> Figures:
-        return Figures(self._backend, self.metrics)
+    def _new_metrics(self) -> RunningMetrics:
+        return RunningMetrics(self._backend, self.metrics)
 
-    def _run(self, data: Iterable, step: Callable, figures: Figures, size: int = 1) -> dict[str, Any]:
-        """Call ``step(*batches)``, which returns what `_forward` does of each, with `size` batches at a time."""
-        source, some = iter(data), False
+    def _run(
+        self, data: Iterable, step: Callable, metrics: RunningMetrics, size: int = 1
+    ) -> dict[str, Any]:
+        """Call ``step(*batches)`` with `size` batches at a time; return the loss and the metrics.
+
+        The step returns the result of `_forward` for each batch.
+        """
+        source = iter(data)
+        empty = True
         try:
-            while group := [self._ready(batch) for batch in itertools.islice(source, size)]:
-                some = True
-                for found, batch in zip(step(*group), group, strict=True):
-                    figures.add(found, batch[-1])
+            while group := [self._as_batch(batch) for batch in itertools.islice(source, size)]:
+                empty = False
+                for (output, loss), batch in zip(step(*group), group, strict=True):
+                    metrics.add(output, loss, batch[-1])
         finally:
-            if hasattr(source, "close"):  # a loader's threads end here
+            if hasattr(source, "close"):  # ends a loader's threads
                 source.close()
-        if not some:
-            raise ValueError("the data ended without a batch: is it an iterator, which can be gone through once?")
-        return figures.read()
+        if empty:
+            raise ValueError("no data: the iterable has no batches; an iterator can be used only "
+                             "once")
+        return metrics.compute()
 
-    def _forward(self, *batch: Tensor) -> tuple:
-        """What is found of a batch: the output, if there are metrics of it, and the loss in three parts."""
+    def _forward(self, *batch: Tensor) -> tuple[Tensor | None, BatchLoss]:
+        """The output, or None if no metrics need it, and the loss of a batch."""
         output = self.model(*batch[:-1])
-        return output if self.metrics else None, *self._part(output, batch[-1])
+        return output if self.metrics else None, self._batch_loss(output, batch[-1])
 
     def _until_stopped(self, data: Iterable) -> Iterator:
         for batch in data:
@@ -225,59 +299,65 @@ class Trainer:
             if self._stopping:
                 return
 
-    def _train(self, *group: tuple) -> list:
-        done = self._learn(*group)
+    def _train_step(self, *group: tuple) -> list:
+        results = self._captured_step(*group)
         if self.scheduler is not None and self.schedule == "step":
             self.scheduler.step()
-        self._tell("on_step_end")
-        return done
+        self._call("on_step_end")
+        return results
 
     def _step(self, *group: tuple) -> list:
-        """One update of the weights, by the mean loss of these batches together."""
+        """Update the parameters once, by the mean loss of all batches of the group."""
         self.optimizer.zero_grad()
-        done = []
+        results = []
         for batch in group:
-            found = self._forward(*batch)
-            backward(found, alone=len(group) == 1)
-            done.append(found)
+            output, loss = self._forward(*batch)
+            loss.backward(mean=len(group) == 1)
+            results.append((output, loss))
         if len(group) > 1:
-            share = 1 / nonzero(sum(found[-1] for found in done))
-            for g in gradients(self._parameters())[0]:
-                g *= share
+            scale = 1 / nonzero(sum(loss.count for _, loss in results))
+            for gradient in gradient_arrays(self._parameters())[0]:
+                gradient *= scale
         if self.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters(), self.clip_grad_norm)
         self.optimizer.step()
-        return done
+        return results
 
     def _parameters(self) -> list:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _tell(self, event: str) -> None:
+    def _call(self, event: str) -> None:
+        """Call a method of the callbacks that define it."""
         for callback in self._hooks[event]:
             try:
                 getattr(callback, event)(self)
             except Exception as error:
-                error.add_note(f"raised by {type(callback).__name__}.{event}, {len(self.history)} epochs done; the "
-                               f"model keeps what it has learnt")
+                error.add_note(f"raised by {type(callback).__name__}.{event} after "
+                               f"{len(self.history)} epochs; the model keeps its parameters")
                 raise
 
     def _interrupt(self) -> None:
         self.history.interrupted = True
         self.stop()
 
-    # ---- where the model is
+    # ---- the model's device ----------------------------------------------------------------------
 
-    def _values(self) -> Any:
-        """The first of the model's parameters, for its backend and dtype."""
+    def _first_parameter(self) -> Any:
+        """The array of the first parameter, which gives the device and the dtype."""
         return next(self.model.parameters()).data
 
     @contextlib.contextmanager
-    def _at_home(self, training: bool) -> Iterator[None]:
-        """New arrays are made on the model's backend, and its modules are in one mode; afterwards each in its own."""
-        self._backend, self._dtype = backend_of(self._values()), self._values().dtype
-        self._place = place_of(self._values())
+    def _on_model_device(self, training: bool) -> Iterator[None]:
+        """Make new arrays on the model's device, and put its modules in training or eval mode.
+
+        At the end each module returns to its own mode.
+        """
+        parameter = self._first_parameter()
+        self._backend = backend_of(parameter)
+        self._dtype = parameter.dtype
+        self._place = place_of(parameter)
         self._array_type: Any = self._backend.array_type
-        if isinstance(self.loss, Module):  # its weights of classes
+        if isinstance(self.loss, Module):  # its class weights
             self.loss.to(self._place, self._dtype)
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.train(training)
@@ -288,17 +368,20 @@ class Trainer:
             for module, mode in modes:
                 module.training = mode
 
-    def _ready(self, batch: Any) -> tuple:
-        if not isinstance(batch, list | tuple) or len(batch) < 2:
-            raise TypeError(f"a batch is a tuple (*inputs, target), not {type(batch).__name__}"
-                            + f" of {len(batch)}" * isinstance(batch, list | tuple))
-        return tuple(map(self._here, batch))
+    def _as_batch(self, batch: Any) -> tuple:
+        is_sequence = isinstance(batch, list | tuple)
+        if not is_sequence or len(batch) < 2:
+            kind = type(batch).__name__
+            found = f"a {kind} of length {len(batch)}" if is_sequence else kind
+            raise TypeError(f"a batch must be a tuple (*inputs, target), not {found}")
+        return tuple(map(self._as_input, batch))
 
-    def _here(self, value: Any) -> Tensor:
-        """A Tensor on the model's backend, in its dtype if it is floating."""
+    def _as_input(self, value: Any) -> Tensor:
+        """A Tensor on the model's device, in the model's dtype if it is floating."""
         if type(value) is Tensor:
             data = value.data
-            if (type(data) is self._array_type and (data.dtype is self._dtype or data.dtype.kind in "iub")
+            dtype_fits = data.dtype is self._dtype or data.dtype.kind in "iub"
+            if (type(data) is self._array_type and dtype_fits
                     and (not SEVERAL or place_of(data) == self._place)):
                 return value
         data = raw(value)
@@ -309,18 +392,22 @@ class Trainer:
 
 @contextlib.contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """ctrl-C calls `stop`, the second time it raises KeyboardInterrupt; a handler of the program's own stays."""
-    usual = signal.default_int_handler
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+    """Make ctrl-C call `stop`, and a second one raise KeyboardInterrupt.
+
+    A handler of the program's own stays in place.
+    """
+    default = signal.default_int_handler
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGINT) is not default:
         yield
         return
 
     def handle(*_: Any) -> None:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, default)
         stop()
 
     signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, default)

@@ -1,124 +1,180 @@
-"""Is a training run on one backend the same run as on another?
+"""Check that two backends do the same training run.
 
-Random numbers and data must be the same bit for bit.  Sums cannot be, for each backend adds in an order of its own: so
-the reference is run again in other orders, and what that changes is the measure.
+Random numbers and data must be bit-identical.  Sums cannot be, since each backend adds in its own
+order.  Their difference is therefore compared with the rounding noise: how much the reference
+itself changes when it adds in other orders.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpuprop import _environment as environment
+from gpuprop import _environment
 from gpuprop._core.registry import making_on
 from gpuprop.random import default_generator
-from gpuprop.verification._measure import (
+from gpuprop.verification._comparison import (
     FLOOR,
     LIMIT,
-    Exact,
-    Row,
-    compare,
-    exact,
-    noises,
-    order_matters,
+    BitwiseComparison,
+    TensorComparison,
+    compare_bitwise,
+    compare_tensors,
+    depends_on_sample_order,
+    measure_noise,
     with_gradients_of,
 )
-from gpuprop.verification._training_run import Run, record
+from gpuprop.verification._training_run import RunRecord, record_run
 
-__all__ = ["DIFFERS", "FLOOR", "LIMIT", "NOTHING", "SAME", "Exact", "Row", "Verification", "verify"]
+__all__ = [
+    "DIFFERENT",
+    "FLOOR",
+    "LIMIT",
+    "NOT_COMPARED",
+    "SAME",
+    "BitwiseComparison",
+    "TensorComparison",
+    "Verification",
+    "verify",
+]
 
-SAME, DIFFERS, NOTHING = range(3)  # also the command's exit status
-ORDERS = (1, 2, 3)  # in which the reference is run again
-WORDS = ("the same run", "not the same run", "nothing to compare")
+# The values of `Verification.status`, and the exit status of the command.
+SAME = 0
+DIFFERENT = 1
+NOT_COMPARED = 2
+
+VERDICTS = ("same training run", "different training runs", "not compared")
+ORDER_SEEDS = (1, 2, 3)  # each gives an order of sums in which the reference runs again
 
 
 @dataclass
 class Verification:
-    """What `verify` found; it is true if the runs are the same."""
+    """The result of `verify`.  It is true if the runs are the same; `print` it for a report."""
 
     name: str
     reference: str
     candidate: str
     seed: int = 0
-    exact: list[Exact] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)  # in the order in which a fault first shows, for each dtype
-    notes: list[str] = field(default_factory=list)  # what limits the answer, or leaves nothing to compare
+    bitwise: list[BitwiseComparison] = field(default_factory=list)
+    tensors: list[TensorComparison] = field(default_factory=list)  # by dtype, then as errors show
+    notes: list[str] = field(default_factory=list)  # limits of the comparison, or why there is none
 
     @property
     def status(self) -> int:
-        if not self.rows:
-            return NOTHING
-        return DIFFERS if self.first else SAME
+        """`SAME`, `DIFFERENT` or `NOT_COMPARED`."""
+        if not self.tensors:
+            return NOT_COMPARED
+        return DIFFERENT if self.first_difference else SAME
+
+    @property
+    def verdict(self) -> str:
+        return VERDICTS[self.status]
 
     def __bool__(self) -> bool:
         return self.status == SAME
 
     @property
     def steps(self) -> int:
-        return 1 + max((row.step for row in self.rows), default=-1)
+        """The number of steps that were compared."""
+        return 1 + max((t.step for t in self.tensors), default=-1)
 
     @property
-    def first(self) -> str:
-        """What differs first, in words, or ""."""
-        exact = min((e for e in self.exact if not e.same), key=lambda e: e.step, default=None)
-        row = next((row for row in self.rows if not row.same), None)
-        if exact is not None and (row is None or exact.step <= row.step):
-            return f"{exact.what}, {exact.name}: step {exact.step}, not the same bit for bit"
-        return "" if row is None else str(row)
+    def first_difference(self) -> str:
+        """A description of the first difference, or ""."""
+        different_bits = [b for b in self.bitwise if not b.same]
+        bits = min(different_bits, key=lambda b: b.step, default=None)
+        tensor = next((t for t in self.tensors if not t.same), None)
+        if bits is not None and (tensor is None or bits.step <= tensor.step):
+            return str(bits)
+        return "" if tensor is None else str(tensor)
+
+    def bitwise_summary(self) -> Iterator[str]:
+        """A line for each kind of data that must be bit-identical."""
+        for kind in dict.fromkeys(b.kind for b in self.bitwise):
+            same = [b.same for b in self.bitwise if b.kind == kind]
+            yield f"{kind}: {sum(same)} of {len(same)} bit-identical"
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.candidate} against {self.reference}, {self.steps} steps, seed {self.seed}"]
-        for what in dict.fromkeys(e.what for e in self.exact):
-            found = [e.same for e in self.exact if e.what == what]
-            lines.append(f"  {what}: {sum(found)} of {len(found)} the same bit for bit")
-        for dtype in dict.fromkeys(row.dtype for row in self.rows):
-            worst = max((row for row in self.rows if row.dtype == dtype), key=lambda row: row.ratio)
-            beyond = sum(row.dtype == dtype and not row.same for row in self.rows)
-            of = sum(row.dtype == dtype for row in self.rows)
-            lines.append(f"  {dtype}: {beyond} of {of} tensors beyond {LIMIT:g} times the noise; the worst is {worst}")
+        lines = [f"{self.name}: {self.candidate} compared with {self.reference}, "
+                 f"{self.steps} steps, seed {self.seed}"]
+        lines += [f"  {line}" for line in self.bitwise_summary()]
+        for dtype in dict.fromkeys(t.dtype for t in self.tensors):
+            tensors = [t for t in self.tensors if t.dtype == dtype]
+            different = sum(not t.same for t in tensors)
+            largest = max(tensors, key=lambda t: t.ratio)
+            lines.append(f"  {dtype}: {different} of {len(tensors)} tensors differ by more than "
+                         f"{LIMIT:g} times the rounding noise")
+            lines.append(f"    largest ratio: {largest}")
         lines += [f"  note: {note}" for note in self.notes]
-        verdict = f"{self.name}: {WORDS[self.status]}"
-        return "\n".join([*lines, verdict + f"; the first to differ is {self.first}" * bool(self.first)])
+        lines.append(f"{self.name}: {self.verdict}")
+        if self.first_difference:
+            lines[-1] += f"; first difference: {self.first_difference}"
+        return "\n".join(lines)
 
-    def plain(self) -> dict[str, Any]:
-        """All of it as plain Python values, with the environment, for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """The result and the environment as plain Python values, for JSON."""
+        tensors = [
+            {**t._asdict(), "difference": _finite(t.difference), "ratio": _finite(t.ratio)}
+            for t in self.tensors
+        ]
         return {
-            "name": self.name, "verdict": WORDS[self.status], "first": self.first, "reference": self.reference,
-            "candidate": self.candidate, "steps": self.steps, "seed": self.seed, "limit": LIMIT, "notes": self.notes,
-            "exact": [e._asdict() for e in self.exact],
-            "rows": [{**row._asdict(), "distance": _number(row.distance), "ratio": _number(row.ratio)}
-                     for row in self.rows],
-            "environment": environment.info(),
+            "name": self.name,
+            "verdict": self.verdict,
+            "first_difference": self.first_difference,
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "steps": self.steps,
+            "seed": self.seed,
+            "limit": LIMIT,
+            "notes": self.notes,
+            "bitwise": [b._asdict() for b in self.bitwise],
+            "tensors": tensors,
+            "environment": _environment.info(),
         }
 
 
-def _number(value: float) -> float | str:
-    """JSON knows no infinity."""
+def _finite(value: float) -> float | str:
+    """JSON has no infinity."""
     return value if value < float("inf") else "infinite"
 
 
-def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy", *, steps: int = 3, seed: int = 0,
-           name: str | None = None) -> Verification:
-    """Whether the first steps of a run are the same on two backends, and which layer is the first to differ if not.
+def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy", *, steps: int = 3,
+           seed: int = 0, name: str | None = None) -> Verification:
+    """Check that the first `steps` of a training run are the same on two backends.
 
-    ``make_run()`` returns (model, step, batches): a Module; ``step(*batch)``, which trains the model on a batch and
-    returns the loss; and the batches, any iterable of tuples.  It is called once for each run, with that backend in use
-    and seed `seed`, and chooses neither itself.
+    ``make_run()`` returns (model, step, batches): a Module; ``step(*batch)``, which trains the
+    model on a batch and returns the loss; and an iterable of batches, which are tuples.  It is
+    called once for each run, with that backend as the default and with `seed` set.  It must set
+    neither itself.
 
-    Initial weights, batches and dropout masks must be the same bit for bit.  For each layer's outputs, gradients and
-    updates the distance to the reference in float64 is divided by the noise, which is the largest distance of the
-    reference's own runs in other orders, of the rows of each batch and of what matrix products add up, or 64 units in
-    the last place of the tensor's largest element if that is more; the ratio must not exceed 10.
+    Initial weights, batches and dropout masks must be bit-identical.  Each layer's outputs,
+    gradients and updates are compared with the reference in float64::
 
-    So it is done in float64 and in float32.  In float32 each step starts from the state of the run in float64, for
-    training amplifies rounding, and gradients are compared to those at the run's own activations, for an activation
-    that rounding takes to the other side of a kink has another gradient, and a right one.
+        ratio = max|candidate - reference| / noise <= 10
+
+    The noise is the largest difference of the reference from its own runs with permuted samples and
+    permuted inner axes of matrix products, but at least 64 units in the last place of the tensor's
+    largest element.
+
+    The comparison is made in float64 and in float32.  In float32 each step starts from the state of
+    the float64 run, because training amplifies rounding.  Gradients are compared with those of the
+    float64 run at the float32 run's own activations: where an activation is within rounding of a
+    kink, such as ReLU's, two runs may be on different sides of it, and both gradients are right.
+
+    The result is true if the runs are the same.  If not, it names the first layer that differs.
+
+    ::
+
+        result = gpuprop.verify(make_run)
+        print(result)
+        assert result
     """
-    result = Verification(name or str(getattr(make_run, "__name__", "the run")), reference, candidate, seed)
+    run_name = str(name or getattr(make_run, "__name__", "the run"))
+    result = Verification(run_name, reference, candidate, seed)
     if reference == candidate:
-        result.notes.append(f"both runs would be on {reference!r}")
+        result.notes.append(f"reference and candidate are the same backend, {reference!r}")
     for backend in (reference, candidate):
         try:
             with making_on(backend):
@@ -135,27 +191,38 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
 
 
 def _compare(result: Verification, make_run: Callable, steps: int) -> None:
-    run = functools.partial(record, make_run, seed=result.seed, steps=steps)
-    reference = run(result.reference, dtype="float64")
+    record = functools.partial(record_run, make_run, seed=result.seed, steps=steps)
+    reference = record(result.reference, dtype="float64")
     if not reference.steps:
-        result.notes.append("there are no batches")
+        result.notes.append("make_run returned no batches")
         return
-    move = not order_matters(reference, run(result.reference, dtype="float64", again=1))
-    if not move:
-        result.notes.append("the order of the rows has a meaning, or the arrays of a batch differ in length: the noise "
-                            "is that of matrix products in another order alone")
+    reordered = record(result.reference, dtype="float64", order_seed=1)
+    permute = not depends_on_sample_order(reference, reordered)
+    if not permute:
+        result.notes.append(
+            "samples were not permuted, because the result depends on their order or because the "
+            "arrays of a batch differ in length: the noise is measured by matrix products alone")
 
-    def judge(found: Run, again: int = 0) -> Run:
-        """What a run is to be measured by: in float32 gradients are those in float64 at its own activations."""
-        if found.dtype == "float64":
+    def expected(run: RunRecord, order_seed: int = 0) -> RunRecord:
+        """The float64 values to compare a run with."""
+        if run.dtype == "float64":
             return reference
-        point = run(result.reference, dtype="float64", follow=reference, guide=found, again=again, rows=move)
-        return with_gradients_of(reference, point)
+        at_its_activations = record(result.reference, dtype="float64", start_from=reference,
+                                    activations_from=run, order_seed=order_seed,
+                                    permute_samples=permute)
+        return with_gradients_of(reference, at_its_activations)
 
-    for dtype, follow in (("float64", None), ("float32", reference)):
-        candidate = run(result.candidate, dtype=dtype, follow=follow)
-        others = ((run(result.reference, dtype=dtype, follow=follow, again=i, rows=move), i) for i in ORDERS)
-        noise = noises((judge(other, i), other) for other, i in others)
-        known = result.exact if dtype == "float32" else []
-        result.exact += [e for e in exact(reference, candidate) if not known or not (e.same or e in known)]
-        result.rows += compare(judge(candidate), candidate, noise, dtype)
+    def reordered_pairs(dtype: str) -> Iterator[tuple[RunRecord, RunRecord]]:
+        for order_seed in ORDER_SEEDS:
+            run = record(result.reference, dtype=dtype, start_from=start_from[dtype],
+                         order_seed=order_seed, permute_samples=permute)
+            yield expected(run, order_seed), run
+
+    start_from: dict[str, RunRecord | None] = {"float64": None, "float32": reference}
+    for dtype in start_from:
+        candidate = record(result.candidate, dtype=dtype, start_from=start_from[dtype])
+        noise = measure_noise(reordered_pairs(dtype))
+        known = list(result.bitwise)  # of float64: the run in float32 adds only new differences
+        result.bitwise += [b for b in compare_bitwise(reference, candidate)
+                           if not known or not (b.same or b in known)]
+        result.tensors += compare_tensors(expected(candidate), candidate, noise, dtype)

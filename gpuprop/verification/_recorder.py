@@ -1,4 +1,4 @@
-"""A training step written down: what went in, and what every layer made of it, forward, backward and in the update."""
+"""Record a training step: its batch, and every layer's outputs, gradients and updates."""
 
 from __future__ import annotations
 
@@ -17,62 +17,82 @@ from gpuprop._core.graph import raw
 from gpuprop._core.instruments import around_modules, inspect_ops
 from gpuprop._core.ops import Spec
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
-from gpuprop._core.tree import tree_map
+from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.nn._module import Module
-from gpuprop.verification._reorder import Order
+from gpuprop.verification._summation_order import SummationOrder, batch_size
+
+OUTSIDE = "(training step)"  # in place of a layer's name, for computations outside of all layers
 
 
-class Entry(NamedTuple):
-    """One tensor of a step, in host memory."""
+class TensorRecord(NamedTuple):
+    """One tensor of a step, copied to host memory."""
 
     phase: str  # "forward", "backward" or "update"
     layer: str
-    what: str
+    tensor: str  # "output", "gradient of weight", "update of bias" ...
     value: np.ndarray
-    scale: float | None = None  # of what it is part of, where that is larger than the tensor
+    scale: float | None = None  # if set, used for units in the last place instead of `value`'s own
 
 
-class Owner(NamedTuple):
-    """Which layer a tensor's gradient is told of, and as what."""
+# The kinds of gradients, in the order in which a layer computes them.
+OUTPUT = 0
+PARAMETER = 1
+INPUT = 2
+
+
+class GradientLabel(NamedTuple):
+    """The layer to which a tensor's gradient is attributed, and its name there."""
 
     layer: str
-    place: int
-    what: str
+    kind: int  # OUTPUT, PARAMETER or INPUT
+    tensor: str
 
 
-OUTPUT, PARAMETER, INPUT = range(3)  # the order in which a layer's gradients come
-
-
-class Step(NamedTuple):
-    """One training step: batch and masks, which are exact, and all else in the order in which a fault first shows."""
+class StepRecord(NamedTuple):
+    """One training step.  Tensors are in the order in which an error first shows."""
 
     batch: list[np.ndarray]
-    masks: list[tuple[str, np.ndarray]]  # by the layer that drew it
-    entries: list[Entry]
-    order: Order | None  # in which it was added up, if not its own
-    start: dict[str, np.ndarray]  # parameters and buffers before it
+    masks: list[tuple[str, np.ndarray]]  # (layer, dropout mask)
+    tensors: list[TensorRecord]
+    order: SummationOrder | None  # None if the step ran unchanged
+    state: dict[str, np.ndarray]  # parameters and buffers before the step
 
 
-class Recorder:
-    """Stands around the layers, ops and parameters of one step."""
+class StepRecorder:
+    """Records one step of a model.
 
-    def __init__(self, model: Module, backend: Backend, dtype: str, guide: Step | None = None) -> None:
-        self.model, self.backend, self.dtype = model, backend, dtype
-        self.guide = {(e.layer, e.what): e.value for e in guide.entries if e.phase == "forward"} if guide else {}
-        self.names = {id(module): name or type(model).__name__ for name, module in model.named_modules()}
-        self.stack: list[str] = []  # the layers in whose forward we are
-        self.calls: dict[str, int] = {}  # when each layer returned
-        self.forward: list[Entry] = []
+    With `activations_from`, the record of another run's step, each layer's output is replaced by
+    the one recorded there.
+    """
+
+    def __init__(self, model: Module, backend: Backend, dtype: str,
+                 activations_from: StepRecord | None = None) -> None:
+        self.model = model
+        self.backend = backend
+        self.dtype = dtype
+        self.activations: dict[tuple[str, str], np.ndarray] = {}
+        if activations_from is not None:
+            self.activations = {(t.layer, t.tensor): t.value for t in activations_from.tensors
+                                if t.phase == "forward"}
+        self.names = {id(module): name or type(model).__name__
+                      for name, module in model.named_modules()}
+        self.stack: list[str] = []  # the layers whose forward is running
+        self.call_order: dict[str, int] = {}  # layer -> its position among the finished calls
+        self.forward: list[TensorRecord] = []
         self.masks: list[tuple[str, np.ndarray]] = []
-        self.seen: dict[int, Any] = {}  # tensors by the id of their node or themselves, which is kept alive
-        self.owners: dict[int, Owner] = {}
-        self.gradients: list[tuple[int, np.ndarray]] = []  # in the order in which they came
+        # Tensors by the id of their node, or of themselves if they have none.  The value keeps
+        # that object alive, so that no other object gets its id.
+        self.known: dict[int, Any] = {}
+        self.labels: dict[int, GradientLabel] = {}
+        self.gradients: list[tuple[int, np.ndarray]] = []  # in the order of their arrival
 
-    def record(self, step: Callable, batch: Any, again: int = 0, rows: bool = True) -> Step:
-        """Do one training step, or do it `again` in another order, of which there is one for each number."""
-        leaves: list[np.ndarray] = []
-        tree_map(lambda leaf: leaves.append(asnumpy(leaf)) if hasattr(leaf, "shape") else None, batch)
-        order = Order(Order.rows(leaves) if rows else 0, again) if again else None
+    def record(self, step: Callable, batch: Any, order_seed: int = 0,
+               permute_samples: bool = True) -> StepRecord:
+        """Run and record one training step; with `order_seed`, with its sums in another order."""
+        host = [asnumpy(leaf) for leaf in tree_leaves(batch) if hasattr(leaf, "shape")]
+        order = None
+        if order_seed:
+            order = SummationOrder(batch_size(host) if permute_samples else 0, order_seed)
         placed = tree_map(lambda leaf: self._place(leaf, order), batch)
         state = self.model._state()
         before = {name: t.numpy() for name, t in state.items()}
@@ -83,18 +103,27 @@ class Recorder:
                 stack.enter_context(inspect_ops(order.inspect))
             for name, p in self.model.named_parameters():
                 if p.requires_grad:
-                    layer, own = _split(name, self.model)
-                    stack.callback(self._watch(p, Owner(layer, PARAMETER, own)))
+                    layer, own_name = _split(name, self.model)
+                    label = GradientLabel(layer, PARAMETER, own_name)
+                    stack.callback(self._record_gradient(p, label))
             result = step(*placed) if isinstance(placed, tuple | list) else step(placed)
-        entries = [*self.forward, *self._result(result), *self._backward(), *self._updates(state, before)]
-        return Step(leaves, self.masks, entries, order, before)
+        tensors = [
+            *self.forward,
+            *self._result(result),
+            *self._backward(),
+            *self._updates(state, before),
+        ]
+        return StepRecord(host, self.masks, tensors, order, before)
 
-    def _place(self, leaf: Any, order: Order | None) -> Any:
-        """A part of the batch where and as the run wants it, in its kind."""
+    def _place(self, leaf: Any, order: SummationOrder | None) -> Any:
+        """A leaf of the batch on the run's backend, in its dtype; NumPy arrays stay on the host."""
         if not hasattr(leaf, "shape"):
             return leaf
-        host = order.moved(asnumpy(leaf)) if order else asnumpy(leaf)
-        host = host.astype(self.dtype) if is_float(host.dtype) else host
+        host = asnumpy(leaf)
+        if order is not None:
+            host = order.permute_batch(host)
+        if is_float(host.dtype):
+            host = host.astype(self.dtype)
         if type(raw(leaf)) is np.ndarray and not isinstance(leaf, Tensor):
             return host
         array = self.backend.asarray(host)
@@ -103,120 +132,138 @@ class Recorder:
     # ---- forward
 
     def call(self, module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
-        name = self.names.setdefault(id(module), type(module).__name__)
-        name = next(n for n in itertools.chain([name], (f"{name} (call {i})" for i in itertools.count(2)))
-                    if n not in self.calls and n not in self.stack)
+        name = self._call_name(self.names.setdefault(id(module), type(module).__name__))
         for tensor in _tensors((args, kwargs)):
-            self._consumed(tensor, name)
+            self._record_input(tensor, name)
         self.stack.append(name)
         try:
             out = run(module, args, kwargs)
         finally:
             self.stack.pop()
-        self.calls[name] = len(self.calls)
-        made = list(_tensors(out))
-        for i, tensor in enumerate(made):
-            self._made(tensor, name, f"output {i}" if len(made) > 1 else "output")
+        self.call_order[name] = len(self.call_order)
+        outputs = list(_tensors(out))
+        for i, tensor in enumerate(outputs):
+            self._record_output(tensor, name, f"output {i}" if len(outputs) > 1 else "output")
         return out
 
-    def _made(self, tensor: Tensor, layer: str, what: str) -> None:
-        if id(tensor.node or tensor) not in self.seen:  # else another layer's output is handed on
-            self._guided(tensor, self.guide.get((layer, what)))
-            self.forward.append(Entry("forward", layer, what, tensor.numpy()))
-            self._watch(tensor, Owner(layer, OUTPUT, what))
+    def _call_name(self, layer: str) -> str:
+        """The layer's name; for a repeated call "layer (call 2)" and so on."""
+        name = layer
+        for i in itertools.count(2):
+            if name not in self.call_order and name not in self.stack:
+                break
+            name = f"{layer} (call {i})"
+        return name
 
-    def _guided(self, tensor: Tensor, value: np.ndarray | None) -> None:
-        """Go on with the output that another run had here."""
-        if value is not None and value.shape == tensor.shape and is_float(tensor.dtype):
-            array = self.backend.asarray(value, tensor.dtype)
-            if getattr(tensor.data, "base", tensor) is None:
-                tensor.data[...] = array  # which the layer's own pullback may read too
-            else:
-                tensor.data = array
+    def _record_output(self, tensor: Tensor, layer: str, name: str) -> None:
+        if id(tensor.node or tensor) in self.known:  # an inner layer's output, returned unchanged
+            return
+        self._replace_output(tensor, self.activations.get((layer, name)))
+        self.forward.append(TensorRecord("forward", layer, name, tensor.numpy()))
+        self._record_gradient(tensor, GradientLabel(layer, OUTPUT, name))
 
-    def _consumed(self, tensor: Tensor, layer: str) -> None:
-        """The gradient of a tensor is the fault of the first layer that takes it, the innermost if they are nested."""
+    def _replace_output(self, tensor: Tensor, value: np.ndarray | None) -> None:
+        """Continue with the output that another run had here."""
+        if value is None or value.shape != tensor.shape or not is_float(tensor.dtype):
+            return
+        array = self.backend.asarray(value, tensor.dtype)
+        if getattr(tensor.data, "base", tensor) is None:
+            tensor.data[...] = array  # in place: the layer's own pullback may read it
+        else:
+            tensor.data = array
+
+    def _record_input(self, tensor: Tensor, layer: str) -> None:
+        """Attribute a tensor's gradient to the first layer that takes it, the innermost if nested.
+
+        That layer's pullbacks compute the gradient.
+        """
         key = id(tensor.node or tensor)
-        owner = self.owners.get(key)
-        if key not in self.seen:
-            self._watch(tensor, Owner(layer, INPUT, "input"))
-        elif owner and (owner.place == OUTPUT or (owner.place == INPUT and owner.layer in self.stack)):
-            self.owners[key] = Owner(layer, INPUT, "input")
+        label = self.labels.get(key)
+        if key not in self.known:
+            self._record_gradient(tensor, GradientLabel(layer, INPUT, "input"))
+        elif label is not None:
+            inner = label.kind == INPUT and label.layer in self.stack
+            if label.kind == OUTPUT or inner:
+                self.labels[key] = GradientLabel(layer, INPUT, "input")
 
     def inspect(self, spec: Spec, backend: Backend, run: Callable) -> Callable:
+        """An inspector of ops: record the masks of ops with an `rng_key`."""
         names = [p.name for p in spec.arrays]
         if "rng_key" not in names:
             return run
 
-        def noted(xp: Any, *arrays: Any, **constants: Any) -> Any:
+        def recorded(xp: Any, *arrays: Any, **constants: Any) -> Any:
             rng_key = arrays[names.index("rng_key")]
             mask = backend.to_numpy(rng_key)
-            if len(arrays) == 2:  # what it does to ones shows the mask
-                ones = (rng_key if n == "rng_key" else xp.ones_like(a) for n, a in zip(names, arrays, strict=True))
+            if len(arrays) == 2:  # an elementwise op: its result for ones shows the mask
+                pairs = zip(names, arrays, strict=True)
+                ones = [rng_key if name == "rng_key" else xp.ones_like(a) for name, a in pairs]
                 mask = backend.to_numpy(run(xp, *ones, **constants)[0]) != 0
-            self.masks.append((self.stack[-1] if self.stack else "", mask))
+            self.masks.append((self.stack[-1] if self.stack else OUTSIDE, mask))
             return run(xp, *arrays, **constants)
 
-        return noted
+        return recorded
 
     # ---- backward
 
-    def _watch(self, tensor: Tensor, owner: Owner) -> Callable[[], None]:
-        """Write a tensor's gradient down when it comes; what is returned ends that."""
-        self.seen[key := id(tensor.node or tensor)] = tensor.node or tensor
+    def _record_gradient(self, tensor: Tensor, label: GradientLabel) -> Callable[[], None]:
+        """Record a tensor's gradient when it arrives.  The function that is returned stops it."""
+        key = id(tensor.node or tensor)
+        self.known[key] = tensor.node or tensor
         if not tensor.requires_grad:
             return lambda: None
-        self.owners[key] = owner
-        keep = lambda g: self.gradients.append((key, asnumpy(g)))
-        return tensor.register_hook(keep)
+        self.labels[key] = label
+        return tensor.register_hook(lambda g: self.gradients.append((key, asnumpy(g))))
 
-    def _backward(self) -> list[Entry]:
-        """Gradients from the last layer to the first; in a layer those of its output, its parameters and its input."""
-        found, times = list[tuple[tuple, Entry]](), Counter[Owner]()
+    def _backward(self) -> list[TensorRecord]:
+        """Gradients from the last layer to the first, in a layer: of output, parameters, input."""
+        found: list[tuple[tuple, TensorRecord]] = []
+        times: Counter[GradientLabel] = Counter()
         for key, value in self.gradients:
-            owner = self.owners[key]
-            times[owner] += 1
-            what = f"gradient of {owner.what}" + f" (backward {times[owner]})" * (times[owner] > 1)
-            order = -self.calls.get(owner.layer, -1), owner.place, len(found)
-            found.append((order, Entry("backward", owner.layer, what, value)))
-        largest: dict[str, float] = defaultdict(float)
-        for (_, place, _), e in found:
-            if place == PARAMETER:
-                largest[e.layer] = max(largest[e.layer], size(e.value))
-        # the parameters of a layer share a scale: a bias before a normalisation has nothing but noise of its own
-        return [e._replace(scale=largest[e.layer] if order[1] == PARAMETER else None)
-                for order, e in sorted(found, key=operator.itemgetter(0))]
+            label = self.labels[key]
+            times[label] += 1
+            name = f"gradient of {label.tensor}"
+            if times[label] > 1:
+                name += f" (backward {times[label]})"
+            position = -self.call_order.get(label.layer, -1), label.kind, len(found)
+            found.append((position, TensorRecord("backward", label.layer, name, value)))
+        # The parameters of a layer have one scale.  The gradient of a bias before a normalization,
+        # for example, is 0 but for rounding: measured against itself it would never agree.
+        scales: dict[str, float] = defaultdict(float)
+        for (_, kind, _), t in found:
+            if kind == PARAMETER:
+                scales[t.layer] = max(scales[t.layer], max_magnitude(t.value))
+        found.sort(key=operator.itemgetter(0))
+        return [t._replace(scale=scales[t.layer] if kind == PARAMETER else None)
+                for (_, kind, _), t in found]
 
-    # ---- what comes of it
+    # ---- results
 
-    def _result(self, result: Any) -> Iterator[Entry]:
+    def _result(self, result: Any) -> Iterator[TensorRecord]:
         if hasattr(result, "shape") or isinstance(result, float):
-            yield Entry("forward", "the step", "result", asnumpy(result))
+            yield TensorRecord("forward", OUTSIDE, "returned value", asnumpy(result))
 
-    def _updates(self, state: dict[str, Tensor], before: dict[str, np.ndarray]) -> Iterator[Entry]:
+    def _updates(self, state: dict[str, Tensor],
+                 before: dict[str, np.ndarray]) -> Iterator[TensorRecord]:
         for name, tensor in state.items():
-            layer, own = _split(name, self.model)
+            layer, own_name = _split(name, self.model)
             after = tensor.numpy()
             change = after.astype("float64") - before[name].astype("float64")
             kind = "update of" if isinstance(tensor, Parameter) else "change of buffer"
-            yield Entry("update", layer, f"{kind} {own}", change, size(after))
+            yield TensorRecord("update", layer, f"{kind} {own_name}", change, max_magnitude(after))
 
 
-def size(a: np.ndarray) -> float:
-    """The largest magnitude among what is finite."""
+def max_magnitude(a: np.ndarray) -> float:
+    """The largest absolute value, infinities and NaN left out."""
     a = np.abs(a.astype("float64"))
     return float(a[np.isfinite(a)].max(initial=0))
 
 
 def _split(name: str, model: Module) -> tuple[str, str]:
-    """A parameter's layer and its name there."""
-    layer, _, own = name.rpartition(".")
-    return layer or type(model).__name__, own
+    """The layer of a parameter, and the parameter's name in it."""
+    layer, _, own_name = name.rpartition(".")
+    return layer or type(model).__name__, own_name
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for v in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(v)
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

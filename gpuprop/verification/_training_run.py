@@ -1,4 +1,4 @@
-"""A training run written down, step by step."""
+"""Record the first steps of a training run."""
 
 from __future__ import annotations
 
@@ -16,58 +16,67 @@ from gpuprop._core.tensor import Parameter
 from gpuprop.nn._module import Module
 from gpuprop.optim import Optimizer
 from gpuprop.random import manual_seed
-from gpuprop.verification._recorder import Recorder, Step
+from gpuprop.verification._recorder import StepRecord, StepRecorder
 
 
-class Run(NamedTuple):
-    """Parameters and buffers as they were made, the steps, and, to be followed, the optimizers' states before each."""
+class RunRecord(NamedTuple):
+    """The initial state of a model, its steps, and the optimizers' states before each step."""
 
     dtype: str
-    start: dict[str, np.ndarray]
-    steps: list[Step]
-    states: list[list[dict]]
+    initial_state: dict[str, np.ndarray]  # parameters and buffers
+    steps: list[StepRecord]
+    optimizer_states: list[list[dict]]
 
 
-def record(make_run: Callable, backend: str, seed: int, steps: int, dtype: str, **how: Any) -> Run:
-    """The first steps of a run on a backend, in a dtype; see `_train` for `how`."""
+def record_run(make_run: Callable, backend: str, seed: int, steps: int, dtype: str,
+               **options: Any) -> RunRecord:
+    """Record the first steps of a run on a backend, in a dtype; `_train` describes `options`."""
     try:
         with making_on(backend) as b:
             manual_seed(seed)
             model, step, batches = make_run()
             if any(backend_of(p.data) is not b for p in model.parameters()):
-                raise RuntimeError(f"make_run was to make its model on {backend!r}, and made it elsewhere: it must not "
-                                   f"choose a backend itself")
-            run = Run(dtype, model.state_dict(), [], [])
+                raise RuntimeError(
+                    f"make_run made its model on another backend than {backend!r}: it must not "
+                    f"choose a backend itself")
+            record = RunRecord(dtype, model.state_dict(), [], [])
             if any(p.dtype != dtype for p in model.parameters()):
                 model.to(dtype=dtype)
-            with contextlib.closing(_first(batches, steps)) as first:
-                _train(run, b, model, step, first, **how)
+            with contextlib.closing(_take(batches, steps)) as first_batches:
+                _train(record, b, model, step, first_batches, **options)
     except Exception as error:
         error.add_note(f"in the run on {backend!r}, in {dtype}")
         raise
-    return run
+    return record
 
 
-def _train(run: Run, backend: Backend, model: Module, step: Callable, batches: Iterable, again: int = 0,
-           rows: bool = True, follow: Run | None = None, guide: Run | None = None) -> None:
-    """Train on these batches and write it down in `run`.
+def _train(record: RunRecord, backend: Backend, model: Module, step: Callable, batches: Iterable,
+           order_seed: int = 0, permute_samples: bool = True, start_from: RunRecord | None = None,
+           activations_from: RunRecord | None = None) -> None:
+    """Train on these batches and add each step to `record`.
 
-    `again`, a number, has all of it added up in another order; with `follow` each step starts where that run's did, and
-    with `guide` each layer's output is replaced by that run's.
+    `order_seed`, if it is not 0, changes the order of all sums; samples are permuted only with
+    `permute_samples`.  With `start_from` each step starts from the state that run had before it.
+    With `activations_from` each layer's output is replaced by that run's.
     """
     optimizers: dict[Optimizer, None] = {}
     for i, batch in enumerate(batches):
-        if follow is None:
-            run.states.append([o.state_dict() for o in optimizers])
-        elif i < len(follow.steps):
-            _load(model, follow.steps[i].start, optimizers, follow.states[i])
+        if start_from is None:
+            record.optimizer_states.append([o.state_dict() for o in optimizers])
+        elif i < len(start_from.steps):
+            states = start_from.optimizer_states[i]
+            _load(model, start_from.steps[i].state, optimizers, states)
+        activations = None
+        if activations_from is not None and i < len(activations_from.steps):
+            activations = activations_from.steps[i]
         with optimizer_stepped.collect() as stepped:
-            recorder = Recorder(model, backend, run.dtype, guide.steps[i] if guide and i < len(guide.steps) else None)
-            run.steps.append(recorder.record(step, batch, again, rows))
+            recorder = StepRecorder(model, backend, record.dtype, activations)
+            record.steps.append(recorder.record(step, batch, order_seed, permute_samples))
         optimizers |= dict.fromkeys(stepped.values())
 
 
-def _load(model: Module, values: dict[str, np.ndarray], optimizers: Iterable[Optimizer], states: list[dict]) -> None:
+def _load(model: Module, values: dict[str, np.ndarray], optimizers: Iterable[Optimizer],
+          states: list[dict]) -> None:
     for name, tensor in model._state().items():
         tensor.data[...] = backend_of(tensor.data).asarray(values[name], tensor.dtype)
         if isinstance(tensor, Parameter):
@@ -76,11 +85,11 @@ def _load(model: Module, values: dict[str, np.ndarray], optimizers: Iterable[Opt
         optimizer.load_state_dict(state)
 
 
-def _first(batches: Iterable, steps: int) -> Generator[Any, None, None]:
-    """So many batches, and then an end to what makes them."""
+def _take(batches: Iterable, count: int) -> Generator[Any, None, None]:
+    """The first `count` batches; then close the iterator, which ends the workers of a loader."""
     source = iter(batches)
     try:
-        yield from itertools.islice(source, steps)
+        yield from itertools.islice(source, count)
     finally:
-        if source is not batches and hasattr(source, "close"):  # the workers of a loader
+        if source is not batches and hasattr(source, "close"):
             source.close()

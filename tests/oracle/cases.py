@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from refusals import Refusal
+from refusals import Exclusion
 from torch.testing._internal.common_utils import set_rng_seed
 from torch.utils._pytree import tree_map_only
 
@@ -25,7 +25,7 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def every(name: str, samples: Iterable, compare: Callable[..., None], refusals: list[Refusal]) -> int:
+def every(name: str, samples: Iterable, compare: Callable[..., None], refusals: list[Exclusion]) -> int:
     """Compare all samples but the refused and return their number; every refusal needs one of these that would fail."""
     set_rng_seed(0)
     gpuprop.manual_seed(0)

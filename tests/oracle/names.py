@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 
 import gpuprop as gp
 import gpuprop.functional as F
-from gpuprop.functional import ARRAY_FUNCTIONS
+from gpuprop._core.namespace import Differentiable
+
+ARRAY_FUNCTIONS = Differentiable.ops
 
 
 class Ours(NamedTuple):

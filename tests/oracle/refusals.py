@@ -1,7 +1,8 @@
-"""What of PyTorch's cases is not compared, by name and reason; an entry that is no longer needed fails its test.
+"""PyTorch's test cases that are not compared, by name and reason.
 
-A case is refused where `when` says so of the sample.  Each refusal has to have at least one case that exists and that
-would fail, so nothing stays here by habit.  What PyTorch has and gpuprop has not is no refusal: the tests count it.
+An entry excludes the samples of a function or layer for which `when` is true.  At least one of them
+must fail if it is compared; otherwise the test fails.  What gpuprop lacks needs no entry: the tests
+count it.
 """
 
 from __future__ import annotations
@@ -10,20 +11,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
-class Refusal(NamedTuple):
+class Exclusion(NamedTuple):
     name: str
     reason: str
     when: Callable[[Any], bool]
-    tolerance: float | None  # to which the refused samples agree all the same
+    tolerance: float | None  # if given, excluded samples must agree to it
 
 
-def refuse(reason: str, *names: str, when: Callable[[Any], bool] = lambda sample: True,
-           tolerance: float | None = None) -> list[Refusal]:
-    return [Refusal(name, reason, when, tolerance) for name in names]
+def exclude(reason: str, *names: str, when: Callable[[Any], bool] = lambda sample: True,
+            tolerance: float | None = None) -> list[Exclusion]:
+    return [Exclusion(name, reason, when, tolerance) for name in names]
 
 
-def both(names: str) -> list[str]:
-    """Functions and the methods of the same name."""
+def with_methods(names: str) -> list[str]:
+    """Functions and the methods of the same names."""
     return [label for name in names.split() for label in (name, f"Tensor.{name}")]
 
 
@@ -31,164 +32,177 @@ def methods(names: str) -> list[str]:
     return [f"Tensor.{name}" for name in names.split()]
 
 
-# ---- op_db: `when` sees the call; a method's name is "Tensor.name" ---------------------------------------------------
+# ---- op_db: `when` gets the call; a method's name is "Tensor.name" -------------------------------
 
-no_axes = lambda call: call.args[0].ndim == 0
-axis_of_none = lambda call: no_axes(call) and (len(call.args) > 1 or "dim" in call.kwargs)
-option = lambda *names: lambda call: any(n in call.kwargs for n in names)
-positional = lambda n: lambda call: len(call.args) > n
+is_0d = lambda call: call.args[0].ndim == 0
+is_0d_with_dim = lambda call: is_0d(call) and (len(call.args) > 1 or "dim" in call.kwargs)
+has_option = lambda *names: lambda call: any(n in call.kwargs for n in names)
+has_positional = lambda n: lambda call: len(call.args) > n
+is_integer = lambda call: not call.args[0].is_floating_point()
 
-integers = lambda call: not call.args[0].is_floating_point()
 
-
-def sizes(call: Any) -> list[int]:
-    """Of the axes that are squeezed."""
+def squeezed_sizes(call: Any) -> list[int]:
+    """The sizes of the axes that `squeeze` removes."""
     axes = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
     return [call.args[0].shape[i] for i in axes]
 
 
 OPS = [
-    # random
-    *refuse("its random numbers are not PyTorch's", "nn.functional.alpha_dropout", "nn.functional.dropout",
-            "nn.functional.dropout2d", "nn.functional.dropout3d", "nn.functional.feature_alpha_dropout",
-            when=lambda call: call.kwargs.get("training", True) and 0 < call.kwargs.get("p", 0.5) < 1),
-    *refuse("its random numbers are not PyTorch's", "nn.functional.scaled_dot_product_attention",
-            when=lambda call: call.kwargs.get("dropout_p")),
-    *refuse("its random numbers are not PyTorch's", "nn.functional.rrelu",
-            when=lambda call: call.kwargs.get("training")),
-    *refuse("its random numbers are not PyTorch's; without chance it is compared in test_multi_head.py",
-            "nn.functional.multi_head_attention_forward", when=lambda call: call.kwargs["training"]),
-    # array functions and methods speak NumPy
-    *refuse("a 0-d array has no axes", *both("argsort topk"), "sort", when=no_axes),
-    *refuse("a 0-d array has no axes",
-            *both("cumprod cumsum gather index_select logsumexp mean prod scatter_add squeeze"), "index_add",
-            "transpose", when=axis_of_none),
-    *refuse("an axis that is squeezed has size 1", *both("squeeze"),
-            when=lambda call: len(call.args) > 1 and {*sizes(call)} != {1}),
-    *refuse("arrays that are joined have as many axes", "cat",
-            when=lambda call: len({t.ndim for t in call.args[0]}) > 1),
-    *refuse("an index has as many axes as the array", *both("gather"),
-            when=lambda call: call.args[0].ndim != call.args[2].ndim),
-    *refuse("axes that are summed have one size", "tensordot", when=lambda call: 1 in call.args[0].shape),
-    *refuse("max(axis) gives values only, and two arrays are for maximum()", *methods("max min"), when=positional(1)),
-    *refuse("ddof=0, or said by correction=", *methods("std var"),
-            when=lambda call: call.kwargs.get("correction") is None),
-    *refuse("two meanings, so it raises", *methods("repeat sort transpose")),
+    # random: the numbers are not PyTorch's
+    *exclude("random", "nn.functional.alpha_dropout", "nn.functional.dropout",
+             "nn.functional.dropout2d", "nn.functional.dropout3d",
+             "nn.functional.feature_alpha_dropout",
+             when=lambda call: (call.kwargs.get("training", True)
+                                and 0 < call.kwargs.get("p", 0.5) < 1)),
+    *exclude("random", "nn.functional.scaled_dot_product_attention",
+             when=lambda call: call.kwargs.get("dropout_p")),
+    *exclude("random", "nn.functional.rrelu", when=lambda call: call.kwargs.get("training")),
+    *exclude("random; without dropout it is compared in test_multi_head.py",
+             "nn.functional.multi_head_attention_forward",
+             when=lambda call: call.kwargs["training"]),
+    # array functions and methods follow NumPy
+    *exclude("a 0-d array has no axes", *with_methods("argsort topk"), "sort", when=is_0d),
+    *exclude("a 0-d array has no axes",
+             *with_methods("cumprod cumsum gather index_select logsumexp mean prod scatter_add"),
+             *with_methods("squeeze"), "index_add", "transpose", when=is_0d_with_dim),
+    *exclude("an axis to squeeze must have size 1", *with_methods("squeeze"),
+             when=lambda call: len(call.args) > 1 and {*squeezed_sizes(call)} != {1}),
+    *exclude("arrays to concatenate must have the same number of axes", "cat",
+             when=lambda call: len({t.ndim for t in call.args[0]}) > 1),
+    *exclude("an index must have as many axes as the array", *with_methods("gather"),
+             when=lambda call: call.args[0].ndim != call.args[2].ndim),
+    *exclude("axes to sum over must have the same size", "tensordot",
+             when=lambda call: 1 in call.args[0].shape),
+    *exclude("max(axis) returns values only; maximum() takes two arrays", *methods("max min"),
+             when=has_positional(1)),
+    *exclude("ddof is 0 unless correction= is given", *methods("std var"),
+             when=lambda call: call.kwargs.get("correction") is None),
+    *exclude("raises, because NumPy and PyTorch differ", *methods("repeat sort transpose")),
     # integers
-    *refuse("which of equal elements comes first PyTorch does not promise", *both("topk"), when=integers),
-    *refuse("a number with a point makes a float", "nn.functional.hardtanh", when=integers),
-    *refuse("a quotient is a float", "div",
-            when=lambda call: integers(call) and call.kwargs.get("rounding_mode") == "trunc"),
-    *refuse("a mean is a float", *[f"nn.functional.avg_pool{n}d" for n in (1, 2, 3)],
-            "nn.functional.local_response_norm", when=integers),
-    *refuse("an integer has no negative powers", "Tensor.__rpow__", when=integers),
+    *exclude("PyTorch does not specify the order of equal elements", *with_methods("topk"),
+             when=is_integer),
+    *exclude("a Python float makes the result a float", "nn.functional.hardtanh", when=is_integer),
+    *exclude("a quotient is a float", "div",
+             when=lambda call: is_integer(call) and call.kwargs.get("rounding_mode") == "trunc"),
+    *exclude("a mean is a float", *[f"nn.functional.avg_pool{n}d" for n in (1, 2, 3)],
+             "nn.functional.local_response_norm", when=is_integer),
+    *exclude("integers cannot be raised to negative powers", "Tensor.__rpow__", when=is_integer),
     # options
-    *refuse("memory order belongs to the backend", *methods("bool double float half int long to"),
-            when=option("memory_format")),
-    *refuse("written as an expression: x + alpha * y", *methods("add sub index_add"), when=option("alpha")),
-    *refuse("written as an expression: trunc(x / y), x // y", "Tensor.div", when=option("rounding_mode")),
-    *refuse("written as an expression: x.astype(dtype).sum()", *methods("cumprod cumsum prod"), when=option("dtype")),
-    *refuse("the nuclear norm is of singular values", *both("norm"), when=lambda call: "nuc" in call.args),
-    *refuse("it writes in place, which is not recorded", "Tensor.zero_"),
+    *exclude("the backend chooses the memory layout",
+             *methods("bool double float half int long to"), when=has_option("memory_format")),
+    *exclude("written as an expression: x + alpha * y", *methods("add sub index_add"),
+             when=has_option("alpha")),
+    *exclude("written as an expression: trunc(x / y), x // y", "Tensor.div",
+             when=has_option("rounding_mode")),
+    *exclude("written as an expression: x.astype(dtype).sum()", *methods("cumprod cumsum prod"),
+             when=has_option("dtype")),
+    *exclude("no nuclear norm", *with_methods("norm"), when=lambda call: "nuc" in call.args),
+    *exclude("in place, which autograd does not record", "Tensor.zero_"),
     # scalars
-    *refuse("scores of one sample are (C,) with a label ()", "nn.functional.multi_margin_loss",
-            when=lambda call: no_axes(call) or call.args[0].ndim == call.args[1].ndim),
-    *refuse("scores of one sample are (C,) with targets (C,)", "nn.functional.multilabel_margin_loss", when=no_axes),
-    *refuse("what is normalized has channels", "nn.functional.batch_norm", when=lambda call: call.args[0].ndim < 2),
+    *exclude("the input of one sample must be (C,) with a label ()",
+             "nn.functional.multi_margin_loss",
+             when=lambda call: is_0d(call) or call.args[0].ndim == call.args[1].ndim),
+    *exclude("the input of one sample must be (C,) with targets (C,)",
+             "nn.functional.multilabel_margin_loss", when=is_0d),
+    *exclude("the input must have an axis of channels", "nn.functional.batch_norm",
+             when=lambda call: call.args[0].ndim < 2),
     # derivatives
-    *refuse("PyTorch has none of the second order", "nn.functional.ctc_loss", when=lambda sample: sample.second),
-    *refuse("PyTorch's chunks say 0 for the second order", "nn.functional.linear_cross_entropy",
-            when=lambda sample: sample.second and sample.kwargs.get("options")),
+    *exclude("PyTorch has no second derivative", "nn.functional.ctc_loss",
+             when=lambda sample: sample.second),
+    *exclude("PyTorch's chunked version has second derivative 0",
+             "nn.functional.linear_cross_entropy",
+             when=lambda sample: sample.second and sample.kwargs.get("options")),
     # precision
-    *refuse("PyTorch's 1/6 is a float32", "nn.functional.hardsigmoid", tolerance=1e-7,
-            when=lambda call: call.args[0].shape == (20,)),
+    *exclude("PyTorch computes 1/6 in float32", "nn.functional.hardsigmoid", tolerance=1e-7,
+             when=lambda call: call.args[0].shape == (20,)),
 ]
 
-ERRORS = [  # what PyTorch refuses and NumPy defines
-    *refuse("numbers are as good as arrays", *"""atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift
-            bitwise_xor copysign eq fmax fmin fmod ge gt hypot le logaddexp logical_and logical_or logical_xor lt max
-            maximum min minimum ne pow remainder rsub""".split(),
-            when=lambda call: not all(hasattr(v, "ndim") for v in call.args)),
-    *refuse("the mean of integers is a float", "mean"),
-    *refuse("values broadcast and mix dtypes", "masked_fill", "scatter_add"),
-    *refuse("shifts and axes broadcast", "roll"),
-    *refuse("nothing comes of nothing", "nn.functional.max_pool1d", "nn.functional.max_pool3d",
-            when=lambda call: 0 in call.args[0].shape),
-    *refuse("stacks of matrices, and vectors as one row", "trace", "tril", "triu"),
+ERRORS = [  # PyTorch raises, NumPy does not
+    *exclude("Python numbers are accepted as arrays",
+             *"""atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+             copysign eq fmax fmin fmod ge gt hypot le logaddexp logical_and logical_or logical_xor
+             lt max maximum min minimum ne pow remainder rsub""".split(),
+             when=lambda call: not all(hasattr(v, "ndim") for v in call.args)),
+    *exclude("the mean of integers is a float", "mean"),
+    *exclude("values broadcast and are cast", "masked_fill", "scatter_add"),
+    *exclude("shifts and axes broadcast", "roll"),
+    *exclude("an empty input gives an empty output", "nn.functional.max_pool1d",
+             "nn.functional.max_pool3d", when=lambda call: 0 in call.args[0].shape),
+    *exclude("stacks of matrices are accepted, and vectors as one row", "trace", "tril", "triu"),
 ]
 
-# ---- module_db: `when` sees the sample ------------------------------------------------------------------------------
-
+# ---- module_db: `when` gets the sample -----------------------------------------------------------
 
 
 def dropout_of(sample: Any) -> float:
-    """Of attention and Transformers; it is no word of the samples that leave it at PyTorch's 0 or 0.1."""
-    return next((v for v in (*sample.made.args, sample.made.kwargs.get("dropout")) if isinstance(v, float)), 0.0)
+    """The dropout given to an attention or Transformer layer, 0 if not given."""
+    given = (*sample.made.args, sample.made.kwargs.get("dropout"))
+    return next((v for v in given if isinstance(v, float)), 0.0)
 
 
 MODULES = [
-    *refuse("PyTorch's 1/6 is a float32", "Hardsigmoid", tolerance=1e-7,
-            when=lambda sample: sample.given.args[0].ndim > 0),
-    *refuse("its random numbers are not PyTorch's", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
-            "FeatureAlphaDropout", "RReLU", when=lambda sample: sample.training),
-    *refuse("its random numbers are not PyTorch's", "MultiheadAttention", "Transformer", "TransformerDecoderLayer",
-            "TransformerEncoderLayer", when=lambda sample: sample.training and 0 < dropout_of(sample) < 1),
+    *exclude("PyTorch computes 1/6 in float32", "Hardsigmoid", tolerance=1e-7,
+             when=lambda sample: sample.given.args[0].ndim > 0),
+    *exclude("random", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
+             "FeatureAlphaDropout", "RReLU", when=lambda sample: sample.training),
+    *exclude("random", "MultiheadAttention", "Transformer", "TransformerDecoderLayer",
+             "TransformerEncoderLayer",
+             when=lambda sample: sample.training and 0 < dropout_of(sample) < 1),
 ]
 
 MODULE_ERRORS = [
-    *refuse("a narrower weight leaves the loss in the input's dtype", "NLLLoss"),
-    *refuse("the function looks at its options when it is called", "HuberLoss"),
-    *refuse("a nonlinearity in the place of bias is refused when the cell is made", "GRUCell", "RNNCell",
-            when=lambda case: isinstance(case[0].made.args[-1], str)),
+    *exclude("a weight of a narrower dtype is accepted", "NLLLoss"),
+    *exclude("options are checked when the layer is called", "HuberLoss"),
+    *exclude("a nonlinearity given as bias raises in the constructor", "GRUCell", "RNNCell",
+             when=lambda case: isinstance(case[0].made.args[-1], str)),
 ]
 
-# ---- optim_db: `when` sees the options, or the parameters, options and stage of what fails --------------------------
+# ---- optim_db: `when` gets the options, or the parameters, options and stage of the error --------
 
-OPTIMIZERS: list[Refusal] = [
-]
+OPTIMIZERS: list[Exclusion] = []
 
 OPTIMIZER_ERRORS = [
-    *refuse("foreach=True changes nothing, so it is in nobody's way", "Adam", "AdamW",
-            when=lambda case: case[1].get("foreach")),
+    *exclude("foreach=True has no effect, so any combination is accepted", "Adam", "AdamW",
+             when=lambda case: case[1].get("foreach")),
 ]
 
-# ---- what PyTorch's tables lack, and other words --------------------------------------------------------------------
+# ---- names without a case, and differences of parameters -----------------------------------------
 
-# Functions here that op_db has no entry for, by reason.
+# Functions of gpuprop without a case in op_db: reason.
 NOT_IN_OP_DB = {
-    "functional.alibi_slopes": "PyTorch has no biases by distance",
-    "astype": "PyTorch has a word for each dtype: Tensor.double and its like",
-    "cbrt": "NumPy's only",
-    "functional.dropout1d": "random; without chance it is compared as nn.Dropout1d",
-    "functional.affine_grid": "PyTorch has no case of it",
-    "functional.fold": "it is compared as nn.Fold",
+    "functional.alibi_slopes": "PyTorch has no ALiBi",
+    "astype": "PyTorch has one method per dtype, such as Tensor.double",
+    "cbrt": "not in PyTorch",
+    "functional.dropout1d": "random; in eval mode it is compared as nn.Dropout1d",
+    "functional.affine_grid": "PyTorch has no case",
+    "functional.fold": "compared as nn.Fold",
     "functional.gumbel_softmax": "random",
-    **{f"functional.lp_pool{n}d": f"it is compared as nn.LPPool{n}d" for n in (1, 2, 3)},
-    "functional.rotary_embedding": "PyTorch has none",
+    **{f"functional.lp_pool{n}d": f"compared as nn.LPPool{n}d" for n in (1, 2, 3)},
+    "functional.rotary_embedding": "not in PyTorch",
     "functional.upsample": "PyTorch's deprecated name of interpolate",
-    "pad": "NumPy's, with other words: PyTorch's is functional.pad",
+    "pad": "NumPy's; PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
 }
 
-# Layers here that neither module_db nor MORE of test_modules.py has a sample for, by reason.
+# Layers of gpuprop without a sample in module_db and in MORE of test_modules.py: reason.
 NOT_IN_MODULE_DB = {
-    "Sequential": "a container, as are the next four; they are in test_nn.py",
+    "Sequential": "a container: these are tested in test_nn.py",
     "ModuleDict": "a container",
     "ModuleList": "a container",
     "ParameterDict": "a container",
     "ParameterList": "a container",
-    **{f"MaxUnpool{n}d": f"it is compared as functional.max_unpool{n}d" for n in (1, 2, 3)},
-    "AdaptiveLogSoftmaxWithLoss": "its targets are integers: it is compared in test_sequence_losses.py",
-    "EmbeddingBag": "its inputs are integers: it is compared in test_embedding.py",
-    "RNNBase": "abstract: what RNN, LSTM and GRU have in common",
+    **{f"MaxUnpool{n}d": f"compared as functional.max_unpool{n}d" for n in (1, 2, 3)},
+    "AdaptiveLogSoftmaxWithLoss": "compared in test_sequence_losses.py: its targets are integers",
+    "EmbeddingBag": "compared in test_embedding.py: its inputs are integers",
+    "RNNBase": "abstract: the base class of RNN, LSTM and GRU",
 }
 
-# Parameters of PyTorch's that ours leave out, by reason; "nn.Layer.parameter" for one place only.
+# Parameters of PyTorch that gpuprop lacks: reason.  "nn.Layer.parameter" is that of one layer only.
 LEFT_OUT = {
-    "size_average": "deprecated: reduction says it",
-    "reduce": "deprecated: reduction says it",
+    "size_average": "deprecated: use reduction",
+    "reduce": "deprecated: use reduction",
     "_stacklevel": "private",
-    "out": "what is computed is returned",
+    "out": "results are returned",
     "nn.Hardtanh.min_value": "deprecated: min_val",
     "nn.Hardtanh.max_value": "deprecated: max_val",
     "nn.ModuleDict.modules": "a mapping, given by position",
@@ -197,17 +211,20 @@ LEFT_OUT = {
     "nn.ParameterList.values": "an iterable, given by position",
 }
 
-# Parameters of ours that PyTorch's have not, by reason.
+# Parameters of gpuprop that PyTorch lacks: reason.
 OURS_ONLY = {
-    "functional.scaled_dot_product_attention.window": "flash-attn's window_size: PyTorch says it by a quadratic mask",
-    "functional.scaled_dot_product_attention.alibi_slopes": "flash-attn's: PyTorch says it by a quadratic mask",
-    "functional.multi_head_attention_forward.batch_first": "PyTorch's layer exchanges axes before and after it",
-    "rng": "the generator: PyTorch's layers draw from the default one only",
-    "entries": "one word for all containers, given by position",
+    "functional.scaled_dot_product_attention.window":
+        "flash-attn's window_size: PyTorch needs a quadratic mask",
+    "functional.scaled_dot_product_attention.alibi_slopes":
+        "flash-attn's: PyTorch needs a quadratic mask",
+    "functional.multi_head_attention_forward.batch_first":
+        "PyTorch's layer transposes before and after the function",
+    "rng": "the generator: PyTorch's layers use the default one only",
+    "entries": "one name in all containers, given by position",
 }
 
-# Options of array functions that are not NumPy's as they are, by reason.
-BESIDE_NUMPY = {
-    "pad.constant_values": "among NumPy's keywords",
+# Parameters of array functions that differ from NumPy's: reason.
+DIFFERENT_FROM_NUMPY = {
+    "pad.constant_values": "one of NumPy's **kwargs",
     "take_along_axis.axis": "without a default, as before NumPy 2.3",
 }

@@ -1,4 +1,7 @@
-"""Options of embedding and its bags that PyTorch's tables leave out, because finite differences cannot follow them."""
+"""Options of embedding and embedding_bag that PyTorch's tables leave out.
+
+Finite differences cannot check their gradients.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn
 
-INPUT = [[4, 4, 1], [0, 4, 2]]  # for bags PyTorch counts the wrong rows where others than the last come twice
-BAGS = {"flat": ([4, 4, 1, 0, 4, 2, 4], [0, 3, 3, 6]), "rows": (INPUT, None)}
+# only the last row repeats: for others scale_grad_by_freq of PyTorch's bags counts the wrong rows
+INPUT = [[4, 4, 1], [0, 4, 2]]
+BAGS = {"offsets": ([4, 4, 1, 0, 4, 2, 4], [0, 3, 3, 6]), "rows": (INPUT, None)}
 
 
 def table(rows: int = 5, features: int = 3) -> torch.Tensor:
-    return torch.tensor(np.random.default_rng(0).standard_normal((rows, features)) * 2, requires_grad=True)
+    values = np.random.default_rng(0).standard_normal((rows, features)) * 2
+    return torch.tensor(values, requires_grad=True)
 
 
 def indices(values: Any) -> Any:
@@ -28,38 +33,41 @@ def indices(values: Any) -> Any:
 
 @pytest.mark.parametrize("padding_idx", [None, 1, -1])
 @pytest.mark.parametrize("by_freq", [False, True])
-def test_gradients_of_rows(padding_idx: int | None, by_freq: bool) -> None:
+def test_embedding_options(padding_idx: int | None, by_freq: bool) -> None:
     options = {"padding_idx": padding_idx, "scale_grad_by_freq": by_freq}
-    same_function(torch.nn.functional.embedding, F.embedding, (indices(INPUT), table()), options, second=True)
+    same_function(torch.nn.functional.embedding, F.embedding, (indices(INPUT), table()), options,
+                  second=True)
 
 
 @pytest.mark.parametrize("bags", BAGS)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("padding_idx", [None, 1, 4])
-def test_gradients_of_bags(bags: str, mode: str, padding_idx: int | None) -> None:
+def test_embedding_bag_options(bags: str, mode: str, padding_idx: int | None) -> None:
     input, offsets = map(indices, BAGS[bags])
     for by_freq, last in itertools.product([False, True], [False, True]):
-        options = {"offsets": offsets, "mode": mode, "padding_idx": padding_idx, "scale_grad_by_freq": by_freq,
-                   "include_last_offset": last}
+        options = {"offsets": offsets, "mode": mode, "padding_idx": padding_idx,
+                   "scale_grad_by_freq": by_freq, "include_last_offset": last}
         if offsets is not None and last:
             options["offsets"] = torch.tensor([0, 3, 3, 7])
         if (last and offsets is None) or (by_freq and mode == "max"):
-            continue  # PyTorch ignores the one and refuses the other
+            continue  # PyTorch ignores the first combination and raises for the second
         same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
 
 
 @pytest.mark.parametrize("bags", BAGS)
 @pytest.mark.parametrize("padding_idx", [None, 1, 4])
-def test_weights_of_samples(bags: str, padding_idx: int | None) -> None:
+def test_per_sample_weights(bags: str, padding_idx: int | None) -> None:
     input, offsets = map(indices, BAGS[bags])
-    weights = torch.tensor(np.random.default_rng(1).standard_normal(tuple(input.shape)), requires_grad=True)
-    options = {"offsets": offsets, "mode": "sum", "per_sample_weights": weights, "padding_idx": padding_idx}
+    values = np.random.default_rng(1).standard_normal(tuple(input.shape))
+    weights = torch.tensor(values, requires_grad=True)
+    options = {"offsets": offsets, "mode": "sum", "per_sample_weights": weights,
+               "padding_idx": padding_idx}
     same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
 @pytest.mark.parametrize("name", ["embedding", "embedding_bag"])
-def test_rows_are_shortened_in_place(name: str, norm_type: float) -> None:
+def test_max_norm_scales_rows_in_place(name: str, norm_type: float) -> None:
     theirs = table().detach()
     mine = gpuprop.tensor(theirs.numpy())
     options = {"max_norm": 1.5, "norm_type": norm_type}
@@ -70,9 +78,10 @@ def test_rows_are_shortened_in_place(name: str, norm_type: float) -> None:
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_pretrained(sparse: bool) -> None:
-    """A sparse gradient of PyTorch's holds what ours, a dense one, does."""
-    theirs = torch.nn.Embedding.from_pretrained(table().detach(), freeze=False, padding_idx=1, sparse=sparse)
-    mine = nn.Embedding.from_pretrained(ours(table().detach()), freeze=False, padding_idx=1, sparse=sparse)
+    """PyTorch's sparse gradient equals our dense one."""
+    options = {"freeze": False, "padding_idx": 1, "sparse": sparse}
+    theirs = torch.nn.Embedding.from_pretrained(table().detach(), **options)
+    mine = nn.Embedding.from_pretrained(ours(table().detach()), **options)
     (theirs(indices(INPUT)) ** 2).sum().backward()
     (mine(ours(indices(INPUT))) ** 2).sum().backward()
     close("gradient", mine.weight.grad, theirs.weight.grad.to_dense())
@@ -80,10 +89,11 @@ def test_pretrained(sparse: bool) -> None:
 
 @pytest.mark.parametrize("bags", BAGS)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
-def test_layer_of_bags(bags: str, mode: str) -> None:
-    """With PyTorch's own weight; its option names the row that is padding."""
+def test_embedding_bag_layer(bags: str, mode: str) -> None:
+    """With PyTorch's weight and `padding_idx`."""
     given = [a for a in map(indices, BAGS[bags]) if a is not None]
     theirs = torch.nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
     mine = nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
     mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
-    same_gradients([theirs(*given)], lambda: mine(*map(ours, given)), [("weight", theirs.weight, mine.weight)])
+    same_gradients([theirs(*given)], lambda: mine(*map(ours, given)),
+                   [("weight", theirs.weight, mine.weight)])

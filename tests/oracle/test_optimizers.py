@@ -1,4 +1,7 @@
-"""Every sample of PyTorch's optim_db whose optimizer exists here: ten steps, then values and states are PyTorch's."""
+"""Every sample of PyTorch's optim_db whose optimizer exists here.
+
+After ten steps, values and states equal PyTorch's.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,17 @@ TOLERANCE = 1e-12
 
 
 def samples(info: OptimizerInfo) -> Iterator[dict[str, Any]]:
-    for sample in info.optim_inputs_func(device="mps", dtype=torch.float64):  # those for the CPU, and a tensor as lr
+    # "mps" gives the samples for the CPU, and a tensor as lr.
+    for sample in info.optim_inputs_func(device="mps", dtype=torch.float64):
         yield tree_map(lambda v: v.double() if isinstance(v, torch.Tensor) else v, sample.kwargs)
 
 
 class Problem:
-    """A few parameters in both libraries, and a gradient for each at each step; one has none at every third step."""
+    """Parameters in both libraries, with a gradient at each step; one has none in every third."""
 
     def __init__(self, name: str, kwargs: dict[str, Any]) -> None:
         self.random = np.random.default_rng(0)
-        shapes = [s for s in SHAPES if len(s) == 2] if name == "Muon" else SHAPES  # it is for matrices
+        shapes = [s for s in SHAPES if len(s) == 2] if name == "Muon" else SHAPES
         values = [self.random.standard_normal(s) for s in shapes]
         self.theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
         self.ours = [Parameter(v.copy()) for v in values]
@@ -56,7 +60,7 @@ class Problem:
 
 
 def same_state(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """The entries of two state_dicts."""
+    """Raise if two state dicts differ."""
     if mine["state"].keys() != theirs["state"].keys():
         raise Difference(f"states of parameters {[*mine['state']]}, not {[*theirs['state']]}")
     for i, state in theirs["state"].items():
@@ -64,13 +68,16 @@ def same_state(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
             raise Difference(f"state {i} holds {sorted(mine['state'][i])}, not {sorted(state)}")
         for key in mine["state"][i]:
             value = np.asarray(state[key])
-            close(f"state {i}, {key}", np.asarray(mine["state"][i][key], value.dtype), value, TOLERANCE)
-    for i, (own, group) in enumerate(zip(mine["param_groups"], theirs["param_groups"], strict=True)):
+            own = np.asarray(mine["state"][i][key], value.dtype)
+            close(f"state {i}, {key}", own, value, TOLERANCE)
+    groups = zip(mine["param_groups"], theirs["param_groups"], strict=True)
+    for i, (own, group) in enumerate(groups):
         missing = set(group) - set(own) - set(refusals.LEFT_OUT)
         if missing:
             raise Difference(f"group {i} lacks {sorted(missing)}")
         for key in set(group) & set(own):
-            if np.any(np.asarray(own[key], object) != np.asarray(tree_map(ours, group[key]), object)):
+            expected = np.asarray(tree_map(ours, group[key]), object)
+            if np.any(np.asarray(own[key], object) != expected):
                 raise Difference(f"group {i}, {key}: {own[key]}, not {group[key]}")
 
 
@@ -80,8 +87,9 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
         problem.step(number)
     problem.check()
     problem.our_optimizer = getattr(optim, name)(problem.ours, **tree_map(ours, kwargs))
-    state = tree_map(lambda v: v.numpy() if isinstance(v, torch.Tensor) else v, problem.their_optimizer.state_dict())
-    problem.our_optimizer.load_state_dict(state)  # and on from PyTorch's own
+    state = tree_map(lambda v: v.numpy() if isinstance(v, torch.Tensor) else v,
+                     problem.their_optimizer.state_dict())
+    problem.our_optimizer.load_state_dict(state)  # continue from PyTorch's state
     problem.step(STEPS)
     problem.check()
 
@@ -89,17 +97,19 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("info", HERE, ids=NAMES)
 def test_optimizer(info: OptimizerInfo, record_property: Record) -> None:
     name = info.optim_cls.__name__
-    record_property("optimizers", (name, every(name, samples(info), partial(compare, name), refusals.OPTIMIZERS)))
+    counts = every(name, samples(info), partial(compare, name), refusals.OPTIMIZERS)
+    record_property("optimizers", (name, counts))
 
 
 @pytest.mark.parametrize("info", HERE, ids=NAMES)
 def test_errors(info: OptimizerInfo) -> None:
-    """What PyTorch's optimizer refuses, ours refuses too."""
+    """Arguments for which PyTorch's optimizer raises make ours raise, too."""
     name = info.optim_cls.__name__
 
     def refuses(case: Any) -> None:
         params, kwargs, stage = case
-        params = [Parameter(np.ones((2, 2)))] if params is None else tree_map(parameter, params)
+        default = [Parameter(np.ones((2, 2)))]
+        params = default if params is None else tree_map(parameter, params)
         make = lambda: getattr(optim, name)(params, **tree_map(ours, kwargs))
         must_refuse(make if stage is OptimizerErrorEnum.CONSTRUCTION_ERROR else make().step)
 
@@ -110,15 +120,18 @@ def test_errors(info: OptimizerInfo) -> None:
             return value
         return made.setdefault(id(value), Parameter(value.detach().numpy()))
 
-    errors = [e for e in info.optim_error_inputs_func("cpu", torch.float64) if issubclass(e.error_type, Exception)]
-    cases = [(e.optimizer_error_input.params, e.optimizer_error_input.kwargs, e.error_on) for e in errors]
+    errors = [e for e in info.optim_error_inputs_func("cpu", torch.float64)
+              if issubclass(e.error_type, Exception)]
+    cases = [(e.optimizer_error_input.params, e.optimizer_error_input.kwargs, e.error_on)
+             for e in errors]
     every(name, cases, refuses, refusals.OPTIMIZER_ERRORS)
 
 
-def test_refusals_name_what_both_have() -> None:
-    """That the refused samples would fail is seen where they run."""
+def test_refusals_name_optimizers_of_both_libraries() -> None:
+    """The tests above check that each refused sample does fail."""
     assert {r.name for r in [*refusals.OPTIMIZERS, *refusals.OPTIMIZER_ERRORS]} - {*NAMES} == set()
 
 
 def test_absent(record_property: Record) -> None:
-    record_property("absent optimizers", [info.optim_cls.__name__ for info in optim_db if info not in HERE])
+    absent = [info.optim_cls.__name__ for info in optim_db if info not in HERE]
+    record_property("absent optimizers", absent)

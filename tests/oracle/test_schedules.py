@@ -1,4 +1,4 @@
-"""Every schedule of the learning rate that both libraries have: forty epochs, resumed in their middle."""
+"""Every learning rate schedule that both libraries have: forty epochs, resumed after twenty."""
 
 from __future__ import annotations
 
@@ -15,23 +15,30 @@ from gpuprop.optim import lr_scheduler
 
 EPOCHS = 40
 SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the schedule
-    "ChainedScheduler": [lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 9), s.ExponentialLR(o, 0.9)]),
+    "ChainedScheduler": [lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 9),
+                                                          s.ExponentialLR(o, 0.9)]),
                          lambda s, o: s.ChainedScheduler([s.StepLR(o, 7), s.LinearLR(o)], o)],
     "ConstantLR": [{}, {"factor": 0.1, "total_iters": 12}, {"factor": 1.0, "total_iters": 0}],
     "CosineAnnealingLR": [{"T_max": 10}, {"T_max": 7, "eta_min": 0.01}],
     "ExponentialLR": [{"gamma": 0.9}],
-    "LambdaLR": [{"lr_lambda": lambda t: 1 / (1 + t)}, {"lr_lambda": [lambda t: 2**-t, lambda t: 0.9**t]}],
+    "LambdaLR": [{"lr_lambda": lambda t: 1 / (1 + t)},
+                 {"lr_lambda": [lambda t: 2**-t, lambda t: 0.9**t]}],
     "LinearLR": [{}, {"start_factor": 0.2, "end_factor": 0.7, "total_iters": 11}],
     "MultiStepLR": [{"milestones": [3, 8, 8, 30]}, {"milestones": [0, 5], "gamma": 0.5}],
     "OneCycleLR": [{"max_lr": 1.0, "total_steps": EPOCHS + 1},
-                   {"max_lr": [1.0, 2.0], "epochs": 5, "steps_per_epoch": 9, "anneal_strategy": "linear"},
-                   {"max_lr": 1.0, "total_steps": 60, "three_phase": True, "pct_start": 0.2, "cycle_momentum": False}],
-    "ReduceLROnPlateau": [{}, {"mode": "max", "factor": 0.5, "patience": 2, "cooldown": 3, "min_lr": 0.01},
+                   {"max_lr": [1.0, 2.0], "epochs": 5, "steps_per_epoch": 9,
+                    "anneal_strategy": "linear"},
+                   {"max_lr": 1.0, "total_steps": 60, "three_phase": True, "pct_start": 0.2,
+                    "cycle_momentum": False}],
+    "ReduceLROnPlateau": [{}, {"mode": "max", "factor": 0.5, "patience": 2, "cooldown": 3,
+                               "min_lr": 0.01},
                           {"patience": 0, "threshold": 0.2, "threshold_mode": "abs", "eps": 0.01}],
     "SequentialLR": [
-        lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.1, total_iters=6), s.CosineAnnealingLR(o, 34)], [6]),
-        lambda s, o: s.SequentialLR(o, [s.ConstantLR(o, 0.1, 30), s.MultiStepLR(o, [0, 4]), s.StepLR(o, 5),
-                                        s.ExponentialLR(o, 0.9), s.LambdaLR(o, lambda t: 2**-t)], [1, 8, 25, 33]),
+        lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.1, total_iters=6),
+                                        s.CosineAnnealingLR(o, 34)], [6]),
+        lambda s, o: s.SequentialLR(o, [s.ConstantLR(o, 0.1, 30), s.MultiStepLR(o, [0, 4]),
+                                        s.StepLR(o, 5), s.ExponentialLR(o, 0.9),
+                                        s.LambdaLR(o, lambda t: 2**-t)], [1, 8, 25, 33]),
         lambda s, o: s.SequentialLR(o, [s.ChainedScheduler([s.LinearLR(o), s.ConstantLR(o, 0.9)]),
                                         s.OneCycleLR(o, 1.0, total_steps=30)], [11])],
     "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
@@ -45,21 +52,30 @@ def groups(parameter: Any) -> list[dict[str, Any]]:
     return [{"params": [parameter()]}, {"params": [parameter()], "lr": 0.3, "momentum": 0.8}]
 
 
-def course(library: Any, schedulers: Any, parameter: Any, name: str, options: Any) -> list[list[float]]:
-    """Learning rates and momenta epoch by epoch; in the middle a new schedule goes on from the state of the old."""
-    make = lambda: library.SGD(groups(parameter), lr=0.1, momentum=0.9)
-    optimizer = make()
-    schedule = lambda o: options(schedulers, o) if callable(options) else getattr(schedulers, name)(o, **options)
-    scheduler = schedule(optimizer)
-    loss, found = np.random.default_rng(0).random(EPOCHS), []
+def course(library: Any, schedulers: Any, parameter: Any, name: str,
+           options: Any) -> list[list[float]]:
+    """Learning rates and momenta per epoch; half way a new schedule loads the old one's state."""
+
+    def make_schedule(optimizer: Any) -> Any:
+        if callable(options):
+            return options(schedulers, optimizer)
+        return getattr(schedulers, name)(optimizer, **options)
+
+    make_optimizer = lambda: library.SGD(groups(parameter), lr=0.1, momentum=0.9)
+    optimizer = make_optimizer()
+    scheduler = make_schedule(optimizer)
+    loss = np.random.default_rng(0).random(EPOCHS)
+    found = []
     for epoch in range(EPOCHS):
         optimizer.step()
         scheduler.step(*[loss[epoch]] * (name == "ReduceLROnPlateau"))
-        found.append([group[word] for group in optimizer.param_groups for word in ("lr", "momentum")])
+        found.append([group[option] for group in optimizer.param_groups
+                      for option in ("lr", "momentum")])
         assert scheduler.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
         if epoch == EPOCHS // 2:
-            states, optimizer = (optimizer.state_dict(), scheduler.state_dict()), make()
-            scheduler = schedule(optimizer)
+            states = optimizer.state_dict(), scheduler.state_dict()
+            optimizer = make_optimizer()
+            scheduler = make_schedule(optimizer)
             optimizer.load_state_dict(states[0])
             scheduler.load_state_dict(states[1])
     return found
@@ -68,12 +84,12 @@ def course(library: Any, schedulers: Any, parameter: Any, name: str, options: An
 @pytest.mark.parametrize("name", BOTH)
 def test_schedule(name: str, record_property: Record) -> None:
     for options in SAMPLES[name]:
-        theirs = quietly(course, torch.optim, torch.optim.lr_scheduler, lambda: torch.nn.Parameter(torch.zeros(2)),
-                         name, options)
+        theirs = quietly(course, torch.optim, torch.optim.lr_scheduler,
+                         lambda: torch.nn.Parameter(torch.zeros(2)), name, options)
         mine = course(optim, lr_scheduler, lambda: Parameter(np.zeros(2)), name, options)
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=0)
     record_property("schedules", (name, len(SAMPLES[name])))
 
 
-def test_samples_are_of_schedules_that_exist() -> None:
+def test_every_schedule_has_samples() -> None:
     assert sorted(SAMPLES) == BOTH

@@ -1,4 +1,4 @@
-"""What is done to the parameters and gradients of layers."""
+"""Functions on the parameters and gradients of modules."""
 
 from gpuprop.nn.utils import rnn
 from gpuprop.nn.utils._clip_grad import (
@@ -13,7 +13,17 @@ from gpuprop.nn.utils._spectral_norm import remove_spectral_norm, spectral_norm
 from gpuprop.nn.utils._weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
-    "clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "fuse_conv_bn_eval", "fuse_linear_bn_eval",
-    "get_total_norm", "parameters_to_vector", "remove_spectral_norm", "remove_weight_norm", "rnn", "spectral_norm",
-    "vector_to_parameters", "weight_norm",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "fuse_conv_bn_eval",
+    "fuse_linear_bn_eval",
+    "get_total_norm",
+    "parameters_to_vector",
+    "remove_spectral_norm",
+    "remove_weight_norm",
+    "rnn",
+    "spectral_norm",
+    "vector_to_parameters",
+    "weight_norm",
 ]

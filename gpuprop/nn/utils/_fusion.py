@@ -1,4 +1,4 @@
-"""Batch normalization taken into the layer before it, for use."""
+"""Fusion of batch normalization into the preceding layer, for inference."""
 
 from __future__ import annotations
 
@@ -15,30 +15,44 @@ Layer = TypeVar("Layer", bound=Module)
 
 
 def fuse_conv_bn_eval(conv: Layer, bn: BatchNorm, transpose: bool = False) -> Layer:
-    """A new convolution that does in use what `conv` and then `bn` do; with `transpose` it is a transposed one."""
-    weight = conv.weight  # type: ignore[attr-defined]
-    if transpose and conv.groups > 1:  # type: ignore[attr-defined]
-        raise ValueError("fuse_conv_bn_eval: a transposed convolution is fused with groups=1 only")
-    return _fused("fuse_conv_bn_eval", conv, bn, ((1, -1) if transpose else (-1, 1)) + (1,) * (weight.ndim - 2))
+    """A new convolution that computes ``bn(conv(x))`` in eval mode.
+
+    `transpose` says that `conv` is a transposed convolution.  Both layers must be in eval mode.
+    """
+    layer: Any = conv
+    if transpose and layer.groups > 1:
+        raise ValueError("fuse_conv_bn_eval: a transposed convolution must have groups=1")
+    spatial = (1,) * (layer.weight.ndim - 2)
+    shape = (1, -1, *spatial) if transpose else (-1, 1, *spatial)
+    return _fuse("fuse_conv_bn_eval", layer, bn, shape)
 
 
 def fuse_linear_bn_eval(linear: Linear, bn: BatchNorm) -> Linear:
-    """A new Linear that does in use what `linear` and then `bn`, of as many features or of one, do."""
+    """A new Linear that computes ``bn(linear(x))`` in eval mode.
+
+    `bn` must have as many features as `linear` has outputs, or one.  Both layers must be in eval
+    mode.
+    """
     if bn.num_features not in (1, linear.out_features):
-        raise ValueError(f"fuse_linear_bn_eval: linear has {linear.out_features} outputs, and bn {bn.num_features}")
-    return _fused("fuse_linear_bn_eval", linear, bn, (-1, 1))
+        raise ValueError(f"fuse_linear_bn_eval: linear has {linear.out_features} outputs, but bn "
+                         f"has {bn.num_features} features")
+    return _fuse("fuse_linear_bn_eval", linear, bn, (-1, 1))
 
 
-def _fused(what: str, layer: Any, bn: BatchNorm, shape: tuple[int, ...]) -> Any:
-    """A copy of the layer with parameters such that it normalizes its outputs too; they lie along -1 of `shape`."""
+def _fuse(function: str, layer: Any, bn: BatchNorm, shape: tuple[int, ...]) -> Any:
+    """A copy of the layer whose outputs are normalized; `shape` broadcasts them to the weight."""
     if layer.training or bn.training:
-        raise ValueError(f"{what}: fusion is for use: call .eval() on both layers first")
+        raise ValueError(f"{function}: both layers must be in eval mode: call .eval() first")
     if bn.running_mean is None or bn.running_var is None:
-        raise ValueError(f"{what}: the batch normalization keeps no running statistics")
-    fused, part = copy.deepcopy(layer), lambda p, default: default if p is None else p.detach()
-    scale = part(bn.weight, 1.0) / sqrt(bn.running_var + bn.eps)
-    bias = (part(layer.bias, 0.0) - bn.running_mean) * scale + part(bn.bias, 0.0)
-    wanted = layer.weight.requires_grad
-    fused.weight = Parameter(layer.weight.detach() * scale.reshape(*shape), wanted)
-    fused.bias = Parameter(bias, wanted)
+        raise ValueError(f"{function}: the batch normalization has no running statistics")
+
+    def value(parameter: Any, default: float) -> Any:
+        return default if parameter is None else parameter.detach()
+
+    scale = value(bn.weight, 1.0) / sqrt(bn.running_var + bn.eps)
+    bias = (value(layer.bias, 0.0) - bn.running_mean) * scale + value(bn.bias, 0.0)
+    requires_grad = layer.weight.requires_grad
+    fused = copy.deepcopy(layer)
+    fused.weight = Parameter(layer.weight.detach() * scale.reshape(*shape), requires_grad)
+    fused.bias = Parameter(bias, requires_grad)
     return fused

@@ -1,4 +1,4 @@
-"""Spectral normalization: a weight divided by its largest singular value, which one product a step follows."""
+"""Spectral normalization: a weight divided by its largest singular value."""
 
 from __future__ import annotations
 
@@ -16,75 +16,94 @@ from gpuprop._core.tensor import Tensor
 from gpuprop.nn._convolution import TransposedConvolution
 from gpuprop.nn._module import Module
 from gpuprop.nn.init import normal_
-from gpuprop.nn.utils._computed import Recipe
+from gpuprop.nn.utils._reparametrization import Reparametrization
 
 Layer = TypeVar("Layer", bound=Module)
 
 
 @kernel
 def singular_vectors(xp, matrix: Array, u: Array, v: Array, steps, eps):
-    """Turn u and v towards the vectors of the largest singular value of (h, w), in place; returns copies of both."""
-    full = compute_dtype(matrix.dtype)
+    """Improve u and v, the first singular vectors of (h, w), in place by power iteration.
+
+    Returns copies of both, which a pullback may keep while the next forward changes u and v.
+    """
+    dtype = compute_dtype(matrix.dtype)
     for _ in range(steps):
-        v[...] = unit(xp, xp.matmul(matrix.T, u, dtype=full), eps)
-        u[...] = unit(xp, xp.matmul(matrix, v, dtype=full), eps)
-    return xp.copy(u), xp.copy(v)  # which a pullback can keep while the next forward turns them on
+        v[...] = normalize(xp, xp.matmul(matrix.T, u, dtype=dtype), eps)
+        u[...] = normalize(xp, xp.matmul(matrix, v, dtype=dtype), eps)
+    return xp.copy(u), xp.copy(v)
 
 
-def unit(xp, x, eps):
+def normalize(xp, x, eps):
     x = widened(x)
     return x / xp.maximum(xp.sqrt((x * x).sum()), eps)
 
 
-class SpectralNorm(Recipe):
-    """``weight_orig / (weight_u @ weight_orig @ weight_v)``, the weight as a matrix with `dim` as its rows."""
+class SpectralNorm(Reparametrization):
+    """``weight_orig / (weight_u @ weight_orig @ weight_v)``, the weight as a matrix."""
 
-    word = "spectral_norm"
+    function_name = "spectral_norm"
 
     def __init__(self, name: str, steps: int, eps: float, dim: int) -> None:
         super().__init__(name)
-        self.steps, self.eps, self.dim = steps, eps, dim
+        self.steps = steps
+        self.eps = eps
+        self.dim = dim
 
-    def matrix(self, weight: Tensor) -> Tensor:
+    def as_matrix(self, weight: Tensor) -> Tensor:
+        """The weight as a matrix with `dim` as its rows."""
         return moveaxis(weight, self.dim, 0).reshape(weight.shape[self.dim], -1)
 
-    def weight(self, module: Module, training: bool) -> Tensor:
-        original, u, v = (getattr(module, f"{self.name}_{part}") for part in ("orig", "u", "v"))
-        matrix = self.matrix(original)
+    def compute(self, module: Module, training: bool) -> Tensor:
+        original = getattr(module, f"{self.name}_orig")
+        u = getattr(module, f"{self.name}_u")
+        v = getattr(module, f"{self.name}_v")
+        matrix = self.as_matrix(original)
         u, v = singular_vectors(matrix, u, v, self.steps if training else 0, self.eps)
-        sigma = (matmul(matrix, v, dtype=compute_dtype(matrix.dtype)) * widened(u)).sum()
+        product = matmul(matrix, v, dtype=compute_dtype(matrix.dtype))
+        sigma = (product * widened(u)).sum()
         return (widened(original) / sigma).astype(original.dtype)
 
 
-def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int = 1, eps: float = 1e-12,
-                  dim: int | None = None) -> Layer:
-    """Divide a parameter, from now on called `name`_orig, by its largest singular value before each forward.
+def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int = 1,
+                  eps: float = 1e-12, dim: int | None = None) -> Layer:
+    """Divide a parameter by its largest singular value before each forward.
 
-    The parameter is a matrix with `dim` as its rows: by default 1 of a transposed convolution, else 0.  The singular
-    vectors are the buffers `name`_u and `name`_v; each forward in training improves them by `n_power_iterations`.
-    Returns the module.  T. Miyato et al., ICLR 2018.
+    The trained parameter becomes `name`_orig.  It is treated as a matrix with `dim` as its rows,
+    by default 1 for a transposed convolution and 0 otherwise.  Its first singular vectors are the
+    buffers `name`_u and `name`_v, which each forward in training improves by
+    `n_power_iterations` steps of power iteration.  Returns the module.
+
+    T. Miyato et al., ICLR 2018.
     """
     if n_power_iterations < 1:
-        raise ValueError(f"spectral_norm: n_power_iterations must be at least 1, not {n_power_iterations}")
-    recipe = SpectralNorm(name, n_power_iterations, eps,
-                          int(isinstance(module, TransposedConvolution)) if dim is None else dim)
-    weight = recipe.take(module)
+        raise ValueError(f"spectral_norm: n_power_iterations must be at least 1, "
+                         f"got {n_power_iterations}")
+    if dim is None:
+        dim = 1 if isinstance(module, TransposedConvolution) else 0
+    reparametrization = SpectralNorm(name, n_power_iterations, eps, dim)
+    weight = reparametrization.pop_parameter(module)
     setattr(module, f"{name}_orig", weight)
-    recipe.put(module, weight.detach())
-    for part, n in zip("uv", recipe.matrix(weight.detach()).shape, strict=True):
-        module.register_buffer(f"{name}_{part}", drawn(raw(weight), n, eps))
-    module.register_forward_pre_hook(recipe)
+    reparametrization.assign(module, weight.detach())
+    rows, columns = reparametrization.as_matrix(weight.detach()).shape
+    module.register_buffer(f"{name}_u", random_direction(raw(weight), rows, eps))
+    module.register_buffer(f"{name}_v", random_direction(raw(weight), columns, eps))
+    module.register_forward_pre_hook(reparametrization)
     return module
 
 
 @on_device_of_arguments
-def drawn(like: Any, n: int, eps: float) -> Tensor:
-    """A random direction."""
+def random_direction(like: Any, n: int, eps: float) -> Tensor:
+    """A random unit vector of length n, with the dtype and device of `like`."""
     xp = namespace(like)
-    return Tensor(unit(xp, raw(normal_(Tensor(xp.zeros(n, like.dtype)))), eps).astype(like.dtype))
+    values = raw(normal_(Tensor(xp.zeros(n, like.dtype))))
+    return Tensor(normalize(xp, values, eps).astype(like.dtype))
 
 
 def remove_spectral_norm(module: Layer, name: str = "weight") -> Layer:
-    """Make a weight that `spectral_norm` took a parameter again, divided as it is in use.  Returns the module."""
-    SpectralNorm.leave(module, name, "_orig", "_u", "_v")
+    """Undo `spectral_norm`: the weight, as in eval mode, becomes a parameter.
+
+    Returns the module.
+    """
+    SpectralNorm.remove(module, name, "_orig", "_u", "_v")
     return module

@@ -1,4 +1,4 @@
-"""Weight normalization: the length of a weight's vectors and their direction as parameters of their own."""
+"""Weight normalization: a weight as the product of a norm and a direction."""
 
 from __future__ import annotations
 
@@ -7,45 +7,57 @@ from typing import TypeVar
 from gpuprop._array.reduction import norm
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._module import Module
-from gpuprop.nn.utils._computed import Recipe
+from gpuprop.nn.utils._reparametrization import Reparametrization
 
 Layer = TypeVar("Layer", bound=Module)
 
 
-class WeightNorm(Recipe):
-    """``weight_g * weight_v / |weight_v|``."""
+class WeightNorm(Reparametrization):
+    """``weight_g * weight_v / |weight_v|``"""
 
-    word = "weight_norm"
+    function_name = "weight_norm"
 
     def __init__(self, name: str, dim: int | None) -> None:
         super().__init__(name)
-        self.dim = -1 if dim is None else dim  # -1 is PyTorch's word for none
+        self.dim = -1 if dim is None else dim  # as in PyTorch, -1 means None
 
-    def length(self, v: Tensor) -> Tensor:
-        axes = None if self.dim == -1 else tuple(i for i in range(v.ndim) if i != self.dim % v.ndim)
-        return norm(v, 2, axes, axes is not None)
+    def norm(self, v: Tensor) -> Tensor:
+        """The norm of `v` for each index of `dim`."""
+        if self.dim == -1:
+            return norm(v, 2, None, False)
+        axes = tuple(i for i in range(v.ndim) if i != self.dim % v.ndim)
+        return norm(v, 2, axes, True)
 
-    def weight(self, module: Module, training: bool) -> Tensor:
-        g, v = getattr(module, f"{self.name}_g"), getattr(module, f"{self.name}_v")
-        return v * (g / self.length(v))
+    def compute(self, module: Module, training: bool) -> Tensor:
+        g = getattr(module, f"{self.name}_g")
+        v = getattr(module, f"{self.name}_v")
+        return v * (g / self.norm(v))
 
 
 def weight_norm(module: Layer, name: str = "weight", dim: int | None = 0) -> Layer:
-    """Train the length `name`_g and the direction `name`_v in place of a parameter: one length for each index of `dim`.
+    """Replace a parameter by its norm `name`_g and its direction `name`_v, which are trained.
 
-    With None, the whole has one.  Before each forward the weight is computed from them.  Returns the module.
+    ``weight = weight_g * weight_v / |weight_v|``, computed before each forward, with one norm for
+    each index of `dim`, or one in total for None.  Returns the module.
+
     T. Salimans and D. P. Kingma, NeurIPS 2016.
+
+    >>> from gpuprop import nn
+    >>> layer = nn.utils.weight_norm(nn.Linear(3, 2))
+    >>> {name: p.shape for name, p in layer.named_parameters()}
+    {'bias': (2,), 'weight_g': (2, 1), 'weight_v': (2, 3)}
     """
-    recipe = WeightNorm(name, dim)
-    weight = recipe.take(module)
-    setattr(module, f"{name}_g", Parameter(recipe.length(weight.detach()), weight.requires_grad))
+    reparametrization = WeightNorm(name, dim)
+    weight = reparametrization.pop_parameter(module)
+    g = Parameter(reparametrization.norm(weight.detach()), weight.requires_grad)
+    setattr(module, f"{name}_g", g)
     setattr(module, f"{name}_v", Parameter(weight, weight.requires_grad))
-    recipe(module)
-    module.register_forward_pre_hook(recipe)
+    reparametrization(module)
+    module.register_forward_pre_hook(reparametrization)
     return module
 
 
 def remove_weight_norm(module: Layer, name: str = "weight") -> Layer:
-    """Make a weight that `weight_norm` took a parameter again, with the values it has.  Returns the module."""
-    WeightNorm.leave(module, name, "_g", "_v")
+    """Undo `weight_norm`: the current weight becomes a parameter.  Returns the module."""
+    WeightNorm.remove(module, name, "_g", "_v")
     return module

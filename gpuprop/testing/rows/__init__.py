@@ -1,7 +1,8 @@
-"""The table every op has rows in: what it is called with when it is checked, on every backend.
+"""The table of calls with which every op is checked, on every backend.
 
-A row is a call.  From its NumPy arrays (float64 and integers) the kit makes the calls it checks: first and second order
-gradients, agreement of backends, versions and memory layouts.  One module a family.
+From the arrays of a row (float64 and integers) the checks derive gradients of first and second
+order, other dtypes, other memory layouts and other backends.  There is one module for each family
+of ops.
 """
 
 from __future__ import annotations
@@ -15,72 +16,103 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.signature import public_module
+from gpuprop._core.tree import tree_leaves, tree_map
 
-FAMILIES = ("arithmetic", "shape", "indexing", "reduction", "products", "linear", "activation", "dropout",
-            "normalization", "padding", "resampling", "loss",
-            "windows", "convolution", "pooling",
-            "recurrent", "embedding", "attention", "sequences")
+__all__ = ["FAMILIES", "Row", "all_rows", "floats", "integers", "pointwise"]
+
+FAMILIES = (
+    "arithmetic",
+    "shape",
+    "indexing",
+    "reduction",
+    "products",
+    "linear",
+    "activation",
+    "dropout",
+    "normalization",
+    "padding",
+    "resampling",
+    "loss",
+    "windows",
+    "convolution",
+    "pooling",
+    "recurrent",
+    "embedding",
+    "attention",
+    "sequences",
+)
+CHECKS = {"gradient", "second", "capture", "parity", "layouts"}
 
 
 class Row:
-    """One call of an op: ``Row(F.linear, floats(2, 4), floats(3, 4))``; `but` says what is not checked, and why."""
+    """One call of an op: ``Row(F.linear, floats(2, 4), floats(3, 4))``.
+
+    Calling the row calls the op.
+    """
 
     def __init__(self, op: Callable, *args: Any, **kwargs: Any) -> None:
-        self.op, self.args, self.kwargs = op, args, kwargs
-        self.reasons: dict[str, str] = {}
+        self.op = op
+        self.args = args
+        self.kwargs = kwargs
+        self.skipped: dict[str, str] = {}  # check -> reason
 
-    def but(self, **reasons: str) -> Row:
-        """State what is not checked and why: ``gradient=``, ``second=``, ``capture=``, ``parity=``, ``layouts=``."""
-        unknown = set(reasons) - {"gradient", "second", "capture", "parity", "layouts"}
+    def __call__(self) -> Any:
+        return self.op(*self.args, **self.kwargs)
+
+    def skip(self, **reasons: str) -> Row:
+        """Skip checks, each with a reason: ``row.skip(gradient="the output is random")``.
+
+        The checks are `gradient`, `second`, `capture`, `parity` and `layouts`.
+        """
+        unknown = reasons.keys() - CHECKS
         if unknown:
-            raise TypeError(f"a row cannot be excused from {', '.join(sorted(unknown))}")
-        self.reasons = self.reasons | reasons
+            raise TypeError(f"unknown checks {', '.join(sorted(unknown))}: expected one of "
+                            f"{', '.join(sorted(CHECKS))}")
+        self.skipped = self.skipped | reasons
         return self
 
     @property
     def name(self) -> str:
+        """The qualified name of the op, such as "gpuprop.functional:relu"."""
         if hasattr(self.op, "spec"):
             return self.op.spec.name
         return f"{public_module(self.op.__module__)}:{self.op.__name__}"
 
     def arrays(self) -> list[np.ndarray]:
-        """The arrays of the call, in order, those in lists included."""
-        found: list[np.ndarray] = []
-        self.substituted(found.append)
-        return found
+        """The arrays among the arguments, in order, including those in lists."""
+        leaves = tree_leaves((self.args, self.kwargs))
+        return [leaf for leaf in leaves if isinstance(leaf, np.ndarray)]
 
-    def substituted(self, f: Callable[[np.ndarray], Any]) -> tuple[tuple, dict[str, Any]]:
-        """The arguments with `f(array)` for every array."""
-        def each(value: Any) -> Any:
-            if isinstance(value, np.ndarray):
-                return f(value)
-            return type(value)(map(each, value)) if isinstance(value, list | tuple) else value
-
-        return tuple(map(each, self.args)), {k: each(v) for k, v in self.kwargs.items()}
-
-    def replaced(self, f: Callable[[np.ndarray], Any]) -> Callable:
-        """The call with `f(array)` for every array: a function without arguments."""
-        args, kwargs = self.substituted(f)
-        return lambda: self.op(*args, **kwargs)
+    def map_arrays(self, f: Callable[[np.ndarray], Any]) -> Row:
+        """The same call with ``f(array)`` in place of each array."""
+        args, kwargs = tree_map(lambda leaf: f(leaf) if isinstance(leaf, np.ndarray) else leaf,
+                                (self.args, self.kwargs))
+        row = Row(self.op, *args, **kwargs)
+        row.skipped = self.skipped
+        return row
 
     def __repr__(self) -> str:
-        words = [*map(_text, self.args), *(f"{k}={_text(v)}" for k, v in self.kwargs.items())]
-        return f"{self.name.partition(':')[2]}({', '.join(words)})"
+        arguments = [_text(value) for value in self.args]
+        arguments += [f"{name}={_text(value)}" for name, value in self.kwargs.items()]
+        return f"{self.name.partition(':')[2]}({', '.join(arguments)})"
 
 
 def _text(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype.name}{list(value.shape)}"
-    return f"[{', '.join(map(_text, value))}]" if isinstance(value, list | tuple) else repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    return repr(value)
 
 
 @functools.cache
-def _rng(family: str) -> np.random.Generator:
-    """Each family draws its own numbers, which another family's rows do not change."""
-    return np.random.default_rng(list(family.encode()))
+def _rng(module: str) -> np.random.Generator:
+    """A generator for each module: adding rows to one does not change the numbers of another."""
+    return np.random.default_rng(list(module.encode()))
 
 
-def _family() -> str:
+def _calling_module() -> str:
+    """The module that called `floats` or `integers`, perhaps through `pointwise`."""
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_globals["__name__"] == __name__:
         frame = frame.f_back
@@ -88,26 +120,33 @@ def _family() -> str:
 
 
 def floats(*shape: int, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """float64 of a shape: normal, or uniform between `low` and `high`; no two are equal."""
-    rng = _rng(_family())
-    return np.asarray(rng.standard_normal(shape) if low is None or high is None else rng.uniform(low, high, shape))
+    """Random float64: normal, or uniform between `low` and `high`."""
+    rng = _rng(_calling_module())
+    if low is None or high is None:
+        return np.asarray(rng.standard_normal(shape))
+    return np.asarray(rng.uniform(low, high, shape))
 
 
 def integers(high: int, *shape: int, low: int = 0) -> np.ndarray:
-    """int64 in [low, high)."""
-    return np.asarray(_rng(_family()).integers(low, high, shape))
+    """Random int64 in [low, high)."""
+    return np.asarray(_rng(_calling_module()).integers(low, high, shape))
 
 
-def pointwise(op: Callable, operands: int = 1, low: float | None = None, high: float | None = None,
-              **kwargs: Any) -> list[Row]:
-    """Rows for an op that works element by element: plain, 0-d, size-1, empty, three axes, and broadcast operands."""
-    shapes: list[tuple[tuple[int, ...], ...]] = [(s,) * operands for s in ((4, 5), (), (1,), (0, 3), (2, 3, 4))]
+def pointwise(op: Callable, operands: int = 1, low: float | None = None,
+              high: float | None = None, **kwargs: Any) -> list[Row]:
+    """Rows for an elementwise op: 2-d, 0-d, size 1, empty, 3-d and broadcast operands."""
+    same = [(4, 5), (), (1,), (0, 3), (2, 3, 4)]
+    shapes: list[tuple[tuple[int, ...], ...]] = [(shape,) * operands for shape in same]
     if operands > 1:
-        pairs = (((4, 5), (5,)), ((4, 1), (1, 3)), ((), (2, 3)), ((0, 3), (1,)))
-        shapes += [(first, *[other] * (operands - 1)) for first, other in pairs]
-    return [Row(op, *(floats(*s, low=low, high=high) for s in group), **kwargs) for group in shapes]
+        broadcast = [((4, 5), (5,)), ((4, 1), (1, 3)), ((), (2, 3)), ((0, 3), (1,))]
+        shapes += [(first, *[other] * (operands - 1)) for first, other in broadcast]
+    return [Row(op, *(floats(*shape, low=low, high=high) for shape in group), **kwargs)
+            for group in shapes]
 
 
 def all_rows() -> list[Row]:
-    """Every row of the library."""
-    return [row for family in FAMILIES for row in importlib.import_module(f"gpuprop.testing.rows.{family}").ROWS]
+    """All rows of the library."""
+    rows = []
+    for family in FAMILIES:
+        rows += importlib.import_module(f"gpuprop.testing.rows.{family}").ROWS
+    return rows

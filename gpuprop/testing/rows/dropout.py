@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop.functional._dropout import drop
+from gpuprop.functional._dropout import dropout_by_key
 from gpuprop.testing.rows import Row, floats
 
-DRAWN = "other numbers at every call"
-TICKET = np.array([7, 3], "uint64")
+RANDOM = dict.fromkeys(("gradient", "parity", "capture"), "each call has another random output")
+RNG_KEY = np.array([7, 3], "uint64")
 
-ROWS = [
-    *(Row(drop, floats(*shape), TICKET, p) for shape in ((4, 5), (), (1,), (0, 3), (2, 3, 4)) for p in (0.25, 0.5)),
-    Row(drop, floats(4, 5), TICKET, 1.0),
-    *(Row(F.dropout, floats(*shape)).but(gradient=DRAWN, parity=DRAWN, capture=DRAWN)
-      for shape in ((4, 5), (), (1,), (0, 3))),
-    Row(F.dropout, floats(4, 5), 0.5, False),
-    Row(F.dropout, floats(4, 5), 0.0),
-    Row(F.dropout, floats(4, 5), 1.0),
-]
+
+def rows() -> Iterator[Row]:
+    for shape in ((4, 5), (), (1,), (0, 3), (2, 3, 4)):
+        for p in (0.25, 0.5):
+            yield Row(dropout_by_key, floats(*shape), RNG_KEY, p)
+    yield Row(dropout_by_key, floats(4, 5), RNG_KEY, 1.0)
+    for shape in ((4, 5), (), (1,), (0, 3)):
+        yield Row(F.dropout, floats(*shape)).skip(**RANDOM)
+    yield Row(F.dropout, floats(4, 5), 0.5, False)
+    yield Row(F.dropout, floats(4, 5), 0.0)
+    yield Row(F.dropout, floats(4, 5), 1.0)
+
+
+ROWS = list(rows())

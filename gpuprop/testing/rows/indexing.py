@@ -24,7 +24,7 @@ KEYS = [  # of an array of shape (4, 5, 3)
 
 ROWS = [
     *(Row(I.getitem, floats(4, 5, 3), key) for key in KEYS),
-    *(Row(I.getitem, floats(4, 5), key).but(parity=WAITS, capture=WAITS)
+    *(Row(I.getitem, floats(4, 5), key).skip(parity=WAITS, capture=WAITS)
       for key in (bools(4, 5), bools(4), (slice(None), bools(5)))),
     Row(I.getitem, floats(), ()),
     Row(I.getitem, floats(), ...),
@@ -52,7 +52,7 @@ ROWS = [
         ((4, 5), integers(5, 4, 2), 1), ((4, 5), integers(4, 7, 5), 0), ((4, 5), integers(5, 4, 1, low=-5), -1),
         ((4, 5), integers(5, 1, 3), 1), ((1, 5), integers(5, 4, 3), 1), ((1,), integers(1, 3), 0),
         ((0, 3), integers(3, 0, 2), 1))),
-    *(Row(M.put_along_axis, floats(*s), index, axis, n).but(layouts=TWICE) for s, index, axis, n in (
+    *(Row(M.put_along_axis, floats(*s), index, axis, n).skip(layouts=TWICE) for s, index, axis, n in (
         ((4, 5), order(4, 5), 1, 5), ((4, 2), order(4, 5)[:, :2].copy(), -1, 5), ((5, 4), order(4, 5).T.copy(), 0, 5),
         ((1,), order(1), 0, 1), ((0, 2), order(0, 2), 1, 2))),
     *(Row(I.gather, floats(*s), axis, index) for s, axis, index in (

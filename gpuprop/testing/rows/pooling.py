@@ -11,69 +11,120 @@ import gpuprop.functional as F
 from gpuprop.functional import _pooling as P
 from gpuprop.testing.rows import Row, floats, integers
 
-SPACE = {1: (7,), 2: (6, 7), 3: (4, 5, 4)}
-OPTIONS: list[dict[str, Any]] = [{}, dict(stride=1), dict(padding=1, ceil_mode=True), dict(stride=2, ceil_mode=True)]
+SPACE = {1: (7,), 2: (6, 7), 3: (4, 5, 4)}  # spatial shape by number of dimensions
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    dict(stride=1),
+    dict(padding=1, ceil_mode=True),
+    dict(stride=2, ceil_mode=True),
+]
 POSITIVE = dict(low=0.5, high=2)
+PIECEWISE_CONSTANT = "steps of whole elements"
 
 
-def named(kind: str, n: int) -> Any:
+def function(kind: str, n: int) -> Any:
     return getattr(F, f"{kind}{n}d")
 
 
 def distinct(*shape: int) -> np.ndarray:
-    """Floats no two of which are near: what is largest stays so in float32 and nearby."""
+    """Floats far from each other: their order is the same in float32 and near them."""
     size = int(np.prod(shape))
     return np.random.default_rng(size).permutation(size).reshape(shape) / max(size, 1) + 0.0
 
 
-def of_dimensions() -> Iterator[Row]:
-    """What goes for any number of dimensions."""
-    for n in (1, 2, 3):
-        for lead in ((2, 3), (3,), (0, 2)):
-            yield Row(named("max_pool", n), distinct(*lead, *SPACE[n]), 2)
-            yield Row(named("avg_pool", n), floats(*lead, *SPACE[n]), 2)
-            yield Row(named("lp_pool", n), floats(*lead, *SPACE[n], **POSITIVE), 2.0, 2)
-            for size in (2, 3, None):
-                yield Row(named("adaptive_avg_pool", n), floats(*lead, *SPACE[n]), size)
-                yield Row(named("adaptive_max_pool", n), distinct(*lead, *SPACE[n]), size, size == 2)
-        for options in OPTIONS:
-            yield Row(named("max_pool", n), distinct(2, 2, *SPACE[n]), 3, **options)
-            yield Row(named("max_pool", n), distinct(2, 2, *SPACE[n]), 3, return_indices=True, **options)
-            yield Row(named("avg_pool", n), floats(2, 2, *SPACE[n]), 3, **options)
-            yield Row(named("avg_pool", n), floats(2, 2, *SPACE[n]), 3, count_include_pad=False, **options)
-            if "padding" not in options:
-                yield Row(named("lp_pool", n), floats(2, 2, *SPACE[n], **POSITIVE), 3.0, 3, **options)
-        yield Row(named("max_pool", n), distinct(2, 2, *SPACE[n]), 2, 1, 1, 3)
-        for batch in (1, 0):
-            places = np.arange(batch * 2 ** n).reshape(batch, 1, *(2,) * n) * 2
-            yield Row(named("max_unpool", n), floats(*places.shape), places, 2)
-        yield Row(named("max_unpool", n), floats(1, 1, *(1,) * n), integers(1, 1, 1, *(1,) * n), 1)
-        for op in (named(kind, n) for kind in ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool")):
-            yield Row(op, floats(1, 1, *(1,) * n), 1)
-        yield Row(named("lp_pool", n), floats(1, 1, *(1,) * n, **POSITIVE), 2, 1)
-    for n in (2, 3):
-        samples = floats(2, 2, n, low=0.1, high=0.9)
-        random = dict(_random_samples=samples, return_indices=True)
-        fractional, x = named("fractional_max_pool", n), distinct(2, 2, *SPACE[n])
-        but = dict(gradient="steps of whole elements")
-        yield Row(fractional, x, 2, 3, **random).but(**but, layouts="repeated samples")
-        yield Row(fractional, x, 2, output_ratio=0.5, _random_samples=samples).but(**but, layouts="repeated samples")
-        yield from (Row(fractional, distinct(*s), 1, s[-1], _random_samples=floats(*s[:2], n)).but(**but)
-                    for s in ((1, 1, *(1,) * n), (0, 2, *(3,) * n)))
-        yield Row(named("avg_pool", n), floats(2, 2, *SPACE[n]), 2, divisor_override=3)
+def of_dimensions(n: int) -> Iterator[Row]:
+    """Rows for `n` spatial dimensions."""
+    max_pool = function("max_pool", n)
+    avg_pool = function("avg_pool", n)
+    lp_pool = function("lp_pool", n)
+    max_unpool = function("max_unpool", n)
+    adaptive_avg_pool = function("adaptive_avg_pool", n)
+    adaptive_max_pool = function("adaptive_max_pool", n)
+    ones = (1,) * n
+    for batch in ((2, 3), (3,), (0, 2)):
+        shape = (*batch, *SPACE[n])
+        yield Row(max_pool, distinct(*shape), 2)
+        yield Row(avg_pool, floats(*shape), 2)
+        yield Row(lp_pool, floats(*shape, **POSITIVE), 2.0, 2)
+        for size in (2, 3, None):
+            yield Row(adaptive_avg_pool, floats(*shape), size)
+            yield Row(adaptive_max_pool, distinct(*shape), size, size == 2)
+    shape = (2, 2, *SPACE[n])
+    for options in OPTIONS:
+        yield Row(max_pool, distinct(*shape), 3, **options)
+        yield Row(max_pool, distinct(*shape), 3, return_indices=True, **options)
+        yield Row(avg_pool, floats(*shape), 3, **options)
+        yield Row(avg_pool, floats(*shape), 3, count_include_pad=False, **options)
+        if "padding" not in options:
+            yield Row(lp_pool, floats(*shape, **POSITIVE), 3.0, 3, **options)
+    yield Row(max_pool, distinct(*shape), 2, 1, 1, 3)
+    for batch_size in (1, 0):
+        indices = np.arange(batch_size * 2**n).reshape(batch_size, 1, *(2,) * n) * 2
+        yield Row(max_unpool, floats(*indices.shape), indices, 2)
+    yield Row(max_unpool, floats(1, 1, *ones), integers(1, 1, 1, *ones), 1)
+    for op in (max_pool, avg_pool, adaptive_max_pool, adaptive_avg_pool):
+        yield Row(op, floats(1, 1, *ones), 1)
+    yield Row(lp_pool, floats(1, 1, *ones, **POSITIVE), 2, 1)
 
 
-ROWS = [
-    *of_dimensions(),
-    Row(F.max_pool2d, distinct(2, 2, 6, 7), (2, 3), (2, 1), (1, 0), (1, 2)),
-    Row(F.max_pool2d, integers(90, 2, 2, 6, 7), 2, padding=1),
-    Row(F.adaptive_avg_pool2d, floats(2, 2, 6, 7), (3, None)),
-    Row(F.adaptive_max_pool2d, distinct(2, 2, 6, 7), (None, 4)),
-    Row(F.adaptive_avg_pool2d, floats(2, 2, 6, 7), 0),
-    *(Row(F.max_unpool1d, floats(*s, 3), np.broadcast_to([0, 3, 4], (*s, 3)), 2, output_size=size)
-      for s in ((2,), (0, 2)) for size in (None, (7,), (5,))),
-    *(Row(P.max_in, distinct(n, 1, 6), (2,), (3,), (2,), ((0, 0),), (1,), i) for n in (0, 2) for i in (True, False)),
-    Row(P.max_in, floats(1, 1, 1), (1,), (1,), (1,), ((0, 0),), (1,), False),
-    *(Row(P.max_at, distinct(n, 2, 6), integers(6, *lead, 3, 2), (3,)) for n, *lead in ((2,), (2, 2, 2), (0,))),
-    Row(P.max_at, floats(1, 1, 1), integers(1, 1, 1), (1,)),
-]
+def fractional(n: int) -> Iterator[Row]:
+    """Rows of fractional_max_pool, and of avg_pool's divisor, for `n` spatial dimensions."""
+    op = function("fractional_max_pool", n)
+    samples = floats(2, 2, n, low=0.1, high=0.9)
+    x = distinct(2, 2, *SPACE[n])
+    skip = dict(gradient=PIECEWISE_CONSTANT, layouts="they would repeat the samples")
+    row = Row(op, x, 2, 3, _random_samples=samples, return_indices=True)
+    yield row.skip(**skip)
+    yield Row(op, x, 2, output_ratio=0.5, _random_samples=samples).skip(**skip)
+    for shape in ((1, 1, *(1,) * n), (0, 2, *(3,) * n)):
+        row = Row(op, distinct(*shape), 1, shape[-1], _random_samples=floats(*shape[:2], n))
+        yield row.skip(gradient=PIECEWISE_CONSTANT)
+    yield Row(function("avg_pool", n), floats(2, 2, *SPACE[n]), 2, divisor_override=3)
+
+
+def more() -> Iterator[Row]:
+    yield Row(F.max_pool2d, distinct(2, 2, 6, 7), (2, 3), (2, 1), (1, 0), (1, 2))
+    yield Row(F.max_pool2d, integers(90, 2, 2, 6, 7), 2, padding=1)
+    yield Row(F.adaptive_avg_pool2d, floats(2, 2, 6, 7), (3, None))
+    yield Row(F.adaptive_max_pool2d, distinct(2, 2, 6, 7), (None, 4))
+    yield Row(F.adaptive_avg_pool2d, floats(2, 2, 6, 7), 0)
+    for batch in ((2,), (0, 2)):
+        for size in (None, (7,), (5,)):
+            indices = np.broadcast_to([0, 3, 4], (*batch, 3))
+            yield Row(F.max_unpool1d, floats(*batch, 3), indices, 2, output_size=size)
+
+
+def of_ops() -> Iterator[Row]:
+    """Rows of internal ops."""
+    for n in (0, 2):
+        for return_indices in (True, False):
+            yield Row(P.max_pool, distinct(n, 1, 6), (2,), (3,), (2,), ((0, 0),), (1,),
+                      return_indices)
+    yield Row(P.max_pool, floats(1, 1, 1), (1,), (1,), (1,), ((0, 0),), (1,), False)
+    for n in (0, 2):
+        for count_include_pad in (True, False):
+            yield Row(P.avg_pool, floats(n, 1, 6), (3,), (4,), (2,), ((1, 2),), count_include_pad,
+                      None)
+    yield Row(P.avg_pool, floats(1, 1, 1), (1,), (1,), (1,), ((0, 0),), True, None)
+    for n in (0, 2):
+        for count in (0, 3, 4):
+            yield Row(P.adaptive_avg_pool, floats(n, 1, 6), (count,))
+    yield Row(P.adaptive_avg_pool, floats(1, 1, 1), (1,))
+    for n in (0, 2):
+        for count in (3, 4):
+            for return_indices in (True, False):
+                yield Row(P.adaptive_max_pool, distinct(n, 1, 6), (count,), return_indices)
+    yield Row(P.adaptive_max_pool, floats(1, 1, 1), (1,), False)
+    for n, *batch in ((2,), (2, 2, 2), (0,)):
+        for return_indices in (True, False):
+            yield Row(P.fractional_max_pool, distinct(n, 2, 6), integers(6, *batch, 3, 2), (3,),
+                      return_indices)
+    yield Row(P.fractional_max_pool, floats(1, 1, 1), integers(1, 1, 1), (1,), False)
+
+
+ROWS: list[Row] = []
+for n in (1, 2, 3):
+    ROWS += of_dimensions(n)
+for n in (2, 3):
+    ROWS += fractional(n)
+ROWS += [*more(), *of_ops()]

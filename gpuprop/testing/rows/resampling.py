@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gpuprop.functional as F
-from gpuprop.functional._resampling import interpolated
+from gpuprop.functional._resampling import resample
 from gpuprop.testing.rows import Row, floats
 
 SMOOTH = (("linear", (5,)), ("bilinear", (4, 5)), ("bicubic", (4, 5)), ("trilinear", (2, 3, 4)))
@@ -26,7 +26,7 @@ ROWS = [
     *(Row(F.interpolate, floats(1, 1, 1, 1), (2, 3), None, mode)
       for mode in ("nearest", "bilinear", "bicubic", "area")),
     *(Row(F.upsample, floats(*x), 2) for x in ((0, 1, 2), (1, 1, 1))),
-    *(Row(interpolated, floats(*x), (3,), mode, (0.5,), False, antialias)
+    *(Row(resample, floats(*x), (3,), mode, (0.5,), False, antialias)
       for x in ((2, 4), (0, 4), (1,))
       for mode, antialias in (("linear", False), ("cubic", True), ("area", False), ("nearest", False))),
     *(Row(F.affine_grid, floats(n, d, d + 1), (n, 1, *space), aligned) for aligned in (False, True)

@@ -1,4 +1,4 @@
-"""Measures of how good a model is: summed up on the device batch by batch, read once an epoch."""
+"""Metrics: accumulated on the device batch by batch, read once an epoch."""
 
 from __future__ import annotations
 
@@ -19,22 +19,35 @@ from gpuprop.training.metrics._metric import Metric
 from gpuprop.training.metrics._numbers import MAE, R2, RMSE
 from gpuprop.training.metrics._ranking import AUROC, AveragePrecision
 
+__all__ = [
+    "AUROC", "F1", "MAE", "METRICS", "R2", "RMSE", "Accuracy", "AveragePrecision",
+    "ConfusionMatrix", "Metric", "Perplexity", "Precision", "Recall", "TopK", "metric",
+]
+
 METRICS: dict[str, Callable[[], Metric]] = {
-    "accuracy": Accuracy, "confusion_matrix": ConfusionMatrix, "perplexity": Perplexity,
-    "auroc": AUROC, "average_precision": AveragePrecision, "mae": MAE, "rmse": RMSE, "r2": R2,
-    **{f"{name}{suffix}": functools.partial(cls, average)
-       for name, cls in (("precision", Precision), ("recall", Recall), ("f1", F1))
-       for suffix, average in (("", "macro"), ("_micro", "micro"), ("_binary", "binary"))},
+    "accuracy": Accuracy,
+    "confusion_matrix": ConfusionMatrix,
+    "perplexity": Perplexity,
+    "auroc": AUROC,
+    "average_precision": AveragePrecision,
+    "mae": MAE,
+    "rmse": RMSE,
+    "r2": R2,
 }
+for _name, _cls in (("precision", Precision), ("recall", Recall), ("f1", F1)):
+    METRICS[_name] = _cls
+    METRICS[f"{_name}_micro"] = functools.partial(_cls, "micro")
+    METRICS[f"{_name}_binary"] = functools.partial(_cls, "binary")
 
 
-def metric(what: str | Metric) -> Metric:
-    """A metric by name, "top5" or one of `METRICS`; a Metric is itself."""
-    if isinstance(what, Metric):
-        return what
-    top = re.fullmatch(r"top(\d+)", what) if isinstance(what, str) else None
+def metric(name: str | Metric) -> Metric:
+    """The metric of a name, "top5" or one of `METRICS`; a Metric is returned unchanged."""
+    if isinstance(name, Metric):
+        return name
+    top = re.fullmatch(r"top(\d+)", name) if isinstance(name, str) else None
     if top:
         return TopK(int(top[1]))
-    if what not in METRICS:
-        raise ValueError(f"unknown metric {what!r}; there are: {', '.join(METRICS)}, top5; or derive one from Metric")
-    return METRICS[what]()
+    if name not in METRICS:
+        raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}, top5, or "
+                         f"pass a Metric of your own")
+    return METRICS[name]()

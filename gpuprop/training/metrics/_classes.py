@@ -1,4 +1,7 @@
-"""Metrics of labels (N, ...): outputs are scores (N, C, ...) of classes, or, of the labels' shape, for yes or no."""
+"""Classification metrics: labels (N, ...), and scores (N, C, ...) for C classes.
+
+For two classes there may be one score for each label, (N, ...) or (N, ..., 1): class 1 if positive.
+"""
 
 from __future__ import annotations
 
@@ -13,146 +16,174 @@ from gpuprop._core.dtypes import is_float
 from gpuprop.training.metrics._metric import Metric, ratio
 
 
-class Classification(Metric):
-    """Abstract: a metric of labels."""
+class ClassificationMetric(Metric):
+    """Abstract: a metric of labels; those equal to `ignore_index` do not count."""
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()
         self.ignore_index = ignore_index
 
-    def labels(self, xp: Any, output: Any, target: Any) -> tuple:
-        """Predicted labels, true ones (0 where ignored), which of them count, and the number of classes."""
-        if self.are_classes(output, target):
-            found, classes = xp.argmax(output, axis=1), output.shape[1]
+    def _labels(self, xp: Any, output: Any, target: Any) -> tuple:
+        """(predicted labels, true labels or 0 if ignored, mask of those that count, classes)."""
+        if self._has_class_axis(output, target):
+            predicted = xp.argmax(output, axis=1)
+            classes = output.shape[1]
         else:
-            found, classes = yes(output, target) > 0, 2
+            predicted = binary_scores(output, target) > 0
+            classes = 2
             target = target > 0.5 if is_float(target.dtype) else target
         counted = target != self.ignore_index
-        return found, target * counted, counted, classes
+        return predicted, target * counted, counted, classes
 
-    def are_classes(self, output: Any, target: Any) -> bool:
+    def _has_class_axis(self, output: Any, target: Any) -> bool:
         return output.ndim == target.ndim + 1 and output.shape[1] > 1
 
 
-def yes(output: Any, target: Any) -> Any:
-    """The scores for yes, in the shape of the labels."""
+def binary_scores(output: Any, target: Any) -> Any:
+    """The scores of class 1, in the shape of the labels."""
     if output.shape not in (target.shape, (*target.shape, 1)):
-        raise ValueError(f"output {output.shape} and target {target.shape} are neither scores (N, C, ...) of classes "
-                         f"and labels (N, ...), nor scores for yes or no and labels in one shape")
+        raise ValueError(f"output {output.shape} and target {target.shape} do not match: expected "
+                         f"scores (N, C, ...) and labels (N, ...), or one score for each label")
     return output.reshape(target.shape)
 
 
-class Accuracy(Classification):
-    """The share of labels that are right."""
+class Accuracy(ClassificationMetric):
+    """The fraction of labels that are predicted correctly.
+
+    >>> import numpy as np
+    >>> from gpuprop.training import Accuracy
+    >>> accuracy = Accuracy()
+    >>> accuracy.update(np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([1, 1]))
+    >>> accuracy.compute()
+    0.5
+    """
 
     name = "accuracy"
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
-        found, actual, counted, _ = self.labels(xp, output, target)
-        return ((found == actual) & counted).sum(), counted.sum()
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
+        predicted, actual, counted, _ = self._labels(xp, output, target)
+        return ((predicted == actual) & counted).sum(), counted.sum()
 
-    def value(self, right: Any, n: Any) -> Any:
-        return ratio(right, n)
+    def from_sums(self, correct: Any, n: Any) -> Any:
+        return ratio(correct, n)
 
 
-class TopK(Classification):
-    """The share of labels that are among the `k` classes of highest score; of equal scores the last is the highest."""
+class TopK(ClassificationMetric):
+    """The fraction of labels among the `k` classes with the highest scores.
+
+    Of equal scores the one of the last class ranks highest.
+    """
 
     def __init__(self, k: int = 5, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
-        self.k, self.name = k, f"top{k}"
+        self.k = k
+        self.name = f"top{k}"
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
-        if not self.are_classes(output, target):
-            raise ValueError(f"{self.name} needs scores (N, C, ...), not {output.shape}, for labels {target.shape}")
-        counted, classes = target != self.ignore_index, output.shape[1]
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
+        if not self._has_class_axis(output, target):
+            raise ValueError(f"{self.name} needs scores (N, C, ...) and labels (N, ...), not "
+                             f"{output.shape} and {target.shape}")
+        counted = target != self.ignore_index
+        classes = output.shape[1]
         label = xp.expand_dims(target * counted, 1)
-        own = xp.take_along_axis(output, label, axis=1)
-        number = xp.arange(classes).reshape(-1, *(1,) * (output.ndim - 2))
-        lower = (output < own) | ((output == own) & (number < label))  # nothing is lower than NaN
-        return ((lower.sum(axis=1) >= classes - self.k) & counted).sum(), counted.sum()
+        label_score = xp.take_along_axis(output, label, axis=1)
+        index = xp.arange(classes).reshape(-1, *(1,) * (output.ndim - 2))
+        # comparisons with NaN are False, so a NaN score never counts as correct
+        lower = (output < label_score) | ((output == label_score) & (index < label))
+        correct = (lower.sum(axis=1) >= classes - self.k) & counted
+        return correct.sum(), counted.sum()
 
-    def value(self, right: Any, n: Any) -> Any:
-        return ratio(right, n)
+    def from_sums(self, correct: Any, n: Any) -> Any:
+        return ratio(correct, n)
 
 
-class ConfusionMatrix(Classification):
-    """How often each class, a row, was taken for each, a column: counts (C, C)."""
+class ConfusionMatrix(ClassificationMetric):
+    """Counts (C, C): row i, column j is how many labels of class i were predicted as class j."""
 
     name = "confusion_matrix"
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
-        found, actual, counted, classes = self.labels(xp, output, target)
-        where = (actual * classes + found).reshape(-1)
-        counts = xp.index_add(xp.zeros(classes * classes, "int64"), where, counted.astype("int64").reshape(-1))
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
+        predicted, actual, counted, classes = self._labels(xp, output, target)
+        cell = (actual * classes + predicted).reshape(-1)
+        zeros = xp.zeros(classes * classes, "int64")
+        counts = xp.index_add(zeros, cell, counted.astype("int64").reshape(-1))
         return (counts.reshape(classes, classes),)
 
-    def value(self, matrix: Any) -> Any:
+    def from_sums(self, matrix: Any) -> Any:
         return matrix
 
 
-class OfEachClass(ConfusionMatrix):
-    """Abstract: a score of each class, and one of them all.
+class ClassScore(ConfusionMatrix):
+    """Abstract: a score for each class, computed from the confusion matrix, and their average.
 
-    `average` is "macro", the mean over the classes that occur; "micro", of the counts of all classes together;
-    "binary", that of class 1; or None for an array of all.
+    `average` is "macro", the mean over the classes that occur; "micro", the score of the counts of
+    all classes together; "binary", the score of class 1; or None for an array of all scores.
     """
 
     def __init__(self, average: str | None = "macro", ignore_index: int = -100) -> None:
         if average not in ("macro", "micro", "binary", None):
-            raise ValueError(f"average is 'macro', 'micro', 'binary' or None, not {average!r}")
+            raise ValueError(f"average must be 'macro', 'micro', 'binary' or None, not {average!r}")
         super().__init__(ignore_index)
         self.average = average
-        self.name = type(self).__name__.lower() + {"macro": "", None: "_each"}.get(average, f"_{average}")
+        suffix = {"macro": "", None: "_each"}.get(average, f"_{average}")
+        self.name = type(self).__name__.lower() + suffix
 
-    def value(self, matrix: Any) -> Any:
-        counts = right, found, actual = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+    def from_sums(self, matrix: Any) -> Any:
+        correct = matrix.diagonal()
+        predicted = matrix.sum(axis=0)
+        actual = matrix.sum(axis=1)
         if self.average == "micro":
-            return self.score(*(c.sum() for c in counts))
-        scores = self.score(right, found, actual)
+            return self._score(correct.sum(), predicted.sum(), actual.sum())
+        scores = self._score(correct, predicted, actual)
         if self.average == "binary":
             return scores[1]
-        occur = found + actual > 0
-        return scores if self.average is None else scores[occur].mean() if occur.any() else math.nan
+        if self.average is None:
+            return scores
+        occurring = predicted + actual > 0
+        return scores[occurring].mean() if occurring.any() else math.nan
 
     @staticmethod
     @abstractmethod
-    def score(right: Any, found: Any, actual: Any) -> Any:
-        """Of the numbers of labels of a class that were right, that were found, and that there are; 0 for 0 / 0."""
+    def _score(correct: Any, predicted: Any, actual: Any) -> Any:
+        """The score of a class, from its counts of labels; 0 for 0 / 0."""
 
 
-class Precision(OfEachClass):
-    """Of what was taken for a class, the share that is of it."""
-
-    @staticmethod
-    def score(right: Any, found: Any, actual: Any) -> Any:
-        return ratio(right, found, 0.0)
-
-
-class Recall(OfEachClass):
-    """Of what is of a class, the share that was taken for it."""
+class Precision(ClassScore):
+    """Of the labels predicted as a class, the fraction that belong to it."""
 
     @staticmethod
-    def score(right: Any, found: Any, actual: Any) -> Any:
-        return ratio(right, actual, 0.0)
+    def _score(correct: Any, predicted: Any, actual: Any) -> Any:
+        return ratio(correct, predicted, 0.0)
 
 
-class F1(OfEachClass):
+class Recall(ClassScore):
+    """Of the labels that belong to a class, the fraction that were predicted as it."""
+
+    @staticmethod
+    def _score(correct: Any, predicted: Any, actual: Any) -> Any:
+        return ratio(correct, actual, 0.0)
+
+
+class F1(ClassScore):
     """The harmonic mean of precision and recall."""
 
     @staticmethod
-    def score(right: Any, found: Any, actual: Any) -> Any:
-        return ratio(2 * right, found + actual, 0.0)
+    def _score(correct: Any, predicted: Any, actual: Any) -> Any:
+        return ratio(2 * correct, predicted + actual, 0.0)
 
 
-class Perplexity(Classification):
-    """exp of the mean cross-entropy: among how many equally likely classes the model is left in doubt."""
+class Perplexity(ClassificationMetric):
+    """``exp`` of the mean cross-entropy.
 
-    name, more_is_better = "perplexity", False
+    A model that chooses among n classes at random has perplexity n.
+    """
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
+    name = "perplexity"
+    higher_is_better = False
+
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
         total = F.cross_entropy(output, target, ignore_index=self.ignore_index, reduction="sum")
         return total.astype("float64"), (target != self.ignore_index).sum()
 
-    def value(self, total: Any, n: Any) -> Any:
+    def from_sums(self, total: Any, n: Any) -> Any:
         return np.exp(ratio(total, n))

@@ -1,4 +1,4 @@
-"""What a metric is: sums over batches on the device, and what is made of them on the host."""
+"""The base class of metrics: sums over batches on the device, and a result on the host."""
 
 from __future__ import annotations
 
@@ -15,47 +15,70 @@ from gpuprop._core.tensor import asnumpy
 
 
 class Metric(ABC):
-    """Abstract: `terms` of each batch are added up on the device, and `value` makes the result of the sums."""
+    """Abstract: a metric that is computed from sums over batches.
+
+    A subclass defines `name`; `batch_sums`, which sums over one batch on its device; and
+    `from_sums`, which computes the metric from the totals on the host.  It sets `higher_is_better`
+    to False if smaller values are better, and overrides `merge_sums` if its sums do not simply add
+    up.
+
+    >>> import numpy as np
+    >>> from gpuprop.training import Metric
+    >>> class Bias(Metric):
+    ...     name, higher_is_better = "bias", False
+    ...     def batch_sums(self, xp, output, target):
+    ...         return (output - target).sum(), len(target)
+    ...     def from_sums(self, total, count):
+    ...         return total / count
+    >>> bias = Bias()
+    >>> bias.update(np.array([1.0, 2.0]), np.array([0.0, 2.0]))
+    >>> bias.compute()
+    0.5
+    """
 
     name: str
-    more_is_better = True
-    value: Callable[..., Any]  # of the sums, in host memory: the metric, a number or an array
+    higher_is_better = True
+    from_sums: Callable[..., Any]  # the metric, a number or an array, from the sums as NumPy arrays
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.sums: tuple = ()
+        self._sums: tuple = ()
 
     def update(self, output: Any, target: Any) -> None:
-        """Take a batch into account, arrays or Tensors; nothing waits for the device."""
+        """Add a batch of arrays or Tensors; does not wait for the device."""
         output, target = raw(output), raw(target)
         backend = backend_of(output)
-        terms = self.terms(backend.xp, output, target)
-        sums = self.merged(self.sums, terms) if self.sums else terms
-        self.sums = tuple(backend.own(s) if hasattr(s, "shape") else s for s in sums)
-
-    def merged(self, sums: tuple, terms: tuple) -> tuple:
-        """The sums with those of another batch."""
-        return tuple(a + b for a, b in zip(sums, terms, strict=True))
+        sums = self.batch_sums(backend.xp, output, target)
+        if self._sums:
+            sums = self.merge_sums(self._sums, sums)
+        self._sums = tuple(backend.own(s) if hasattr(s, "shape") else s for s in sums)
 
     def compute(self) -> Any:
-        """The metric of all batches since the last reset: a float, or an array in host memory; waits for the device."""
-        if not self.sums:
-            raise ValueError(f"{self.name} of no batches is not defined: call update(output, target) first")
-        value = self.value(*map(asnumpy, self.sums))
+        """The metric over all batches since the last reset; waits for the device.
+
+        A float, or an array in host memory.
+        """
+        if not self._sums:
+            raise ValueError(f"{self.name}: no batches: call update(output, target) first")
+        value = self.from_sums(*map(asnumpy, self._sums))
         return float(value) if np.ndim(value) == 0 else value
 
     @abstractmethod
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
-        """What a batch adds to the sums: arrays and Python numbers."""
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
+        """The sums over one batch: arrays and Python numbers.  `xp` is the arrays' namespace."""
+
+    def merge_sums(self, a: tuple, b: tuple) -> tuple:
+        """The sums over the batches of `a` and `b` together; each pair is added by default."""
+        return tuple(x + y for x, y in zip(a, b, strict=True))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
 
 def ratio(a: Any, b: Any, otherwise: Any = math.nan) -> Any:
-    """``a / b``, and `otherwise` where b is not above 0."""
-    above = np.greater(b, 0)
-    return np.where(above, a / np.where(above, b, 1), otherwise)
+    """``a / b``, and `otherwise` where b is not positive."""
+    positive = np.greater(b, 0)
+    return np.where(positive, a / np.where(positive, b, 1), otherwise)

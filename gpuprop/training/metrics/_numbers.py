@@ -1,4 +1,7 @@
-"""Metrics of numbers: output and target have one shape, with a row a sample; several columns count alike."""
+"""Regression metrics: output and target have the same shape, (N,) or (N, D).
+
+The metric of several columns is the mean of the metrics of the columns.
+"""
 
 from __future__ import annotations
 
@@ -11,63 +14,74 @@ import numpy as np
 from gpuprop.training.metrics._metric import Metric, ratio
 
 
-class OfNumbers(Metric):
-    """Abstract: a metric of the differences, in float64."""
+class RegressionMetric(Metric):
+    """Abstract: a metric of ``output - target``, computed in float64."""
 
-    more_is_better = False
+    higher_is_better = False
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
         if output.shape != target.shape:
-            raise ValueError(f"{self.name}: output {output.shape} and target {target.shape} must have the same shape")
+            raise ValueError(f"{self.name}: output {output.shape} and target {target.shape} must "
+                             f"have the same shape")
         target = target.astype("float64")
-        return len(target), *self.columns(output.astype("float64") - target, target)
+        return len(target), *self._column_sums(output.astype("float64") - target, target)
 
     @abstractmethod
-    def columns(self, error: Any, target: Any) -> tuple:
-        """What a batch adds, for each column."""
+    def _column_sums(self, error: Any, target: Any) -> tuple:
+        """The sums over one batch, for each column."""
 
 
-class MAE(OfNumbers):
-    """The mean absolute error."""
+class MAE(RegressionMetric):
+    """The mean absolute error, ``mean(|output - target|)``."""
 
     name = "mae"
 
-    def columns(self, error: Any, target: Any) -> tuple:
+    def _column_sums(self, error: Any, target: Any) -> tuple:
         return (abs(error).sum(axis=0),)
 
-    def value(self, n: Any, total: Any) -> Any:
+    def from_sums(self, n: Any, total: Any) -> Any:
         return ratio(total, n).mean()
 
 
-class RMSE(OfNumbers):
-    """The root of the mean squared error."""
+class RMSE(RegressionMetric):
+    """The root mean squared error, ``sqrt(mean((output - target)**2))``."""
 
     name = "rmse"
 
-    def columns(self, error: Any, target: Any) -> tuple:
+    def _column_sums(self, error: Any, target: Any) -> tuple:
         return ((error * error).sum(axis=0),)
 
-    def value(self, n: Any, total: Any) -> Any:
+    def from_sums(self, n: Any, total: Any) -> Any:
         return np.sqrt(ratio(total, n)).mean()
 
 
-class R2(OfNumbers):
-    """The share of the target's variance that the output explains: 1 for all of it, 0 for what the mean alone would.
+class R2(RegressionMetric):
+    """The coefficient of determination, the fraction of the target's variance that is explained.
 
-    Means and squared deviations of two batches are merged as T. Chan et al. do, "Updating formulae", 1979.
+    ``1 - sum((output - target)**2) / sum((target - mean(target))**2)``: 1 for a perfect output, 0
+    for the mean of the target as output.  Means and squared deviations of two batches are merged as
+    in T. Chan et al., "Updating formulae", 1979.
     """
 
-    name, more_is_better = "r2", True
+    name = "r2"
+    higher_is_better = True
 
-    def columns(self, error: Any, target: Any) -> tuple:
+    def _column_sums(self, error: Any, target: Any) -> tuple:
         mean = target.sum(axis=0) / max(len(target), 1)
         deviation = target - mean
         return (error * error).sum(axis=0), mean, (deviation * deviation).sum(axis=0)
 
-    def merged(self, sums: tuple, terms: tuple) -> tuple:
-        (n, error, mean, spread), (m, error_, mean_, spread_) = sums, terms
-        apart, share = mean_ - mean, m / max(n + m, 1)
-        return n + m, error + error_, mean + share * apart, spread + spread_ + n * share * apart * apart
+    def merge_sums(self, a: tuple, b: tuple) -> tuple:
+        n_a, error_a, mean_a, squares_a = a
+        n_b, error_b, mean_b, squares_b = b
+        n = n_a + n_b
+        difference = mean_b - mean_a
+        fraction = n_b / max(n, 1)
+        mean = mean_a + fraction * difference
+        squares = squares_a + squares_b + n_a * fraction * difference * difference
+        return n, error_a + error_b, mean, squares
 
-    def value(self, n: Any, error: Any, mean: Any, spread: Any) -> Any:
-        return (1 - ratio(error, spread, np.where(error > 0, 1.0, 0.0))).mean() if n > 1 else math.nan
+    def from_sums(self, n: Any, error: Any, mean: Any, squares: Any) -> Any:
+        if n <= 1:
+            return math.nan
+        return (1 - ratio(error, squares, np.where(error > 0, 1.0, 0.0))).mean()

@@ -1,4 +1,4 @@
-"""Metrics of how scores rank labels: (N, C) of classes, or (N,) or (N, 1) for yes or no, and labels (N,)."""
+"""Ranking metrics: scores (N, C) for classes or (N,) or (N, 1) for two classes, and labels (N,)."""
 
 from __future__ import annotations
 
@@ -9,69 +9,80 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.registry import backend_of
-from gpuprop.training.metrics._classes import Classification, yes
+from gpuprop.training.metrics._classes import ClassificationMetric, binary_scores
 
 
-class OfRanking(Classification):
-    """Abstract: how far true labels rank above others; with more than two classes the mean of each against the rest.
+class RankingMetric(ClassificationMetric):
+    """Abstract: how well scores rank samples of a class above the others.
 
-    All scores of an epoch are kept on the device.  Where a class has no labels, or all, the result is NaN.
+    With more than two classes: the mean over the classes, each against the rest.  All scores of an
+    epoch are kept on the device.  The result is NaN if a class has no labels, or all of them.
     """
 
-    def merged(self, sums: tuple, terms: tuple) -> tuple:
-        return *sums, *terms
+    def merge_sums(self, a: tuple, b: tuple) -> tuple:
+        return *a, *b
 
-    def terms(self, xp: Any, output: Any, target: Any) -> tuple:
+    def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
         if output.ndim == 1 or output.shape[1] == 1:
-            output = yes(output, target)[:, None]
+            output = binary_scores(output, target)[:, None]
         if output.ndim != 2 or target.ndim != 1:
-            raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), not {output.shape} and "
-                             f"{target.shape}")
-        return output, xp.copy(target)  # whose memory a loader may use again
+            raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), not "
+                             f"{output.shape} and {target.shape}")
+        return output, xp.copy(target)  # a loader may reuse the memory of the target
 
     def compute(self) -> Any:
-        if self.sums:
-            xp = backend_of(self.sums[0]).xp
-            self.sums = xp.concatenate(self.sums[::2]), xp.concatenate(self.sums[1::2])
+        if self._sums:
+            xp = backend_of(self._sums[0]).xp
+            scores = xp.concatenate(self._sums[::2])
+            labels = xp.concatenate(self._sums[1::2])
+            self._sums = scores, labels
         return super().compute()
 
-    def value(self, scores: Any, labels: Any) -> Any:
+    def from_sums(self, scores: Any, labels: Any) -> Any:
         counted = labels != self.ignore_index
-        scores, labels = scores[counted].astype("float64"), labels[counted]
+        scores = scores[counted].astype("float64")
+        labels = labels[counted]
         if scores.shape[1] <= 2:
-            return self.one(labels > 0.5, scores[:, -1] - (scores[:, 0] if scores.shape[1] == 2 else 0))
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        return np.mean([self.one(labels == c, share) for c, share in enumerate(shares.T)])
+            other = scores[:, 0] if scores.shape[1] == 2 else 0
+            return self._score_class(labels > 0.5, scores[:, -1] - other)
+        probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        return np.mean([self._score_class(labels == c, p) for c, p in enumerate(probabilities.T)])
 
-    def one(self, positive: np.ndarray, score: np.ndarray) -> float:
+    def _score_class(self, positive: np.ndarray, score: np.ndarray) -> float:
         """The metric of one class against the rest."""
         if np.isnan(score).any() or positive.all() or not positive.any():
             return math.nan
         order = np.argsort(-score, kind="stable")
-        last = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # of equal scores
-        right = np.cumsum(positive[order])[last]
-        return self.area(right, last + 1 - right)
+        last_of_ties = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))
+        true_positives = np.cumsum(positive[order])[last_of_ties]
+        return self._area(true_positives, last_of_ties + 1 - true_positives)
 
     @abstractmethod
-    def area(self, right: np.ndarray, wrong: np.ndarray) -> float:
-        """Of the numbers of true and false labels above each threshold, the highest first."""
+    def _area(self, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
+        """The metric, from the counts above each threshold, the highest threshold first."""
 
 
-class AUROC(OfRanking):
-    """The chance that a label of the class ranks above another: the area under the ROC curve."""
+class AUROC(RankingMetric):
+    """The area under the ROC curve.
+
+    It is the probability that a positive sample ranks above a negative one.
+    """
 
     name = "auroc"
 
-    def area(self, right: np.ndarray, wrong: np.ndarray) -> float:
-        right, wrong = np.append(0, right), np.append(0, wrong)
-        return float(np.trapezoid(right, wrong) / (right[-1] * wrong[-1]))
+    def _area(self, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
+        y = np.append(0, true_positives)
+        x = np.append(0, false_positives)
+        return float(np.trapezoid(y, x) / (y[-1] * x[-1]))
 
 
-class AveragePrecision(OfRanking):
-    """The mean of precision over recall."""
+class AveragePrecision(RankingMetric):
+    """The sum of precision times the increase of recall over all thresholds."""
 
     name = "average_precision"
 
-    def area(self, right: np.ndarray, wrong: np.ndarray) -> float:
-        return float((np.diff(right, prepend=0) * right / (right + wrong)).sum() / right[-1])
+    def _area(self, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
+        precision = true_positives / (true_positives + false_positives)
+        new_positives = np.diff(true_positives, prepend=0)
+        return float((new_positives * precision).sum() / true_positives[-1])

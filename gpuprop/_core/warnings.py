@@ -1,0 +1,45 @@
+"""Warnings and messages that point at the caller's code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from types import FrameType
+
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning that points at the innermost frame outside of the gpuprop package.
+
+    Python 3.12 has `skip_file_prefixes` for this.
+    """
+    level = 1
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+        level += 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+SKIPPED_MODULES = ("gpuprop._core.", "numpy", "contextlib")
+
+
+def calling_line(frames: Iterable[tuple[FrameType, int]],
+                 skip: tuple[str, ...] = ()) -> tuple[str, str]:
+    """The innermost code that is neither gpuprop's core nor an array library or its backend.
+
+    `frames` are pairs (frame, line number), innermost first, as `traceback.walk_stack` yields them.
+    `skip` are prefixes of the names of further modules to pass over.  Returns the code as
+    ``"adam_update (_adam.py:31)"`` and the name of the function that it called, or ``""``.
+    """
+    skipped = SKIPPED_MODULES + skip
+    called = ""
+    for frame, line in frames:
+        code = frame.f_code
+        if not frame.f_globals.get("__name__", "").startswith(skipped):
+            return f"{code.co_qualname} ({os.path.basename(code.co_filename)}:{line})", called
+        called = code.co_qualname
+    return "this step", called

@@ -1,0 +1,71 @@
+"""Weights that are computed from other parameters before every forward."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.nn._module import Module
+
+
+class ComputedWeight(Tensor):
+    """The weight computed by the last forward.
+
+    A copy or a pickle has its values, without history, until the next forward.
+    """
+
+    __slots__ = ()
+
+    def __getstate__(self) -> tuple:
+        return self.detach().__getstate__()
+
+
+class Reparametrization:
+    """Abstract: a forward pre-hook that computes the attribute `name` of a module."""
+
+    function_name: ClassVar[str]  # the function of `nn.utils`, for messages
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def compute(self, module: Module, training: bool) -> Tensor:
+        """The weight, from the module's parameters."""
+        raise NotImplementedError
+
+    def __call__(self, module: Module, args: tuple = ()) -> None:
+        self.assign(module, self.compute(module, module.training))
+
+    def assign(self, module: Module, weight: Tensor) -> None:
+        """Set the module's weight, with the history of `weight`."""
+        computed = ComputedWeight(weight.data, weight.requires_grad, weight.node)
+        setattr(module, self.name, computed)
+
+    def pop_parameter(self, module: Module) -> Parameter:
+        """Remove the parameter from the module and return it."""
+        full_name = f"{type(module).__name__}.{self.name}"
+        hooks = module._hooks.get("before", ())
+        if any(isinstance(hook, Reparametrization) and hook.name == self.name for hook in hooks):
+            raise RuntimeError(f"{self.function_name}: {full_name} is computed already: remove "
+                               f"its normalization first")
+        parameter = getattr(module, self.name, None)
+        if not isinstance(parameter, Parameter):
+            raise ValueError(f"{self.function_name}: {type(module).__name__} has no parameter "
+                             f"{self.name!r}")
+        delattr(module, self.name)
+        return parameter
+
+    @classmethod
+    def remove(cls, module: Module, name: str, *suffixes: str) -> None:
+        """Make the current weight a parameter, and delete the attributes `name` + suffix."""
+        hooks = module._hooks.get("before", [])
+        hook = next((h for h in hooks if isinstance(h, cls) and h.name == name), None)
+        if hook is None:
+            raise ValueError(f"{cls.function_name} of {name!r} not found in "
+                             f"{type(module).__name__}")
+        hooks.remove(hook)
+        values = hook.compute(module, False).data
+        delattr(module, name)
+        for suffix in suffixes:
+            delattr(module, name + suffix)
+        module._buffers = {n: saved for n, saved in module._buffers.items() if hasattr(module, n)}
+        setattr(module, name, Parameter(values))

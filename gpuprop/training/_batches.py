@@ -1,0 +1,64 @@
+"""Training data in any of its forms, as an iterable of batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.namespace import get_array_module
+from gpuprop._core.placement import place
+from gpuprop._core.tensor import asnumpy
+from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
+from gpuprop.random import Generator
+
+
+def as_batches(
+    data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targets: bool = True
+) -> Any:
+    """`data` as an iterable of batches.
+
+    An array, a tuple of arrays or a dataset gets a DataLoader; any other iterable must hold batches
+    and is returned unchanged.  Floating arrays are cast to `dtype` once.  Random numbers are drawn
+    only to shuffle.  Raises ValueError if there are no data, if arrays differ in length and, with
+    `targets`, if the last array has NaN.
+    """
+    if isinstance(data, tuple) or hasattr(data, "shape"):
+        arrays = ArrayDataset(*data if isinstance(data, tuple) else (data,)).arrays
+        data = ArrayDataset(*(place(a, dtype=dtype) if is_float(a.dtype) else a for a in arrays))
+    indexed = hasattr(data, "__getitem__") and not hasattr(data, "__iter__")
+    is_dataset = indexed or isinstance(data, IterableDataset)
+    dataset = data if is_dataset else getattr(data, "dataset", None)
+    if length(dataset) == 0:
+        raise ValueError("no data: the dataset is empty")
+    if targets and isinstance(dataset, ArrayDataset):
+        _check_no_nan(dataset.arrays[-1])
+    if is_dataset:
+        shuffle &= not isinstance(data, IterableDataset)
+        rng = None if shuffle else Generator()
+        data = DataLoader(data, batch_size, shuffle, dtype=dtype, rng=rng)
+    if not hasattr(data, "__iter__"):
+        raise TypeError(f"data must be a tuple of arrays, a DataLoader or another iterable of "
+                        f"batches, not {type(data).__name__}")
+    if length(data) == 0:
+        samples = length(dataset)
+        hint = ""
+        if samples:
+            hint = f" of {samples} samples: is drop_last set and batch_size larger than that?"
+        raise ValueError(f"no data: the {type(data).__name__} has no batches{hint}")
+    return data
+
+
+def length(data: Any) -> int | None:
+    """``len(data)``, or None if it has no length."""
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
+def _check_no_nan(target: Any) -> None:
+    if is_float(target.dtype):
+        n = int(asnumpy(get_array_module(target).isnan(target)).sum())
+        if n:
+            raise ValueError(f"the target has {n} NaN among its {target.size} values: remove these "
+                             f"samples")
