@@ -1,5 +1,5 @@
-# Each target does all of its own set-up from a fresh clone: Python 3.11 or later (with venv) and make are enough.
-# .venv is the library's; .venv-peers also holds PyTorch, apart, so that nothing of ours can lean on it unnoticed.
+# Each target installs what it needs. A fresh clone, Python 3.11 or later (with venv) and make are enough.
+# PyTorch is only in .venv-peers, so that a dependency of the library on it would fail in .venv.
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -8,23 +8,24 @@ PEERS  := .venv-peers/bin
 .PHONY: help demo test test-numpy test-cupy oracle bench lint types clean
 .NOTPARALLEL: # two installations into one environment would collide
 
-help: ## these lines
+help: ## print these lines
 	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
-demo: .venv/demo.stamp ## train on real handwritten digits, on the GPU if one answers; curves and weights go to out/
+demo: .venv/demo.stamp ## train on real handwritten digits, on a GPU if there is one; curves and weights go to out/
 	$(BIN)/python examples/digits.py
 
 test: test-numpy test-cupy ## the whole suite, on NumPy and on the CuPy backend
 
-# A worker has one core: threads that wait for cores cost many times the work.
+# One thread per pytest worker: threads that compete for cores take many times longer.
 ONE   = OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 SUITE = $(ONE) $(BIN)/python -m pytest -q -n auto
 
 test-numpy: .venv/test.stamp
 	$(SUITE)
 
-# On the real CuPy, for whose GPU tests/hostcuda answers: once as it is, once with all device work delayed until something
-# waits for it, and on two devices. The kernels that the suite is known to need are compiled first, many in one file. When work is done changes nothing in what is refused, counted, or CuPy's own values.
+# With the real CuPy, on a GPU that tests/hostcuda emulates: once eagerly, and once with two devices and all device work
+# delayed until something waits for it. The kernels that the suite is known to need are compiled first, many per file.
+# The delay does not affect which calls raise, the counts of operations, or CuPy's own values: NOT_LAZY runs once.
 NOT_LAZY = $(addprefix --ignore=tests/,test_strict_agrees.py test_device_operations.py hostcuda/tests/test_against_numpy.py)
 
 test-cupy: .venv/test.stamp ## the suite on the CuPy backend
@@ -35,26 +36,26 @@ test-cupy: .venv/test.stamp ## the suite on the CuPy backend
 	$(SUITE) -p hostcuda.pytest_plugin --cupy-only; \
 	HOSTCUDA_LAZY=1 HOSTCUDA_DEVICES=2 $(SUITE) -p hostcuda.pytest_plugin --cupy-only $(NOT_LAZY)
 
-oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, with PyTorch on the CPU as the judge
+oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, compared with PyTorch on the CPU
 	$(ONE) CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle
 
-bench: .venv-peers/bench.stamp ## speed beside other libraries
+bench: .venv-peers/bench.stamp ## speed compared with other libraries
 	$(PEERS)/python -m benchmarks
 
-lint: .venv/dev.stamp ## ruff, and the layers of the architecture (layout is by hand, so that formulas line up)
+lint: .venv/dev.stamp ## ruff, and the layers of the architecture (no formatter: formulas are aligned by hand)
 	$(BIN)/python -m ruff check
 	$(BIN)/lint-imports
 
-types: .venv/dev.stamp ## mypy, and what type checkers know of the public functions
+types: .venv/dev.stamp ## mypy, and the types that type checkers infer for the public functions
 	$(BIN)/python -m mypy
 	$(BIN)/python tests/typing/check.py
 
-clean: ## all that make made
+clean: ## remove all files that make created
 	rm -rf .venv .venv-peers build dist out *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 
-# ---- set-up: a stamp says that its extras are installed; a newer pyproject.toml has them installed again ------------
+# ---- set-up: a stamp file means that its extras are installed; they are installed again if pyproject.toml changes ---
 
-# ",cuda13x" or ",cuda12x" where an NVIDIA driver with a device answers, after the CUDA that it speaks; else nothing.
+# ",cuda13x" or ",cuda12x", for the CUDA version of the NVIDIA driver, if there is one with a device; else empty.
 CUDA = $(shell $(PYTHON) -c "import ctypes as c; cuda, v = c.CDLL('libcuda.so.1'), c.c_int(); \
 	cuda.cuDriverGetVersion(c.byref(v)); major = min(v.value // 1000, 13); \
 	print(f',cuda{major}x' if cuda.cuInit(0) == 0 and major >= 12 else '')" 2>/dev/null)

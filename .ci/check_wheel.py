@@ -1,5 +1,7 @@
-"""Does the installed wheel stand by itself?  Run it on standard input, in an environment with the wheel and NumPy only,
-from an empty folder: `python - < .ci/check_wheel.py`.
+"""Check that the installed wheel works with NumPy as its only dependency.
+
+Run it from standard input, in an empty folder and an environment that has only the wheel and NumPy:
+`python - < .ci/check_wheel.py`.
 """
 
 import sys
@@ -13,15 +15,16 @@ import gpuprop.nn as nn
 from gpuprop import functional as F
 from gpuprop import optim
 
-installed = {d.name.lower() for d in metadata.distributions()} - {"pip", "setuptools"}
-assert installed == {"gpuprop", "numpy"}, f"more is installed than gpuprop and NumPy: {installed}"
-assert Path(gpuprop.__file__).is_relative_to(sys.prefix), f"this is not the wheel: {gpuprop.__file__}"
+MAX_SIZE = 2e6  # bytes
 
-files = metadata.files("gpuprop") or []
-own = [Path(f.locate()) for f in files if f.suffix != ".pyc"]
-size = sum(f.stat().st_size for f in own)
-assert size <= 2e6, f"gpuprop takes {size / 1e6:.2f} MB installed; 2 are allowed"
-assert Path("gpuprop/py.typed") in {Path(str(f)) for f in files}, "the wheel lacks py.typed"
+installed = {d.name.lower() for d in metadata.distributions()} - {"pip", "setuptools"}
+assert installed == {"gpuprop", "numpy"}, f"installed: {installed}, expected gpuprop and numpy"
+assert Path(gpuprop.__file__).is_relative_to(sys.prefix), f"not the wheel: {gpuprop.__file__}"
+
+files = [f for f in metadata.files("gpuprop") or [] if f.suffix != ".pyc"]
+size = sum(Path(f.locate()).stat().st_size for f in files)
+assert size <= MAX_SIZE, f"gpuprop takes {size / 1e6:.2f} MB, more than {MAX_SIZE / 1e6:.0f} MB"
+assert "gpuprop/py.typed" in {f.as_posix() for f in files}, "the wheel lacks py.typed"
 
 gpuprop.use("cpu")
 gpuprop.manual_seed(0)
@@ -36,12 +39,13 @@ for _ in range(3):
     loss.backward()
     optimizer.step()
     losses.append(loss.item())
-assert losses[0] > losses[1] > losses[2], f"three steps of training did not lower the loss: {losses}"
+assert losses[0] > losses[1] > losses[2], f"the loss does not decrease: {losses}"
 
 try:
     gpuprop.use("cuda")
 except ImportError as e:
-    assert "gpuprop[cuda" in str(e), f"the error does not say what to install: {e}"
+    assert "gpuprop[cuda" in str(e), f"the error does not name the extra to install: {e}"
 else:
-    raise AssertionError("cuda was asked for without CuPy, and nobody said so")
-print(f"gpuprop {gpuprop.__version__} with NumPy {np.__version__}: {size / 1e6:.2f} MB, losses {losses}")
+    raise AssertionError('gpuprop.use("cuda") must raise without CuPy')
+print(f"gpuprop {gpuprop.__version__} with NumPy {np.__version__}: {size / 1e6:.2f} MB, "
+      f"losses {losses}")

@@ -1,1 +1,1 @@
-"""How fast gpuprop is beside its peers: ``python -m benchmarks`` (see `frame`)."""
+"""Speed of gpuprop compared with other libraries: ``python -m benchmarks`` (see `frame`)."""

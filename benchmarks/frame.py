@@ -1,9 +1,10 @@
-"""Fair timing on noisy machines: every contender in a process of its own, in turns, doing the same work.
+"""Timing of several libraries on a noisy machine: one process each, which take turns.
 
-A workload is a module of `benchmarks.workloads` with a table ``CONTENDERS: name -> build``; ``build()`` returns a
-function that takes one step and returns the loss.  The losses of the first steps must agree between contenders, or
-there is nothing to compare.  Then rounds go round: each contender runs a slice of steps while the others wait.  A
-figure is the best of its slices, the median stands beside it, and a comparison is a ratio within one run.
+A workload is a module of `benchmarks.workloads` with a dict ``CONTENDERS``, from names to functions
+``build``.  ``build()`` returns a function that runs one training step and returns the loss.  The
+losses of the first steps must agree between contenders.  Then, in each round, every contender runs
+steps for a time slice while the others wait.  The results are the best and the median over the
+slices, and ratios within one run.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ ROOT = Path(__file__).parents[1]
 
 
 class Contender:
-    """One library in a process of its own, which does nothing unless told."""
+    """One library in its own process, which is idle between requests."""
 
     def __init__(self, workload: str, name: str) -> None:
         self.name = name
         code = f"from benchmarks.frame import serve; serve({workload!r}, {name!r})"
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env=os.environ | {"PYTHONPATH": path, "GPUPROP_BACKEND": "numpy"})
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"PYTHONPATH": path, "GPUPROP_BACKEND": "numpy"})
 
-    def ask(self, what: str, *arguments: Any) -> Any:
+    def request(self, method: str, *arguments: Any) -> Any:
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps([what, *arguments]) + "\n")
+        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended without an answer (see above)")
+            raise RuntimeError(f"the process of {self.name} ended: see its error above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -49,18 +51,23 @@ class Contender:
 
 
 def serve(workload: str, name: str) -> None:
-    """What a contender's process does: answer on its standard output what is asked on its standard input."""
-    answers, sys.stdout = sys.stdout, sys.stderr
+    """The loop of a contender's process: reads requests from stdin, writes results to stdout."""
+    results = sys.stdout
+    sys.stdout = sys.stderr  # for other output
     step = importlib.import_module(f"benchmarks.workloads.{workload}").CONTENDERS[name]()
     for line in sys.stdin:
-        what, *arguments = json.loads(line)
-        result = [step() for _ in range(*arguments)] if what == "losses" else _timed(step, *arguments)
-        print(json.dumps(result), file=answers, flush=True)
+        method, argument = json.loads(line)
+        if method == "losses":
+            result: Any = [step() for _ in range(argument)]
+        else:
+            result = _time_per_step(step, argument)
+        print(json.dumps(result), file=results, flush=True)
 
 
-def _timed(step: Any, seconds: float) -> float:
-    """Seconds a step, over a slice of about `seconds`."""
-    n, start = 0, time.perf_counter()
+def _time_per_step(step: Any, seconds: float) -> float:
+    """Seconds per step, averaged over a time slice of about `seconds`."""
+    n = 0
+    start = time.perf_counter()
     while (spent := time.perf_counter() - start) < seconds:
         step()
         n += 1
@@ -69,7 +76,7 @@ def _timed(step: Any, seconds: float) -> float:
 
 def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses: int = 20,
             only: str | None = None) -> dict[str, Any]:
-    """Run a workload's contenders in turns: their times in microseconds a step, and ratios to the first contender."""
+    """Microseconds per step of a workload's contenders, and ratios of the first to the fastest."""
     module = importlib.import_module(f"benchmarks.workloads.{workload}")
     names = [n for n in module.CONTENDERS if only is None or n.startswith(only)]
     contenders: list[tuple[Contender, list[float], list[float]]] = []
@@ -77,50 +84,62 @@ def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses:
     for name in names:
         contender = Contender(workload, name)
         try:
-            first = contender.ask("losses", losses)
+            first_losses = contender.request("losses", losses)
         except RuntimeError as e:
             absent[name] = str(e)
             continue
-        contenders.append((contender, first, []))
-    want = contenders[0][1]
+        contenders.append((contender, first_losses, []))
+    first, expected, _ = contenders[0]
     for contender, got, _ in contenders:
-        worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(want, got, strict=True))
+        worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(expected, got, strict=True))
         if worst > module.TOLERANCE:
-            first = contenders[0][0].name
-            raise AssertionError(f"{workload}: the losses of {contender.name} and {first} differ by {worst:.1e}")
+            raise AssertionError(f"{workload}: the losses of {contender.name} and {first.name} "
+                                 f"differ by {worst:.1e}")
     for _ in range(rounds):
         for contender, _, times in contenders:
-            times.append(contender.ask("time", slice_seconds))
+            times.append(contender.request("time", slice_seconds))
     for contender, _, _ in contenders:
         contender.close()
-    figures = lambda times: {"best_us": min(times) * 1e6, "median_us": statistics.median(times) * 1e6}
-    row = {contender.name: figures(times) for contender, _, times in contenders}
-    ours = next(iter(row.values()))
-    peers = {n: r for n, r in row.items() if n != contenders[0][0].name}
-    best = min(peers.values(), key=lambda r: r["best_us"], default=None)
+    row = {contender.name: _summary(times) for contender, _, times in contenders}
+    ours = row[first.name]
+    peers = [summary for name, summary in row.items() if name != first.name]
+    best = min(peers, key=lambda summary: summary["best_us"], default=None)
     return {
-        "workload": workload, "what": (module.__doc__ or "").strip().splitlines()[0], "machine": machine(),
-        "contenders": row, "absent": absent,
+        "workload": workload,
+        "what": (module.__doc__ or "").strip().splitlines()[0],
+        "machine": machine(),
+        "contenders": row,
+        "absent": absent,
         "ratio_to_best_peer": best and ours["best_us"] / best["best_us"],
         "ratio_of_medians": best and ours["median_us"] / best["median_us"],
     }
 
 
+def _summary(times: list[float]) -> dict[str, float]:
+    return {"best_us": min(times) * 1e6, "median_us": statistics.median(times) * 1e6}
+
+
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    names = (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    """The machine and the versions that the times were measured with."""
     found = {}
     for name in ("gpuprop", "numpy", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"processor": next(names, platform.processor()), "cores": os.cpu_count(),
-            "python": platform.python_version(), "packages": found, "date": time.strftime("%Y-%m-%d")}
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "packages": found,
+        "date": time.strftime("%Y-%m-%d"),
+    }
 
 
-def _lines(path: str) -> list[str]:
+def _processor() -> str:
     try:
-        return Path(path).read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

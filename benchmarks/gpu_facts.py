@@ -1,15 +1,17 @@
-"""What the GPU at hand does under CuPy, cuBLASLt and CUDA graphs, asked question by question; five minutes at most.
+"""Measures how a GPU behaves under CuPy, cuBLASLt and CUDA graphs, in five minutes at most.
 
     python benchmarks/gpu_facts.py --out gpu_facts.json
-    python benchmarks/gpu_facts.py --quick      # small sizes and few repetitions: a first contact, not for its times
+    python benchmarks/gpu_facts.py --quick    # small sizes, few repetitions: not for timing
 
-Every question runs in a process of its own under a time limit, so a crash or a hang costs one answer. An answer is
-{"point", "question", "answer", "detail", "seconds"}; where there is none, "error" and "kind" (crash, timeout,
-exception, no device, not on this device) stand for "answer". hostcuda, which answers for a GPU where there is none, is
-asked quickly, and not for the libraries that it lacks. The summary on stdout is JSON; the file has the details
-too and is written anew after every answer. Needs NumPy and CuPy; PyTorch is timed where it is installed.
+Each question runs in its own process under a time limit, so a crash or a hang costs one answer.
+An answer is {"point", "question", "answer", "detail", "seconds"}.  If there is none, "error" and
+"kind" (crash, timeout, exception, no device, not on this device) replace "answer".  hostcuda, which
+takes the place of a GPU, gets the quick version without the libraries that it lacks.  The summary
+on stdout is JSON; the file also has the details and is rewritten after every answer.  The script
+needs NumPy and CuPy, and times PyTorch if it is installed.
 
-Errors are ``norm(x - reference) / norm(reference)``, the reference in float64 on the host. Times are in microseconds.
+Errors are ``norm(x - reference) / norm(reference)``, with the reference in float64 on the host.
+Times are in microseconds.
 """
 import argparse
 import contextlib
@@ -34,82 +36,105 @@ from typing import Any
 
 import numpy as np
 
-cp: Any = None  # CuPy, in the asking processes alone: one that cannot be imported must not cost the report
-quick = False   # --quick, in the asking processes too
+cp: Any = None  # CuPy, imported in the child processes only: the report must survive its failure
+quick = False   # --quick, in the child processes too
 
-HOSTCUDA_LACKS = ("cuBLASLt", "cuRAND", "PyTorch")  # of what a question may need
+HOSTCUDA_LACKS = ("cuBLASLt", "cuRAND", "PyTorch")
 
 
-# ---- asking
+# ---- running the questions
 @dataclass(frozen=True)
 class Question:
     point: int
     text: str
-    ask: Callable           # gives the answer and the detail; importable by name, as it runs in another process
+    run: Callable           # returns answer and detail; importable, as it runs in another process
     args: tuple = ()
-    needs: str = "CuPy"     # the library that it asks, which may need CuPy; "" for none of them
+    needs: str = "CuPy"     # the library that it uses; "" for none
 
 
-def run_all(questions: Iterable[Question], limit: float, budget: float = math.inf,
-            report: Callable[[list[dict]], object] = lambda answers: None, small: bool = False) -> list[dict]:
-    """Ask in turn, `limit` seconds a question, `budget` seconds in all; `report` sees the answers after each."""
+def run_all(
+    questions: Iterable[Question],
+    limit: float,
+    budget: float = math.inf,
+    report: Callable[[list[dict]], object] = lambda answers: None,
+    small: bool = False,
+) -> list[dict]:
+    """Run questions in order, each for `limit` seconds at most, for `budget` seconds in all.
+
+    ``report(answers)`` is called after each.
+    """
     end = time.monotonic() + budget
     answers: list[dict] = []
     for question in questions:
         started = time.monotonic()
         left = min(limit, end - started)
-        spent = {"error": "the whole run's time was spent", "kind": "timeout"}
-        reply = ask(question, left, small) if left > 1 else spent
+        if left > 1:
+            reply = ask(question, left, small)
+        else:
+            reply = {"error": "the time budget of the whole run is spent", "kind": "timeout"}
         seconds = round(time.monotonic() - started, 2)
-        answers.append({"point": question.point, "question": question.text, **reply, "seconds": seconds})
+        answers.append(
+            {"point": question.point, "question": question.text, **reply, "seconds": seconds}
+        )
         report(answers)
     return answers
 
 
 def ask(question: Question, limit: float, small: bool = False) -> dict:
-    """The reply of a fresh process; with a crash or a timeout comes the end of what it printed."""
+    """The reply of a new process; after a crash or a timeout, the end of its output."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile(suffix=".log") as log, ours:
-        process = context.Process(target=answer, args=(question, theirs, log.name, limit, small), daemon=True)
+        process = context.Process(
+            target=answer, args=(question, theirs, log.name, limit, small), daemon=True
+        )
         process.start()
         theirs.close()
         kind, reply = "timeout", ""
         with contextlib.suppress(EOFError):
             if ours.poll(limit):
-                kind = "crash"  # unless something is received
+                kind = "crash"  # if nothing is received
                 reply = ours.recv()
         process.join(5 if kind == "crash" else 0)
         process.kill()
         process.join(5)
         if reply:
-            return json.loads(reply, parse_float=lambda digits: float(f"{float(digits):.5g}"), parse_constant=str)
+            rounded = lambda digits: float(f"{float(digits):.5g}")
+            return json.loads(reply, parse_float=rounded, parse_constant=str)
         printed = log.read().decode(errors="replace")[-3000:]
-        return {"error": f"exit code {process.exitcode}, limit {limit:.0f} s", "kind": kind, "detail": printed}
+        return {
+            "error": f"exit code {process.exitcode}, limit {limit:.0f} s",
+            "kind": kind,
+            "detail": printed,
+        }
 
 
 def answer(question: Question, pipe: Any, log: str, limit: float, small: bool) -> None:
-    """In the asking process: answer into `pipe`; whatever libraries print goes to the file `log`."""
+    """In the child process: send the reply to `pipe`; all output goes to the file `log`."""
     global quick
     quick = small
-    file = open(log, "a")  # noqa: SIM115 (faulthandler's, to the end)
+    file = open(log, "a")  # noqa: SIM115 (faulthandler needs it to the end)
     for stream in (1, 2):
         os.dup2(file.fileno(), stream)
-    faulthandler.enable(file)                                           # says where it crashed
-    faulthandler.dump_traceback_later(max(limit - 2, 0.2), file=file)   # says where it hung
-    pipe.send(json.dumps(reply_to(question), default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x)))
+    faulthandler.enable(file)  # prints a traceback of a crash
+    faulthandler.dump_traceback_later(max(limit - 2, 0.2), file=file)  # and of a hang
+    plain = lambda x: x.tolist() if hasattr(x, "tolist") else str(x)
+    pipe.send(json.dumps(reply_to(question), default=plain))
 
 
 def reply_to(question: Question) -> dict:
-    """One non-blocking stream for the whole question: it can be captured, and nothing races across streams."""
+    """Run a question on one non-blocking stream, which can be captured and needs no other waits."""
     global cp
     try:
         if question.needs:
             cp = importlib.import_module("cupy")
         if not has(question.needs):
-            return {"error": f"{device_name()} has no {question.needs}", "kind": "not on this device"}
+            return {
+                "error": f"{device_name()} has no {question.needs}",
+                "kind": "not on this device",
+            }
         with cp.cuda.Stream(non_blocking=True) if question.needs else contextlib.nullcontext():
-            result, detail = question.ask(*question.args)
+            result, detail = question.run(*question.args)
         return {"answer": result, "detail": detail}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}", "kind": "exception",
@@ -121,7 +146,7 @@ def device_name() -> str:
 
 
 def has(library: str) -> bool:
-    """May the device be asked for it? An NVIDIA GPU for all, hostcuda for less."""
+    """True unless hostcuda is the device and lacks the library."""
     return library not in HOSTCUDA_LACKS or "hostcuda" not in device_name()
 
 
@@ -130,21 +155,22 @@ def sized(full: int, small: int) -> int:
 
 
 def attempt(call: Callable, *args: Any, **options: Any) -> Any:
-    """What the call returns, or the text of what it raises."""
+    """The result of the call, or the text of its exception."""
     try:
         return call(*args, **options)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
-# ---- numbers, times, graphs
+# ---- arrays, times, graphs
 def dtype(name: str) -> np.dtype:
     return np.dtype(importlib.import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
 def random(shape: tuple, name: str, scale: float = 1.0, seed: int = 0) -> tuple:
-    """Normal numbers in the type `name` on the device, and the same values in float64 on the host."""
-    values = (scale * np.random.default_rng(seed).standard_normal(shape, np.float32)).astype(dtype(name))
+    """Normal numbers of dtype `name` on the device, and the same values in float64 on the host."""
+    values = scale * np.random.default_rng(seed).standard_normal(shape, np.float32)
+    values = values.astype(dtype(name))
     return cp.asarray(values), values.astype(np.float64)
 
 
@@ -157,7 +183,10 @@ def bits(x: Any) -> Any:
 
 
 def measured(call: Callable, count: int) -> tuple[float, float]:
-    """Host time and device time a call; the device's means something for work that keeps it behind the host."""
+    """Host time and device time per call.
+
+    The device time is meaningful only if the device takes longer than the host.
+    """
     start, stop = cp.cuda.Event(), cp.cuda.Event()
     start.record()
     start.synchronize()
@@ -171,30 +200,42 @@ def measured(call: Callable, count: int) -> tuple[float, float]:
 
 
 def timed(calls: dict[str, Callable], count: int, nbytes: dict[str, int] | None = None) -> dict:
-    """Best and median of nine rounds, each call once a round; with `nbytes`, GB/s and their share of "device copy".
+    """Best and median times over nine rounds (one if quick) of all calls.
 
-    If quick, of one round. The first calls compile and load; one that is refused has its error in the place of times.
+    With `nbytes`, also GB/s and the fraction of "device copy".  A call that raises has its error in
+    place of times.
     """
-    refused = {name: text for name, call in calls.items() if isinstance(text := attempt(call), str)}
+    failed = {}
+    for name, call in calls.items():
+        result = attempt(call)  # also compiles the kernels
+        if isinstance(result, str):
+            failed[name] = result
+    calls = {name: call for name, call in calls.items() if name not in failed}
     count = sized(count, 2)
-    rounds = [{name: measured(call, count) for name, call in calls.items() if name not in refused}
-              for _ in range(sized(10, 2))]
+    rounds = []
+    for _ in range(sized(10, 2)):
+        rounds.append({name: measured(call, count) for name, call in calls.items()})
     table: dict[str, Any] = {}
     for name in rounds[0]:
         host, device = zip(*(times[name] for times in rounds[1:]), strict=True)
-        table[name] = {"host best": min(host), "host median": statistics.median(host),
-                       "device best": min(device), "device median": statistics.median(device)}
+        table[name] = {
+            "host best": min(host),
+            "host median": statistics.median(host),
+            "device best": min(device),
+            "device median": statistics.median(device),
+        }
         if nbytes:
             table[name]["GB/s"] = nbytes[name] / min(device) / 1e3
-    for row in table.values() if nbytes else ():
-        row["of the copy"] = row["GB/s"] / table["device copy"]["GB/s"]
-    return table | refused
+    if nbytes:
+        for row in table.values():
+            row["fraction of device copy"] = row["GB/s"] / table["device copy"]["GB/s"]
+    return table | failed
 
 
 class Recorded:
-    """A CUDA graph of `step`, recorded on the current stream; its memory pool lives as long as it does.
+    """A CUDA graph of `step`, captured on the current stream; it keeps its memory pool alive.
 
-    Two eager runs go before: they compile the kernels, load the modules and fill the pool.
+    Two eager runs first compile the kernels, load the modules and fill the pool.
     """
 
     def __init__(self, step: Callable[[], list], pool: Any = None):
@@ -208,13 +249,16 @@ class Recorded:
             try:
                 self.outputs = step()
             except BaseException:
-                attempt(stream.end_capture)     # frees the stream; could say no more than the first error
+                attempt(stream.end_capture)  # ends the capture; its error adds nothing
                 raise
             self.launch = stream.end_capture().launch
 
 
 def differing(step: Callable[[], list], times: int) -> int:
-    """How many of `times` replays differ in any bit from the eager run; outputs are overwritten before each."""
+    """The number of replays that differ in any bit from the eager run.
+
+    The outputs are overwritten before each replay.
+    """
     expected = [x.copy() for x in step()]
     recorded = Recorded(step)
     wrong = cp.zeros((), dtype=np.int64)
@@ -227,53 +271,86 @@ def differing(step: Callable[[], list], times: int) -> int:
     return int(wrong)
 
 
-# ---- cuBLASLt by ctypes; names and numbers are those of cublasLt.h, cublas_api.h and library_types.h
-TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}                                  # cudaDataType_t
+# ---- cuBLASLt by ctypes; constants of cublasLt.h, cublas_api.h and library_types.h
+TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_32F, COMPUTE_64F, COMPUTE_32F_FAST_TF32 = 68, 70, 77
-TRANSA, TRANSB, EPILOGUE, BIAS_POINTER, EPILOGUE_AUX_POINTER, EPILOGUE_AUX_LD = 3, 4, 7, 8, 11, 12  # MatmulDesc
-BATCH_COUNT, STRIDED_BATCH_OFFSET = 5, 6                                                            # MatrixLayout
-MAX_WORKSPACE_BYTES, MIN_ALIGNMENT_A_BYTES, MIN_ALIGNMENT_B_BYTES = 1, 5, 6                         # MatmulPreference
+TRANSA, TRANSB, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # MatmulDesc
+EPILOGUE_AUX_POINTER, EPILOGUE_AUX_LD = 11, 12
+BATCH_COUNT, STRIDED_BATCH_OFFSET = 5, 6  # MatrixLayout
+MAX_WORKSPACE_BYTES = 1  # MatmulPreference
+MIN_ALIGNMENT_A_BYTES, MIN_ALIGNMENT_B_BYTES = 5, 6
 MIN_ALIGNMENT_C_BYTES, MIN_ALIGNMENT_D_BYTES = 7, 8
-EPILOGUES = {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6, "GELU_BIAS": 36, "GELU_AUX_BIAS": 164, "DGELU": 192,
-             "DGELU_BGRAD": 208, "BGRADA": 256, "BGRADB": 512}
+EPILOGUES = {
+    "DEFAULT": 1,
+    "BIAS": 4,
+    "RELU_BIAS": 6,
+    "GELU_BIAS": 36,
+    "GELU_AUX_BIAS": 164,
+    "DGELU": 192,
+    "DGELU_BGRAD": 208,
+    "BGRADA": 256,
+    "BGRADB": 512,
+}
 
 
 class Heuristic(ctypes.Structure):
     """cublasLtMatmulHeuristicResult_t."""
-    _fields_ = (("algo", ctypes.c_uint64 * 8), ("workspace", ctypes.c_size_t), ("state", ctypes.c_int),
-                ("waves", ctypes.c_float), ("reserved", ctypes.c_int * 4))
+
+    _fields_ = (
+        ("algo", ctypes.c_uint64 * 8),
+        ("workspace", ctypes.c_size_t),
+        ("state", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    )
 
 
 SIGNATURES = {  # p: a pointer, i: an int or an enum, s: size_t, u: uint64_t, q: int64_t
-    "Create": "p", "MatmulDescCreate": "pii", "MatrixLayoutCreate": "piuuq", "MatmulPreferenceCreate": "p",
-    "MatmulDescSetAttribute": "pips", "MatrixLayoutSetAttribute": "pips", "MatmulPreferenceSetAttribute": "pips",
-    "MatmulAlgoGetHeuristic": "ppppppp" + "ipp", "Matmul": "pp" + "ppppp" + "ppp" + "pp" + "pp" + "sp"}
-LETTERS = {"p": ctypes.c_void_p, "i": ctypes.c_int, "s": ctypes.c_size_t, "u": ctypes.c_uint64, "q": ctypes.c_int64}
+    "Create": "p",
+    "MatmulDescCreate": "pii",
+    "MatrixLayoutCreate": "piuuq",
+    "MatmulPreferenceCreate": "p",
+    "MatmulDescSetAttribute": "pips",
+    "MatrixLayoutSetAttribute": "pips",
+    "MatmulPreferenceSetAttribute": "pips",
+    "MatmulAlgoGetHeuristic": "ppppppp" + "ipp",
+    "Matmul": "pp" + "ppppp" + "ppp" + "pp" + "pp" + "sp",
+}
+LETTERS = {
+    "p": ctypes.c_void_p,
+    "i": ctypes.c_int,
+    "s": ctypes.c_size_t,
+    "u": ctypes.c_uint64,
+    "q": ctypes.c_int64,
+}
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    pathfinder = importlib.import_module("cuda.pathfinder")  # comes with CuPy, and knows NVIDIA's wheels
+    pathfinder = importlib.import_module("cuda.pathfinder")  # a dependency of CuPy
     found = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
-    found.cublasLtGetStatusName.restype, found.cublasLtGetVersion.restype = ctypes.c_char_p, ctypes.c_size_t
+    found.cublasLtGetStatusName.restype = ctypes.c_char_p
+    found.cublasLtGetVersion.restype = ctypes.c_size_t
     for name, letters in SIGNATURES.items():
         function = getattr(found, "cublasLt" + name)
-        function.restype, function.argtypes = ctypes.c_int, [LETTERS[letter] for letter in letters]
+        function.restype = ctypes.c_int
+        function.argtypes = [LETTERS[letter] for letter in letters]
     return found
 
 
 def lt(name: str, *args: Any) -> None:
-    """Call cuBLASLt's function `name`; raise on any status but success."""
+    """Call cuBLASLt's function `name`; raises if it fails."""
     if status := getattr(library(), "cublasLt" + name)(*args):
         raise RuntimeError(f"cublasLt{name}: {library().cublasLtGetStatusName(status).decode()}")
 
 
 def described(kind: str, *args: Any, **attributes: Any) -> ctypes.c_void_p:
-    """A new descriptor with its attributes; never destroyed, as the process is short."""
+    """A new descriptor with these attributes; never destroyed, as the process is short-lived."""
     descriptor = ctypes.c_void_p()
     lt(kind + "Create", ctypes.byref(descriptor), *args)
     for name, value in attributes.items():
-        lt(kind + "SetAttribute", descriptor, globals()[name], ctypes.byref(value), ctypes.sizeof(value))
+        number = globals()[name]
+        lt(kind + "SetAttribute", descriptor, number, ctypes.byref(value), ctypes.sizeof(value))
     return descriptor
 
 
@@ -283,7 +360,7 @@ def handle() -> ctypes.c_void_p:
 
 
 def layout(x: Any, batch: int) -> ctypes.c_void_p:
-    """A row-major (R, C) matrix is a column-major (C, R) one with its columns C apart."""
+    """The layout of a row-major (R, C) matrix: a column-major (C, R) one with columns C apart."""
     *_, rows, columns = x.shape
     stride = rows * columns if x.ndim == 3 else 0  # 0: one matrix for the whole batch
     return described("MatrixLayout", TYPES[x.dtype.name], columns, rows, columns,
@@ -291,18 +368,33 @@ def layout(x: Any, batch: int) -> ctypes.c_void_p:
 
 
 class Gemm:
-    """``d = epilogue(op(a) @ op(b) + beta * d)`` of contiguous (..., M, K), (..., K, N), (..., M, N) arrays.
+    """``d = epilogue(op(a) @ op(b) + beta * d)`` of contiguous arrays.
 
-    cuBLASLt counts column by column, so it is asked for ``d.T = op(b).T @ op(a).T``: its A is b, its B is a, and a
-    bias has one element a column of d. One algorithm, one workspace; what is called on must agree with the arrays
-    given here in shape, type and alignment.
+    Shapes are (..., M, K), (..., K, N) and (..., M, N).  cuBLASLt is column-major, so it computes
+    ``d.T = op(b).T @ op(a).T``: its A is b, its B is a, and a bias has one element per column of d.
+    The algorithm and the workspace are fixed; the arrays of a call must have the shapes, dtypes
+    and alignments of those given here.
     """
 
-    def __init__(self, a: Any, b: Any, d: Any, *, ta: bool = False, tb: bool = False, beta: float = 0.0,
-                 compute: int | None = None, epilogue: str = "DEFAULT", bias: Any = None, aux: Any = None):
+    def __init__(
+        self,
+        a: Any,
+        b: Any,
+        d: Any,
+        *,
+        ta: bool = False,
+        tb: bool = False,
+        beta: float = 0.0,
+        compute: int | None = None,
+        epilogue: str = "DEFAULT",
+        bias: Any = None,
+        aux: Any = None,
+    ):
         double = d.dtype == np.float64
         scalar = ctypes.c_double if double else ctypes.c_float
-        self.alpha, self.beta, self.kept = scalar(1.0), scalar(beta), (bias, aux)
+        self.alpha = scalar(1.0)
+        self.beta = scalar(beta)
+        self.kept = bias, aux  # their pointers are stored below
         attributes: dict[str, Any] = dict(TRANSA=ctypes.c_int32(tb), TRANSB=ctypes.c_int32(ta),
                                           EPILOGUE=ctypes.c_uint32(EPILOGUES[epilogue]))
         if bias is not None:
@@ -310,33 +402,47 @@ class Gemm:
         if aux is not None:
             attributes |= dict(EPILOGUE_AUX_POINTER=ctypes.c_void_p(aux.data.ptr),
                                EPILOGUE_AUX_LD=ctypes.c_int64(aux.shape[1]))
-        self.operation = described("MatmulDesc", compute or (COMPUTE_64F if double else COMPUTE_32F),
-                                   TYPES["float64" if double else "float32"], **attributes)
+        self.operation = described(
+            "MatmulDesc",
+            compute or (COMPUTE_64F if double else COMPUTE_32F),
+            TYPES["float64" if double else "float32"],
+            **attributes,
+        )
         self.a, self.b, self.d = (layout(x, d.shape[0] if d.ndim == 3 else 1) for x in (a, b, d))
-        aligned = {f"MIN_ALIGNMENT_{name}_BYTES": ctypes.c_uint32(min(x.data.ptr & -x.data.ptr, 256))
-                   for name, x in (("A", b), ("B", a), ("C", d), ("D", d))}
-        preference = described("MatmulPreference", MAX_WORKSPACE_BYTES=ctypes.c_uint64(32 << 20), **aligned)
-        self.found, count = Heuristic(), ctypes.c_int()
-        lt("MatmulAlgoGetHeuristic", handle(), self.operation, self.b, self.a, self.d, self.d, preference, 1,
-           ctypes.byref(self.found), ctypes.byref(count))
+        aligned = {
+            f"MIN_ALIGNMENT_{name}_BYTES": ctypes.c_uint32(min(x.data.ptr & -x.data.ptr, 256))
+            for name, x in (("A", b), ("B", a), ("C", d), ("D", d))
+        }
+        preference = described(
+            "MatmulPreference", MAX_WORKSPACE_BYTES=ctypes.c_uint64(32 << 20), **aligned
+        )
+        self.found = Heuristic()
+        count = ctypes.c_int()
+        lt("MatmulAlgoGetHeuristic", handle(), self.operation, self.b, self.a, self.d, self.d,
+           preference, 1, ctypes.byref(self.found), ctypes.byref(count))
         if not count.value or self.found.state:
-            raise RuntimeError(f"cuBLASLt has no algorithm: {count.value} found, status {self.found.state}")
+            raise RuntimeError(
+                f"cuBLASLt has no algorithm: {count.value} found, status {self.found.state}"
+            )
         self.workspace = cp.empty(max(self.found.workspace, 1), dtype=np.uint8)
 
     def __call__(self, a: Any, b: Any, d: Any) -> None:
-        lt("Matmul", handle(), self.operation, ctypes.byref(self.alpha), b.data.ptr, self.b, a.data.ptr, self.a,
-           ctypes.byref(self.beta), d.data.ptr, self.d, d.data.ptr, self.d, ctypes.byref(self.found.algo),
-           self.workspace.data.ptr, self.found.workspace, cp.cuda.get_current_stream().ptr)
+        lt("Matmul", handle(), self.operation,
+           ctypes.byref(self.alpha), b.data.ptr, self.b, a.data.ptr, self.a,
+           ctypes.byref(self.beta), d.data.ptr, self.d, d.data.ptr, self.d,
+           ctypes.byref(self.found.algo), self.workspace.data.ptr, self.found.workspace,
+           cp.cuda.get_current_stream().ptr)
 
 
-# ---- own kernels, none of which needs a header
+# ---- our own kernels, which need no header
 CUDA = r"""
-// Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011).
+// Philox4x32-10: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (2011).
 // state, on the device: the key, the upper half of the counter, and its lower half for thread 0.
 extern "C" __global__ void philox(const unsigned long long* state, uint4* out) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   unsigned long long low = state[2] + i, high = state[1];
-  uint4 c = make_uint4((unsigned)low, (unsigned)(low >> 32), (unsigned)high, (unsigned)(high >> 32));
+  uint4 c = make_uint4((unsigned)low, (unsigned)(low >> 32),
+                       (unsigned)high, (unsigned)(high >> 32));
   uint2 k = make_uint2((unsigned)state[0], (unsigned)(state[0] >> 32));
   for (int round = 0; round < 10; ++round, k.x += 0x9E3779B9u, k.y += 0xBB67AE85u) {
     unsigned p = __umulhi(0xD2511F53u, c.x), q = __umulhi(0xCD9E8D57u, c.z);
@@ -346,7 +452,7 @@ extern "C" __global__ void philox(const unsigned long long* state, uint4* out) {
 }
 extern "C" __global__ void advance(unsigned long long* state) { state[1] += 1; }
 
-// Blocks of 32 by 8 threads; a block sums its share of the rows of 128 columns into row blockIdx.y of y.
+// Blocks of 32 by 8 threads; a block sums some rows of 128 columns into row blockIdx.y of y.
 __device__ void add(float4& s, float4 v) { s.x += v.x; s.y += v.y; s.z += v.z; s.w += v.w; }
 extern "C" __global__ void column_sums(const float4* x, float4* y, int rows, int quads) {
   __shared__ float4 tile[8][32];
@@ -364,7 +470,8 @@ extern "C" __global__ void column_sums(const float4* x, float4* y, int rows, int
 extern "C" __global__ void negate_bfloat16(const uint4* x, uint4* y) {
   long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
   uint4 v = x[i];
-  y[i] = make_uint4(v.x ^ 0x80008000u, v.y ^ 0x80008000u, v.z ^ 0x80008000u, v.w ^ 0x80008000u);
+  unsigned sign = 0x80008000u;
+  y[i] = make_uint4(v.x ^ sign, v.y ^ sign, v.z ^ sign, v.w ^ sign);
 }
 """
 
@@ -374,67 +481,111 @@ def kernel(name: str) -> Callable:
     return cp.RawModule(code=CUDA).get_function(name)
 
 
-# ---- point 0: the device, and how types promote
+# ---- point 0: the device, and dtype promotion
 def device_facts() -> tuple:
-    runtime, smi = cp.cuda.runtime, ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    runtime = cp.cuda.runtime
+    smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     found = runtime.getDeviceProperties(0)
-    sizes = {key: found.get(key) for key in ("major", "minor", "multiProcessorCount", "totalGlobalMem", "l2CacheSize")}
+    sizes = {
+        key: found.get(key)
+        for key in ("major", "minor", "multiProcessorCount", "totalGlobalMem", "l2CacheSize")
+    }
     return device_name(), {
-        **sizes, "driver": attempt(subprocess.check_output, smi, text=True, timeout=20),
-        "CUDA of the driver": runtime.driverGetVersion(), "CUDA CuPy was built with": runtime.runtimeGetVersion(),
+        **sizes,
+        "driver": attempt(subprocess.check_output, smi, text=True, timeout=20),
+        "CUDA of the driver": runtime.driverGetVersion(),
+        "CUDA CuPy was built with": runtime.runtimeGetVersion(),
         "CUDA runtime": attempt(lambda: cp.cuda.get_local_runtime_version()),
         "NVRTC": attempt(lambda: cp.cuda.nvrtc.getVersion()),
-        "cuBLASLt": attempt(lambda: library().cublasLtGetVersion())}
+        "cuBLASLt": attempt(lambda: library().cublasLtGetVersion()),
+    }
 
 
 PROMOTIONS = (
-    "ones(3, 'f4') * 2.0", "ones(3, 'f4') * float64(2)", "ones(3, 'f4') * array(2.0)", "ones(3, 'f2') + 1",
-    "ones(3, 'f2') * ones((), 'f4')", "ones(3, 'i4') * 2.0", "ones(3, 'i1') + 1", "ones(3, 'f4') + ones(3, 'i4')",
-    "where(ones(3, '?'), ones(3, 'f4'), 0.0)", "ones(3, 'f4').sum() * 2.5")
+    "ones(3, 'f4') * 2.0",
+    "ones(3, 'f4') * float64(2)",
+    "ones(3, 'f4') * array(2.0)",
+    "ones(3, 'f2') + 1",
+    "ones(3, 'f2') * ones((), 'f4')",
+    "ones(3, 'i4') * 2.0",
+    "ones(3, 'i1') + 1",
+    "ones(3, 'f4') + ones(3, 'i4')",
+    "where(ones(3, '?'), ones(3, 'f4'), 0.0)",
+    "ones(3, 'f4').sum() * 2.5",
+)
 BFLOAT16 = (
-    "ones(3, bf16) * 2.5", "ones(3, bf16) + 1", "ones(3, bf16) * ones(3, 'f4')", "ones(3, bf16) * ones((), 'f4')",
-    "ones((), bf16) * ones(3, 'f4')", "ones(3, bf16) * ones((), bf16)", "ones(3, bf16) * ones(3, 'f2')",
-    "ones(3, bf16) * ones(3, 'i4')", "ones(3, bf16).sum()", "maximum(ones(3, bf16), 0.0)", "exp(ones(3, bf16))")
+    "ones(3, bf16) * 2.5",
+    "ones(3, bf16) + 1",
+    "ones(3, bf16) * ones(3, 'f4')",
+    "ones(3, bf16) * ones((), 'f4')",
+    "ones((), bf16) * ones(3, 'f4')",
+    "ones(3, bf16) * ones((), bf16)",
+    "ones(3, bf16) * ones(3, 'f2')",
+    "ones(3, bf16) * ones(3, 'i4')",
+    "ones(3, bf16).sum()",
+    "maximum(ones(3, bf16), 0.0)",
+    "exp(ones(3, bf16))",
+)
 
 
 def promotion(expressions: tuple) -> tuple:
-    """Detail: for each expression, NumPy's type and CuPy's."""
+    """Detail: the dtypes of NumPy and CuPy for each expression."""
+
     def outcome(xp: Any, text: str) -> str:
         names = {name: getattr(xp, name) for name in ("ones", "array", "where", "maximum", "exp")}
+        names |= {"float64": np.float64, "bf16": dtype("bfloat16")}
         with contextlib.suppress(Exception):
-            return eval(text, names | {"float64": np.float64, "bf16": dtype("bfloat16")}).dtype.name
-        return "refused"
+            return eval(text, names).dtype.name
+        return "error"
 
     table = {text: [outcome(xp, text) for xp in (np, cp)] for text in expressions}
     return all(host == device for host, device in table.values()), table
 
 
 # ---- point 1: cuBLASLt, eager and in a graph with its own pool
-PRECISIONS = {"float64": ("float64", "float64", None), "float32": ("float32", "float32", None),
-              "tf32": ("float32", "float32", COMPUTE_32F_FAST_TF32),
-              "bfloat16": ("bfloat16", "bfloat16", None), "bfloat16 to float32": ("bfloat16", "float32", None),
-              "float16": ("float16", "float16", None), "float16 to float32": ("float16", "float32", None)}
+PRECISIONS = {
+    "float64": ("float64", "float64", None),
+    "float32": ("float32", "float32", None),
+    "tf32": ("float32", "float32", COMPUTE_32F_FAST_TF32),
+    "bfloat16": ("bfloat16", "bfloat16", None),
+    "bfloat16 to float32": ("bfloat16", "float32", None),
+    "float16": ("float16", "float16", None),
+    "float16 to float32": ("float16", "float32", None),
+}
 CASES: dict[str, dict[str, Any]] = {
-    "plain": dict(a=(512, 384), b=(384, 256), times=1000), "accumulating": dict(a=(96, 64), b=(64, 128), beta=1.0),
-    "b transposed": dict(a=(96, 64), b=(128, 64), tb=True), "a transposed": dict(a=(64, 96), b=(64, 128), ta=True),
+    "plain": dict(a=(512, 384), b=(384, 256), times=1000),
+    "accumulating": dict(a=(96, 64), b=(64, 128), beta=1.0),
+    "b transposed": dict(a=(96, 64), b=(128, 64), tb=True),
+    "a transposed": dict(a=(64, 96), b=(64, 128), ta=True),
     "both transposed": dict(a=(64, 96), b=(128, 64), ta=True, tb=True),
-    "batch": dict(a=(8, 96, 64), b=(8, 64, 128)), "batch, one b": dict(a=(8, 96, 64), b=(64, 128)),
+    "batch": dict(a=(8, 96, 64), b=(8, 64, 128)),
+    "batch, one b": dict(a=(8, 96, 64), b=(64, 128)),
     "batch, both transposed": dict(a=(8, 64, 96), b=(8, 128, 64), ta=True, tb=True),
-    "odd and off alignment": dict(a=(33, 17), b=(17, 65), shift=1)}
+    "odd and off alignment": dict(a=(33, 17), b=(17, 65), shift=1),
+}
 
 
 def placed(x: Any, shift: int) -> Any:
-    """A copy of x that starts `shift` elements off alignment."""
+    """A copy of x that starts `shift` elements after an aligned address."""
     view = cp.empty(x.size + shift, x.dtype)[shift:].reshape(x.shape)
     view[...] = x
     return view
 
 
-def product(precision: str, a: tuple, b: tuple, times: int = 100, shift: int = 0, **options: Any) -> dict:
-    """Error of a product of shapes a and b, and replays that differ from it; with `beta`, d starts as random."""
+def product(
+    precision: str, a: tuple, b: tuple, times: int = 100, shift: int = 0, **options: Any
+) -> dict:
+    """The error of a product of shapes a and b, and the number of replays that differ.
+
+    With `beta`, d is initially random.
+    """
     inputs, output, compute = PRECISIONS[precision]
-    (x, x64), (y, y64) = random(a, inputs), random(b, inputs, seed=1)
-    x64, y64 = (v.swapaxes(-1, -2) if options.get(t) else v for v, t in ((x64, "ta"), (y64, "tb")))
+    x, x64 = random(a, inputs)
+    y, y64 = random(b, inputs, seed=1)
+    if options.get("ta"):
+        x64 = x64.swapaxes(-1, -2)
+    if options.get("tb"):
+        y64 = y64.swapaxes(-1, -2)
     start, start64 = random((x64 @ y64).shape, output, seed=2)
     x, y, start = (placed(v, shift) for v in (x, y, start))
     gemm = Gemm(x, y, start, compute=compute, **options)
@@ -444,8 +595,12 @@ def product(precision: str, a: tuple, b: tuple, times: int = 100, shift: int = 0
         gemm(x, y, d)
         return [d]
 
-    return {"error": error_of(step()[0], x64 @ y64 + options.get("beta", 0.0) * start64),
-            "replays differ": differing(step, sized(times, 3)), "workspace": gemm.found.workspace}
+    expected = x64 @ y64 + options.get("beta", 0.0) * start64
+    return {
+        "error": error_of(step()[0], expected),
+        "replays differ": differing(step, sized(times, 3)),
+        "workspace": gemm.found.workspace,
+    }
 
 
 def gemm_cases(precision: str) -> tuple:
@@ -453,7 +608,7 @@ def gemm_cases(precision: str) -> tuple:
 
 
 def gemm_planned_in_capture() -> tuple:
-    """The problem is one never seen; the library is at work before."""
+    """A problem that is new to the library, which is initialized before."""
     a, b, d = (random(shape, "bfloat16")[0] for shape in ((80, 48), (48, 112), (80, 112)))
     Gemm(b, d.reshape(112, 80), cp.empty((48, 80), d.dtype))
     stream = cp.cuda.get_current_stream()
@@ -463,33 +618,43 @@ def gemm_planned_in_capture() -> tuple:
 
 
 def gelu(x: np.ndarray) -> tuple:
-    """GELU by tanh, and its derivative."""
+    """GELU (tanh approximation) and its derivative."""
     t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     slope = (1 - t * t) / 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
     return x * (1 + t) / 2, (1 + t) / 2 + x * slope
 
 
-def epilogue_reference(name: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray, aux: np.ndarray) -> list:
-    """What the epilogue leaves in d, and in its second output if it has one."""
+def epilogue_reference(
+    name: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray, aux: np.ndarray
+) -> list:
+    """The expected outputs of the epilogue: d, and a second one if it has it."""
     if name in ("BGRADA", "BGRADB"):
         return [a @ b, b.sum(0) if name == "BGRADA" else a.sum(1)]
     if "DGELU" in name:
         gradient = a @ b * gelu(aux)[1]
         return [gradient, gradient.sum(0)] if "BGRAD" in name else [gradient]
     z = a @ b + bias
-    return [{"BIAS": z, "RELU_BIAS": np.maximum(z, 0)}.get(name, gelu(z)[0])] + [z] * ("AUX" in name)
+    if name == "BIAS":
+        return [z]
+    if name == "RELU_BIAS":
+        return [np.maximum(z, 0)]
+    y, _ = gelu(z)
+    return [y, z] if "AUX" in name else [y]
 
 
 def epilogue_case(name: str, precision: str) -> dict:
-    """The BGRAD pair reduces over the rows of a, transposed, or of b: dy in a layer's weight gradient."""
+    """BGRADA and BGRADB sum the rows of a (transposed) or b: dy in a layer's weight gradient."""
     M, K, N = 128, 256, 192
     inputs, output, compute = PRECISIONS[precision]
     ta = name in ("BGRADA", "BGRADB")
-    (a, a64), (b, b64) = random((K, M) if ta else (M, K), inputs, K**-0.5), random((K, N), inputs, seed=1)
+    a, a64 = random((K, M) if ta else (M, K), inputs, K**-0.5)
+    b, b64 = random((K, N), inputs, seed=1)
     bias, bias64 = random((M if name == "BGRADB" else N,), output, seed=2)
     aux, aux64 = random((M, N), output, seed=3)
-    gemm = Gemm(a, b, cp.empty((M, N), dtype(output)), ta=ta, compute=compute, epilogue=name,
-                bias=None if name == "DGELU" else bias, aux=aux if "AUX" in name or "DGELU" in name else None)
+    gemm = Gemm(
+        a, b, cp.empty((M, N), dtype(output)), ta=ta, compute=compute, epilogue=name,
+        bias=None if name == "DGELU" else bias,
+        aux=aux if "AUX" in name or "DGELU" in name else None)
 
     def step() -> list:
         d = cp.empty((M, N), dtype(output))
@@ -497,70 +662,91 @@ def epilogue_case(name: str, precision: str) -> dict:
         return [d] + [bias] * ("BGRAD" in name) + [aux] * ("AUX" in name)
 
     good = epilogue_reference(name, a64.T if ta else a64, b64, bias64, aux64)
-    return {"errors": [error_of(x, y) for x, y in zip(step(), good, strict=True)],
-            "replays differ": differing(step, sized(100, 3))}
+    return {
+        "errors": [error_of(x, y) for x, y in zip(step(), good, strict=True)],
+        "replays differ": differing(step, sized(100, 3)),
+    }
 
 
 def gemm_epilogue(name: str) -> tuple:
-    return {precision: attempt(epilogue_case, name, precision) for precision in PRECISIONS}, "gelu compared by tanh"
+    errors = {precision: attempt(epilogue_case, name, precision) for precision in PRECISIONS}
+    return errors, "compared with the tanh approximation of GELU"
 
 
-# ---- point 2: whose memory is a graph's memory?
+# ---- point 2: the memory of a graph
 def lifetime(private: bool) -> tuple:
-    """Do the graph's results, and arrays made after the capture, survive replays?"""
+    """Are results and arrays that are made after the capture right after replays?"""
     n = sized(1 << 21, 1 << 16)
-    x, host = (cp.arange(n) % 97).astype(np.float32), (np.arange(n) % 97).astype(np.float32)
+    x = (cp.arange(n) % 97).astype(np.float32)
+    host = x.get()
 
     def step() -> list:
         a = x * 2
         b = a + 1
-        return [a * b]  # a and b are dropped: their blocks go back to the pool
+        return [a * b]  # the memory of a and b returns to the pool
 
     recorded = Recorded(step, None if private else cp.get_default_memory_pool())
-    make = lambda: [cp.full(n // 4 * quarters, 777, dtype=np.float32) for quarters in (4, 4, 2, 1, 4)]
-    bystanders = {"same stream": make()}
+    sizes = [n // 4 * quarters for quarters in (4, 4, 2, 1, 4)]
+    make = lambda: [cp.full(size, 777, dtype=np.float32) for size in sizes]
+    others = {"same stream": make()}
     with cp.cuda.Stream.null:
-        bystanders["null stream"] = make()
+        others["null stream"] = make()
     cp.cuda.Device().synchronize()
     right = []
     for _ in range(3):
         recorded.launch()
         right.append(np.array_equal(recorded.outputs[0].get(), host * 2 * (host * 2 + 1)))
-    damaged = {name: [int((y != 777).sum()) for y in arrays] for name, arrays in bystanders.items()}
-    return all(right) and not any(map(sum, damaged.values())), {"results right": right, "damaged elements": damaged}
+    damaged = {name: [int((y != 777).sum()) for y in arrays] for name, arrays in others.items()}
+    intact = not any(map(sum, damaged.values()))
+    return all(right) and intact, {"results right": right, "damaged elements": damaged}
 
 
-# ---- point 3: host time a call
-def host_cost(beside_torch: bool) -> tuple:
+# ---- point 3: host time per call
+def host_cost(with_torch: bool) -> tuple:
     x, y, z = (cp.full(1024, value, dtype=np.float32) for value in (1, 2, 3))
     m, out = (cp.full((64, 64), value, dtype=np.float32) for value in (1, 2))
     h, negate = m.astype(np.float16), kernel("negate_bfloat16")
-    element = cp.ElementwiseKernel("float32 x, float32 y", "float32 z", "z = x * y + 1.f", "gpu_facts_element")
+    element = cp.ElementwiseKernel(
+        "float32 x, float32 y", "float32 z", "z = x * y + 1.f", "gpu_facts_element"
+    )
     calls: dict[str, Callable] = {
-        "x + y": lambda: x + y, "exp(x)": lambda: cp.exp(x), "x.sum()": lambda: x.sum(),
-        "matmul float32": lambda: cp.matmul(m, m)}
-    if not beside_torch:
+        "x + y": lambda: x + y,
+        "exp(x)": lambda: cp.exp(x),
+        "x.sum()": lambda: x.sum(),
+        "matmul float32": lambda: cp.matmul(m, m),
+    }
+    if not with_torch:
         if has("cuBLASLt"):
             gemm = Gemm(m, m, out)
             calls["cuBLASLt by ctypes"] = lambda: gemm(m, m, out)
-        return timed(calls | {
-            "add(x, y, out=z)": lambda: cp.add(x, y, out=z), "x * 2.0": lambda: x * 2.0,
-            "empty_like(x)": lambda: cp.empty_like(x), "m.reshape(-1)": lambda: m.reshape(-1),
-            "ElementwiseKernel": lambda: element(x, y), "ElementwiseKernel, out given": lambda: element(x, y, z),
+        calls |= {
+            "add(x, y, out=z)": lambda: cp.add(x, y, out=z),
+            "x * 2.0": lambda: x * 2.0,
+            "empty_like(x)": lambda: cp.empty_like(x),
+            "m.reshape(-1)": lambda: m.reshape(-1),
+            "ElementwiseKernel": lambda: element(x, y),
+            "ElementwiseKernel, with out": lambda: element(x, y, z),
             "RawKernel": lambda: negate((1,), (256,), (x, z)),
-            "matmul, out given": lambda: cp.matmul(m, m, out=out), "matmul float16": lambda: cp.matmul(h, h)}, 200), ""
+            "matmul, with out": lambda: cp.matmul(m, m, out=out),
+            "matmul float16": lambda: cp.matmul(h, h),
+        }
+        return timed(calls, 200), ""
     torch = importlib.import_module("torch")
     with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
         t, tm, leaf = (torch.ones(shape, device="cuda") for shape in (1024, (64, 64), 1024))
         leaf.requires_grad_(True)
-        return timed(calls | {
-            "torch t + t": lambda: t + t, "torch t + t, recorded": lambda: leaf + leaf,
-            "torch t.sum()": lambda: t.sum(), "torch exp(t)": lambda: torch.exp(t),
-            "torch matmul": lambda: torch.matmul(tm, tm)}, 200), ""
+        calls |= {
+            "torch t + t": lambda: t + t,
+            "torch t + t, with autograd": lambda: leaf + leaf,
+            "torch t.sum()": lambda: t.sum(),
+            "torch exp(t)": lambda: torch.exp(t),
+            "torch matmul": lambda: torch.matmul(tm, tm),
+        }
+        return timed(calls, 200), ""
 
 
 def graph_launch() -> tuple:
-    """A node adds 1 to 1024 numbers."""
+    """Each node adds 1 to 1024 numbers."""
     x = cp.zeros(1024, dtype=np.float32)
     graph = lambda nodes: Recorded(lambda: [cp.add(x, 1, out=x) for _ in range(nodes)])
     graphs = {f"{nodes} nodes": graph(nodes) for nodes in (10, 100, sized(1000, 200))}
@@ -569,21 +755,28 @@ def graph_launch() -> tuple:
 
 # ---- point 4: bandwidth
 def column_sums() -> tuple:
-    """The input's bytes are counted once."""
+    """Sums of columns; only the bytes of the input count."""
     values = np.random.default_rng(0).random((sized(65536, 1024), 1024), dtype=np.float32)
     x = cp.asarray(values)
-    copied, partial, y = cp.empty_like(x), cp.empty((256, 1024), dtype=np.float32), cp.empty(1024, dtype=np.float32)
+    copied = cp.empty_like(x)
+    partial = cp.empty((256, 1024), dtype=np.float32)
+    y = cp.empty(1024, dtype=np.float32)
     rows, stripes, quads = map(np.int32, (len(x), 256, 1024 // 4))
 
     def two_stages() -> None:
         kernel("column_sums")((8, 256), (32, 8), (x, partial, rows, quads))
         kernel("column_sums")((8, 1), (32, 8), (partial, y, stripes, quads))
 
-    times = timed({"sum(axis=0)": lambda: x.sum(axis=0), "two stages": two_stages,
-                   "device copy": lambda: copied.data.copy_from_device_async(x.data, x.nbytes)}, 10,
-                  {"sum(axis=0)": x.nbytes, "two stages": x.nbytes, "device copy": 2 * x.nbytes})
+    calls = {
+        "sum(axis=0)": lambda: x.sum(axis=0),
+        "two stages": two_stages,
+        "device copy": lambda: copied.data.copy_from_device_async(x.data, x.nbytes),
+    }
+    nbytes = {"sum(axis=0)": x.nbytes, "two stages": x.nbytes, "device copy": 2 * x.nbytes}
+    times = timed(calls, 10, nbytes)
     good = values.sum(axis=0, dtype=np.float64)
-    return times, {"errors": {"sum(axis=0)": error_of(x.sum(axis=0), good), "two stages": error_of(y, good)}}
+    errors = {"sum(axis=0)": error_of(x.sum(axis=0), good), "two stages": error_of(y, good)}
+    return times, {"errors": errors}
 
 
 def bias_gradient(precision: str) -> tuple:
@@ -593,10 +786,14 @@ def bias_gradient(precision: str) -> tuple:
     values = np.random.default_rng(0).random(shape, dtype=np.float32).astype(dtype(inputs))
     x, dy = cp.asarray(values[0]), cp.asarray(values[1])
     dw, db = cp.empty((1024, 1024), x.dtype), cp.zeros(1024, x.dtype)
-    bare, fused = (Gemm(dy, x, dw, ta=True, compute=compute, **options)
-                   for options in ({}, dict(epilogue="BGRADB", bias=db)))
-    times = timed({"product": lambda: bare(dy, x, dw), "product with BGRADB": lambda: fused(dy, x, dw),
-                   "sum(axis=0)": lambda: dy.sum(axis=0)}, 10)
+    plain = Gemm(dy, x, dw, ta=True, compute=compute)
+    fused = Gemm(dy, x, dw, ta=True, compute=compute, epilogue="BGRADB", bias=db)
+    calls = {
+        "product": lambda: plain(dy, x, dw),
+        "product with BGRADB": lambda: fused(dy, x, dw),
+        "sum(axis=0)": lambda: dy.sum(axis=0),
+    }
+    times = timed(calls, 10)
     return times, {"error": error_of(db, values[1].sum(axis=0, dtype=np.float64))}
 
 
@@ -605,11 +802,17 @@ def pointwise_bandwidth() -> tuple:
     x = (cp.arange(sized(1 << 27, 1 << 20), dtype=np.float32) % 251).astype(dtype("bfloat16"))
     y, z = cp.empty_like(x), cp.empty_like(x)
     xf, yf, negate = x.view(np.float32), y.view(np.float32), kernel("negate_bfloat16")
-    element = cp.ElementwiseKernel("T x", "T y", "y = static_cast<T>(-static_cast<float>(x))", "gpu_facts_negate")
-    calls = {"ElementwiseKernel": lambda: element(x, y), "ufunc": lambda: cp.negative(x, out=y),
-             "ElementwiseKernel float32": lambda: element(xf, yf), "ufunc float32": lambda: cp.negative(xf, out=yf),
-             "16-byte RawKernel": lambda: negate((x.size // 8 // 256,), (256,), (x, z)),
-             "device copy": lambda: y.data.copy_from_device_async(x.data, x.nbytes)}
+    element = cp.ElementwiseKernel(
+        "T x", "T y", "y = static_cast<T>(-static_cast<float>(x))", "gpu_facts_negate"
+    )
+    calls = {
+        "ElementwiseKernel": lambda: element(x, y),
+        "ufunc": lambda: cp.negative(x, out=y),
+        "ElementwiseKernel float32": lambda: element(xf, yf),
+        "ufunc float32": lambda: cp.negative(xf, out=yf),
+        "16-byte RawKernel": lambda: negate((x.size // 8 // 256,), (256,), (x, z)),
+        "device copy": lambda: y.data.copy_from_device_async(x.data, x.nbytes),
+    }
     times = timed(calls, 10, dict.fromkeys(calls, 2 * x.nbytes))
     return times, {"RawKernel equals ElementwiseKernel": bool((bits(element(x)) == bits(z)).all())}
 
@@ -618,17 +821,23 @@ def pointwise_bandwidth() -> tuple:
 def cupy_matmul(name: str, batched: bool) -> tuple:
     n = sized(512 if batched else 2048, 64)
     shape = (16, n, n) if batched else (n, n)
-    (a, a64), (b, b64) = random(shape, name), random(shape, name, seed=1)
-    wide, out = [x.astype(np.float32) for x in (a, b)], attempt(cp.matmul, a, b)
+    a, a64 = random(shape, name)
+    b, b64 = random(shape, name, seed=1)
+    a32, b32 = a.astype(np.float32), b.astype(np.float32)
+    out = attempt(cp.matmul, a, b)
     if isinstance(out, str):
-        return "refused", out
-    times = timed({name: lambda: cp.matmul(a, b), "float32": lambda: cp.matmul(*wide),
-                   f"{name}, b transposed": lambda: cp.matmul(a, b.swapaxes(-1, -2))}, 10)
+        return "error", out
+    calls = {
+        name: lambda: cp.matmul(a, b),
+        "float32": lambda: cp.matmul(a32, b32),
+        f"{name}, b transposed": lambda: cp.matmul(a, b.swapaxes(-1, -2)),
+    }
+    times = timed(calls, 10)
     return {"dtype": out.dtype.name, "error": error_of(out, a64 @ b64), **times}, {"shape": shape}
 
 
 # ---- point 6: random numbers in a graph
-PUBLISHED = (  # counter, key, numbers: known answers that the authors of Philox publish with Random123
+PUBLISHED = (  # (counter, key, numbers): known answers published with Random123
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
     ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
@@ -636,7 +845,7 @@ PUBLISHED = (  # counter, key, numbers: known answers that the authors of Philox
 
 
 def philox(key: int = 7, high: int = 0, low: int = 0) -> Callable:
-    """A source of 4096 numbers; its counter is on the device, and a kernel advances it."""
+    """A generator of 4096 numbers per call; a kernel advances its counter on the device."""
     state = cp.asarray(np.array([key, high, low], np.uint64))
 
     def draw() -> Any:
@@ -654,21 +863,25 @@ def generator() -> Callable:
 
 
 def philox_published() -> tuple:
-    right = [tuple(philox(k | l << 32, c | d << 32, a | b << 32)()[0].get().tolist()) == numbers
-             for (a, b, c, d), (k, l), numbers in PUBLISHED]
+    right = []
+    for (a, b, c, d), (k, l), numbers in PUBLISHED:
+        draw = philox(k | l << 32, c | d << 32, a | b << 32)
+        right.append(tuple(draw()[0].get().tolist()) == numbers)
     return all(right), right
 
 
 def draws_in_graph(source: Callable[[], Callable]) -> tuple:
-    """Detail: do the replays go on where the two eager runs before the capture ended?"""
-    draw, twin = source(), source()
-    recorded, drawn = Recorded(lambda: [draw()]), []
+    """Detail: do the replays continue after the two eager runs before the capture?"""
+    draw, eager_draw = source(), source()
+    recorded = Recorded(lambda: [draw()])
+    drawn = []
     for _ in range(3):
         recorded.launch()
         drawn.append(recorded.outputs[0].get())
-    eager = [twin().get() for _ in range(5)][2:]
-    fresh = len({x.tobytes() for x in drawn}) == 3
-    return fresh, {"equal to eager draws": [np.array_equal(x, y) for x, y in zip(drawn, eager, strict=True)]}
+    eager = [eager_draw().get() for _ in range(5)][2:]
+    all_differ = len({x.tobytes() for x in drawn}) == 3
+    equal = [np.array_equal(x, y) for x, y in zip(drawn, eager, strict=True)]
+    return all_differ, {"equal to eager draws": equal}
 
 
 # ---- point 9: sorting, gathering and scattering in a graph
@@ -678,62 +891,95 @@ def scattered(xp: Any, x: Any, i: Any) -> Any:
     return total
 
 
-MOVES = {"sort": lambda xp, x, i: xp.sort(x, axis=-1), "argsort": lambda xp, x, i: xp.argsort(x, axis=-1),
-         "take_along_axis": lambda xp, x, i: xp.take_along_axis(x, i, axis=-1), "add.at": scattered}
+MOVES = {
+    "sort": lambda xp, x, i: xp.sort(x, axis=-1),
+    "argsort": lambda xp, x, i: xp.argsort(x, axis=-1),
+    "take_along_axis": lambda xp, x, i: xp.take_along_axis(x, i, axis=-1),
+    "add.at": scattered,
+}
 
 
 def move_in_graph(name: str) -> tuple:
-    """Allowed while the stream records, and right on other data? Of whole numbers, so that no order matters."""
-    rng, move = np.random.default_rng(0), MOVES[name]
+    """Can it be captured, and are replays on new data right?
+
+    The data are integers, so the order of sums does not matter.
+    """
+    move = MOVES[name]
+    rng = np.random.default_rng(0)
     rows = np.tile(np.arange(1000, dtype=np.float32), (64, 1))
     data = lambda: (rng.permuted(rows, axis=1), rng.integers(0, 64, rows.shape))
     x, i = (cp.asarray(values) for values in data())
-    recorded, right = Recorded(lambda: [move(cp, x, i)]), []
+    recorded = Recorded(lambda: [move(cp, x, i)])
+    right = []
     for _ in range(3):
         new_x, new_i = data()
-        x[...], i[...] = cp.asarray(new_x), cp.asarray(new_i)
+        x[...] = cp.asarray(new_x)
+        i[...] = cp.asarray(new_i)
         recorded.launch()
         right.append(np.array_equal(recorded.outputs[0].get(), move(np, new_x, new_i)))
     return all(right), {"replays right": right}
 
 
-# ---- the table
+# ---- the questions
 DEVICE = Question(0, "device", device_facts)
 QUESTIONS = [
-    Question(0, "types promote as NumPy's do", promotion, (PROMOTIONS,)),
-    Question(0, "bfloat16 promotes as NumPy's does", promotion, (BFLOAT16,)),
+    Question(0, "dtypes promote as in NumPy", promotion, (PROMOTIONS,)),
+    Question(0, "bfloat16 promotes as in NumPy", promotion, (BFLOAT16,)),
     *(Question(1, f"cuBLASLt, {name}", gemm_cases, (name,), "cuBLASLt") for name in PRECISIONS),
-    Question(1, "cuBLASLt's heuristics answer during capture", gemm_planned_in_capture, needs="cuBLASLt"),
-    *(Question(1, f"cuBLASLt epilogue {name}", gemm_epilogue, (name,), "cuBLASLt")
-      for name in EPILOGUES if name != "DEFAULT"),
-    Question(2, "with its own pool a graph and its neighbours stay sound", lifetime, (True,)),
-    Question(2, "with the default pool a graph and its neighbours stay sound", lifetime, (False,)),
-    Question(3, "time a call", host_cost, (False,)),
-    Question(3, "time a call, beside PyTorch", host_cost, (True,), "PyTorch"),
-    Question(3, "time a graph launch", graph_launch),
+    Question(1, "cuBLASLt's heuristics work during capture", gemm_planned_in_capture,
+             needs="cuBLASLt"),
+    *(
+        Question(1, f"cuBLASLt epilogue {name}", gemm_epilogue, (name,), "cuBLASLt")
+        for name in EPILOGUES
+        if name != "DEFAULT"
+    ),
+    Question(2, "a graph with its own pool and other arrays stay right", lifetime, (True,)),
+    Question(2, "a graph with the default pool and other arrays stay right", lifetime, (False,)),
+    Question(3, "time per call", host_cost, (False,)),
+    Question(3, "time per call, with PyTorch", host_cost, (True,), "PyTorch"),
+    Question(3, "time per graph launch", graph_launch),
     Question(4, "sum over axis 0 of (65536, 1024) float32", column_sums),
-    *(Question(4, f"BGRADB in a weight gradient, {name}", bias_gradient, (name,), "cuBLASLt")
-      for name in ("tf32", "bfloat16")),
+    *(
+        Question(4, f"BGRADB in a weight gradient, {name}", bias_gradient, (name,), "cuBLASLt")
+        for name in ("tf32", "bfloat16")
+    ),
     Question(4, "bandwidth of a pointwise kernel, bfloat16", pointwise_bandwidth),
-    *(Question(5, f"cupy.matmul {name}, {'batched' if batched else '2-D'}", cupy_matmul, (name, batched))
-      for batched in (False, True) for name in ("float16", "bfloat16")),
-    Question(6, "own Philox kernel gives the published numbers", philox_published),
-    Question(6, "own Philox kernel draws anew at each replay", draws_in_graph, (philox,)),
-    Question(6, "Generator.random draws anew at each replay", draws_in_graph, (generator,), "cuRAND"),
+    *(
+        Question(5, f"cupy.matmul {name}, {shape}", cupy_matmul, (name, shape == "batched"))
+        for shape in ("2-D", "batched")
+        for name in ("float16", "bfloat16")
+    ),
+    Question(6, "our Philox kernel gives the published numbers", philox_published),
+    Question(6, "our Philox kernel gives new numbers at each replay", draws_in_graph, (philox,)),
+    Question(6, "Generator.random gives new numbers at each replay", draws_in_graph, (generator,),
+             "cuRAND"),
     *(Question(9, f"{name} in a graph", move_in_graph, (name,)) for name in MOVES),
 ]
-PACKAGES = ("numpy", "cupy-cuda13x", "cupy-cuda12x", "torch", "ml_dtypes", "nvidia-cublas", "nvidia-cuda-nvrtc")
+PACKAGES = (
+    "numpy",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "torch",
+    "ml_dtypes",
+    "nvidia-cublas",
+    "nvidia-cuda-nvrtc",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What the GPU at hand does, as JSON.")
+    parser = argparse.ArgumentParser(description="Measure how a GPU behaves; print JSON.")
     parser.add_argument("--out", help="file for the answers with their details")
     parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
     given = parser.parse_args()
     out = given.out
     probe, = run_all([DEVICE], limit=90)
     versions = {name: attempt(importlib.metadata.version, name) for name in PACKAGES}
-    facts = {"device": probe.get("answer"), "about": probe.get("detail"), "python": sys.version, "versions": versions}
+    facts = {
+        "device": probe.get("answer"),
+        "about": probe.get("detail"),
+        "python": sys.version,
+        "versions": versions,
+    }
 
     def save(answers: list[dict]) -> None:
         print(f"{answers[-1]['seconds']:6.1f} s  {answers[-1]['question']}", file=sys.stderr)
@@ -742,13 +988,26 @@ def main() -> None:
                 json.dump(facts | {"answers": answers}, file, indent=1)
 
     if facts["device"] is None:
-        answers = [{"point": question.point, "question": question.text, "error": f"no device: {probe['error']}",
-                    "kind": "no device", "seconds": 0.0} for question in QUESTIONS]
+        answers = [
+            {
+                "point": question.point,
+                "question": question.text,
+                "error": f"no device: {probe['error']}",
+                "kind": "no device",
+                "seconds": 0.0,
+            }
+            for question in QUESTIONS
+        ]
         save(answers)
     else:
         small = given.quick or "hostcuda" in facts["device"]
-        answers = run_all(QUESTIONS, limit=45, budget=280 - probe["seconds"], report=save, small=small)
-    brief = [json.dumps({key: value for key, value in answer.items() if key != "detail"}) for answer in answers]
+        answers = run_all(
+            QUESTIONS, limit=45, budget=280 - probe["seconds"], report=save, small=small
+        )
+    brief = [
+        json.dumps({key: value for key, value in answer.items() if key != "detail"})
+        for answer in answers
+    ]
     print(json.dumps(facts)[:-1] + ', "answers": [\n' + ",\n".join(brief) + "\n]}")
 
 

@@ -1,4 +1,4 @@
-"""README's table of results, from the stored ones: ``python -m benchmarks.tables`` writes it anew."""
+"""Writes the README's table from stored results: ``python -m benchmarks.tables``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.
 
 
 def table() -> str:
-    """What each example reached, a mean over its seeds, and what there is to compare it with."""
-    lines = ["| example | data and model | measured | seeds | beside |", "|---|---|---|---|---|"]
+    """The mean result of each example over its seeds, and a reference value."""
+    lines = ["| example | data and model | measured | seeds | reference |", "|---|---|---|---|---|"]
     for row in json.loads((RESULTS / "examples.json").read_text()):
-        values, name = row["values"], row["example"]
+        name = row["example"]
+        values = row["values"]
         mean = f"{statistics.mean(values):.{row['decimals']}f}"
-        lines.append(f"| [{name}](examples/{name}.py) | {row['what']} | {row['measure']}: {mean} | {len(values)} "
-                     f"| {row['beside']} |")
+        cells = [f"[{name}](examples/{name}.py)", row["what"], f"{row['measure']}: {mean}",
+                 str(len(values)), row["beside"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def page() -> str:
-    """README with the table as it has to be."""
+    """The README with the current table."""
     return BLOCK.sub(lambda _: table(), README.read_text(encoding="utf-8"), count=1)
 
 

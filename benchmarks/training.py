@@ -1,4 +1,4 @@
-"""One model and one loop, written once, for gpuprop and for PyTorch: the same weights, batches and rule."""
+"""One model and training step for gpuprop and PyTorch: same weights, batches and optimizer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-Build = Callable[[Any, Any], Any]  # a model that returns (N, C) logits, from a library's `nn` and `functional`
+# makes a model that returns (N, C) logits from a library's `nn` and `functional`
+Build = Callable[[Any, Any], Any]
 Batches = Callable[[], Sequence[tuple[np.ndarray, np.ndarray]]]
 
 
 def contenders(build: Build, batches: Batches) -> dict[str, Callable[[], Callable[[], float]]]:
-    """gpuprop, then PyTorch on one thread and on two, with its fused optimizer and without."""
+    """gpuprop, and PyTorch with one or two threads, with and without its fused optimizer."""
     return {
         "gpuprop": lambda: _gpuprop(build, batches),
         "PyTorch, 1 thread": lambda: _torch(build, batches, 1, None),
@@ -26,7 +27,7 @@ def _gpuprop(build: Build, batches: Batches) -> Callable[[], float]:
     import gpuprop
     from gpuprop import functional, optim
 
-    model = _ours(build)
+    model = _initial_model(build)
     pairs = [(gpuprop.tensor(x), gpuprop.tensor(y)) for x, y in batches()]
     return _step(model, functional, optim.Adam(model.parameters(), lr=1e-3), pairs)
 
@@ -37,13 +38,15 @@ def _torch(build: Build, batches: Batches, threads: int, fused: bool | None) -> 
 
     torch.set_num_threads(threads)
     model = build(torch.nn, functional)
-    model.load_state_dict({name: torch.tensor(w) for name, w in _ours(build).state_dict().items()})
+    state = _initial_model(build).state_dict()
+    model.load_state_dict({name: torch.tensor(w) for name, w in state.items()})
     pairs = [(torch.tensor(x), torch.tensor(y)) for x, y in batches()]
-    return _step(model, functional, torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused), pairs)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
+    return _step(model, functional, optimizer, pairs)
 
 
-def _ours(build: Build) -> Any:
-    """The model in gpuprop, with the weights of seed 0, which both start from."""
+def _initial_model(build: Build) -> Any:
+    """The model in gpuprop with the initial weights of both libraries, from seed 0."""
     import gpuprop
     from gpuprop import functional, nn
 
@@ -51,7 +54,9 @@ def _ours(build: Build) -> Any:
     return build(nn, functional)
 
 
-def _step(model: Any, functional: Any, optimizer: Any, pairs: Sequence[tuple[Any, Any]]) -> Callable[[], float]:
+def _step(
+    model: Any, functional: Any, optimizer: Any, pairs: Sequence[tuple[Any, Any]],
+) -> Callable[[], float]:
     source = itertools.cycle(pairs)
 
     def step() -> float:

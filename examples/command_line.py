@@ -1,4 +1,4 @@
-"""The command line that the examples share."""
+"""Command-line options shared by the examples."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import os
 from pathlib import Path
 
 
-def arguments(doc: str | None, **options: float) -> argparse.Namespace:
-    """Options with these defaults, of their types, a flag where it is False; then what all examples take."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in options.items():
-        word = f"--{name.replace('_', '-')}"
+def parse_arguments(description: str | None, **defaults: float) -> argparse.Namespace:
+    """Parse an example's own options, with these defaults, and those that all examples have.
+
+    An option has the type of its default; an option with default False is a flag.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        option = f"--{name.replace('_', '-')}"
         if default is False:
-            parser.add_argument(word, action="store_true")
+            parser.add_argument(option, action="store_true")
         else:
-            parser.add_argument(word, type=type(default), default=default, help=f"({default})")
-    parser.add_argument("--data", default=os.environ.get("GPUPROP_DATA"), help="the folder of the data")
+            parser.add_argument(option, type=type(default), default=default,
+                                help="(default: %(default)s)")
+    parser.add_argument("--data", default=os.environ.get("GPUPROP_DATA"),
+                        help="folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", default="auto", help="cpu, cuda, or auto: the GPU if one answers (auto)")
-    parser.add_argument("--out", type=Path, default="out", help="the folder for what it writes")
+    parser.add_argument("--backend", default="auto",
+                        help="cpu, cuda, or auto: a GPU if one is available (default: auto)")
+    parser.add_argument("--out", type=Path, default="out",
+                        help="folder for the results (default: out)")
     return parser.parse_args()

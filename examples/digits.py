@@ -1,13 +1,15 @@
-"""Train a network to read handwritten digits: 1 797 of them, by 13 people, 8 x 8 pixels each.
+"""Train a network to recognize handwritten digits: 1,797 images of 8 x 8 pixels by 13 writers.
 
-    python examples/digits.py [--backend auto|cpu|cuda] [--epochs 40] [--batch-size 32] [--seed 0] [--out out]
+    python examples/digits.py [--backend auto|cpu|cuda] [--epochs 40] [--batch-size 32]
+                              [--seed 0] [--out out]
 
-A quarter of the digits is held back: the network learns from the rest, and is judged by how many of that quarter it
-reads right.  The same code runs on the CPU and on an NVIDIA GPU.  It leaves in the folder `out`
+A quarter of the images is the test set.  The network trains on the rest; its test accuracy is the
+fraction of test images that it classifies correctly.  The same code runs on the CPU and on an
+NVIDIA GPU.  The script writes to the folder `out`:
 
-    curves.png    how loss and accuracy went, epoch by epoch
-    history.csv   the same as numbers
-    weights.npz   what was learnt: NumPy's own format, by the name of each parameter
+    curves.png    loss and accuracy after each epoch
+    history.csv   the same numbers as a table
+    weights.npz   the trained weights, a NumPy archive with one array per parameter
 """
 
 import argparse
@@ -22,8 +24,8 @@ from gpuprop import nn, optim
 from gpuprop.training import Trainer
 
 
-def network() -> nn.Sequential:
-    """From 64 pixels to a score for each of the ten digits."""
+def make_network() -> nn.Sequential:
+    """A network that maps 64 pixels to one score per digit."""
     return nn.Sequential(
         nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.3),
         nn.Linear(256, 128), nn.ReLU(), nn.Dropout(0.3),
@@ -32,36 +34,42 @@ def network() -> nn.Sequential:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="auto", help="auto (a GPU if one answers), cpu, cuda, cuda:1 ...")
-    parser.add_argument("--epochs", type=int, default=40, help="how often each digit is looked at")
-    parser.add_argument("--batch-size", type=int, default=32, help="how many digits make a step")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the first weights, the order and dropout")
-    parser.add_argument("--out", type=Path, default="out", help="the folder for curves, numbers and weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backend", default="auto",
+                        help="auto (a GPU if one is available), cpu, cuda, cuda:1 ...")
+    parser.add_argument("--epochs", type=int, default=40,
+                        help="number of passes over the training set")
+    parser.add_argument("--batch-size", type=int, default=32, help="images per training step")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="seed of the split, the initial weights, the batches and dropout")
+    parser.add_argument("--out", type=Path, default="out", help="folder for the results")
     args = parser.parse_args()
 
     logging.basicConfig(level="INFO", format="%(message)s")
-    gpuprop.use(args.backend)        # the log says what "auto" chose, and why
-    gpuprop.manual_seed(args.seed)   # the same seed, the same weights: to the last bit on one machine
+    gpuprop.use(args.backend)  # logs which backend "auto" chose, and why
+    gpuprop.manual_seed(args.seed)  # the same seed gives the same weights, bit for bit
 
     pixels, digits = load_digits(return_X_y=True)
-    x, held_x, y, held_y = train_test_split(
+    x_train, x_test, y_train, y_test = train_test_split(
         pixels / 16, digits, test_size=0.25, stratify=digits, random_state=args.seed)
 
-    model = network()
+    model = make_network()
     optimizer = optim.AdamW(model.parameters(), lr=3e-3)
     scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)
-    loss = nn.CrossEntropyLoss(label_smoothing=0.1)  # taught to be 90 % sure, so it does not go down to 0
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)  # with smoothing, its minimum is above 0
     trainer = Trainer(model, loss, optimizer, metrics=["accuracy"], scheduler=scheduler)
 
-    # The held-back quarter is measured after every epoch, for the curves, but nothing is chosen by it.
-    history = trainer.fit((x, y), validation=(held_x, held_y), epochs=args.epochs, batch_size=args.batch_size)
+    # The test set is evaluated after every epoch for the curves only: it selects nothing.
+    history = trainer.fit((x_train, y_train), validation=(x_test, y_test),
+                          epochs=args.epochs, batch_size=args.batch_size)
 
     history.plot(args.out / "curves.png")
     history.to_csv(args.out / "history.csv")
     gpuprop.save(args.out / "weights.npz", model.state_dict())
-    print(f"learning curves, numbers and weights: {args.out}/curves.png, history.csv, weights.npz")
-    print(f"test accuracy: {trainer.evaluate((held_x, held_y))['accuracy']:.3f}")
+    print(f"learning curves, history and weights: {args.out}/curves.png, history.csv, weights.npz")
+    accuracy = trainer.evaluate((x_test, y_test))["accuracy"]
+    print(f"test accuracy: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

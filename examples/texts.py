@@ -1,24 +1,32 @@
-"""Where the examples on texts find a text: in a folder of the user's, or in the cache."""
+"""Files of text for the examples: read from a folder, or downloaded to a cache."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 
-def find(folder: str, part: str, name: str) -> Path:
-    """The file `name` in `folder`, or in its folder `part`."""
-    for path in (Path(folder) / name, Path(folder) / part / name):
+def find(folder: str, subfolder: str, name: str) -> Path:
+    """The path of the file `name`, in `folder` or in its subfolder."""
+    for path in (Path(folder) / name, Path(folder) / subfolder / name):
         if path.exists():
             return path
-    raise SystemExit(f"{folder} holds no {name}, which is expected there, or in its folder {part}")
+    raise SystemExit(f"{name} not found in {folder} or in its subfolder {subfolder}")
 
 
-def download(url: str, sha256: str, part: str) -> Path:
-    """The file in the cache, downloaded first if it is not there; its checksum is compared."""
+def download(url: str, sha256: str, subfolder: str) -> Path:
+    """The path of the file in the cache, downloaded if missing, checked by SHA-256."""
     name = url.split("/")[-1]
     try:
         import pooch
     except ImportError:
-        raise SystemExit(f'{name} is not here: give its folder by --data or GPUPROP_DATA, or have it downloaded, for '
-                         f'which pip install pooch, or "gpuprop[examples]"') from None
-    return Path(pooch.retrieve(url, sha256, name, pooch.os_cache("gpuprop") / part))
+        raise SystemExit(f"{name} not found: give its folder with --data or GPUPROP_DATA, or "
+                         "install pooch to download it: pip install pooch, or "
+                         '"gpuprop[examples]"') from None
+    return Path(pooch.retrieve(url, sha256, name, pooch.os_cache("gpuprop") / subfolder))
+
+
+def find_or_download(folder: str | None, subfolder: str, url: str, sha256: str) -> Path:
+    """The path of the file at `url`: in `folder` if given, else in the cache."""
+    if folder:
+        return find(folder, subfolder, url.split("/")[-1])
+    return download(url, sha256, subfolder)

@@ -1,20 +1,22 @@
-"""Chinese into English: an encoder-decoder Transformer learns from 26 388 pairs of sentences, and is judged by BLEU.
+"""Train an encoder-decoder Transformer to translate Chinese into English.
 
-The pairs are Tatoeba's, as `cmn-eng.zip` of https://www.manythings.org/anki/ has them: unzip `cmn.txt` from it.  The
-Transformer is that of A. Vaswani et al., "Attention is all you need" (2017), small: it reads characters, in traditional
-and simplified script, and writes words in lower case.  No sentence, Chinese or English, of those to be tested on is
-among those to learn from.
+The data are Tatoeba's 26,388 sentence pairs, `cmn.txt` in `cmn-eng.zip` from
+https://www.manythings.org/anki/.  The Transformer is that of A. Vaswani et al., "Attention is all
+you need" (2017), but small.  Its source tokens are characters, in traditional and simplified
+script; its target tokens are lower-case words.  No test sentence, Chinese or English, occurs in the
+training set.
 
-BLEU (K. Papineni et al., 2002; computed by sacrebleu, in lower case) is measured on the test sentences beside that of
-a baseline: the English of the training sentence that is most like the Chinese one, by its characters and pairs of
-characters, weighed by how rare they are.  The baseline's is 14.0, the Transformer's 26.4, after 14 minutes of computing
-on a CPU.
+The measure is BLEU (K. Papineni et al., 2002; computed by sacrebleu, ignoring case) on the test
+sentences.  The baseline is a nearest neighbor: the translation of the training sentence that is
+most similar by TF-IDF of its characters and character pairs.  The baseline has a BLEU of 14.0, the
+Transformer 26.4, after 14 minutes on a CPU.
 
-    python examples/translate.py [--data DIR] [--epochs 14] [--batch-size 64] [--seed 0] [--backend cpu|cuda|auto]
-                                 [--out out]
+    python examples/translate.py [--data DIR] [--epochs 14] [--batch-size 64] [--seed 0]
+                                 [--backend cpu|cuda|auto] [--out out]
 
-`cmn.txt` is looked for in `--data`, or else in the folder that the environment variable GPUPROP_DATA names.
-Translations go to `out`/translations.txt, the learning curves to `out`/translate.png.
+The script reads `cmn.txt` from `--data`, or from the folder in the environment variable
+GPUPROP_DATA.  It writes translations to `out`/translations.txt and learning curves to
+`out`/translate.png.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-from command_line import arguments
+from command_line import parse_arguments
 from sacrebleu import corpus_bleu
 from sklearn.feature_extraction.text import TfidfVectorizer
 from texts import find
@@ -39,154 +41,207 @@ from gpuprop.data import DataLoader
 from gpuprop.training import EarlyStopping, Trainer
 
 PADDING, UNKNOWN, BEGIN, END = range(4)
-LENGTH = 20  # of what is learnt from and written, in words
-Pairs = list[tuple[str, str]]
+MAX_WORDS = 20  # training sentences are shorter; generated sentences are at most this long
+Pairs = list[tuple[str, str]]  # Chinese, English
 
 
-def split(pairs: Pairs, rng: np.random.Generator) -> list[Pairs]:
-    """A twentieth, another, and the rest, less all pairs of which a sentence is in a part before."""
-    shuffled, n = [pairs[i] for i in rng.permutation(len(pairs))], len(pairs) // 20
-    parts: list[Pairs] = []
-    for part in shuffled[:n], shuffled[n:2 * n], shuffled[2 * n:]:
-        taken = {sentence for other in parts for pair in other for sentence in pair}
-        parts.append([pair for pair in part if taken.isdisjoint(pair)])
-    return parts
+def split(pairs: Pairs, rng: np.random.Generator) -> tuple[Pairs, Pairs, Pairs]:
+    """Training, validation and test pairs; the last two are a twentieth of all pairs each.
+
+    Pairs are dropped so that no sentence is in two of the three sets.
+    """
+    shuffled = [pairs[i] for i in rng.permutation(len(pairs))]
+    n = len(pairs) // 20
+    test = shuffled[:n]
+    validation = without_sentences_of(test, shuffled[n:2 * n])
+    train = without_sentences_of(test + validation, shuffled[2 * n:])
+    return train, validation, test
 
 
-def words(english: str) -> list[str]:
+def without_sentences_of(others: Pairs, pairs: Pairs) -> Pairs:
+    """The pairs that share no sentence with `others`."""
+    used = {sentence for pair in others for sentence in pair}
+    return [pair for pair in pairs if used.isdisjoint(pair)]
+
+
+def split_words(english: str) -> list[str]:
     return re.findall(r"\w+(?:['-]\w+)*|[^\w\s]", english)
 
 
 class Vocabulary:
-    """Numbers for what is in the sentences at least twice, behind the four that are no words."""
+    """Indices of the tokens that occur at least twice, after four special tokens."""
 
     def __init__(self, sentences: list[list[str]]) -> None:
         counts = Counter(token for sentence in sentences for token in sentence)
-        self.tokens = ["", "?", "<", ">", *sorted(token for token, n in counts.items() if n > 1)]
-        self.numbers = {token: i for i, token in enumerate(self.tokens)}
+        frequent = sorted(token for token, count in counts.items() if count > 1)
+        self.tokens = ["", "?", "<", ">", *frequent]
+        self.indices = {token: i for i, token in enumerate(self.tokens)}
 
-    def matrix(self, sentences: list[list[str]]) -> np.ndarray:
-        """Each sentence a row (N, T), from beginning to end."""
-        rows = [[BEGIN, *(self.numbers.get(token, UNKNOWN) for token in tokens), END] for tokens in sentences]
+    def encode(self, sentences: list[list[str]]) -> np.ndarray:
+        """The padded indices (N, T) of sentences, with BEGIN and END."""
+        rows = []
+        for sentence in sentences:
+            indices = [self.indices.get(token, UNKNOWN) for token in sentence]
+            rows.append([BEGIN, *indices, END])
         return np.array(list(zip_longest(*rows, fillvalue=PADDING))).T
 
-    def english(self, row: list[int]) -> str:
-        """The sentence of a row, as far as its end."""
-        tokens = [self.tokens[i] for i in (row[:row.index(END)] if END in row else row)]
+    def decode(self, indices: list[int]) -> str:
+        """The English sentence, up to END."""
+        if END in indices:
+            indices = indices[:indices.index(END)]
+        tokens = [self.tokens[i] for i in indices]
         return re.sub(r" ([.,:;?!])", r"\1", " ".join(tokens))
 
 
-def batches(pairs: Pairs, chinese: Vocabulary, english: Vocabulary, size: int) -> list[tuple]:
-    """What is read (N, S), what was written (N, T) and what comes next (N, T), of pairs of about one length."""
-    tokens = sorted(((list(source), words(target)) for source, target in pairs), key=lambda pair: tuple(map(len, pair)))
-    found = []
-    for i in range(0, len(tokens), size):
-        source, target = (v.matrix(list(part)) for v, part in
-                          zip((chinese, english), zip(*tokens[i:i + size], strict=True), strict=True))
-        found.append((source, target[:, :-1], target[:, 1:]))
-    return found
+def make_batches(pairs: Pairs, chinese: Vocabulary, english: Vocabulary, size: int) -> list[tuple]:
+    """Batches of sources (N, S), target inputs (N, T) and next words (N, T).
+
+    Pairs in a batch have similar lengths.
+    """
+    tokens = [(list(source), split_words(target)) for source, target in pairs]
+    tokens.sort(key=lambda pair: (len(pair[0]), len(pair[1])))
+    batches = []
+    for start in range(0, len(tokens), size):
+        batch = tokens[start:start + size]
+        sources = chinese.encode([source for source, _ in batch])
+        targets = english.encode([target for _, target in batch])
+        batches.append((sources, targets[:, :-1], targets[:, 1:]))
+    return batches
 
 
 class Translator(nn.Module):
-    """From characters (N, S) and the words so far (N, T) to the scores (N, T, words) of the next words."""
+    """Maps characters (N, S) and preceding words (N, T) to logits (N, T, words) of the next words.
 
-    def __init__(self, characters: int, words: int, width: int = 128, layers: int = 3, dropout: float = 0.2) -> None:
+    The output layer shares its weight with the embedding of words.
+    """
+
+    def __init__(self, characters: int, words: int, width: int = 128, layers: int = 3,
+                 dropout: float = 0.2) -> None:
         super().__init__()
-        self.characters, self.words = nn.Embedding(characters, width), nn.Embedding(words, width)
+        self.characters = nn.Embedding(characters, width)
+        self.words = nn.Embedding(words, width)
         self.positions = nn.SinusoidalPositionalEncoding(width, batch_first=True)
         self.dropout = nn.Dropout(dropout)
-        self.transformer = nn.Transformer(width, 4, layers, layers, 4 * width, dropout, batch_first=True,
-                                          norm_first=True)
+        self.transformer = nn.Transformer(width, 4, layers, layers, 4 * width, dropout,
+                                          batch_first=True, norm_first=True)
         self.head = nn.Linear(width, words)
         self.head.weight = self.words.weight
-        for table in (self.characters, self.words):
-            nn.init.normal_(table.weight, std=width**-0.5)
+        for embedding in (self.characters, self.words):
+            nn.init.normal_(embedding.weight, std=width**-0.5)
 
-    def embed(self, table: nn.Embedding, tokens: Any) -> Any:
-        return self.dropout(self.positions(table(tokens) * math.sqrt(table.embedding_dim)))
+    def embed(self, embedding: nn.Embedding, tokens: Any) -> Any:
+        scaled = embedding(tokens) * math.sqrt(embedding.embedding_dim)
+        return self.dropout(self.positions(scaled))
 
     def encode(self, source: Any) -> Any:
-        return self.transformer.encoder(self.embed(self.characters, source), src_key_padding_mask=source == PADDING)
+        return self.transformer.encoder(self.embed(self.characters, source),
+                                        src_key_padding_mask=source == PADDING)
 
-    def decode(self, target: Any, memory: Any, hidden: Any) -> Any:
-        later = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
-        return self.transformer.decoder(self.embed(self.words, target), memory, tgt_mask=later,
-                                        memory_key_padding_mask=hidden, tgt_is_causal=True)
+    def decode(self, target: Any, memory: Any, source: Any) -> Any:
+        causal_mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.transformer.decoder(self.embed(self.words, target), memory,
+                                        tgt_mask=causal_mask, tgt_is_causal=True,
+                                        memory_key_padding_mask=source == PADDING)
 
     def forward(self, source: Any, target: Any) -> Any:
-        return self.head(self.decode(target, self.encode(source), source == PADDING))
+        return self.head(self.decode(target, self.encode(source), source))
 
-    def write(self, source: Any) -> Any:
-        """The likeliest word after word, for all sentences at once."""
-        memory, hidden = self.encode(source), source == PADDING
+    def translate(self, source: Any) -> Any:
+        """The words (N, T) of translations by greedy decoding."""
+        memory = self.encode(source)
         target = gpuprop.full((len(source), 1), BEGIN)
-        for _ in range(LENGTH):
-            best = self.head(self.decode(target, memory, hidden)[:, -1]).argmax(axis=-1)
-            target = gpuprop.concatenate([target, best[:, None]], axis=1)
+        for _ in range(MAX_WORDS):
+            logits = self.head(self.decode(target, memory, source)[:, -1])
+            word = logits.argmax(axis=-1)
+            target = gpuprop.concatenate([target, word[:, None]], axis=1)
         return target[:, 1:]
 
 
-def loss(logits: Any, target: Any) -> tuple[Any, Any]:
-    """The cross-entropy of all words, which are taught to be 90 % sure, and their number."""
-    total = F.cross_entropy(logits.reshape(target.size, -1), target.reshape(-1), ignore_index=PADDING,
-                            label_smoothing=0.1, reduction="sum")
+def summed_loss(logits: Any, target: Any) -> tuple[Any, Any]:
+    """The sum of the cross-entropy over all words, with label smoothing, and their number."""
+    total = F.cross_entropy(logits.reshape(target.size, -1), target.reshape(-1),
+                            ignore_index=PADDING, label_smoothing=0.1, reduction="sum")
     return total, (target != PADDING).sum()
 
 
-def most_alike(train: Pairs, sources: list[str]) -> list[str]:
-    """The English of the training sentence that is most like each of the Chinese ones."""
-    rarity = TfidfVectorizer(analyzer="char", ngram_range=(1, 2))
-    known = rarity.fit_transform(source for source, _ in train)
-    return [train[i][1] for i in np.asarray((rarity.transform(sources) @ known.T).argmax(axis=1)).ravel()]
+def nearest_translations(train: Pairs, sources: list[str]) -> list[str]:
+    """The translation of the most similar training sentence, for each source."""
+    vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(1, 2))
+    known = vectorizer.fit_transform(source for source, _ in train)
+    similarity = vectorizer.transform(sources) @ known.T
+    nearest = np.asarray(similarity.argmax(axis=1)).ravel()
+    return [train[i][1] for i in nearest]
+
+
+def read_pairs(folder: str | None) -> Pairs:
+    """The sentence pairs of `cmn.txt`, the English in lower case."""
+    if not folder:
+        raise SystemExit("cmn.txt not found: download cmn-eng.zip from "
+                         "https://www.manythings.org/anki/, unzip it, and give the folder with "
+                         "--data or GPUPROP_DATA")
+    text = find(folder, "tatoeba_cmn_eng", "cmn.txt").read_text(encoding="utf-8")
+    pairs = []
+    for line in text.splitlines():
+        english, chinese, *_ = line.split("\t")
+        pairs.append((chinese, english.lower()))
+    return pairs
 
 
 def main() -> None:
-    args = arguments(__doc__, epochs=14, batch_size=64)
+    args = parse_arguments(__doc__, epochs=14, batch_size=64)
 
-    if not args.data:
-        raise SystemExit("cmn.txt is not here: unzip it from cmn-eng.zip of https://www.manythings.org/anki/ and give "
-                         "its folder by --data or GPUPROP_DATA")
-    lines = find(args.data, "tatoeba_cmn_eng", "cmn.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [(chinese, english.lower()) for english, chinese, *_ in (line.split("\t") for line in lines)]
-    test, held, train = split(pairs, np.random.default_rng(args.seed))
-    train = [pair for pair in train if len(words(pair[1])) < LENGTH]
-    chinese, english = Vocabulary([list(s) for s, _ in train]), Vocabulary([words(t) for _, t in train])
+    pairs = read_pairs(args.data)
+    train, validation, test = split(pairs, np.random.default_rng(args.seed))
+    train = [pair for pair in train if len(split_words(pair[1])) < MAX_WORDS]
+    chinese = Vocabulary([list(source) for source, _ in train])
+    english = Vocabulary([split_words(target) for _, target in train])
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
-    print(f"{len(train)} pairs to learn from, {len(held)} to choose by, {len(test)} to be tested on; "
-          f"{len(chinese.tokens)} characters, {len(english.tokens)} words; backend {backend.name!r}", flush=True)
+    print(f"{len(train)} training pairs, {len(validation)} validation pairs, {len(test)} test "
+          f"pairs, {len(chinese.tokens)} characters, {len(english.tokens)} words, "
+          f"backend {backend.name!r}", flush=True)
 
     model = Translator(len(chinese.tokens), len(english.tokens))
-    loader = DataLoader(batches(train, chinese, english, args.batch_size), batch_size=None, shuffle=True)
+    batches = make_batches(train, chinese, english, args.batch_size)
+    loader = DataLoader(batches, batch_size=None, shuffle=True)
     optimizer = optim.AdamW(model.parameters(), betas=(0.9, 0.98))
-    schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, epochs=args.epochs, steps_per_epoch=len(loader),
-                                             pct_start=0.1, cycle_momentum=False)
-    trainer = Trainer(model, loss, optimizer, scheduler=schedule, schedule="step", clip_grad_norm=1.0)
+    scheduler = optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=2e-3, epochs=args.epochs, steps_per_epoch=len(loader), pct_start=0.1,
+        cycle_momentum=False)
+    trainer = Trainer(model, summed_loss, optimizer, scheduler=scheduler, schedule="step",
+                      clip_grad_norm=1.0)
 
     def report(trainer: Trainer) -> None:
         row = trainer.history[-1]
-        print(f"epoch {row['epoch']:2d}/{args.epochs}: loss {row['loss']:.3f}, on the pairs to choose by "
-              f"{row['val_loss']:.3f}, {row['seconds']:.0f} s", flush=True)
+        print(f"epoch {row['epoch']:2d}/{args.epochs}: loss {row['loss']:.3f}, "
+              f"validation loss {row['val_loss']:.3f}, {row['seconds']:.0f} s", flush=True)
 
-    trainer.fit(loader, batches(held, chinese, english, args.batch_size), args.epochs,
-                callbacks=[report, EarlyStopping(patience=3)], progress=False)
+    trainer.fit(loader, validation=make_batches(validation, chinese, english, args.batch_size),
+                epochs=args.epochs, callbacks=[report, EarlyStopping(patience=3)], progress=False)
 
-    references = defaultdict(list)  # all translations that the test pairs have of a sentence
+    references = defaultdict(list)  # all translations of each test sentence
     for source, target in test:
         references[source].append(target)
-    sources, truth = list(references), list(zip_longest(*references.values()))
-    bleu = lambda guesses: corpus_bleu(guesses, truth, lowercase=True).score
+    sources = list(references)
+    indices = chinese.encode([list(source) for source in sources])
     with gpuprop.no_grad():
-        found = model.eval().write(gpuprop.tensor(chinese.matrix([list(source) for source in sources]))).numpy()
-    guesses = [english.english(row) for row in found.tolist()]
-    table = [f"{source} {guess} ({' / '.join(references[source])})"
-             for source, guess in zip(sources, guesses, strict=True)]
+        words = model.eval().translate(gpuprop.tensor(indices)).tolist()
+    translations = [english.decode(row) for row in words]
+
     args.out.mkdir(parents=True, exist_ok=True)
     trainer.history.plot(args.out / "translate.png")
-    (args.out / "translations.txt").write_text("\n".join(table), encoding="utf-8")
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # where a terminal has no Chinese
-    print(*table[:10], f"BLEU of the most alike training sentence: {bleu(most_alike(train, sources)):.1f}",
-          f"test BLEU: {bleu(guesses):.1f}", sep="\n")
+    lines = [f"{source} {translation} ({' / '.join(references[source])})"
+             for source, translation in zip(sources, translations, strict=True)]
+    (args.out / "translations.txt").write_text("\n".join(lines), encoding="utf-8")
+
+    reference_sets = list(zip_longest(*references.values()))
+    bleu = lambda guesses: corpus_bleu(guesses, reference_sets, lowercase=True).score
+    baseline = nearest_translations(train, sources)
+    # a terminal whose encoding lacks Chinese prints question marks
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    print(*lines[:10], sep="\n")
+    print(f"BLEU of the nearest training sentence: {bleu(baseline):.1f}")
+    print(f"test BLEU: {bleu(translations):.1f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Neural networks on NumPy and CuPy: the same training run on the CPU and on an NVIDIA GPU.
 
-NumPy's functions are here too, for Tensors and for arrays of every backend: gpuprop.exp,
-gpuprop.sum ...
+The package also has NumPy's functions (`gpuprop.exp`, `gpuprop.sum`, ...), for Tensors and for
+arrays of every backend.
 """
 
+from threading import RLock as _RLock
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
@@ -21,7 +22,7 @@ from gpuprop._core.registry import backends, set_default_backend, use
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy, from_dlpack, tensor
 
-if _TYPE_CHECKING:  # imported when they are first named: see __getattr__
+if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
     from gpuprop import (
         backend,
         data,
@@ -64,7 +65,7 @@ _MODULE_OF = {
     "capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random",
     "save": "io", "show_config": "_environment", "summary": "diagnosis", "verify": "verification",
 }
-_NAME_HERE = {  # of what has another name in PyTorch
+_NAME_HERE = {  # PyTorch's name -> the name in gpuprop, for the error message
     "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends",
     "device": "use", "div": "divide", "double": "float64", "eq": "equal", "float": "float32",
     "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "half": "float16",
@@ -77,19 +78,22 @@ _NAME_HERE = {  # of what has another name in PyTorch
 }
 
 
-if not _TYPE_CHECKING:  # to which every unknown name would exist
+_LOADING = _RLock()
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
 
     def __getattr__(name: str) -> object:
-        """Import a module, or a name from one, at its first use."""
+        """Import a submodule, or a name from one, at its first use."""
         import importlib
 
-        if name in _MODULES:
-            return importlib.import_module(f"gpuprop.{name}")
-        if name in _MODULE_OF:
-            module = importlib.import_module(f"gpuprop.{_MODULE_OF[name]}")
-            value = globals()[name] = getattr(module, name)
-            return value
-        hint = f": it is called gpuprop.{_NAME_HERE[name]}" if name in _NAME_HERE else ""
+        with _LOADING:  # two threads that import each other's packages would see halves of them
+            if name in _MODULES:
+                return importlib.import_module(f"gpuprop.{name}")
+            if name in _MODULE_OF:
+                module = importlib.import_module(f"gpuprop.{_MODULE_OF[name]}")
+                value = globals()[name] = getattr(module, name)
+                return value
+        hint = f": use gpuprop.{_NAME_HERE[name]}" if name in _NAME_HERE else ""
         raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{hint}")
 
 

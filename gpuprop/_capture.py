@@ -1,4 +1,4 @@
-"""`capture`: record a training step once and replay it without running its Python again."""
+"""`capture`: record a training step, then replay it without running its Python again."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.warnings import warn
 
-MAX_STATES = 32  # states seen with one signature; after so many, the step will hardly settle
-MAX_SIGNATURES = 16  # whose recordings a captured step keeps
-NOT_CAPTURED = object()  # returned in place of results: the caller runs the step itself
-IN_PLACE = "write what lasts from step to step in place, `x[...] = `"
+MAX_STATES = 32  # per signature; a step with more states will hardly repeat one
+MAX_SIGNATURES = 16  # a captured step keeps the recordings of this many signatures
+NOT_CAPTURED = object()  # returned instead of results: the caller then runs the step itself
+IN_PLACE = "update state that persists between steps in place, with `x[...] = value`"
 
 _inside_captured: ContextVar[bool] = ContextVar("gpuprop_inside_captured_step", default=False)
 
 
 def capture(step: Callable) -> Callable:
-    """Make a step replayable: its Python runs only while it is recorded, on backends that can.
+    """Return a function that records `step` and then replays it without running its Python.
 
     >>> import gpuprop
     >>> double = gpuprop.capture(lambda x: 2 * x)
@@ -52,57 +52,59 @@ def capture(step: Callable) -> Callable:
     replayed from then on.  The first replay is compared, bit for bit, with a run of the step from
     the same state; this waits for the device.
 
-    A step takes arrays, Tensors and hashable constants, and returns Tensors, arrays, None, bools,
-    numbers and strings, all of them alone or in lists, tuples and dicts.  Results are copies
-    without history, and numbers and strings among them are those of the recording.  What the step
-    writes into an argument changes a copy.  A parameter keeps one array for its gradient from step
-    to step: copy a gradient to keep its values.
+    The arguments of a step are arrays, Tensors and hashable constants.  Its results are Tensors,
+    arrays, None, bools, numbers and strings.  Both may be nested in lists, tuples and dicts.
+
+    - A step must not write into its arguments: a replay would write into copies of them.
+    - Returned arrays and Tensors are copies without history.  Returned numbers and strings are
+      those of the recording.
+    - All steps store a parameter's gradient in the same array: copy a gradient to keep its values.
+    - State that persists between steps must be updated in place (``state[...] = ``).
 
     A step is recorded again when one of these changes:
 
-    - shapes and dtypes of the arguments' arrays, and the constants among the arguments;
+    - the shapes and dtypes of the arguments' arrays, or the constants among the arguments;
     - modes such as `no_grad` and `autocast`;
     - the mode (train or eval), parameters, buffers, submodules or hooks of a module that it calls;
-    - the memory, hooks or `requires_grad` of a parameter or other Tensor that it uses, and whether
-      that has a gradient.
+    - the memory, hooks or `requires_grad` of a parameter or other Tensor that it uses, or whether
+      that Tensor has a gradient.
 
     Other attributes of modules, such as a dropout's p, are read only while recording.  The
-    recordings of the 16 combinations of shapes and constants used last are kept.
+    recordings of the 16 most recently used combinations of shapes and constants are kept.
 
-    State that lasts from step to step must be written in place (``state[...] = ``).
+    A step warns, is not captured and always runs as usual if it
 
-    A step is not captured, but runs as usual from then on and warns why, if it
-
-    - keeps an array that it made, or assigns a different array to a variable;
+    - keeps a reference to an array that it created, or assigns a different array to a variable;
     - differs between two consecutive recordings, for example in a Python number;
     - steps a learning rate schedule;
-    - gives other results than its first replay;
+    - gives results that differ from those of its first replay;
     - returns objects of other types.
 
     CaptureError is raised if the step waits for the device or computes on two devices.  Modules,
-    the variables that the step's closure and globals name, and lists and dicts in these then have
-    the arrays that they had before.
+    variables in the step's closure and globals, and lists and dicts in these variables then refer
+    to the same arrays as before the call.
 
-    The step runs as usual on NumPy, if an argument requires a gradient, inside another captured
-    step, which records it as a part of its own, and inside `grad`, where results keep their
-    history.  Threads that call a captured step take turns, and each gets results of its own.
+    The step also runs as usual on backends that cannot record, such as NumPy; if an argument
+    requires a gradient; and inside `grad`, where results keep their history.  Inside another
+    captured step, it is recorded as a part of that step.  Threads that call a captured step take
+    turns, and each gets its own results.
     """
-    known: OrderedDict[Any, _CapturedStep] = OrderedDict()
+    captured_steps: OrderedDict[Any, _CapturedStep] = OrderedDict()
     lock = threading.RLock()
 
     def captured_for(args: tuple, kwargs: dict, backend: Any, mode: Mode) -> _CapturedStep:
         key = (backend.name, backend.device(), mode, signature_of(args), signature_of(kwargs))
         try:
-            found = known.get(key)
+            found = captured_steps.get(key)
         except TypeError as e:
             raise TypeError(
                 f"a captured step takes arrays, Tensors and hashable constants, alone or in "
                 f"lists, tuples and dicts: {e}") from None
         if found is None:
-            found = known[key] = _CapturedStep(step, backend)
-            if len(known) > MAX_SIGNATURES:
-                known.popitem(last=False)
-        known.move_to_end(key)
+            found = captured_steps[key] = _CapturedStep(step, backend)
+            if len(captured_steps) > MAX_SIGNATURES:
+                captured_steps.popitem(last=False)
+        captured_steps.move_to_end(key)
         return found
 
     @functools.wraps(step)
@@ -115,7 +117,8 @@ def capture(step: Callable) -> Callable:
         if not _can_capture(backend, mode, arrays):
             return detached_copy(step(*args, **kwargs))
         _check_one_backend(backend, arrays)
-        with backend.at(raw(arrays[0])) if arrays else contextlib.nullcontext():
+        device = backend.at(raw(arrays[0])) if arrays else contextlib.nullcontext()
+        with device:
             with lock:
                 captured = captured_for(args, kwargs, backend, mode)
                 result = captured(args, kwargs, arrays)
@@ -141,25 +144,25 @@ def _check_one_backend(backend: Any, arrays: list) -> None:
 
 
 class _CapturedStep:
-    """A step for arguments of one signature.
+    """A step for arguments of one signature, and its recordings.
 
-    Its recordings are kept by *state*, the key that `_state` makes of the modules, optimizers and
-    tensors it uses.
+    There is one recording per *state*, a key that `_state` computes from the modules, optimizers
+    and tensors that the step uses.
     """
 
     def __init__(self, step: Callable, backend: Any) -> None:
         self.step = step
         self.backend = backend
         self.recordings: dict[Any, Replay] = {}  # by state
-        self.modules: dict[Any, None] = {}  # those that runs of the step called
-        self.optimizers: dict[Any, None] = {}  # those that runs of the step stepped
-        self.tensors: list[Tensor] = []  # those of modules and optimizers, and others used
+        self.modules: dict[Any, None] = {}  # called by the step, an ordered set
+        self.optimizers: dict[Any, None] = {}  # stepped by the step, an ordered set
+        self.tensors: list[Tensor] = []  # of modules and optimizers, and others that the step uses
         self.seen_states: set[tuple | None] = set()  # states from which the step has run
         self.rebinding_runs = 0  # consecutive runs that assigned different arrays to variables
         self.gave_up = False
 
     def __call__(self, args: tuple, kwargs: dict, arrays: list) -> Any:
-        """The results of a run or a replay, or NOT_CAPTURED."""
+        """The results of a run or a replay of the step, or NOT_CAPTURED."""
         if self.gave_up:
             return NOT_CAPTURED
         state = self._state()
@@ -170,10 +173,10 @@ class _CapturedStep:
         return self.recordings[state](arrays)
 
     def _state(self) -> tuple | None:
-        """What a recording depends on besides the arguments; reads no values from the device.
+        """A key of all that a recording depends on, other than the arguments.
 
-        None if parameters are not in their optimizer's arena.  Another optimizer may own them now
-        and be the one that steps; if not, running the step copies them into the arena.
+        Reads no values from the device.  None if parameters are not in their optimizer's arena:
+        either another optimizer owns them now, or running the step will copy them into the arena.
         """
         if not all(optimizer._is_bound() for optimizer in self.optimizers):
             return None
@@ -185,7 +188,7 @@ class _CapturedStep:
         return optimizers, modules, tensors
 
     def _run_step(self, args: tuple, kwargs: dict) -> Any:
-        """Run the step; captured steps that it calls run as usual."""
+        """Run the step; captured steps that it calls also run as usual."""
         token = _inside_captured.set(True)
         try:
             return self.step(*args, **kwargs)
@@ -209,18 +212,18 @@ class _CapturedStep:
                     return name
         return f"a tensor of shape {tensor.shape}"
 
-    # ---- a run as usual
+    # ---- a normal run
 
     def _run_eagerly(self, args: tuple, kwargs: dict, state: tuple | None) -> Any:
-        """Run the step and find out what it uses.
+        """Run the step, and find the modules, optimizers and tensors that it uses.
 
-        This also creates what is created at first use: optimizer state, kernels, plans.
+        The run also creates what only a first use creates: optimizer states, kernels and plans.
         """
         if len(self.seen_states) >= MAX_STATES:
-            self._give_up(f"its parameters or gradients were in different memory in each of "
-                          f"{MAX_STATES} calls of one signature")
+            self._give_up(f"in {MAX_STATES} calls with one signature, its parameters or gradients "
+                          f"were in different memory each time")
             return NOT_CAPTURED
-        n_known = len(self.modules), len(self.tensors)
+        previous_counts = len(self.modules), len(self.tensors)
         variables = VariableSnapshot(self.step, self.modules)
         with (collect_modules() as called, optimizer_stepped.collect() as stepped,
               leaf_reached.collect() as reached):
@@ -234,8 +237,8 @@ class _CapturedStep:
         self._watch_tensors(reached.values())
         self._fix_gradient_memory()
         self.seen_states.add(state)
-        if n_known != (len(self.modules), len(self.tensors)):
-            self.seen_states.add(self._state())
+        if previous_counts != (len(self.modules), len(self.tensors)):
+            self.seen_states.add(self._state())  # the state also depends on the new ones
         reason = self._reason_not_to_record(result, variables)
         if reason is not None:
             self._give_up(reason)
@@ -249,17 +252,20 @@ class _CapturedStep:
 
     def _watch_optimizers(self, stepped: Iterable) -> None:
         stepped = dict.fromkeys(stepped)
-        # An optimizer that was not stepped and whose parameters left its arena was replaced.
+        # An optimizer that was not stepped, and whose parameters are no longer in its arena, has
+        # been replaced by another one: drop it.
         self.optimizers = {optimizer: None for optimizer in self.optimizers | stepped
                            if optimizer in stepped or optimizer._is_bound()}
         self._watch_tensors(p for optimizer in self.optimizers
                             for group in optimizer.param_groups for p in group["params"])
 
     def _watch_tensors(self, tensors: Iterable[Tensor]) -> None:
-        self.tensors = list({id(t): t for t in (*self.tensors, *tensors)}.values())
+        """Make `_state` depend on these tensors, too."""
+        by_id = {id(t): t for t in (*self.tensors, *tensors)}
+        self.tensors = list(by_id.values())
 
     def _fix_gradient_memory(self) -> None:
-        """Allocate one array for the gradient of every parameter that has none."""
+        """Allocate a `grad_buffer` for every parameter without one: all steps will use it."""
         for p in self.tensors:
             if not isinstance(p, Parameter) or p.grad_buffer is not None:
                 continue
@@ -272,12 +278,13 @@ class _CapturedStep:
     def _reason_not_to_record(self, result: Any, variables: VariableSnapshot) -> str | None:
         schedule = variables.stepped_schedule()
         if schedule is not None:
-            return f"it steps {schedule}, which computes on the host: step it after the call"
+            return (f"it steps {schedule}, which computes on the host: call its step() after the "
+                    f"captured step")
         unsupported = unsupported_type(result, self.backend.array_type)
         if unsupported is not None:
             return (f"it returns {unsupported}, but a captured step returns Tensors and arrays of "
-                    f"{self.backend.name}, None, bools, numbers, strings, and lists, tuples and "
-                    f"dicts of them")
+                    f"{self.backend.name}, None, bools, numbers and strings, or lists, tuples and "
+                    f"dicts of these")
         if self.rebinding_runs > 1:
             return f"it assigns a different array to a variable: {IN_PLACE}"
         return None
@@ -300,7 +307,7 @@ class _CapturedStep:
             for _ in range(2):
                 before.restore_gradients_and_modes()
                 with self.backend.record() as recording:
-                    # A copy: arrays of the step that are still referenced are those that it keeps.
+                    # The result is copied, so that only arrays that the step keeps are referenced.
                     result = detached_copy(self._run_step(*inputs))
                 after = ModelSnapshot.take(self.modules, self.tensors)
                 replay = Replay(recording, slots, inputs, result, before, after)
@@ -314,7 +321,7 @@ class _CapturedStep:
             before.restore()
             variables.restore()
             raise
-        before.restore()  # arrays that were made while recording have no values before a replay
+        before.restore()  # arrays created while recording have no values until a replay
         difference = _difference_of_recordings(replays)
         if difference is not None:
             variables.restore()
@@ -326,59 +333,67 @@ class _CapturedStep:
         return self._compare_first_replay(replays[1], variables, arrays)
 
     def _check_one_device(self, arrays: list) -> None:
-        by_device = {}
+        by_device = {}  # one tensor per device
         for t in (*arrays, *self.tensors):
             if type(raw(t)) is self.backend.array_type:
                 by_device[self.backend.device_of(raw(t))] = t
         if len(by_device) > 1:
-            a, b, *_ = sorted(by_device)
-            raise CaptureError(f"a captured step computes on one device, but uses "
-                               f"{self._name(by_device[a])} on cuda:{a} and "
-                               f"{self._name(by_device[b])} on cuda:{b}")
+            first, second, *_ = sorted(by_device)
+            raise CaptureError(
+                f"a captured step must compute on one device, but uses "
+                f"{self._name(by_device[first])} on cuda:{first} and "
+                f"{self._name(by_device[second])} on cuda:{second}: move them to one device")
 
     def _kept_array(self, replay: Replay) -> str | None:
-        """The code that made an array that the step keeps, or None."""
-        ours = (replay.result, [t.grad for t in self.tensors], [slot.data for slot in replay.slots],
-                computed_arrays(self.modules))
-        return kept_array(replay.recording, ours)
+        """The line of code that created an array that the step keeps, or None."""
+        expected = (replay.result, [t.grad for t in self.tensors],
+                    [slot.data for slot in replay.slots], computed_arrays(self.modules))
+        return kept_array(replay.recording, expected)
 
     def _check_nothing_kept(self, recording: Any) -> None:
-        """After a recording that ran out of memory: raise if the step keeps an array of it."""
-        made = None if recording is None else kept_array(recording, ())
-        if made:
+        """Raise if the step keeps an array of a recording that ran out of memory."""
+        kept = None if recording is None else kept_array(recording, ())
+        if kept:
             raise CaptureError(f"out of memory while recording this step, and it keeps an array "
-                               f"that it made in {made}, which has no values: {IN_PLACE}")
+                               f"that it created in {kept}, which has no values: {IN_PLACE}")
 
     def _replay_once(self, replay: Replay, arrays: list, kept: str | None) -> Any:
-        """Give up on a step that keeps arrays of its recording.
+        """Give up on a step that keeps or assigns arrays of its recording.
 
-        The replay computes their values; the step's Python has run once for this call.
+        Replay the recording first, which gives these arrays their values.  The step's Python has
+        then run exactly once for this call.
         """
         result = replay(arrays)
         if kept:
-            self._give_up(f"it keeps an array that it made in {kept}: {IN_PLACE}")
+            self._give_up(f"it keeps an array that it created in {kept}: {IN_PLACE}")
         else:
             self._give_up(f"it assigns a different array to a variable: {IN_PLACE}")
         return result
 
     def _watch_other_tensors(self, replay: Replay) -> None:
-        """Watch Tensors of no module and without gradient: their memory may change, too."""
-        uses = replay.recording.uses
+        """Watch the Tensors that belong to no module and that a run does not report.
+
+        A user may assign another array to their `data`, too.
+        """
         slots = {id(slot) for slot in replay.slots}
-        with instances(Tensor) as every:
-            self._watch_tensors([
-                t for t in every
-                if id(t) not in slots and hasattr(t, "data")
-                and type(t.data) is self.backend.array_type and uses(t.data)])
+
+        def is_used(t: Tensor) -> bool:
+            if id(t) in slots or not hasattr(t, "data"):  # another thread may be building it
+                return False
+            return type(t.data) is self.backend.array_type and replay.recording.uses(t.data)
+
+        with instances(Tensor) as tensors:
+            self._watch_tensors([t for t in tensors if is_used(t)])
 
     # ---- the first replay
 
     def _compare_first_replay(self, replay: Replay, variables: VariableSnapshot,
                               arrays: list) -> Any:
-        """Run the step, then replay it from the same state; if they differ, the run counts.
+        """Run the step, replay it from the same state, and compare results and memory.
 
-        The state is all memory that the recording uses and did not make.  What the step changes
-        beyond that, it changes once.
+        The state is all memory that the recording uses and did not allocate.  If the two differ,
+        the results and the memory are those of the run, and the step is no longer captured.  The
+        step's Python runs once.
         """
         state = self._state()
         used = replay.recording.outside()
@@ -386,7 +401,7 @@ class _CapturedStep:
         if saved is None:
             return NOT_CAPTURED
         try:
-            # The slots hold this call's arguments.  The replay overwrites the results: copy them.
+            # The slots hold this call's arguments.  Copy the results: the replay overwrites them.
             result = detached_copy(self._run_step(*replay.inputs))
         except MemoryError:
             for a, value in zip(used, saved, strict=True):
@@ -396,7 +411,7 @@ class _CapturedStep:
             self._give_up("out of memory for a run of the step in addition to its recording")
             return NOT_CAPTURED
         after_run = ModelSnapshot.take(self.modules, self.tensors)
-        self._exchange(used, saved)  # `used` has the state before the run, `saved` that after it
+        self._exchange(used, saved)  # now `saved` has the values after the run
         replayed = replay(arrays)
         difference = (self._difference(result, replayed, after_run)
                       or self._different_memory(used, saved))
@@ -407,7 +422,7 @@ class _CapturedStep:
         replayed_tensors = self._tensor_values()
         self._exchange(used, saved)
         after_run.restore()
-        if not difference.startswith("result"):  # name a tensor, if one differs
+        if not difference.startswith("result"):  # report the name of a tensor, if one differs
             difference = self._first_unequal(replayed_tensors) or difference
         self._give_up(f"its first replay and a run of the step from the same state differ in "
                       f"{difference}")
@@ -417,33 +432,34 @@ class _CapturedStep:
         """Copies of these arrays, or None if there is no memory to make and exchange them."""
         try:
             saved = [self.backend.xp.copy(a) for a in used]
-            self._exchange(used, saved)  # changes nothing, but needs the memory that it needs later
+            self._exchange(used, saved)  # changes no values, but shows that memory suffices
         except MemoryError:
             size = sum(a.nbytes for a in used)
-            self._give_up(f"out of memory for copies of the {size} bytes that it uses, with which "
-                          f"its first replay is compared")
+            self._give_up(f"out of memory for copies of the {size} bytes that it uses, which are "
+                          f"needed to check its first replay")
             return None
         return saved
 
     def _exchange(self, arrays: list, others: list) -> None:
-        """Exchange the values of arrays, one pair at a time."""
+        """Exchange the values of two lists of arrays, one pair at a time to save memory."""
         for i, a in enumerate(arrays):
             values = self.backend.xp.copy(a)
             a[...] = others[i]
             others[i] = values
 
     def _difference(self, result: Any, replayed: Any, after_run: ModelSnapshot) -> str | None:
-        """The result, or gradient in memory of its own, that differs between run and replay."""
+        """The name of a result, or of a gradient in separate memory, that differs, or None."""
         if signature_of(result) != signature_of(replayed):
             return "results other than arrays, or the shapes of arrays"
         returned = zip(arrays_in(result), arrays_in(replayed), strict=True)
         pairs = [(f"result {i}", raw(a), raw(b)) for i, (a, b) in enumerate(returned)]
-        for t, _, grad, *_ in after_run.tensors:
-            if t.grad is grad:
+        for state in after_run.tensors:
+            t = state.tensor
+            if t.grad is state.grad:
                 continue
-            if t.grad is None or grad is None:
+            if t.grad is None or state.grad is None:
                 return f"whether {self._name(t)} has a gradient"
-            pairs.append((f"the gradient of {self._name(t)}", t.grad, grad))
+            pairs.append((f"the gradient of {self._name(t)}", t.grad, state.grad))
         return self._first_unequal(pairs)
 
     def _different_memory(self, replayed: list, run: list) -> str | None:
@@ -452,7 +468,7 @@ class _CapturedStep:
             for a, b in zip(replayed, run, strict=True)])
 
     def _tensor_values(self) -> list[tuple[str, Any, Any]]:
-        """(name, array, copy of its values) for the tensors and their gradients."""
+        """(name, array, copy of the array) for the tensors and their gradients."""
         arrays = []
         for t in self.tensors:
             arrays.append((self._name(t), t.data))
@@ -461,7 +477,10 @@ class _CapturedStep:
         return [(name, a, self.backend.xp.copy(a)) for name, a in arrays]
 
     def _first_unequal(self, pairs: Iterable[tuple[str, Any, Any]]) -> str | None:
-        """The first name of (name, array, array) whose arrays differ; waits for the device."""
+        """The name in the first of (name, array, array) whose arrays differ, or None.
+
+        Waits for the device.
+        """
         xp = self.backend.xp
         names = []
         flags = []
@@ -479,7 +498,7 @@ def _bytes(xp: Any, a: Any) -> Any:
 
 
 def _with_slots(arguments: Any, slots: list[Tensor]) -> Any:
-    """The arguments with the slots for their Tensors, and the slots' data for their arrays."""
+    """The arguments, with slots in place of Tensors and the data of slots in place of arrays."""
     rest = iter(slots)
 
     def replace(a: Any) -> Any:
@@ -490,7 +509,10 @@ def _with_slots(arguments: Any, slots: list[Tensor]) -> Any:
 
 
 def _difference_of_recordings(replays: list[Replay]) -> str | None:
-    """What differs between two recordings of a step, or None; no recordings: out of memory."""
+    """What differs between two recordings of a step, or None.
+
+    An empty list means that recording ran out of memory.
+    """
     if not replays:
         return "out of memory for a recording in addition to what the step itself uses"
     first, second = replays

@@ -1,4 +1,4 @@
-"""What a captured step can read and change besides its arguments, as far as can be found out."""
+"""Find, save and restore what a captured step may read and change other than its arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def arrays_in(tree: Any) -> list:
 
 
 def detached_copy(tree: Any) -> Any:
-    """The tree with copies of its arrays, which no later step writes to, and without history."""
+    """The tree with copies of its arrays and Tensors, the Tensors without history."""
     def copy(a: Any) -> Any:
         copied = backend_of(raw(a)).xp.copy(raw(a))
         return Tensor(copied) if isinstance(a, Tensor) else copied
@@ -47,9 +47,9 @@ def detached_copy(tree: Any) -> Any:
 
 
 def signature_of(value: Any) -> Any:
-    """A value as part of a key.
+    """A key of an argument or a result.
 
-    Arrays are represented by type, shape and dtype, numbers by their bits, others by themselves.
+    It has the shape and dtype of arrays, the bits of numbers, and other values themselves.
     """
     if isinstance(value, dict):
         return type(value), *((k, signature_of(v)) for k, v in value.items())
@@ -65,7 +65,7 @@ def signature_of(value: Any) -> Any:
 
 
 def unsupported_type(result: Any, array_type: type) -> str | None:
-    """The type of a part of a result that a replay cannot return, or None."""
+    """The first type in a result that a replay cannot return, such as "a Result", or None."""
     if isinstance(result, dict | list | tuple):
         values = result.values() if isinstance(result, dict) else result
         found = (unsupported_type(value, array_type) for value in values)
@@ -81,14 +81,13 @@ def unsupported_type(result: Any, array_type: type) -> str | None:
 
 
 class VariableSnapshot:
-    """The variables in which a step may keep arrays, and their values at some moment.
+    """A copy of the variables in which a step may keep arrays.
 
-    Variables are attributes of modules, names of the step's closure and of its globals, `self` of a
-    method, and items of the lists and dicts directly in these.  Functions of the same file that the
-    step calls are searched too.
+    These are the variables in the step's closure, the globals that it names, the attributes of
+    their values, of modules and of a method's `self`, and the items of lists and dicts directly in
+    any of these.  Functions of the same file that the step calls are searched too.
 
-    Each variable, or collection of variables, is kept as its *container*: a list, a dict, a
-    closure's cell, `_Attributes` or `_Globals`.
+    Variables are saved by *container*: a list, a dict, a closure cell, `_Attributes` or `_Globals`.
     """
 
     def __init__(self, step: Callable, modules: Iterable[Module]) -> None:
@@ -105,14 +104,14 @@ class VariableSnapshot:
         return any(_differ(arrays, _arrays(container)) for container, _, arrays in self._saved)
 
     def stepped_schedule(self) -> str | None:
-        """The class of a learning rate schedule that was stepped since, or None."""
+        """The class name of a learning rate schedule that has been stepped since, or None."""
         for schedule, epoch in self._schedules:
             if schedule.last_epoch != epoch:
                 return type(schedule).__name__
         return None
 
     def restore(self) -> None:
-        """Restore the attributes of modules, and other containers if they hold or held arrays."""
+        """Restore all modules, and other containers that have arrays now or had some before."""
         for container, values, arrays in self._saved:
             is_module = isinstance(container, _Attributes) and container.is_module
             if is_module or arrays or _arrays(container):
@@ -180,7 +179,7 @@ class _Attributes:
 
 
 class _Globals:
-    """Some of the global variables of a file."""
+    """Global variables of a file, by name."""
 
     def __init__(self, scope: dict, names: list[str]) -> None:
         self.scope = scope
@@ -194,7 +193,7 @@ class _Globals:
 def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # empty
+    except ValueError:  # the cell is empty
         return None
 
 
@@ -207,7 +206,7 @@ def _copied(container: Any) -> Any:
 
 
 def _arrays(container: Any) -> list[tuple[Any, Any, Any]]:
-    """(key, array or Tensor, its memory) for the arrays in a container."""
+    """(key, array or Tensor, its raw array) for the arrays in a container."""
     if isinstance(container, CellType):
         items: Iterable = [("", _content(container))]
     elif isinstance(container, list):
@@ -244,7 +243,10 @@ def _restore(container: Any, values: Any) -> None:
 
 
 class _IsPart(dict[type, bool]):
-    """By type: does an attribute belong to its module?  Every replay looks it up."""
+    """A cache, by type: True if an attribute of this type is a part of its module.
+
+    Every replay looks up all attributes, and `issubclass` is slower than a dict.
+    """
 
     def __missing__(self, cls: type) -> bool:
         parts = Module | Tensor | Generator
@@ -256,39 +258,39 @@ _is_part = _IsPart()
 
 
 def module_key(module: Module) -> tuple:
-    """What a recording depends on: the module's mode, its parts and its hooks, by their ids."""
+    """A key of what a recording depends on: the module's mode, and the ids of parts and hooks."""
     parts = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
-    hooks = module._hooks
+    hooks = module._forward_hook_lists
     hook_ids = tuple([id(hook) for named in hooks.values() for hook in named]) if hooks else ()
     return module.training, parts, hook_ids
 
 
 def computed_arrays(modules: Iterable[Module]) -> list[Any]:
-    """The arrays of weights that modules compute again in each forward: these need not last."""
+    """The weights that modules compute anew in each forward, so that they need not persist."""
     return [raw(value) for module in modules for value in vars(module).values()
             if isinstance(value, ComputedWeight)]
 
 
 def _all_hooks(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
     for module in modules:
-        for hooks in module._hooks.values():
+        for hooks in module._forward_hook_lists.values():
             yield from hooks
     for tensor in tensors:
         yield from tensor.hooks or ()
 
 
 class TensorState(NamedTuple):
-    """A Tensor's attributes at some moment."""
+    """A Tensor and a copy of its attributes."""
 
     tensor: Tensor
     data: Any
     grad: Any
     requires_grad: bool
-    changed: int  # when its values were last changed in place
+    changed: int  # the time of its last change in place
 
 
 class ModelSnapshot(NamedTuple):
-    """The state of tensors and the modes of modules at some moment."""
+    """A copy of the attributes of tensors and of the modes of modules."""
 
     tensors: list[TensorState]
     modes: list[tuple[Module, bool]]
@@ -301,13 +303,13 @@ class ModelSnapshot(NamedTuple):
         return cls(states, modes, list(_all_hooks(modules, tensors)))
 
     def restore(self) -> None:
-        """Restore which arrays are data and gradients, `requires_grad`, and the modules' modes."""
+        """Restore the tensors' `data`, `grad` and `requires_grad`, and the modules' modes."""
         for state in self.tensors:
             state.tensor.data = state.data
         self.restore_gradients_and_modes()
 
     def restore_gradients_and_modes(self) -> None:
-        """Do the same, except for data."""
+        """Restore the tensors' `grad` and `requires_grad`, and the modules' modes."""
         for t, _, grad, requires_grad, _ in self.tensors:
             t.grad = grad
             t.requires_grad = requires_grad
@@ -321,9 +323,9 @@ class ModelSnapshot(NamedTuple):
 
 
 class Replay:
-    """A recording of a step, called with the arrays of its arguments.
+    """A recording of a step, which is called with the arrays of its arguments.
 
-    A call copies them to the `slots`, the Tensors that the step was recorded with, replays the
+    A call copies these to the `slots`, the Tensors with which the step was recorded, replays the
     recording, and returns copies of its results.
     """
 
@@ -333,7 +335,8 @@ class Replay:
         self.slots = slots
         self.inputs = inputs
         self.result = result
-        self.before = before  # both kept: keys name arrays by id, so they must stay alive
+        # Both snapshots keep arrays alive that keys name by id.
+        self.before = before
         self.after = after
         self._changed: list[Any] = [
             new.tensor for old, new in zip(before.tensors, after.tensors, strict=True)
@@ -351,14 +354,15 @@ class Replay:
         return result
 
 
-def kept_array(recording: Any, ours: Any) -> str | None:
-    """The code that made an array of the recording that is still referenced, other than `ours`.
+def kept_array(recording: Any, expected: Any) -> str | None:
+    """The line of code that created an array that the step keeps, or None.
 
-    None if there is no such array: the step keeps none.
+    That is an array of the recording that is still referenced and that is not in the tree
+    `expected`.
     """
-    arrays = [raw(a) for a in arrays_in(ours)]
+    arrays = [raw(a) for a in arrays_in(expected)]
     found = recording.held(arrays)
-    if found is not None:  # perhaps only by a reference cycle
+    if found is not None:  # perhaps only a reference cycle refers to it
         gc.collect()
         found = recording.held(arrays)
     return found

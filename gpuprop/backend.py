@@ -1,4 +1,4 @@
-"""What a backend package imports: the base class, its errors, and helpers for its functions."""
+"""The public API for backend packages: the base class, its errors, and helpers."""
 
 from gpuprop._core.backend import Backend, BackendMismatchError, CaptureError, Unavailable
 from gpuprop._core.dtypes import is_half

@@ -1,8 +1,8 @@
 """Generate token sequences with a language model: greedy, by sampling, or with beam search.
 
-The model is a function ``step(tokens) -> logits`` of the user.  The first call gets the prompts,
-int64 tokens (N, T), and each later call the tokens chosen last, (N, 1).  It returns the scores of
-the next token, (N, V), and keeps the state of earlier tokens itself::
+The model is a function ``step(tokens) -> logits`` that the user writes.  The first call gets the
+prompts, int64 tokens (N, T), and each later call the tokens chosen last, (N, 1).  It returns the
+logits of the next token, (N, V), and keeps the state of earlier tokens itself::
 
     def step(tokens):
         return model(tokens, caches)[:, -1]
@@ -41,7 +41,7 @@ Step = Callable[[Tensor], Any]
 
 
 def greedy(logits: Array) -> Array:
-    """The tokens (...) with the largest logits (..., V); the first of equals.
+    """The tokens (...) with the largest logits (..., V), and of equal ones the first.
 
     >>> import gpuprop
     >>> gpuprop.decoding.greedy(gpuprop.tensor([[0.1, 2.0, -1.0], [3.0, 0.0, 3.0]])).tolist()
@@ -79,7 +79,7 @@ def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None,
 
 @composed
 def top_k_filter(logits: Array, top_k: int) -> Array:
-    """The logits (..., V) with -inf in place of all but the `top_k` largest.
+    """The logits (..., V) with all but the `top_k` largest replaced by -inf.
 
     Logits equal to the smallest of these are kept too.
 
@@ -90,16 +90,16 @@ def top_k_filter(logits: Array, top_k: int) -> Array:
     _check_logits("top_k_filter", logits)
     _check_positive("top_k", top_k)
     largest, _ = topk(logits, min(top_k, logits.shape[-1]))
-    return _at_least(largest[..., -1:], logits)
+    return _mask_below(largest[..., -1:], logits)
 
 
 @composed
 def top_p_filter(logits: Array, top_p: float) -> Array:
-    """The logits (..., V) with -inf in place of all but the nucleus.
+    """The logits (..., V) with all but those of the nucleus replaced by -inf.
 
-    That is the smallest set of most probable tokens with a total probability of at least `top_p`.
-    Logits equal to the smallest of these are kept too.  A. Holtzman et al., "The curious case of
-    neural text degeneration", ICLR 2020.
+    The nucleus is the smallest set of most probable tokens with a total probability of at least
+    `top_p`.  Logits equal to the smallest of these are kept too.  A. Holtzman et al., "The curious
+    case of neural text degeneration", ICLR 2020.
     """
     _check_logits("top_p_filter", logits)
     if not 0 < top_p <= 1:
@@ -108,11 +108,11 @@ def top_p_filter(logits: Array, top_p: float) -> Array:
     cumulative = cumsum(softmax(ascending.astype("float64"), -1), -1)
     # the largest logit is always kept
     kept = namespace(logits).where(cumulative > 1 - top_p, ascending, ascending[..., -1:])
-    return _at_least(kept.min(axis=-1, keepdims=True), logits)
+    return _mask_below(kept.min(axis=-1, keepdims=True), logits)
 
 
-def _at_least(threshold: Tensor, logits: Tensor) -> Tensor:
-    """The logits with -inf where they are smaller than the threshold."""
+def _mask_below(threshold: Tensor, logits: Tensor) -> Tensor:
+    """The logits with those below the threshold replaced by -inf."""
     xp = namespace(logits)
     return xp.where(logits < threshold, xp.full_like(threshold, -math.inf), logits)
 
@@ -126,31 +126,31 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
              pad: int | None = None, choose: Callable[[Tensor], Any] = greedy) -> Tensor:
     """Continue prompts (N, T) with the tokens that ``choose(logits)`` returns.
 
-    The result has the prompts and the new tokens: int64 (N, T + at most `max_new_tokens`).
+    The result contains the prompts and the new tokens: int64 (N, T + at most `max_new_tokens`).
 
-    With `eos`, a sequence ends with its first new `eos` and is filled with `pad` (`eos` if None),
-    which `step` gets too; generation stops when all sequences have ended.  To find out, the host
-    waits for the device after each step; without `eos` it never waits.
+    With `eos`, a sequence ends with its first new `eos`.  From then on its tokens, in the result
+    and for `step`, are `pad`, by default `eos`.  Generation stops when all sequences have ended; to
+    check this, the host waits for the device after each step.  Without `eos` it never waits.
 
     >>> import gpuprop
     >>> step = lambda tokens: gpuprop.eye(5)[(tokens[:, -1] + 1) % 5]  # predicts token + 1
     >>> gpuprop.decoding.generate(step, [[0, 1], [1, 2]], 4, eos=4).tolist()
     [[0, 1, 2, 3, 4], [1, 2, 3, 4, 4]]
     """
-    found = _prompts("generate", tokens, max_new_tokens)
-    new = found
-    xp = namespace(found)
-    done = xp.zeros((len(found), 1), "bool")
+    sequences = _prompts("generate", tokens, max_new_tokens)
+    new = sequences
+    xp = namespace(sequences)
+    done = xp.zeros((len(sequences), 1), "bool")
     for _ in range(max_new_tokens):
-        logits = _scores("generate", step, new)
+        logits = _next_logits("generate", step, new)
         token = Tensor(raw(choose(logits))).reshape(-1, 1)
         new = token if eos is None else xp.where(done, eos if pad is None else pad, token)
-        found = xp.concatenate([found, new], 1)
+        sequences = xp.concatenate([sequences, new], 1)
         if eos is not None:
             done |= token == eos
             if done.all():
                 break
-    return found
+    return sequences
 
 
 @no_grad()
@@ -162,19 +162,19 @@ def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
 
     Returns int64 tokens (N, beams, T + at most `max_new_tokens`), filled with `pad` as by
     `generate`, and float64 scores (N, beams).  A score is ``log p / length**length_penalty``, where
-    `length` is the number of new tokens, including `eos`; it is -inf if there are fewer sequences
-    than beams.
+    `length` is the number of new tokens, including `eos`.  If there are fewer sequences than
+    `beams`, the scores of the missing ones are -inf.
 
     A sequence ends with `eos`, if that is among the best `beams` continuations, or after
     `max_new_tokens`.  The search for a prompt ends when `beams` sequences have ended and no open
-    one has a higher score at its current length.  With ``length_penalty <= 0`` no better sequence
-    can follow, and otherwise hardly any.  The host waits for the device after each step if `eos`
-    is given, and else never.
+    sequence has a higher score at its current length.  With ``length_penalty <= 0`` no better
+    sequence could follow; otherwise one could, but rarely does.  If `eos` is given, the host waits
+    for the device after each step, otherwise never.
 
-    `step` gets N * beams sequences in all calls, those of one prompt in consecutive rows.  From the
-    second call on, the sequence in row i continues the one that was in row ``index[i]``: before the
-    call, ``reorder(index)`` must reorder the state of `step`, by ``state = state[index]``, or
-    ``cache.reorder(index)`` for a cache.
+    Every call of `step` gets N * beams sequences, those of one prompt in consecutive rows.  From
+    the second call on, the sequence in row i continues the one that was in row ``index[i]``.
+    Therefore ``reorder(index)`` is called first, to reorder the state of `step`: by
+    ``state = state[index]``, or by ``cache.reorder(index)`` for a cache.
     """
     _check_positive("beams", beams)
     prompts = _prompts("beam_search", tokens, max_new_tokens)
@@ -194,7 +194,7 @@ def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
     best = xp.full((n, beams), -math.inf, "float64")  # the scores of `ended`, in descending order
     log_p = xp.where(xp.arange(beams) == 0, 0.0, best)  # of `paths`, which are equal at first
     for length in range(1, max_new_tokens + 1):
-        logits = _scores("beam_search", step, new).reshape(n, beams, -1)
+        logits = _next_logits("beam_search", step, new).reshape(n, beams, -1)
         choices = log_softmax(logits.astype("float64"), -1) + log_p[..., None]
         vocabulary = choices.shape[-1]
         norm = length**length_penalty
@@ -207,19 +207,19 @@ def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
 
         ends = (token == (-1 if eos is None else eos)) | (length == max_new_tokens)
         final = xp.where(ends, log_p, -math.inf)[:, :beams] / norm
-        best, among = topk(xp.concatenate([best, final], 1), beams)
+        best, kept = topk(xp.concatenate([best, final], 1), beams)
         padded = append(ended, xp.full((n, beams), pad))
-        ended = pick(xp.concatenate([padded, paths[:, :beams]], 1), among)
+        ended = pick(xp.concatenate([padded, paths[:, :beams]], 1), kept)
 
-        log_p, among = topk(xp.where(ends, -math.inf, log_p), beams)
+        log_p, kept = topk(xp.where(ends, -math.inf, log_p), beams)
         improves = log_p[:, :1] / norm > best[:, -1:]
         if length == max_new_tokens or (eos is not None and not improves.any()):
             break
         log_p = xp.where(improves, log_p, -math.inf)
-        paths = pick(paths, among)
+        paths = pick(paths, kept)
         new = paths[..., -1].reshape(-1, 1)
         if reorder is not None:
-            rows = xp.arange(n)[:, None] * beams + xp.take_along_axis(row, among, 1)
+            rows = xp.arange(n)[:, None] * beams + xp.take_along_axis(row, kept, 1)
             reorder(rows.reshape(-1))
     return ended, best
 
@@ -239,6 +239,7 @@ def _check_positive(name: str, count: Any) -> None:
 
 
 def _prompts(name: str, tokens: Any, max_new_tokens: int) -> Tensor:
+    """The prompts as int64 tokens (N, T)."""
     tokens = tensor(tokens)
     if tokens.ndim != 2 or not tokens.shape[1] or tokens.dtype.kind not in "iu":
         raise ValueError(f"{name}: tokens must be integers of shape (N, T) with T > 0, "
@@ -247,7 +248,7 @@ def _prompts(name: str, tokens: Any, max_new_tokens: int) -> Tensor:
     return tokens.astype("int64")
 
 
-def _scores(name: str, step: Step, tokens: Tensor) -> Tensor:
+def _next_logits(name: str, step: Step, tokens: Tensor) -> Tensor:
     """The logits of the next token, checked."""
     logits = Tensor(raw(step(tokens)))
     if logits.ndim != 2 or len(logits) != len(tokens):

@@ -1,8 +1,8 @@
 """Random numbers from a counter: the same bits on every backend and device, eager or captured.
 
-Each number is a function of (seed, stream, draw, index), where a draw is one call of a method and
-the index is the element's.  So the state of a generator is its seed and the number of draws made
-from each stream.  There are three streams:
+Each number is a function of (seed, stream, draw, index): a draw is one call of a method, and index
+is the index of the element.  The state of a generator is its seed and the number of draws from each
+stream.  There are three streams:
 
 * `INIT` (initial weights) and `DATA` (the default) are drawn on the host and copied to the default
   backend;
@@ -44,16 +44,16 @@ __all__ = [
     "uniform",
 ]
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 BLOCK = 1 << 15  # words drawn at a time on the host, so that intermediate results stay in cache
 
 
 class Generator:
-    """A source of random numbers that depend on the seed and the number of earlier draws only.
+    """A source of random numbers that depend only on the seed and the number of earlier draws.
 
-    Methods return arrays of the default backend.  An element uses one 64-bit word whatever its
-    dtype, so the shapes and dtypes of earlier draws do not matter, and a narrower dtype gives the
-    same numbers, rounded.
+    Methods return arrays of the default backend.  The shapes and dtypes of earlier draws do not
+    matter.  An element uses one 64-bit word whatever its dtype, so a narrower dtype gives the same
+    numbers, rounded.
 
     >>> from gpuprop.random import Generator
     >>> generator = Generator(seed=7)
@@ -71,14 +71,14 @@ class Generator:
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Restart with a seed, ``0 <= seed < 2**64``; returns the generator."""
+        """Restart with a seed, ``0 <= seed < 2**64``, and return the generator."""
         self.set_state({"seed": seed, "draws": [0, 0, 0]})
         return self
 
     def get_state(self) -> dict[str, Any]:
         """The seed and the numbers of draws from (INIT, DATA, NOISE), as Python integers.
 
-        The host waits for the devices.  If several devices drew noise, the largest number counts.
+        The host waits for the devices.  If several devices drew noise, it is their largest number.
         """
         noise = [self._draws[NOISE]]
         for (name, device), array in self._devices.items():
@@ -87,7 +87,7 @@ class Generator:
         return {"seed": self.seed, "draws": [*self._draws[:NOISE], max(noise)]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Continue from a state of `get_state`, taken on any backend; captured steps follow."""
+        """Continue from a state that `get_state` returned, on any backend; so do captured steps."""
         seed = operator.index(state["seed"])
         draws = [operator.index(d) for d in state["draws"]]
         if not 0 <= seed < 2**64:
@@ -121,7 +121,7 @@ class Generator:
 
     def uniform(self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0,
                 dtype: Any = None, stream: int = DATA) -> Any:
-        """Uniform in [low, high), from 53 bits; `dtype` None means float32."""
+        """Uniform numbers in [low, high), from 53 random bits; `dtype` None means float32."""
         dtype = _floating(dtype)
         if not 0.0 <= high - low < math.inf:
             raise ValueError(f"uniform: expected finite low <= high, got low={low}, high={high}")
@@ -135,7 +135,7 @@ class Generator:
 
     def normal(self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0,
                dtype: Any = None, stream: int = DATA) -> Any:
-        """Normal, at most 8.2 standard deviations from the mean; `dtype` None means float32."""
+        """Normal numbers, at most 8.2 `std` from `mean`; `dtype` None means float32."""
         dtype = _floating(dtype)
         if not std >= 0:
             raise ValueError(f"normal: expected std >= 0, got {std}")
@@ -149,9 +149,9 @@ class Generator:
     def truncated_normal(self, shape: int | Sequence[int] = (), mean: float = 0.0,
                          std: float = 1.0, low: float = -2.0, high: float = 2.0,
                          dtype: Any = None, stream: int = DATA) -> Any:
-        """Normal, conditioned on low <= x <= high; `dtype` None means float32.
+        """Normal numbers, conditioned on low <= x <= high; `dtype` None means float32.
 
-        The bounds are values, not numbers of standard deviations.
+        `low` and `high` are values, not numbers of standard deviations.
         """
         dtype = _floating(dtype)
         if not (std > 0 and low < high):
@@ -171,7 +171,7 @@ class Generator:
                  stream: int = DATA) -> Any:
         """Integers (int64) in [low, high).
 
-        With n = high - low, probabilities deviate from 1 / n by a relative n / 2**64 at most.
+        With n = high - low, the relative error of each probability 1 / n is at most n / 2**64.
         """
         low = operator.index(low)
         high = operator.index(high)
@@ -182,7 +182,7 @@ class Generator:
         return self._draw(shape, lambda xp, w: philox.integers_from(xp, w, low, n), stream)
 
     def bernoulli(self, p: float, shape: int | Sequence[int] = (), stream: int = DATA) -> Any:
-        """Booleans, each True with probability `p`; 0 and 1 are exact."""
+        """Booleans that are True with probability `p`: never for 0 and always for 1."""
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"bernoulli: expected a probability 0 <= p <= 1, got {p}")
         return self._draw(shape, lambda xp, w: philox.truths(xp, w, p), stream)
@@ -191,7 +191,8 @@ class Generator:
         """The integers 0, ..., n - 1 (int64) in random order."""
         bits = max(n - 1, 0).bit_length()
 
-        def sample(xp: Any, words: Any) -> Any:  # sort random words that end in the integers
+        def sample(xp: Any, words: Any) -> Any:
+            # sort random words whose low bits are the integers
             keys = ((words >> bits) << bits) | xp.arange(n, dtype="uint64")
             return (xp.sort(keys) & ((1 << bits) - 1)).astype("int64")
 
@@ -222,6 +223,7 @@ class Generator:
         return backend.asarray(xp.concatenate(blocks).reshape(shape))
 
     def _take_rng_key(self, backend: Backend) -> Any:
+        """The `rng_key` of the next draw of noise on the backend's current device."""
         key = backend.name, backend.device()
         with self._lock:
             if key not in self._devices:
@@ -235,9 +237,10 @@ class Generator:
 
 
 def _first_draw(device: int) -> int:
-    """The first draw number of a device: far apart, so that devices draw different noise.
+    """The number of a device's first draw of noise.
 
-    Device 0 starts at 0, as the host does.
+    The numbers are far apart, so that devices draw different noise.  Device 0 starts at 0, like the
+    host.
     """
     return device << 48
 
@@ -265,11 +268,11 @@ def manual_seed(seed: int) -> Generator:
     return default_generator.manual_seed(seed)
 
 
-def _of_default(method: Callable[P, Any]) -> Callable[P, Tensor]:
-    """A method of the default generator as a function that returns a Tensor."""
+def _of_default(method: Callable[_P, Any]) -> Callable[_P, Tensor]:
+    """A function that calls a method of the default generator and returns a Tensor."""
 
     @functools.wraps(method)
-    def draw(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def draw(*args: _P.args, **kwargs: _P.kwargs) -> Tensor:
         return Tensor(method(*args, **kwargs))
 
     return draw

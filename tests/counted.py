@@ -1,4 +1,4 @@
-"""Device operations of a call, counted by hostcuda; a GPU does not tell."""
+"""Counts the device operations of a call, on hostcuda only: a GPU does not count them."""
 
 import sys
 
@@ -6,19 +6,19 @@ HOSTCUDA = sys.modules.get("hostcuda")
 
 
 def operations(call):
-    """What a call returns, and its device operations: how many by name, or None on a GPU."""
+    """The result of a call, and the numbers of its device operations by name, or None on a GPU."""
     if HOSTCUDA is None:
         return call(), None
     HOSTCUDA.count()
     result = call()
     counts = HOSTCUDA.counts()
     HOSTCUDA.count(False)
-    counts.pop("[malloc]", None)  # of CuPy's pool, while it is small
+    counts.pop("[malloc]", None)  # CuPy's pool allocates while it grows
     return result, counts
 
 
 def settled(call):
-    """The operations of a call that was made before: what is made at first use is there."""
+    """The operations of the third of three calls, after all first-use initialization."""
     call()
     call()
     return operations(call)[1]

@@ -1,6 +1,7 @@
-"""Counts what steps and layers ask of a GPU; ``python tests/device_operations.py`` writes docs/device-operations.md.
+"""Counts the device operations of steps and layers.
 
-hostcuda answers for the GPU, so the counts are exact and need none.
+``python tests/device_operations.py`` writes docs/device-operations.md.  hostcuda takes the place of
+the GPU, so the counts are exact and need no GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from gpuprop import Tensor, nn, optim
 PAGE = Path(__file__).parents[1] / "docs" / "device-operations.md"
 TEXT = """# Device operations
 
-What one call of each asks of a GPU, once everything that is made at first use is there: kernels launched, copies and
-memsets on the device (*operations*), and how often the host waits for the device (*waits*; CuPy waits twice for each
-array that is read).
-`tests/test_device_operations.py` counts again and compares; `python tests/device_operations.py` writes this page anew.
-The counts are those of CuPy {cupy}.
+The work that one call gives to a GPU, after all first-use initialization: kernel launches, device
+copies and memsets (*operations*), and waits of the host for the device (*waits*; CuPy waits twice
+for each array that is read).  Layers and losses are counted forward and backward.
+
+`tests/test_device_operations.py` compares new counts with this page, which
+`python tests/device_operations.py` writes.  The counts are those of CuPy {cupy}.
 
 | call | operations | waits |
 |---|--:|--:|
@@ -31,7 +33,7 @@ The counts are those of CuPy {cupy}.
 """
 
 
-# ---- what is counted ------------------------------------------------------------------------------------------------
+# ---- the calls ----------------------------------------------------------------------------------
 
 
 def floats(*shape: int) -> Tensor:
@@ -56,7 +58,7 @@ def training(model: nn.Module, optimizer: optim.Optimizer, *batch: Tensor) -> Ca
 
 
 def both(forward: Callable, *inputs: Tensor) -> Callable:
-    """Forward and backward of the sum of the output, or of the first of several."""
+    """Forward and backward of the sum of the output, or of the first of several outputs."""
     for x in inputs:
         if x.dtype == "float32":
             x.requires_grad_()
@@ -70,117 +72,162 @@ def both(forward: Callable, *inputs: Tensor) -> Callable:
 
 def mlp(dropout: bool) -> Callable:
     drop = [nn.Dropout(0.1)] * dropout
-    model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), *drop, nn.Linear(256, 128), nn.ReLU(), *drop,
-                          nn.Linear(128, 10))
+    model = nn.Sequential(
+        nn.Linear(784, 256), nn.ReLU(), *drop,
+        nn.Linear(256, 128), nn.ReLU(), *drop,
+        nn.Linear(128, 10))
     return training(model, optim.Adam(model.parameters()), floats(32, 784), integers(10, 32))
 
 
 def cnn() -> Callable:
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-                          nn.Linear(8 * 13 * 13, 10))
-    return training(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9), floats(16, 1, 28, 28), integers(10, 16))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(8 * 13 * 13, 10))
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return training(model, optimizer, floats(16, 1, 28, 28), integers(10, 16))
 
 
 class Block(nn.Module):
-    """A block of a GPT: causal attention and an MLP, each behind a layer norm and beside a shortcut."""
+    """A block of a GPT: causal attention and an MLP, with layer norms and residual connections."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.heads = heads
+        self.dropout = dropout
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, c = x.shape
-        q, k, v = self.qkv(self.norm1(x)).reshape(n, t, 3, self.heads, c // self.heads).transpose(2, 0, 3, 1, 4)
+        qkv = self.qkv(self.norm1(x)).reshape(n, t, 3, self.heads, c // self.heads)
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout)
         x = x + self.drop(self.out(a.swapaxes(1, 2).reshape(n, t, c)))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
-def stepped(optimizer: Callable, parameters: int = 1) -> Callable:
+def optimizer_step(make: Callable, parameters: int = 1) -> Callable:
     model = nn.ParameterList([nn.Parameter(floats(64, 4).data) for _ in range(parameters)])
-    made = optimizer(model.parameters())
+    optimizer = make(model.parameters())
     for p in model.parameters():
         p.grad = gpuprop.ones(p.shape).data
-    made.step()  # brings the gradients to their place
-    return made.step
+    optimizer.step()  # copies the gradients into the arena
+    return optimizer.step
 
 
-def clipped() -> Callable:
+def clip_grad_norm() -> Callable:
     model = nn.Linear(64, 64)
     optim.SGD(model.parameters(), lr=0.1)
     model(floats(2, 64)).sum().backward()
     return lambda: nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
-def read() -> Callable:
+def loss_item() -> Callable:
     loss = F.cross_entropy(floats(4, 3), integers(3, 4))
     return loss.item
 
 
 def ctc() -> Callable:
-    scores, targets = floats(12, 2, 5), gpuprop.tensor(np.array([[1, 2, 3], [2, 2, 4]]))
+    targets = gpuprop.tensor(np.array([[1, 2, 3], [2, 2, 4]]))
     lengths = np.array([12, 12]), np.array([3, 3])
-    return both(lambda x: F.ctc_loss(F.log_softmax(x, -1), targets, *map(gpuprop.tensor, lengths)), scores)
+
+    def loss(x: Tensor) -> Tensor:
+        return F.ctc_loss(F.log_softmax(x, -1), targets, *map(gpuprop.tensor, lengths))
+
+    return both(loss, floats(12, 2, 5))
 
 
-# Of each a step is made once, called twice, and counted the third time.
+def dropout() -> Callable:
+    x = floats(8, 64)
+    return lambda: F.dropout(x, 0.1)
+
+
+def repeat() -> Callable:
+    x = floats(3, 4)
+    return lambda: gpuprop.repeat(x, [1, 2, 3], 0)
+
+
+def conv2d() -> Callable:
+    return both(nn.Conv2d(64, 64, 3, padding=1), floats(128, 64, 32, 32))
+
+
+def attention() -> Callable:
+    return both(F.scaled_dot_product_attention, *[floats(2, 4, 32, 16)] * 3)
+
+
+def encoder_layer() -> Callable:
+    return both(nn.TransformerEncoderLayer(32, 4, 64, 0.0), floats(8, 2, 32))
+
+
+# Each function returns the call, which is made twice and counted the third time.
 CALLS: dict[str, Callable[[], Callable]] = {
     "train: MLP 784-256-128-10, Adam": lambda: mlp(False),
     "the same with two dropouts": lambda: mlp(True),
     "train: CNN with batch norm and max pooling, SGD with momentum": cnn,
-    "GPT block, batch 4, 64 tokens, width 128": lambda: both(Block(128, 4, 0.0), floats(4, 64, 128)),
+    "GPT block, batch 4, 64 tokens, width 128":
+        lambda: both(Block(128, 4, 0.0), floats(4, 64, 128)),
     "the same with dropout 0.1": lambda: both(Block(128, 4, 0.1), floats(4, 64, 128)),
-    "GPT block, batch 8, 1024 tokens, width 768": lambda: both(Block(768, 12, 0.0), floats(8, 1024, 768)),
-    "Adam, 1 parameter": lambda: stepped(optim.Adam),
-    "AdamW, 100 parameters": lambda: stepped(optim.AdamW, 100),
-    "SGD": lambda: stepped(lambda p: optim.SGD(p, lr=0.1)),
-    "SGD with momentum": lambda: stepped(lambda p: optim.SGD(p, lr=0.1, momentum=0.9)),
-    "RMSprop": lambda: stepped(optim.RMSprop),
-    "clip_grad_norm_": clipped,
+    "GPT block, batch 8, 1024 tokens, width 768":
+        lambda: both(Block(768, 12, 0.0), floats(8, 1024, 768)),
+    "Adam, 1 parameter": lambda: optimizer_step(optim.Adam),
+    "AdamW, 100 parameters": lambda: optimizer_step(optim.AdamW, 100),
+    "SGD": lambda: optimizer_step(lambda p: optim.SGD(p, lr=0.1)),
+    "SGD with momentum": lambda: optimizer_step(lambda p: optim.SGD(p, lr=0.1, momentum=0.9)),
+    "RMSprop": lambda: optimizer_step(optim.RMSprop),
+    "clip_grad_norm_": clip_grad_norm,
     "Linear 64-64": lambda: both(nn.Linear(64, 64), floats(8, 64)),
-    "Conv2d 64-64, 3x3, batch 128, 32x32": lambda: both(nn.Conv2d(64, 64, 3, padding=1), floats(128, 64, 32, 32)),
+    "Conv2d 64-64, 3x3, batch 128, 32x32": conv2d,
     "ConvTranspose2d 4-4, 3x3": lambda: both(nn.ConvTranspose2d(4, 4, 3), floats(2, 4, 8, 8)),
     "MaxPool2d 2x2": lambda: both(nn.MaxPool2d(2), floats(2, 4, 8, 8)),
     "AvgPool2d 2x2": lambda: both(nn.AvgPool2d(2), floats(2, 4, 8, 8)),
     "BatchNorm2d": lambda: both(nn.BatchNorm2d(4), floats(2, 4, 8, 8)),
     "LayerNorm": lambda: both(nn.LayerNorm(64), floats(8, 64)),
-    "Dropout, forward": lambda: (lambda x: lambda: F.dropout(x, 0.1))(floats(8, 64)),
+    "Dropout, forward": dropout,
     "Dropout": lambda: both(nn.Dropout(0.1), floats(8, 64)),
     "GELU": lambda: both(nn.GELU(), floats(8, 64)),
     "softmax": lambda: both(lambda x: F.softmax(x, -1), floats(8, 64)),
-    "cross_entropy": lambda: both(lambda x, y: F.cross_entropy(x, y), floats(8, 10), integers(10, 8)),
+    "cross_entropy": lambda: both(F.cross_entropy, floats(8, 10), integers(10, 8)),
     "ctc_loss, 12 steps": ctc,
     "Embedding, 256 tokens": lambda: both(nn.Embedding(100, 16), integers(100, 256)),
-    "attention, 4 heads, 32 tokens": lambda: both(F.scaled_dot_product_attention, *[floats(2, 4, 32, 16)] * 3),
-    "TransformerEncoderLayer": lambda: both(nn.TransformerEncoderLayer(32, 4, 64, 0.0), floats(8, 2, 32)),
+    "attention, 4 heads, 32 tokens": attention,
+    "TransformerEncoderLayer": encoder_layer,
     "LSTM, 20 steps": lambda: both(nn.LSTM(16, 16), floats(20, 4, 16)),
     "GRU, 20 steps": lambda: both(nn.GRU(16, 16), floats(20, 4, 16)),
-    "repeat by a list": lambda: (lambda x: lambda: gpuprop.repeat(x, [1, 2, 3], 0))(floats(3, 4)),
-    "loss.item()": read,
+    "repeat by a list": repeat,
+    "loss.item()": loss_item,
 }
-READ = {"loss.item()"}  # these look at values
-LARGE = {"GPT block, batch 8, 1024 tokens, width 768", "Conv2d 64-64, 3x3, batch 128, 32x32"}  # counted, not computed
+READ = {"loss.item()"}  # calls that read values
+LARGE = {  # counted but not computed
+    "GPT block, batch 8, 1024 tokens, width 768",
+    "Conv2d 64-64, 3x3, batch 128, 32x32",
+}
 
 
-# ---- counting -------------------------------------------------------------------------------------------------------
+# ---- counting -----------------------------------------------------------------------------------
 
 
 def figures(name: str) -> tuple[int, int]:
     """Operations and waits of the third call."""
     import hostcuda
-    from counted import settled  # which finds hostcuda if it is there already
+    from counted import settled  # it finds hostcuda only if it is imported before
 
     call = CALLS[name]()
     with hostcuda.dry() if name in LARGE else contextlib.nullcontext():
         counts = settled(call)
     waits = sum(n for name, n in counts.items() if name.startswith("[synchronize"))
-    operations = sum(n for name, n in counts.items() if not name.startswith("[") or "on device" in name
-                     or name.startswith(("[memset", "[copy to device")))
+    operations = sum(n for name, n in counts.items() if is_operation(name))
     return operations, waits
+
+
+def is_operation(name: str) -> bool:
+    """True for kernels, whose names have no bracket, and for copies and memsets on the device."""
+    return (not name.startswith("[") or "on device" in name
+            or name.startswith(("[memset", "[copy to device")))
 
 
 def page(rows: dict[str, tuple[int, int]]) -> str:
@@ -192,7 +239,8 @@ def page(rows: dict[str, tuple[int, int]]) -> str:
 
 def table(text: str) -> dict[str, tuple[int, int]]:
     """The rows of the page."""
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {name: (int(operations), int(waits)) for name, operations, waits in cells[2:]}
 
 

@@ -39,23 +39,23 @@ def default(p):
     return p.default if simple else type(p.default).__name__
 
 
-def members(cls):
-    """The public methods and properties of a class that gpuprop defines, by name."""
+def members(cls, public):
+    """The public methods and properties of a class, by name, but those of public base classes."""
     found = {}
     for base in reversed(cls.__mro__):
-        if base.__module__.startswith("gpuprop"):
+        if base.__module__.startswith("gpuprop") and (base is cls or base not in public):
             found.update({n: v for n, v in vars(base).items() if not n.startswith("_")})
     return dict(sorted(found.items()))
 
 
-def lines(module):
+def lines(module, public):
     for name in sorted(module.__all__):
         value = getattr(module, name)
         if inspect.ismodule(value):
             yield f"  {name}: module"
         elif inspect.isclass(value) and value.__module__.startswith("gpuprop"):
             yield f"  class {name}{signature(value)}"
-            for method, inner in members(value).items():
+            for method, inner in members(value, public).items():
                 inner = getattr(inner, "__func__", inner)
                 text = signature(inner) if inspect.isfunction(inner) else ""
                 yield f"    {method}{text}"
@@ -67,7 +67,9 @@ def lines(module):
 
 def text():
     ordered = sorted(modules(), key=lambda module: module.__name__)
-    return "\n\n".join("\n".join([module.__name__, *lines(module)]) for module in ordered) + "\n"
+    public = {v for m in ordered for n in m.__all__ if inspect.isclass(v := getattr(m, n))}
+    parts = ["\n".join([module.__name__, *lines(module, public)]) for module in ordered]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The engine: what is recorded, what is kept, what goes where, and what is refused."""
+"""The autograd engine: backward, hooks, modes, dtypes, higher derivatives and errors."""
 
 import copy
 import gc
@@ -34,7 +34,7 @@ class TestBackward:
         y.sum().backward()
         assert values(backend, x.grad) == 20_001
 
-    def test_long_graph_is_dropped_without_a_stack(self, backend):
+    def test_long_graph_is_freed_without_recursion(self, backend):
         y = leaf(backend, shape=(1,))
         for _ in range(20_000):
             y = gpuprop.negative(y)
@@ -44,8 +44,8 @@ class TestBackward:
         a, b, t = Parameter(leaf(backend)), Parameter(leaf(backend)), leaf(backend)
         for _ in range(2):
             ((a + b) + (t + a)).sum().backward()
-        for leaf_, want in ((a, 4), (b, 2), (t, 2)):
-            assert (values(backend, leaf_.grad) == want).all()
+        for x, expected in ((a, 4), (b, 2), (t, 2)):
+            assert (values(backend, x.grad) == expected).all()
         a.grad *= 0
         assert (values(backend, b.grad) == 2).all()
 
@@ -59,21 +59,22 @@ class TestBackward:
         watched(Tensor(leaf(backend).data), leaf(backend)).sum().backward()
         assert calls == ["y"]
 
-    def test_broadcasting_is_summed(self, backend):
+    def test_gradients_are_summed_over_broadcast_axes(self, backend):
         x, y = leaf(backend, shape=(4, 1)), leaf(backend, shape=(3,))
         (x * y).sum().backward()
         assert x.grad.shape == (4, 1) and (values(backend, x.grad) == 3).all()
         assert y.grad.shape == (3,) and (values(backend, y.grad) == 4).all()
 
-    def test_gradients_have_their_inputs_dtype(self, backend):
+    def test_gradients_have_the_dtype_of_the_input(self, backend):
         x = leaf(backend)
         y = Tensor(backend.asarray(np.ones(3)), requires_grad=True)
         (x * y).sum().backward()
         assert x.grad.dtype == "float32" and y.grad.dtype == "float64"
 
-    @pytest.mark.parametrize("f", [F.relu, gpuprop.tanh, gpuprop.exp, gpuprop.sum, gpuprop.mean, lambda h: h + h,
-                                   lambda h: h.astype("float64"), lambda h: gpuprop.concatenate([h, h])])
-    def test_an_activation_lives_only_while_a_pullback_needs_it(self, f, backend):
+    @pytest.mark.parametrize("f", [
+        F.relu, gpuprop.tanh, gpuprop.exp, gpuprop.sum, gpuprop.mean, lambda h: h + h,
+        lambda h: h.astype("float64"), lambda h: gpuprop.concatenate([h, h])])
+    def test_inputs_that_no_pullback_needs_are_freed(self, f, backend):
         x = leaf(backend)
         h = x + x
         alive = weakref.ref(h.data)
@@ -82,17 +83,17 @@ class TestBackward:
         assert alive() is None
         y.sum().backward()
 
-    def test_pullbacks_of_constants_keep_nothing(self, backend):
+    def test_pullbacks_of_constants_keep_no_arrays(self, backend):
         x, w = Tensor(leaf(backend, shape=(2, 3)).data), leaf(backend, shape=(4, 3))
         h = x + x
         alive = weakref.ref(h.data)
-        y = gpuprop.maximum(h, w[:1])  # both pullbacks read h
-        z = h + w[:1]  # none does
+        y = gpuprop.maximum(h, w[:1])  # both pullbacks need h
+        z = h + w[:1]  # neither pullback does
         del h, y
         assert alive() is None
         z.sum().backward()
 
-    def test_twice_says_so(self, backend):
+    def test_backward_twice_raises(self, backend):
         y = F.relu(leaf(backend)).sum()
         y.backward()
         with pytest.raises(RuntimeError, match="run the forward pass again"):
@@ -105,16 +106,16 @@ class TestBackward:
         y.backward()
         assert (values(backend, x.grad) == 4).all()
 
-    def test_needs_one_number_or_a_gradient(self, backend):
+    def test_backward_needs_a_scalar_or_a_gradient(self, backend):
         x = leaf(backend)
         with pytest.raises(RuntimeError, match=r"shape \(3,\).*reduce it first"):
             (x * 2).backward()
-        with pytest.raises(ValueError, match=r"gradient has shape \(2,\), the tensor \(3,\)"):
+        with pytest.raises(ValueError, match=r"\(2,\).*\(3,\)"):
             (x * 2).backward(Tensor(backend.asarray(np.ones(2, "float32"))))
         (x * 2).backward(Tensor(backend.asarray(np.arange(3))))
         assert values(backend, x.grad).tolist() == [0, 2, 4] and x.grad.dtype == "float32"
 
-    def test_nothing_requires_a_gradient(self, backend):
+    def test_backward_without_a_gradient_raises(self, backend):
         with pytest.raises(RuntimeError, match="requires no gradient"):
             Tensor(backend.asarray(np.ones(()))).backward()
         with gpuprop.no_grad():
@@ -122,19 +123,19 @@ class TestBackward:
         with pytest.raises(RuntimeError, match="no_grad"):
             y.backward()
 
-    def test_integers_have_no_gradient(self, backend):
+    def test_integers_cannot_require_a_gradient(self, backend):
         with pytest.raises(TypeError, match=r"int64.*astype"):
             gpuprop.tensor([1, 2], requires_grad=True)
         with pytest.raises(TypeError, match="bool"):
             gpuprop.tensor([True]).requires_grad_()
         assert not leaf(backend).astype("int32").requires_grad
 
-    def test_values_that_changed_since(self, backend):
+    def test_values_changed_between_forward_and_backward(self, backend):
         p = Parameter(leaf(backend))
         y = (p * p).sum()
         p.data[...] = 2.0
         p.touch()
-        with pytest.raises(RuntimeError, match=r"multiply.*shape \(3,\).*changed by a step or a load"):
+        with pytest.raises(RuntimeError, match=r"multiply.*shape \(3,\).*changed"):
             y.backward()
 
     def test_several_outputs(self, backend):
@@ -144,16 +145,17 @@ class TestBackward:
                 return d[0] * 2 + d[1] * 3,
             return (x * 2, x * 3, x.argmax()), vjp
 
-        for use, want in ((lambda a, b: a, 2), (lambda a, b: b, 3), (lambda a, b: a + b, 5)):
+        cases = [(lambda a, b: a, 2), (lambda a, b: b, 3), (lambda a, b: a + b, 5)]
+        for use, expected in cases:
             x = leaf(backend)
             a, b, i = both(x)
             assert not i.requires_grad
             use(a, b).sum().backward()
-            assert (values(backend, x.grad) == want).all()
+            assert (values(backend, x.grad) == expected).all()
 
 
 class TestHooks:
-    def test_on_leaves_once_with_the_whole_gradient(self, backend):
+    def test_hook_of_a_leaf_is_called_once_with_the_sum(self, backend):
         x, seen = leaf(backend), []
         remove = x.register_hook(lambda g: seen.append(values(backend, g).tolist()) or g * 10)
         (x * 2 + x * 3).sum().backward()
@@ -162,7 +164,7 @@ class TestHooks:
         (x * 2).sum().backward()
         assert (values(backend, x.grad) == 52).all()
 
-    def test_inside_the_graph(self, backend):
+    def test_hook_of_a_result(self, backend):
         x = leaf(backend)
         h = x * 2
         h.register_hook(lambda g: g * 10)
@@ -170,8 +172,8 @@ class TestHooks:
         (h * 3 + h).sum().backward()
         assert (values(backend, h.grad) == 40).all() and (values(backend, x.grad) == 80).all()
 
-    def test_need_a_gradient(self, backend):
-        with pytest.raises(RuntimeError, match="requires none"):
+    def test_hook_without_a_gradient_raises(self, backend):
+        with pytest.raises(RuntimeError, match="requires no gradient"):
             Tensor(leaf(backend).data).register_hook(print)
 
 
@@ -184,17 +186,21 @@ class TestModes:
                 assert (x * 2).requires_grad
         assert (x * 2).requires_grad
 
-    def test_as_decorator_in_threads(self):
+    def test_decorator_in_threads(self):
         @gpuprop.no_grad()
-        def recording(depth=3):
-            return gpuprop.is_grad_enabled() or (depth and recording(depth - 1))
+        def is_enabled_inside(depth=3):
+            if depth == 0 or gpuprop.is_grad_enabled():
+                return gpuprop.is_grad_enabled()
+            return is_enabled_inside(depth - 1)
 
         found = []
-        look = lambda: found.append((recording(), gpuprop.is_grad_enabled()))
-        threads = [threading.Thread(target=look) for _ in range(4)]
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-        assert found == [(0, True)] * 4
+        record = lambda: found.append((is_enabled_inside(), gpuprop.is_grad_enabled()))
+        threads = [threading.Thread(target=record) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [(False, True)] * 4
 
     def test_autocast(self, backend):
         x, w = leaf(backend, shape=(2, 3)), Parameter(leaf(backend, shape=(4, 3)))
@@ -206,7 +212,7 @@ class TestModes:
         loss[:, 0].sum().backward()
         assert w.grad.dtype == "float32" and x.grad.dtype == "float32"
 
-    def test_autocast_leaves_float64_and_plain_arrays(self, backend):
+    def test_autocast_ignores_float64_and_plain_arrays(self, backend):
         w = backend.asarray(np.ones((4, 3), "float32"))
         with gpuprop.autocast("float16"):
             assert F.linear(w, w).dtype == "float32"
@@ -215,23 +221,26 @@ class TestModes:
 
 
 class TestTypes:
-    def test_arrays_in_arrays_out(self, backend):
+    def test_plain_arrays_give_plain_arrays(self, backend):
         a = backend.asarray(np.ones((2, 3), "float32"))
         assert type(F.relu(a)) is backend.array_type
         assert isinstance(F.relu(Tensor(a)), Tensor)
         assert type(gpuprop.sum(a)) is backend.array_type
 
-    def test_numbers_do_not_widen(self, backend):
+    def test_numbers_do_not_widen_float32(self, backend):
         x = leaf(backend)
-        whole = Tensor(backend.asarray(np.arange(3)))
-        for y in (x * 2, 2 * x, x * 2.5, x * np.float64(2.5), x * np.int64(3), x * True, x * whole, whole - x,
-                  gpuprop.where(x > 0, x, 0.0)):
+        integers = Tensor(backend.asarray(np.arange(3)))
+        results = [x * 2, 2 * x, x * 2.5, x * np.float64(2.5), x * np.int64(3), x * True,
+                   x * integers, integers - x, gpuprop.where(x > 0, x, 0.0)]
+        for y in results:
             assert y.dtype == "float32"
 
-    def test_tensor_keeps_an_arrays_dtype(self, backend):
+    def test_dtypes_of_new_tensors(self, backend):
         assert gpuprop.tensor(np.ones(2)).dtype == "float64"
-        assert gpuprop.tensor([1.0, 2]).dtype == "float32" and gpuprop.tensor(1.5).dtype == "float32"
-        assert gpuprop.tensor([1, 2]).dtype == "int64" and gpuprop.tensor([True]).dtype == "bool"
+        assert gpuprop.tensor([1.0, 2]).dtype == "float32"
+        assert gpuprop.tensor(1.5).dtype == "float32"
+        assert gpuprop.tensor([1, 2]).dtype == "int64"
+        assert gpuprop.tensor([True]).dtype == "bool"
         assert type(gpuprop.tensor([1.0]).data) is backend.array_type
 
     def test_tensor_copies(self, backend):
@@ -241,29 +250,30 @@ class TestTypes:
         assert t.tolist() == [1, 1, 1]
         assert t.numpy() is not t.data
 
-    def test_what_is_no_array(self, backend):
-        with pytest.raises(TypeError, match=r"relu\(\): 'input' must be.*list.*gpuprop.tensor"):
+    def test_arguments_that_are_not_arrays(self, backend):
+        with pytest.raises(TypeError, match=r"relu.*'input'.*list.*gpuprop.tensor"):
             F.relu([1.0, 2.0])
         with pytest.raises(TypeError, match=r"'weight'.*str"):
             F.linear(leaf(backend, shape=(2, 3)), "weight")
 
-    def test_array_subclasses_are_their_base(self):
+    def test_array_subclasses(self):
         assert type(F.relu(np.ones((2, 2)).view(np.matrix))) is np.ndarray
         with pytest.raises(TypeError, match="mask"):
             F.relu(np.ma.masked_array([1.0, 2.0], [True, False]))
 
-    def test_calls_are_pythons(self):
+    def test_python_checks_the_arguments_of_a_call(self):
         assert str(inspect.signature(F.linear)).startswith("(input")
-        with pytest.raises(TypeError, match=r"linear\(\) missing 1 required positional argument: 'weight'"):
+        with pytest.raises(TypeError, match=r"linear\(\) missing 1 required .*'weight'"):
             F.linear(np.ones(3))
-        with pytest.raises(TypeError, match=r"unexpected keyword argument 'biass'"):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'biass'"):
             F.linear(np.ones(3), np.ones((2, 3)), biass=1)
 
-    def test_constants_among_arrays(self, backend):
+    def test_constants_between_arrays(self, backend):
         @op
         def scaled(xp, input: Array, factor, weight: Array = None, power=1):
             y = input * factor**power
-            return y if weight is None else y * weight, (lambda d: d * factor**power, lambda d: d * y)
+            pullbacks = (lambda d: d * factor**power, lambda d: d * y)
+            return y if weight is None else y * weight, pullbacks
 
         x = leaf(backend)
         assert (scaled(x, 2, power=3).numpy() == 8).all()
@@ -272,12 +282,12 @@ class TestTypes:
 
     def test_mixing_backends(self, backend):
         other = get_backend("strict" if backend.name == "numpy" else "numpy")
-        own, its = backend.name, other.name
-        found = rf"linear\(\): 'input' is on backend '{own}' and 'weight' on '{its}'.*weight\.to\('{own}'\)"
-        with pytest.raises(BackendMismatchError, match=found):
+        names = rf"linear.*'input'.*'{backend.name}'.*'weight'.*'{other.name}'"
+        remedy = rf"weight\.to\('{backend.name}'\)"
+        with pytest.raises(BackendMismatchError, match=f"{names}.*{remedy}"):
             F.linear(leaf(backend), leaf(other, shape=(2, 3)))
 
-    def test_parameters_refuse_operators_in_place(self, backend):
+    def test_in_place_operators_of_parameters_raise(self, backend):
         p = Parameter(leaf(backend))
         with pytest.raises(TypeError, match=r"p.data\[...\] -= g"):
             p -= 1.0
@@ -286,12 +296,15 @@ class TestTypes:
         p = Parameter(leaf(backend))
         (p * 2).sum().backward()
         q = copy.deepcopy([p, p])
-        assert q[0] is q[1] and q[0] is not p and (values(backend, q[0].grad) == 2).all() and q[0].grad is not p.grad
+        assert q[0] is q[1] and q[0] is not p
+        assert q[0].grad is not p.grad and (values(backend, q[0].grad) == 2).all()
         with pytest.raises(RuntimeError, match="detach"):
             copy.deepcopy(p * 2)
 
-    def test_values_on_the_host(self, backend):
-        assert float(gpuprop.tensor(2.5)) == 2.5 and int(gpuprop.tensor(3)) == 3 and bool(gpuprop.tensor(True))
+    def test_conversion_to_python_numbers(self, backend):
+        assert float(gpuprop.tensor(2.5)) == 2.5
+        assert int(gpuprop.tensor(3)) == 3
+        assert bool(gpuprop.tensor(True))
         with pytest.raises(ValueError, match="ambiguous"):
             bool(leaf(backend))
         with pytest.raises(ValueError, match="one element"):
@@ -299,55 +312,62 @@ class TestTypes:
 
 
 class TestGradFunctions:
-    def test_forms(self):
+    def test_arguments_and_results(self):
         f = lambda x: (x * x).sum()
-        assert grad(f)(np.array([1.0, 2])).tolist() == [2, 4] and type(grad(f)(np.ones(2))) is np.ndarray
+        assert grad(f)(np.array([1.0, 2])).tolist() == [2, 4]
+        assert type(grad(f)(np.ones(2))) is np.ndarray
         assert isinstance(grad(f)(Tensor(np.ones(2))), Tensor)
         value, g = value_and_grad(f)(np.array([1.0, 2]))
         assert value == 5 and type(value) is np.ndarray and g.tolist() == [2, 4]
         da, db = grad(lambda a, b: (a * b).sum(), (0, 1))(np.array([1.0]), np.array([3.0]))
         assert da == 3 and db == 1
-        tree = grad(lambda p: (p["w"] * p["b"][0]).sum())({"w": np.array([1.0]), "b": [np.array([5.0])]})
+        parameters = {"w": np.array([1.0]), "b": [np.array([5.0])]}
+        tree = grad(lambda p: (p["w"] * p["b"][0]).sum())(parameters)
         assert tree["w"] == 5 and tree["b"][0] == 1
         assert grad(lambda x: x * x)(3.0) == 6
 
-    def test_levels_are_not_confused(self, backend):
-        """d/dx x (d/dy xy) = 2x, at any depth."""
-        at = lambda v: backend.asarray(np.array(v))
-        assert grad(lambda x: x * grad(lambda y: x * y)(Tensor(at(1.0))))(at(3.0)) == 6
-        assert grad(grad(grad(lambda x: x**5)))(at(3.0)) == 540
-        assert grad(grad(lambda x: x * grad(lambda y: x * x * y * y)(Tensor(at(2.0)))))(at(3.0)) == 72
+    def test_nested_gradients(self, backend):
+        """d/dx x (d/dy xy) = 2x, and higher derivatives."""
+        array = lambda v: backend.asarray(np.array(v))
+        one, two = Tensor(array(1.0)), Tensor(array(2.0))
+        assert grad(lambda x: x * grad(lambda y: x * y)(one))(array(3.0)) == 6
+        assert grad(grad(grad(lambda x: x**5)))(array(3.0)) == 540
+        assert grad(grad(lambda x: x * grad(lambda y: x * x * y * y)(two)))(array(3.0)) == 72
 
-    def test_parameters_are_constants_and_keep_their_history(self, backend):
-        """A loss made of an input gradient trains the parameters inside it."""
-        p, x = Parameter(backend.asarray(np.array([[2.0, 3.0]]))), Tensor(backend.asarray(np.ones((1, 2))))
+    def test_gradient_of_a_gradient_reaches_parameters(self, backend):
+        """A loss of an input gradient has gradients in the parameters; grad() itself sets none."""
+        p = Parameter(backend.asarray(np.array([[2.0, 3.0]])))
+        x = Tensor(backend.asarray(np.ones((1, 2))))
         g = grad(lambda x: (F.linear(x, p) ** 2).sum())(x)  # 2 (x.p) p = 10 p
         assert p.grad is None
-        (g * g).sum().backward()  # 100 |p|² with d/dp = 2 g . dg/dp
-        want = grad(lambda p: (grad(lambda x: (F.linear(x, p) ** 2).sum())(x) ** 2).sum())(p.data)
-        np.testing.assert_allclose(values(backend, p.grad), values(backend, want))
+        (g * g).sum().backward()  # 100 |p|², with d/dp = 2 g . dg/dp
+        input_grad = lambda p: grad(lambda x: (F.linear(x, p) ** 2).sum())(x)
+        expected = grad(lambda p: (input_grad(p) ** 2).sum())(p.data)
+        np.testing.assert_allclose(values(backend, p.grad), values(backend, expected))
 
-    def test_no_grad_around(self):
+    def test_grad_inside_no_grad(self):
         with gpuprop.no_grad():
             assert grad(grad(lambda x: x**3))(2.0) == 12
 
-    def test_needs_one_number(self):
-        with pytest.raises(ValueError, match=r"returns one number, not \(2,\)"):
+    def test_function_must_return_a_scalar(self):
+        with pytest.raises(ValueError, match=r"one number.*\(2,\)"):
             grad(lambda x: x * 2)(np.ones(2))
         with pytest.raises(TypeError, match="int64"):
             grad(lambda x: x.sum())(np.arange(3))
 
-    def test_a_function_without_a_gradient_says_so(self):
+    def test_function_without_a_gradient_is_named(self):
         @op
         def wavy(xp, x: Array):
             return xp.i0(x), (lambda d: d * xp.i0(x),)
 
-        with pytest.raises(NotImplementedError, match=r"xp\.i0 has no gradient"):
+        with pytest.raises(NotImplementedError, match=r"xp\.i0 .*no gradient"):
             grad(grad(lambda x: wavy(x).sum()))(np.ones(3))
 
 
 class TestVersions:
-    def test_choice_twin_portable_definition(self, backend, monkeypatch):
+    """An op's definition, a faster version and a backend's override."""
+
+    def test_override_then_faster_version_then_definition(self, backend, monkeypatch):
         from gpuprop._core.ops import forget_choices
 
         @op
@@ -357,11 +377,12 @@ class TestVersions:
         assert answer(leaf(backend)).tolist() == [1, 1, 1]
 
         @answer.faster
-        def portable(xp, x):
+        def faster(xp, x):
             return x * 0 + 2, None
 
         assert answer(leaf(backend)).tolist() == [2, 2, 2]
-        monkeypatch.setattr(backend, "kernels", {answer.spec.name: lambda xp, x: (x * 0 + 3, None)})
+        override = lambda xp, x: (x * 0 + 3, None)
+        monkeypatch.setattr(backend, "kernels", {answer.spec.name: override})
         forget_choices()
         assert answer(leaf(backend)).tolist() == [3, 3, 3]
         with gpuprop.generic():
@@ -369,7 +390,7 @@ class TestVersions:
         monkeypatch.undo()
         forget_choices()
 
-    def test_a_version_has_the_same_parameters(self):
+    def test_faster_version_must_have_the_same_parameters(self):
         @op
         def plain(xp, x: Array, n=1):
             return x, None
@@ -377,7 +398,7 @@ class TestVersions:
         with pytest.raises(TypeError, match=r"plain.*parameters"):
             plain.faster(lambda xp, x, m=1: (x, None))
 
-    def test_linear_ops_choose_too(self, backend, monkeypatch):
+    def test_overrides_of_linear_ops(self, backend, monkeypatch):
         from gpuprop._core.ops import forget_choices
 
         @linear_op(lambda xp, d, _, k: tripled.on(xp, d, k=k))
@@ -393,28 +414,28 @@ class TestVersions:
         monkeypatch.undo()
         forget_choices()
 
-    def test_an_op_marks_its_arrays(self):
+    def test_op_without_array_annotations_raises(self):
         with pytest.raises(TypeError, match="annotate"):
             op(lambda xp, x: (x, None))
 
 
 class TestBrokenBodies:
-    """An op whose body breaks the contract is named, and no gradient is silently another."""
+    """Errors name the op whose body breaks the contract; no gradient is silently wrong."""
 
     def test_no_pullbacks(self, backend):
         @op
         def bare(xp, x: Array):
             return x * 2
 
-        with pytest.raises(TypeError, match=r"bare: the body of an op must return \(output, pullbacks\)"):
+        with pytest.raises(TypeError, match=r"bare.*return \(output, pullbacks\)"):
             bare(leaf(backend, shape=(2,)))
 
-    def test_one_pullback_that_returns_no_tuple(self, backend):
+    def test_single_pullback_must_return_a_tuple(self, backend):
         @op
         def bare(xp, x: Array):
             return x * 2, lambda d: d * 2
 
-        with pytest.raises(TypeError, match=r"through bare: its pullback must return a tuple of 1 gradients"):
+        with pytest.raises(TypeError, match=r"bare.*pullback must return a tuple of 1"):
             bare(leaf(backend, shape=(2, 2))).sum().backward()
 
     def test_too_few_pullbacks(self, backend):
@@ -423,10 +444,10 @@ class TestBrokenBodies:
             return x * w, (lambda d: d * w,)
 
         for x, w in ((leaf(backend), leaf(backend)), (leaf(backend).detach(), leaf(backend))):
-            with pytest.raises(TypeError, match="short: the body returned 1 pullbacks for 2 arrays"):
+            with pytest.raises(TypeError, match=r"short.*1 pullbacks.*2 arrays"):
                 short(x, w)
 
-    def test_none_is_no_gradient(self, backend):
+    def test_none_means_no_gradient(self, backend):
         @op
         def half(xp, x: Array, w: Array, v: Array):
             return x * 2, (lambda d: d * 2, None, lambda d: None)
@@ -436,33 +457,33 @@ class TestBrokenBodies:
         assert (values(backend, x.grad) == 2).all() and w.grad is None and v.grad is None
 
     @pytest.mark.parametrize("wrong", [lambda d: d.T, lambda d: d[0], lambda d: d[:1]])
-    def test_a_gradient_of_another_shape(self, backend, wrong):
+    def test_gradient_of_the_wrong_shape(self, backend, wrong):
         @op
         def odd(xp, x: Array):
             return x * 2, (wrong,)
 
-        with pytest.raises(ValueError, match=r"through .*: its pullback returned a gradient of shape .*\(2, 3\)"):
+        with pytest.raises(ValueError, match=r"odd.*gradient of shape .*\(2, 3\)"):
             odd(leaf(backend, shape=(2, 3))).sum().backward()
 
-    def test_several_outputs_are_a_tuple(self, backend):
+    def test_several_outputs_must_be_a_tuple(self, backend):
         @op
         def listed(xp, x: Array):
             return [x, x * 2], None
 
-        with pytest.raises(TypeError, match="listed.*several outputs.*list"):
+        with pytest.raises(TypeError, match=r"listed.*several outputs.*list"):
             listed(leaf(backend))
 
-    def test_a_linear_op_takes_its_arrays_first(self):
-        with pytest.raises(TypeError, match="arrays first"):
+    def test_arrays_of_a_linear_op_come_first(self):
+        with pytest.raises(TypeError, match="first its arrays"):
             @linear_op(lambda xp, d, _, k, m: d)
             def mixed(xp, x: Array, k, m: Array):
                 return x * k * m
 
 
-class TestGoingOn:
-    """After an error, in a copy, in another process: what was is no part of what comes."""
+class TestState:
+    """State after errors, in copies and in pickles; hooks and gradients given by the user."""
 
-    def test_after_an_error_in_a_pullback(self, backend):
+    def test_backward_after_an_error_in_a_pullback(self, backend):
         @op
         def bad(xp, x: Array):
             def pull(d):
@@ -477,16 +498,15 @@ class TestGoingOn:
         (trunk * 7).sum().backward()
         assert (values(backend, x.grad) == 21).all()
 
-    def test_hooks_return_gradients(self, backend):
-        for wrong in (lambda g: g.sum(), lambda g: 0.0):
-            for at in (lambda x: x, lambda x: x * 1):
-                x = leaf(backend)
-                h = at(x)
-                h.register_hook(wrong)
+    def test_hooks_must_return_a_gradient_of_the_same_shape(self, backend):
+        for hook in (lambda g: g.sum(), lambda g: 0.0):
+            for f in (lambda x: x, lambda x: x * 1):
+                h = f(leaf(backend))
+                h.register_hook(hook)
                 with pytest.raises(ValueError, match=r"shape \(3,\) and returned"):
                     (h * 2).sum().backward()
 
-    def test_hooks_see_arrays(self, backend):
+    def test_hooks_get_arrays(self, backend):
         seen, x = [], leaf(backend, shape=())
         h = x * 1
         for t in (x, h):
@@ -494,15 +514,17 @@ class TestGoingOn:
         (h * h + h + x).backward()
         assert seen == [backend.array_type] * 2
 
-    def test_one_hook_twice(self, backend):
-        x, twice = leaf(backend), lambda g: g * 2
-        remove, _ = x.register_hook(twice), x.register_hook(twice)
+    def test_same_hook_registered_twice(self, backend):
+        x = leaf(backend)
+        double = lambda g: g * 2
+        remove = x.register_hook(double)
+        x.register_hook(double)
         remove()
-        remove()
+        remove()  # has no effect
         (x * 1).sum().backward()
         assert (values(backend, x.grad) == 2).all()
 
-    def test_retained_gradients_add_up(self, backend):
+    def test_retained_gradients_accumulate(self, backend):
         h = leaf(backend) * 2
         h.retain_grad()
         y = h.sum()
@@ -510,7 +532,7 @@ class TestGoingOn:
         y.backward()
         assert (values(backend, h.grad) == 2).all()
 
-    def test_no_cycles(self, backend):
+    def test_no_reference_cycles(self, backend):
         def run():
             h = leaf(backend) * 2
             h.retain_grad()
@@ -526,16 +548,17 @@ class TestGoingOn:
         finally:
             gc.enable()
 
-    def test_a_pickle_has_no_clock_and_no_home(self):
+    def test_pickled_parameter_has_no_version_and_no_grad_buffer(self):
         p = Parameter(np.ones(2, "float32"))
         optim.SGD([p], lr=0.1)
         p.touch()
         q = pickle.loads(pickle.dumps(p))
-        assert q.grad_buffer is None and q.changed == -1 and q.requires_grad and type(q) is Parameter
+        assert type(q) is Parameter and q.requires_grad
+        assert q.grad_buffer is None and q.changed == -1
         with pytest.raises(RuntimeError, match="detach"):
             pickle.dumps(p * 2)
 
-    def test_integers_as_leaves(self, backend):
+    def test_integer_leaves_cannot_require_a_gradient(self, backend):
         with pytest.raises(TypeError, match="int64"):
             Tensor(backend.asarray(np.arange(3)), requires_grad=True)
         x = Tensor(backend.asarray(np.arange(3)))
@@ -543,7 +566,7 @@ class TestGoingOn:
         with pytest.raises(TypeError, match="int64"):
             (x * 0.5).sum().backward()
 
-    def test_a_gradient_the_user_gave_is_not_written_to(self, backend):
+    def test_gradient_set_by_the_user_is_not_overwritten(self, backend):
         p = Parameter(leaf(backend))
         optim.SGD([p], lr=0.1)
         given = backend.xp.broadcast_to(leaf(backend).data[:1], (3,))
@@ -551,12 +574,12 @@ class TestGoingOn:
         (p * 3).sum().backward()
         assert (values(backend, p.grad) == 4).all() and (values(backend, given) == 1).all()
 
-    def test_a_gradient_from_another_backend(self, backend):
+    def test_gradient_on_another_backend(self, backend):
         other = get_backend("strict" if backend.name == "numpy" else "numpy")
         with pytest.raises(BackendMismatchError, match=r"backward\(gradient\).*to\("):
             leaf(backend).backward(other.asarray(np.ones(3, "float32")))
 
-    def test_promotion_of_numbers_and_none(self, backend):
+    def test_promotion_with_numbers_and_none(self, backend):
         assert gpuprop.where(leaf(backend) > 0, 1, 2).tolist() == [1, 1, 1]
 
         @op(promote=True)
@@ -565,7 +588,7 @@ class TestGoingOn:
 
         assert gated(leaf(backend)).tolist() == [2, 2, 2]
 
-    def test_no_grad_on_a_generator(self):
+    def test_no_grad_decorates_generators(self):
         @gpuprop.no_grad()
         def steps():
             yield gpuprop.is_grad_enabled()
@@ -578,19 +601,20 @@ class TestGoingOn:
 
 
 class TestGradArguments:
-    def test_numbers_and_arrays_inside_a_grad_keep_the_history(self, backend):
-        """d/dx x (d/dy xy) = 2x, whatever y is given as."""
-        at = lambda v: backend.asarray(np.array(v))
+    def test_inner_gradients_of_numbers_and_arrays_are_recorded(self, backend):
+        """d/dx x (d/dy xy) = 2x, whether y is a number or an array."""
+        array = lambda v: backend.asarray(np.array(v))
         assert grad(lambda x: x * grad(lambda y: x * y)(1.0))(3.0) == 6
-        assert grad(lambda x: x * grad(lambda y: x * y)(at(1.0)))(at(3.0)) == 6
-        assert grad(lambda x: value_and_grad(lambda y: x * x * y)(at(1.0))[0])(at(3.0)) == 6
+        assert grad(lambda x: x * grad(lambda y: x * y)(array(1.0)))(array(3.0)) == 6
+        value = lambda x: value_and_grad(lambda y: x * x * y)(array(1.0))[0]
+        assert grad(value)(array(3.0)) == 6
 
     def test_argnum(self):
         product = lambda a, b: a * b
         assert grad(product, -1)(2.0, 3.0) == 2
         with pytest.raises(TypeError, match=r"argnum=2.*2 positional"):
             grad(product, 2)(2.0, 3.0)
-        with pytest.raises(TypeError, match="argnum.*positional"):
+        with pytest.raises(TypeError, match=r"argnum.*positional"):
             grad(lambda a: a)(a=2.0)
 
     def test_namedtuples_and_none(self):

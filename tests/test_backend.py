@@ -1,4 +1,4 @@
-"""The registry, the choice of a backend, and its failures, each with its own message."""
+"""The registry of backends, the default backend, arrays, and error messages."""
 
 import os
 import subprocess
@@ -16,18 +16,14 @@ from gpuprop._core.registry import backend_of, get_backend, register, use
 
 
 @pytest.fixture
-def registry(monkeypatch):
-    """A registry of the test's own: what it registers is forgotten after it."""
-    for name in ("_classes", "_instances", "BY_TYPE"):
-        table = getattr(B, name)
-        kept = dict(table)
-        yield_back = (table, kept)
-        monkeypatch.setattr(B, f"_test_{name}", yield_back, raising=False)
+def registry():
+    """Restore the registry after the test."""
+    tables = [B._classes, B._instances, B.BY_TYPE]
+    copies = [dict(table) for table in tables]
     yield
-    for name in ("_classes", "_instances", "BY_TYPE"):
-        table, kept = getattr(B, f"_test_{name}")
+    for table, copy in zip(tables, copies, strict=True):
         table.clear()
-        table.update(kept)
+        table.update(copy)
 
 
 class Absent(Backend):
@@ -43,12 +39,12 @@ class Absent(Backend):
 
 class TestFailures:
     def test_unknown_name(self):
-        with pytest.raises(ValueError, match=r"unknown backend 'cuppy'; known are: .*cupy.*numpy.*strict"):
+        with pytest.raises(ValueError, match=r"unknown backend 'cuppy'.*cupy.*numpy.*strict"):
             use("cuppy")
 
     def test_missing_library(self, registry):
         register("absent", Absent)
-        with pytest.raises(ImportError, match=r"'absent' cannot be used: .*pip install absent"):
+        with pytest.raises(ImportError, match=r"'absent'.*pip install absent"):
             use("absent")
 
     def test_no_device(self, registry):
@@ -61,7 +57,7 @@ class TestFailures:
         with pytest.raises(RuntimeError, match="the driver says: no CUDA-capable device"):
             use("deviceless")
 
-    def test_a_broken_plugin_hurts_nobody_else(self, registry, monkeypatch):
+    def test_broken_plugin_affects_no_other_backend(self, registry, monkeypatch):
         class Broken:
             name, value = "broken", "nowhere:Backend"
 
@@ -70,17 +66,17 @@ class TestFailures:
 
         known = B.backends
         monkeypatch.setattr(B, "backends", lambda: {**known(), "broken": Broken()})
-        with pytest.warns(UserWarning, match="leaves out backend 'broken'.*nowhere"):
+        with pytest.warns(UserWarning, match=r"'broken'.*nowhere"):
             assert "numpy" in B.usable_backends()
-        with pytest.raises(ImportError, match=r"'broken' \(nowhere:Backend\) cannot be imported: ModuleNotFoundError"):
+        with pytest.raises(ImportError, match=r"'broken'.*nowhere:Backend.*ModuleNotFoundError"):
             use("broken")
         assert gpuprop.ones(2).numpy().tolist() == [1, 1]
 
-    def test_what_is_no_backend(self, registry):
-        with pytest.raises(TypeError, match="Thing is no backend: it lacks asarray"):
+    def test_incomplete_backend_class(self, registry):
+        with pytest.raises(TypeError, match=r"Thing.*lacks asarray"):
             register("thing", type("Thing", (), {}))
 
-    def test_a_namespace_without_the_extras_gets_portable_ones(self, registry):
+    def test_missing_functions_of_a_namespace_are_added(self, registry):
         class Poor(Backend):
             name, xp, array_type = "poor", np, type("Array", (np.ndarray,), {})
 
@@ -95,8 +91,9 @@ class TestFailures:
         x = backend.asarray([0.0, 0.5, 1.0])
         for name in "erf erfc erfinv lgamma digamma sigmoid".split():
             with np.errstate(all="ignore"):
-                found, expected = (getattr(b.xp, name)(x) for b in (backend, get_backend("numpy")))
-            assert np.array_equal(found, expected, equal_nan=True), name
+                result = getattr(backend.xp, name)(x)
+                expected = getattr(get_backend("numpy").xp, name)(x)
+            assert np.array_equal(result, expected, equal_nan=True), name
         backend.xp.index_add(x, np.array([0, 0]), backend.asarray([1.0, 2.0]))
         assert x.tolist() == [3.0, 0.5, 1.0]
         backend.xp.check(x > 0, "never")
@@ -104,34 +101,36 @@ class TestFailures:
         with pytest.raises(IndexError, match="not above 1"):
             backend.to_numpy(x)
 
-    def test_a_twin_of_nothing(self, registry):
+    def test_override_of_an_unknown_op(self, registry):
         class Lost(type(get_backend("numpy"))):
-            name, array_type, kernels = "lost", list, {"gpuprop.functional:rely": lambda xp, x: x}
+            name, array_type = "lost", list
+            kernels = {"gpuprop.functional:rely": lambda xp, x: x}
 
         register("lost", Lost)
-        with pytest.raises(TypeError, match=r"overrides 'gpuprop.functional:rely', which is no op"):
+        with pytest.raises(TypeError, match=r"overrides 'gpuprop.functional:rely'"):
             use("lost")
 
-    def test_a_twin_with_other_parameters(self, registry):
+    def test_override_with_other_parameters(self, registry):
         class Wrong(type(get_backend("numpy"))):
-            name, array_type, kernels = "wrong", list, {"gpuprop.functional:gelu": lambda xp, x: x}
+            name, array_type = "wrong", list
+            kernels = {"gpuprop.functional:gelu": lambda xp, x: x}
 
         register("wrong", Wrong)
         with pytest.raises(TypeError, match=r"override of .*gelu.*\(xp, x\)"):
             use("wrong")
 
     @pytest.mark.parametrize("name", ["cpu:x", "cpu:", "numpy:-1"])
-    def test_bad_numbers(self, name):
+    def test_invalid_device_numbers(self, name):
         with pytest.raises(ValueError, match="number of one device"):
             use(name)
 
     def test_no_such_device(self):
-        with pytest.raises(RuntimeError, match=r"'numpy' has 1 device\(s\); there is no number 3"):
+        with pytest.raises(RuntimeError, match=r"'numpy' has 1 device.*no number 3"):
             use("cpu:3")
 
 
-class TestChoice:
-    def test_with_restores(self):
+class TestDefaultBackend:
+    def test_with_block_restores_the_default(self):
         use("numpy")
         with use("strict") as b:
             assert b.name == "strict" and backend_of(gpuprop.ones(2).data) is b
@@ -140,17 +139,19 @@ class TestChoice:
             assert backend_of(gpuprop.ones(2).data) is b
         assert backend_of(gpuprop.ones(2).data).name == "numpy"
 
-    def test_at_the_call_and_in_every_thread(self):
+    def test_call_holds_in_all_threads_and_with_block_in_one(self):
         use("strict")
         found = []
-        thread = threading.Thread(target=lambda: found.append(B.default_backend().name))
-        thread.start()
-        thread.join()
-        assert found == ["strict"] and B.default_backend().name == "strict"
-        with use("numpy"):
+
+        def record_in_a_thread():
             thread = threading.Thread(target=lambda: found.append(B.default_backend().name))
             thread.start()
             thread.join()
+
+        record_in_a_thread()
+        assert found == ["strict"] and B.default_backend().name == "strict"
+        with use("numpy"):
+            record_in_a_thread()
         assert found == ["strict", "strict"]
 
     def test_devices(self):
@@ -161,33 +162,39 @@ class TestChoice:
             assert b.device() == 1
         assert get_backend("strict").device() == 0
 
-    def test_computing_follows_the_arrays(self):
+    def test_results_stay_on_the_backend_of_the_arrays(self):
         with use("strict"):
             x = gpuprop.ones(2)
         assert backend_of((x * 2).data).name == "strict"
 
-    @pytest.mark.parametrize("setting, want", [({}, "numpy"), ({"GPUPROP_BACKEND": "strict"}, "strict")])
-    def test_environment_and_automatic(self, setting, want, tmp_path):
+    @pytest.mark.parametrize("setting, expected", [
+        ({}, "numpy"), ({"GPUPROP_BACKEND": "strict"}, "strict")])
+    def test_environment_variable_or_automatic_choice(self, setting, expected, tmp_path):
         code = ("import logging, gpuprop, gpuprop.testing\nlogging.basicConfig(level='INFO')\n"
-                "from gpuprop.backend import backend_of\nprint(backend_of(gpuprop.ones(1).data).name)")
-        plain = {k: v for k, v in os.environ.items() if not k.startswith("GPUPROP_")} | {"CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=plain | setting,
-                              cwd=tmp_path)
-        assert done.stdout.split() == [want], done.stderr
-        assert ("gpuprop uses numpy (" in done.stderr) == (want == "numpy"), done.stderr
+                "from gpuprop.backend import backend_of\n"
+                "print(backend_of(gpuprop.ones(1).data).name)")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("GPUPROP_")}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", **setting}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                              env=environment, cwd=tmp_path)
+        assert done.stdout.split() == [expected], done.stderr
+        is_logged = "gpuprop uses numpy (" in done.stderr
+        assert is_logged == (expected == "numpy"), done.stderr
 
     def test_get_array_module_and_asnumpy(self, backend):
         t = gpuprop.ones(2)
-        assert gpuprop.get_array_module(t) is backend.xp and gpuprop.get_array_module(t.data) is backend.xp
+        assert gpuprop.get_array_module(t) is backend.xp
+        assert gpuprop.get_array_module(t.data) is backend.xp
         assert gpuprop.get_array_module([1, 2]) is get_backend("numpy").xp
-        assert type(gpuprop.asnumpy(t)) is np.ndarray and type(gpuprop.asnumpy([1])) is np.ndarray
+        assert type(gpuprop.asnumpy(t)) is np.ndarray
+        assert type(gpuprop.asnumpy([1])) is np.ndarray
         other = get_backend("strict" if backend.name == "numpy" else "numpy")
         with pytest.raises(gpuprop.BackendMismatchError, match="several backends"):
             gpuprop.get_array_module(t, other.asarray([1.0]))
 
 
 class TestArrays:
-    def test_host_copies(self, backend):
+    def test_to_numpy_copies(self, backend):
         a = backend.asarray(np.arange(3.0))
         host = backend.to_numpy(a)
         host[...] = 7
@@ -199,20 +206,20 @@ class TestArrays:
         assert backend_of(moved).name == "strict" and moved.dtype == "float32"
         assert place(place(a, "strict:1"), "cpu").tolist() == [0, 1, 2]
 
-    def test_require(self, backend):
+    def test_check(self, backend):
         a = backend.asarray(np.arange(3))
         backend.check(a >= 0, "never seen")
         if backend.name == "numpy":
             with pytest.raises(IndexError, match="too large"):
                 backend.check(a < 2, "too large")
             return
-        backend.check(a < 2, "too large")  # nobody waits
+        backend.check(a < 2, "too large")  # does not wait for the device
         with pytest.raises(IndexError, match="too large"):
             backend.to_numpy(a)
-        backend.to_numpy(a)  # said once
+        backend.to_numpy(a)  # an error is raised once
         with pytest.raises(IndexError, match="too large"), gpuprop.debug():
             backend.check(a < 2, "too large")
 
     def test_unknown_arrays(self):
-        with pytest.raises(TypeError, match=r"no backend owns arrays of type .*memoryview"):
+        with pytest.raises(TypeError, match=r"no backend.*memoryview"):
             backend_of(memoryview(b""))

@@ -242,7 +242,7 @@ def test_states_that_do_not_fit():
     for each in (t, before):
         gpuprop.manual_seed(0)
         fit(each, 1)
-    with pytest.raises(ValueError, match=r"keys model, optimizer, .*, found 0.weight, "):
+    with pytest.raises(ValueError, match=r"keys model, optimizer, .*, got 0.weight, "):
         t.load_state_dict(t.model.state_dict())
     other = nn.Linear(5, 3)
     wrong = Trainer(other, F.cross_entropy, optim.Adam(other.parameters())).state_dict()
@@ -425,6 +425,9 @@ def test_history(tmp_path, monkeypatch):
     assert [a.get_title() for a in figure.axes] == ["loss", "f1"]
     assert [[line.get_label() for line in a.lines] for a in figure.axes] == [
         ["train, last 0.5", "validation, last 1"], ["train, last 0.222"]]
+    history.rows.append({"epoch": 3, "seconds": 0.1, "lr": 0.1, "loss": 1 / 4})  # no validation
+    assert [[line.get_label() for line in a.lines] for a in history.plot().axes] == [
+        ["train, last 0.25", "validation, last 1"], ["train, last 0.222"]]
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib: .*gpuprop\[train\]"):
         history.plot()

@@ -1,4 +1,4 @@
-"""The CuPy backend on the real CuPy: what its probe asks, its own names, and Tensors beside its arrays."""
+"""The CuPy backend on the real CuPy: its probe, its own functions, and Tensors with its arrays."""
 
 import os
 import subprocess
@@ -22,47 +22,51 @@ def backend():
 
 
 def unavailable(before):
-    """Why the backend cannot be used in a process that `before` prepared."""
+    """The reason why the backend cannot be used in a process that runs `before` first."""
     code = f"""
 {before}
 from gpuprop_cupy import CupyBackend
-why = CupyBackend.is_available()
-assert not why
-print(why.error.__name__, why)
+reason = CupyBackend.is_available()
+assert not reason
+print(reason.error.__name__, reason)
 """
     path = [str(ROOT), str(ROOT / "backends"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-                          capture_output=True, text=True, timeout=120)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("before, reason", [
-    ("import cupy; cupy.arange = lambda *a, **k: 1 / 0", "computes nothing: ZeroDivisionError"),
-    ("import cupy; cupy.arange = lambda n, **k: cupy.zeros(n, 'float32')", "computes wrongly: 0 + 1 + 2 + 3 is 0.0"),
-    ("import cupy; cupy.argsort = lambda a: cupy.arange(4)", "computes wrongly: the order of 3, 2, 1, 0"),
-    ("import gpuprop_cupy.products as p; p.matmul = lambda a, b: a", r"computes wrongly: the matrix"),
+@pytest.mark.parametrize(("before", "reason"), [
+    ("import cupy; cupy.arange = lambda *a, **k: 1 / 0", "ZeroDivisionError"),
+    ("import cupy; cupy.arange = lambda n, **k: cupy.zeros(n, 'float32')", "0 + 1 + 2 + 3 is 0.0"),
+    ("import cupy; cupy.argsort = lambda a: cupy.arange(4)", "wrong values: argsort of [3, 2"),
+    ("import gpuprop_cupy.products as p; p.matmul = lambda a, b: a", "wrong values: the square of"),
 ], ids=["kernel", "reduction", "sort", "product"])
-def test_the_probe_asks_for_all_that_a_step_needs(before, reason):
+def test_the_probe_tests_all_that_a_step_needs(before, reason):
     assert reason in unavailable(before)
 
 
-def test_without_cublas_the_line_that_installs_it_is_given():
+def test_without_cublas_the_reason_has_the_install_command():
     before = "import sys; sys.modules['cupy_backends.cuda.libs.cublas'] = None"
-    why = unavailable(before)
-    assert why.startswith("ImportError") and "cuBLAS" in why and 'pip install "gpuprop[cuda13]"' in why
+    reason = unavailable(before)
+    assert reason.startswith("ImportError")
+    assert "cuBLAS" in reason and 'pip install "gpuprop[cuda13]"' in reason
 
 
-def test_any_error_of_importing_cupy_is_told(tmp_path):
+def test_the_reason_has_any_error_of_importing_cupy(tmp_path):
     package = tmp_path / "cupy"
     package.mkdir()
     (package / "__init__.py").write_text("raise OSError('libcudart.so.13: cannot open')")
-    why = unavailable(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.modules.pop('cupy', None)")
-    assert why.startswith("ImportError") and "OSError: libcudart.so.13: cannot open" in why and "pip install" in why
+    reason = unavailable(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+                         "sys.modules.pop('cupy', None)")
+    assert reason.startswith("ImportError")
+    assert "OSError: libcudart.so.13: cannot open" in reason and "pip install" in reason
 
 
-def test_an_update_of_an_array_by_a_tensor_never_loses_a_history(backend):
-    """CuPy takes whatever has CUDA's array interface; a Tensor with a gradient refuses to give it."""
+def test_an_update_of_an_array_by_a_tensor_that_requires_grad_raises(backend):
+    """CuPy accepts any object with CUDA's array interface; such a Tensor does not provide it."""
     a = backend.xp.ones(2, "float32")
     t = gpuprop.tensor([1.0, 2.0], requires_grad=True)
     for other in (t, t * 2):
@@ -74,13 +78,16 @@ def test_an_update_of_an_array_by_a_tensor_never_loses_a_history(backend):
     assert isinstance(a + t, Tensor) and isinstance(a * t.detach(), Tensor)
 
 
-def test_bfloat16_stays_where_bits_are_chosen(backend):
+def test_where_and_triangles_keep_bfloat16(backend):
     xp = backend.xp
     x = gpuprop.tensor([[1.0, -2.0], [3.0, 4.0]]).astype("bfloat16").data
     zero = xp.zeros_like(x)
-    for got, want in ((xp.where(x > 0, x, zero), [[1, 0], [3, 4]]), (xp.where(x > 0, x, 0), [[1, 0], [3, 4]]),
-                      (xp.where(x > 0, 0.5, x), [[0.5, -2], [0.5, 0.5]]), (xp.tril(x), [[1, 0], [3, 4]]),
-                      (xp.triu(x, 1), [[0, -2], [0, 0]])):
+    for got, want in (
+            (xp.where(x > 0, x, zero), [[1, 0], [3, 4]]),
+            (xp.where(x > 0, x, 0), [[1, 0], [3, 4]]),
+            (xp.where(x > 0, 0.5, x), [[0.5, -2], [0.5, 0.5]]),
+            (xp.tril(x), [[1, 0], [3, 4]]),
+            (xp.triu(x, 1), [[0, -2], [0, 0]])):
         assert got.dtype == x.dtype
         assert got.astype("float32").tolist() == want
     assert xp.where(x > 0, x, xp.zeros(1, "float32")).dtype == "float32"
@@ -90,15 +97,16 @@ def test_repeat_by_a_list(backend):
     x = backend.asarray(np.arange(6.0).reshape(3, 2))
     host = np.arange(6.0).reshape(3, 2)
     for repeats, axis in (([1, 0, 2], 0), ((2, 1), 1), ([1, 2, 3, 0, 1, 1], None), (2, 0)):
-        np.testing.assert_array_equal(backend.xp.repeat(x, repeats, axis).get(), np.repeat(host, repeats, axis))
+        got = backend.xp.repeat(x, repeats, axis).get()
+        np.testing.assert_array_equal(got, np.repeat(host, repeats, axis))
 
 
-def test_the_workspace_is_a_share_of_the_memory(backend):
+def test_the_workspace_is_a_fraction_of_the_memory(backend):
     total = backend.memory()["total"]
     assert total // 32 < backend.workspace() <= total // 16
 
 
-def test_flags_of_require_are_read_at_once(backend):
+def test_all_failed_checks_are_read_together(backend):
     for i in range(100):
         backend.check(backend.xp.asarray(True), f"fine {i}")
     backend.check(backend.xp.asarray([True, False]), "one is wrong")

@@ -1,4 +1,4 @@
-"""Steps recorded as CUDA graphs: whose memory they use, how they are ordered, what differs, what is refused."""
+"""Steps recorded as CUDA graphs: memory, order of replays, differences, calls that raise."""
 
 import gc
 import itertools
@@ -42,13 +42,15 @@ def recorded(step):
 
 
 def churn():
-    """Other work: memory of many sizes, given back full of values that nobody means."""
+    """Unrelated work: allocates memory of many sizes and frees it full of invalid values."""
     for n in (1, 100, 1000, 1024, 3000, 50000):
-        [cupy.full(n, np.nan) for _ in range(8)] + [cupy.full(n, -1, "int64") for _ in range(8)]
+        arrays = [cupy.full(n, np.nan) for _ in range(8)]
+        arrays += [cupy.full(n, -1, "int64") for _ in range(8)]
+        del arrays
     gc.collect()
 
 
-# ---- recording and replaying ----------------------------------------------------------------------------------------
+# ---- recording and replaying --------------------------------------------------------------------
 
 
 def test_nothing_is_computed_while_recording():
@@ -60,7 +62,7 @@ def test_nothing_is_computed_while_recording():
         assert out.tolist() == [2 * n] * 3
 
 
-def test_a_replay_reads_what_lies_at_the_addresses_now():
+def test_a_replay_reads_the_current_values():
     x = cupy.ones((4, 4))
     recording, y = recorded(lambda: CUPY.xp.matmul(x, x).sum(axis=0))
     for value in (1, 2, 3):
@@ -72,7 +74,8 @@ def test_a_replay_reads_what_lies_at_the_addresses_now():
 def test_an_empty_recording():
     recording, _ = recorded(lambda: None)
     recording.replay()
-    assert recording.difference(recorded(lambda: None)[0]) is None and recording.outside() == []
+    assert recording.difference(recorded(lambda: None)[0]) is None
+    assert recording.outside() == []
 
 
 @pytest.mark.hostcuda
@@ -82,7 +85,7 @@ def test_a_replay_is_one_launch():
     assert settled(recording.replay) == {"[graph]": 1}
 
 
-def test_views_and_scalars_of_outside_arrays_are_followed():
+def test_a_replay_reads_views_and_scalars_of_older_arrays():
     x, scale = cupy.arange(12.0).reshape(3, 4), cupy.asarray(2.0)
     recording, y = recorded(lambda: x[1:, ::2].T * scale)
     scale[...] = 3
@@ -90,7 +93,7 @@ def test_views_and_scalars_of_outside_arrays_are_followed():
     assert y.tolist() == (3 * x[1:, ::2].T).tolist()
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------
 
 
 def test_results_outlive_their_recording():
@@ -102,8 +105,8 @@ def test_results_outlive_their_recording():
     assert (y == cupy.arange(1000.0) * 2 + 1).all()
 
 
-def test_memory_of_a_recording_is_never_handed_out():
-    """Eager work between replays neither disturbs them nor is disturbed."""
+def test_no_other_array_gets_the_memory_of_a_recording():
+    """Eager work between replays does not affect them, and they do not affect it."""
     x = cupy.arange(1000.0)
     recording, y = recorded(lambda: ((x * 2 + 1) ** 2).cumsum() + x[::-1])
     want = ((np.arange(1000.0) * 2 + 1) ** 2).cumsum() + np.arange(1000.0)[::-1]
@@ -115,7 +118,7 @@ def test_memory_of_a_recording_is_never_handed_out():
         assert all((other == i).all() for i, other in enumerate(others))
 
 
-def test_what_is_used_lives_as_long_as_the_recording():
+def test_memory_that_is_used_lives_as_long_as_the_recording():
     kept = [cupy.ones(1000)]
     recording, y = recorded(lambda: kept[0] * 2)
     kept.clear()
@@ -124,7 +127,7 @@ def test_what_is_used_lives_as_long_as_the_recording():
     assert (y == 2).all()
 
 
-def test_memory_used_by_products_alone_lives_too():
+def test_memory_that_only_products_use_lives_too():
     kept = [cupy.eye(32)]
     recording, y = recorded(lambda: CUPY.xp.matmul(kept[0], kept[0]))
     kept.clear()
@@ -133,32 +136,38 @@ def test_memory_used_by_products_alone_lives_too():
     assert (y == cupy.eye(32)).all()
 
 
-def test_memory_is_given_back_at_last():
-    x, free = cupy.ones(1 << 20), cupy.cuda.runtime.memGetInfo
-    recorded(lambda: CUPY.xp.matmul(x[:64].reshape(8, 8), x[:64].reshape(8, 8)) + 1)
-    before = free()[0]
-    recording, y = recorded(lambda: CUPY.xp.matmul(x[:64].reshape(8, 8), x[:64].reshape(8, 8)) + (x * 2).sum())
-    assert recording.difference(recording) is None and free()[0] < before
+def test_memory_is_freed_with_the_recording_and_its_arrays():
+    x = cupy.ones(1 << 20)
+    square = x[:64].reshape(8, 8)
+    free = lambda: cupy.cuda.runtime.memGetInfo()[0]
+    recorded(lambda: CUPY.xp.matmul(square, square) + 1)
+    before = free()
+    recording, y = recorded(lambda: CUPY.xp.matmul(square, square) + (x * 2).sum())
+    assert recording.difference(recording) is None and free() < before
     del recording
-    assert free()[0] < before  # the result
+    assert free() < before  # the result
     del y
-    assert free()[0] == before
+    assert free() == before
 
 
 def test_recordings_share_a_workspace_for_products():
-    """Products outside go on with another: a graph's kernels write to theirs at any time."""
-    x, used = cupy.ones((8, 8)), CUPY.memory
+    """Eager products use another one: a graph's kernels may write to theirs at any time."""
+    x = cupy.ones((8, 8))
+    reserved = lambda: CUPY.memory()["reserved"]
     recorded(lambda: CUPY.xp.matmul(x, x))
-    before, found = used()["reserved"], []
+    before = reserved()
+    recordings, addresses = [], set()
     for _ in range(20):
         with record() as recording:
             CUPY.xp.matmul(x, x)
-            found.append((recording, products._handles.get(0).lent))
-    assert len({address for _, address in found}) == 1 and found[0][1] is not None
-    assert used()["reserved"] - before < 20 * (1 << 20)
+            addresses.add(products._handles.get(0).shared_workspace)
+        recordings.append(recording)
+    address, = addresses
+    assert address is not None
+    assert reserved() - before < 20 * (1 << 20)
     CUPY.xp.matmul(x, x)
     own = products._handles.get(0)
-    assert own.lent is None and own.workspace.ptr != found[0][1]
+    assert own.shared_workspace is None and own.workspace.ptr != address
 
 
 def test_memory_of_recordings_is_counted():
@@ -172,7 +181,7 @@ def test_memory_of_recordings_is_counted():
     assert CUPY.memory()["reserved"] == before
 
 
-def test_what_is_held_beside_results_is_named():
+def test_held_names_the_code_that_made_an_array_that_is_kept():
     x, kept = cupy.ones(3), {}
 
     def step():
@@ -180,15 +189,17 @@ def test_what_is_held_beside_results_is_named():
         return kept["a"].copy(), kept["a"][1:].copy()
 
     recording, (y, z) = recorded(step)
-    assert "test_what_is_held" in recording.held([y, z]) and recording.held([y, z, kept["a"]]) is None
+    assert "test_held_names_the_code" in recording.held([y, z])
+    assert recording.held([y, z, kept["a"]]) is None
     kept["a"] = kept["a"][1:]
     assert recording.held([y, z]) is not None
     kept.clear()
-    assert recording.held([y, z]) is None and recording.held([y]) is not None
+    assert recording.held([y, z]) is None
+    assert recording.held([y]) is not None
 
 
-def test_another_thread_makes_tuples_while_one_looks_for_the_memory_it_uses():
-    """Who holds every object for a moment has others' growing tuples break."""
+def test_a_recording_does_not_break_tuples_that_another_thread_builds():
+    """A reference to an unfinished tuple, as from `gc.get_objects`, makes its resizing fail."""
     done, x = threading.Event(), cupy.ones(3)
 
     def other():
@@ -211,19 +222,21 @@ def test_another_thread_makes_tuples_while_one_looks_for_the_memory_it_uses():
         sys.setswitchinterval(before)
 
 
-def test_lengths_are_not_taken_for_addresses():
-    """Nor what CuPy leaves unwritten: the memory of others is not to be looked at, nor written to."""
+def test_lengths_are_not_mistaken_for_addresses():
+    """Nor are words that CuPy does not initialize, which may be addresses of other memory."""
     from gpuprop_cupy.graph import KERNEL, Node, _addresses
 
     def words(node, *values):
         return _addresses(np.array(values, "int64").tobytes(), node)
 
-    own, foreign = (Node(KERNEL, "k", (), (), by_library) for by_library in (False, True))
-    assert words(own, 5, 6, 7, 8) == (5,) and words(own, 5) == (5,) and words(own, 5, 6, 7) == ()
-    assert words(foreign, 5, 6, 7) == (5, 6, 7)
+    of_cupy, of_library = (Node(KERNEL, "k", (), (), flag) for flag in (False, True))
+    assert words(of_cupy, 5, 6, 7, 8) == (5,)
+    assert words(of_cupy, 5) == (5,)
+    assert words(of_cupy, 5, 6, 7) == ()
+    assert words(of_library, 5, 6, 7) == (5, 6, 7)
 
 
-def test_an_arena_reuses_what_is_free():
+def test_an_arena_reuses_free_memory():
     arena = Arena()
     a = arena.malloc(1000)
     first = a.ptr
@@ -233,20 +246,21 @@ def test_an_arena_reuses_what_is_free():
     pointers = sorted([b.ptr, c.ptr])
     assert c.ptr % 512 == 0 and pointers[1] - pointers[0] >= 512
     del b, c
-    assert arena.malloc(64 << 10).ptr == first  # all neighbours are one block again
+    assert arena.malloc(64 << 10).ptr == first  # free neighbours were merged
     assert arena.malloc(0).ptr == 0
     large = arena.malloc(5 << 20)
     assert [m.size for m in arena.made] == [1024, 5120, 512, 1024, 64 << 10, 5 << 20]
-    assert arena.place(large.ptr + 8) == {(5, 8)} and (0, 8) in arena.place(first + 8)
-    assert not arena.place(first - 8)
+    assert arena.blocks_at(large.ptr + 8) == {(5, 8)}
+    assert (0, 8) in arena.blocks_at(first + 8)
+    assert not arena.blocks_at(first - 8)
 
 
-def test_memory_that_eager_steps_left_is_used_when_there_is_no_other():
+def test_an_arena_frees_unused_memory_of_eager_steps_when_it_needs_more():
     pool = cupy.get_default_memory_pool()
     pool.free_all_blocks()
     free = cupy.cuda.runtime.memGetInfo()[0]
     half = int(free * 0.6) // 8
-    cupy.empty(half)  # and now it is the pool's
+    cupy.empty(half)  # CuPy's pool keeps it
     recording, y = recorded(lambda: cupy.empty(half))
     assert y.nbytes == half * 8
     with pytest.raises(MemoryError):
@@ -256,10 +270,10 @@ def test_memory_that_eager_steps_left_is_used_when_there_is_no_other():
     assert recorded(lambda: cupy.empty(half))[1].nbytes == half * 8
 
 
-# ---- streams and threads --------------------------------------------------------------------------------------------
+# ---- streams and threads ------------------------------------------------------------------------
 
 
-def test_replays_are_in_order_with_the_stream_that_is_current():
+def test_replays_are_ordered_with_other_work_of_the_current_stream():
     x, seen = cupy.zeros(2000), []
     recording, y = recorded(lambda: x + 1)
     stream = cupy.cuda.Stream(non_blocking=True)
@@ -274,10 +288,11 @@ def test_replays_are_in_order_with_the_stream_that_is_current():
 
 
 def test_replays_on_several_streams_take_turns():
-    """What one writes for the next to read is not read before, though nobody waits."""
+    """A replay reads what the replay before it wrote, on another stream and without a wait."""
     total = cupy.zeros(200_000)
     recordings = [recorded(lambda: total.__iadd__(1))[0] for _ in range(2)]
-    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)] + [cupy.cuda.Stream.null]
+    streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)]
+    streams.append(cupy.cuda.Stream.null)
     cupy.cuda.Device().synchronize()
     for i in range(40):
         with streams[i % 4]:
@@ -286,11 +301,12 @@ def test_replays_on_several_streams_take_turns():
     assert (total == 40).all()
 
 
-def test_turns_order_what_is_done_in_them():
-    """Slots are written and results copied on the stream that is current: an event is between two streams."""
+def test_turns_on_different_streams_wait_for_an_event():
+    """Inputs are written and results copied on the current stream, which may change."""
     x = cupy.zeros(3)
     recording, _ = recorded(lambda: x + 1)
-    stream, waited = cupy.cuda.Stream(non_blocking=True), []
+    stream = cupy.cuda.Stream(non_blocking=True)
+    waited = []
 
     class Waiting(cupy.cuda.Stream):
         def wait_event(self, event):
@@ -312,15 +328,16 @@ def test_turns_order_what_is_done_in_them():
     cupy.cuda.Device().synchronize()
 
 
-def test_the_stream_and_the_allocator_come_back():
-    stream, allocator = cupy.cuda.get_current_stream(), cupy.cuda.get_allocator()
+def test_the_stream_and_the_allocator_are_restored():
+    state = lambda: (cupy.cuda.get_current_stream(), cupy.cuda.get_allocator())
+    before = state()
     recorded(lambda: cupy.ones(3) + 1)
-    assert cupy.cuda.get_current_stream() == stream and cupy.cuda.get_allocator() == allocator
+    assert state() == before
     with pytest.raises(ZeroDivisionError):
         recorded(lambda: cupy.ones(3) / cupy.ones(3) + 1 / 0)
     with pytest.raises(CaptureError):
         recorded(lambda: float(cupy.ones(3).sum()))
-    assert cupy.cuda.get_current_stream() == stream and cupy.cuda.get_allocator() == allocator
+    assert state() == before
     assert (cupy.ones(3) * 2).tolist() == [2, 2, 2]
     assert recorded(lambda: cupy.ones(3))[0].nodes
 
@@ -363,7 +380,8 @@ def test_two_threads_record_and_replay_at_once():
 
 
 def test_a_thread_may_multiply_for_the_first_time_while_it_records():
-    """cuBLAS cannot be started by a thread that captures."""
+    """cuBLAS cannot be initialized by a thread that captures."""
+
     def work():
         x = cupy.ones((8, 8))
         assert not products._handles.own
@@ -382,10 +400,11 @@ def test_other_threads_compute_while_one_records():
     def eager():
         assert started.wait(60)
         x = cupy.ones((64, 64))
-        for n in range(1, 20):  # new memory, waits, copies, products
+        for n in range(1, 20):  # allocations, waits, copies, products
             y = CUPY.xp.matmul(x, x) + cupy.ones(n * 1000).sum()
             assert y.get()[0, 0] == 64 + n * 1000
-        cupy.cuda.get_current_stream().synchronize()  # CUDA refuses to wait for a whole device on which one captures
+        # CUDA does not allow a wait for a whole device while a stream of it captures.
+        cupy.cuda.get_current_stream().synchronize()
         done.set()
 
     def recording():
@@ -401,39 +420,48 @@ def test_other_threads_compute_while_one_records():
     run_in_threads(eager, recording)
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
+# ---- calls that cannot be captured --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", [
-    lambda x: float(x.sum()), lambda x: x[x > 0], lambda x: x.get(), lambda x: bool((x > 0).all()),
-    lambda x: cupy.nonzero(x), lambda x: gpuprop.Tensor(x).numpy(),
+    lambda x: float(x.sum()),
+    lambda x: x[x > 0],
+    lambda x: x.get(),
+    lambda x: bool((x > 0).all()),
+    lambda x: cupy.nonzero(x),
+    lambda x: gpuprop.Tensor(x).numpy(),
 ])
-def test_waiting_is_refused_by_name(call):
-    with pytest.raises(CaptureError, match=r"in .*(<lambda> \(test_cupy_graph|numpy \(autograd).py:\d+\)") as e:
+def test_the_error_names_the_call_that_waits_and_its_line(call):
+    with pytest.raises(CaptureError, match=r"in .*<lambda> \(test_cupy_graph.py:\d+\)") as e:
         recorded(lambda: call(cupy.ones(3)))
-    assert "waits for the device" in str(e.value) and "disallowed" in str(e.value.__cause__)
+    assert "waits for the device" in str(e.value)
+    assert "disallowed" in str(e.value.__cause__)
 
 
 @pytest.mark.parametrize("call", [
-    lambda: cupy.asarray([1, 2]), lambda: cupy.cuda.Device().synchronize(), lambda: CUPY.synchronize(),
-    lambda: cupy.cuda.get_current_stream().synchronize(), lambda: cupy.ones((3, 3)) @ cupy.ones((3, 3)),
+    lambda: cupy.asarray([1, 2]),
+    lambda: cupy.cuda.Device().synchronize(),
+    lambda: CUPY.synchronize(),
+    lambda: cupy.cuda.get_current_stream().synchronize(),
+    lambda: cupy.ones((3, 3)) @ cupy.ones((3, 3)),
 ])
-def test_what_cannot_be_captured_is_refused_by_name(call):
+def test_the_error_names_the_line_of_a_call_that_cannot_be_captured(call):
     with pytest.raises(CaptureError, match=r"in .*<lambda> \(test_cupy_graph.py:\d+\)"):
         recorded(call)
     assert cupy.ones(3).sum() == 3
 
 
-def test_an_array_on_another_device_is_refused_with_both_named():
+def test_the_error_for_an_array_on_another_device_names_both_devices():
     x = cupy.ones(3)
     with record() as recording:
-        device, recording.arena.device = recording.arena.device, 1
-        with pytest.raises(CaptureError, match=r"on cuda:0 in a step that is recorded on cuda:1: .* one device"):
+        device = recording.arena.device
+        recording.arena.device = 1
+        with pytest.raises(CaptureError, match=r"on cuda:0 .*recorded on cuda:1.* one device"):
             x + 1
         recording.arena.device = device
 
 
-def test_a_refusal_that_the_step_hides_is_told_at_its_end():
+def test_an_error_that_the_step_catches_is_raised_at_its_end():
     def step():
         try:
             cupy.cuda.get_current_stream().synchronize()
@@ -444,7 +472,7 @@ def test_a_refusal_that_the_step_hides_is_told_at_its_end():
         recorded(step)
 
 
-def test_an_error_of_the_step_is_its_own():
+def test_an_error_of_the_step_itself_is_not_changed():
     with pytest.raises(ValueError, match="of the step"):
         recorded(lambda: (_ for _ in ()).throw(ValueError("of the step")))
     with pytest.raises(ValueError), record() as recording:
@@ -453,13 +481,13 @@ def test_an_error_of_the_step_is_its_own():
         recording.replay()
 
 
-def test_a_recording_inside_a_recording():
-    with pytest.raises(CaptureError, match="recording already"):
+def test_a_recording_inside_a_recording_raises():
+    with pytest.raises(CaptureError, match="already recording"):
         recorded(lambda: recorded(lambda: None))
     recorded(lambda: None)
 
 
-# ---- differences ----------------------------------------------------------------------------------------------------
+# ---- differences --------------------------------------------------------------------------------
 
 
 def difference(step):
@@ -467,7 +495,7 @@ def difference(step):
     return a.difference(b)
 
 
-def test_the_same_step_twice():
+def test_the_same_step_twice_has_no_difference():
     x, w = cupy.ones((40, 30)), cupy.ones((30, 20), "float32")
     out, order = cupy.zeros(10), cupy.arange(40) % 7
 
@@ -475,44 +503,55 @@ def test_the_same_step_twice():
         y = CUPY.xp.matmul(x, w) + 1
         out[2:6] = y[:4, 3]
         CUPY.xp.index_add(out, order, y[:, 0])
-        some = [y[:, i:i + 3].T * 2.5 for i in range(5)]
+        parts = [y[:, i:i + 3].T * 2.5 for i in range(5)]
         del y
-        return cupy.argsort(some[0], axis=-1), sum(s.sum() for s in some), cupy.where(x > 0, x, 0).cumsum(axis=1)
+        total = sum(part.sum() for part in parts)
+        return cupy.argsort(parts[0], axis=-1), total, cupy.where(x > 0, x, 0).cumsum(axis=1)
 
     assert difference(step) is None
 
 
-def test_a_number_that_changes_is_told():
+def test_a_number_that_changes_is_reported():
     numbers = itertools.count(1)
     x = cupy.ones(3)
     assert difference(lambda: x * (next(numbers) / 4)).startswith(
-        "multiply in test_a_number_that_changes_is_told.<locals>.<lambda> (test_cupy_graph.py:")
-    for step in (lambda: x * next(numbers), lambda: x + next(numbers) / 3, lambda: x.astype("float32") * next(numbers),
-                 lambda: cupy.where(x > 0, x, next(numbers)), lambda: x.fill(next(numbers)),
-                 lambda: cupy.arange(3) + next(numbers)):
-        assert "what changes from step to step must be a 0-d array" in difference(step)
+        "multiply in test_a_number_that_changes_is_reported.<locals>.<lambda> (test_cupy_graph.py:")
+    for step in (
+            lambda: x * next(numbers),
+            lambda: x + next(numbers) / 3,
+            lambda: x.astype("float32") * next(numbers),
+            lambda: cupy.where(x > 0, x, next(numbers)),
+            lambda: x.fill(next(numbers)),
+            lambda: cupy.arange(3) + next(numbers)):
+        assert "must be a 0-d array" in difference(step)
 
 
-def test_the_number_itself_is_told():
+def test_both_values_of_a_number_are_reported():
     numbers = itertools.count(1)
-    for dtype, was, now in [("float64", 1.0, 2.0), ("int64", 3, 4), ("float32", 5.0, 6.0)]:
+    for dtype, before, after in [("float64", 1.0, 2.0), ("int64", 3, 4), ("float32", 5.0, 6.0)]:
         x = cupy.ones(3, dtype)
-        assert f": argument 1 was {was}, then {now}: " in difference(lambda x=x: x * next(numbers))
+        message = difference(lambda x=x: x * next(numbers))
+        assert f": argument 1 was {before}, then {after}: " in message
 
 
-def test_an_array_elsewhere_is_told():
+def test_an_array_at_another_address_is_reported():
     arrays = itertools.cycle([cupy.ones((3, 3)), cupy.ones((3, 3))])
-    for step in (lambda: next(arrays) + 1, lambda: next(arrays).sum(), lambda: next(arrays).copy(),
-                 lambda: next(arrays).fill(0)):
-        assert "was elsewhere: what lasts from step to step must change in place" in difference(step)
+    for step in (
+            lambda: next(arrays) + 1,
+            lambda: next(arrays).sum(),
+            lambda: next(arrays).copy(),
+            lambda: next(arrays).fill(0)):
+        message = difference(step)
+        assert "at another address" in message and "must change in place" in message
 
 
-def test_an_operand_of_a_product_elsewhere_is_told():
-    arrays, x = itertools.cycle([cupy.ones((3, 3)), cupy.ones((3, 3))]), cupy.ones((3, 3))
-    assert "was elsewhere" in difference(lambda: CUPY.xp.matmul(x, next(arrays)))
+def test_an_operand_of_a_product_at_another_address_is_reported():
+    arrays = itertools.cycle([cupy.ones((3, 3)), cupy.ones((3, 3))])
+    x = cupy.ones((3, 3))
+    assert "at another address" in difference(lambda: CUPY.xp.matmul(x, next(arrays)))
 
 
-def test_other_work_is_told():
+def test_other_operations_and_shapes_are_reported():
     n = itertools.count(1)
     x = cupy.ones(3)
     assert difference(lambda: [x + 1 for _ in range(next(n))]) == "1 device operations became 2"
@@ -520,27 +559,28 @@ def test_other_work_is_told():
     assert "a call of add in " in difference(lambda: next(ops)(x, x))
     sizes = itertools.count(100, 100)
     assert "was launched as" in difference(lambda: cupy.zeros(next(sizes)) + 1)
-    distances, wide = itertools.count(2), cupy.ones(12)
-    assert "was of shape or strides 16, then 24" in difference(lambda: wide[::next(distances)][:3] + 1)
+    steps, wide = itertools.count(2), cupy.ones(12)
+    assert "shape or strides 16, then 24" in difference(lambda: wide[::next(steps)][:3] + 1)
 
 
-def test_state_that_is_rebound_is_told():
+def test_state_that_is_rebound_is_reported():
     state = {"h": cupy.ones(3)}
 
     def step():
         state["h"] = state["h"] * 2
 
-    assert "was elsewhere" in difference(step)
+    assert "at another address" in difference(step)
 
 
-# ---- whole steps ----------------------------------------------------------------------------------------------------
+# ---- whole steps --------------------------------------------------------------------------------
 
 
 class Last(nn.Module):
     """A recurrent layer, and a linear one on its last output."""
 
     def __init__(self):
-        self.rnn, self.out = nn.LSTM(5, 6, num_layers=2, dropout=0.2, batch_first=True), nn.Linear(6, 3)
+        self.rnn = nn.LSTM(5, 6, num_layers=2, dropout=0.2, batch_first=True)
+        self.out = nn.Linear(6, 3)
 
     def forward(self, x):
         return self.out(self.rnn(x)[0][:, -1])
@@ -566,10 +606,12 @@ def integers(high, *shape):
 
 def ctc(model, x, labels):
     y = F.log_softmax(model(x), -1)
-    return F.ctc_loss(y, labels + 1, gpuprop.full((2,), 6, dtype="int64"), gpuprop.full((2,), 3, dtype="int64"))
+    input_lengths = gpuprop.full((2,), 6, dtype="int64")
+    target_lengths = gpuprop.full((2,), 3, dtype="int64")
+    return F.ctc_loss(y, labels + 1, input_lengths, target_lengths)
 
 
-def entropy(model, x, y):
+def cross_entropy(model, x, y):
     return F.cross_entropy(model(x), y)
 
 
@@ -578,30 +620,39 @@ def perceptron():
 
 
 def convolutional():
-    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
-                         nn.Conv2d(4, 4, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(16, 3))
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def language_model():
+    return nn.Sequential(nn.Embedding(11, 6), nn.LayerNorm(6), nn.Linear(6, 11))
+
+
+def token_cross_entropy(model, x, y):
+    return F.cross_entropy(model(x).reshape(-1, 11), y.reshape(-1))
 
 
 adam = lambda p: optim.Adam(p, lr=0.01)
 adamw = lambda p: optim.AdamW(p, lr=0.01, weight_decay=0.1)
 sgd = lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True)
 STEPS = {
-    "MLP": (perceptron, entropy, adam, floats(8, 5), integers(3, 8)),
-    "MLP, SGD": (perceptron, entropy, sgd, floats(8, 5), integers(3, 8)),
-    "CNN": (convolutional, entropy, sgd, floats(4, 2, 8, 8), integers(3, 4)),
-    "LSTM": (Last, entropy, adam, floats(4, 6, 5), integers(3, 4)),
-    "Transformer": (Sentences, entropy, adamw, integers(11, 4, 6), integers(3, 4)),
-    "embedding": (lambda: nn.Sequential(nn.Embedding(11, 6), nn.LayerNorm(6), nn.Linear(6, 11)),
-                  lambda m, x, y: F.cross_entropy(m(x).reshape(-1, 11), y.reshape(-1)), adam,
-                  integers(11, 4, 6), integers(11, 4, 6)),
+    "MLP": (perceptron, cross_entropy, adam, floats(8, 5), integers(3, 8)),
+    "MLP, SGD": (perceptron, cross_entropy, sgd, floats(8, 5), integers(3, 8)),
+    "CNN": (convolutional, cross_entropy, sgd, floats(4, 2, 8, 8), integers(3, 4)),
+    "LSTM": (Last, cross_entropy, adam, floats(4, 6, 5), integers(3, 4)),
+    "Transformer": (Sentences, cross_entropy, adamw, integers(11, 4, 6), integers(3, 4)),
+    "embedding": (language_model, token_cross_entropy, adam, integers(11, 4, 6),
+                  integers(11, 4, 6)),
     "CTC": (lambda: nn.Linear(5, 4), ctc, adam, floats(6, 2, 5), integers(3, 2, 3)),
 }
 
 
-def trained(name, captured, steps=7, rows=None):
+def trained(name, captured, steps=7):
     make, loss_of, optimizer_of, x_of, y_of = STEPS[name]
     gpuprop.manual_seed(3)
-    rng, model = np.random.default_rng(0), make()
+    rng = np.random.default_rng(0)
+    model = make()
     optimizer = optimizer_of(model.parameters())
 
     def step(x, y):
@@ -612,17 +663,20 @@ def trained(name, captured, steps=7, rows=None):
         optimizer.step()
         return loss, norm
 
-    step, found = capture(step) if captured else step, []
+    if captured:
+        step = capture(step)
+    losses = []
     for i in range(steps):
         optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
-        found.append([v.item() for v in step(gpuprop.tensor(x_of(rng)), gpuprop.tensor(y_of(rng)))])
+        x, y = gpuprop.tensor(x_of(rng)), gpuprop.tensor(y_of(rng))
+        losses.append([v.item() for v in step(x, y)])
         churn()
-    return found, model.state_dict(), optimizer.state_dict()["state"]
+    return losses, model.state_dict(), optimizer.state_dict()["state"]
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_training_is_the_same_replayed(name):
-    """Bit for bit: losses, weights, buffers and the optimizer's state; and no step was run as it is."""
+def test_captured_training_has_the_same_bits(name):
+    """Losses, weights, buffers and the optimizer's state; and no step runs without a replay."""
     losses, weights, state = trained(name, captured=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -635,7 +689,7 @@ def test_training_is_the_same_replayed(name):
             np.testing.assert_array_equal(state_[n][key], value)
 
 
-def test_several_signatures_take_turns():
+def test_several_signatures_alternate():
     def run(wrap):
         gpuprop.manual_seed(3)
         model = perceptron()
@@ -643,12 +697,14 @@ def test_several_signatures_take_turns():
 
         def step(x, y):
             optimizer.zero_grad()
-            loss = entropy(model, x, y)
+            loss = cross_entropy(model, x, y)
             loss.backward()
             optimizer.step()
             return loss
 
-        step, rng, losses = wrap(step), np.random.default_rng(0), []
+        step = wrap(step)
+        rng = np.random.default_rng(0)
+        losses = []
         for i in range(16):
             rows = (8, 3, 5)[i % 3]
             x, y = rng.standard_normal((rows, 5)).astype("float32"), rng.integers(0, 3, rows)
@@ -658,27 +714,35 @@ def test_several_signatures_take_turns():
     assert run(capture) == run(lambda step: step)
 
 
-def test_the_trainer_captures():
+def test_a_captured_trainer_has_the_same_bits():
     def run(captured):
         gpuprop.manual_seed(3)
         model = perceptron()
         rng = np.random.default_rng(0)
         x, y = rng.standard_normal((40, 5)).astype("float32"), rng.integers(0, 3, 40)
-        trainer = Trainer(model, F.cross_entropy, adam(model.parameters()), metrics=["accuracy"], clip_grad_norm=1.0,
-                          capture=captured)
+        trainer = Trainer(
+            model, F.cross_entropy, adam(model.parameters()), metrics=["accuracy"],
+            clip_grad_norm=1.0, capture=captured)
         history = trainer.fit((x, y), epochs=3, batch_size=8, progress=False)
-        return [row["loss"] for row in history], {k: v.tolist() for k, v in model.state_dict().items()}
+        losses = [row["loss"] for row in history]
+        return losses, {k: v.tolist() for k, v in model.state_dict().items()}
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert run(True) == run(False)
 
 
-def test_a_kernel_of_the_users_own_with_a_number_that_changes_is_found_by_its_first_replay():
-    """Its name does not say that its arguments have no gaps, so `difference` looks at its arrays alone."""
-    kernel = cupy.RawKernel(
-        'extern "C" __global__ void scaled(const float* x, float s, float* y) { y[threadIdx.x] = x[threadIdx.x] * s; }',
-        "scaled")
+SCALED = """extern "C" __global__ void scaled(const float* x, float s, float* y) {
+    y[threadIdx.x] = x[threadIdx.x] * s;
+}"""
+ADDED = """extern "C" __global__ void added(const float* x, float* total) {
+    total[threadIdx.x] += x[threadIdx.x];
+}"""
+
+
+def test_a_number_that_changes_in_a_users_kernel_is_found_by_the_first_replay():
+    """`difference` compares only its arrays, because its arguments may contain padding."""
+    kernel = cupy.RawKernel(SCALED, "scaled")
     numbers = iter([1, 2, 3, 4, 5])
 
     def step(x):
@@ -693,10 +757,8 @@ def test_a_kernel_of_the_users_own_with_a_number_that_changes_is_found_by_its_fi
     assert asnumpy(step(x)).tolist() == [5] * 4
 
 
-def test_a_kernel_of_the_users_own_that_writes_in_place_does_so_once_a_step():
-    kernel = cupy.RawKernel(
-        'extern "C" __global__ void added(const float* x, float* total) { total[threadIdx.x] += x[threadIdx.x]; }',
-        "added")
+def test_a_users_kernel_that_updates_in_place_does_so_once_per_step():
+    kernel = cupy.RawKernel(ADDED, "added")
     total = cupy.zeros(4, "float32")
     step = capture(lambda x: kernel((1,), (4,), (x.data, total)))
     for i in range(1, 6):

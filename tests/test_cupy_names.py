@@ -1,4 +1,4 @@
-"""Every name used of CuPy is there in the real CuPy, and so is every name that the strict backend offers."""
+"""CuPy has every name that gpuprop uses of it and every name of the strict backend."""
 
 import ast
 import json
@@ -15,8 +15,8 @@ from gpuprop.testing._strict import METHODS, Namespace, StrictArray
 
 ROOT = Path(__file__).parents[1]
 
-# Reads [name, keywords] pairs and answers which the real CuPy lacks.  "()" in a name means what the call returns; a
-# class stands for its instances, most of which need a device.
+# Reads [name, keywords] pairs and prints which of them the real CuPy lacks.  "()" in a name stands
+# for the result of the call; a class stands for its instances, most of which need a device.
 REAL = """
 import importlib, inspect, json, sys
 from functools import reduce
@@ -28,12 +28,12 @@ def resolve(name):
         if inspect.ismodule(value) and not hasattr(value, part.removesuffix("()")):
             importlib.import_module(".".join([module, *path[:i + 1]]))
         if inspect.isdatadescriptor(value) and not isinstance(value, type):
-            raise ValueError  # an attribute of instances, which are not known
+            raise ValueError  # an attribute of unknown instances
         value = getattr(value, part.removesuffix("()"))
         if part.endswith("()") and not isinstance(value, type):
             try:
                 value = value()
-            except Exception:  # it takes arguments, or a device
+            except Exception:  # it needs arguments or a device
                 raise ValueError from None
     return value
 
@@ -43,29 +43,26 @@ def lacks(name, keywords):
         known = inspect.signature(value).parameters if keywords else {}
     except (AttributeError, ImportError):
         return name
-    except ValueError:  # what a call returns is not known, or a compiled function does not say what it takes
+    except ValueError:  # the result is unknown, or a compiled function has no signature
         return None
     return next((f"{name}({k}=)" for k in keywords if k not in known), None)
 
-print(json.dumps([what for what in (lacks(*use) for use in json.load(sys.stdin)) if what]))
+results = [lacks(*use) for use in json.load(sys.stdin)]
+print(json.dumps([what for what in results if what]))
 """
 
 
-def python(code, path, given=""):
-    """What `code` prints, from JSON, run by an interpreter that finds packages in `path` before the installed ones."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT / "tests", env=env, input=given,
-                          capture_output=True, text=True)
+def lacking(uses):
+    """The uses that the real CuPy lacks, found in a process without hostcuda."""
+    env = {**os.environ, "PYTHONPATH": ""}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", REAL], cwd=ROOT / "tests", env=env,
+                          input=json.dumps(sorted(uses)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def lacking(uses):
-    return python(REAL, [], json.dumps(sorted(uses)))
-
-
 def uses_in(*folders, modules=(), **known):
-    """What the files below `folders` use: dotted names, each with keywords it is called with."""
+    """The uses in the files below `folders`: dotted names with the keywords of calls."""
     found = set()
     for path in (path for folder in folders for path in folder.rglob("*.py")):
         uses = Uses(*modules, **known)
@@ -75,13 +72,18 @@ def uses_in(*folders, modules=(), **known):
 
 
 class Uses(ast.NodeVisitor):
-    """What is used of some modules: dotted names, followed through imports, assignments and calls; and keywords."""
+    """Collects the uses of some modules: dotted names and keywords of calls.
+
+    It follows imports, assignments and calls.
+    """
 
     def __init__(self, *modules, **known):
-        self.modules, self.known, self.found = modules, known, set()
+        self.modules = modules
+        self.known = known
+        self.found = set()
 
     def name(self, node):
-        """The dotted name an expression stands for, or None."""
+        """The dotted name that an expression stands for, or None."""
         if isinstance(node, ast.Call):
             called = self.name(node.func)
             return called and called + "()"
@@ -104,8 +106,10 @@ class Uses(ast.NodeVisitor):
     def visit_Assign(self, node):
         self.generic_visit(node)
         for target in node.targets:
-            both = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-            pairs = zip(target.elts, node.value.elts, strict=True) if both else [(target, node.value)]
+            if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                pairs = zip(target.elts, node.value.elts, strict=True)
+            else:
+                pairs = [(target, node.value)]
             self.known.update([(ast.unparse(t), self.name(v)) for t, v in pairs])
 
     def visit_Attribute(self, node):
@@ -119,10 +123,11 @@ class Uses(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def test_all_that_the_backend_uses_of_cupy_exists():
+def test_cupy_has_every_name_that_the_backend_uses():
     found = uses_in(ROOT / "backends" / "gpuprop_cupy", modules=("cupy", "cupyx"))
     names = {name for name, _ in found}
-    assert {"cupy.cuda.runtime.getDeviceCount", "cupy.matmul", "cupyx.scipy.special.erf"} <= names  # it does find them
+    expected = {"cupy.cuda.runtime.getDeviceCount", "cupy.matmul", "cupyx.scipy.special.erf"}
+    assert expected <= names  # the search works
     assert "cupy.get_default_memory_pool().used_bytes" in names
     assert lacking(found) == []
 
@@ -137,28 +142,29 @@ c.block
 c.sum(0, initial=1)
 c.get_default_memory_pool().used
 """))
-    assert {"cupy.block", "cupy.cuda.Dvice", "cupy.sum(initial=)", "cupy.get_default_memory_pool().used"} <= set(
-        lacking(uses.found))
+    wrong = {"cupy.block", "cupy.cuda.Dvice", "cupy.sum(initial=)",
+             "cupy.get_default_memory_pool().used"}
+    assert wrong <= set(lacking(uses.found))
 
 
-def test_every_xp_name_in_the_library_exists_in_cupy():
+def test_cupy_has_every_xp_name_in_the_library():
     found = uses_in(ROOT / "gpuprop", xp="cupy")
     assert ("cupy.matmul", ()) in found
     own = {f"cupy.{name}" for name in EXTRAS}
-    assert lacking((name, keywords) for name, keywords in found if name.partition("(")[0] not in own) == []
+    assert lacking(use for use in found if use[0].partition("(")[0] not in own) == []
 
 
 @pytest.mark.parametrize("path", ["", "linalg", "fft"])
-def test_the_strict_namespace_offers_nothing_that_cupy_has_not(path):
+def test_cupy_has_every_name_of_the_strict_namespace(path):
     xp, module, cupy = Namespace(StrictArray.machine), np, "cupy"
     if path:
         xp, module, cupy = getattr(xp, path), getattr(module, path), f"cupy.{path}"
-    offered = {name for name in dir(module) if not name.startswith("_") and hasattr(xp, name)}
-    assert len(offered) > 10
-    assert lacking((f"{cupy}.{name}", ()) for name in offered) == []
+    names = {name for name in dir(module) if not name.startswith("_") and hasattr(xp, name)}
+    assert len(names) > 10
+    assert lacking((f"{cupy}.{name}", ()) for name in names) == []
 
 
-def test_the_strict_array_has_no_method_that_cupys_has_not():
+def test_cupys_array_has_every_method_of_the_strict_array():
     public = {name for name in dir(StrictArray) if not name.startswith("_")} - {"machine"}
     assert public > set(METHODS)
     assert lacking((f"cupy.ndarray.{name}", ()) for name in public) == []

@@ -1,4 +1,4 @@
-"""Elementwise bodies on CuPy: one kernel, NumPy's results."""
+"""Pointwise bodies on CuPy: one kernel each, with NumPy's results."""
 
 import ctypes
 import gc
@@ -37,19 +37,23 @@ def several(results):
     return results if type(results) is tuple else () if results is None else (results,)
 
 
-def send(value):
-    """A copy on the device, of an array with its own strides."""
+def to_device(value):
+    """A copy of an array on the device, with the same strides."""
     if not isinstance(value, np.ndarray):
         return value
     import cupy
 
     start, stop = np.lib.array_utils.byte_bounds(value)
     memory = cupy.asarray(np.frombuffer(ctypes.string_at(start, stop - start), "uint8"))
-    return cupy.ndarray(value.shape, value.dtype, memory.data + (value.ctypes.data - start), value.strides)
+    pointer = memory.data + (value.ctypes.data - start)
+    return cupy.ndarray(value.shape, value.dtype, pointer, value.strides)
 
 
 def agree(found, expected, rtol=None):
-    """Of one shape and dtype, and equal: integers to the bit, floats to a few units of the last place, halves one."""
+    """Assert that shapes, dtypes and values agree.
+
+    Integers are equal; floats differ by a few units in the last place, half types by one.
+    """
     expected = np.asarray(expected)
     found = gpuprop.asnumpy(found)
     assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
@@ -60,16 +64,21 @@ def agree(found, expected, rtol=None):
     if found.dtype in HALVES:
         with np.errstate(all="ignore"):
             step = np.spacing(np.maximum(abs(found), abs(expected))).astype("float64")
-            assert ((np.isnan(f) & np.isnan(e)) | (f == e) | (abs(f - e) <= step)).all(), (found, expected)
+            close = (np.isnan(f) & np.isnan(e)) | (f == e) | (abs(f - e) <= step)
+        assert close.all(), (found, expected)
+    elif found.dtype == "float32":
+        np.testing.assert_allclose(f, e, rtol or 4e-6, 1e-6)
     else:
-        single = found.dtype == "float32"
-        np.testing.assert_allclose(f, e, rtol or (4e-6 if single else 1e-13), 1e-6 if single else 1e-15)
+        np.testing.assert_allclose(f, e, rtol or 1e-13, 1e-15)
 
 
 def check(fn, *arrays, rtol=None, **constants):
-    """A body gives and updates on CuPy, in one launch and nothing else, what it does on NumPy; what it gave on CuPy."""
+    """Assert that a body returns and updates the same on CuPy as on NumPy, in a single launch.
+
+    Returns the results on CuPy.
+    """
     call = pointwise(fn)
-    device = [send(a) for a in arrays]
+    device = [to_device(a) for a in arrays]
     found, done = operations(lambda: call(get_backend("cupy").xp, *device, **constants))
     with np.errstate(all="ignore"):
         expected = call(get_backend("numpy").xp, *arrays, **constants)
@@ -88,124 +97,168 @@ def normal(*shape, dtype="float32", seed=0):
     return np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
-# ---- every body of the library --------------------------------------------------------------------------------------
+# ---- every body of the library ------------------------------------------------------------------
 
-CONSTANTS = {"low": [-0.5], "high": [0.5], "lambd": [0.3], "negative_scale": [1.7], "rate": [0.5], "delta": [0.8],
-             "approximate": ["none", "tanh"], "beta": [1.0, 2.0], "threshold": [0.4], "value": [-1.0], "eps": [1e-3],
-             "log_input": [True, False], "full": [True, False], "log_target": [True, False], "inplace": [False]}
+CONSTANTS = {
+    "approximate": ["none", "tanh"],
+    "beta": [1.0, 2.0],
+    "delta": [0.8],
+    "eps": [1e-3],
+    "full": [True, False],
+    "inplace": [False],
+    "lambd": [0.3],
+    "log_input": [True, False],
+    "log_target": [True, False],
+    "max_val": [0.5],
+    "min_val": [-0.5],
+    "negative_scale": [1.7],
+    "rate": [0.5],
+    "threshold": [0.4],
+    "value": [-1.0],
+}
 
 
-def library():
-    """Every pointwise function of gpuprop, by module and name: those that exist."""
+def library_bodies():
+    """Every pointwise function of gpuprop that exists, by module and name."""
     code = pointwise(lambda xp: None).__code__
     found = {}
     for f in gc.get_objects():
-        if isinstance(f, types.FunctionType) and f.__code__ is code and f.fn.__module__.startswith("gpuprop."):
-            found.setdefault(f"{f.fn.__module__[8:]}:{f.fn.__qualname__}", f)
+        if not isinstance(f, types.FunctionType) or f.__code__ is not code:
+            continue
+        if f.fn.__module__.startswith("gpuprop."):
+            module = f.fn.__module__.removeprefix("gpuprop.")
+            found.setdefault(f"{module}:{f.fn.__qualname__}", f)
     return found
 
 
 def positive(n, dtype, *, count=7):
-    return [np.random.default_rng([n, i]).uniform(0.1, 0.9, (3, count)).astype(dtype) for i in range(n)]
+    rngs = [np.random.default_rng([n, i]) for i in range(n)]
+    return [rng.uniform(0.1, 0.9, (3, count)).astype(dtype) for rng in rngs]
 
 
 def cases(name, body, dtype):
-    """Arrays and constants for a body: values between 0.1 and 0.9, so that all is finite."""
-    module, parameters = name.partition(":")[0], list(inspect.signature(body.fn).parameters.values())[1:]
-    if module == "random":
+    """Arrays and constants for a body: values between 0.1 and 0.9, so that results are finite."""
+    module = name.partition(":")[0]
+    _, *parameters = inspect.signature(body.fn).parameters.values()
+    if module == "_core.philox":
         return  # its words are integers: tests/test_random.py compares their bits
     if module.startswith("optim"):
-        yield from rules(name, parameters, dtype)
+        yield from optimizer_cases(name, parameters, dtype)
         return
-    baked = {**CONSTANTS, "scale": [1.3]} if module == "functional.activation" else CONSTANTS
+    values_of = CONSTANTS
+    if module == "functional._activation":
+        values_of = {**CONSTANTS, "scale": [1.3]}
     names = [p.name for p in parameters]
-    arrays = positive(sum(n not in baked for n in names), dtype)
+    arrays = positive(sum(n not in values_of for n in names), dtype)
     if names[-1:] == ["dy"] or "mask" in names:
         arrays[-1] -= arrays[-1].dtype.type(0.5)
-    chosen = [n for n in names if n in baked]
-    for values in itertools.product(*(baked[n] for n in chosen)):
-        yield arrays, dict(zip(chosen, values, strict=True))
+    constants = [n for n in names if n in values_of]
+    for values in itertools.product(*(values_of[n] for n in constants)):
+        yield arrays, dict(zip(constants, values, strict=True))
 
 
-def rules(name, parameters, dtype):
-    """The arguments of an optimizer's small and large kernel."""
+def optimizer_cases(name, parameters, dtype):
+    """Arguments of an optimizer's kernels: of its coefficients, and of its update."""
     numbers = [np.asarray(v) for v in np.random.default_rng(0).uniform(0.1, 0.9, 9)]
+    compute_dtype = "float64" if dtype.itemsize == 8 else "float32"
     if name.endswith("coefficients"):
-        wide = "float64" if dtype.itemsize == 8 else "float32"
-        yield [np.asarray(np.int64(3)), *numbers[:len(parameters) - 1]], {"dtype": wide}
+        yield [np.asarray(np.int64(3)), *numbers[:len(parameters) - 1]], {"dtype": compute_dtype}
         return
-    states, others = {"sgd": (1, 5), "adam": (3, 9), "rmsprop": (3, 8)}[name[7:].partition(":")[0]]
+    family = name.removeprefix("optim._").partition(":")[0]
+    states, others = {"sgd": (1, 5), "adam": (3, 9), "rmsprop": (3, 8)}[family]
     switches = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    coefficients = [a.astype("float64" if dtype.itemsize == 8 else "float32") for a in numbers[:others - 2]]
+    coefficients = [a.astype(compute_dtype) for a in numbers[:others - 2]]
     for on in (True, False):
-        yield [*positive(2, dtype), *coefficients, *positive(states, dtype)], dict.fromkeys(switches, on)
+        arrays = [*positive(2, dtype), *coefficients, *positive(states, dtype)]
+        yield arrays, dict.fromkeys(switches, on)
 
 
 @each_float
 def test_every_body_of_the_library_is_one_kernel_with_numpys_results(dtype):
-    bodies = library()
+    bodies = library_bodies()
     assert len(bodies) > 80 and "optim._adam:adam_update" in bodies
     for name, body in bodies.items():
         for arrays, constants in cases(name, body, dtype):
             check(body.fn, *arrays, **constants)
 
 
-# ---- dtypes ---------------------------------------------------------------------------------------------------------
+# ---- dtypes -------------------------------------------------------------------------------------
 
-ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod)
+ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv,
+              operator.mod)
 BITS = (operator.and_, operator.or_, operator.xor, operator.lshift, operator.rshift)
 COMPARISONS = (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne)
 
 
 def edges(dtype, n=60, seed=0):
-    """Random values of a dtype, its extremes and small ones among them."""
+    """Random values of a dtype, its extremes and small values."""
     rng = np.random.default_rng(seed)
     if dtype.kind == "b":
         return rng.integers(0, 2, n).astype(dtype)
     if dtype.kind == "f" or dtype == BFLOAT16:
-        return np.concatenate([rng.standard_normal(n - 6) * 3, [0.0, -0.0, 1, np.inf, -np.inf, np.nan]]).astype(dtype)
+        special = [0.0, -0.0, 1, np.inf, -np.inf, np.nan]
+        return np.concatenate([rng.standard_normal(n - 6) * 3, special]).astype(dtype)
     bounds = np.iinfo(dtype)
     some = rng.integers(bounds.min, bounds.max, n // 2, dtype, endpoint=True)
     few = rng.integers(max(bounds.min, -9), 9, n - n // 2 - 3).astype(dtype)
-    return rng.permutation(np.concatenate([some, few, np.array([bounds.min, bounds.max, 0], dtype)]))
+    extremes = np.array([bounds.min, bounds.max, 0], dtype)
+    return rng.permutation(np.concatenate([some, few, extremes]))
 
 
-PAIRS = [*zip(INTEGERS, INTEGERS, strict=True), *itertools.pairwise(INTEGERS), *itertools.pairwise(INTEGERS[::2]),
-         (np.dtype("int64"), np.dtype("uint8")), (np.dtype("int16"), np.dtype("bool"))]
+PAIRS = [
+    *zip(INTEGERS, INTEGERS, strict=True),
+    *itertools.pairwise(INTEGERS),
+    *itertools.pairwise(INTEGERS[::2]),
+    (np.dtype("int64"), np.dtype("uint8")),
+    (np.dtype("int16"), np.dtype("bool")),
+]
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=str)
-def test_integers_are_numpys(first, second):
-    """Wrap-around, division by zero and of the least by -1, shifts by more bits than there are, mixed comparisons."""
-    whole = np.result_type(first, second).kind in "biu"
+def test_integer_arithmetic_is_numpys(first, second):
+    """Overflow, division by zero, the minimum over -1, too large shifts, mixed comparisons."""
+    is_integer = np.result_type(first, second).kind in "biu"
+    binary = (*ARITHMETIC, *BITS) if is_integer else ARITHMETIC[:4]
 
     def body(xp, a, b):
-        functions = (*(ARITHMETIC if whole else ARITHMETIC[:4]), *(BITS if whole else ()), *COMPARISONS)
-        ones = (operator.neg, operator.abs, operator.pos, xp.sign) if first.kind != "b" else ()
-        return *(f(a, b) for f in functions), *(f(a) for f in ones), ~b, xp.maximum(a, b), xp.minimum(a, b)
+        results = [f(a, b) for f in (*binary, *COMPARISONS)]
+        if first.kind != "b":
+            results += [f(a) for f in (operator.neg, operator.abs, operator.pos, xp.sign)]
+        return *results, ~b, xp.maximum(a, b), xp.minimum(a, b)
 
     check(body, edges(first, seed=1), edges(second, seed=2))
 
 
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_integers_and_python_numbers(dtype):
-    """A Python integer has the array's type, a Python float makes float64 of integers; so have arguments."""
+    """A Python integer takes the array's dtype; a Python float makes float64 of integers.
+
+    The same holds for numbers that are arguments.
+    """
 
     def body(xp, a, n, x):
-        return (a + 3, 100 - a, a * n, a // 7, a % 5, 7 // a, a ** 3, a << 2, a >> 1, a & 15, a | n, a ^ n, a / 2,
-                a + 0.5, a * x, x - a, a < 3, a == n, a > 0.5, xp.where(a > 4, a, 0), xp.where(a > 4, 1, 0),
-                xp.where(a > 4, x, n), a.astype("float32"), a.astype("int16"), a.astype("bool"), xp.sqrt(abs(a) + 1.0))
+        return (
+            a + 3, 100 - a, a * n, a // 7, a % 5, 7 // a, a ** 3,
+            a << 2, a >> 1, a & 15, a | n, a ^ n,
+            a / 2, a + 0.5, a * x, x - a,
+            a < 3, a == n, a > 0.5,
+            xp.where(a > 4, a, 0), xp.where(a > 4, 1, 0), xp.where(a > 4, x, n),
+            a.astype("float32"), a.astype("int16"), a.astype("bool"), xp.sqrt(abs(a) + 1.0))
 
     check(body, edges(dtype), 3, 0.25)
 
 
-@pytest.mark.parametrize("other", ["bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64"])
+OTHER_DTYPES = ["bool", "int8", "uint8", "int16", "int32", "int64", "float32", "float64"]
+
+
+@pytest.mark.parametrize("other", OTHER_DTYPES)
 @each_float
-def test_what_arrays_of_two_types_make(dtype, other):
-    """NumPy's promotion; of half types that of float16."""
+def test_two_dtypes_promote_as_in_numpy(dtype, other):
+    """bfloat16 promotes as float16."""
 
     def body(xp, a, b):
-        return a + b, a * b, a / (abs(b) + 1), a < b, xp.maximum(a, b), xp.where(b > 0, a, b), xp.where(a > 0, 1.5, b)
+        return (a + b, a * b, a / (abs(b) + 1), a < b, xp.maximum(a, b), xp.where(b > 0, a, b),
+                xp.where(a > 0, 1.5, b))
 
     a, b = edges(dtype)[:54], edges(np.dtype(other), seed=3)[:54]
     b = b if b.dtype.kind in "bf" else b % 100
@@ -215,17 +268,18 @@ def test_what_arrays_of_two_types_make(dtype, other):
 @each_float
 def test_python_numbers_are_weak(dtype):
     def body(xp, a, n, x, yes):
-        made = (2.5 * a, a + 1, n * a, a - x, a * yes, x / a, a ** 2, a ** x, xp.maximum(a, 0), xp.minimum(x, a),
-                xp.where(a > 0, a, 0.0), xp.where(yes, a, x), xp.clip(a, -1, 1.5), xp.clip(a, x, None), xp.sigmoid(a),
-                (1 - x) * a, (n + 1) / 2 * a, n // 2 * a, math.sqrt(2) * a, a * True, -x * a,
-                abs(a) ** 0.5, abs(a) ** -1.5)
-        return made
+        return (
+            2.5 * a, a + 1, n * a, a - x, a * yes, x / a, a ** 2, a ** x,
+            xp.maximum(a, 0), xp.minimum(x, a), xp.where(a > 0, a, 0.0), xp.where(yes, a, x),
+            xp.clip(a, -1, 1.5), xp.clip(a, x, None), xp.sigmoid(a),
+            (1 - x) * a, (n + 1) / 2 * a, n // 2 * a, math.sqrt(2) * a, a * True, -x * a,
+            abs(a) ** 0.5, abs(a) ** -1.5)
 
     found = check(body, normal(50, dtype=dtype), 3, 0.3, True)
     assert {str(f.dtype) for f in found} == {str(dtype)}
 
 
-def test_numbers_of_numpys_are_strong():
+def test_numpy_scalars_are_strong():
     def body(xp, a, s):
         return a * np.float64(0.5), np.float32(2) * a, a + s, xp.float32(3) - a, a * xp.pi
 
@@ -233,18 +287,22 @@ def test_numbers_of_numpys_are_strong():
         check(body, normal(5, dtype=dtype), np.float64(0.1))
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, np.dtype("int32"), np.dtype("int8"), np.dtype("bool")], ids=str)
+UNARY = """exp expm1 log log1p sqrt square sin cos tan tanh sinh cosh arctan arcsinh cbrt floor ceil
+    trunc rint isnan isinf isfinite logical_not exp2 log2 log10 fabs signbit""".split()
+BINARY = "maximum minimum fmax fmin arctan2 hypot copysign logaddexp logical_and".split()
+SPECIAL = "erf erfc sigmoid lgamma digamma".split()
+SOME_DTYPES = [*FLOATS, np.dtype("int32"), np.dtype("int8"), np.dtype("bool")]
+
+
+@pytest.mark.parametrize("dtype", SOME_DTYPES, ids=str)
 def test_functions(dtype):
-    """Those of CuPy's that NumPy has too, and gpuprop's own; integers become what NumPy makes of them."""
-    names = ["exp", "expm1", "log", "log1p", "sqrt", "square", "sin", "cos", "tan", "tanh", "sinh", "cosh", "arctan",
-             "arcsinh", "cbrt", "floor", "ceil", "trunc", "rint", "isnan", "isinf", "isfinite", "logical_not", "exp2",
-             "log2", "log10", "fabs", "signbit"]
-    two = ["maximum", "minimum", "fmax", "fmin", "arctan2", "hypot", "copysign", "logaddexp", "logical_and"]
-    special = ["erf", "erfc", "sigmoid", "lgamma", "digamma"] if dtype in FLOATS else []
+    """Functions that NumPy and CuPy share, and gpuprop's own; dtypes of results are NumPy's."""
+    unary = UNARY + SPECIAL if dtype in FLOATS else UNARY
 
     def body(xp, a, b):
-        results = [getattr(xp, n)(a) for n in names + special] + [getattr(xp, n)(a, b) for n in two]
-        return *results, xp.abs(a), xp.absolute(a), xp.add(a, 1.5), *(xp.frexp(a) if dtype.kind != "b" else ())
+        results = [getattr(xp, n)(a) for n in unary] + [getattr(xp, n)(a, b) for n in BINARY]
+        results += [xp.abs(a), xp.absolute(a), xp.add(a, 1.5)]
+        return *results, *(xp.frexp(a) if dtype.kind != "b" else ())
 
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.3, 4, 40).astype(dtype) for _ in range(2))
@@ -252,10 +310,11 @@ def test_functions(dtype):
 
 
 @each_float
-def test_nan_wins(dtype):
+def test_nan_propagates(dtype):
     def body(xp, a, b):
-        return (xp.maximum(a, b), xp.minimum(a, b), xp.clip(a, -1, 1), xp.where(a < b, a, b), xp.sign(a), abs(a),
-                a < b, a != a, xp.isnan(b), xp.maximum(a, 0), xp.minimum(0.5, b))
+        return (
+            xp.maximum(a, b), xp.minimum(a, b), xp.clip(a, -1, 1), xp.where(a < b, a, b),
+            xp.sign(a), abs(a), a < b, a != a, xp.isnan(b), xp.maximum(a, 0), xp.minimum(0.5, b))
 
     values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.5], dtype)
     check(body, *(np.ascontiguousarray(a) for a in np.broadcast_arrays(values[:, None], values)))
@@ -263,49 +322,68 @@ def test_nan_wins(dtype):
 
 @each_half
 def test_halves_are_rounded_once(dtype):
-    """1 + 2**-9 + 2**-9 is more than one in the half types, and a sum of halves that each leave it at one is not."""
+    """1 + t + t is more than 1 in float32, but 1 if each sum is rounded to the half type."""
     tiny = 2.0 ** (-8 if dtype == BFLOAT16 else -11)
-    found = check(lambda xp, a, t: (a + t + t, (a + t) * 2.0**15 * 2.0**15 / 2.0**30), np.ones(3, dtype),
-                  np.full(3, tiny, dtype))
+
+    def body(xp, a, t):
+        return a + t + t, (a + t) * 2.0**15 * 2.0**15 / 2.0**30
+
+    found = check(body, np.ones(3, dtype), np.full(3, tiny, dtype))
     assert (gpuprop.asnumpy(found[0]).astype(float) == 1 + 2 * tiny).all()
 
 
 @each_half
 def test_a_cast_to_a_half_type_rounds(dtype):
-    found = check(lambda xp, a: (a.astype(str(dtype)).astype("float32"), a.astype(dtype)), normal(50))
+    def body(xp, a):
+        return a.astype(str(dtype)).astype("float32"), a.astype(dtype)
+
+    found = check(body, normal(50))
     assert found[0].dtype == "float32" and found[1].dtype == dtype
 
 
 def test_two_half_types_do_not_mix():
     a, b = np.ones(3, "float16"), np.ones(3, BFLOAT16)
-    for backend in ("numpy", "cupy"):
+    add = pointwise(lambda xp, a, b: a + b)
+    for backend in map(get_backend, ("numpy", "cupy")):
         with pytest.raises(TypeError, match="float16 and bfloat16 in one elementwise expression"):
-            pointwise(lambda xp, a, b: a + b)(get_backend(backend).xp, *map(get_backend(backend).asarray, (a, b)))
+            add(backend.xp, backend.asarray(a), backend.asarray(b))
 
 
-def test_dtype_is_there_to_cast_to():
+def test_casts_to_the_dtype_of_another_array():
     for dtype in FLOATS:
-        check(lambda xp, a, b: a.astype(b.dtype) * 2, normal(5, dtype="float64"), normal(5, dtype=dtype))
+        arrays = normal(5, dtype="float64"), normal(5, dtype=dtype)
+        check(lambda xp, a, b: a.astype(b.dtype) * 2, *arrays)
 
 
 def test_literals():
-    """Infinities, NaN, the extremes of integers, and what does not fit."""
-    check(lambda xp, a: (a * math.inf, a + math.nan, a - 1e300, xp.where(a > 0, -math.inf, -0.0)),
-          normal(9, dtype="float64"))
+    """Infinities, NaN, the extremes of integers, and an integer that is out of range."""
+
+    def body(xp, a):
+        return a * math.inf, a + math.nan, a - 1e300, xp.where(a > 0, -math.inf, -0.0)
+
+    check(body, normal(9, dtype="float64"))
     check(lambda xp, a: (a + -2**63, a ^ (2**63 - 1), a - -1), edges(np.dtype("int64")))
     check(lambda xp, a: (a + (2**64 - 1), a & 2**63), edges(np.dtype("uint64")))
-    for backend in ("numpy", "cupy"):
+    for xp in (get_backend("numpy").xp, get_backend("cupy").xp):
         with pytest.raises(OverflowError, match="300 out of bounds for uint8"):
-            pointwise(lambda xp, a: a + 300)(get_backend(backend).xp, get_backend(backend).xp.ones(3, "uint8"))
+            pointwise(lambda xp, a: a + 300)(xp, xp.ones(3, "uint8"))
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------
 
 WHOLE = normal(4, 6, 5)
 LAYOUTS = {
-    "contiguous": WHOLE, "transposed": WHOLE.T, "sliced": WHOLE[1:, ::2, 1:4], "negative": WHOLE[::-1, :, ::-2],
-    "mixed": WHOLE.transpose(1, 2, 0)[::-1], "empty": WHOLE[:0], "one": WHOLE[:1, :1, :1], "0-d": normal(),
-    "broadcast": np.broadcast_to(WHOLE[:, :1], WHOLE.shape), "row": WHOLE[0, 0], "column": WHOLE[:, :, :1],
+    "contiguous": WHOLE,
+    "transposed": WHOLE.T,
+    "sliced": WHOLE[1:, ::2, 1:4],
+    "negative": WHOLE[::-1, :, ::-2],
+    "mixed": WHOLE.transpose(1, 2, 0)[::-1],
+    "empty": WHOLE[:0],
+    "one": WHOLE[:1, :1, :1],
+    "0-d": normal(),
+    "broadcast": np.broadcast_to(WHOLE[:, :1], WHOLE.shape),
+    "row": WHOLE[0, 0],
+    "column": WHOLE[:, :, :1],
 }
 
 
@@ -320,22 +398,25 @@ def test_layouts(layout):
     check(mixed, a, np.asarray(np.float32(2)), 0.5)
     check(mixed, np.asarray(np.float32(2)), a, np.ones(a.shape[-1:], "float32"))
     if a.ndim == 3:
-        check(mixed, a, np.ones((a.shape[1], 1), "float32"), np.ascontiguousarray(a.copy()))
+        column = np.ones((a.shape[1], 1), "float32")
+        check(mixed, a, column, np.ascontiguousarray(a.copy()))
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "broadcast"])
 @each_float
 def test_updates_in_place_in_every_layout(layout, dtype):
-    def body(xp, m, g, share):
-        m += share * (g - m)
+    def body(xp, m, g, rate):
+        m += rate * (g - m)
         m *= 0.5
         return m * g
 
     g = LAYOUTS[layout]
     m = np.empty_like(g, dtype)  # of the same order in memory
     m[...] = normal(*g.shape, seed=4)
-    check(body, m[::-1] if m.ndim else m, g.astype(dtype)[..., ::-1] if m.ndim else g.astype(dtype),
-          np.asarray(0.3, dtype))
+    g = g.astype(dtype)
+    if m.ndim:
+        m, g = m[::-1], g[..., ::-1]
+    check(body, m, g, np.asarray(0.3, dtype))
 
 
 def test_results_have_the_common_shape_and_are_new():
@@ -348,21 +429,21 @@ def test_results_have_the_common_shape_and_are_new():
     assert same is not b and (b == 1).all()
 
 
-def test_scalars_make_0d_arrays():
+def test_0d_operands_give_0d_arrays():
     found = check(lambda xp, a, b: (a + b, a * 2), np.asarray(3.0), np.asarray(np.float32(2)))
     assert all(type(f) is get_backend("cupy").array_type and f.shape == () for f in found)
 
 
-# ---- in place -------------------------------------------------------------------------------------------------------
+# ---- in place -----------------------------------------------------------------------------------
 
 
-def test_an_updated_argument_is_read_as_updated_by_each_of_its_names():
+def test_every_name_of_an_updated_argument_has_the_new_value():
     def body(xp, m, v, g):
         other, before = m, m * 1
         m += g
         other *= 2
         v -= m
-        m = g  # the name, not the array
+        m = g  # binds the name, does not change the array
         return other, before, v * m
 
     check(body, *(normal(7, seed=i) for i in range(3)))
@@ -389,37 +470,39 @@ def test_every_operator_updates_in_place():
     check(integers, *(np.random.default_rng(i).integers(1, 9, 9) for i in range(7)))
 
 
-def test_an_update_keeps_the_type_or_is_refused():
+def test_an_update_keeps_the_dtype_or_raises():
     def body(xp, m, g):
         m += g
 
     check(body, normal(5), normal(5, dtype="float64"))
     check(body, normal(5, dtype="float16"), normal(5, dtype="float64"))
     check(body, np.arange(5, dtype="int8"), np.arange(5))
-    for m, g in ((np.arange(5), normal(5)), (np.arange(5, dtype="uint8"), np.arange(5, dtype="int8"))):
+    signed, unsigned = np.arange(5, dtype="int8"), np.arange(5, dtype="uint8")
+    for m, g in ((np.arange(5), normal(5)), (unsigned, signed)):
         for backend in map(get_backend, ("numpy", "cupy")):
             with pytest.raises(TypeError, match=r"(?i)cannot"):
                 pointwise(body)(backend.xp, backend.asarray(m), backend.asarray(g))
 
 
 @pytest.mark.parametrize(("m", "g"), [((1, 4), (3, 4)), ((), (3,)), ((4,), (3, 1))], ids=str)
-def test_what_is_updated_has_the_common_shape(m, g):
+def test_an_updated_argument_must_have_the_common_shape(m, g):
     def body(xp, m, g):
         m += g
 
     for backend in map(get_backend, ("numpy", "cupy")):
         with pytest.raises(ValueError, match=r"operand|mismatched|0-d"):
-            pointwise(body)(backend.xp, backend.xp.ones(m, "float32"), backend.xp.ones(g, "float32"))
+            arrays = [backend.xp.ones(shape, "float32") for shape in (m, g)]
+            pointwise(body)(backend.xp, *arrays)
 
 
-def test_an_argument_may_come_twice():
+def test_one_array_may_be_two_arguments():
     cupy = get_backend("cupy").xp
     a = cupy.arange(6.0)
     pointwise(lambda xp, m, g: m.__iadd__(g * m))(cupy, a, a)
     assert a.tolist() == [x + x * x for x in range(6)]
 
 
-def test_a_number_that_is_updated_is_another_number():
+def test_an_update_of_a_number_makes_a_new_number():
     def body(xp, a, x):
         x += 1
         x *= a
@@ -428,7 +511,7 @@ def test_a_number_that_is_updated_is_another_number():
     check(body, normal(4), 2.5)
 
 
-def test_updates_alone_return_nothing_and_a_body_may_do_nothing():
+def test_a_body_may_return_nothing():
     cupy = get_backend("cupy").xp
     a = cupy.ones(3)
     found, done = operations(lambda: pointwise(lambda xp, a: None)(cupy, a))
@@ -441,7 +524,7 @@ def test_updates_alone_return_nothing_and_a_body_may_do_nothing():
     assert type(pointwise(lambda xp, a: (a * 2,))(cupy, a)) is tuple
 
 
-# ---- once a signature -----------------------------------------------------------------------------------------------
+# ---- one kernel per signature -------------------------------------------------------------------
 
 
 def test_the_body_runs_for_new_signatures_only():
@@ -453,7 +536,8 @@ def test_the_body_runs_for_new_signatures_only():
         return a * b * k if c is None else a * b * k + c
 
     cupy = get_backend("cupy").xp
-    a, scalar = cupy.ones((2, 3), "float32"), lambda v: cupy.asarray(np.float32(v))
+    a = cupy.ones((2, 3), "float32")
+    scalar = lambda v: cupy.asarray(np.float32(v))
     for b in (0.1, 0.2, 1e30):
         assert body(cupy, a, b)[0, 0] == np.float32(b)
     assert len(ran) == 1
@@ -463,15 +547,24 @@ def test_the_body_runs_for_new_signatures_only():
     for b in (scalar(3), scalar(4)):
         assert body(cupy, a, b)[1, 2] == b
     assert len(ran) == 3
-    new = [(a, a), (a, a, None), (a, a, 1), (a, a, a), (a, a, scalar(1)), (a, a.astype("float16")), (scalar(1), a),
-           (scalar(1), scalar(1)), (a, True)]
+    new = [
+        (a, a),
+        (a, a, None),
+        (a, a, 1),
+        (a, a, a),
+        (a, a, scalar(1)),
+        (a, a.astype("float16")),
+        (scalar(1), a),
+        (scalar(1), scalar(1)),
+        (a, True),
+    ]
     for n, arrays in enumerate(new, 4):
         for _ in range(2):
             body(cupy, *arrays)
         assert len(ran) == n
 
 
-def test_constants_count_by_value_and_type():
+def test_constants_differ_by_value_and_type():
     ran = []
 
     @pointwise
@@ -489,7 +582,7 @@ def test_constants_count_by_value_and_type():
     assert len(ran) == 8
 
 
-def test_what_0d_operands_make_is_computed_once_a_thread():
+def test_results_of_0d_operands_are_computed_once_per_thread():
     from gpuprop_cupy.pointwise import Trace
 
     def body(xp, a, s, x):
@@ -499,23 +592,25 @@ def test_what_0d_operands_make_is_computed_once_a_thread():
     cupy = get_backend("cupy").xp
     arrays = cupy.ones(3, "float32"), cupy.asarray(np.float32(0.5)), 0.25
     trace = Trace(body, arrays, {})
-    assert sum("exp" in line for line in trace.prelude) == 1 and sum("sqrt" in line for line in trace.prelude) == 1
+    assert sum("exp" in line for line in trace.prelude) == 1
+    assert sum("sqrt" in line for line in trace.prelude) == 1
     assert not any("exp" in line or "sqrt" in line for line in trace.lines)
     assert len(trace.lines) == 3, "the element, a product, a difference"
     check(body, normal(5), np.asarray(np.float32(0.5)), 0.25)
 
 
-def test_what_was_computed_is_not_computed_again():
+def test_common_subexpressions_are_computed_once():
     from gpuprop_cupy.pointwise import Trace
 
     def body(xp, a, b):
         return xp.tanh(a * b) + xp.tanh(a * b), xp.where(a < 0, a * b, 0)
 
     trace = Trace(body, [get_backend("cupy").xp.ones(3)] * 2, {})
-    assert sum("tanh" in line for line in trace.lines) == 1 and sum(" * " in line for line in trace.lines) == 1
+    assert sum("tanh" in line for line in trace.lines) == 1
+    assert sum(" * " in line for line in trace.lines) == 1
 
 
-def test_other_bodies_are_traced_through_and_generic_runs_the_body_as_it_is():
+def test_a_body_may_call_another_and_generic_compiles_nothing():
     inner = pointwise(lambda xp, a: xp.exp(a) + 1)
 
     def outer(xp, a):
@@ -531,17 +626,17 @@ def test_other_bodies_are_traced_through_and_generic_runs_the_body_as_it_is():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_arithmetic_is_not_contracted(dtype):
-    """a * b + c in one rounding is another number, and random numbers are to be the same bits everywhere."""
+    """a * b + c with one rounding differs, but random numbers need the same bits everywhere."""
     from gpuprop_cupy import pointwise as module
 
     body = pointwise(lambda xp, a, b, c: a * b + c)
     arrays = [normal(1000, dtype=dtype, seed=i) for i in range(3)]
-    found = body(get_backend("cupy").xp, *map(send, arrays))
+    found = body(get_backend("cupy").xp, *map(to_device, arrays))
     np.testing.assert_array_equal(gpuprop.asnumpy(found), arrays[0] * arrays[1] + arrays[2])
     assert "--fmad=false" in module.OPTIONS  # the compiler's default is to contract
 
 
-def test_a_range_is_its_elements_along_the_last_axis():
+def test_a_range_stands_for_its_elements_along_the_last_axis():
     from gpuprop_cupy.pointwise import compiled
 
     ran = []
@@ -554,19 +649,22 @@ def test_a_range_is_its_elements_along_the_last_axis():
     cupy = get_backend("cupy").xp
     s = cupy.asarray(np.float32(0.5))
     for r in (range(5), range(3, 8), range(7, -3, -2), range(0)):
-        for a in (np.arange(5)[:len(r)], np.arange(12).reshape(3, 4, 1)[::-1], np.ones((2, 1), "int64")):
-            whole = np.broadcast_shapes(a.shape, (len(r),))
-            sums, products = map(gpuprop.asnumpy, body(cupy, r, send(a), s))
-            np.testing.assert_array_equal(sums, np.arange(r.start, r.stop, r.step) * 10 + a)
-            np.testing.assert_array_equal(products, np.broadcast_to(np.float32(r) * np.float32(0.5), whole))
+        elements = np.arange(r.start, r.stop, r.step)
+        halves = np.float32(r) * np.float32(0.5)
+        last = np.arange(5)[:len(r)], np.arange(12).reshape(3, 4, 1)[::-1], np.ones((2, 1), "int64")
+        for a in last:
+            shape = np.broadcast_shapes(a.shape, (len(r),))
+            sums, products = map(gpuprop.asnumpy, body(cupy, r, to_device(a), s))
+            np.testing.assert_array_equal(sums, elements * 10 + a)
+            np.testing.assert_array_equal(products, np.broadcast_to(halves, shape))
     assert len(ran) == 1
     (sums, _), done = operations(lambda: body(cupy, range(4), 3, s))
     assert sums.tolist() == [3, 13, 23, 33] and done == {"gpuprop_body": 1}
 
 
-# ---- what a body may not do -----------------------------------------------------------------------------------------
+# ---- what a body must not do --------------------------------------------------------------------
 
-REFUSED = {
+NOT_ALLOWED = {
     r"`if`": lambda xp, a: a if a > 0 else -a,
     r"`if`.*max": lambda xp, a: max(a, 0),
     r"float\(\)": lambda xp, a: float(a) * a,
@@ -590,24 +688,24 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("message", REFUSED)
-def test_what_is_no_elementwise_arithmetic_is_refused_by_name(message):
+@pytest.mark.parametrize("message", NOT_ALLOWED)
+def test_an_error_names_what_is_not_elementwise(message):
     cupy = get_backend("cupy").xp
-    fn = REFUSED[message]
+    fn = NOT_ALLOWED[message]
     fn.__name__ = "my_body"
     body = pointwise(fn)
     for _ in range(2):
-        with pytest.raises(TypeError, match=f"my_body: .*{message}.*a pointwise body has operators"):
+        with pytest.raises(TypeError, match=f"my_body: .*{message}.*pointwise body"):
             body(cupy, cupy.ones(3, "float32"))
 
 
-def test_arguments_are_arrays_of_cupys_and_numbers():
+def test_arguments_must_be_cupy_arrays_or_numbers():
     cupy = get_backend("cupy").xp
     body = pointwise(lambda xp, a, b, k=0: a + b)
     for wrong in (np.ones(3), [1, 2], "word", 1j):
         with pytest.raises(TypeError, match="argument 1 is of type"):
             body(cupy, cupy.ones(3), wrong)
-    with pytest.raises(TypeError, match="k=ndarray is no constant"):
+    with pytest.raises(TypeError, match=r"k=ndarray.*constant"):
         body(cupy, cupy.ones(3), 1, k=cupy.ones(3))
     with pytest.raises(OverflowError):
         body(cupy, cupy.ones(3), 2**63)
@@ -617,7 +715,7 @@ def test_arguments_are_arrays_of_cupys_and_numbers():
         pointwise(lambda xp, a: a & 1)(cupy, cupy.ones(3))
 
 
-# ---- what the library launches --------------------------------------------------------------------------------------
+# ---- launches of the library --------------------------------------------------------------------
 
 
 @pytest.mark.hostcuda
@@ -626,7 +724,7 @@ def test_dropout_is_three_launches(dtype):
     with gpuprop.use("cupy") as backend:
         for x in (backend.asarray(normal(8, 100)), backend.asarray(normal(8, 100, dtype=dtype))):
             done = settled(lambda x=x: F.dropout(x, 0.3))
-            assert done == {"gpuprop_take": 1, "gpuprop_kept": 1, "gpuprop_masked_and_scaled": 1}
+            assert done == {"gpuprop_take": 1, "gpuprop_kept": 1, "gpuprop_mask_and_scale": 1}
 
 
 def test_another_probability_compiles_nothing(monkeypatch):
@@ -642,17 +740,21 @@ def test_another_probability_compiles_nothing(monkeypatch):
 
 
 @pytest.mark.hostcuda
-def test_rng_keys_and_masks_are_one_launch_and_numpys_bits():
+def test_rng_keys_and_masks_are_one_launch_with_numpys_bits():
     def calls(backend):
         state = backend.asarray(np.array([2**64 - 5, 2**40], "uint64"))
         rows = backend.asarray(np.arange(6).reshape(2, 3)).T[::-1]
-        return state, {"take": lambda: take_rng_key(state), "kept": lambda: keep_mask(state, (3, 7, 5), 0.4),
-                       "kept_in_rows": lambda: keep_rows(state, rows, 21, 3, 17, 0.4)}
+        return state, {
+            "take": lambda: take_rng_key(state),
+            "kept": lambda: keep_mask(state, (3, 7, 5), 0.4),
+            "kept_in_rows": lambda: keep_rows(state, rows, 21, 3, 17, 0.4),
+        }
 
     found = {}
     for backend in map(get_backend, ("numpy", "cupy")):
         state, named = calls(backend)
-        found[backend.name] = [gpuprop.asnumpy(a) for call in named.values() for a in (call(), state)]
+        arrays = [a for call in named.values() for a in (call(), state)]
+        found[backend.name] = [gpuprop.asnumpy(a) for a in arrays]
     for kernel, call in named.items():
         assert settled(call) == {f"gpuprop_{kernel}": 1}
     for a, b in zip(found["numpy"], found["cupy"], strict=True):
@@ -666,14 +768,19 @@ def test_noise_is_few_launches(draw):
     arguments = {"bernoulli": (0.3,), "integers": (-5, 2**62)}.get(draw, ())
     with gpuprop.use("cupy"):
         generator = Generator(1)
-        done = settled(lambda: getattr(generator, draw)(*arguments, shape=(50, 3), stream=NOISE))
+        method = getattr(generator, draw)
+        done = settled(lambda: method(*arguments, shape=(50, 3), stream=NOISE))
         assert sum(done.values()) <= 6 and not any("copy to" in name for name in done)
 
 
 @pytest.mark.hostcuda
 @pytest.mark.parametrize("rule", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_an_optimizers_step_is_three_launches(rule):
-    options = {"SGD": {"momentum": 0.9}, "Adam": {"amsgrad": True}, "RMSprop": {"centered": True, "momentum": 0.5}}
+    options = {
+        "SGD": {"momentum": 0.9},
+        "Adam": {"amsgrad": True},
+        "RMSprop": {"centered": True, "momentum": 0.5},
+    }
     with gpuprop.use("cupy") as backend:
         params = [gpuprop.Parameter(backend.asarray(normal(5, 3))) for _ in range(4)]
         optimizer = getattr(optim, rule)(params, weight_decay=0.1, **options.get(rule, {}))
@@ -685,15 +792,17 @@ def test_an_optimizers_step_is_three_launches(rule):
         assert {f"gpuprop_{family}_update", f"gpuprop_{family}_coefficients"} < set(done)
 
 
-def test_integers_are_pythons():
-    """One that does not fit is refused at every call, as NumPy refuses it; Python computes with them, not C++."""
-    body, xp = pointwise(lambda xp, x, n: x + n), get_backend("cupy").xp
+def test_integer_arguments_are_python_integers():
+    """An integer out of range raises at every call, as in NumPy; Python computes with integers."""
+    body = pointwise(lambda xp, x, n: x + n)
+    xp = get_backend("cupy").xp
     for dtype, fits, too_large in (("uint8", 250, 300), ("int8", -128, 200), ("uint64", 2**62, -1)):
         x = xp.zeros(2, dtype)
         assert body(xp, x, fits).tolist() == [fits] * 2
         with pytest.raises(OverflowError, match=f"{too_large} out of bounds for {dtype}"):
             body(xp, x, too_large)
-    power, large = pointwise(lambda xp, x, n: x * n**-1), pointwise(lambda xp, x, n, m: x * (n * n) + n // m)
+    power = pointwise(lambda xp, x, n: x * n**-1)
+    large = pointwise(lambda xp, x, n, m: x * (n * n) + n // m)
     for n in (2, 4, 2):
         assert power(xp, xp.ones(2), n).tolist() == [1 / n] * 2
     assert large(xp, xp.ones(2), 2**40, 3).tolist() == [2.0**80 + 2**40 // 3] * 2

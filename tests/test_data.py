@@ -291,7 +291,7 @@ def test_pytorch_samplers():
     (lambda: DataLoader(TEN, worker="fork"), "spawned"),
     (lambda: DataLoader(TEN, timeout=1), "num_workers > 0"),
     (lambda: DataLoader(TEN, num_workers=1, prefetch_factor=0), "at least 1"),
-    (lambda: DataLoader(TEN, dtype="int32"), "floating point type")])
+    (lambda: DataLoader(TEN, dtype="int32"), "dtype must be floating-point, got int32")])
 def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -138,6 +138,20 @@ def test_an_iterable_dataset_keeps_its_process():
     assert len(multiprocessing.active_children()) == 1
 
 
+@pytest.mark.parametrize("worker", ["thread", "process"])
+def test_a_persistent_worker_reads_an_iterable_dataset_again(worker):
+    loader = DataLoader(Stream(), 2, num_workers=1, worker=worker, persistent_workers=True)
+    batches = iter(loader)
+    first = next(batches).tolist()
+    position = loader.state_dict()
+    rest = [batch.tolist() for batch in batches]
+    assert [first, *rest] == [[0, 1], [2, 3], [4, 5], [6]]
+    loader.load_state_dict(position)
+    next(iter(loader))  # leaves most of the resumed epoch unread
+    loader.load_state_dict(position)
+    assert [batch.tolist() for batch in loader] == rest
+
+
 # ---- errors --------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The examples run as their docstrings say, in short form."""
+"""Tests of the examples that need no data files, in short runs."""
 
 import csv
 import itertools
@@ -21,27 +21,35 @@ def run(name, *arguments, cwd):
 def test_digits(tmp_path):
     options = {"--backend": "cpu", "--epochs": 2, "--batch-size": 64, "--seed": 1, "--out": "a/b"}
     done = run("digits.py", *itertools.chain(*options.items()), cwd=tmp_path)
-    assert done.stderr == ""  # no bar where nobody looks, and nothing to say of a choice that was not made
+    assert done.stderr == ""  # no progress bar without a terminal, no log of a given backend
     label, number = done.stdout.splitlines()[-1].split(": ")
-    assert label == "test accuracy" and 0.85 < float(number) <= 1
+    assert label == "test accuracy"
+    assert 0.85 < float(number) <= 1
     out = tmp_path / "a" / "b"
     assert sorted(p.name for p in out.iterdir()) == ["curves.png", "history.csv", "weights.npz"]
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     with open(out / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 and f"{float(rows[-1]['val_accuracy']):.3f}" == number
+    assert len(rows) == 2
+    assert f"{float(rows[-1]['val_accuracy']):.3f}" == number
     with np.load(out / "weights.npz") as weights:
-        assert weights["0.weight"].shape == (256, 64) and len(weights) == 6
+        assert weights["0.weight"].shape == (256, 64)
+        assert len(weights) == 6
 
 
-def test_digits_says_where_it_runs_and_why(tmp_path):
+def test_digits_logs_the_chosen_backend_and_the_reason(tmp_path):
     done = run("digits.py", "--epochs", 1, cwd=tmp_path)
     line, = done.stderr.splitlines()
-    assert line.startswith("gpuprop uses ") and line.endswith(")")
+    assert line.startswith("gpuprop uses ")
+    assert line.endswith(")")
     assert (tmp_path / "out" / "curves.png").exists()
 
 
 def test_backprop_by_hand(tmp_path):
     done = run("backprop_by_hand.py", "--backend", "cpu", "--steps", 40, cwd=tmp_path)
-    first, last = (line.split() for line in (done.stdout.splitlines()[i] for i in (-11, -1)))
-    assert int(last[0]) == 40 and float(last[1]) < float(first[1]) and float(last[3]) < 1e-12
+    lines = done.stdout.splitlines()
+    _, first_loss, _, _ = lines[-11].split()
+    step, last_loss, _, difference = lines[-1].split()
+    assert int(step) == 40
+    assert float(last_loss) < float(first_loss)
+    assert float(difference) < 1e-12

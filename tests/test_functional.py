@@ -164,7 +164,7 @@ ERRORS = [
     (lambda x: F.rrelu(x, 0.5, 0.25), ValueError, "lower 0.5.*upper 0.25"),
     (lambda x: F.gelu(x, "exact"), ValueError, "'none' or 'tanh'.*'exact'"),
     (lambda x: F.glu(x, 0), ValueError, r"axis 0.*\(3, 4\).*even"),
-    (lambda x: F.prelu(x, np.ones(3)), ValueError, r"1 or 4 elements.*\(3,\)"),
+    (lambda x: F.prelu(x, np.ones(3)), ValueError, r"weight.*\(4,\).*\(3,\)"),
     (lambda x: F.dropout(x, 1.5), ValueError, "dropout: .*probability.*1.5"),
     (lambda x: F.linear(x, np.ones((2, 5))), ValueError,
      r"linear: input \(3, 4\) has 4 features.*\(2, 5\) takes 5"),
@@ -229,7 +229,7 @@ def test_labels_out_of_range(backend, loss, label):
     lambda: F.one_hot(gp.tensor([3]), 3),
     lambda: F.multilabel_margin_loss(gp.ones((2, 3)), gp.tensor([[0, -1, -1], [3, -1, -1]]))])
 def test_labels_out_of_range_without_ignore_index(backend, call):
-    with pytest.raises(IndexError, match=r"label out of range: expected 0 <= label < 3$"):
+    with pytest.raises(IndexError, match=r"label out of range: .* label < 3(, got 3.*)?$"):
         call().numpy()
 
 

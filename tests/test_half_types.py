@@ -1,4 +1,4 @@
-"""float16 and bfloat16: computed in float32 and rounded once, on every backend, in ops, modules and gradients."""
+"""float16 and bfloat16 are computed in float32 and rounded once: ops, modules and gradients."""
 
 import contextlib
 import math
@@ -32,9 +32,11 @@ def test_long_sums_and_means(backend, dtype):
 
 @halves
 def test_the_gradient_of_a_bias_is_summed_in_float32(backend, dtype):
-    """4096 ones; added one by one in bfloat16 they stop at 256, in float16 at 2048."""
-    for layer, shape in ((nn.Linear(3, 2), (4096, 3)), (nn.Conv1d(1, 2, 1), (64, 1, 64)),
-                         (nn.ConvTranspose1d(1, 2, 1), (64, 1, 64))):
+    """The sum of 4096 ones; added one by one it would stop at 256 (bfloat16) or 2048 (float16)."""
+    for layer, shape in (
+            (nn.Linear(3, 2), (4096, 3)),
+            (nn.Conv1d(1, 2, 1), (64, 1, 64)),
+            (nn.ConvTranspose1d(1, 2, 1), (64, 1, 64))):
         layer.to(dtype)
         layer(half(np.ones(shape), dtype)).sum().backward()
         assert layer.bias.grad.tolist() == [4096, 4096], layer
@@ -50,22 +52,24 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(backend, dtype):
 def test_statistics_do_not_overflow(backend, dtype):
     x = half([[300.0, -300.0]], dtype)
     np.testing.assert_allclose(F.layer_norm(x, 2).astype("float32").numpy(), [[1, -1]], rtol=1e-2)
-    assert x.std().item() == 300  # whose square float16 does not hold
+    assert x.std().item() == 300  # its square overflows in float16
     norm = nn.BatchNorm1d(1).to(dtype)
     y = norm(half([[200.0], [-200.0]] * 8, dtype)).astype("float32").numpy()
     np.testing.assert_allclose(y, [[1], [-1]] * 8, rtol=1e-2)
 
 
 @halves
-def test_counts_and_totals_beyond_what_a_half_type_counts(backend, dtype):
-    """Not only in ops: in what functions add up beside them, too."""
+def test_counts_and_totals_that_half_types_cannot_represent(backend, dtype):
+    """In ops, and in the sums that functions compute besides them."""
     n = 70_000
     zero, one = half(np.zeros(n), dtype), half(np.ones(n), dtype)
     assert F.mse_loss(one, zero, weight=one).item() == F.l1_loss(one, zero, weight=one).item() == 1
-    bag = F.embedding_bag(gpuprop.tensor(np.zeros((1, n), "int64")), half(np.ones((4, 2)), dtype), mode="mean")
+    index = gpuprop.tensor(np.zeros((1, n), "int64"))
+    bag = F.embedding_bag(index, half(np.ones((4, 2)), dtype), mode="mean")
     assert bag.dtype == as_dtype(dtype) and bag.tolist() == [[1, 1]]
     labels = gpuprop.tensor(np.zeros(n, "int64"))
-    loss = F.linear_cross_entropy(half(np.zeros((n, 2)), dtype), half(np.zeros((3, 2)), dtype), labels)
+    x, weight = half(np.zeros((n, 2)), dtype), half(np.zeros((3, 2)), dtype)
+    loss = F.linear_cross_entropy(x, weight, labels)
     assert loss.item() == pytest.approx(math.log(3), rel=1e-2)
     assert F.avg_pool2d(half(np.full((1, 1, 16, 16), 300), dtype), 16).item() == 300
     loss = F.cross_entropy(half(np.zeros((n, 3)), dtype), labels, weight=half([1, 1, 1], dtype))
@@ -74,7 +78,7 @@ def test_counts_and_totals_beyond_what_a_half_type_counts(backend, dtype):
 
 @halves
 def test_running_statistics(backend, dtype):
-    """They move by steps that the half type rounds once, from statistics that it need not hold."""
+    """Each update is rounded once; the statistics of a batch may overflow in the half type."""
     norm = nn.BatchNorm1d(1).to(dtype)
     norm(half([[300.0], [-300.0]] * 100, dtype))
     assert norm.running_var.item() == pytest.approx(9048, rel=1e-2)
@@ -90,11 +94,12 @@ def test_running_statistics(backend, dtype):
 
 
 @halves
-def test_numbers_that_a_half_type_does_not_hold(backend, dtype):
+def test_numbers_that_half_types_cannot_represent(backend, dtype):
     largest = float(ml_dtypes.finfo(as_dtype(dtype)).max)
     x = half([math.nan, math.inf, -math.inf], dtype)
     assert gpuprop.nan_to_num(x).tolist() == [0, largest, -largest]
-    assert F.rms_norm(half(np.full((1, 4), 1e-3), dtype), 4).tolist()[0][0] == pytest.approx(0.945, rel=1e-2)
+    y = F.rms_norm(half(np.full((1, 4), 1e-3), dtype), 4)
+    assert y.tolist()[0][0] == pytest.approx(0.945, rel=1e-2)
     for number in (70_000, 70_000.0):
         assert (half([1e-3], dtype) * number).item() == pytest.approx(70, rel=1e-2)
     x = half([0.1], dtype)
@@ -104,7 +109,8 @@ def test_numbers_that_a_half_type_does_not_hold(backend, dtype):
 
 @halves
 def test_pointwise_bodies(backend, dtype):
-    """An array given twice is updated once; the types of results are NumPy's, each by itself."""
+    """An array that is two arguments is updated once; each result has NumPy's dtype."""
+
     @gpuprop.pointwise
     def add_in(xp, p, g):
         p += g
@@ -114,9 +120,9 @@ def test_pointwise_bodies(backend, dtype):
         return x * 2.5, x + y, x.astype("float32"), x > 0
 
     a, y = half([1.0, 2.0], dtype).data, gpuprop.ones(2).data
-    for how in (contextlib.nullcontext, gpuprop.generic):
+    for context in (contextlib.nullcontext, gpuprop.generic):
         x = backend.xp.copy(a)
-        with how():
+        with context():
             add_in(backend.xp, x, x)
             found = mixed(backend.xp, a, y)
         assert backend.to_numpy(x).astype("float32").tolist() == [2, 4]
@@ -124,28 +130,34 @@ def test_pointwise_bodies(backend, dtype):
 
 
 @pytest.mark.parametrize("narrow", ["uint8", "int8"])
-def test_narrow_lengths(backend, narrow):
+def test_lengths_of_narrow_integer_types(backend, narrow):
     rng = np.random.default_rng(0)
     scores = gpuprop.tensor(rng.standard_normal((200, 2, 5)).astype("float32"))
-    targets, lengths = gpuprop.tensor(rng.integers(1, 5, (2, 110))), np.array([110, 100])
-    want = F.ctc_loss(F.log_softmax(scores, -1), targets, [200, 200], gpuprop.tensor(lengths), reduction="none")
-    got = F.ctc_loss(F.log_softmax(scores, -1), targets, [200, 200], gpuprop.tensor(lengths.astype(narrow)),
-                     reduction="none")
-    assert got.tolist() == want.tolist()
+    log_p = F.log_softmax(scores, -1)
+    targets = gpuprop.tensor(rng.integers(1, 5, (2, 110)))
+    lengths = np.array([110, 100])
+
+    def losses(dtype):
+        target_lengths = gpuprop.tensor(lengths.astype(dtype))
+        return F.ctc_loss(log_p, targets, [200, 200], target_lengths, reduction="none").tolist()
+
+    assert losses(narrow) == losses("int64")
 
 
 @halves
-def test_numbers_are_weak(backend, dtype):
+def test_python_numbers_are_weak(backend, dtype):
     x = half([1.0, 2.0], dtype)
-    for y in (x * 2.5, 2.5 * x, x + 1, x / 3.0, x**0.5, x - True, gpuprop.where(x > 1, x, 0.0), x.clip(0.5, 1.5),
-              gpuprop.maximum(x, 0.25), x.var(keepdims=True), gpuprop.tril(x.reshape(1, 2))):
+    for y in (
+            x * 2.5, 2.5 * x, x + 1, x / 3.0, x**0.5, x - True,
+            gpuprop.where(x > 1, x, 0.0), x.clip(0.5, 1.5), gpuprop.maximum(x, 0.25),
+            x.var(keepdims=True), gpuprop.tril(x.reshape(1, 2))):
         assert y.dtype == as_dtype(dtype)
     third = np.asarray(1 / 3, "float32").astype(as_dtype(dtype))
     assert (x * (1 / 3)).numpy()[0] == third
 
 
 @halves
-def test_order_and_running_sums(backend, dtype):
+def test_sorting_and_cumulative_sums(backend, dtype):
     x = half([3.0, -1.0, math.nan, 2.0], dtype)
     assert x.argsort().tolist() == [1, 3, 0, 2]
     assert gpuprop.sort(x).astype("float32").tolist()[:3] == [-1, 2, 3]
@@ -157,38 +169,49 @@ def test_order_and_running_sums(backend, dtype):
 
 
 @halves
-def test_a_wider_operand_decides(backend, dtype):
-    """So does neither of two half types: together they are float32, as in NumPy and PyTorch."""
+def test_a_half_type_promotes_to_a_wider_type(backend, dtype):
+    """Two different half types promote to float32, as in NumPy and PyTorch."""
     x = half([1.0], dtype)
-    for other in (gpuprop.ones(1), half([1.0], "float16" if dtype == "bfloat16" else "bfloat16")):
+    other_half = "float16" if dtype == "bfloat16" else "bfloat16"
+    for other in (gpuprop.ones(1), half([1.0], other_half)):
         assert (x + other).dtype == (other * x).dtype == (x / other).dtype == "float32"
 
 
 class Block(nn.Module):
-    """One of everything that a half-precision model meets on its way to the next product."""
+    """Typical layers of a half-precision model between two products."""
 
     def __init__(self):
         super().__init__()
-        self.first, self.norm, self.last = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
-        self.between = nn.Sequential(nn.GELU(), nn.Dropout(0.1), nn.LeakyReLU(), nn.SiLU(), nn.ELU(), nn.Softplus())
+        self.first = nn.Linear(8, 8)
+        self.between = nn.Sequential(
+            nn.GELU(), nn.Dropout(0.1), nn.LeakyReLU(), nn.SiLU(), nn.ELU(), nn.Softplus())
+        self.norm = nn.LayerNorm(8)
+        self.last = nn.Linear(8, 3)
 
     def forward(self, x):
         return self.last(self.norm(self.between(self.first(x))) * 0.5)
 
 
+def transformer():
+    return nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3))
+
+
+def batch_norm():
+    return nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
 @halves
-@pytest.mark.parametrize("make", [
-    Block,
-    lambda: nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3)),
-    lambda: nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3)),
+@pytest.mark.parametrize(("make", "shape"), [
+    (Block, (16, 8)),
+    (transformer, (16, 4, 8)),
+    (batch_norm, (16, 8)),
 ], ids=["block", "transformer", "batch norm"])
-def test_models_train(backend, make, dtype):
+def test_models_train(backend, make, shape, dtype):
     model = make().to(dtype)
     optimizer = optim.AdamW(model.parameters(), lr=1e-2)
     rng = np.random.default_rng(0)
-    shape = (16, 4, 8) if isinstance(model[0] if hasattr(model, "__getitem__") else None,
-                                     nn.TransformerEncoderLayer) else (16, 8)
-    x, labels = half(rng.standard_normal(shape), dtype), gpuprop.tensor(rng.integers(0, 3, shape[:-1]))
+    x = half(rng.standard_normal(shape), dtype)
+    labels = gpuprop.tensor(rng.integers(0, 3, shape[:-1]))
     losses = []
     for _ in range(12):
         optimizer.zero_grad()
@@ -205,8 +228,8 @@ def test_models_train(backend, make, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32"])
-def test_narrow_indices_reach_every_row(backend, dtype):
-    """Row numbers at the edge of the index type, in tables that are longer than it can count."""
+def test_indices_of_narrow_integer_types(backend, dtype):
+    """The largest index of the type, in a table that is longer than the type's range."""
     n, last = 400, min(np.iinfo(dtype).max, 399)
     table = gpuprop.tensor(np.arange(2 * n, dtype="float32").reshape(n, 2), requires_grad=True)
     index = gpuprop.tensor(np.array([0, last, last], dtype))
@@ -224,5 +247,11 @@ def test_narrow_indices_reach_every_row(backend, dtype):
     assert gpuprop.take(table, index, 0)[2].tolist() == [2 * last, 2 * last + 1]
 
 
-def test_bfloat16_is_ml_dtypes():
+def test_bfloat16_is_the_type_of_ml_dtypes():
     assert as_dtype("bfloat16") == np.dtype(ml_dtypes.bfloat16)
+
+
+def test_two_half_types_together_give_float32(backend):
+    x, y = (gpuprop.tensor([1.5]).astype(dtype) for dtype in ("float16", "bfloat16"))
+    for _ in range(3):
+        assert gpuprop.functional.mse_loss(x, y).dtype == (x * y).dtype == "float32"

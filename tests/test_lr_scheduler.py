@@ -79,7 +79,7 @@ def test_plateau():
         scheduler.step(loss)
         found.append(optimizer.param_groups[0]["lr"])
     assert found == [1, 1, 0.5, 0.5, 0.5, 0.5, 0.5]
-    with pytest.raises(ValueError, match="Factor"):
+    with pytest.raises(ValueError, match="factor must be less than 1"):
         lr_scheduler.ReduceLROnPlateau(optimizer, factor=1.0)
 
 
@@ -116,7 +116,7 @@ def test_schedules_resume():
         [lr_scheduler.StepLR(o, 3), lr_scheduler.ReduceLROnPlateau(o)]),
      ValueError, "`ReduceLROnPlateau`.* metric.* index 1"),
     (lambda o, other: lr_scheduler.SequentialLR(o, [0.1], []), TypeError,
-     "index 0 should have `optimizer`.* float"),
+     "index 0 must be an LRScheduler.* float"),
     (lambda o, other: lr_scheduler.ConstantLR(o, 1.5), ValueError, "between 0 and 1"),
 ])
 def test_arguments_that_schedules_reject(make_schedule, error, message):

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -42,7 +43,73 @@ FUNCTION_LAYERS = [c for c in LAYERS if issubclass(c, nn.Function) and c is not 
 NAMES = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("norm", "first.weight", "first.bias")]
 
 
+# Names that a user may give to attributes and methods of a module.
+PRIVATE_NAMES = (
+    "_state _states _walk _tensors _register _hooks _buffers _buffer _forward _call _options "
+    "_parameters _params _modules _children _layers _names _entries _loss _sum_and_count _hook "
+    "_pre_hooks _before _after _training _device _dtype _to _apply _cache _weights _named _unique "
+    "_register_hook _forward_with_hooks _state_dict _option_values _input _output").split()
+
+
 class TestModule:
+    def test_private_names_of_the_base_class(self):
+        """A new private name of Module needs a name that no user would choose."""
+        private = [n for n in (*vars(nn.Module), *vars(nn.Module.__base__))
+                   if n[0] == "_" and not n.endswith("__")]
+        assert private == ["_buffer_persistence", "_forward_hook_lists"]
+
+    @pytest.mark.parametrize("on_class", [True, False])
+    def test_private_names_are_free(self, on_class):
+        class Plain(nn.Module):
+            def __init__(self):
+                self.register_buffer("seen", gpuprop.zeros(()))
+                self.layer = nn.Linear(2, 2)
+                self.loss = nn.LinearCrossEntropyLoss(2, 2)
+                self.body = nn.Sequential(nn.ReLU(), nn.Tanh())
+
+            def forward(self, x):
+                return self.body(self.layer(x))
+
+        class Named(Plain):
+            def __init__(self):
+                super().__init__()
+                for module in (self, self.loss, self.body):
+                    for name in PRIVATE_NAMES:
+                        setattr(module, name, None if "s" in name[-1:] else [1])
+
+        if on_class:
+            attributes = dict.fromkeys(PRIVATE_NAMES, 3)
+            named = type("Named", (Plain,), attributes)()
+        else:
+            named = Named()
+        plain = Plain()
+        assert named.load_state_dict(plain.state_dict()) == ([], [])
+        calls = []
+        remove = named.register_forward_pre_hook(lambda module, args: calls.append(1))
+        named.register_forward_hook(lambda module, args, output: calls.append(2))
+        x = gpuprop.ones(3, 2)
+        np.testing.assert_array_equal(named(x).numpy(), plain(x).numpy())
+        assert calls == [1, 2]
+        remove()
+        named.train().eval().requires_grad_(True).apply(lambda m: None).to(dtype="float64")
+        assert named.layer.weight.dtype == named.seen.dtype == "float64"
+        assert [n for n, _ in named.named_modules()] == [n for n, _ in plain.named_modules()]
+        assert len(named.body.append(nn.ReLU())) == 3 and repr(named)
+        assert named.loss(x.astype("float64"), gpuprop.zeros(3, dtype="int64")).shape == ()
+
+    def test_public_names_as_attributes(self):
+        """A submodule may have the name of a method that the module itself does not need."""
+        class Net(nn.Module):
+            def __init__(self):
+                self.modules = nn.ModuleList([nn.Linear(2, 2)])
+                self.children = nn.Linear(2, 2)
+                self.buffers = nn.Linear(2, 2)
+                self.half = 3
+
+        net = Net().to(dtype="float64").eval()
+        assert not net.children.training and net.children.weight.dtype == "float64"
+        assert len(net.state_dict()) == 6 and len(list(net.parameters())) == 6
+
     def test_names_of_parameters_buffers_and_modules(self):
         net = Net()
         assert sorted(n for n, _ in net.named_parameters()) == sorted([*NAMES, "head.weight"])
@@ -216,6 +283,58 @@ class TestContainers:
         named = nn.Sequential({"a": nn.Linear(2, 3), "b": nn.ReLU()})
         assert named(gpuprop.ones(1, 2)).shape == (1, 3) and "a.weight" in named.state_dict()
 
+    def test_changes_of_a_named_sequential(self):
+        """Names and forward as in PyTorch: `del` and `insert` renumber, the rest keeps names."""
+        def made():
+            return nn.Sequential({"a": nn.Linear(2, 2), "b": nn.ReLU()})
+
+        def names(net):
+            assert [m for _, m in net.named_children()] == list(net) and len(net) == len(list(net))
+            return [name for name, _ in net.named_children()]
+
+        def deleted(net):
+            del net[0]
+
+        def replaced(net):
+            net[0] = nn.Tanh()
+            assert isinstance(net.a, nn.Tanh)
+
+        changes = {
+            "a b 2": lambda net: net.append(nn.Tanh()),
+            "a b 2 3": lambda net: net.extend([nn.Tanh(), nn.Tanh()]),
+            "0 1 2": lambda net: net.insert(0, nn.Tanh()),
+            "0": deleted,
+            "a b": replaced,
+        }
+        for expected, change in changes.items():
+            net = made()
+            change(net)
+            assert names(net) == expected.split()
+            assert net(gpuprop.ones(1, 2)).shape == (1, 2)
+        net = made()
+        assert names(net.insert(2, nn.Tanh())) == ["a", "b", "2"]
+        assert isinstance(net[-1], nn.Tanh) and names(net[1:]) == ["b", "2"]
+        assert isinstance(net.pop(0), nn.Linear) and names(net) == ["0", "1"]
+        full = nn.Sequential({"a": nn.ReLU(), "2": nn.ReLU()}).append(nn.Tanh())
+        assert names(full) == ["a", "2", "3"]
+
+    def test_a_sequential_with_other_modules(self):
+        class Net(nn.Sequential):
+            def __init__(self):
+                super().__init__(nn.Linear(2, 2))
+                self.last = nn.ReLU()
+
+        net = Net().append(nn.Tanh())
+        assert [type(m).__name__ for m in net] == ["Linear", "ReLU", "Tanh"]
+        assert [n for n, _ in net.named_children()] == ["0", "last", "2"]
+
+    def test_entries_that_a_sequential_rejects(self):
+        with pytest.raises(TypeError, match="Sequential holds Modules.*int"):
+            nn.Sequential({"a": 3})
+        for name in ("append", "a.b"):
+            with pytest.raises(KeyError, match="name.*attribute.*dot"):
+                nn.Sequential({name: nn.ReLU()})
+
     def test_lists_and_dicts(self):
         ps = nn.ParameterList([Parameter(gpuprop.ones(2)), Parameter(gpuprop.ones(3))])
         assert [n for n, _ in ps.named_parameters()] == ["0", "1"] and len(ps) == 2
@@ -251,6 +370,35 @@ class TestLayers:
         assert loss(x, y).item() == F.cross_entropy(x, y, loss.weight, label_smoothing=0.1).item()
         with pytest.raises(TypeError, match=r"MSELoss\(reduction.*weights"):
             nn.MSELoss(weights=1)
+
+    def test_array_options_are_buffers(self, backend):
+        """Whether arrays or Tensors, and whether given to the constructor or assigned."""
+        weight = np.array([1.0, 2.0, 3.0], "float32")
+        x, y = gpuprop.tensor([[1.0, 2.0, 3.0]]), gpuprop.tensor([1])
+        given = nn.CrossEntropyLoss(weight=weight)
+        assigned = nn.CrossEntropyLoss()
+        assigned.weight = weight
+        replaced = nn.CrossEntropyLoss(gpuprop.zeros(3))
+        replaced.weight = gpuprop.tensor(weight)
+        for loss in given, assigned, replaced:
+            assert isinstance(loss.weight, Tensor)
+            np.testing.assert_array_equal(loss.state_dict()["weight"], weight)
+            expected = F.cross_entropy(x, y, gpuprop.tensor(weight)).item()
+            assert loss(x, y).item() == expected
+            moved = copy.deepcopy(loss).to("strict")
+            assert moved(x.to("strict"), y.to("strict")).item() == pytest.approx(expected)
+        for value in None, 2.0:
+            loss = nn.BCEWithLogitsLoss(pos_weight=weight)
+            loss.pos_weight = value
+            assert loss.state_dict() == {} and loss.to("strict").pos_weight == value
+        learned = nn.BCEWithLogitsLoss(pos_weight=weight)
+        learned.pos_weight = Parameter(gpuprop.ones(3))
+        assert [n for n, _ in learned.named_parameters()] == ["pos_weight"]
+        assert list(learned.named_buffers()) == []
+
+    def test_sizes_are_no_buffers(self):
+        layer = nn.AdaptiveAvgPool2d(np.array([1, 1]))
+        assert layer.state_dict() == {} and isinstance(layer.output_size, np.ndarray)
 
     def test_inputs_by_name(self, backend):
         x, y = gpuprop.ones(3), gpuprop.zeros(3)
@@ -357,6 +505,76 @@ class TestMistakes:
             layer.weight = layer.weight * 2
         layer.weight = Parameter(gpuprop.ones(2, 2))
 
+    def test_an_array_assigned_to_a_buffer(self):
+        block = Block(2)
+        with pytest.raises(TypeError, match=r"ndarray.*Block\.seen.*buffer"):
+            block.seen = np.ones(2)
+        with pytest.raises(TypeError, match=r"ndarray.*Block\.other.*buffer"):
+            block.register_buffer("other", np.ones(2))
+        block.seen = None
+        del block.scratch
+        assert list(block.named_buffers()) == [] and "seen" not in block.state_dict()
+
+    @pytest.mark.parametrize("call, message", [
+        (lambda: nn.Linear(2, 3)(None), "linear.*input.* is None"),
+        (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU())(None), "linear.*input.* is None"),
+        (lambda: nn.ReLU()(None), "relu.*input.* is None"),
+        (lambda: nn.Sigmoid()(None), "sigmoid.*input.* is None"),
+        (lambda: nn.Softmax(1)(None), "softmax.*input.* is None"),
+        (lambda: nn.Conv2d(1, 1, 1)(None), "Conv2d.*input.* is None"),
+        (lambda: nn.LSTM(2, 2)(None), "LSTM.*input.* is None"),
+        (lambda: nn.BatchNorm1d(2)(input=None), "BatchNorm1d.*input.* is None"),
+        (lambda: nn.Dropout()(None), "Dropout.*input.* is None"),
+        (lambda: nn.MaxPool2d(2)(None), "max_pool2d.*input.* is None"),
+        (lambda: nn.MSELoss()(gpuprop.ones(2), None), "mse_loss.*target.* is None"),
+        (lambda: F.mse_loss(None, gpuprop.ones(2)), "mse_loss.*input.* is None"),
+        (lambda: F.cross_entropy(None, gpuprop.zeros(2, dtype="int64")),
+         "cross_entropy.*input.* is None"),
+        (lambda: F.linear(gpuprop.ones(2), None), "linear.*weight.* is None"),
+        (lambda: gpuprop.exp(None), "exp.* is None"),
+        (lambda: gpuprop.ones(2) + None, "add.* is None"),
+    ])
+    def test_none_instead_of_an_array(self, call, message):
+        """For example because the layer before has no `return`."""
+        with gpuprop.use("numpy"), pytest.raises(TypeError, match=message):
+            call()
+
+    def test_none_in_every_layer(self):
+        """Each layer of one input names it."""
+        checked = 0
+        with gpuprop.use("numpy"):
+            for cls in LAYERS:
+                for arguments in ((), (1,), (1, 1), (1, 1, 1), (4, 2, 8)):
+                    try:
+                        layer = cls(*arguments)
+                    except (TypeError, ValueError, AttributeError, NotImplementedError):
+                        continue
+                    break
+                else:
+                    continue
+                inputs = list(inspect.signature(layer.forward).parameters)
+                own = type(layer).forward.__module__.startswith("gpuprop.nn")
+                if inputs[:1] != ["input"] or not own or isinstance(
+                        layer, nn.Identity | nn.Sequential):
+                    continue
+                required = [p for p in inspect.signature(layer.forward).parameters.values()
+                            if p.default is p.empty]
+                with pytest.raises(TypeError, match="is None"):
+                    layer(*[None] * len(required))
+                checked += 1
+        assert checked > 50
+
+    def test_none_for_an_argument_that_allows_it(self):
+        """An error of another cause keeps its message."""
+        class Net(nn.Module):
+            def forward(self, x, mask):
+                return x.nothing
+
+        with pytest.raises(AttributeError, match="nothing"):
+            Net()(gpuprop.ones(2), None)
+        with pytest.raises(TypeError, match="float64"):
+            F.linear(gpuprop.ones(2), gpuprop.ones(2, 2, dtype="float64"), None)
+
     def test_modules_in_a_plain_list(self):
         with pytest.warns(UserWarning, match="Module.layers.*list.*nn.ModuleList"):
             nn.Module().layers = [nn.ReLU()]
@@ -407,6 +625,63 @@ class TestInterface:
         for name, option in options.items():
             assert option.default == getattr(cls, name, required), name
 
+    def test_defaults_of_a_subclass(self, backend):
+        """The class's own default applies, as type checkers expect."""
+        class Steep(nn.LeakyReLU):
+            negative_slope: float = 0.5
+
+        class Steeper(Steep):
+            negative_slope = 0.75
+
+        class Mixin:
+            negative_slope = 0.25
+
+        class Mixed(Mixin, Steep):
+            pass
+
+        class Redeclared(Steep):
+            negative_slope: float
+
+        x = gpuprop.tensor([-1.0])
+        for cls, slope in {Steep: 0.5, Steeper: 0.75, Mixed: 0.25, Redeclared: 0.5}.items():
+            assert cls()(x).item() == -slope and cls(0.1)(x).item() == pytest.approx(-0.1)
+            assert inspect.signature(cls).parameters["negative_slope"].default == slope
+            assert repr(cls()) == f"{cls.__name__}(negative_slope={slope})"
+        assert nn.LeakyReLU()(x).item() == pytest.approx(-0.01)
+
+        class Summed(nn.MSELoss):
+            reduction: str = "sum"
+
+        assert Summed()(gpuprop.ones(3), gpuprop.zeros(3)).item() == 3
+
+        class Weighted(nn.CrossEntropyLoss):
+            weight = np.array([1.0, 2.0])
+
+        assert list(Weighted().state_dict()) == ["weight"]
+
+    def test_fields_that_are_no_options(self):
+        with pytest.raises(TypeError, match=r"Steep\.slope.*leaky_relu.*negative_slope"):
+            class Steep(nn.LeakyReLU):
+                slope: float = 0.5
+        with pytest.raises(TypeError, match=r"Shifted: .*default"):
+            class Shifted(nn.Threshold):
+                threshold: float = 0.5
+
+        class Constants(nn.LeakyReLU):
+            count: ClassVar[int] = 3
+            other: "ClassVar[int]" = 3
+
+        class OwnConstructor(nn.LeakyReLU):
+            slope: float
+
+            def __init__(self, slope):
+                super().__init__(2 * slope)
+                self.slope = slope
+
+        x = gpuprop.tensor([-1.0])
+        assert Constants()(x).item() == pytest.approx(-0.01)
+        assert OwnConstructor(0.25)(x).item() == -0.5
+
     def test_signature(self):
         assert str(inspect.signature(nn.Softmax)) == "(dim: 'int | None' = None)"
         assert list(inspect.signature(nn.CrossEntropyLoss).parameters) == [
@@ -434,6 +709,7 @@ class TestInterface:
     def test_a_subclass_may_use_any_name(self, base, arguments, inputs):
         names = ("run make states check keep options update live block feed_forward rows losses "
                  "clusters inputs hidden dims ndims n attentions put take leave word scan").split()
+        names += PRIVATE_NAMES
         methods = {name: lambda self: "mine" for name in names}
         with gpuprop.use("numpy"):
             attributes = dict.fromkeys(names, "mine")

@@ -7,7 +7,7 @@ import scipy.special
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop.testing import check_kernel
-from gpuprop.testing.rows.normalization import ROWS
+from gpuprop.testing.rows._normalization import ROWS
 from gpuprop_numpy import normalization
 from gpuprop_numpy.special import normal_cdf
 

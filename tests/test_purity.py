@@ -16,8 +16,8 @@ ROOT = Path(gpuprop.__file__).parent
 READS_OR_COPIES = {"float", "int", "bool", "item", "tolist", "get", "asarray", "array", "nonzero",
                    "unique"}
 TENSOR_METHODS = {"sum", "mean", "max", "reshape", "transpose", "swapaxes", "astype"}
-# Methods of lists, dicts, strings and ops.
-PYTHON_METHODS = {"on", "fn", "append", "index", "get", "items", "values", "split"}
+# Methods of lists, dicts, strings and ops, and `step` of a recurrent cell.
+PYTHON_METHODS = {"on", "fn", "append", "index", "get", "items", "values", "split", "step"}
 PYTHON_MODULES = {"math", "itertools", "functools", "operator"}
 PRODUCTS = {"dot", "tensordot", "einsum"}
 ARRAY_LIBRARIES = {"np", "numpy", "cp", "cupy"}
@@ -33,19 +33,38 @@ def bodies(*patterns):
     return found
 
 
-def may_write(node):
+def decorators(node):
+    return [ast.unparse(d) for d in node.decorator_list]
+
+
+def is_portable_version(name, found):
+    """True for a portable version, and for a function that only portable versions call."""
+    if found[name].decorator_list:
+        return any(d.endswith(".faster") for d in decorators(found[name]))
+    file, _, function = name.partition(":")
+    callers = [other for other, node in found.items()
+               if other.startswith(f"{file}:") and other != name and function in names_in(node)]
+    return bool(callers) and all(is_portable_version(caller, found) for caller in callers)
+
+
+def may_write(name, found):
     """True for linear ops, kernels, pointwise bodies and portable versions.
 
     They may change arrays in place.
     """
-    decorators = [ast.unparse(d) for d in node.decorator_list]
-    return any(d.startswith(("linear_op", "kernel", "pointwise")) or d.endswith(".faster")
-               for d in decorators)
+    writers = ("linear_op", "kernel", "pointwise")
+    own = any(d.startswith(writers) for d in decorators(found[name]))
+    return own or is_portable_version(name, found)
+
+
+def names_in(node):
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
 BODIES = bodies("_array/*.py", "functional/*.py", "optim/*.py", "random.py")
-DIFFERENTIATED = {name: node for name, node in bodies("_array/*.py", "functional/*.py").items()
-                  if not may_write(node)}
+OF_FUNCTIONS = bodies("_array/*.py", "functional/*.py")
+DIFFERENTIATED = {name: node for name, node in OF_FUNCTIONS.items()
+                  if not may_write(name, OF_FUNCTIONS)}
 
 
 def test_bodies_are_found():

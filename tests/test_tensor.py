@@ -117,12 +117,18 @@ def test_augmented_assignment_makes_a_new_tensor(x):
 
 
 @pytest.mark.parametrize("update", [
-    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow,
-    operator.imatmul])
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+    operator.imod, operator.ipow, operator.imatmul])
 def test_augmented_assignment_to_a_leaf_with_a_gradient_raises(x, update):
     for leaf in (x.requires_grad_(), Parameter(A)):
         with pytest.raises(TypeError, match=r"\.data\[\.\.\.\]"):
             update(leaf, 2.0)
+
+
+def test_asarray_without_a_copy_raises():
+    equal(gp.tensor(A), np.asarray(gp.tensor(A)))
+    with pytest.raises(ValueError, match="copy=False"):
+        np.asarray(gp.tensor(A), copy=False)
 
 
 def test_writing(x):

@@ -1,5 +1,7 @@
 """Threads: what one switches on no other sees, and two that train get what they get alone."""
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -155,6 +157,58 @@ def test_a_backend_is_made_once(monkeypatch):
     register("slow", Slow)
     found = together(*[lambda: get_backend("slow")] * 8)
     assert len(made) == 1 and set(found) == set(made)
+
+
+def fresh(code):
+    """What a new interpreter prints, in which nothing is loaded yet."""
+    code = "import threading\n" + PARALLEL + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+PARALLEL = """
+errors = []
+def parallel(*functions):
+    barrier = threading.Barrier(len(functions))
+    def run(function):
+        barrier.wait(60)
+        try:
+            function()
+        except BaseException as e:
+            errors.append(repr(e))
+    threads = [threading.Thread(target=run, args=(f,)) for f in functions]
+    for t in threads: t.start()
+    for t in threads: t.join()
+    print(*errors)
+"""
+
+
+def test_the_first_tensors_of_several_threads():
+    for _ in range(3):
+        assert fresh("import gpuprop\nparallel(*[lambda: gpuprop.tensor([1.0])] * 6)") == []
+
+
+LATE = "training summary", "capture debug", "nn training summary verify"
+
+
+@pytest.mark.parametrize("names", LATE)
+def test_names_that_load_at_first_use_in_several_threads(names):
+    loads = f"[lambda n=n: getattr(gpuprop, n) for n in {names.split()!r}]"
+    code = f"import gpuprop\nparallel(*{loads})"
+    for _ in range(2):
+        assert fresh(code) == []
+
+
+def test_a_device_that_is_chosen_for_the_process_is_every_threads():
+    device = lambda: gpuprop.zeros(1).device
+    gpuprop.use("strict:1")
+    assert [device(), *together(device, device)] == ["strict:1"] * 3
+    together(lambda: gpuprop.set_default_backend("strict", 0))
+    assert device() == "strict:0"
+    with gpuprop.use("strict:1"):
+        assert device() == "strict:1" and together(device) == ["strict:0"]
+    assert device() == "strict:0"
 
 
 # ---- training ----------------------------------------------------------------------------------

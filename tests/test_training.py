@@ -13,7 +13,7 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim
 from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
-from gpuprop.training import Callback, Trainer
+from gpuprop.training import Callback, Metric, Trainer
 
 
 def data(n=40, features=5, classes=3, dtype="float32"):
@@ -254,6 +254,38 @@ def test_running_loss():
     assert losses == t.history["loss"]
 
 
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_on_step_end_sees_the_loss_and_metrics_of_the_step(backend, accumulate, capture):
+    batches = split(data(40), 8)
+    updated = []  # the number of targets of each batch that was added to the metrics
+    seen = []
+
+    class CountTargets(Metric):
+        name = "targets"
+
+        def batch_sums(self, xp, output, target):
+            updated.append(len(target))
+            return (len(target),)
+
+        def from_sums(self, n):
+            return n
+
+    class ReadRunning(Callback):
+        def on_step_end(self, t):
+            seen.append((t.running_loss(), sum(updated)))
+
+    # without dropout and with lr=0, so that the loss of a batch does not depend on the step
+    t = trainer(0, lr=0.0, metrics=[CountTargets()], accumulate=accumulate, capture=capture)
+    losses = [t.evaluate([batch])["loss"] for batch in batches]
+    ends = [*range(accumulate, len(batches), accumulate), len(batches)]
+    expected = [(pytest.approx(np.mean(losses[:end]), rel=1e-5), 8 * end) for end in ends]
+    updated.clear()
+    t.fit(batches, callbacks=[ReadRunning()])
+    assert seen == expected
+    assert t.history[-1]["loss"] == seen[-1][0]
+
+
 N, C = 6, 4
 RNG = np.random.default_rng(5)
 SCORES, OTHER = RNG.standard_normal((2, N, C))
@@ -336,7 +368,7 @@ def test_element_weights():
 
 def test_losses_that_are_not_means():
     for loss in (nn.MSELoss(reduction="sum"), functools.partial(F.mse_loss, reduction="none")):
-        with pytest.raises(ValueError, match=r"must be a mean, but reduction='(sum|none)'"):
+        with pytest.raises(ValueError, match=r"must be a mean.*reduction='(sum|none)'"):
             trainer(loss=loss)
     t = trainer(loss=lambda output, target: F.cross_entropy(output, target, reduction="none"))
     with pytest.raises(ValueError, match=r"one number, .* shape \(32,\): .*\.mean\(\)"):
@@ -413,9 +445,9 @@ def test_invalid_batches():
     x = data()[0]
     wrong_batches = {"Tensor|ndarray": [x], "a tuple of length 1": [(x,)], "dict": [{"x": 1}]}
     for found, wrong in wrong_batches.items():
-        with pytest.raises(TypeError, match=rf"tuple \(\*inputs, target\), not ({found})"):
+        with pytest.raises(TypeError, match=rf"tuple \(\*inputs, target\), got ({found})"):
             trainer().fit(wrong)
-    with pytest.raises(TypeError, match=r"data must be .*, not int"):
+    with pytest.raises(TypeError, match=r"data must be .*, got int"):
         trainer().fit(3)
 
 
@@ -430,7 +462,7 @@ def test_invalid_arguments():
     m = model()
     with pytest.raises(ValueError, match="none of the model's parameters"):
         Trainer(m, F.cross_entropy, optim.SGD(model().parameters()))
-    with pytest.raises(ValueError, match=r"accumulate must be at least 1.*, not 0"):
+    with pytest.raises(ValueError, match=r"accumulate must be at least 1.*, got 0"):
         trainer(accumulate=0)
     with pytest.raises(ValueError, match="'epoch' or 'step'"):
         trainer(schedule="batch")

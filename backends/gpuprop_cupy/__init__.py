@@ -1,4 +1,4 @@
-"""The backend ``"cupy"``: arrays on NVIDIA GPUs.  CuPy is imported when the backend is first used."""
+"""The backend ``"cupy"``: arrays on NVIDIA GPUs.  CuPy is imported on first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTALL = 'pip install "gpuprop[cuda13]" (or "gpuprop[cuda12]", for drivers befo
 
 
 class CupyBackend(Backend):
-    """CuPy: new arrays are on the thread's current CUDA device, and ops run on their arrays' device."""
+    """CuPy: new arrays are on the thread's current device, and ops run on their arrays' device."""
 
     name = "cupy"
     install = INSTALL
@@ -26,7 +26,7 @@ class CupyBackend(Backend):
 
     @classmethod
     def is_available(cls) -> bool | Unavailable:
-        """True if a device has computed a few right values, or the reason; tested once a process."""
+        """True if a device computes right values, or the reason; tested once per process."""
         if _probed_by not in (None, os.getpid()):
             return Unavailable(FORKED)
         return _probe()
@@ -55,7 +55,7 @@ class CupyBackend(Backend):
             os.register_at_fork(after_in_child=self._clear)
 
     def _clear(self) -> None:
-        """In a forked process: remove all attributes, but destroy nothing, which would call CUDA."""
+        """In a forked process: remove all attributes, but destroy none, which would call CUDA."""
         _kept_after_fork.append(dict(vars(self)))
         vars(self).clear()
 

@@ -197,7 +197,7 @@ def record() -> Iterator[Recording]:
     _here.recording = True
     try:
         with cupy.cuda.using_allocator(recording.arena.malloc), stream:
-            # In this mode CUDA refuses unsafe calls: they would run once, now, but in no replay.
+            # In this mode unsafe calls raise: they would run once, now, but in no replay.
             stream.begin_capture(runtime.streamCaptureModeThreadLocal)
             try:
                 yield recording

@@ -1,6 +1,6 @@
 """Matrix products by direct calls of cuBLAS.
 
-CuPy's own refuse to run while a stream captures, and copy many operands.  Eager and captured
+CuPy's own fail while a stream captures, and copy many operands.  Eager and captured
 products both use this module, so that a replay has the same bits as the eager step.
 """
 

@@ -16,7 +16,7 @@ from gpuprop_numpy.pointwise import blockwise
 
 __all__ = ["NumpyBackend"]
 
-CHUNK = 1 << 16  # elements added at once; their int64 indices take more memory than they do
+CHUNK = 1 << 16  # elements per call of np.add.at, which bounds the memory of their int64 indices
 
 
 def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -27,12 +27,12 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
     """
     half = is_half(a.dtype)
     if half or not a.flags.c_contiguous:
-        # float16 is rounded once, however often an index repeats
+        # half types are summed in float32 and rounded once, even if an index repeats
         total = np.zeros(a.shape, np.float32 if half else a.dtype)
         a += index_add(total, index, values, axis)
         return a
     axis = axis % a.ndim
-    index = index.astype(np.int64, copy=False)  # a narrow type does not hold flat indices
+    index = index.astype(np.int64, copy=False)  # flat indices overflow narrow types
     n, outer, inner = a.shape[axis], math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1:])
     out_of_bounds = index[(index < -n) | (index >= n)]
     if out_of_bounds.size:
@@ -50,9 +50,9 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
 
 
 def check(condition: Any, message: str, values: Any = None) -> None:
-    """Raise IndexError(message) unless `condition` is true everywhere.
+    """Raise IndexError(message) unless every element of `condition` is true.
 
-    The message then also has the first element of `values`, of the same shape, that fails.
+    `values` has the shape of `condition`.  The first wrong element is appended to the message.
     """
     if np.all(condition):
         return
@@ -63,11 +63,12 @@ def check(condition: Any, message: str, values: Any = None) -> None:
 
 
 def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """``np.matmul``, faster for a stack times one matrix and for half types.
+    """``np.matmul``, but faster for a stack of matrices times one matrix, and for half types.
 
-    Half types are multiplied in float32; the result is rounded once.
+    Half types are multiplied in float32 and the result is rounded once, or not at all if `dtype` is
+    float32.
     """
-    if a.ndim > 2 and b.ndim == 2:  # NumPy multiplies matrix by matrix: up to three times slower
+    if a.ndim > 2 and b.ndim == 2:  # one product; NumPy makes one per matrix, up to 3 times slower
         rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
         return matmul(rows, b, dtype).reshape(*a.shape[:-1], b.shape[-1])
     if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # the usual case
@@ -100,7 +101,7 @@ xp = Namespace(
 class NumpyBackend(Backend):
     """NumPy, with elementwise bodies in blocks and threads, and reuse of freed memory.
 
-    The user's np.errstate is respected: NumPy's warnings name the line that computes a NaN.
+    NumPy's warnings follow the user's np.errstate, and point to the line that computes a NaN.
     """
 
     name = "numpy"
@@ -139,7 +140,10 @@ class NumpyBackend(Backend):
         check(condition, message, values)
 
     def memory(self) -> dict[str, int]:
-        """Bytes ``used`` by this process, ``free`` and ``total`` in the machine; {} if unknown."""
+        """Bytes ``used`` by this process, and ``free`` and ``total`` ones of the machine.
+
+        The result is empty if the operating system does not report them.
+        """
         try:
             with open("/proc/self/statm") as f:
                 used = int(f.read().split()[1])

@@ -1,4 +1,4 @@
-"""Activations for the CPU."""
+"""The override of `gelu` for the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuprop_numpy.special import normal_cdf
 
 @blockwise
 def gelu_input_grad(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
-    """``dy * (cdf + x * exp(-x**2 / 2) / sqrt(2 * pi))``, in one array."""
+    """``dy * (cdf + x * exp(-x**2 / 2) / sqrt(2 * pi))``, computed in one array."""
     d = x * x
     d *= -0.5
     d = np.exp(d)
@@ -26,7 +26,10 @@ def gelu_input_grad(_: Any, x: Any, cdf: Any, dy: Any) -> Any:
 
 
 def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
-    """The override keeps the normal CDF, which takes most of the time, for the gradient."""
+    """``input * cdf(input)``, where cdf is the CDF of the standard normal distribution.
+
+    The pullback reuses the CDF, which takes most of the time.
+    """
     if approximate != "none" or input.dtype.kind != "f" or input.dtype.itemsize == 2:
         return definition("gpuprop.functional:gelu")(xp, input, approximate=approximate)
     cdf = normal_cdf(input)

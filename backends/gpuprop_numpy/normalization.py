@@ -1,4 +1,7 @@
-"""`standardize` for the CPU: sums by BLAS, several times faster than NumPy's, in cached blocks."""
+"""The override of `standardize` for the CPU.
+
+BLAS computes the sums, several times faster than np.sum.  Blocks of rows fit in the CPU's cache.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,23 @@ ALL = slice(None)
 
 
 def terms_per_sum(a: np.ndarray, shape: Sequence[int]) -> int:
-    """The number of elements in the last axes of `a` that a sum to `shape` reduces."""
+    """The number of elements in the trailing axes of `a` that a sum to `shape` reduces."""
     reduced = next((i for i, n in enumerate(reversed(shape)) if n > 1), len(shape))
     return math.prod(a.shape[a.ndim - reduced:])
 
 
 def sum_leading(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The sum of `a` over its leading elements, to the size of `shape`."""
+    """The sum of `a` over its leading axes, reshaped to `shape`."""
     rows = a.reshape(-1, math.prod(shape))
     total = np.matmul(np.ones(len(rows), a.dtype), rows) if len(rows) > 1 else rows
     return total.reshape(shape)
 
 
 def sum_to(a: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The sum of `a` to a `shape` that broadcasts with it; its axes longer than 1 are adjacent."""
+    """The sum of `a` over the axes along which `shape` broadcasts to ``a.shape``.
+
+    The axes of `shape` that are longer than 1 must be adjacent.
+    """
     n = terms_per_sum(a, shape)
     if n > 1:
         a = np.matmul(a.reshape(-1, n), np.ones(n, a.dtype))
@@ -52,7 +58,7 @@ def sum_of_products(a: np.ndarray, b: np.ndarray, shape: Sequence[int]) -> np.nd
 
 
 def add_columns(rows: Iterable[Sequence]) -> list[Any]:
-    """The sum of the first item of each row, of the second, ..."""
+    """The sums of the columns: of the first items of all rows, of the second items, and so on."""
     return [functools.reduce(operator.add, column) for column in zip(*rows, strict=True)]
 
 
@@ -60,7 +66,7 @@ def add_columns(rows: Iterable[Sequence]) -> list[Any]:
 
 
 def cache_blocks(a: np.ndarray) -> list[slice]:
-    """Slices of the first axis that hold about CACHE_SIZE elements each."""
+    """Slices of the first axis, for blocks of about CACHE_SIZE elements."""
     step = max(1, CACHE_SIZE * len(a) // a.size)
     return [slice(i, i + step) for i in range(0, len(a), step)]
 
@@ -79,23 +85,30 @@ def is_supported(p: Any, shape: tuple[int, ...]) -> bool:
 
 def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any,
                 subtract_mean: Any = True, return_stats: Any = False) -> tuple:
-    """The override: over the last axes, or over all axes but the channels of (N, C, ...)."""
-    shape, ndim = input.shape, input.ndim
+    """The override, for the last axes, or for all axes but the channel axis of (N, C, ...).
+
+    The definition computes other axes, small inputs and half types.
+    """
+    shape = input.shape
+    ndim = input.ndim
     by_channel = ndim > 1 and axes == (0, *range(2, ndim))
     over_last_axes = axes == tuple(range(ndim - len(axes), ndim))
     parameters = [p for p in (weight, bias) if p is not None]
     parameter_shape = (1, shape[1], *(1,) * (ndim - 2)) if by_channel else shape
-    if not (by_channel or over_last_axes) or input.size < MIN_SIZE or input.dtype.itemsize == 2 \
-            or not all(is_supported(p, parameter_shape) and p.dtype == input.dtype
-                       for p in parameters):
+    has_supported_input = (by_channel or over_last_axes) and input.size >= MIN_SIZE \
+        and input.dtype.itemsize > 2
+    if not has_supported_input or not all(
+            is_supported(p, parameter_shape) and p.dtype == input.dtype for p in parameters):
         original = definition("gpuprop.functional:standardize")
         return original(xp, input, weight, bias, axes, eps, subtract_mean, return_stats)
 
-    # one axis of rows, then the axes that are reduced or that parameters have
+    # x has one axis of rows, then the axes that are reduced or that the parameters have
     kept = ndim - 1 if by_channel else max(len(axes), *(p.ndim for p in parameters), 0)
     x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - kept:])
-    stats_shape = parameter_shape[1:] if by_channel else (
-        *x.shape[:x.ndim - len(axes)], *(1,) * len(axes))
+    if by_channel:
+        stats_shape = parameter_shape[1:]
+    else:
+        stats_shape = (*x.shape[:x.ndim - len(axes)], *(1,) * len(axes))
     n = math.prod(shape[i] for i in axes)
     result = Standardization(x, weight, bias, stats_shape, n, eps, subtract_mean, by_channel)
     y = result.y.reshape(shape)
@@ -103,22 +116,31 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
         zero = np.zeros(stats_shape, x.dtype)
         return y, lambda dy: result.backward(dy, zero, zero)
     output_shape = tuple(1 if i in axes else size for i, size in enumerate(shape))
-    mean, variance = result.mean.reshape(output_shape), result.variance.reshape(output_shape)
+    mean = result.mean.reshape(output_shape)
+    variance = result.variance.reshape(output_shape)
     return (y, mean, variance), lambda d: result.backward(*d)
 
 
 class Standardization:
-    """The output of `standardize` and the arrays that its gradient needs.
+    """The output ``y = z * weight + bias`` of `standardize`, and the arrays of its gradient.
 
-    Statistics have the shape `stats_shape`; each is a mean of `n` elements.  `blocks` are pairs of
-    a block of rows, whose statistics are computed together, and its slices that fit in the cache.
-    With `by_channel` all rows are one block.  Otherwise each block fits in the cache.
+    ``z = (x - mean) * scale`` with ``scale = 1 / sqrt(variance + eps)``.  The statistics have shape
+    `stats_shape`; each is a mean of `n` elements.  With ``subtract_mean=False`` the mean is 0.
+
+    `blocks` are pairs: a slice of the rows whose statistics are computed together, and slices of
+    that block that fit in the cache.  With `by_channel` all rows are one block; otherwise each
+    block is one slice.
     """
 
     def __init__(self, x: np.ndarray, weight: Any, bias: Any, stats_shape: Sequence[int], n: int,
                  eps: float, subtract_mean: bool, by_channel: bool) -> None:
-        self.x, self.weight, self.bias = x, weight, bias
-        self.n, self.eps, self.subtract_mean, self.by_channel = n, eps, subtract_mean, by_channel
+        self.x = x
+        self.weight = weight
+        self.bias = bias
+        self.n = n
+        self.eps = eps
+        self.subtract_mean = subtract_mean
+        self.by_channel = by_channel
         slices = cache_blocks(x)
         self.blocks = [(ALL, slices)] if by_channel else [(rows, [ALL]) for rows in slices]
         self.mean = np.zeros(stats_shape, x.dtype)
@@ -132,7 +154,7 @@ class Standardization:
 
     def _forward_block(self, slices: list[slice], x: Any, z: Any, y: Any, mean: Any, variance: Any,
                        scale: Any) -> None:
-        """Fill all arrays but x."""
+        """Compute z, y, mean, variance and scale of one block, in place."""
         centered = x
         if self.subtract_mean:
             np.divide(sum_to(x, mean.shape), self.n, out=mean)
@@ -153,20 +175,22 @@ class Standardization:
         """The gradients of the input, the weight and the bias."""
         shape = dy.shape
         dy = np.ascontiguousarray(dy).reshape(self.x.shape)
-        dmean, dvariance = dmean.reshape(self.mean.shape), dvariance.reshape(self.mean.shape)
+        dmean = dmean.reshape(self.mean.shape)
+        dvariance = dvariance.reshape(self.mean.shape)
         dx = np.empty_like(self.x)
         arrays = (dy, self.z, dx, self.scale, dmean, dvariance)
-        grads = iter(add_columns(self._backward_block(slices, *(a[rows] for a in arrays))
-                                 for rows, slices in self.blocks))
+        block_grads = [self._backward_block(slices, *(a[rows] for a in arrays))
+                       for rows, slices in self.blocks]
+        grads = iter(add_columns(block_grads))
         dweight = None if self.weight is None else next(grads)
         dbias = None if self.bias is None else next(grads)
         return dx.reshape(shape), dweight, dbias
 
     def _backward_block(self, slices: list[slice], dy: Any, z: Any, dx: Any, scale: Any, dmean: Any,
                         dvariance: Any) -> list:
-        """Fill dx; return the gradients of the weight and the bias, where there are any."""
+        """Compute dx of one block in place; return its part of dweight and dbias, if they exist."""
         dz_z, dz, *grads = add_columns(self._sums(dy[s], z[s], scale.shape) for s in slices)
-        # a weight that is constant along the reduced axes is a factor of the sums
+        # a weight per channel is constant along the reduced axes, so it is a factor of the sums
         outer_weight = self.weight if self.by_channel else None
         factor = scale if outer_weight is None else scale * outer_weight
         mean_dz_z = dz_z * (factor / self.n) - dvariance * 2 / (self.n * scale)
@@ -182,7 +206,7 @@ class Standardization:
         return grads
 
     def _sums(self, dy: Any, z: Any, stats_shape: Sequence[int]) -> list:
-        """The weighted sums of dy * z and of dy, and the gradients of the weight and the bias."""
+        """The weighted sums of dy * z and of dy, then dweight and dbias, if they exist."""
         dy_z = dy * z
         sums = [self._weighted_sum(dy_z, stats_shape), self._weighted_sum(dy, stats_shape)]
         if self.weight is not None:
@@ -192,7 +216,7 @@ class Standardization:
         return sums
 
     def _weighted_sum(self, a: Any, stats_shape: Sequence[int]) -> Any:
-        """``sum_to(a * weight, stats_shape)``; with `by_channel` without the weight."""
+        """``sum_to(a * weight, stats_shape)``, or without the weight if `by_channel`."""
         w = self.weight
         if w is None or self.by_channel:
             return sum_to(a, stats_shape)

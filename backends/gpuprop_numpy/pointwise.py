@@ -1,4 +1,4 @@
-"""Elementwise bodies, run block by block so that their temporaries stay in the CPU's cache."""
+"""Elementwise bodies, computed block by block so that temporaries stay in the CPU's cache."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
 
-BLOCK = 1 << 17  # elements per block; in smaller ones threads lose more to switching than they gain
-SMALL = 2 * BLOCK  # a body runs in one piece up to this size
-PARALLEL = 8 * BLOCK  # and in threads from this size
+BLOCK = 1 << 17  # elements per block; with smaller blocks, switching costs more than threads save
+SMALL = 2 * BLOCK  # arrays up to this size are computed in one piece
+PARALLEL = 8 * BLOCK  # arrays from this size on are computed in threads
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 THREADS = min(8, CPUS or 1)
 
@@ -30,7 +30,7 @@ def _pool() -> Any:
 
 
 if hasattr(os, "register_at_fork"):
-    # threads do not survive a fork, and their pool would wait for them
+    # threads do not survive a fork, but a pool would wait for them: the child makes a new pool
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
@@ -72,7 +72,7 @@ def _run(body: Callable, arrays: Sequence) -> Any:
             for target, result in zip(targets, several(results), strict=True):
                 target[index] = result
 
-    # float16 may overflow silently: loss scaling looks for infinities
+    # float16 may overflow without a warning: loss scaling detects the infinities
     quiet = contextlib.nullcontext() if half is None else np.errstate(over="ignore")
     with quiet:
         _run_in_threads(work, _block_indices([math.prod(shape)] if flat else extent))
@@ -129,7 +129,7 @@ def _block(a: Any, index: tuple[slice, ...]) -> Any:
 
 
 def _run_in_threads(work: Callable, blocks: Sequence) -> None:
-    """Run the work in threads if there is enough, in the caller's context (NumPy's errstate)."""
+    """Run ``work(blocks)``, in threads if there are many, with the caller's np.errstate."""
     if THREADS == 1 or len(blocks) < PARALLEL // BLOCK:
         return work(blocks)
     ends = [len(blocks) * k // THREADS for k in range(THREADS + 1)]
@@ -143,9 +143,9 @@ def _run_in_threads(work: Callable, blocks: Sequence) -> None:
 
 
 def _empty(a: Any) -> Any:
-    """A stand-in of size 0, which tells what a body returns.
+    """An empty array of the dtype of `a`, to find out the dtypes that a body returns.
 
-    float16 stands for bfloat16, which NumPy would promote beside a Python number.
+    float16 replaces bfloat16, which NumPy would promote together with a Python number.
     """
     if not isinstance(a, np.ndarray):
         return a
@@ -153,6 +153,7 @@ def _empty(a: Any) -> Any:
 
 
 def _in_float32(body: Callable, *arrays: Any) -> Any:
+    """``body(*arrays)`` with float32 copies of half types; updates are copied back."""
     halves = {id(a): a for a in arrays if isinstance(a, np.ndarray) and is_half(a.dtype)}
     wide = {i: a.astype(np.float32) for i, a in halves.items()}
     results = body(*(wide.get(id(a), a) for a in arrays))

@@ -1,8 +1,8 @@
 """Special functions that NumPy lacks, accurate to a few units in the last place of float64.
 
-The pairs of tuples are numerators and denominators of rational minimax approximations, computed
-with 60 digits, highest power first.  Their relative error is below 1e-16 (ERF32: 3e-9).  All
-coefficients are positive, so that no digits cancel.
+The pairs of tuples are the coefficients of numerators and denominators of rational minimax
+approximations, computed with 60 digits, highest power first.  Their relative error is below 1e-16
+(ERF32: 3e-9).  All coefficients are positive, so that no digits cancel.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def _ratio(x: Any, p: Sequence[float], q: Sequence[float]) -> Any:
 
 
 def _lift(body: Callable, single: bool = False) -> Callable:
-    """Make `body`, written for float64, accept and keep all real dtypes; integers give float64.
+    """Make `body`, a function of float64 arrays, accept all real dtypes.
 
-    With `single` the body computes float32 too.  Poles and tails raise no warnings, as on devices.
+    The result has the dtype of the input, or float64 for integers.  With `single` the body gets
+    float32 arrays as float32.  Poles and tails cause no warnings, as on devices.
     """
 
     @blockwise
@@ -57,7 +58,7 @@ def _lift(body: Callable, single: bool = False) -> Callable:
 
 
 def _where(condition: np.ndarray, x: np.ndarray, yes: Callable, no: Callable) -> np.ndarray:
-    """``where(condition, yes(x), no(x))``, each function computed only where it is needed."""
+    """``where(condition, yes(x), no(x))``; each function gets only its own elements."""
     true = np.flatnonzero(condition)  # indexing with it is several times faster than with a mask
     if not len(true):
         return no(x)
@@ -74,7 +75,7 @@ def _where(condition: np.ndarray, x: np.ndarray, yes: Callable, no: Callable) ->
 
 
 def _sigmoid(x: Any) -> Any:
-    """``1 / (1 + exp(-x))``; an overflow of exp gives the correct result, 0."""
+    """``1 / (1 + exp(-x))``; where exp overflows, the result is 0, which is correct."""
     y = np.asarray(np.exp(-x))
     y += 1
     return np.divide(1, y, out=y)
@@ -259,7 +260,7 @@ def polygamma(n: int, x: Any) -> Any:
 def _zeta(s: int, x: Any) -> Any:
     """The Hurwitz zeta function for x >= 0: the sum of ``(x + k)^-s`` over k >= 0.
 
-    Ten terms are added, the rest follows from the Euler-Maclaurin formula.
+    Ten terms are added; the Euler-Maclaurin formula gives the sum of the others.
     """
     first_terms = sum((x + k) ** -float(s) for k in range(10))
     y = x + 10

@@ -35,6 +35,6 @@ __all__ = [
     "zeros_like",
 ]
 
-# the xp of Tensors has NumPy's names; it takes functions like zeros_like from the backend's xp
+# The xp of Tensors gets NumPy's functions only; creation functions are those of the backend's xp.
 _excluded = {*creation.__all__, *activation.__all__}
 _Differentiable.ops.update({name: globals()[name] for name in __all__ if name not in _excluded})

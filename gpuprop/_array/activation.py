@@ -32,8 +32,8 @@ def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """Probabilities along `dim`, which sum to 1: ``y = exp(input) / exp(input).sum(dim)``.
 
     The output has the shape of `input`.  If `dtype` is given, `input` is cast to it first.  If
-    `dim` is not given, a warning reports PyTorch's choice, which is used: 0 for an input of 0, 1 or
-    3 dimensions, otherwise 1.
+    `dim` is not given, it is 0 for an input of 0, 1 or 3 dimensions, otherwise 1, as in PyTorch,
+    and a warning says so.
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -67,14 +67,14 @@ def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
 
 
 def cast_and_apply(xp, op, input, dim, dtype):
-    """The op of `input` cast to `dtype`; the gradient has the dtype of `input`."""
+    """Apply `op` to `input` cast to `dtype`; the gradient has the dtype of `input`."""
     x, (to_input,) = astype.fn(xp, input, dtype)
     y, (to_x,) = op.fn(xp, x, dim)
     return y, (lambda dy: to_input(to_x(dy)),)
 
 
 def choose_dim(name: str, input: Any, dim: int | None) -> int | None:
-    """`dim`, or PyTorch's choice if it is None; for a 0-D array, which has no axes, None."""
+    """`dim`, or PyTorch's choice if it is None.  The result is None for a 0-D input."""
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
         warn(f"{name}: dim was not given; PyTorch's choice for {input.ndim}-D input is used: "

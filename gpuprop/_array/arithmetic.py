@@ -78,13 +78,13 @@ def fmod(xp, x1: Array, x2: Array):
 
 @op(promote=True, precision="full")
 def power(xp, x1: Array, x2: Array):
-    """``x1 ** x2``; the gradient of the exponent is 0 where x1 is 0 and x2 >= 0."""
+    """``x1 ** x2``; the gradient of `x2` is 0 where x1 is 0 and x2 >= 0."""
     y = x1**x2
 
     def exponent_grad(d):
         base = x1 if hasattr(x1, "shape") else xp.full_like(x2, x1)
-        flat = (base == 0) & (x2 >= 0)
-        return d * xp.where(flat, 0, y * xp.log(xp.where(flat, 1, base)))
+        is_zero = (base == 0) & (x2 >= 0)
+        return d * xp.where(is_zero, 0, y * xp.log(xp.where(is_zero, 1, base)))
 
     return y, (lambda d: d * _power_derivative(xp, x1, x2), exponent_grad)
 
@@ -95,8 +95,8 @@ def _power_derivative(xp, x, n):
         if n == 0:
             return xp.zeros_like(x)
         return n * (x if n == 2 else x ** (n - 1))
-    flat = n == 0
-    return xp.where(flat, 0, n * x ** xp.where(flat, 1, n - 1))
+    is_zero = n == 0
+    return xp.where(is_zero, 0, n * x ** xp.where(is_zero, 1, n - 1))
 
 
 @pointwise
@@ -107,7 +107,7 @@ def _winner(xp, d, x1, x2):
 
 @op(promote=True, half="rounded")
 def maximum(xp, x1: Array, x2: Array):
-    """The larger of two, NaN if one is NaN; at a tie each gets half of the gradient."""
+    """The larger of `x1` and `x2`, NaN if one is NaN; at a tie each gets half of the gradient."""
     return xp.maximum(x1, x2), (
         lambda d: _winner(xp, d, x1, x2),
         lambda d: _winner(xp, d, x2, x1),
@@ -116,7 +116,7 @@ def maximum(xp, x1: Array, x2: Array):
 
 @op(promote=True, half="rounded")
 def minimum(xp, x1: Array, x2: Array):
-    """The smaller of two, NaN if one is NaN; at a tie each gets half of the gradient."""
+    """The smaller of `x1` and `x2`, NaN if one is NaN; at a tie each gets half of the gradient."""
     return xp.minimum(x1, x2), (
         lambda d: _winner(xp, d, x2, x1),
         lambda d: _winner(xp, d, x1, x2),
@@ -125,7 +125,7 @@ def minimum(xp, x1: Array, x2: Array):
 
 @op(promote=True, half="rounded")
 def fmax(xp, x1: Array, x2: Array):
-    """The larger of two, NaN only if both are; at a tie `x1` gets the gradient."""
+    """The larger of `x1` and `x2`, NaN only if both are; at a tie `x1` gets the gradient."""
     is_first = lambda: (x1 >= x2) | (x2 != x2)
     return xp.fmax(x1, x2), (
         lambda d: xp.where(is_first(), d, 0),
@@ -135,7 +135,7 @@ def fmax(xp, x1: Array, x2: Array):
 
 @op(promote=True, half="rounded")
 def fmin(xp, x1: Array, x2: Array):
-    """The smaller of two, NaN only if both are; at a tie `x1` gets the gradient."""
+    """The smaller of `x1` and `x2`, NaN only if both are; at a tie `x1` gets the gradient."""
     is_first = lambda: (x1 <= x2) | (x2 != x2)
     return xp.fmin(x1, x2), (
         lambda d: xp.where(is_first(), d, 0),
@@ -145,9 +145,9 @@ def fmin(xp, x1: Array, x2: Array):
 
 @op
 def clip(xp, x: Array, min: Array = None, max: Array = None):
-    """`x` limited to [`min`, `max`]; None is no bound.  PyTorch's `clamp`.
+    """`x` limited to [`min`, `max`], where None is no bound; `clamp` in PyTorch.
 
-    The gradient passes at the bounds.  Where `min` exceeds `max` the result is `max`.
+    Elements equal to a bound get the gradient.  Where `min` exceeds `max` the result is `max`.
 
     >>> import gpuprop
     >>> gpuprop.clip(gpuprop.tensor([-2.0, 0.5, 3.0]), 0, 1).tolist()
@@ -174,6 +174,7 @@ def clip(xp, x: Array, min: Array = None, max: Array = None):
 @op(promote=True)
 def arctan2(xp, x1: Array, x2: Array):
     """The angle of the point (x2, x1), in radians from -pi to pi; the gradients at (0, 0) are 0."""
+
     def over_square(d):
         square = x1 * x1 + x2 * x2
         return xp.where(square == 0, 0, d / xp.where(square == 0, 1, square))

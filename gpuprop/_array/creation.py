@@ -27,7 +27,7 @@ __all__ = [
 
 
 def _shape_and_dtype(args: tuple, dtype: Any) -> tuple[Any, Any]:
-    """The shape and dtype of NumPy's ``((2, 3),)`` or ``((2, 3), dtype)``, PyTorch's ``(2, 3)``."""
+    """The shape and dtype of ``zeros((2, 3))``, ``zeros((2, 3), dtype)`` or ``zeros(2, 3)``."""
     if args and not isinstance(args[-1], tuple | list | int | np.integer):
         *args, dtype = args  # type: ignore[assignment]
     return args[0] if len(args) == 1 else tuple(args), dtype
@@ -44,14 +44,14 @@ def _make(name: str, *args: Any, dtype: Any, device: str | None = None,
 
 def zeros(*shape: Any, dtype: Any = "float32", device: str | None = None,
           requires_grad: bool = False) -> Tensor:
-    """Zeros of a shape: ``zeros((2, 3))`` or ``zeros(2, 3)``."""
+    """A Tensor of zeros: ``zeros((2, 3))`` or ``zeros(2, 3)``."""
     shape, dtype = _shape_and_dtype(shape, dtype)
     return _make("zeros", shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
 def ones(*shape: Any, dtype: Any = "float32", device: str | None = None,
          requires_grad: bool = False) -> Tensor:
-    """Ones of a shape: ``ones((2, 3))`` or ``ones(2, 3)``."""
+    """A Tensor of ones: ``ones((2, 3))`` or ``ones(2, 3)``."""
     shape, dtype = _shape_and_dtype(shape, dtype)
     return _make("ones", shape, dtype=dtype, device=device, requires_grad=requires_grad)
 
@@ -65,7 +65,7 @@ def empty(*shape: Any, dtype: Any = "float32", device: str | None = None,
 
 def full(shape: int | Sequence[int], value: Any, dtype: Any = None, device: str | None = None,
          requires_grad: bool = False) -> Tensor:
-    """A Tensor filled with a number: float32, int64 or bool, as the number, if `dtype` is None.
+    """A Tensor filled with a number; by default float32, int64 or bool, like the number.
 
     >>> import gpuprop
     >>> gpuprop.full((2, 2), 7).tolist()
@@ -77,9 +77,9 @@ def full(shape: int | Sequence[int], value: Any, dtype: Any = None, device: str 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None,
            device: str | None = None) -> Tensor:
-    """The numbers from `start` up to but without `stop`; with one argument, from 0 up to it.
+    """The numbers from `start` to `stop`, without `stop`; ``arange(n)`` is ``arange(0, n)``.
 
-    int64 if all arguments are ints, else float32, if `dtype` is None.
+    By default they are int64 if all arguments are ints, else float32.
 
     >>> import gpuprop
     >>> gpuprop.arange(3).tolist(), gpuprop.arange(1, 2, 0.5).tolist()
@@ -103,10 +103,11 @@ def eye(n: int, m: int | None = None, dtype: Any = "float32", device: str | None
 
 
 def _dtype_of(*numbers: Any) -> str:
-    kinds = {type(n) for n in numbers}
-    if kinds == {bool}:
+    """The default dtype for Python's and NumPy's numbers: bool, int64 or float32."""
+    if all(isinstance(n, bool | np.bool_) for n in numbers):
         return "bool"
-    return "int64" if kinds <= {int, bool} else "float32"
+    is_integer = all(isinstance(n, int | np.integer | np.bool_) for n in numbers)
+    return "int64" if is_integer else "float32"
 
 
 def zeros_like(x: Any, dtype: Any = None) -> Any:
@@ -120,9 +121,9 @@ def ones_like(x: Any, dtype: Any = None) -> Any:
 
 
 def full_like(x: Any, value: Any, dtype: Any = None) -> Any:
-    """A number repeated, with the shape, dtype and device of `x`.
+    """A Tensor for a Tensor, else an array, filled with a number.
 
-    A Tensor for a Tensor, else an array.
+    It has the shape and device of `x`, and by default the dtype of `x`.
     """
     xp = namespace(raw(x))
     array = xp.full(x.shape, value, x.dtype if dtype is None else dtype)

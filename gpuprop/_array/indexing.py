@@ -1,4 +1,4 @@
-"""Indexing: read, select and add at indices.
+"""Indexing: functions that read, select or add elements at indices.
 
 Names are NumPy's, or PyTorch's where NumPy has none.
 """
@@ -45,7 +45,7 @@ def _check_index(xp, index, n, name):
 def getitem(xp, x: Array, key: Any):
     """``x[key]``: slices, integers, arrays of integers or bools, ``...`` and None.
 
-    With arrays of bools the host waits for the device.
+    For arrays of bools the host waits for the device.
     """
     shape = x.shape
     key = raw_key(key)
@@ -54,9 +54,9 @@ def getitem(xp, x: Array, key: Any):
 
 @op(half="exact")
 def take(xp, x: Array, indices: Array, axis: int | None = None):
-    """The slices of `x` at `indices` along an axis, or elements of flattened `x` if `axis` is None.
+    """The slices of `x` at `indices` along an axis; if `axis` is None, `x` is flattened first.
 
-    The axis is replaced by the axes of `indices`.
+    In the result the axes of `indices` replace the axis.
     """
     shape = x.shape
     flat, axis = flat_if_none(x, axis)
@@ -70,7 +70,7 @@ def take(xp, x: Array, indices: Array, axis: int | None = None):
 
 
 def index_select(x: Any, axis: int, index: Any) -> Any:
-    """The slices of `x` at the indices of a 1-D array along an axis: `take` in PyTorch's order."""
+    """The slices of `x` at `index` along an axis: `take` with PyTorch's order of parameters."""
     return take(x, index, axis)
 
 
@@ -97,9 +97,9 @@ def take_along_axis(xp, x: Array, indices: Array, axis: int = -1):
 
 @op(half="exact")
 def gather(xp, x: Array, axis: int, index: Array):
-    """``y[i, j] = x[i, index[i, j]]`` along an axis (here 1), for all positions of `index`.
+    """``y[i, j] = x[i, index[i, j]]`` along an axis (here 1), for all (i, j) of `index`.
 
-    PyTorch's `gather`: the other axes of `index` may be shorter than those of `x`.
+    As in PyTorch, the other axes of `index` may be shorter than those of `x`.
 
     >>> import gpuprop
     >>> x = gpuprop.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
@@ -119,7 +119,7 @@ def gather(xp, x: Array, axis: int, index: Array):
 def scatter_add(xp, x: Array, axis: int, index: Array, src: Array):
     """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along an axis (here 1).
 
-    PyTorch's `scatter_add`, for all positions of `index`; duplicates are summed.
+    As in PyTorch, (i, j) runs over all positions of `index`; duplicates are summed.
     """
     axis = normalize_axis(x, axis)
     shape = x.shape

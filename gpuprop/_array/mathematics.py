@@ -120,9 +120,9 @@ def round(xp, x: Array, decimals: int = 0):
 @op(half="exact")
 def nan_to_num(xp, x: Array, nan: float = 0.0, posinf: float | None = None,
                neginf: float | None = None):
-    """`x` with NaN and infinities replaced; the gradient there is 0.
+    """`x` with NaN and infinities replaced by numbers; the gradient there is 0.
 
-    Infinities become the largest or the smallest number of the dtype by default.
+    By default NaN becomes 0, and infinities the largest and the lowest number of the dtype.
     """
     if x.dtype.kind in "iub":
         return +x, None

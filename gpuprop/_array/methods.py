@@ -25,7 +25,7 @@ from gpuprop._array import (
     reduction,
 )
 from gpuprop._array import shape as shapes
-from gpuprop._core.backend import SEVERAL, BackendMismatchError
+from gpuprop._core.backend import MULTI_DEVICE, BackendMismatchError
 from gpuprop._core.dtypes import as_dtype
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import is_grad_enabled
@@ -35,7 +35,7 @@ from gpuprop._core.tensor import Parameter, Tensor
 
 Method = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
-NUMPY_NAMES = {  # of PyTorch's keywords
+NUMPY_NAMES = {  # PyTorch's keyword -> NumPy's
     "dim": "axis",
     "dims": "axis",
     "dim1": "axis1",
@@ -48,11 +48,12 @@ NUMPY_NAMES = {  # of PyTorch's keywords
 
 
 def _op(fn: Any) -> Method:
-    """An op as an operator or method, with the tensor as its first argument."""
+    """An op as an operator or method, in which the tensor is the first argument."""
     return fn
 
 
 def _reflected(fn: Any) -> Method:
+    """A reflected operator such as `__rsub__`, in which the tensor is the second argument."""
     return lambda self, other: fn(other, self)
 
 
@@ -72,7 +73,7 @@ def _axes(fn: Any) -> Any:
 
 
 def _compared(fn: Any) -> Any:
-    """A comparison; Python itself compares a tensor with None or a str, by identity."""
+    """A comparison operator; Python compares a tensor with None or a str by identity."""
 
     def compare(self: Tensor, other: Any) -> Any:
         return NotImplemented if other is None or isinstance(other, str) else fn(self, other)
@@ -81,7 +82,7 @@ def _compared(fn: Any) -> Any:
 
 
 def _augmented(sign: str, fn: Any) -> Method:
-    """``t += x``, which binds a new tensor to t.  Raises if t is a leaf with a gradient."""
+    """``t += x``, which makes t a new tensor.  Raises TypeError if t is a leaf with a gradient."""
 
     def update(self: Tensor, other: Any) -> Tensor:
         if self.requires_grad and self.node is None:
@@ -129,7 +130,7 @@ def _array_key(t: Tensor, key: Any) -> Any:
 
 def _check_device(t: Tensor, array: Any, name: str, why: str) -> None:
     """Raise BackendMismatchError unless the array is on the tensor's device."""
-    if type(array) is type(raw(t)) and not SEVERAL:
+    if type(array) is type(raw(t)) and not MULTI_DEVICE:
         return
     expected = place_of(raw(t))
     device = place_of(array)
@@ -140,7 +141,7 @@ def _check_device(t: Tensor, array: Any, name: str, why: str) -> None:
 
 
 def _write(t: Tensor, key: Any, value: Any) -> Tensor:
-    """Write in place, if no recorded op can have read the old values."""
+    """Write in place.  Raises TypeError if a recorded op may have read the old values."""
     recorded = is_grad_enabled() and (t.requires_grad or getattr(value, "requires_grad", False))
     if t.node is not None or recorded or isinstance(t.data, Tensor):
         raise TypeError("in-place writes are not recorded, but this tensor or the value is part of "
@@ -194,7 +195,7 @@ def _moved(a: Any, device: str) -> Any:
 
 
 class _Move:
-    """Takes the role of an op's `Spec`: a copy between devices is an op of no backend."""
+    """In place of an op's `Spec`, since a copy between devices is not an op of one backend."""
 
     def label(self, shape: Any) -> str:
         return "to"
@@ -204,10 +205,10 @@ MOVE = _Move()
 
 
 class Size(int):
-    """The number of elements, an int.  A call returns the shape or a size, as in PyTorch."""
+    """The number of elements, as an int; ``t.size()`` and ``t.size(dim)`` work as in PyTorch."""
 
-    # To NumPy a subclass of int is an int64 scalar, which widens float32.  With None it leaves the
-    # arithmetic to the operators below, which use a plain int.
+    # NumPy treats a subclass of int as an int64 scalar, which widens float32.  None makes NumPy
+    # leave arithmetic to the operators below, which use a plain int.
     __array_ufunc__ = None
     shape: tuple
 
@@ -224,13 +225,14 @@ class Size(int):
 
 
 def _as_int(fn: Callable) -> tuple[Callable, Callable]:
+    """An operator and the reflected operator of `Size`, on a plain int."""
     return lambda self, other: fn(int(self), other), lambda self, other: fn(other, int(self))
 
 
 for _name in "add sub mul truediv floordiv mod pow".split():
-    _forward, _backward = _as_int(getattr(operator, _name))
-    setattr(Size, f"__{_name}__", _forward)
-    setattr(Size, f"__r{_name}__", _backward)
+    _operator, _reflected_operator = _as_int(getattr(operator, _name))
+    setattr(Size, f"__{_name}__", _operator)
+    setattr(Size, f"__r{_name}__", _reflected_operator)
 
 
 # ---- the methods -------------------------------------------------------------------------------
@@ -266,6 +268,8 @@ class Methods:
     __isub__ = _augmented("-=", arithmetic.subtract)
     __imul__ = _augmented("*=", arithmetic.multiply)
     __itruediv__ = _augmented("/=", arithmetic.divide)
+    __ifloordiv__ = _augmented("//=", arithmetic.floor_divide)
+    __imod__ = _augmented("%=", arithmetic.remainder)
     __ipow__ = _augmented("**=", arithmetic.power)
     __imatmul__ = _augmented("@=", products.matmul)
     __lt__ = _op(comparison.less)
@@ -395,7 +399,7 @@ class Methods:
     def argsort(self: Any, axis: builtins.int = -1, descending: Any = False,
                 stable: builtins.bool = True) -> Tensor:
         """The indices that sort in ascending or descending order along an axis; always stable."""
-        if descending is True:  # NumPy's second argument is `kind`, a string
+        if descending is True:  # a string is NumPy's second argument, `kind`
             return reduction.topk(self, self.shape[axis], axis)[1]
         return reduction.argsort(self, axis)
 
@@ -438,14 +442,14 @@ class Methods:
         return shapes.reshape(self, _sequence(shape))
 
     def view(self: Any, *shape: Any) -> Tensor:
-        """`reshape`; a dtype is no valid argument."""
+        """The same as `reshape`.  Raises TypeError for a dtype."""
         new = _sequence(shape)
         if not isinstance(new, tuple | list):
             raise TypeError(f"view({new!r}): expected a shape; astype converts to another dtype")
         return shapes.reshape(self, new)
 
     def transpose(self: Any, *axes: Any) -> Tensor:
-        """All axes in the order given, or reversed."""
+        """The tensor with its axes in the given order, or reversed."""
         if len(axes) == 2 and (self.ndim != 2 or axes[0] % 2 == 0):
             given = f"{axes[0]}, {axes[1]}"
             raise TypeError(f"t.transpose({given}) is ambiguous: it exchanges two axes in PyTorch "
@@ -454,7 +458,7 @@ class Methods:
         return shapes.transpose(self, _sequence(axes) if axes else None)
 
     def permute(self: Any, *axes: Any) -> Tensor:
-        """All axes in the order given."""
+        """The tensor with its axes in the given order."""
         return shapes.transpose(self, _sequence(axes))
 
     swapaxes = _op(shapes.swapaxes)
@@ -474,12 +478,12 @@ class Methods:
 
     @_axes
     def flip(self: Any, *axes: Any, axis: Any = None) -> Tensor:
-        """The elements in reverse order along these axes, or along all."""
+        """The tensor with its elements in reverse order along the given axes, or along all."""
         return shapes.flip(self, _sequence(axes) if axes else axis)
 
     def repeat_interleave(self: Any, repeats: Any, dim: builtins.int | None = None,
                           output_size: Any = None) -> Tensor:
-        """Each element repeated, along an axis or in flattened order.
+        """Each element repeated along an axis; if `dim` is None, the tensor is flattened first.
 
         The host waits for the device if `repeats` is a Tensor.  `output_size` is ignored.
         """
@@ -513,6 +517,9 @@ class Methods:
         """Broadcast to these sizes, as a view; -1 keeps a size."""
         sizes = _sequence(sizes)
         new = len(sizes) - self.ndim
+        if -1 in sizes[:max(new, 0)]:
+            raise ValueError(f"expand: -1 keeps the size of an axis, but axis {sizes.index(-1)} of "
+                             f"{tuple(sizes)} is new for shape {self.shape}")
         shape = tuple(self.shape[i - new] if n == -1 else n for i, n in enumerate(sizes))
         return shapes.broadcast_to(self, shape)
 

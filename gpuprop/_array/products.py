@@ -46,7 +46,7 @@ def matmul(xp, x1: Array, x2: Array, dtype: Any = None):
     def x2_grad(d):
         d = as_matrices(d)
         if x2_is_one_matrix:
-            db = xp.matmul(_as_one_matrix(a).T, _as_one_matrix(d))
+            db = xp.matmul(as_matrix(a).T, as_matrix(d))
         else:
             db = xp.matmul(a.swapaxes(-1, -2), d)
         return db[..., 0] if x2_is_vector else db
@@ -54,8 +54,8 @@ def matmul(xp, x1: Array, x2: Array, dtype: Any = None):
     return xp.matmul(x1, x2, dtype=dtype), (x1_grad, x2_grad)
 
 
-def _as_one_matrix(a):
-    """A stack of matrices as one matrix with all their rows."""
+def as_matrix(a):
+    """All rows of a stack of matrices as one matrix: (..., n) -> (rows, n)."""
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
@@ -80,7 +80,7 @@ def inner(a: Any, b: Any) -> Any:
 def dot(a: Any, b: Any) -> Any:
     """The sum of products over the last axis of `a` and the last but one of `b`.
 
-    If `b` is 1-D, over its only axis.
+    A 1-D `b` is summed over its only axis.
     """
     return tensordot(a, b, ((-1,), (-min(b.ndim, 2),))) if a.ndim and b.ndim else multiply(a, b)
 
@@ -89,19 +89,25 @@ def dot(a: Any, b: Any) -> Any:
 def tensordot(a: Any, b: Any, axes: int | Sequence[int | Sequence[int]] = 2) -> Any:
     """The sum of products over pairs of axes.
 
-    `axes` is an int n, for the last n axes of `a` with the first n of `b`, or a pair
-    (axes of `a`, axes of `b`).
+    `axes` is a pair (axes of `a`, axes of `b`), or an int n, which pairs the last n axes of `a`
+    with the first n of `b`.
 
     >>> import gpuprop
     >>> gpuprop.tensordot(gpuprop.ones((2, 3, 4)), gpuprop.ones((4, 3)), ([2, 1], [0, 1])).tolist()
     [12.0, 12.0]
     """
     if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, b.ndim):
+            raise ValueError(f"tensordot: axes={axes} must not exceed the number of axes of a "
+                             f"{a.shape} or of b {b.shape}")
         axes = range(a.ndim - axes, a.ndim), range(axes)
-    axes_of_a, axes_of_b = axes
+    a_axes = _axis_list(a, axes[0])
+    b_axes = _axis_list(b, axes[1])
+    if len(a_axes) != len(b_axes):
+        raise ValueError(f"tensordot: axes must pair as many axes of a as of b, got {axes}")
     a_labels = list(range(a.ndim))
     b_labels = list(range(a.ndim, a.ndim + b.ndim))
-    for i, j in zip(_axis_list(a, axes_of_a), _axis_list(b, axes_of_b), strict=True):
+    for i, j in zip(a_axes, b_axes, strict=True):
         if a.shape[i] != b.shape[j]:
             raise ValueError(f"tensordot: axis {i} of {a.shape} and axis {j} of {b.shape} have "
                              f"different sizes")
@@ -121,8 +127,9 @@ def _axis_list(x, axes):
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sums of products of `operands` over labelled axes (Einstein's summation convention).
 
-    Operands are contracted in pairs, each pair by one matrix product.  From three operands on, the
-    order is the one with the fewest operations (found by `numpy.einsum_path`, once per shapes).
+    Operands are contracted in pairs, each pair by one matrix product.  `numpy.einsum_path` finds
+    the order of three or more operands, once for each tuple of shapes: the one with the fewest
+    operations for up to five operands, and a greedy one for more.
 
     >>> import gpuprop
     >>> a, b = gpuprop.ones((5, 2, 3)), gpuprop.ones((3, 4))
@@ -166,6 +173,7 @@ def _parse_subscripts(subscripts, ndims):
 
 
 def _labels(term, ndim, subscripts):
+    """The label of each axis of an array that `term` describes."""
     before, ellipsis, after = term.partition("...")
     n = ndim - len(before) - len(after)
     if not all(map(str.isalpha, before + after)):
@@ -176,28 +184,28 @@ def _labels(term, ndim, subscripts):
     return [*before, *range(-n, 0), *after]
 
 
-MOST_LABELS = 52  # the limit of `numpy.einsum_path`
-MOST_FOR_OPTIMAL = 5  # operands: finding the optimal order takes factorial time
-NO_LIMIT = 2**62  # of memory: with a limit einsum_path contracts several operands at once
+MAX_LABELS = 52  # a limit of `numpy.einsum_path`
+MAX_OPTIMAL = 5  # operands: finding the optimal order takes factorial time
+MEMORY_LIMIT = 2**62  # unlimited: with a limit einsum_path contracts several operands at once
 
 
 @functools.lru_cache(maxsize=1024)
 def _best_order(subscripts, shapes):
-    """The pairs (i, j) of operands to contract, i < j; the result of each replaces operand i."""
+    """The pairs (i, j) of operands to contract, i < j; the result of a pair replaces operand i."""
     labels, output = _parse_subscripts(subscripts, tuple(map(len, shapes)))
     _check_sizes(labels, shapes)
     all_labels = dict.fromkeys(label for term in labels for label in term)
     number = {label: i for i, label in enumerate(all_labels)}
     operands = list(range(len(shapes)))
-    if len(number) > MOST_LABELS:
+    if len(number) > MAX_LABELS:
         return [(0, j) for j in operands[1:]]
     arguments = []
     for shape, term in zip(shapes, labels, strict=True):
-        dummy = np.broadcast_to(np.empty(()), [max(n, 1) for n in shape])  # without memory
+        dummy = np.broadcast_to(np.empty(()), [max(n, 1) for n in shape])  # uses no memory
         arguments += [dummy, [number[label] for label in term]]
     arguments.append([number[label] for label in output])
-    method = "optimal" if len(shapes) <= MOST_FOR_OPTIMAL else "greedy"
-    path, _ = np.einsum_path(*arguments, optimize=(method, NO_LIMIT))
+    method = "optimal" if len(shapes) <= MAX_OPTIMAL else "greedy"
+    path, _ = np.einsum_path(*arguments, optimize=(method, MEMORY_LIMIT))
     order = []
     for positions in path[1:]:  # two, or all that are left if their order does not matter
         i, *others = sorted(operands[k] for k in positions)
@@ -219,7 +227,7 @@ def _size_mismatch(label, n, other):
 
 
 def _contract(operands, labels, output, order):
-    """Contract labelled operands in pairs, in this order (see `_best_order`), to the output."""
+    """Contract labelled operands in pairs, in the order of `_best_order`, to the output labels."""
     terms = dict(enumerate(zip(operands, labels, strict=True)))
     for i, j in order:
         x, x_labels = terms.pop(i)
@@ -233,7 +241,7 @@ def _contract(operands, labels, output, order):
 
 
 def _reduce(x, labels, needed):
-    """Take the diagonal for a label that occurs twice and sum over axes that are not needed."""
+    """Take the diagonal for a label that occurs twice, and sum over labels that are not needed."""
     labels = list(labels)
     while len(set(labels)) < len(labels):
         repeated = next(label for label in labels if labels.count(label) > 1)
@@ -282,7 +290,7 @@ def _contract_pair(x, x_labels, y, y_labels, needed):
 
 
 def _transposed(x, order, shape=None):
-    """`x` transposed and then reshaped, where it has not this order and shape already."""
+    """`x` transposed to `order` and then reshaped to `shape`, if that changes anything."""
     if list(order) != list(range(x.ndim)):
         x = transpose(x, order)
     return x if shape in (None, x.shape) else reshape(x, shape)

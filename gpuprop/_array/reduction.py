@@ -1,7 +1,7 @@
 """Reductions over axes, cumulative reductions and sorting, with NumPy's names.
 
-`axis` is an int or a tuple; None means all elements.  With `keepdims` the result keeps the reduced
-axes, with size 1.
+`axis` is an int or a tuple of ints; None means all axes.  With `keepdims` the result keeps the
+reduced axes, with size 1.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
         keepdims: bool = False):
     """The variance over axes, ``sum((x - mean) ** 2) / (n - ddof)``.
 
-    As in NumPy `ddof` is 0 by default; PyTorch's default corresponds to 1.
+    As in NumPy `ddof` is 0 by default; the default of PyTorch is 1.
     """
     mean = x.mean(axis=axis, keepdims=True)
     c = x - mean
@@ -96,7 +96,7 @@ def _root(xp, x, p):
 
 @op(precision="full")
 def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
-    """``log(exp(x).sum(axis))`` without overflow; -inf for no elements."""
+    """``log(exp(x).sum(axis))`` without overflow; -inf if there are no elements."""
     if x.size == 0:
         y = x.sum(axis=axis, keepdims=keepdims) - math.inf
         return y, (lambda d: xp.zeros_like(x),)
@@ -149,10 +149,12 @@ def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
 
 
 def _extreme_grad(xp, x, y, axis, keepdims):
-    """The pullback of an extreme `y`: elements that equal it get equal parts of the gradient."""
+    """The pullback of a maximum or minimum `y`: elements equal to it share the gradient equally."""
+
     def pullback(d):
-        hit = (x == _with_axes(xp, y, axis, keepdims)).astype(x.dtype)
-        return _with_axes(xp, d, axis, keepdims) * (hit / hit.sum(axis=axis, keepdims=True))
+        is_extreme = (x == _with_axes(xp, y, axis, keepdims)).astype(x.dtype)
+        parts = is_extreme / is_extreme.sum(axis=axis, keepdims=True)
+        return _with_axes(xp, d, axis, keepdims) * parts
 
     return pullback
 
@@ -177,14 +179,14 @@ def min(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool 
     return y, (_extreme_grad(xp, x, y, axis, keepdims),)
 
 
-OF_ABSOLUTE_VALUES = {1: sum, math.inf: max, -math.inf: min}  # p-norms: a reduction of abs(x)
+OF_ABSOLUTE_VALUES = {1: sum, math.inf: max, -math.inf: min}  # p -> the reduction of abs(x)
 
 
 @op
 def argmax(xp, x: Array, axis: int | None = None, keepdims: bool = False):
-    """The index of the largest element along an axis, or of the flattened array.
+    """The index of the largest element along an axis, or of flattened `x` if `axis` is None.
 
-    Of equal elements the first counts.
+    Of equal elements it is the first.
 
     >>> import gpuprop
     >>> gpuprop.argmax(gpuprop.tensor([[1, 7, 7], [9, 2, 3]]), axis=1).tolist()
@@ -195,9 +197,9 @@ def argmax(xp, x: Array, axis: int | None = None, keepdims: bool = False):
 
 @op
 def argmin(xp, x: Array, axis: int | None = None, keepdims: bool = False):
-    """The index of the smallest element along an axis, or of the flattened array.
+    """The index of the smallest element along an axis, or of flattened `x` if `axis` is None.
 
-    Of equal elements the first counts.
+    Of equal elements it is the first.
     """
     return xp.argmin(x, axis=axis, keepdims=keepdims), None
 
@@ -225,7 +227,7 @@ def count_nonzero(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepd
 
 @op(precision="full")
 def cumsum(xp, x: Array, axis: int | None = None):
-    """The cumulative sum along an axis, or of the flattened array."""
+    """The cumulative sum along an axis, or of flattened `x` if `axis` is None."""
     shape = x.shape
     flat, axis = flat_if_none(x, axis)
 
@@ -238,7 +240,7 @@ def cumsum(xp, x: Array, axis: int | None = None):
 
 @op(precision="full")
 def cumprod(xp, x: Array, axis: int | None = None):
-    """The cumulative product along an axis, or of the flattened array."""
+    """The cumulative product along an axis, or of flattened `x` if `axis` is None."""
     shape = x.shape
     flat, axis = flat_if_none(x, axis)
     y = xp.cumprod(flat, axis=axis)
@@ -281,9 +283,10 @@ def prod(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool
 
 
 def _product_of_others(xp, x, axis):
-    """For each element the product of the other elements that are reduced with it.
+    """For each element the product of all other elements that are reduced with it.
 
-    The product of those before it times the product of those after it, so no division by 0.
+    It is the product of those before it times the product of those after it, which avoids a
+    division by 0.
     """
     axes = axis if isinstance(axis, tuple) else (axis,)
     if axis is None:

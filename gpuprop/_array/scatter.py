@@ -1,6 +1,6 @@
 """Arrays of zeros with values written into them: the adjoints of indexing.
 
-Op bodies call them as ``put.on(xp, ...)``.
+Bodies of other ops call them as ``put.on(xp, ...)``.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def put(xp, values: Array, key: Any, shape: tuple[int, ...]):
 
 
 def _parts_of_key(key, ndim):
-    """The parts of an index, with slices in place of its ellipsis.
+    """The parts of an index, with slices in place of the ellipsis and for missing axes.
 
-    One part per axis, if the index has no mask and no None.
+    There is one part per axis, if the index has no mask and no None.
     """
     parts = key if isinstance(key, tuple) else (key,)
     position = next((i for i, k in enumerate(parts) if k is Ellipsis), len(parts))

@@ -47,7 +47,7 @@ __all__ = [
 
 @op(half="exact")
 def astype(xp, x: Array, dtype: Any):
-    """`x` converted to another dtype; a conversion to integers or bools passes no gradient."""
+    """`x` converted to another dtype; no gradient passes a conversion to integers or bools."""
     old = x.dtype
     y = x.astype(dtype)
     return y, (lambda d: d.astype(old),) if is_float(y.dtype) else None
@@ -170,9 +170,10 @@ def tile(xp, x: Array, reps: int | Sequence[int]):
 
 @op
 def repeat(xp, x: Array, repeats: int | Sequence[int], axis: int | None = None):
-    """Each element of `x` repeated, along an axis or in flattened order if `axis` is None.
+    """Each element repeated along an axis; if `axis` is None, `x` is flattened first.
 
-    A sequence `repeats` has a count for each position: PyTorch's `repeat_interleave`.
+    If `repeats` is a sequence, it has one count per position.  This is PyTorch's
+    `repeat_interleave`.
 
     >>> import gpuprop
     >>> gpuprop.repeat(gpuprop.tensor([1, 2]), 2).tolist()
@@ -225,7 +226,7 @@ def pad(xp, array: Array, pad_width: Any, mode: str = "constant", constant_value
 
 
 def _pairs_per_axis(width, ndim):
-    """NumPy's forms of `pad_width` as a pair (before, after) per axis."""
+    """Any form of NumPy's `pad_width` as a pair (before, after) per axis."""
     if isinstance(width, int):
         return ((width, width),) * ndim
     if all(isinstance(w, int) for w in width):
@@ -260,7 +261,7 @@ def _check_arrays(name, arrays):
 
 
 def _joining(arrays: Iterable[Any], axis: int = 0) -> Any:
-    """How `concatenate` and `stack` are called."""
+    """The signature of `concatenate` and `stack`, for type checkers."""
 
 
 @called_as(_joining)
@@ -313,8 +314,8 @@ def unstack(xp, x: Array, axis: int = 0):
 def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 0):
     """A tuple of parts of `ary` along an axis.
 
-    An int is the number of parts, which have equal sizes; a sequence contains the indices at which
-    to cut.  (PyTorch's ``x.split(sizes)`` is the method of Tensor.)
+    An int is the number of parts of equal size; a sequence contains the indices at which parts
+    begin.  (PyTorch's ``x.split(sizes)`` is a method of Tensor.)
 
     >>> import gpuprop
     >>> [part.tolist() for part in gpuprop.split(gpuprop.arange(5), [2, 3])]
@@ -339,7 +340,7 @@ def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 
 
 
 def chunk(x: Any, chunks: int, axis: int = 0) -> tuple[Any, ...]:
-    """A tuple of at most `chunks` parts along an axis, of equal sizes but for the last.
+    """A tuple of at most `chunks` parts along an axis, of equal size except for the last.
 
     >>> import gpuprop
     >>> [part.tolist() for part in gpuprop.chunk(gpuprop.arange(5), 2)]

@@ -1,8 +1,8 @@
 """Flat memory for parameters, their gradients and an optimizer's state.
 
-An arena stores parameters of one dtype and device in one flat array, their gradients in another,
-and each state of the optimizer in one more.  A step is then a few calls on flat arrays, however
-many parameters a model has.
+An arena stores parameters of one dtype and device in one flat array, their gradients in a second,
+and each state of the optimizer in one more.  A step is then a few calls on flat arrays, whatever
+the number of parameters.
 
 `p.data` and `p.grad` are usually views of an arena.  A user may assign other arrays to them; the
 optimizer copies these into the arena at its next step.
@@ -24,11 +24,11 @@ from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 
-ALIGNMENT = 256  # bytes: suits a device's widest loads, and exceeds a cache line of any host
-MAX_CACHED_PLANS = 64  # segment lists; if gradients come and go at random, more would not help
+ALIGNMENT = 256  # bytes: enough for a device's widest loads and for a cache line of any host
+MAX_CACHED_PLANS = 64  # more would not help if the set of parameters with gradients is random
 
 _serials = itertools.count()
-_arena_by_grad: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # by the id of a grad view
+_arena_by_grad: WeakValueDictionary[int, Arena] = WeakValueDictionary()  # by id(grad view)
 
 
 def storage_key(a: Any) -> tuple:
@@ -46,7 +46,7 @@ def to_backend(backend: Any, value: Any) -> Any:
 def copy_all(pairs: Iterable[tuple[Any, Any]]) -> None:
     """Copy each source to its target, for (target, source) pairs.
 
-    Sources that are views are copied before any target is written, so they may be views of targets.
+    Sources may be views of targets: all views are copied before any target is written.
     """
     pairs = [(target, _copy_if_view(source)) for target, source in pairs]
     for target, source in pairs:
@@ -56,7 +56,7 @@ def copy_all(pairs: Iterable[tuple[Any, Any]]) -> None:
 
 
 def _copy_if_view(a: Any) -> Any:
-    if getattr(a, "base", a) is None:
+    if getattr(a, "base", a) is None:  # the array owns its memory
         return a
     with backend_of(a).at(a):
         return a.copy()
@@ -65,8 +65,8 @@ def _copy_if_view(a: Any) -> Any:
 class Segment:
     """Adjacent parameters of an arena with equal step counts, which one kernel call updates.
 
-    `data`, `grad` and `states` are flat arrays, padding included.  `step` is the number of steps, a
-    0-d array.
+    `data`, `grad` and each of `states` are flat arrays that include the padding.  `step` is the
+    common step count, a 0-d array.
     """
 
     def __init__(self, arena: Arena, first: int, last: int, state_names: Sequence[str]) -> None:
@@ -84,8 +84,8 @@ class Arena:
     """Flat arrays for the values, gradients and states of parameters of one dtype and device.
 
     Every parameter starts at a multiple of 256 bytes.  The padding between parameters is zero, and
-    every update rule keeps it zero: for p = g = state = 0 an update is a multiple of 0, or ``0 /
-    (sqrt(0) + eps)`` with eps > 0.
+    every update rule keeps it zero: where p, g and the states are 0, an update is a multiple of 0,
+    or ``0 / (sqrt(0) + eps)`` with eps > 0.
     """
 
     def __init__(self, params: Sequence[Parameter], names: Sequence[str], n_scalars: int) -> None:
@@ -108,17 +108,18 @@ class Arena:
         self.step_counts = self.xp.zeros(n, "int64")
         self.scalars = [self.xp.zeros((), "float64") for _ in range(n_scalars)]  # lr, betas, ...
 
-        self.histories: list[int] = [0] * n  # equal numbers: the same steps were taken
+        # Parameters with equal numbers were updated by the same steps.
+        self.histories: list[int] = [0] * n
         self.has_state = [False] * n
         self.has_grad: tuple[bool, ...] = ()  # as of the last `scan_gradients`
-        self._plans: dict[tuple, list[Segment]] = {}
+        self._plans: dict[tuple, list[Segment]] = {}  # by `has_grad` and the states' names
 
         self.views = [(p, self.view(self.data, i), self.view(self.grad, i))
                       for i, p in enumerate(params)]
         self.index_of_grad = {id(grad): i for i, (_, _, grad) in enumerate(self.views)}
         for p, data, grad in self.views:
             data[...] = p.data
-            if p.grad is not None:  # the next step copies it into the arena
+            if p.grad is not None:  # the next step copies the gradient into the arena
                 p.grad = to_backend(self.backend, raw(p.grad))
             p.data = data
             p.grad_buffer = grad
@@ -131,14 +132,14 @@ class Arena:
     def _zeros(self) -> Any:
         unit = ALIGNMENT // self.dtype.itemsize
         flat = self.xp.zeros(self.starts[-1] + unit, self.dtype)
-        host_memory = getattr(flat, "__array_interface__", None)  # devices align by themselves
+        host_memory = getattr(flat, "__array_interface__", None)
         skip = 0
-        if host_memory:
+        if host_memory:  # device allocators align by themselves
             skip = -host_memory["data"][0] % ALIGNMENT // self.dtype.itemsize
         return flat[skip:skip + self.starts[-1]]
 
     def view(self, flat: Any, i: int) -> Any:
-        """The part of a flat array that belongs to parameter `i`, in the parameter's shape."""
+        """The elements of a flat array that belong to parameter `i`, in the parameter's shape."""
         p = self.params[i]
         return flat[self.starts[i]:self.starts[i] + p.data.size].reshape(p.data.shape)
 
@@ -169,12 +170,12 @@ class Arena:
             own, other = self.backend.name, backend_of(g).name
             raise BackendMismatchError(
                 f"{name} is on backend {own!r}, but its .grad is on {other!r}: move the gradient "
-                f"with gpuprop.get_backend({own!r}).asarray(...)")
+                f"with gpuprop.backend.get_backend({own!r}).asarray(...)")
 
     def segments(self, state_names: tuple[str, ...]) -> list[Segment]:
-        """What a step updates.
+        """The segments that a step updates: all parameters that have a gradient.
 
-        A parameter without a gradient keeps its value, state and step count, as in PyTorch.
+        The others keep their values, states and step counts, as in PyTorch.
         """
         return self._plans.get((self.has_grad, state_names)) or self._plan(state_names)
 
@@ -182,7 +183,8 @@ class Arena:
         keys: Sequence = [(has_grad, 0) for has_grad in self.has_grad]
         if state_names:
             keys = list(zip(self.has_grad, self.histories, strict=True))
-            if len(set(keys)) > len(set(self.histories)):  # step counts differ after this step
+            if len(set(keys)) > len(set(self.histories)):
+                # Of parameters with one history, only some are updated by this step.
                 self.set_histories(keys)
             self.has_state = [old or new
                               for old, new in zip(self.has_state, self.has_grad, strict=True)]
@@ -200,7 +202,7 @@ class Arena:
         return plan
 
     def set_histories(self, keys: Sequence) -> None:
-        """Number the parameters' histories: those with equal keys can share a segment."""
+        """Number the histories; parameters with equal keys get one number and share segments."""
         numbers: dict[Any, int] = {}
         self.histories = [numbers.setdefault(key, len(numbers)) for key in keys]
         self._plans.clear()
@@ -218,7 +220,10 @@ class Arena:
         return {name: self.view(flat, i) for name, flat in self.states.items()}
 
     def copy_state_from(self, previous: dict[int, tuple[Arena, int]]) -> None:
-        """Copy the state that parameters had in other arenas: {id(parameter): (arena, index)}."""
+        """Copy the states of parameters that were in other arenas.
+
+        `previous` is {id(parameter): (arena, index in it)}.
+        """
         histories: list[Any] = []
         for i, p in enumerate(self.params):
             if id(p) not in previous:
@@ -234,12 +239,14 @@ class Arena:
         self.set_histories(histories)
 
     def load_state(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Replace all state by that of a `state_dict`.
+        """Replace all states and step counts by those of a `state_dict`.
 
-        `entries` has one dict per parameter, empty for parameters that were never stepped.
+        `entries` has one dict per parameter, empty for a parameter that no step has updated.
         """
-        arrays = [{name: value for name, value in entry.items()
-                   if name != "step" and value is not None} for entry in entries]
+        arrays = []
+        for entry in entries:
+            arrays.append({name: value for name, value in entry.items()
+                           if name != "step" and value is not None})
         for entry in arrays:
             self.add_states(entry)
         for flat in self.states.values():
@@ -248,7 +255,7 @@ class Arena:
             for name, value in entry.items():
                 self.view(self.states[name], i)[...] = to_backend(self.backend, value)
         self.has_state = [bool(entry) for entry in arrays]
-        steps = [int(entry.get("step", has_state))
+        steps = [int(entry.get("step", has_state))  # without "step": 1 if there is a state
                  for entry, has_state in zip(entries, self.has_state, strict=True)]
         self.step_counts[...] = self.backend.asarray(np.array(steps))
         self.set_histories(steps)
@@ -265,7 +272,7 @@ class Arena:
                 for first, end in zip(firsts, ends, strict=True)]
 
     def clear_padding(self) -> None:
-        """Set the gradients' padding to zero again: a factor that is NaN made it NaN."""
+        """Reset the padding of the gradients to zero, after scaling by a factor that may be NaN."""
         with self.on_device():
             indices, zero = self._padding
             if indices.size:
@@ -284,12 +291,13 @@ def gradient_arrays(parameters: Iterable[Tensor],
                     flat: bool = True) -> tuple[list[Any], list[Arena]]:
     """The gradients in as few arrays as possible, to be modified in place, and their arenas.
 
-    Adjacent gradients of an arena are one flat array, padding included.  With ``flat=False`` each
-    gradient is an array of its own, without padding, and there are no arenas.
+    Adjacent gradients of an arena form one flat array, which includes the padding.  With
+    ``flat=False`` every gradient is a separate array without padding, and the list of arenas is
+    empty.
     """
     arrays: list[Any] = []
     indices: dict[Arena, set[int]] = {}
-    arena = None  # that of the gradient before, most likely also that of the next one
+    arena = None  # the previous gradient's arena, which is often also the next one's
     for p in parameters:
         g = p.grad
         if g is None:
@@ -300,6 +308,6 @@ def gradient_arrays(parameters: Iterable[Tensor],
             arrays.append(g)
         else:
             indices.setdefault(arena, set()).add(arena.index_of_grad[id(g)])
-    for arena, numbers in indices.items():
-        arrays += arena.grad_runs(numbers)
+    for arena, members in indices.items():
+        arrays += arena.grad_runs(members)
     return arrays, list(indices)

@@ -1,4 +1,4 @@
-"""Arguments of ops that are not simply arrays of one backend, and the casts that ops ask for."""
+"""Arguments of ops that are not simply arrays of one backend, and casts of arguments."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.backend import BY_TYPE, SEVERAL, Backend, BackendMismatchError
-from gpuprop._core.dtypes import HALF, is_float, widened
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, BackendMismatchError
+from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.graph import level, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.placement import on_device_of, on_device_of_arguments
@@ -17,34 +17,34 @@ from gpuprop._core.registry import HOST, backend_of, default_backend, get_backen
 from gpuprop._core.spec import Spec
 from gpuprop._core.tensor import Tensor
 
-NUMBERS = {int, float, bool, type(None)}  # what an op takes in place of arrays
+NUMBERS = {int, float, bool, type(None)}  # the types that an op accepts in place of arrays
 
 
 class Resolved(NamedTuple):
-    """The arguments of a call as its body takes them."""
+    """The arguments of a call, in the form that the body takes."""
 
     arrays: list
-    edges: list  # where the gradient of each goes
-    wanted: int  # the number of edges
+    edges: list  # the node or leaf that receives the gradient of each array, or None
+    wanted: int  # the number of edges that are not None
     owner: Any  # the array type, or the namespace of Tensors
 
 
 def resolve(spec: Spec, args: tuple) -> Resolved:
-    """Resolve nested Tensors, Python numbers only, and arrays of other types.
+    """Resolve arguments that are nested Tensors, Python numbers only, or arrays of other types.
 
-    Raises TypeError for what is no array, BackendMismatchError for arrays of two backends.  Among
-    Tensors of several depths the deepest ones are differentiated; to these the others are
-    constants, with a history of their own.
+    Raises TypeError for an argument that is no array, and BackendMismatchError for arrays of two
+    backends.  If Tensors are nested to different levels, the op is differentiated with respect to
+    the Tensors of the highest level; the others are constants, which keep their own history.
     """
-    deepest = max(map(level, args), default=0)
-    now = [isinstance(a, Tensor) and level(a) == deepest for a in args]
-    bare = [a if isinstance(a, Tensor) else _bare(a, spec, i) for i, a in enumerate(args)]
-    backend = _owner(spec, [raw(a) for a in bare])
-    arrays = [a.data if inner else a for a, inner in zip(bare, now, strict=True)]
-    edges = [(a.node or a) if inner and a.requires_grad else None
-             for a, inner in zip(bare, now, strict=True)]
+    highest = max(map(level, args), default=0)
+    is_highest = [isinstance(a, Tensor) and level(a) == highest for a in args]
+    values = [a if isinstance(a, Tensor) else _normalized(a, spec, i) for i, a in enumerate(args)]
+    backend = _owner(spec, [raw(a) for a in values])
+    arrays = [a.data if unwrap else a for a, unwrap in zip(values, is_highest, strict=True)]
+    edges = [(a.node or a) if unwrap and a.requires_grad else None
+             for a, unwrap in zip(values, is_highest, strict=True)]
     wanted = sum(edge is not None for edge in edges)
-    if deepest > 1:
+    if highest > 1:
         arrays = [Tensor(a) if type(a) is backend.array_type else a for a in arrays]
         return Resolved(arrays, edges, wanted, Differentiable(backend.xp))
     if not any(type(a) is backend.array_type for a in arrays):  # numbers only
@@ -53,8 +53,8 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
     return Resolved(arrays, edges, wanted, backend.array_type)
 
 
-def _bare(a: Any, spec: Spec, i: int) -> Any:
-    """NumPy's scalars as Python numbers, and array subclasses as their base class."""
+def _normalized(a: Any, spec: Spec, i: int) -> Any:
+    """Convert a NumPy scalar to a Python number, and an array of a subclass to its base class."""
     if isinstance(a, np.generic):
         return a.item() if a.dtype.kind in "biuf" else np.asarray(a)
     if isinstance(a, np.ndarray):
@@ -66,16 +66,17 @@ def _bare(a: Any, spec: Spec, i: int) -> Any:
             backend_of(a)
         except TypeError:
             kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
-            shared = ", or with gpuprop.from_dlpack(...), which makes no copy"
+            hint = "convert it with gpuprop.tensor(...)"
+            if hasattr(a, "__dlpack__"):
+                hint += ", or with gpuprop.from_dlpack(...), which makes no copy"
             raise TypeError(
-                f"{spec.label(None)}(): {spec.argument(i)!r} must be a Tensor, an array or a "
-                f"number, not {kind}: convert it with gpuprop.tensor(...)"
-                + shared * hasattr(a, "__dlpack__")) from None
+                f"{spec.label(None)}(): {spec.argument_name(i)!r} must be a Tensor, an array or a "
+                f"number, not {kind}: {hint}") from None
     return a
 
 
 def _owner(spec: Spec, arrays: list) -> Backend:
-    """The one backend of the arrays, or the default one where all are numbers."""
+    """The one backend of the arrays, or the default backend if all are numbers."""
     backend, first = None, 0
     for i, a in enumerate(arrays):
         if type(a) in NUMBERS:
@@ -84,15 +85,19 @@ def _owner(spec: Spec, arrays: list) -> Backend:
         if backend is None:
             backend, first = other, i
         elif other is not backend:
+            name = spec.argument_name(i)
             raise BackendMismatchError(
-                f"{spec.label(None)}(): {spec.argument(first)!r} is on backend {backend.name!r} "
-                f"and {spec.argument(i)!r} on {other.name!r}: move one of them, for example with "
-                f"{spec.argument(i)}.to({backend.name!r})")
+                f"{spec.label(None)}(): {spec.argument_name(first)!r} is on backend "
+                f"{backend.name!r} and {name!r} on {other.name!r}: move one of them, for example "
+                f"with {name}.to({backend.name!r})")
     return backend or default_backend()
 
 
 def promoted(arrays: list) -> list:
-    """The last two operands; an integer or bool one is cast to the floating dtype of the other."""
+    """The arrays, where an integer or bool operand has the floating dtype of the other operand.
+
+    The operands are the last two arrays: `where` has a condition before them.
+    """
     *rest, x, y = arrays
     if is_float(x.dtype) and y.dtype.kind in "iub":
         with on_device_of((y,)):
@@ -104,8 +109,12 @@ def promoted(arrays: list) -> list:
 
 
 def autocast_arguments(args: tuple, precision: str, low: Any) -> tuple | None:
-    """The arguments, by recorded casts, in the precision that an op asks for; None if they are."""
-    full, cast = np.dtype("float32"), Differentiable.ops["astype"]
+    """The arguments cast to the `precision` of an op, by recorded casts; None if no cast is needed.
+
+    `low` is the dtype of autocast.  If one argument is float64, nothing is cast.
+    """
+    full = np.dtype("float32")
+    cast = Differentiable.ops["astype"]
     is_floating = lambda a: hasattr(a, "dtype") and is_float(a.dtype)
     dtypes = {a.dtype for a in args if is_floating(a)}
     if not dtypes or np.dtype("float64") in dtypes:
@@ -120,45 +129,48 @@ def autocast_arguments(args: tuple, precision: str, low: Any) -> tuple | None:
 
 
 def for_half_types(half: str | None, arrays: list, run: Callable) -> tuple[list, Callable]:
-    """The arguments and the body of an op for half types, if there are any among the arrays."""
-    dtypes = (a.dtype for a in arrays if type(a) not in NUMBERS and a.dtype.char in HALF)
+    """The arguments and the body to run, if there is a half type among the arrays.
+
+    `half` is the argument of `ops.op`.
+    """
+    dtypes = (a.dtype for a in arrays if type(a) not in NUMBERS and is_half(a.dtype))
     dtype = next(dtypes, None)
     if dtype is None:
         return arrays, run
     has_numbers = any(type(a) in (int, float) for a in arrays)
     if half is None or (half == "rounded" and has_numbers):
         return arrays, _in_float32(run)
-    if has_numbers:  # CuPy compares them in float32
+    if has_numbers:  # round them as NumPy does: CuPy compares numbers with half types in float32
         arrays = [float(np.asarray(a).astype(dtype)) if type(a) is float else a for a in arrays]
     return arrays, run
 
 
 def _in_float32(run: Callable) -> Callable:
-    """The body of an op with half types computed in float32, and its results rounded once.
+    """The body of an op that computes half types in float32 and rounds its results once.
 
-    A result is rounded if all floating arrays have one half type: beside float32, or for float16
-    and bfloat16 together, NumPy's promotion rules give float32.  The engine rounds the gradients.
+    Results are rounded if all floating arrays have the same half type.  Mixed with float32, or with
+    the other half type, NumPy's promotion rules give float32.  The engine rounds the gradients.
     """
 
     def compute(xp: Any, *arrays: Any, **constants: Any) -> Any:
-        given = {a.dtype for a in arrays if type(a) not in NUMBERS and is_float(a.dtype)}
+        dtypes = {a.dtype for a in arrays if type(a) not in NUMBERS and is_float(a.dtype)}
         wide = [a if type(a) in NUMBERS else widened(a) for a in arrays]
-        made = run(xp, *wide, **constants)
-        if type(made) is not tuple:
-            return made
-        out, pullback = made
-        if len(given) == 1:
-            narrow = lambda a: a.astype(*given) if a.dtype == "float32" else a
+        result = run(xp, *wide, **constants)
+        if type(result) is not tuple:  # an error, which the caller reports
+            return result
+        out, pullback = result
+        if len(dtypes) == 1:
+            narrow = lambda a: a.astype(*dtypes) if a.dtype == "float32" else a
             out = tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
         if type(pullback) is tuple:
             return out, tuple(f and _of_widened(f) for f in pullback)
         return out, pullback and _of_widened(pullback)
 
-    return on_device_of_arguments(compute) if SEVERAL else compute
+    return on_device_of_arguments(compute) if MULTI_DEVICE else compute
 
 
 def _of_widened(pullback: Callable) -> Callable:
-    """A pullback that is given float32 for half types, and None for integer outputs."""
+    """`pullback` called with float32 in place of half types; None for integer outputs stays."""
 
     @functools.wraps(pullback)
     def pull(d: Any) -> Any:

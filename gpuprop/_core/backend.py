@@ -1,4 +1,4 @@
-"""The base class of backends: an array library, and what it does not spell as NumPy does."""
+"""The base class of backends: an array library, and where it differs from NumPy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gpuprop._core.instruments import check_at_once, waits
 
 
 class BackendMismatchError(TypeError):
-    """Arrays of two backends, or of two devices, met in one call."""
+    """One call was given arrays of different backends, or of different devices."""
 
 
 class CaptureError(RuntimeError):
-    """A step cannot be captured.  The message names the call that forbids it."""
+    """A step cannot be captured.  The message names the cause, such as a call that waits."""
 
 
 class Unavailable(str):
-    """The reason why a backend cannot be used here.
+    """The reason why a backend cannot be used on this machine.
 
-    It is false; `error` is the exception class to raise with it.
+    Its truth value is False.  `error` is the exception class to raise with the reason.
     """
 
     error: type[Exception]
@@ -39,44 +39,45 @@ class Unavailable(str):
 
 
 class Backend(ABC):
-    """An array library and the few things it does not spell as NumPy does.
+    """An array library, and the few things in which it differs from NumPy.
 
-    A subclass defines `name`, `xp`, `array_type`, `asarray` and `_to_numpy`.  All else has a
-    default.  An entry point in the group ``gpuprop.backends`` makes it known;
+    A subclass defines `name`, `xp`, `array_type`, `asarray` and `_to_numpy`.  Every other member
+    has a default.  An entry point in the group ``gpuprop.backends`` registers the class;
     `gpuprop.testing.conformance` tests it.
     """
 
     name: str
-    xp: Any  # the array namespace: NumPy's names; what it lacks of `extras.NAMES` is added
+    xp: Any  # the array namespace, with NumPy's names; missing `extras.NAMES` are added to it
     array_type: type  # the one array class of this backend
     kernels: dict[str, Callable] = {}  # name of an op ("gpuprop.functional:gelu") -> faster body
 
     install: str = ""  # the command that installs the library
     aliases: tuple[str, ...] = ()  # further names that `use` accepts
-    priority: int = 0  # "auto" chooses the highest of the usable ones, and never a negative one
+    priority: int = -1  # "auto" chooses the usable backend with the highest one; negative: never
     array_modules: tuple[str, ...] = ()  # top-level packages whose arrays belong to this backend
-    dlpack_devices: tuple[int, ...] = ()  # DLPack's device types whose memory it can share
+    dlpack_devices: tuple[int, ...] = ()  # the DLPack device types whose memory it can share
 
     @classmethod
     def is_available(cls) -> bool | Unavailable:
-        """True, or the reason why the backend cannot be used."""
+        """True, or an `Unavailable` with the reason why the backend cannot be used."""
         return True
 
     # ---- arrays
 
     @abstractmethod
     def asarray(self, value: Any, dtype: Any = None) -> Any:
-        """`value` as an array of this backend.
+        """Convert `value` to an array of this backend.
 
-        Its own arrays stay as they are; host data is copied to the device.
+        The backend's own arrays are returned as they are, unless `dtype` differs.  Host data is
+        copied to the device.
         """
 
     def to_numpy(self, array: Any) -> np.ndarray:
-        """A copy in host memory.
+        """Copy an array to host memory.
 
-        It waits for the device, then raises what `check` found wrong in the meantime.
+        Waits for the device, then raises IndexError if a `check` failed since the last call.
         """
-        waits("to_numpy(), as .numpy(), .item(), float() and bool() call it,")
+        waits("to_numpy() (called by .numpy(), .item(), float() and bool())")
         with self.at(array):
             host = self._to_numpy(array)
             self.raise_failed_checks()
@@ -84,10 +85,10 @@ class Backend(ABC):
 
     @abstractmethod
     def _to_numpy(self, array: Any) -> np.ndarray:
-        """A copy in host memory."""
+        """Copy an array to host memory."""
 
     def own(self, out: Any) -> Any:
-        """The result of an op as an array: NumPy returns scalars in place of 0-d arrays."""
+        """The result of an op as an array.  NumPy returns scalars in place of 0-d arrays."""
         return out if type(out) is self.array_type else self.xp.asarray(out)
 
     def synchronize(self) -> None:
@@ -96,34 +97,42 @@ class Backend(ABC):
         self._synchronize()
 
     def _synchronize(self) -> None:
-        """Nothing: results are there when a call returns."""
+        """Wait until the device has finished; by default every call returns finished results."""
 
     def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
-        """Host batches as arrays of this backend, in order.
+        """Yield the host batches as arrays of this backend, in order.
 
-        A device may receive each while the last one is used.
+        A backend may copy the next batch to the device while the current one is in use.
         """
         return ([self.asarray(a) for a in arrays] for arrays in batches)
 
     # ---- recording
 
-    records: bool = False  # can a step be recorded and replayed?  Otherwise it is called again
+    records: bool = False  # True if `record` works; if False, a captured step runs as usual
 
     def record(self) -> Any:
         """A context manager that records the array calls inside its block.
 
-        The recording has `replay()`; `difference(other)`, a description of what another recording
-        of the step did differently, or None; `outside()`, the memory, as arrays, that the calls use
-        and did not make; `uses(array)`; `held(arrays)`, the code that made an array of its own that
-        somebody holds other than these, or None; and `turn()`, a context manager in which one
-        thread at a time replays it.
+        It yields a recording with these methods:
+
+        - ``replay()`` repeats the calls;
+        - ``difference(other)`` describes what another recording of the step did differently, or
+          returns None;
+        - ``outside()`` returns arrays that cover all memory that the calls use but did not
+          allocate;
+        - ``uses(array)`` tells whether the calls use the memory of this array;
+        - ``held(arrays)`` returns the code that made an array of the recording which is still
+          referenced and is not among `arrays`, or None;
+        - ``turn()`` is a context manager in which only one thread at a time replays.
         """
-        raise RuntimeError(f"backend {self.name!r} records nothing")
+        raise RuntimeError(f"backend {self.name!r} cannot record steps")
+
+    # ---- elementwise bodies
 
     def _pointwise(self, body: Callable) -> Callable | None:
-        """A faster way to run an elementwise body, or None: the body runs as it is.
+        """A faster version of an elementwise body; None means that the body itself runs.
 
-        Half types must be computed in float32, and results rounded once.
+        The version must compute half types in float32 and round its results once.
         """
         return None
 
@@ -133,28 +142,28 @@ class Backend(ABC):
         return 1
 
     def device(self) -> int:
-        """The number of the device on which this thread makes arrays."""
+        """The index of this thread's current device, on which it makes arrays."""
         return 0
 
     def device_of(self, array: Any) -> int:
-        """The number of the device that holds `array`, one of this backend's."""
+        """The index of the device that holds `array`, an array of this backend."""
         return 0
 
     def use_device(self, index: int) -> None:
-        """Make arrays on this device from now on, in this thread."""
+        """Make a device the current one of this thread."""
         if index != 0:
-            raise ValueError(f"backend {self.name!r} has one device, number 0, not {index}")
+            raise ValueError(f"backend {self.name!r} has one device, with index 0: got {index}")
 
     def at(self, array: Any) -> contextlib.AbstractContextManager[None]:
-        """A context manager: this thread computes, and makes arrays, on the device of `array`."""
-        return self.on_device(self.device_of(array)) if self in SEVERAL else AS_IT_IS
+        """A context manager that makes the device of `array` the current one of this thread."""
+        return self.on_device(self.device_of(array)) if self in MULTI_DEVICE else NO_SWITCH
 
     def on_device(self, device: int | None) -> contextlib.AbstractContextManager[None]:
-        """A context manager: this thread computes, and makes arrays, on this device.
+        """A context manager that makes a device the current one of this thread.
 
-        None is the current one.
+        With None the current device stays.
         """
-        return AS_IT_IS if device is None or device == self.device() else self._switched(device)
+        return NO_SWITCH if device is None or device == self.device() else self._switched(device)
 
     @contextlib.contextmanager
     def _switched(self, index: int) -> Iterator[None]:
@@ -165,41 +174,45 @@ class Backend(ABC):
         finally:
             self.use_device(before)
 
-    def workspace(self) -> int:
-        """Bytes that an op may use at once beside its arguments and results.
+    # ---- memory
 
-        It must be the same in every run on one machine, since the order of sums may depend on it.
+    def workspace(self) -> int:
+        """The number of bytes that an op may use at once in addition to its arguments and results.
+
+        It must be the same in every run on one machine, because the order of sums may depend on it.
         """
         return 4 << 20
 
     def memory(self) -> dict[str, int]:
-        """Bytes by kind (``used``, ``reserved`` ...), as far as the library knows them."""
+        """Bytes by kind (``used``, ``reserved`` ...), as far as the library reports them."""
         return {}
 
     # ---- checks of data
 
     def check(self, condition: Any, message: str, values: Any = None) -> None:
-        """Require that all of `condition` is true; else raise IndexError(message).
+        """Raise IndexError(message) unless every element of `condition` is true.
 
-        `values` are the array that is checked, for a backend that can read the wrong one at once.
-        The host does not wait for it: a flag on the device is read together with the next value, or
-        at once inside `gpuprop.debug()`.
+        The host does not wait for the device: a flag on the device stores the result, and the next
+        `to_numpy` reads it and raises.  Inside `gpuprop.debug()` it is read at once.  `values` is
+        the array that `condition` checks; a backend that can read it at once names the wrong value.
         """
-        holds = self._flags_here().of(message)
-        holds &= condition.all()
+        flag = self._current_flags().of(message)
+        flag &= condition.all()
         if check_at_once.get():
             self.raise_failed_checks()
 
     def raise_failed_checks(self) -> None:
-        """Raise for the first `check` on the current device that failed since the last call."""
-        flags = self._flags and self._flags.get(self.device())
-        for message, holds in flags.failed(self._read_flags) if flags else ():
-            holds[...] = True
+        """Raise for one `check` that failed on the current device, and reset its flag."""
+        flags = None if self._flags is None else self._flags.get(self.device())
+        failed = [] if flags is None else flags.failed(self._read_flags)
+        if failed:
+            message, flag = failed[0]
+            flag[...] = True
             raise IndexError(message)
 
     _flags: dict[int, Flags] | None = None  # by device
 
-    def _flags_here(self) -> Flags:
+    def _current_flags(self) -> Flags:
         if self._flags is None:
             self._flags = {}
         device = self.device()
@@ -208,43 +221,44 @@ class Backend(ABC):
         return self._flags[device]
 
     def _read_flags(self, flags: Any) -> np.ndarray:
-        """A copy of bool flags in host memory."""
+        """Copy an array of bools to host memory."""
         return self._to_numpy(flags)
 
 
 class Flags:
-    """The results of `check` on one device.
+    """The results of `check` on one device: one bool per message, True until the check fails.
 
-    They are bools side by side in one array, so that one read answers for all.
+    All are elements of one array, so that one copy to the host reads them.  When it is full,
+    another array is added.
     """
 
-    SIZE = 64  # bools in an array; captured steps write to it, so a full one stays where it is
+    SIZE = 64  # bools per array; a full one is not replaced, because captured steps write to it
 
     def __init__(self, xp: Any) -> None:
-        self.xp, self.arrays, self.views = xp, [], {}  # type: ignore[var-annotated]
+        self.xp = xp
+        self.arrays: list[Any] = []
+        self.flags: dict[str, Any] = {}  # message -> its flag, a 0-d view of an array
         self._lock = threading.Lock()
 
     def of(self, message: str) -> Any:
         """The flag of a message: a 0-d array."""
-        if message not in self.views:
+        if message not in self.flags:
             with self._lock:
-                number = len(self.views)
-                if number == len(self.arrays) * self.SIZE:
+                n = len(self.flags)
+                if n == len(self.arrays) * self.SIZE:
                     self.arrays.append(self.xp.ones(self.SIZE, "bool"))
-                self.views.setdefault(message, self.arrays[-1][number % self.SIZE:][:1].reshape(()))
-        return self.views[message]
+                i = n % self.SIZE
+                self.flags.setdefault(message, self.arrays[-1][i:i + 1].reshape(()))
+        return self.flags[message]
 
     def failed(self, read: Callable) -> list[tuple[str, Any]]:
-        """(message, flag) of each check that failed.
-
-        It waits for the device once for each array.
-        """
-        held = [holds for array in list(self.arrays) for holds in read(array)]
-        pairs = zip(list(self.views.items()), held, strict=False)
-        return [found for found, holds in pairs if not holds]
+        """(message, flag) of each check that failed; waits for the device once per array."""
+        values = [value for array in list(self.arrays) for value in read(array)]
+        pairs = zip(list(self.flags.items()), values, strict=False)
+        return [item for item, value in pairs if not value]
 
 
-# The registry fills these two: they are here because arrays are looked up by every op.
+# The registry fills these two.  They are in this module because every op looks up its arrays.
 BY_TYPE: dict[type, Backend] = {}  # array type -> its backend
-SEVERAL: list[Backend] = []  # those with more than one device: on others no array is elsewhere
-AS_IT_IS = contextlib.nullcontext()
+MULTI_DEVICE: list[Backend] = []  # the backends with more than one device
+NO_SWITCH = contextlib.nullcontext()  # in place of a context manager that switches the device

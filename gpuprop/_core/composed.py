@@ -1,4 +1,4 @@
-"""Functions composed of ops, which take plain arrays too."""
+"""`composed`: functions of Tensors that take plain arrays too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, overload
 
 from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.placement import on_device_of
+from gpuprop._core.signature import caused_by_none, none_argument, none_error
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
@@ -18,10 +19,10 @@ def composed(fn: Callable[P, Any]) -> Callable[P, Any]: ...
 @overload
 def composed(*, full: bool) -> Callable[[Callable[P, Any]], Callable[P, Any]]: ...
 def composed(fn: Any = None, *, full: bool = False) -> Any:
-    """Let `fn`, made of ops and operators of Tensors, take plain arrays too.
+    """Let `fn`, a function of Tensors that calls ops, take plain arrays too.
 
-    Called with plain arrays alone, the function returns an array.  All of it runs on the device of
-    its arrays.  With `full`, half types are computed in float32 from the first op to the last, and
+    If no argument is a Tensor, the function returns a plain array.  It runs on the device of its
+    arrays.  With `full`, half types are computed in float32 from the first op to the last, and the
     results are rounded once.
     """
     if fn is None:
@@ -36,14 +37,23 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
         half = None
         if full:
             dtypes = {a.dtype for a in arrays if is_float(a.dtype)}
-            half = next(iter(dtypes)) if set(map(is_half, dtypes)) == {True} else None
+            if len(dtypes) == 1 and all(map(is_half, dtypes)):
+                half = dtypes.pop()
         widen = lambda a: widened(as_tensor(a)) if hasattr(a, "shape") else a
-        given = widen if half else as_tensor
+        convert = as_tensor if half is None else widen
         with on_device_of(arrays):
-            out = fn(*map(given, args), **{k: given(v) for k, v in kwargs.items()})
+            try:
+                out = fn(*map(convert, args), **{k: convert(v) for k, v in kwargs.items()})
+            except (AttributeError, TypeError) as error:
+                name = none_argument(fn, args, kwargs) if caused_by_none(error) else None
+                if name is not None:
+                    raise none_error(f"{fn.__name__}()", name) from error
+                raise
             if half is not None:
                 narrow = lambda t: t.astype(half) if t.dtype == "float32" else t
                 out = tuple(map(narrow, out)) if isinstance(out, tuple) else narrow(out)
-        return out if any(isinstance(a, Tensor) for a in arrays) else out.data
+        if any(isinstance(a, Tensor) for a in arrays):
+            return out
+        return tuple(t.data for t in out) if isinstance(out, tuple) else out.data
 
     return call

@@ -1,11 +1,11 @@
-"""How a public name is retired: it goes on working, with a warning, before it is removed."""
+"""`deprecated`: a public function keeps working, with a warning, until it is removed."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -13,10 +13,10 @@ R = TypeVar("R")
 
 def deprecated(
         instead: str, since: str, removal: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Mark a function as deprecated: each call warns with DeprecationWarning at the caller's line.
+    """Mark a function as deprecated: each call issues a DeprecationWarning at the caller's line.
 
-    `instead` is what to write now; `since` and `removal` are the versions in which the function was
-    deprecated and is going to be removed.  The policy is in CONTRIBUTING.md.
+    `instead` is the code to use now.  The function is deprecated since version `since` and will be
+    removed in version `removal`.  CONTRIBUTING.md has the policy.
 
     >>> from gpuprop._core.deprecation import deprecated
     >>> @deprecated(instead="gpuprop.new(x)", since="0.2", removal="0.4")
@@ -35,7 +35,6 @@ def deprecated(
 
         note = f"Deprecated since {since}: use {instead}."
         call.__doc__ = f"{fn.__doc__ or ''}\n\n    {note}\n    ".lstrip()
-        wrapped: Any = call
-        return wrapped
+        return call
 
     return decorate

@@ -1,4 +1,4 @@
-"""Dtypes: what NumPy does not say of them itself, mostly because of float16 and bfloat16."""
+"""Properties of dtypes that NumPy does not provide, mostly for float16 and bfloat16."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from typing import Any
 
 import numpy as np
 
-HALF = "eE"  # the characters of float16 and bfloat16, as their dtypes have them
+HALF = "eE"  # `dtype.char` of float16 and bfloat16
 
 
 def as_dtype(dtype: Any) -> np.dtype:
-    """`dtype` as a NumPy dtype.
-
-    It accepts the name "bfloat16" too, which needs the package ml_dtypes.
-    """
+    """`dtype` as a NumPy dtype.  The name "bfloat16" needs the package ml_dtypes."""
     if isinstance(dtype, str) and dtype == "bfloat16":
         found = extension_dtype("bfloat16")
         if found is None:
@@ -33,14 +30,14 @@ def is_half(dtype: Any) -> bool:
 
 
 def widened(a: Any) -> Any:
-    """An array of a half type as float32, for example to sum it; every other array as it is."""
+    """An array of a half type cast to float32, for example to sum it; other arrays unchanged."""
     return a.astype("float32") if a.dtype.char in HALF else a
 
 
 def compute_dtype(dtype: Any) -> str:
-    """The dtype in which arrays of `dtype` are computed, and which their coefficients have.
+    """The dtype in which arrays of `dtype`, and their coefficients, are computed.
 
-    Half types are computed in float32.
+    It is float64 for float64, and float32 for float32 and half types.
     """
     return "float64" if dtype.itemsize == 8 else "float32"
 
@@ -51,7 +48,7 @@ def largest(dtype: Any) -> float:
 
 
 def is_extension(dtype: Any) -> bool:
-    """True for the dtypes of ml_dtypes, such as bfloat16: NumPy's file formats lack them."""
+    """True for dtypes of ml_dtypes, such as bfloat16, which NumPy's file formats lack."""
     return dtype.kind == "V" and not issubclass(dtype.type, np.void)
 
 

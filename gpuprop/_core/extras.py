@@ -1,4 +1,4 @@
-"""What every `xp` has beside NumPy's names, and portable versions of it."""
+"""The functions that every `xp` has in addition to NumPy's, and portable versions of them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,33 @@ NAMES = "erf erfc erfinv lgamma digamma polygamma sigmoid index_add check".split
 
 
 class Namespace:
-    """The names of an array library's module, and functions in place of them or beside them."""
+    """The names of a module, and functions that replace some of them or are added to them."""
 
     def __init__(self, module: Any, **functions: Any) -> None:
         self._module = module
         vars(self).update(functions)
 
     def __getattr__(self, name: str) -> Any:
-        value = vars(self)[name] = getattr(self._module, name)  # found at once the next time
+        value = getattr(self._module, name)
+        vars(self)[name] = value  # the next look-up does not come here
         return value
 
 
 def complete(backend: Backend, host: Backend) -> None:
-    """Add to `backend.xp` what it lacks of `NAMES`, and a `matmul` for half types if it has none.
+    """Add to `backend.xp` the functions of `NAMES` that it lacks, and a `matmul` for half types.
 
-    NumPy's own `matmul` takes no bfloat16, and rounds half types where ``dtype="float32"`` asks
-    for the sums as they are.
+    A `matmul` that the backend's own `Namespace` defines stays.  A library's `matmul` may lack
+    bfloat16, and may round the sums of half types although ``dtype="float32"`` requests them.
     """
     xp = backend.xp
     portable: dict[str, Callable] = {
-        "check": backend.check, "sigmoid": functools.partial(_sigmoid, xp)}
-    added = {name: portable.get(name) or _computed_on_host(name, backend, host)
-             for name in NAMES if not hasattr(xp, name)}
+        "check": backend.check,
+        "sigmoid": functools.partial(_sigmoid, xp),
+    }
+    added = {}
+    for name in NAMES:
+        if not hasattr(xp, name):
+            added[name] = portable.get(name) or _computed_on_host(name, backend, host)
     if isinstance(xp, ModuleType) or "matmul" not in vars(xp):
         added["matmul"] = functools.partial(_matmul, xp)
     if added:
@@ -57,15 +62,15 @@ def _sigmoid(xp: Any, x: Any) -> Any:
 
 
 def _computed_on_host(name: str, backend: Backend, host: Backend) -> Callable:
-    """A function of the host's namespace on copies of the arguments: it waits for the device."""
+    """A function of the host's namespace, applied to copies; it waits for the device."""
     function = getattr(host.xp, name)
     to_host = lambda a: backend.to_numpy(a) if type(a) is backend.array_type else a
 
-    def compute(target: Any, *args: Any) -> Any:
-        return backend.asarray(function(to_host(target), *map(to_host, args)))
+    def compute(*args: Any) -> Any:
+        return backend.asarray(function(*map(to_host, args)))
 
-    def add_in_place(target: Any, *args: Any) -> Any:
+    def compute_in_place(target: Any, *args: Any) -> Any:
         target[...] = compute(target, *args)
         return target
 
-    return add_in_place if name == "index_add" else compute
+    return compute_in_place if name == "index_add" else compute

@@ -13,12 +13,12 @@ from gpuprop._core.tree import tree_map
 
 
 def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
-    """The function that returns d(f)/d(argument), itself differentiable: ``grad(grad(f))``.
+    """The function that returns d(f)/d(argument); it can be differentiated too, ``grad(grad(f))``.
 
-    `f` returns one number.  `argnum` is the position of the argument, or a sequence of positions;
-    the result is then a tuple.  An argument is an array, a Tensor or a list, tuple or dict of them,
-    and the gradient has the same form: an array for an array, and for a Tensor a Tensor with its
-    history.
+    `f` must return an array or Tensor with one element.  `argnum` is the position of the argument,
+    or a sequence of positions; the function then returns a tuple.  The argument is an array, a
+    Tensor, or a list, tuple or dict of them.  The gradient has the same structure: an array for an
+    array, and for a Tensor a Tensor with its history.
 
     >>> gpuprop.grad(lambda x: (x**3).sum())(np.array([2.0]))
     array([12.])
@@ -57,7 +57,10 @@ def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
 
 
 class _Leaves:
-    """The arrays that a function is differentiated by, each inside a Tensor of one more level."""
+    """The arrays with respect to which a function is differentiated.
+
+    Each is wrapped in Tensors up to level `depth`; the outermost Tensor is a leaf.
+    """
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -76,11 +79,11 @@ class _Leaves:
         return self.tensors[-1]
 
     def gradients(self) -> Any:
-        """The gradients in order: zeros where the function does not depend on the array."""
+        """The gradients in order, zeros for an array on which the function does not depend."""
         for t, was_tensor in zip(self.tensors, self.were_tensors, strict=True):
             g = namespace(t.data).zeros_like(t.data) if t.grad is None else t.grad
             yield self.like_given(was_tensor, g)
 
     def like_given(self, was_tensor: bool, result: Any) -> Any:
-        """A Tensor where one was given, or inside of another grad; else the array."""
+        """`result` as a Tensor if a Tensor was given, or inside another `grad`; else an array."""
         return result if was_tensor or self.depth > 2 else raw(result)

@@ -1,7 +1,7 @@
-"""The graph of recorded ops, and the run through it backwards.
+"""The graph of recorded ops, and the backward pass through it.
 
-A `Node` is one recorded op.  `run_backward` visits nodes from the newest to the oldest and hands
-gradients on.
+A `Node` is one recorded op.  `run_backward` visits nodes from the newest to the oldest and passes
+their gradients to the nodes and leaves that made their inputs.
 """
 
 from __future__ import annotations
@@ -11,50 +11,56 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from gpuprop._core.backend import BY_TYPE, SEVERAL
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import widened
 from gpuprop._core.instruments import leaf_reached
 
-clock = itertools.count()  # nodes, and changes of parameters, in the order in which they happen
+clock = itertools.count()  # orders recorded nodes and in-place changes of parameters
 _creation = operator.attrgetter("order")
 
 
 class Variable:
     """Abstract: an array, or another Variable, with its gradient and the node that made it.
 
-    Tensor is the only subclass; the graph needs no more of it than this, and `receive` and
-    `changed` of leaves.
+    Tensor is the only subclass.  Besides these attributes, the graph uses the method `receive` of
+    leaves.
     """
 
     __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
     data: Any
     grad: Any
-    hooks: list[Callable[[Any], Any]] | None  # each returns the gradient to go on with
+    hooks: list[Callable[[Any], Any]] | None  # each takes a gradient and returns the one to use
     node: Node | None
     requires_grad: bool
-    changed = -1  # when the values were changed in place, by `clock`
+    changed = -1  # the `clock` of the last in-place change of the values
 
 
 def raw(a: Any) -> Any:
-    """The array inside of all Tensors; what is no Tensor as it is."""
+    """The array inside a Tensor, however deeply nested; other values are returned as they are."""
     while isinstance(a, Variable):
         a = a.data
     return a
 
 
 def level(a: Any) -> int:
-    """The number of Tensors around the array: 0 for the array itself."""
+    """The number of nested Tensors around an array: 0 for the array itself."""
     n = 0
     while isinstance(a, Variable):
-        a, n = a.data, n + 1
+        a = a.data
+        n += 1
     return n
 
 
 class Node:
-    """One recorded op: where its output's gradient arrives, and how it goes on to the inputs.
+    """One recorded op: it receives the gradient of its output and computes those of its inputs.
 
-    A node holds no Tensor but leaves, so an activation lives only while a pullback needs it.  `op`
-    is the `Spec` of the op; an edge is the node or the leaf that the gradient goes to, or None.
+    `op` is the `Spec` of the op.  `edges` has one item for each input: the node or leaf that
+    receives the input's gradient, or None.  `pullback` computes these gradients: a tuple with one
+    function (or None) per edge, or one function that returns them all.  `shape` and `dtype` are
+    those of the output.
+
+    The only Tensors that a node references are leaves, so an activation is freed as soon as no
+    pullback needs it.
     """
 
     __slots__ = ("dtype", "edges", "grad", "hooks", "op", "order", "pullback", "shape")
@@ -64,13 +70,16 @@ class Node:
     def __init__(self, op: Any, edges: Sequence, pullback: Any, shape: Any = None,
                  dtype: Any = None) -> None:
         self.order = next(clock)
-        self.op, self.edges, self.pullback = op, edges, pullback
-        self.shape, self.dtype = shape, dtype
+        self.op = op
+        self.edges = edges
+        self.pullback = pullback
+        self.shape = shape
+        self.dtype = dtype
         self.grad = self.hooks = None
 
     @property
     def name(self) -> str:
-        """The name of the op, as a user would call it: "max_pool2d"."""
+        """The name of the op as the user calls it, such as "max_pool2d"."""
         return self.op.label(self.shape)
 
 
@@ -78,17 +87,19 @@ class Node:
 
 
 def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
-    """Add d(root)/d(leaf) times `gradient` to the gradient of every leaf below `root`."""
+    """Backpropagate the gradient of `root`, and add the results to the gradients of the leaves."""
     root.grad = gradient
     nodes = _reachable(root)
-    waiting: dict[int, tuple[Variable, Any]] = {}  # leaves with hooks: they see the whole gradient
-    several = bool(SEVERAL)
+    # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
+    waiting: dict[int, tuple[Variable, Any]] = {}
+    has_devices = bool(MULTI_DEVICE)
     try:
         for node in nodes:
-            g, node.grad = node.grad, None
+            g = node.grad
+            node.grad = None
             if g is not None:
-                if several:
-                    follow(g)
+                if has_devices:
+                    _use_device_of(g)
                 for hook in node.hooks or ():
                     g = hook(g)
                 pullback = node.pullback
@@ -99,43 +110,47 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                             if d is not None:
                                 _send(node, edge, d, waiting)
                 else:
-                    for edge, d in zip(node.edges, _all_of(node, pullback(g)), strict=True):
+                    grads = _checked_gradients(node, pullback(g))
+                    for edge, d in zip(node.edges, grads, strict=True):
                         if edge is not None and d is not None:
                             _send(node, edge, d, waiting)
-            if not retain_graph:
-                node.pullback, node.edges = _spent, ()  # activations are freed as they are used up
+            if not retain_graph:  # free the activations that the pullback holds
+                node.pullback = _already_freed
+                node.edges = ()
         for leaf, g in waiting.values():
             deliver(leaf, g)
     except BaseException:
-        for node in nodes:  # what has arrived so far is no part of the next backward through here
+        for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
         raise
 
 
 def deliver(leaf: Any, g: Any) -> None:
-    """Give a leaf the whole of its gradient, after its hooks."""
-    if SEVERAL:
-        follow(g)
+    """Run a leaf's hooks on its whole gradient, then add the result to `leaf.grad`."""
+    if MULTI_DEVICE:
+        _use_device_of(g)
     for hook in tuple(leaf.hooks or ()):
         g = hook(g)
     leaf.receive(g)
 
 
-def follow(g: Any) -> None:
+def _use_device_of(g: Any) -> None:
     """Make the device of a gradient the current one.
 
-    Of the gradients of several outputs, a list, the first counts.
+    The gradients of several outputs are a list, whose items are all on one device.
     """
-    a = raw(next((part for part in g if part is not None), None) if type(g) is list else g)
+    if type(g) is list:
+        g = next((item for item in g if item is not None), None)
+    a = raw(g)
     backend = BY_TYPE.get(type(a))
-    if backend in SEVERAL:
+    if backend in MULTI_DEVICE:
         backend.use_device(backend.device_of(a))
 
 
 def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
-    """Hand a gradient to the node or leaf that made the input, in the input's shape and dtype."""
-    if SEVERAL:
-        follow(g)
+    """Add a gradient to the node or leaf that made the input, in the input's shape and dtype."""
+    if MULTI_DEVICE:
+        _use_device_of(g)
     if type(edge) is Node:
         if g.shape != edge.shape:
             g = _unbroadcast(node, g, edge.shape)
@@ -146,39 +161,41 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
     if edge.changed > node.order:
         raise RuntimeError(
             f"backward through {node.name}: a parameter of shape {edge.shape} was changed by a "
-            f"step or a load after it was used here, so this gradient would belong to other "
-            f"values: run the forward pass again")
+            f"step or a load after the forward pass used it, so its gradient would be wrong: run "
+            f"the forward pass again")
     leaf_reached(edge)
     data = edge.data
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:
-        edge._check_floating()  # `t.requires_grad = True` was not checked when it was set
+        edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
         g = g.astype(data.dtype)
     if not edge.hooks:
         edge.receive(g)
+    elif id(edge) in waiting:
+        waiting[id(edge)] = edge, waiting[id(edge)][1] + g
     else:
-        waiting[id(edge)] = edge, waiting[id(edge)][1] + g if id(edge) in waiting else g
+        waiting[id(edge)] = edge, g
 
 
-def _all_of(node: Node, found: Any) -> Any:
-    """What the one pullback for all inputs returned: a gradient, or None, for each."""
-    if type(found) in (tuple, list) and len(found) == len(node.edges):
-        return found
-    got = f"{len(found)} of them" if type(found) in (tuple, list) else f"one {type(found).__name__}"
+def _checked_gradients(node: Node, result: Any) -> Any:
+    """The result of the one pullback for all inputs: one gradient, or None, per edge."""
+    is_sequence = type(result) in (tuple, list)
+    if is_sequence and len(result) == len(node.edges):
+        return result
+    got = f"{len(result)} of them" if is_sequence else f"one {type(result).__name__}"
     raise TypeError(f"backward through {node.name}: its pullback must return a tuple of "
-                    f"{len(node.edges)} gradients, "
-                    f"one for each array parameter, and it returned {got}")
+                    f"{len(node.edges)} gradients, one for each array parameter, but it returned "
+                    f"{got}")
 
 
-def _spent(g: Any) -> Any:
-    raise RuntimeError("backward has run through this graph before and freed it: "
-                       "run the forward pass again, "
-                       "or give the first backward retain_graph=True")
+def _already_freed(g: Any) -> Any:
+    raise RuntimeError("an earlier backward has run through this graph and freed it: run the "
+                       "forward pass again, or call the first backward with retain_graph=True")
 
 
 def _reachable(node: Node) -> Iterable[Node]:
-    """The nodes that a gradient of this one reaches, newest first."""
+    """This node and all nodes that its gradient reaches, newest first."""
     seen, stack = {node}, [node]
     while stack:
         for edge in stack.pop().edges:
@@ -194,8 +211,8 @@ def _unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[lead:], strict=True)):
         raise ValueError(
             f"backward through {node.name}: its pullback returned a gradient of shape {g.shape} "
-            f"for an input of shape {shape}; it must have that shape, or one the input "
-            f"broadcasts to")
+            f"for an input of shape {shape}; it must have that shape, or one to which the input "
+            f"broadcasts")
     broadcast = [i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1]
     axes = (*range(lead), *broadcast)
-    return widened(g).sum(axis=axes).reshape(shape)  # the receiver rounds it
+    return widened(g).sum(axis=axes).reshape(shape)  # `_send` casts it to the input's dtype

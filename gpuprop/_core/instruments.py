@@ -1,6 +1,6 @@
 """Instruments: how verification, debugging and capture observe what runs.
 
-All state here is context-local: a thread never sees what another one switched on.
+All state of this module is context-local: what one thread switches on does not affect another.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from gpuprop._core.mode import Switch, current
+from gpuprop._core.mode import Setting, Switch, current
 
 Listeners = tuple[Callable[[Any], None], ...]
 
 
 class Event:
-    """Something that happens to an object.
+    """A kind of event that happens to an object, such as a step of an optimizer.
 
-    The listeners of the current context are called with this object.
+    ``event(subject)`` calls the listeners of the current context with the object.
     """
 
     __slots__ = ("_listeners",)
@@ -32,7 +32,7 @@ class Event:
 
     @contextlib.contextmanager
     def listen(self, listener: Callable[[Any], None]) -> Iterator[None]:
-        """Call `listener(subject)` at each event inside the block."""
+        """Call `listener(subject)` for each event inside the block."""
         token = self._listeners.set((*self._listeners.get(), listener))
         try:
             yield
@@ -41,47 +41,51 @@ class Event:
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[dict[int, Any]]:
-        """The objects of all events inside the block, by id, in the order of first events."""
-        found: dict[int, Any] = {}
-        with self.listen(lambda subject: found.setdefault(id(subject), subject)):
-            yield found
+        """Collect the objects of all events inside the block, by id, each at its first event."""
+        subjects: dict[int, Any] = {}
+        with self.listen(lambda subject: subjects.setdefault(id(subject), subject)):
+            yield subjects
 
     @property
     def is_watched(self) -> bool:
-        """True where somebody listens in this context."""
+        """True if there are listeners in this context."""
         return bool(self._listeners.get())
 
 
-leaf_reached = Event("leaf_reached")  # a backward hands a gradient to a leaf Tensor
+leaf_reached = Event("leaf_reached")  # a leaf Tensor receives a gradient in backward
 parameter_changed = Event("parameter_changed")  # the values of a Parameter were changed in place
-optimizer_stepped = Event("optimizer_stepped")
+optimizer_stepped = Event("optimizer_stepped")  # an optimizer has taken a step
 
 
 # ---- calls of ops and modules --------------------------------------------------------------------
 
 
 def inspect_ops(inspect: Callable) -> Switch:
-    """A context manager: what runs each op is ``inspect(spec, backend, run)`` in place of `run`.
+    """A context manager that replaces the function `run` of each op by another one.
 
-    It is called as ``run(xp, *arrays, **constants)`` and returns (out, pullbacks) of arrays, as the
-    body of an op does.  No step is captured inside the block.
+    ``inspect(spec, backend, run)`` returns that function.  Like the body of an op, it takes
+    ``(xp, *arrays, **constants)`` and returns (out, pullbacks).  No step is captured inside the
+    block.
     """
     outer = current.get().inspect
     if outer is None:
         return Switch(inspect=inspect)
-    return Switch(inspect=lambda spec, backend, run: inspect(
-        spec, backend, outer(spec, backend, run)))
+
+    def nested(spec: Any, backend: Any, run: Callable) -> Callable:
+        return inspect(spec, backend, outer(spec, backend, run))
+
+    return Switch(inspect=nested)
 
 
 _module_call: ContextVar[Callable | None] = ContextVar("gpuprop_module_call", default=None)
-module_call = _module_call.get  # (module, args, kwargs, run) -> output, or None
+module_call = _module_call.get  # returns the `call` of `around_modules`, or None
 
 
 @contextlib.contextmanager
 def around_modules(call: Callable) -> Iterator[None]:
-    """Inside the block a call of a module becomes ``call(module, args, kwargs, run)``.
+    """Replace each call of a module inside the block by ``call(module, args, kwargs, run)``.
 
-    ``run(module, args, kwargs)`` does what the call does otherwise.
+    ``run(module, args, kwargs)`` makes the original call and returns its output.
     """
     outer = module_call()
 
@@ -98,14 +102,14 @@ def around_modules(call: Callable) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collect_modules() -> Iterator[dict[Any, None]]:
-    """The modules that are called inside the block, in the order of their first calls."""
+    """Collect the modules that are called inside the block, in the order of their first calls."""
     called: dict[Any, None] = {}
 
-    def note(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
+    def record_call(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
         called[module] = None
         return run(module, args, kwargs)
 
-    with around_modules(note):
+    with around_modules(record_call):
         yield called
 
 
@@ -116,24 +120,18 @@ check_at_once: ContextVar[bool] = ContextVar("gpuprop_check_at_once", default=Fa
 _no_sync: ContextVar[bool] = ContextVar("gpuprop_no_sync", default=False)
 
 
-@contextlib.contextmanager
-def no_sync() -> Iterator[None]:
-    """Raise RuntimeError inside the block where this thread would wait for a device.
+def no_sync() -> Setting:
+    """Raise RuntimeError when this thread would wait for a device inside the block.
 
-    It would where a value is read on the host, or `synchronize` is called.  NumPy never waits, but
-    reading a Tensor raises there too, since a device would.  Methods of a device array itself, such
-    as CuPy's `.get()`, are not checked.
+    It waits when the host reads a value of a Tensor, and in `synchronize`.  On NumPy nothing waits,
+    but the same calls raise, because they would wait on a device.  Methods of a device array
+    itself, such as CuPy's `.get()`, are not checked.
     """
-    token = _no_sync.set(True)
-    try:
-        yield
-    finally:
-        _no_sync.reset(token)
+    return Setting(_no_sync, True)
 
 
 def waits(what: str) -> None:
-    """Declare that the host waits for a device here: RuntimeError inside `no_sync()`."""
+    """Declare that `what` waits for a device: raises RuntimeError inside `no_sync()`."""
     if _no_sync.get():
-        raise RuntimeError(f"{what} makes the host wait for the device inside "
-                           f"gpuprop.no_sync(): "
+        raise RuntimeError(f"{what} makes the host wait for the device inside gpuprop.no_sync(): "
                            f"read values after the block, or keep them on the device")

@@ -1,4 +1,4 @@
-"""Arrays of other libraries, taken over by sharing their memory, and arrays in pickles."""
+"""Arrays of other libraries, which share their memory, and arrays in pickles."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.backend import AS_IT_IS, BY_TYPE
+from gpuprop._core.backend import BY_TYPE, NO_SWITCH
 from gpuprop._core.registry import backend_for, default_backend
 
-CUDA = 2  # among DLPack's device types
+CUDA = 2  # DLPack's device type kDLCUDA
 
 
 def adopt(value: Any) -> Any:
     """Another library's array as an array of a backend that shares its memory.
 
-    It uses DLPack or CUDA's array interface.  A backend's own array, and what is no array, is
-    returned as it is.  Raises BufferError for memory and dtypes that cannot be shared.
+    The memory is shared through DLPack or CUDA's array interface.  A backend's own array, and a
+    value that is no array, is returned as it is.  Raises BufferError for memory and dtypes that
+    cannot be shared.
     """
     if type(value) in BY_TYPE or isinstance(value, np.ndarray):
         return value
@@ -38,29 +39,31 @@ def adopt(value: Any) -> Any:
 
 
 class PickledArray:
-    """How an array is copied and pickled: a copy stays on its device, a pickle is in host memory.
+    """A container for an array (or None) to copy or pickle.
 
-    Unpickled, the array is on the default backend.  With `kept` false a pickle holds None in its
-    place.
+    A copy stays on its device.  A pickle contains the array in host memory, and unpickling puts it
+    on the default backend.  With ``kept=False`` a pickle contains None in place of the array.
     """
 
     __slots__ = ("array", "kept")
 
     def __init__(self, array: Any, kept: bool = True) -> None:
-        self.array, self.kept = array, kept
+        self.array = array
+        self.kept = kept
 
     def __deepcopy__(self, memo: dict) -> PickledArray:
         a = self.array
-        with BY_TYPE[type(a)].at(a) if type(a) in BY_TYPE else AS_IT_IS:
+        with BY_TYPE[type(a)].at(a) if type(a) in BY_TYPE else NO_SWITCH:
             return PickledArray(copy.deepcopy(a, memo), self.kept)
 
     def __reduce__(self) -> tuple:
         a = self.array if self.kept else None
-        if type(a) not in BY_TYPE:  # None, or a Tensor inside of one
+        if type(a) not in BY_TYPE:  # None, or a nested Tensor
             return PickledArray, (a,)
-        return unpacked, (a if type(a) is np.ndarray else BY_TYPE[type(a)].to_numpy(a),)
+        host_array = a if type(a) is np.ndarray else BY_TYPE[type(a)].to_numpy(a)
+        return unpacked, (host_array,)
 
 
-def unpacked(host: np.ndarray) -> PickledArray:
-    """Called by pickle, with the array in host memory."""
-    return PickledArray(default_backend().asarray(host))
+def unpacked(host_array: np.ndarray) -> PickledArray:
+    """Called by pickle to restore an array."""
+    return PickledArray(default_backend().asarray(host_array))

@@ -1,14 +1,14 @@
-"""How ops run in the context: recorded or not, definitions only, in which precision."""
+"""`Mode`: how ops run in the current context, and the functions that change it."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar, cast
 
-from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.dtypes import as_dtype, is_float
 
 F = TypeVar("F", bound=Callable)
 
@@ -18,91 +18,148 @@ class Mode(NamedTuple):
 
     recording: bool = True  # False inside no_grad()
     generic: bool = False  # True inside generic()
-    low: Any = None  # the low-precision dtype inside autocast
-    depth: int = 1  # of Tensors within Tensors
+    low: Any = None  # the low-precision dtype inside autocast, else None
+    depth: int = 1  # the level of the outermost Tensors: 1, and one more inside each grad()
     inspect: Callable | None = None  # (spec, backend, run) -> run: see `instruments.inspect_ops`
 
 
 current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (immutable)
 
 
-# The modes around the blocks entered; not in a Switch, which several threads may enter at once.
-_outer: ContextVar[tuple[Mode, ...]] = ContextVar("gpuprop_outer_modes", default=())
+class Block(contextlib.ContextDecorator):
+    """Abstract: a context manager and decorator whose effect is local to the context.
 
-
-class Switch(contextlib.ContextDecorator):
-    """A context manager, and a decorator, that changes the mode inside."""
-
-    def __init__(self, **change: Any) -> None:
-        self._change = change
-
-    def _recreate_cm(self) -> Switch:  # a decorated function may run in many threads at once
-        return Switch(**self._change)
-
-    def __call__(self, fn: F) -> F:
-        if not _is_generator_function(fn):
-            return super().__call__(fn)
-
-        @functools.wraps(fn)
-        def steps(*args: Any, **kwargs: Any) -> Iterator:
-            rest = fn(*args, **kwargs)
-            while True:
-                with self._recreate_cm():  # between the steps the caller's mode holds
-                    try:
-                        value = next(rest)
-                    except StopIteration as end:
-                        return end.value
-                yield value
-
-        return cast(F, steps)
+    One object may be entered several times, also by several threads at once, so `__enter__` keeps
+    what `__exit__` needs in a context variable.  A decorated generator or coroutine has the effect
+    while it runs, and its caller has not.
+    """
 
     def __enter__(self) -> None:
-        mode = current.get()
-        _outer.set((*_outer.get(), mode))
-        current.set(mode._replace(**self._change))
+        raise NotImplementedError
 
-    def __exit__(self, *_: object) -> None:
-        *outer, mode = _outer.get()
-        _outer.set(tuple(outer))
-        current.set(mode)
+    def __exit__(self, *error: Any) -> None:
+        raise NotImplementedError
+
+    def __call__(self, fn: F) -> F:
+        flags = _code_flags(fn)
+        if flags & CO_GENERATOR:
+            return cast(F, self._generator_function(fn))
+        if flags & CO_COROUTINE:
+            return cast(F, self._coroutine_function(fn))
+        if flags & CO_ASYNC_GENERATOR:
+            raise TypeError(f"{fn.__qualname__} is an asynchronous generator, whose code runs "
+                            f"between those of its caller: use a `with` block inside of it")
+        return super().__call__(fn)
+
+    def _generator_function(self, fn: Callable) -> Callable:
+        @functools.wraps(fn)
+        def generate(*args: Any, **kwargs: Any) -> Generator:
+            generator = fn(*args, **kwargs)
+            resume: Callable[[], Any] = functools.partial(next, generator)
+            while True:
+                with self:  # not around `yield`: the caller is outside of the block
+                    try:
+                        value = resume()
+                    except StopIteration as end:
+                        return end.value
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    with self:
+                        generator.close()
+                    raise
+                except BaseException as error:
+                    resume = functools.partial(generator.throw, error)
+                else:
+                    resume = functools.partial(generator.send, sent)
+
+        return generate
+
+    def _coroutine_function(self, fn: Callable) -> Callable:
+        @functools.wraps(fn)
+        async def run(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await fn(*args, **kwargs)
+
+        return run
 
 
-CO_GENERATOR = 0x20  # inspect's; importing it takes 15 ms
+CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200  # as `inspect` names them
 
 
-def _is_generator_function(fn: Any) -> bool:
+def _code_flags(fn: Any) -> int:
     while isinstance(fn, functools.partial):
         fn = fn.func
-    code = getattr(fn, "__code__", None)
-    return code is not None and bool(code.co_flags & CO_GENERATOR)
+    return getattr(getattr(fn, "__code__", None), "co_flags", 0)
+
+
+# The values around the blocks that are entered, outermost first.
+_outer: ContextVar[tuple[Any, ...]] = ContextVar("gpuprop_outer_values", default=())
+
+
+class Setting(Block):
+    """A block in which a context variable has another value."""
+
+    def __init__(self, variable: ContextVar, value: Any) -> None:
+        self._variable = variable
+        self._value = value
+
+    def __enter__(self) -> None:
+        before = self._variable.get()
+        _outer.set((*_outer.get(), before))
+        self._variable.set(self._changed(before))
+
+    def __exit__(self, *error: Any) -> None:
+        *outer, before = _outer.get()
+        _outer.set(tuple(outer))
+        self._variable.set(before)
+
+    def _changed(self, before: Any) -> Any:
+        return self._value
+
+
+class Switch(Setting):
+    """A block in which some fields of the mode have other values."""
+
+    def __init__(self, **change: Any) -> None:
+        super().__init__(current, change)
+
+    def _changed(self, before: Mode) -> Mode:
+        return before._replace(**self._value)
 
 
 def no_grad() -> Switch:
-    """Record nothing inside the block, or the decorated function."""
+    """Record no op inside the block, or the decorated function."""
     return Switch(recording=False)
 
 
 def enable_grad() -> Switch:
-    """Record inside the block, although a no_grad() surrounds it."""
+    """Record ops inside the block, or the decorated function, even inside a no_grad()."""
     return Switch(recording=True)
 
 
 def generic() -> Switch:
-    """Run only the definitions of ops: no faster versions and no backend's overrides."""
+    """Run the definitions of ops inside the block: no faster versions, no backend's overrides."""
     return Switch(generic=True)
 
 
 def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
-    """Run products in a low precision, and what needs range in float32; the engine casts.
+    """Run matrix products in a low precision, and ops that need range, such as norms, in float32.
 
-    Parameters keep their own dtype and so do their gradients.  float64 is left alone.
+    The casts are recorded.  Parameters and their gradients keep their dtype.  An op with a float64
+    argument is not changed.
     """
-    return Switch(low=as_dtype(dtype) if enabled else None)
+    low = as_dtype(dtype)
+    if not is_float(low):
+        raise TypeError(f"autocast: expected a floating dtype, got {low}")
+    return Switch(low=low if enabled else None)
 
 
 def is_grad_enabled() -> bool:
+    """True if ops are recorded in this context."""
     return current.get().recording
 
 
 def is_generic() -> bool:
+    """True inside generic()."""
     return current.get().generic

@@ -1,7 +1,8 @@
-"""What an op is: a function on arrays that returns its output and how to pull a gradient back.
+"""`op`, `kernel` and `linear_op`: they make public functions of bodies that compute on arrays.
 
-``fn(xp, x, ...) -> (out, pullbacks)``, called with Tensors, is recorded; with plain arrays it is a
-plain function.
+The body of an op, ``fn(xp, x, ...) -> (out, pullbacks)``, returns its output and the functions that
+compute the gradients of its inputs.  A call with Tensors is recorded for backward; a call with
+plain arrays returns plain arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
-from gpuprop._core.signature import public_function
+from gpuprop._core.signature import REQUIRED, module_of, none_error, public_function
 from gpuprop._core.spec import Spec, definitions, forget_choices
 from gpuprop._core.tensor import Tensor
 
@@ -32,10 +33,12 @@ __all__ = ["Kernel", "LinearOp", "Op", "Spec", "called_as", "definitions", "forg
            "kernel", "linear_op", "op"]
 
 P = ParamSpec("P")
+PRECISIONS = None, "low", "full", "widest"
+HALF_RULES = None, "exact", "rounded"
 
 
 class Kernel(Protocol[P]):
-    """A function that `kernel` made of a body: it has the body's parameters but `xp`."""
+    """A function that `kernel` made of a body: it has the body's parameters except `xp`."""
 
     fn: Callable
     spec: Spec
@@ -44,7 +47,7 @@ class Kernel(Protocol[P]):
 
 
 class Op(Kernel[P], Protocol[P]):
-    """A function that `op` made of a body: it has the body's parameters but `xp`."""
+    """A function that `op` made of a body: it has the body's parameters except `xp`."""
 
     def faster(self, version: Callable) -> Callable: ...
 
@@ -64,22 +67,27 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
        half: str | None = None, name: str | None = None) -> Any:
     """Make an op of ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)``.
 
-    Parameters annotated `Array` are arrays, the others constants.  The public function has this
-    signature without `xp`.  `pullbacks` is a tuple with one function of the output's gradient for
-    each array, which runs only if that gradient is wanted, or one function that returns all of
-    them; None means that no gradient passes.  Several outputs are a tuple.
+    Parameters annotated `Array` are arrays; the others are constants.  The public function has the
+    body's signature without `xp`.  `pullbacks` is a tuple with one function for each array, which
+    takes the gradient of the output and runs only if the gradient of that array is wanted; or one
+    function that returns the gradients of all arrays; or None if the output has no gradient.  The
+    body returns several outputs as a tuple; its pullbacks then take a tuple of gradients.
 
-    `precision` is that inside autocast: "low", "full" (float32) or "widest" of the inputs.  With
-    `promote`, integer operands are cast to the floating dtype of the others, and never widen it.
-    `name` is the name for messages, if it is not the body's; "{n}" in it is the number of spatial
-    dimensions of the output.
+    `precision` is the dtype of the computation inside autocast: "low" (autocast's dtype), "full"
+    (float32) or "widest" (autocast's dtype if all floating arguments have it, else float32).  With
+    `promote`, the last two arrays are operands: if one is an integer or bool array and the other
+    floating, the former is cast to the floating dtype.  `name` is the name for messages if it
+    differs from the body's name; "{n}" in it becomes the number of spatial dimensions of the
+    output.
 
-    Half types (float16, bfloat16) are computed in float32: the engine casts what the body is given
-    and rounds once what it returns.  `half` says that the body needs no such help.  "exact": it
-    moves, chooses or compares elements, or makes each result by one matrix product or one pointwise
-    body; Python numbers are cast to the half type. (`precision` "low" implies it.)  "rounded": it
-    makes each result by one operation on arrays; beside a Python number, which would be rounded
-    too, it is computed in float32 after all.
+    By default an op computes half types (float16, bfloat16) in float32: the engine casts the
+    arguments and rounds each result once.  `half` declares that the body accepts half types:
+
+    - "exact": it moves, chooses or compares elements, or each result is one matrix product or one
+      pointwise body.  Python floats are rounded to the half type.  ``precision="low"`` implies
+      "exact".
+    - "rounded": each result is one NumPy operation on arrays.  If an argument is a Python number,
+      which must not be rounded, the op is computed in float32.
 
     >>> @gpuprop.op
     ... def cube(xp, x: gpuprop.Array):
@@ -91,20 +99,32 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
     """
     if fn is None:
         return functools.partial(op, precision=precision, promote=promote, half=half, name=name)
-    half = "exact" if precision == "low" else half
-    return _make_op(Spec(fn, label=name), precision, promote, half)
+    if precision not in PRECISIONS or half not in HALF_RULES:
+        raise ValueError(f"op(precision={precision!r}, half={half!r}): expected a precision of "
+                         f"{PRECISIONS} and half of {HALF_RULES}")
+    spec = Spec(fn, label=name)
+    if promote and len(spec.arrays) < 2:
+        raise TypeError(f"{spec.name}: promote=True needs two arrays")
+    return _make_op(spec, precision, promote, "exact" if precision == "low" else half)
 
 
 def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
              half: str | None = None) -> Any:
-    choose, chosen = spec.choose, spec.chosen
+    choose = spec.choose
+    chosen = spec.chosen
     spec.is_op = True
-    computes = half is None
+    widens = half is None
+    is_users = not module_of(spec.fn).startswith("gpuprop.")
 
+    # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
-        arrays, edges, wanted = [], [], 0
+        arrays = []
+        edges = []  # the node or leaf that receives the gradient of each array, or None
+        wanted = 0  # the number of edges that are not None
         owner = None  # the type of the first array
-        has_tensors, has_numbers, is_simple, is_narrow = False, False, True, False
+        has_tensors = has_numbers = False
+        is_simple = True  # only numbers and arrays of one type, inside at most one Tensor each
+        may_have_half = False
         for a in args:
             edge = None
             if isinstance(a, Tensor):
@@ -125,40 +145,49 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
                     elif a is not None:
                         has_numbers = True
                     continue
-            if computes and a.itemsize == 2:
-                is_narrow = True
+            if widens and a.itemsize == 2:
+                may_have_half = True
         mode = current.get()
         if mode.low is not None and precision and has_tensors:
-            cast = autocast_arguments(args, precision, mode.low)
-            if cast is not None:
+            cast_args = autocast_arguments(args, precision, mode.low)
+            if cast_args is not None:
                 with Switch(low=None):
-                    return record(cast, constants)
+                    return record(cast_args, constants)
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
-            is_narrow = True  # perhaps
+            may_have_half = True
         if promote:
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in NUMBERS and x.dtype is not y.dtype:
                 arrays = promoted(arrays)
+        if is_users and constants:
+            _refuse_tensors(spec, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
-        if is_narrow or (has_numbers and not computes):
+        if may_have_half or (has_numbers and not widens):
             arrays, run = for_half_types(half, arrays, run)
-        made = run(backend.xp, *arrays, **constants)
-        if type(made) is not tuple:
-            raise _wrong_result(spec, made)
-        out, pullback = made
+        try:
+            result = run(backend.xp, *arrays, **constants)
+        except (AttributeError, TypeError) as error:
+            check_required(spec, args, error)
+            raise
+        if type(result) is not tuple:
+            raise _wrong_result(spec, result)
+        out, pullback = result
         if type(out) is tuple:
             if wanted and type(pullback) is tuple:
                 edges, pullback = _only_wanted(spec, edges, pullback)
             recording = wanted and mode.recording
-            return _several(spec, out, pullback, edges, backend, recording, has_tensors)
+            return _several_outputs(spec, out, pullback, edges, backend, recording, has_tensors)
         if type(out) is not backend.array_type:
             if isinstance(out, list | tuple):
                 raise _wrong_result(spec, out)
             out = backend.own(out)
         if wanted and mode.recording and pullback is not None:
-            if type(pullback) is tuple and not wanted == len(edges) == len(pullback):
+            if type(pullback) is not tuple:
+                if not callable(pullback):
+                    raise _wrong_result(spec, pullback)
+            elif not wanted == len(edges) == len(pullback):
                 edges, pullback = _only_wanted(spec, edges, pullback)
             return _recorded(out, Node(spec, edges, pullback, out.shape, out.dtype))
         return Tensor(out) if has_tensors else out
@@ -166,7 +195,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
     call = public_function(spec.fn, spec.parameters, record)
 
     def faster(version: Callable) -> Callable:
-        """Use a portable faster version of the body; it may write into arrays that it made."""
+        """Use a portable faster version of the body; it may write into arrays that it creates."""
         spec.add_portable(version)
         return version
 
@@ -175,17 +204,17 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
 
 
 def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
-    """Make a kernel of ``fn(xp, a: Array, n)``: it takes Tensors too, and records nothing.
+    """Make a kernel of ``fn(xp, a: Array, n)``: it has no gradient and may write into its arrays.
 
-    The body may write into its arguments.
+    The public function has the body's signature without `xp`.  It takes Tensors too: the body gets
+    their arrays.  The result is returned as it is.
     """
     spec = Spec(fn)
 
     def run_now(args: tuple, constants: dict) -> Any:
         arrays = [raw(a) for a in args]
-        owner = next((type(a) for a in arrays if type(a) in BY_TYPE), None)
-        if owner is None:
-            owner = resolve(spec, tuple(arrays)).owner
+        owners = {type(a) for a in arrays if type(a) in BY_TYPE}
+        owner = owners.pop() if len(owners) == 1 else resolve(spec, tuple(arrays)).owner
         mode = current.get()
         found = None if mode.generic else spec.chosen.get(owner)
         backend, run = found or spec.choose(owner, mode)
@@ -199,16 +228,18 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
 def linear_op(adjoint: Callable) -> Callable[[Callable[Concatenate[Any, P], Any]], LinearOp[P]]:
     """Make an op of ``fn(xp, x, *arrays, **constants) -> out``, linear in `x`, and its adjoint.
 
-    ``adjoint(xp, d, shape_of_x, *arrays, **constants)`` is the gradient.  It is for what NumPy only
-    does by writing into an array: the body may do that, since nobody differentiates it; its
-    derivative is itself, and its adjoint another such op.  Other bodies call it as ``name.on(xp, x,
-    ...)``.
+    ``adjoint(xp, dy, shape_of_x, *arrays, **constants)`` returns the gradient of `x`; `dy` is the
+    gradient of the output.  The body may write into arrays, as ``y[key] = x`` for example, because
+    it is not differentiated: the op is linear, so `adjoint` alone gives its gradient.  `adjoint`
+    consists of ops, which are differentiated in turn.  Other bodies call the op as
+    ``name.on(xp, x, ...)``.
     """
 
     def decorate(fn: Callable) -> Any:
         spec = Spec(fn)
         if not spec.arrays_first:
-            raise TypeError(f"{spec.name}: a linear_op takes its arrays first, then its constants")
+            raise TypeError(f"{spec.name}: the parameters of a linear_op must be first its arrays, "
+                            f"then its constants")
 
         def on(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
             if isinstance(xp, Differentiable):
@@ -220,7 +251,7 @@ def linear_op(adjoint: Callable) -> Callable[[Callable[Concatenate[Any, P], Any]
         @functools.wraps(fn)
         def body(xp: Any, x: Any, *arrays: Any, **constants: Any) -> Any:
             shape = x.shape
-            pullback = lambda d: adjoint(xp, d, shape, *arrays, **constants)
+            pullback = lambda dy: adjoint(xp, dy, shape, *arrays, **constants)
             return on(xp, x, *arrays, **constants), (pullback, *(None for _ in arrays))
 
         call = _make_op(Spec(body, registered=False), half="exact")
@@ -231,39 +262,56 @@ def linear_op(adjoint: Callable) -> Callable[[Callable[Concatenate[Any, P], Any]
 
 
 def called_as(signature: Callable[P, Any]) -> Callable[[Any], Op[P]]:
-    """Tell type checkers that an op is called with the parameters of `signature`.
+    """Tell type checkers that an op has the parameters of `signature`.
 
-    For variadic ops: the body has ``*arrays``, and the public function takes one sequence.
+    For variadic ops: the body has ``*arrays``, but the public function takes one sequence.
     """
     return lambda op: op
 
 
-# ---- what is recorded ----------------------------------------------------------------------------
+# ---- recording -----------------------------------------------------------------------------------
+
+
+def _refuse_tensors(spec: Spec, constants: dict) -> None:
+    """Raise for a Tensor that is given for a constant: its gradient would be lost."""
+    for name, value in constants.items():
+        if isinstance(value, Tensor):
+            raise TypeError(f"{spec.label(None)}(): {name!r} is given a Tensor, but is a constant: "
+                            f"annotate the parameter with gpuprop.Array")
 
 
 def _recorded(out: Any, node: Node) -> Tensor:
-    """``Tensor(out, True, node)``, without the checks that only a user's array needs."""
+    """``Tensor(out, True, node)`` without the checks of `Tensor.__init__`."""
     t = object.__new__(Tensor)
     t.data, t.node, t.requires_grad = out, node, True
     t.grad = t.hooks = None
     return t
 
 
-def _wrong_result(spec: Spec, made: Any) -> TypeError:
+def check_required(spec: Spec, args: tuple, error: Exception) -> None:
+    """Raise a clearer TypeError than `error` if an array without a default is None."""
+    for i, a in enumerate(args):
+        if a is None and (spec.variadic or spec.arrays[i].default is REQUIRED):
+            name = spec.argument_name(i)
+            raise none_error(f"{spec.label(None)}()", repr(name)) from error
+
+
+def _wrong_result(spec: Spec, result: Any) -> TypeError:
     return TypeError(
         f"{spec.fn.__qualname__}: the body of an op must return (output, pullbacks), where several "
-        f"outputs are a tuple, and it returned a {type(made).__name__}: write `return out, None` "
-        f"if no gradient passes")
+        f"outputs are a tuple, but it returned a {type(result).__name__}: write `return out, None` "
+        f"if the output has no gradient")
 
 
 def _only_wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]:
-    """The edges that want a gradient and their pullbacks: others would keep arrays alive."""
+    """The edges that want a gradient, and their pullbacks: the others would keep arrays alive."""
     if len(edges) != len(pullback):
         raise TypeError(
             f"{spec.fn.__qualname__}: the body returned {len(pullback)} pullbacks for "
-            f"{len(edges)} arrays: return one for each array parameter, in order, and None where "
-            f"no gradient passes")
-    wanted, pullbacks = [], []
+            f"{len(edges)} arrays: return one for each array parameter, in order, and None for an "
+            f"array without gradient")
+    wanted = []
+    pullbacks = []
     for edge, f in zip(edges, pullback):  # noqa: B905 (equally long; `strict` costs 50 % more)
         if edge is not None:
             wanted.append(edge)
@@ -271,30 +319,45 @@ def _only_wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]
     return wanted, tuple(pullbacks)
 
 
-def _several(spec: Spec, outs: tuple, pullback: Any, edges: list, backend: Any, recording: Any,
-             has_tensors: bool) -> tuple:
-    """Several outputs: each has a node that hands its gradient to the op's own node."""
+def _several_outputs(spec: Spec, outs: tuple, pullback: Any, edges: list, backend: Any,
+                     recording: Any, has_tensors: bool) -> tuple:
+    """The Tensors of several outputs.
+
+    The op has one node, whose gradient is a list with one item per output.  Each floating output
+    has a node of its own, which puts its gradient into that list.
+    """
     outs = tuple(o if type(o) is backend.array_type else backend.own(o) for o in outs)
     if not recording or pullback is None:
         return tuple(map(Tensor, outs)) if has_tensors else outs
-    kinds = [(o.shape, o.dtype) if is_float(o.dtype) else None for o in outs]
+    # None for outputs that cannot have a gradient
+    shapes_and_dtypes = [(o.shape, o.dtype) if is_float(o.dtype) else None for o in outs]
 
     def pull(grads: list) -> Any:
-        filled = tuple(backend.xp.zeros(*kind) if g is None and kind is not None else g
-                       for g, kind in zip(grads, kinds, strict=True))  # zeros for unused outputs
+        filled = []
+        for g, shape_and_dtype in zip(grads, shapes_and_dtypes, strict=True):
+            if g is None and shape_and_dtype is not None:  # an unused output
+                g = backend.xp.zeros(*shape_and_dtype)
+            filled.append(g)
+        given = tuple(filled)
         if callable(pullback):
-            return pullback(filled)
-        return tuple(f and f(filled) for f in pullback)
+            return pullback(given)
+        return tuple(f and f(given) for f in pullback)
 
-    main = Node(spec, edges, pull)
+    op_node = Node(spec, edges, pull)
 
-    def keep(i: int) -> Callable:
-        def pull_one(g: Any) -> tuple:
-            main.grad = main.grad or [None] * len(outs)
-            main.grad[i] = g
+    def store_gradient(i: int) -> Callable:
+        def store(g: Any) -> tuple:
+            op_node.grad = op_node.grad or [None] * len(outs)
+            op_node.grad[i] = g
             return (None,)
 
-        return pull_one
+        return store
 
-    return tuple(Tensor(o, True, Node(spec, (main,), keep(i), *kind)) if kind else Tensor(o)
-                 for i, (o, kind) in enumerate(zip(outs, kinds, strict=True)))
+    tensors = []
+    for i, (out, shape_and_dtype) in enumerate(zip(outs, shapes_and_dtypes, strict=True)):
+        if shape_and_dtype is None:
+            tensors.append(Tensor(out))
+        else:
+            node = Node(spec, (op_node,), store_gradient(i), *shape_and_dtype)
+            tensors.append(Tensor(out, True, node))
+    return tuple(tensors)

@@ -1,8 +1,8 @@
 """Counter-based random bits (Philox) and the samplers that turn them into numbers.
 
-A word of 64 random bits is a function of (seed, stream, draw, index).  Samplers use only
-operations that IEEE 754 rounds exactly, one by one: no exp or log of a library, and no a*b + c in
-one rounding.  So all backends give the same bits.
+A word of 64 random bits is a function of (seed, stream, draw, index).  Samplers use only operations
+whose rounding IEEE 754 specifies, one by one: no exp or log of a library, and no fused a*b + c.
+Therefore all backends give the same bits.
 """
 
 from __future__ import annotations
@@ -54,11 +54,12 @@ def words(xp: Any, rng_key: Any, stream: int, start: int, stop: int) -> Any:
 def keep_mask(xp: Any, rng_key: Array, shape: Sequence[int], p: float) -> Any:
     """The mask of dropout: booleans of this shape, each False with probability `p`.
 
-    `rng_key` comes from `Generator.noise`.  An element uses 16 random bits and a Philox block
-    serves eight elements, so `p` is rounded to a multiple of 2**-16.  0 keeps everything and 1
-    nothing.
+    `rng_key` comes from `Generator.noise`.  An element uses 16 random bits, so that a Philox block
+    serves eight elements and `p` is rounded to a multiple of 2**-16.  With ``p=0`` all elements
+    are True, with ``p=1`` none.
     """
-    n, dropped = math.prod(shape), round(p * 2**16)
+    n = math.prod(shape)
+    dropped = round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
     draws = words(xp, rng_key, NOISE, 0, (n + 3) // 4).view("uint16")[:n]
@@ -66,18 +67,19 @@ def keep_mask(xp: Any, rng_key: Array, shape: Sequence[int], p: float) -> Any:
 
 
 @kernel
-def keep_rows(
-    xp: Any, rng_key: Array, rows: Array, n: int, start: int, stop: int, p: float,
-) -> Any:
-    """Columns `start` to `stop` of given rows of a dropout mask with `n` columns.
+def keep_rows(xp: Any, rng_key: Array, rows: Array, n: int, start: int, stop: int,
+              p: float) -> Any:
+    """The columns from `start` to `stop` of the given rows of a dropout mask with `n` columns.
 
-    `rows` are the row numbers.  Each row starts with a new Philox block, so the result equals a
-    part of `keep_mask`'s if `n` is a multiple of 8.
+    `rows` holds row numbers.  Each row starts with a new Philox block, so the result equals a part
+    of `keep_mask`'s if `n` is a multiple of 8.
     """
-    shape, dropped = (*rows.shape, stop - start), round(p * 2**16)
+    shape = (*rows.shape, stop - start)
+    dropped = round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)(shape, "bool")
-    first, last = start // 8, (stop + 7) // 8
+    first = start // 8
+    last = (stop + 7) // 8
     blocks = xp.arange(first, last, dtype="uint64")
     index = rows[..., None].astype("uint64") * ((n + 7) // 8) + blocks
     pairs = philox(xp, index, rng_key[1], xp.uint64(NOISE), rng_key[0])
@@ -126,9 +128,10 @@ def normal_quantile(xp: Any, q: Any, on_host: bool) -> Any:
     if not on_host:
         return xp.where(in_tail, _tail_quantile(xp, q), _central_quantile(q))
     z = _central_quantile(q)
-    # One in seven, so indexing is twice as fast; a device would wait for the shape of the result.
-    few = xp.flatnonzero(in_tail)
-    z[few] = _tail_quantile(xp, q[few])
+    # One in seven is in a tail, so indexing is twice as fast.  For a device the host would have to
+    # wait for the number of indices.
+    index = xp.flatnonzero(in_tail)
+    z[index] = _tail_quantile(xp, q[index])
     return z
 
 
@@ -174,8 +177,8 @@ def _tail_quantile(xp: Any, q: Any) -> Any:
 def log(xp: Any, x: Any) -> Any:
     """The natural logarithm, with the same bits on every backend.
 
-    log x = log(2) exponent + 2 atanh((m - 1) / (m + 1)) with sqrt(1/2) <= m < sqrt(2); the
-    polynomial is FreeBSD's.
+    log(x) = exponent * log(2) + 2 * atanh((m - 1) / (m + 1)) for x = m * 2**exponent with
+    sqrt(1/2) <= m < sqrt(2).  The polynomial is FreeBSD's.
     """
     m, exponent = xp.frexp(x)
     small = m < 0.7071067811865476
@@ -197,7 +200,7 @@ def _polynomial(x: Any, coefficients: Sequence[float]) -> Any:
 
 
 def _rounded(y: Any, dtype: Any) -> Any:
-    """float64 as `dtype`; half types through float32, since libraries differ in direct casts."""
+    """float64 cast to `dtype`; to half types by way of float32, since direct casts differ."""
     return y if dtype == "float64" else y.astype("float32").astype(dtype)
 
 

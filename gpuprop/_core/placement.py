@@ -1,4 +1,4 @@
-"""Where arrays are: moving them, and computing on the device that holds them."""
+"""Devices of arrays: moving arrays, and computing on the device that holds them."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from gpuprop._core.backend import AS_IT_IS, BY_TYPE, SEVERAL
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.graph import raw
-from gpuprop._core.registry import backend_of, parse
+from gpuprop._core.registry import backend_of, parse_backend
 
 F = TypeVar("F", bound=Callable)
 
 
 def place(array: Any, where: str | None = None, dtype: Any = None) -> Any:
-    """An array on another backend or device (named as for `use`), in another dtype, or both."""
+    """Move an array to a backend or device (named as for `use`), cast it to a dtype, or both."""
     source = backend_of(array)
-    target, device = (source, source.device_of(array)) if where is None else parse(where)
-    value = array if target is source or type(array) is np.ndarray else source.to_numpy(array)
+    target = source
+    device: int | None = source.device_of(array)
+    if where is not None:
+        target, device = parse_backend(where)
+    is_readable = target is source or type(array) is np.ndarray
+    value = array if is_readable else source.to_numpy(array)
     with target.on_device(device):
         return target.asarray(value, dtype)
 
 
 def place_of(array: Any) -> str:
-    """The name of where an array is, as `use` and `place` take it: "numpy", "cupy:1"."""
+    """The backend and device of an array, as `use` and `place` take them: "numpy", "cupy:1"."""
     backend = backend_of(array)
-    return f"{backend.name}:{backend.device_of(array)}" if backend in SEVERAL else backend.name
+    return f"{backend.name}:{backend.device_of(array)}" if backend in MULTI_DEVICE else backend.name
 
 
 def write(array: Any, value: Any, key: Any = ...) -> None:
-    """``array[key] = value`` on the array's device; other values are copied there first."""
+    """``array[key] = value`` on the array's device, to which host values are copied first."""
     backend = backend_of(array)
     with backend.at(array):
         if isinstance(value, np.ndarray | list | tuple):
@@ -42,22 +46,22 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
 def on_device_of(values: Iterable) -> Any:
     """A context manager: this thread computes on the device of the first array in `values`.
 
-    What is no array is passed over, and so are arrays of backends with one device.
+    Values that are no arrays, and arrays of backends with one device, are skipped.
     """
-    if SEVERAL:
+    if MULTI_DEVICE:
         for array in map(raw, values):
             backend = BY_TYPE.get(type(array))
-            if backend in SEVERAL:
+            if backend in MULTI_DEVICE:
                 return backend.at(array)
-    return AS_IT_IS
+    return NO_SWITCH
 
 
 def on_device_of_arguments(fn: F) -> F:
-    """`fn`, which runs on the device of the first array among its arguments."""
+    """A decorator: `fn` runs on the device of the first array among its arguments."""
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not SEVERAL:
+        if not MULTI_DEVICE:
             return fn(*args, **kwargs)
         with on_device_of((*args, *kwargs.values())):
             return fn(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Elementwise bodies, written once as plain functions on ``xp``."""
+"""Elementwise functions: bodies on ``xp`` that a backend runs in one pass, and ops of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import numpy as np
 
-from gpuprop._core.backend import BY_TYPE, SEVERAL
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import is_half, widened
 from gpuprop._core.mode import is_generic
 from gpuprop._core.ops import Op, op
@@ -23,12 +23,12 @@ P = ParamSpec("P")
 def pointwise(fn: F) -> F:
     """Let the backend of the first array run ``fn(xp, *arrays, **constants)`` in one pass.
 
-    The body computes each element of the result from the elements at the same position: with
-    arithmetic, comparisons and `xp`'s elementwise functions, on arrays that broadcast together and
-    Python numbers.  It returns new arrays, or updates its arguments with ``+=`` and the like, or
-    both.  It uses no shape, no index and no ``if`` on data.  What changes from step to step is a
-    0-d array, what changes from call to call may be a Python number among the arrays; keyword
-    constants are compiled in.
+    The body computes each element of a result from the elements at the same position, by
+    arithmetic, comparisons and elementwise functions of `xp`, on arrays that broadcast together and
+    Python numbers.  It returns new arrays, or updates its arguments by ``+=`` and the like, or
+    both.  It uses no shape, no index and no ``if`` on data.  A value that changes from step to step
+    is a 0-d array.  A value that changes from call to call may be a Python number among the arrays.
+    Keyword constants are compiled into the code.
 
     >>> @gpuprop.pointwise
     ... def scaled_sum(xp, a, b, *, scale):
@@ -41,12 +41,13 @@ def pointwise(fn: F) -> F:
 
     @functools.wraps(fn)
     def call(xp: Any, *arrays: Any, **constants: Any) -> Any:
-        kind = type(arrays[0])
-        run = runners.get(kind)
+        array_type = type(arrays[0])
+        run = runners.get(array_type)
         if run is None:
-            backend = BY_TYPE.get(kind)  # Tensors and tracers run the body as it is
-            run = runners[kind] = fn if backend is None else backend._pointwise(fn) or plain
-        if SEVERAL:
+            backend = BY_TYPE.get(array_type)  # None for Tensors and tracers: the body itself runs
+            run = fn if backend is None else backend._pointwise(fn) or plain
+            runners[array_type] = run
+        if MULTI_DEVICE:
             with on_device_of(arrays):
                 return (plain if is_generic() else run)(xp, *arrays, **constants)
         return (plain if is_generic() else run)(xp, *arrays, **constants)
@@ -55,7 +56,7 @@ def pointwise(fn: F) -> F:
     return call  # type: ignore[return-value]
 
 
-# ---- an op of pointwise bodies -------------------------------------------------------------------
+# ---- ops of pointwise bodies ---------------------------------------------------------------------
 
 
 class PointwiseOp(Op[P], Protocol[P]):
@@ -76,33 +77,35 @@ def pointwise_op(*, precision: str | None = None, name: str | None = None,
 def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | None = None) -> Any:
     """Make an op of ``fn(xp, input: Array, ..., alpha=1.0)``, a `pointwise` body.
 
-    ``@name.backward``, once for each array, marks its gradient: a pointwise body of the same
-    arrays, `dy` and the constants.  ``@name.backward_from_output`` marks one of the output, `dy`
-    and the constants, so that the arrays need not be kept.  A constant called `inplace` is accepted
-    and ignored.
+    ``@name.backward`` declares the gradient of an array, and is used once for each array, in order:
+    a pointwise body ``(xp, *arrays, dy, **constants)``.  ``@name.backward_from_output`` declares a
+    body ``(xp, output, dy, **constants)``, so that the arrays need not be kept.  A constant called
+    `inplace` is accepted and ignored.
     """
     if fn is None:
         return functools.partial(pointwise_op, precision=precision, name=name)
     forward = pointwise(fn)
     defaults = {p.name: p.default for p in parameters(fn) if p.default is not REQUIRED}
-    slopes: list[tuple[Callable, bool]] = []
+    gradients: list[tuple[Callable, bool]] = []  # (pointwise body, whether it takes the output)
 
     @functools.wraps(fn)
     def body(xp: Any, *arrays: Any, **constants: Any) -> tuple:
         constants = defaults | constants
         constants.pop("inplace", None)
         output = forward(xp, *arrays, **constants)
-        pullbacks = [
-            functools.partial(slope, xp, *((output,) if of_output else arrays), **constants)
-            for slope, of_output in slopes]
+        pullbacks = []
+        for gradient, from_output in gradients:
+            kept = (output,) if from_output else arrays
+            pullbacks.append(functools.partial(gradient, xp, *kept, **constants))
         return output, tuple(pullbacks)
 
-    def backward(slope: Callable, of_output: bool = False) -> Callable:
-        slopes.append((pointwise(slope), of_output))
-        return slope
+    def backward(gradient: Callable, from_output: bool = False) -> Callable:
+        gradients.append((pointwise(gradient), from_output))
+        return gradient
 
     call: Any = op(precision=precision, half="exact", name=name)(body)
-    call.backward, call.backward_from_output = backward, functools.partial(backward, of_output=True)
+    call.backward = backward
+    call.backward_from_output = functools.partial(backward, from_output=True)
     return call
 
 
@@ -110,7 +113,7 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | No
 
 
 def rounded_once(fn: Callable) -> Callable:
-    """The body, with half types computed in float32: what it returns or updates is rounded once."""
+    """The body with half types computed in float32; results and updated arrays are rounded once."""
 
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
@@ -118,15 +121,18 @@ def rounded_once(fn: Callable) -> Callable:
         if half is None:
             return fn(xp, *arrays, **constants)
         dtypes = result_types(functools.partial(fn, **constants), arrays)
-        # one copy of an array that is given twice
-        wide = {id(a): widened(a) for a in arrays if type(a) in BY_TYPE}
+        # by id, so that an array given twice has one copy, in which the body sees its own updates
+        by_id = {id(a): a for a in arrays if type(a) in BY_TYPE}
+        wide = {i: widened(a) for i, a in by_id.items()}
         results = fn(xp, *[wide.get(id(a), a) for a in arrays], **constants)
-        for a in {id(a): a for a in arrays if type(a) in BY_TYPE and a.dtype == half}.values():
-            if getattr(a.flags, "writeable", True):
-                a[...] = wide[id(a)]  # the body may have updated it: only a wait would tell
+        for i, a in by_id.items():
+            if a.dtype == half and getattr(a.flags, "writeable", True):
+                a[...] = wide[i]  # always: a test whether the body updated it would wait
         rounded = [r.astype(half) if is_half(dtype) else r
                    for r, dtype in zip(several(results), dtypes, strict=True)]
-        return tuple(rounded) if type(results) is tuple else rounded[0] if rounded else None
+        if type(results) is tuple:
+            return tuple(rounded)
+        return rounded[0] if rounded else None
 
     return run
 
@@ -140,10 +146,10 @@ def half_type(arrays: Sequence) -> Any:
 
 
 def result_types(body: Callable, arrays: Sequence) -> list[Any]:
-    """The dtypes of what ``body(xp, *arrays)`` returns, as NumPy has them.
+    """The dtypes of the results of ``body(xp, *arrays)`` by NumPy's promotion rules.
 
-    The body is called with arrays without elements.  float16 stands for bfloat16, which NumPy
-    would widen beside a number.
+    The body is called with empty arrays.  float16 replaces bfloat16, which NumPy would promote to
+    float32 together with a Python number.
     """
 
     def empty(a: Any) -> Any:
@@ -155,4 +161,7 @@ def result_types(body: Callable, arrays: Sequence) -> list[Any]:
 
 
 def several(results: Any) -> tuple:
-    return results if type(results) is tuple else () if results is None else (results,)
+    """The results of a pointwise body as a tuple: a tuple as it is, no result as ``()``."""
+    if type(results) is tuple:
+        return results
+    return () if results is None else (results,)

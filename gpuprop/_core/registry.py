@@ -1,4 +1,4 @@
-"""The backends by name, and the choice of the one on which new arrays are made."""
+"""Backends by name, and the choice of the default backend, on which new arrays are made."""
 
 from __future__ import annotations
 
@@ -7,41 +7,59 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.backend import BY_TYPE, SEVERAL, Backend, Unavailable
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable
 from gpuprop._core.extras import complete
 
 GROUP = "gpuprop.backends"
-HOST = "numpy"  # whose arrays are in host memory: the one backend that is always there
+HOST = "numpy"  # the backend whose arrays are in host memory; it is always usable
 
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
-_making = threading.RLock()
-checks: list[Callable[[str, Backend], None]] = []  # (name, backend), called for each backend made
+_creation_lock = threading.RLock()
+backend_checks: list[Callable[[str, Backend], None]] = []  # called as check(name, new backend)
 
 
 def register(name: str, cls: type[Backend]) -> None:
-    """Make a backend known by name in this process.
+    """Register a backend under a name in this process.
 
-    Installed packages use an entry point instead.
+    An installed package uses an entry point instead.  Another class of the same name replaces the
+    backend; arrays of the old one belong to none then.
     """
+    if not isinstance(cls, type):
+        raise TypeError(f"backend {name!r}: expected a class, got {cls!r}")
     required = "asarray", "to_numpy", "_to_numpy"
-    missing = [name for name in required if not callable(getattr(cls, name, None))]
+    missing = [method for method in required if not callable(getattr(cls, method, None))]
     if missing:
-        raise TypeError(f"{cls.__name__} is no backend: it lacks {', '.join(missing)}; "
+        raise TypeError(f"{cls.__name__} is not a backend: it lacks {', '.join(missing)}; "
                         f"derive it from gpuprop.Backend")
+    if ":" in name or isinstance(cls.aliases, str):
+        raise TypeError(f"backend {name!r}: its name must not contain ':', and its aliases must "
+                        f"be a tuple of names")
+    if _classes.get(name, cls) is not cls:
+        _forget(name)
     _classes[name] = cls
 
 
-def backends() -> dict[str, Any]:
-    """Every known backend by name: its class once loaded, before that its entry point.
+def _forget(name: str) -> None:
+    """Drop the instance of a backend whose class is replaced."""
+    backend = _instances.pop(name, None)
+    for array_type in [kind for kind, owner in BY_TYPE.items() if owner is backend]:
+        del BY_TYPE[array_type]
+    if backend in MULTI_DEVICE:
+        MULTI_DEVICE.remove(backend)
 
-    Entry points are not imported.
+
+def backends() -> dict[str, Any]:
+    """All installed and registered backends by name.
+
+    A value is the backend's class if that has been loaded, else its entry point; nothing is
+    imported.
     """
     from importlib.metadata import entry_points  # 15 ms that `import gpuprop` does not need
 
@@ -51,48 +69,56 @@ def backends() -> dict[str, Any]:
 def load(name: str) -> type[Backend]:
     """The class of a backend, by its name or one of its aliases.
 
-    Errors as those of `get_backend`.
+    Raises ValueError for an unknown name, and ImportError if its package cannot be imported.
     """
     if name in _classes:
         return _classes[name]
     known = backends()
+    if name in _classes:  # another thread has loaded it meanwhile
+        return _classes[name]
     if name not in known:
-        alias = next((n for n, cls in _loadable() if name in cls.aliases), None)
-        if alias is None:
-            names = ", ".join(sorted({*known, *(a for _, cls in _loadable() for a in cls.aliases)}))
-            raise ValueError(f"unknown backend {name!r}; known are: {names}, auto")
-        return _classes[alias]
+        return _class_with_alias(name, known)
+    entry_point = known[name]
     try:
-        cls = known[name].load()
+        cls = entry_point.load()
     except Exception as e:
         what = f"{type(e).__name__}: {e}"
-        where = known[name].value
-        raise ImportError(f"backend {name!r} ({where}) cannot be imported: {what}") from e
+        raise ImportError(
+            f"backend {name!r} ({entry_point.value}) cannot be imported: {what}") from e
     register(name, cls)
     return _classes[name]
 
 
+def _class_with_alias(alias: str, known: Iterable[str]) -> type[Backend]:
+    names = set(known)
+    for _, cls in _loadable():
+        if alias in cls.aliases:
+            return cls
+        names.update(cls.aliases)
+    raise ValueError(f"unknown backend {alias!r}: expected one of {', '.join(sorted(names))}, auto")
+
+
 def _loadable() -> Iterator[tuple[str, type[Backend]]]:
-    """Every backend whose class can be imported, by name."""
+    """(name, class) of every backend whose class can be imported."""
     for name in sorted(backends()):
         with contextlib.suppress(ImportError):
             yield name, load(name)
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of this name, made at the first call.
+    """The backend with this name or alias; the first call creates it.
 
-    Raises ValueError for an unknown name, ImportError if its library is missing (the message has
-    the line that installs it) and RuntimeError if it has no usable device (the message has the
-    driver's reason).
+    Raises ValueError for an unknown name, ImportError if its library is missing (the message
+    contains the command that installs it), and RuntimeError if it has no usable device (the message
+    contains the driver's reason).
     """
     found = _instances.get(name)
     if found is not None:
         return found
     cls = load(name)
     if name not in _classes:  # an alias
-        name = next(known for known, its in _classes.items() if its is cls)
-    with _making:  # one instance, whichever thread comes first
+        name = next(registered for registered, c in _classes.items() if c is cls)
+    with _creation_lock:  # threads share one instance
         if name not in _instances:
             _instances[name] = _make(name, cls)
     return _instances[name]
@@ -105,11 +131,14 @@ def _make(name: str, cls: type[Backend]) -> Backend:
         raise reason.error(f"backend {name!r} cannot be used: {reason:s}")
     backend = cls()
     complete(backend, backend if name == HOST else get_backend(HOST))
-    for check in checks:
+    for check in backend_checks:
         check(name, backend)
-    BY_TYPE[backend.array_type] = backend
+    owner = BY_TYPE.setdefault(backend.array_type, backend)
+    if owner is not backend:
+        raise TypeError(f"backend {name!r}: its array_type {backend.array_type.__name__} belongs "
+                        f"to backend {owner.name!r}")
     if backend.device_count() > 1:
-        SEVERAL.append(backend)
+        MULTI_DEVICE.append(backend)
     return backend
 
 
@@ -122,7 +151,7 @@ def backend_of(array: Any) -> Backend:
     if isinstance(array, np.ndarray):
         return get_backend(HOST)
     module = type(array).__module__.partition(".")[0]
-    found = backend_for(lambda cls: module in cls.array_modules)  # its first array
+    found = backend_for(lambda cls: module in cls.array_modules)  # a backend not yet in use
     if found is not None:
         return found
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
@@ -130,65 +159,87 @@ def backend_of(array: Any) -> Backend:
                     f"convert it first, for example with gpuprop.tensor(...)")
 
 
-def backend_for(wanted: Callable[[type[Backend]], bool]) -> Backend | None:
-    """The first backend whose class is `wanted`, or None."""
-    name = next((name for name, cls in _loadable() if wanted(cls)), None)
+def backend_for(accepts: Callable[[type[Backend]], bool]) -> Backend | None:
+    """The first backend with ``accepts(its class)``, or None."""
+    name = next((name for name, cls in _loadable() if accepts(cls)), None)
     return None if name is None else get_backend(name)
 
 
 def usable_backends() -> dict[str, Backend]:
-    """Every backend that works here.
+    """All backends that can be used on this machine, by name.
 
-    A third-party one that is broken is left out with a warning.
+    A backend whose library or device is missing is left out; one that fails for another reason is
+    left out with a warning.
     """
     found = {}
     for name in sorted(backends()):
         try:
             found[name] = get_backend(name)
         except Exception as e:
-            known = _classes.get(name)
-            missing = isinstance(e, ImportError | RuntimeError) and known and known.install
+            cls = _classes.get(name)
+            missing = isinstance(e, ImportError | RuntimeError) and cls and cls.install
             if not missing:
                 what = f"{type(e).__name__}: {e}"
                 warnings.warn(f"gpuprop leaves out backend {name!r}: {what}", stacklevel=2)
     return found
 
 
-# ---- where new arrays are made -------------------------------------------------------------------
+# ---- the default backend -------------------------------------------------------------------------
 
-_of_context: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
-_of_process: Backend | None = None
+_context_backend: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
+_process_choice: Choice | None = None
+_thread = threading.local()  # `choice`: whose device is the current one of this thread
+
+
+class Choice(NamedTuple):
+    """The default backend of the process, and the device that its threads make current."""
+
+    backend: Backend
+    device: int | None
 
 
 def default_backend() -> Backend:
-    """Where new arrays are made.
+    """The backend on which new arrays are made.
 
-    It is the choice of the context, else of the process, else GPUPROP_BACKEND's, else "auto".
+    It is the context's choice, else the process's, else that of GPUPROP_BACKEND, else "auto".
     """
     return chosen_backend() or set_default_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
 
 
 def chosen_backend() -> Backend | None:
-    """Where new arrays are made if that has been chosen yet, by hand or automatically."""
-    return _of_context.get() or _of_process
+    """The default backend, or None if neither the user nor `default_backend` has chosen one yet."""
+    found = _context_backend.get()
+    choice = _process_choice
+    if found is not None or choice is None:
+        return found
+    if choice.device is not None and getattr(_thread, "choice", None) is not choice:
+        _thread.choice = choice
+        choice.backend.use_device(choice.device)
+    return choice.backend
 
 
 def set_default_backend(name: str, device: int | None = None) -> Backend:
-    """Make new arrays on this backend from now on, in all threads without a choice of their own."""
-    global _of_process
-    backend, index = parse(name, device)
+    """Set the default backend of the process: of every thread without a choice of its own."""
+    backend, index = parse_backend(name, device)
     if index is not None:
         backend.use_device(index)
-    _of_process = backend
+    _choose_for_process(backend, index)
     return backend
 
 
-class use:
-    """Make new arrays on a backend: as a statement from now on, in every thread; or in a block.
+def _choose_for_process(backend: Backend, device: int | None) -> None:
+    global _process_choice
+    _process_choice = _thread.choice = Choice(backend, device)
 
-    `name` is that of a backend or one of its aliases, such as "cpu" and "cuda"; "cuda:1" names a
-    device too, and "auto" is the best that is usable.  A block holds for its own context only:
-    other threads never see its choice.
+
+class use:
+    """Choose the default backend, on which new arrays are made.
+
+    As a statement, `use` chooses for the process, so every thread follows.  As a context manager it
+    chooses for its block and its context; other threads do not see the choice.
+
+    `name` is the name or an alias of a backend, such as "numpy", "cpu" and "cuda"; "cuda:1" also
+    names a device, and "auto" is the usable backend with the highest priority.
 
     >>> import gpuprop
     >>> with gpuprop.use("numpy"):
@@ -198,51 +249,51 @@ class use:
 
     def __init__(self, name: str, device: int | None = None) -> None:
         self._pending = False
-        self.backend, index = parse(name, device)
-        self._before = _of_context.get(), self.backend.device()
-        if index is not None:
-            self.backend.use_device(index)
-        _of_context.set(self.backend)
-        self._pending = True  # until a block is entered, or the object is dropped
+        self.backend, self._device = parse_backend(name, device)
+        self._backend_before = _context_backend.get()
+        self._device_before = self.backend.device()
+        if self._device is not None:
+            self.backend.use_device(self._device)
+        _context_backend.set(self.backend)
+        self._pending = True  # until a block is entered, or the object is deleted
 
     def __enter__(self) -> Backend:
         self._pending = False
-        _of_context.set(self._before[0])
-        self._token = _of_context.set(self.backend)
+        _context_backend.set(self._backend_before)
+        self._token = _context_backend.set(self.backend)
         return self.backend
 
     def __exit__(self, *_: object) -> None:
-        _of_context.reset(self._token)
-        self.backend.use_device(self._before[1])
+        _context_backend.reset(self._token)
+        self.backend.use_device(self._device_before)
 
-    def _choose_for_process(self) -> None:
-        """Called when the object is dropped or shown: so the call was a statement, and no block."""
-        global _of_process
+    def _finish_statement(self) -> None:
+        """Runs when the object is deleted or displayed: without a block, it is a statement."""
         if self._pending:
             self._pending = False
-            _of_process = self.backend
-            _of_context.set(None)
+            _choose_for_process(self.backend, self._device)
+            _context_backend.set(None)
 
-    __del__ = _choose_for_process
+    __del__ = _finish_statement
 
     def __repr__(self) -> str:
-        self._choose_for_process()
+        self._finish_statement()
         return f"<new arrays are made on {self.backend.name!r}>"
 
 
 @contextlib.contextmanager
 def making_on(name: str) -> Iterator[Backend]:
-    """Make new arrays on a backend or device, named as for `use`, inside the block.
+    """Make new arrays on a backend or device inside the block, in this context only.
 
-    Only this context sees it.
+    `name` is as for `use`.
     """
-    backend, device = parse(name)
-    token = _of_context.set(backend)
+    backend, device = parse_backend(name)
+    token = _context_backend.set(backend)
     try:
         with backend.on_device(device):
             yield backend
     finally:
-        _of_context.reset(token)
+        _context_backend.reset(token)
 
 
 def on_host() -> contextlib.AbstractContextManager[Backend]:
@@ -250,32 +301,36 @@ def on_host() -> contextlib.AbstractContextManager[Backend]:
     return making_on(HOST)
 
 
-def parse(name: str, device: int | None = None) -> tuple[Backend, int | None]:
-    """The backend and the device number, or None, of "cupy", "cuda:1" or "auto" for example."""
+def parse_backend(name: str, device: int | None = None) -> tuple[Backend, int | None]:
+    """The backend and the device index, if any, that a name such as "cuda:1" or "auto" means."""
     if not isinstance(name, str):
-        raise TypeError(f"a backend is chosen by its name, a str, not by {type(name).__name__}")
-    word, colon, number = name.partition(":")
+        raise TypeError(f"expected the name of a backend, a str, got {type(name).__name__}")
+    if device is not None and type(device) is not int:
+        raise TypeError(f"expected the number of a device, an int, got {device!r}")
+    backend_name, colon, number = name.partition(":")
     if colon:
         if not re.fullmatch(r"\d+", number) or device not in (None, int(number)):
             raise ValueError(f"{name!r}: expected the number of one device after the colon, "
                              f"as in 'cuda:1'")
         device = int(number)
-    backend = _best() if word == "auto" else get_backend(word)
-    count = 0 if device is None else backend.device_count()
-    if device is not None and not 0 <= device < count:
-        raise RuntimeError(f"backend {backend.name!r} has {count} device(s); "
-                           f"there is no number {device}")
+    backend = _best() if backend_name == "auto" else get_backend(backend_name)
+    if device is not None:
+        count = backend.device_count()
+        if not 0 <= device < count:
+            raise RuntimeError(f"backend {backend.name!r} has {count} device(s), numbered from 0: "
+                               f"there is no number {device}")
     return backend, device
 
 
-_reported: set[str] = set()  # automatic choices, once a process each
+_logged_choices: set[str] = set()  # each automatic choice is logged once per process
 
 
 def _best() -> Backend:
-    """The usable backend with the highest priority, which the log names with the reason."""
+    """The usable backend with the highest priority; the choice and its reason are logged."""
     import logging  # 5 ms that `import gpuprop` does not need
 
-    logger, level, reasons = logging.getLogger("gpuprop"), logging.INFO, []
+    level = logging.INFO
+    reasons: list[str] = []  # why backends with a higher priority cannot be used
     for name, cls in sorted(_loadable(), key=lambda pair: -pair[1].priority):
         if cls.priority < 0:
             continue
@@ -286,9 +341,9 @@ def _best() -> Backend:
             if not isinstance(e, ImportError):  # its library is installed, so it should work
                 level = logging.WARNING
             continue
-        if name not in _reported:
-            _reported.add(name)
+        if name not in _logged_choices:
+            _logged_choices.add(name)
             why = "; ".join(reasons) or "the first choice"
-            logger.log(level, "gpuprop uses %s (%s)", name, why)
+            logging.getLogger("gpuprop").log(level, "gpuprop uses %s (%s)", name, why)
         return backend
     raise RuntimeError(f"no backend is usable: {'; '.join(reasons)}")

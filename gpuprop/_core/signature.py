@@ -1,11 +1,11 @@
-"""The signature of an op's body: which parameters are arrays, and the public function of it."""
+"""The signature of an op's body: which parameters are arrays, and the public function."""
 
 from __future__ import annotations
 
 import functools
 import re
 from collections.abc import Callable
-from types import CodeType, FunctionType, UnionType
+from types import CellType, CodeType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ else:
         """
 
 
-REQUIRED = object()  # in place of the default of a parameter that has none
+REQUIRED = object()  # stands for the default of a parameter without one
+ARRAY_BY_NAME = re.compile(r"(\w+\.)*Array( *\| *None)?|None *\| *(\w+\.)*Array")
 CO_VARARGS = 4  # inspect's; importing it takes 15 ms
+CO_VARKEYWORDS = 8
 LOOKS_LIKE_AN_ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b")
 
 
@@ -31,12 +33,19 @@ class Parameter(NamedTuple):
     default: Any  # or `REQUIRED`
     is_array: bool
     variadic: bool
+    keyword_only: bool
 
 
 def parameters(fn: Callable) -> list[Parameter]:
-    """The parameters of a body after `xp`, in a tenth of the time of `inspect.signature`."""
+    """The parameters of a body after `xp`, in a tenth of the time of `inspect.signature`.
+
+    Raises TypeError for a function that cannot be a body.
+    """
     fn = unwrapped(fn)
-    code, notes = fn.__code__, fn.__annotations__
+    if not isinstance(fn, FunctionType):
+        raise TypeError(f"the body of an op must be a Python function, got {fn!r}")
+    code = fn.__code__
+    annotations = fn.__annotations__
     stop = code.co_argcount + code.co_kwonlyargcount
     positional = code.co_varnames[1:code.co_argcount]
     keyword = code.co_varnames[code.co_argcount:stop]
@@ -44,88 +53,153 @@ def parameters(fn: Callable) -> list[Parameter]:
     given = fn.__defaults__ or ()
     defaults = dict(zip(positional[len(positional) - len(given):], given, strict=True))
     defaults |= fn.__kwdefaults__ or {}
-    return [Parameter(name, defaults.get(name, REQUIRED),
-                      name in notes and is_array(fn, name, notes[name]), name in rest)
-            for name in (*positional, *rest, *keyword)]
+    result = []
+    for name in (*positional, *rest, *keyword):
+        array = name in annotations and is_array(fn, name, annotations[name])
+        result.append(Parameter(
+            name, defaults.get(name, REQUIRED), array, name in rest, name in keyword))
+    arrays = [p for p in result if p.is_array]
+    if code.co_flags & CO_VARKEYWORDS or any(p.variadic and arrays != [p] for p in result):
+        raise TypeError(f"{fn.__qualname__}(): a body has no **parameters, and *parameters only if "
+                        f"they are its only arrays")
+    if code.co_posonlyargcount > 1:
+        raise TypeError(f"{fn.__qualname__}(): a body has no positional-only parameters but xp")
+    return result
 
 
 def is_array(fn: Any, name: str, annotation: Any) -> bool:
-    """True for `Array`, ``gpuprop.Array`` and ``Array | None``, also postponed to a string.
+    """True for the annotations `Array`, ``gpuprop.Array`` and ``Array | None``, also as strings.
 
-    Raises TypeError for other annotations that look like arrays, which would otherwise make a
-    constant of an array.
+    Raises TypeError for any other annotation that looks like an array, because the parameter would
+    be taken for a constant.
     """
     if annotation is Array:
         return True
     if annotation == "Array" and fn.__globals__.get("Array", Array) is Array:
         return True
     text = annotation
-    if not isinstance(annotation, str):
-        text = getattr(annotation, "__name__", str(annotation))
-    if not LOOKS_LIKE_AN_ARRAY.search(text):
-        return False
+    if isinstance(annotation, type) and not get_args(annotation):
+        text = annotation.__name__
+    elif not isinstance(annotation, str):
+        text = str(annotation)
+    looks_like_one = LOOKS_LIKE_AN_ARRAY.search(text) is not None
+    if not looks_like_one and module_of(fn).startswith("gpuprop."):
+        return False  # no alias of Array is used here
     found = annotation
     if isinstance(annotation, str):
         try:
-            found = eval(annotation, fn.__globals__)
-        except Exception:
+            found = eval(annotation, fn.__globals__ | _closure(fn))
+        except Exception:  # a name that is local to another function, or only for type checkers
+            if ARRAY_BY_NAME.fullmatch(annotation):
+                return True
             found = None
     parts = get_args(found) if get_origin(found) in (Union, UnionType) else (found,)
     if Array in parts and set(parts) <= {Array, type(None)}:
         return True
-    raise TypeError(
-        f"{fn.__qualname__}(): {name!r} is annotated {text!r}: annotate an array with "
-        f"gpuprop.Array or gpuprop.Array | None, several arrays with *{name}: gpuprop.Array, and "
-        f"a constant with another type")
+    if looks_like_one or Array in parts:
+        raise TypeError(
+            f"{fn.__qualname__}(): {name!r} is annotated {text!r}: annotate an array with "
+            f"gpuprop.Array or gpuprop.Array | None, several arrays with *{name}: gpuprop.Array, "
+            f"and a constant with another type")
+    return False
+
+
+def _closure(fn: Any) -> dict[str, Any]:
+    """The variables of enclosing functions that `fn` uses, by name."""
+    cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
+    return {name: cell.cell_contents for name, cell in cells}
 
 
 def unwrapped(fn: Any) -> Any:
-    """The function inside of all that `functools.wraps` put around it."""
+    """The innermost function inside all wrappers made with `functools.wraps`."""
     while hasattr(fn, "__wrapped__"):
         fn = fn.__wrapped__
     return fn
 
 
-def text_of(fn: Callable) -> str:
-    """The signature of a body, as an error message shows it."""
-    import inspect
+def signature_text(fn: Callable) -> str:
+    """The signature of a body for an error message."""
+    import inspect  # 15 ms that `import gpuprop` does not need
 
     return str(inspect.signature(fn))
+
+
+# ---- arguments that are None ---------------------------------------------------------------------
+
+
+def caused_by_none(error: Exception) -> bool:
+    """True if the error may be that of an operation on None."""
+    return isinstance(error, AttributeError | TypeError) and "NoneType" in str(error)
+
+
+def none_argument(fn: Callable, args: tuple, kwargs: dict) -> str | None:
+    """The name of the first parameter of `fn` without a default whose argument is None."""
+    import inspect  # 15 ms that `import gpuprop` does not need
+
+    signature = inspect.signature(fn)
+    try:
+        arguments = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return None
+    for name, value in arguments.items():
+        parameter = signature.parameters[name]
+        if value is None and parameter.default is parameter.empty:
+            return name
+    return None
+
+
+def none_error(caller: str, name: str) -> TypeError:
+    """The error of a call whose argument `name` must not be None."""
+    return TypeError(f"{caller}: {name} is None, but must be an array or a Tensor: check that the "
+                     f"function or forward that computed it returns its result")
 
 
 # ---- the public function -------------------------------------------------------------------------
 
 
 @functools.cache
-def _template(text: str) -> CodeType:
-    return compile(text, "<op>", "exec").co_consts[0]
+def _compiled(header: str, result: str) -> CodeType:
+    """The code object of ``def call(header): return result``, where `RECORD` is a free variable."""
+    source = f"def make({RECORD}):\n def call({header}): return {result}\n return call"
+    make = compile(source, "<op>", "exec").co_consts[0]
+    return next(const for const in make.co_consts if isinstance(const, CodeType))
+
+
+RECORD = "__record"  # a name that no parameter has
 
 
 def public_function(fn: Any, params: list[Parameter], record: Callable) -> Any:
-    """The function that users call: the body's signature without `xp`, bound by Python itself.
+    """The function that users call: it has the body's signature without `xp`.
 
-    It calls ``record(arrays, constants)``.  For tracebacks, `inspect.getsource` and editors it lies
-    where the body does.
+    It calls ``record(arrays, constants)``, with a tuple and a dict.  Python itself binds the
+    arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.
     """
-    constants = [p.name for p in params if not p.is_array]
-    arrays = [p.name for p in params if p.is_array]
-    variadic = next(p for p in params if p.is_array).variadic
-    # *arrays are a sequence to the user
-    given = f"tuple({arrays[0]})" if variadic else f"({' '.join(f'{name},' for name in arrays)})"
-    bound = "none"
-    if constants:
-        bound = "{" + ", ".join(f"{name!r}: {name}" for name in constants) + "}"
-    header = ", ".join(p.name for p in params)
     body = unwrapped(fn)
-    code = _template(f"def call({header}): return record({given}, {bound})").replace(
+    arrays = ", ".join(f"*{p.name}" if p.variadic else p.name for p in params if p.is_array)
+    constants = ", ".join(f"{p.name!r}: {p.name}" for p in params if not p.is_array)
+    is_variadic = any(p.variadic for p in params)  # the user passes one sequence of arrays
+    keyword_only = [] if is_variadic else [p for p in params if p.keyword_only]
+    positional = [p for p in params if p not in keyword_only]
+    header = [p.name for p in positional]
+    if keyword_only:
+        header += ["*", *(p.name for p in keyword_only)]
+    code = _compiled(", ".join(header), f"{RECORD}(({arrays},), {{{constants}}})").replace(
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)
-    defaults = tuple(p.default for p in params if p.default is not REQUIRED)
-    call: Any = FunctionType(code, {"record": record, "none": {}}, body.__name__, defaults)
-    call.__module__, call.__qualname__ = public_module(fn.__module__), fn.__qualname__
+    defaults = tuple(p.default for p in positional if p.default is not REQUIRED)
+    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults, (CellType(record),))
+    call.__kwdefaults__ = {
+        p.name: p.default for p in keyword_only if p.default is not REQUIRED} or None
+    call.__module__ = public_module(module_of(fn))
+    call.__qualname__ = fn.__qualname__
     call.__doc__ = fn.__doc__
     call.__annotations__ = {n: v for n, v in body.__annotations__.items() if n != "xp"}
     return call
+
+
+def module_of(fn: Any) -> str:
+    """The name of the module of a function; code that `exec` runs may have none."""
+    return fn.__module__ or "__main__"
 
 
 def public_module(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.backend import BY_TYPE, SEVERAL, BackendMismatchError
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
 from gpuprop._core.declared import Methods
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import Node, Variable, clock, deliver, level, raw, run_backward
@@ -22,19 +22,23 @@ from gpuprop._core.registry import HOST, backend_of, default_backend, get_backen
 class Tensor(Methods, Variable):
     """An array of some backend (`data`), its gradient (`grad`, an array), and the op that made it.
 
-    Operators and methods speak NumPy and are ops; PyTorch's words without a NumPy meaning work too.
+    Operators and methods are ops with NumPy's names and meanings.  PyTorch's names that mean
+    nothing in NumPy (`view`, `permute`, `detach`, ...) work too.
     """
 
     __slots__ = ()
-    __array_ufunc__ = None  # array * tensor is the tensor's business
+    __array_ufunc__ = None  # NumPy then leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
         if type(data) not in BY_TYPE and not isinstance(data, Tensor):
             data = tensor(data).data
         if requires_grad and node is None:
             check_floating(data)
-        self.data, self.grad, self.hooks = data, None, None
-        self.requires_grad, self.node = requires_grad, node
+        self.data = data
+        self.grad = None
+        self.hooks = None
+        self.requires_grad = requires_grad
+        self.node = node
 
     shape = property(lambda self: self.data.shape)
     ndim = property(lambda self: self.data.ndim)
@@ -42,14 +46,14 @@ class Tensor(Methods, Variable):
     is_leaf = property(lambda self: self.node is None)
 
     def receive(self, g: Any) -> None:
-        """Add `g`, which others may hold, to the gradient: the first one is copied."""
+        """Add `g` to the gradient.  Other code may hold `g` too, so the first one is copied."""
         self.grad = _copy(g) if self.grad is None else _as_array(self.grad + g)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `grad` of every leaf that this tensor was computed from.
 
-        `gradient` is d(loss)/d(self), an array or Tensor of this tensor's shape; a tensor with one
-        element needs none. The graph is freed on the way unless `retain_graph` says otherwise.
+        `gradient` is d(loss)/d(self), an array or Tensor of this tensor's shape; for a tensor with
+        one element it defaults to 1.  The graph is freed unless `retain_graph` is True.
 
         >>> w = gpuprop.tensor([3.0], requires_grad=True)
         >>> (w * w).sum().backward()
@@ -58,8 +62,7 @@ class Tensor(Methods, Variable):
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that requires no gradient: was it computed "
-                               "under no_grad(), "
-                               "or from integers?")
+                               "inside no_grad(), or from tensors without requires_grad=True?")
         if gradient is not None:
             gradient = _as_gradient(self, gradient)
         elif self.size == 1:
@@ -69,7 +72,7 @@ class Tensor(Methods, Variable):
                 f"backward() without a gradient needs a tensor with one element, and this one has "
                 f"shape {self.shape}: reduce it first (.sum(), .mean()), or give "
                 f"d(loss)/d(tensor) as backward(gradient)")
-        devices = [(backend, backend.device()) for backend in SEVERAL]
+        devices = [(backend, backend.device()) for backend in MULTI_DEVICE]
         try:
             if self.node is None:
                 deliver(self, gradient)
@@ -83,41 +86,53 @@ class Tensor(Methods, Variable):
         check_floating(self.data)
 
     def detach(self) -> Tensor:
-        """The same array, with no history."""
+        """A Tensor of the same array, without history."""
         return Tensor(self.data)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Set whether a gradient is wanted; only a floating-point leaf can have one."""
+        """Set `requires_grad`; only a floating-point tensor can have a gradient."""
         if requires_grad:
             check_floating(self.data)
         elif self.node is not None:
-            raise RuntimeError("this tensor was computed and is part of a graph: "
-                               "use .detach() for one without history")
+            raise RuntimeError("requires_grad_(False) on a tensor that an op made: use .detach() "
+                               "for a tensor without history")
         self.requires_grad = requires_grad
         return self
 
     def retain_grad(self) -> None:
-        """Keep this tensor's own gradient too in `.grad`, though an op made it."""
+        """Store the gradient of this tensor in `.grad` too, although an op made it."""
         if self.node is not None:
-            me = weakref.ref(self)  # the node must not hold its tensor, which holds the node
-            self.register_hook(lambda g: t.receive(g) if (t := me()) is not None else None)
+            reference = weakref.ref(self)  # the tensor holds the node: avoid a cycle
+
+            def store(g: Any) -> None:
+                t = reference()
+                if t is not None:
+                    t.receive(g)
+
+            self.register_hook(store)
         elif not self.requires_grad:
             raise RuntimeError("retain_grad() on a tensor that requires no gradient")
 
     def register_hook(self, hook: Callable[[Any], Any]) -> Callable[[], None]:
         """Call `hook(gradient)` when the gradient of this tensor is complete.
 
-        Returns a function that removes the hook.  The gradient is an array others may hold: return
-        a new one.
+        The hook may return another gradient, to be used in its place, or None.  It must not write
+        into the gradient, which other code may hold.  Returns a function that removes the hook.
         """
         if not self.requires_grad:
-            raise RuntimeError("a hook needs a gradient: this tensor requires none")
+            raise RuntimeError("register_hook() on a tensor that requires no gradient")
         owner: Any = self if self.node is None else self.node
         if owner.hooks is None:
             owner.hooks = []
-        hooks, call = owner.hooks, _checked(hook)  # a new object: a function may be a hook twice
+        hooks = owner.hooks
+        call = _checked(hook)  # a new object, because one function may be registered twice
         hooks.append(call)
-        return lambda: hooks.remove(call) if call in hooks else None
+
+        def remove() -> None:
+            if call in hooks:
+                hooks.remove(call)
+
+        return remove
 
     def numpy(self) -> np.ndarray:
         """A copy in host memory."""
@@ -125,19 +140,23 @@ class Tensor(Methods, Variable):
         return backend_of(a).to_numpy(a)
 
     def item(self) -> Any:
-        """The one element as a Python number; waits for the device."""
+        """The only element as a Python number; waits for the device."""
         if self.size != 1:
             raise ValueError(f"item() needs one element, and this tensor of shape {self.shape} "
                              f"has {self.size}")
         return self.numpy().item()
 
     def tolist(self) -> Any:
+        """The elements as Python numbers in nested lists; waits for the device."""
         return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if backend_of(raw(self)).name != HOST:
             raise TypeError("a tensor on a device is not converted to a NumPy array implicitly: "
                             "use .numpy()")
+        if copy is False:
+            raise ValueError("np.asarray(t, copy=False): a tensor is always copied: "
+                             "use t.detach().data for its array")
         return self.numpy() if dtype is None else self.numpy().astype(dtype)
 
     def __len__(self) -> int:
@@ -152,7 +171,7 @@ class Tensor(Methods, Variable):
         if self.size != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous: "
                              f"use .any() or .all()")
-        return bool(self.item())  # the caller asked for a value, and waits for it
+        return bool(self.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -164,10 +183,10 @@ class Tensor(Methods, Variable):
         return operator.index(self.item())
 
     def __getstate__(self) -> tuple:
-        """What a copy or a pickle contains: no hooks and no history; a pickle no gradient."""
+        """The state for a copy or a pickle: without hooks, and in a pickle without gradient."""
         if self.node is not None:
-            raise RuntimeError("only leaves can be copied and pickled, and this tensor was "
-                               "computed: use .detach() first")
+            raise RuntimeError("only leaves can be copied and pickled, but an op made this "
+                               "tensor: use .detach() first")
         return PickledArray(self.data), self.requires_grad, PickledArray(self.grad, kept=False)
 
     def __setstate__(self, state: tuple) -> None:
@@ -175,36 +194,40 @@ class Tensor(Methods, Variable):
         Tensor.__init__(self, data.array, requires_grad)
         self.grad = grad.array
 
-    def __dlpack__(self, **how: Any) -> Any:
-        return self._given_away(raw(self)).__dlpack__(**how)
+    def __dlpack__(self, **options: Any) -> Any:
+        return self._exported(raw(self)).__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return raw(self).__dlpack_device__()
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        return self._given_away(raw(self).__cuda_array_interface__)
+        return self._exported(raw(self).__cuda_array_interface__)
 
-    def _given_away(self, memory: Any) -> Any:
-        """`memory`, for another library to use in place; no gradient would come back."""
+    def _exported(self, memory: Any) -> Any:
+        """`memory`, which another library is going to share."""
         if self.requires_grad:
-            raise BufferError("this tensor requires a gradient, which other libraries do not "
-                              "know: use .detach()")
+            raise BufferError("this tensor requires a gradient, which is not recorded in other "
+                              "libraries: use .detach()")
         return memory
 
     def __repr__(self) -> str:
-        text = np.array2string(self.numpy(), separator=", ", prefix=f"{type(self).__name__}(")
+        name = type(self).__name__
+        parts = [np.array2string(self.numpy(), separator=", ", prefix=f"{name}(")]
+        if self.dtype.name not in ("float32", "int64", "bool"):
+            parts.append(f"dtype={self.dtype}")
         backend = backend_of(raw(self)).name
-        extras = [f"dtype={self.dtype}" * (self.dtype.name not in ("float32", "int64", "bool")),
-                  f"backend={backend!r}" * (backend != HOST),
-                  "requires_grad=True" * self.requires_grad]
-        return f"{type(self).__name__}({', '.join([text, *filter(None, extras)])})"
+        if backend != HOST:
+            parts.append(f"backend={backend!r}")
+        if self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"{name}({', '.join(parts)})"
 
 
 class Parameter(Tensor):
-    """A leaf tensor to be trained.
+    """A leaf tensor that an optimizer trains.
 
-    An optimizer gives it an array for its gradient, `grad_buffer`.
+    The optimizer provides the memory for its gradient, `grad_buffer`.
     """
 
     __slots__ = ("changed", "grad_buffer")
@@ -215,9 +238,11 @@ class Parameter(Tensor):
         if requires_grad:
             check_floating(data)
         super().__init__(data, requires_grad)
-        self.grad_buffer, self.changed = None, -1
+        self.grad_buffer = None
+        self.changed = -1
 
     def receive(self, g: Any) -> None:
+        """Add `g` to the gradient, in `grad_buffer` if that exists."""
         if self.grad is self.grad_buffer is not None:
             self.grad += g
         elif self.grad_buffer is None or self.grad is not None:  # the user's array: do not write
@@ -227,28 +252,30 @@ class Parameter(Tensor):
             self.grad = self.grad_buffer
 
     def touch(self) -> None:
-        """Declare that the values changed in place: graphs of the old ones have no gradient now."""
+        """Report an in-place change of the values: backward through earlier uses now raises."""
         self.changed = next(clock)
         parameter_changed(self)
 
     def __setstate__(self, state: tuple) -> None:
         super().__setstate__(state)
-        self.grad_buffer, self.changed = None, -1  # another process has another clock
+        self.grad_buffer = None
+        self.changed = -1  # another process has another clock
 
     def _refuse(self, *_: Any) -> Any:
-        raise TypeError("operators do not change a Parameter, they would make a new tensor of it: "
-                        "write p.data[...] -= g, or let an optimizer step")
+        raise TypeError("an in-place operator would replace the Parameter by a new tensor: write "
+                        "p.data[...] -= g, or use an optimizer")
 
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ipow__ = __imatmul__ = _refuse
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refuse
+    __ipow__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
 
 
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new Tensor with a copy of `value`.
 
-    An array keeps its dtype; Python floats become float32, ints int64, bools bool.  Host data,
-    such as lists and NumPy arrays, is put on the default backend; a device's array stays on its
-    backend.  Arrays of other libraries, such as PyTorch and JAX, are read by DLPack; `from_dlpack`
-    makes no copy of them.
+    An array keeps its dtype; Python floats become float32, ints int64, bools bool.  Host data, such
+    as lists and NumPy arrays, is copied to the default backend; an array on a device stays on its
+    backend.  Arrays of other libraries, such as PyTorch and JAX, are read through DLPack; to share
+    their memory without a copy, use `from_dlpack`.
 
     >>> gpuprop.tensor([1, 2.5])
     Tensor([1. , 2.5])
@@ -275,11 +302,11 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """A Tensor that shares the memory of another library's array, on its device: no copy.
+    """A Tensor that shares the memory of another library's array, on its device.
 
-    What one library writes the other reads.  Raises TypeError for objects with neither DLPack nor
-    CUDA's array interface, and BufferError for memory that cannot be shared: of dtypes such as
-    bfloat16, and of tensors that require a gradient.
+    Each library sees what the other one writes.  Raises TypeError for objects with neither DLPack
+    nor CUDA's array interface, and BufferError for memory that cannot be shared, such as that of
+    bfloat16 arrays and of tensors that require a gradient.
     """
     array = adopt(x)
     with on_device_of((array,)):
@@ -287,22 +314,24 @@ def from_dlpack(x: Any) -> Tensor:
 
 
 def asnumpy(value: Any) -> np.ndarray:
-    """A copy of an array or Tensor in host memory."""
+    """Copy an array or Tensor to a NumPy array."""
     value = adopt(raw(value))
-    own = hasattr(value, "shape") and not isinstance(value, np.generic)
-    return backend_of(value).to_numpy(value) if own else np.array(value)
+    is_array = hasattr(value, "shape") and not isinstance(value, np.generic)
+    return backend_of(value).to_numpy(value) if is_array else np.array(value)
 
 
 def check_floating(a: Any) -> None:
-    """Raise TypeError for an array that cannot have a gradient."""
+    """Raise TypeError unless the array's dtype is floating."""
     if not is_float(a.dtype):
-        raise TypeError(f"only floating-point arrays can have a gradient, and this one is "
-                        f"{a.dtype}: "
-                        f"use .astype('float32') first")
+        raise TypeError(f"only floating-point arrays can have a gradient, but this one is "
+                        f"{a.dtype}: use .astype('float32') first")
 
 
 def _copy(g: Any) -> Any:
-    """A leaf's first gradient is a copy: its user may write into it, and others may hold `g`."""
+    """A copy of `g`, for a leaf to store: the user may write into it, and other code may hold `g`.
+
+    Inside `grad`, a gradient is a Tensor, and no copy is needed.
+    """
     if isinstance(g, Tensor):
         return g
     if isinstance(g, np.generic):
@@ -321,12 +350,12 @@ def _ones_like(a: Any) -> Any:
 
 
 def _as_array(g: Any) -> Any:
-    """NumPy's arithmetic makes scalars of 0-d arrays; a gradient is an array."""
+    """A gradient as an array: NumPy's arithmetic returns scalars in place of 0-d arrays."""
     return np.asarray(g) if isinstance(g, np.generic) else g
 
 
 def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """`hook` as the graph calls it: with a gradient, and it returns the one to go on with."""
+    """`hook` as the graph calls it: it always returns a gradient, checked and cast."""
 
     def call(g: Any) -> Any:
         g = _as_array(g)
@@ -336,15 +365,16 @@ def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
         changed = changed if isinstance(g, Tensor) else raw(changed)
         shape = getattr(changed, "shape", type(changed).__name__)
         if shape != g.shape:
-            raise ValueError(f"a gradient hook was given shape {g.shape} and returned {shape}: "
-                             f"it must return a "
-                             f"gradient of the same shape, or None to leave the gradient as it is")
+            raise ValueError(f"a hook got a gradient of shape {g.shape} and returned {shape}: it "
+                             f"must return a gradient of the same shape, or None to leave the "
+                             f"gradient as it is")
         return _as_array(changed if changed.dtype == g.dtype else changed.astype(g.dtype))
 
     return call
 
 
 def _as_gradient(root: Tensor, gradient: Any) -> Any:
+    """The argument of `backward` as an array (a Tensor inside `grad`) like ``root.data``."""
     if isinstance(gradient, Tensor) and level(gradient) >= level(root):
         gradient = gradient.data
     here = place_of(raw(root))
@@ -354,8 +384,8 @@ def _as_gradient(root: Tensor, gradient: Any) -> Any:
         elif place_of(raw(gradient)) != here:
             raise BackendMismatchError(
                 f"backward(gradient): the tensor is on {here!r} and its gradient on "
-                f"{place_of(raw(gradient))!r}: "
-                f"bring it there, with gpuprop.tensor(gradient).to({here!r})")
+                f"{place_of(raw(gradient))!r}: move the gradient with "
+                f"gpuprop.tensor(gradient).to({here!r})")
         if gradient.shape != root.shape:
             raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, "
                              f"the tensor {root.shape}")

@@ -1,4 +1,4 @@
-"""Trees: nested tuples, lists and dicts, of arrays for example."""
+"""Trees: nested tuples, lists and dicts.  Any other value is a leaf."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 
 def tree_map(f: Callable, tree: Any) -> Any:
-    """The same tree with `f(leaf)` in place of each leaf.
+    """A tree of the same structure with `f(leaf)` in place of each leaf.
 
-    A container keeps its type: a dict may be an OrderedDict, a tuple a named tuple.  None is a
-    leaf.
+    Containers keep their types, such as OrderedDict and named tuples.  None is a leaf.
     """
     if isinstance(tree, tuple | list):
         return rebuilt(tree, [tree_map(f, value) for value in tree])
@@ -33,15 +32,16 @@ def tree_leaves(tree: Any) -> Iterator[Any]:
 
 
 def is_mapping(value: Any) -> bool:
-    """True for a dict and its like; a structured array is none."""
+    """True for a Mapping such as a dict, but not for an array-like one."""
     return isinstance(value, Mapping) and not hasattr(value, "shape")
 
 
 def rebuilt(container: Any, values: Any) -> Any:
-    """`values` in a container of the same type as `container`, whose own contents are replaced."""
+    """A container of the same type as `container` with `values`: its new items, or a new dict."""
     if isinstance(container, dict):
-        made = copy.copy(container)  # a defaultdict needs more than its items
-        made.update(values)
-        return made
-    make: Any = type(container)
-    return make(*values) if hasattr(make, "_fields") else make(values)
+        result = copy.copy(container)  # keeps what is no item, such as a defaultdict's factory
+        result.update(values)
+        return result
+    cls: Any = type(container)
+    is_named_tuple = hasattr(cls, "_fields")
+    return cls(*values) if is_named_tuple else cls(values)

@@ -1,4 +1,4 @@
-"""Warnings and messages that point at the caller's code."""
+"""Warnings and messages that point to the caller's code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning that points at the innermost frame outside of the gpuprop package.
+    """Issue a warning that points to the innermost frame outside of the gpuprop package.
 
-    Python 3.12 has `skip_file_prefixes` for this.
+    It does what `skip_file_prefixes` of `warnings.warn` does in Python 3.12.
     """
     level = 1
     frame = sys._getframe()
@@ -29,11 +29,11 @@ SKIPPED_MODULES = ("gpuprop._core.", "numpy", "contextlib")
 
 def calling_line(frames: Iterable[tuple[FrameType, int]],
                  skip: tuple[str, ...] = ()) -> tuple[str, str]:
-    """The innermost code that is neither gpuprop's core nor an array library or its backend.
+    """The innermost frame whose code is not in gpuprop's core, NumPy or the modules `skip`.
 
     `frames` are pairs (frame, line number), innermost first, as `traceback.walk_stack` yields them.
-    `skip` are prefixes of the names of further modules to pass over.  Returns the code as
-    ``"adam_update (_adam.py:31)"`` and the name of the function that it called, or ``""``.
+    `skip` are prefixes of module names.  Returns the frame's code, as in
+    ``"adam_update (_adam.py:31)"``, and the name of the function that it called, or ``""``.
     """
     skipped = SKIPPED_MODULES + skip
     called = ""

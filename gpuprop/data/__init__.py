@@ -1,4 +1,4 @@
-"""Datasets, the DataLoader, augmentation of images, and readers of files."""
+"""Datasets, samplers, the DataLoader, image augmentation and file readers."""
 
 from gpuprop.data._augmentation import (
     Augmentation,

@@ -1,7 +1,7 @@
-"""Augmentation of images in host memory: one image (C, H, W), or a batch (N, C, H, W).
+"""Image augmentation in host memory: one image (C, H, W), or a batch (N, C, H, W).
 
-Each image of a batch is changed independently.  Random numbers are drawn from `batch_rng()`: in a
-DataLoader they depend on the epoch and the batch only, not on the workers.
+Each image of a batch is augmented independently.  Random numbers are drawn from `batch_rng()`: in a
+DataLoader they depend on the epoch's seed and the batch number, not on the number of workers.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from gpuprop.random import Generator
 
 
 class Augmentation(ABC):
-    """Abstract: a random or fixed change of images.  A subclass defines `apply`.
+    """Abstract: a random or deterministic transform of images.  A subclass defines `apply`.
 
-    Further arguments, such as labels, are passed through: ``images, labels = a(images, labels)``.
+    Further arguments, such as labels, are returned unchanged:
+    ``images, labels = augmentation(images, labels)``.
     """
 
     def __call__(self, images: Any, *rest: Any) -> Any:
         images = _host_array(images)
         label_shape = np.shape(rest[0]) if rest else ()
-        no_channels = images.ndim == 3 and label_shape[:1] == images.shape[:1]
-        if images.ndim not in (3, 4) or no_channels:
+        # images (N, H, W) with N labels are a batch, not one image of N channels
+        lacks_channels = images.ndim == 3 and label_shape[:1] == images.shape[:1]
+        if images.ndim not in (3, 4) or lacks_channels:
             raise ValueError(f"{type(self).__name__}: images must be (C, H, W) or (N, C, H, W), "
-                             f"not {images.shape}; add a channel axis with images[:, None]")
+                             f"got {images.shape}; add a channel axis with images[:, None]")
         with on_host():
             out = self.apply(images.reshape(-1, *images.shape[-3:]), batch_rng())
         if images.ndim == 3:
@@ -40,20 +42,20 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
-        """The changed images, (N, C, H, W); must not write into `images`."""
+        """Return the transformed images, (N, C, H, W), without writing into `images`."""
 
 
 def _host_array(array: Any) -> np.ndarray:
     array = raw(array)
     if backend_of(array).name != "numpy":
-        raise TypeError(f"augmentation needs arrays in host memory, but this one is on "
-                        f"{backend_of(array).name!r}: keep the dataset on the host, the DataLoader "
-                        f"copies its batches to the device")
+        raise TypeError(f"augmentation needs arrays in host memory, got one on backend "
+                        f"{backend_of(array).name!r}: keep the dataset in host memory; the "
+                        f"DataLoader copies batches to the device")
     return array
 
 
 class Compose:
-    """Apply several transforms in order, to images alone or with labels.
+    """Apply transforms in order, to images alone or to images and labels.
 
     >>> import numpy as np
     >>> from gpuprop.data import Compose, RandomCrop, ToFloat
@@ -74,9 +76,9 @@ class Compose:
 
 
 class ToFloat(Augmentation):
-    """Integers divided by the largest value of their dtype, as float32 in [0, 1].
+    """Convert integer images to float32, divided by the largest value of their dtype.
 
-    Floating images are returned unchanged.
+    For uint8 the result is in [0, 1].  Floating-point images are returned unchanged.
 
     >>> import numpy as np
     >>> from gpuprop.data import ToFloat
@@ -87,27 +89,28 @@ class ToFloat(Augmentation):
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         if images.dtype.kind == "f":
             return images
-        return images * np.float32(1 / np.iinfo(images.dtype).max)
+        scale = np.float32(1 / np.iinfo(images.dtype).max)
+        return np.multiply(images, scale, dtype=np.float32)
 
 
 class Normalize(Augmentation):
-    """``(images - mean) / std``, where `mean` and `std` are numbers or one per channel."""
+    """``(images - mean) / std``, with `mean` and `std` one number or one number per channel."""
 
     def __init__(self, mean: Any, std: Any) -> None:
         self.mean = np.asarray(mean, np.float64).reshape(-1, 1, 1)
         self.std = np.asarray(std, np.float64).reshape(-1, 1, 1)
         if (self.std <= 0).any():
-            raise ValueError(f"Normalize: std must be positive, not {std}")
+            raise ValueError(f"Normalize: std must be positive, got {std}")
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         if images.dtype.kind != "f":
-            raise TypeError(f"Normalize: images must be floating, not {images.dtype}: put "
-                            f"ToFloat() before it")
+            raise TypeError(f"Normalize: images must be floating-point, got {images.dtype}: put "
+                            f"ToFloat() before Normalize")
         return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
 
 
 class RandomHorizontalFlip(Augmentation):
-    """Mirror each image, left to right, with probability `p`."""
+    """Flip each image left to right with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = p
@@ -122,7 +125,7 @@ class RandomHorizontalFlip(Augmentation):
 class RandomCrop(Augmentation):
     """Crop each image at a random position to `size`, an int or (height, width).
 
-    `padding` pixels with the value `fill` are added on every side first.
+    Before that, all four sides are padded by `padding` pixels with the value `fill`.
     """
 
     def __init__(self, size: int | tuple[int, int], padding: int = 0, fill: float = 0) -> None:
@@ -139,16 +142,18 @@ class RandomCrop(Augmentation):
         if self.size[0] > height or self.size[1] > width:
             raise ValueError(f"RandomCrop: size {self.size} is larger than the padded image "
                              f"{(height, width)}")
-        windows = sliding_window_view(padded, self.size, axis=(2, 3))
-        n, _, rows, columns = windows.shape[:4]
-        return windows[np.arange(n), :, rng.integers(0, rows, n), rng.integers(0, columns, n)]
+        crops = sliding_window_view(padded, self.size, axis=(2, 3))  # (N, C, tops, lefts, H, W)
+        n, _, tops, lefts = crops.shape[:4]
+        top = rng.integers(0, tops, n)
+        left = rng.integers(0, lefts, n)
+        return crops[np.arange(n), :, top, left]
 
 
 class Cutout(Augmentation):
-    """Fill a square of `size` pixels around a random centre of each image.
+    """Fill a square of size x size pixels around a random pixel of each image.
 
-    Parts of the square may lie outside of the image.  T. DeVries and G. W. Taylor, "Improved
-    regularization of convolutional neural networks with cutout", 2017.
+    The square may extend beyond the image.  T. DeVries and G. W. Taylor, "Improved regularization
+    of convolutional neural networks with cutout", 2017.
     """
 
     def __init__(self, size: int, fill: float = 0) -> None:
@@ -157,29 +162,30 @@ class Cutout(Augmentation):
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         n, _, height, width = images.shape
-        rows = self._covered(rng.integers(0, height, n), height)
-        columns = self._covered(rng.integers(0, width, n), width)
-        covered = rows[:, None, :, None] & columns[:, None, None, :]
-        return np.where(covered, np.asarray(self.fill, images.dtype), images)
+        row_mask = self._axis_mask(rng.integers(0, height, n), height)
+        column_mask = self._axis_mask(rng.integers(0, width, n), width)
+        mask = row_mask[:, None, :, None] & column_mask[:, None, None, :]
+        return np.where(mask, np.asarray(self.fill, images.dtype), images)
 
-    def _covered(self, centres: np.ndarray, length: int) -> np.ndarray:
-        """Mask (N, length) of the pixels that the squares cover along one axis."""
-        offset = np.arange(length) - (centres[:, None] - self.size // 2)
+    def _axis_mask(self, centers: np.ndarray, length: int) -> np.ndarray:
+        """Mask (N, length) of the pixels inside each image's square, along one axis."""
+        start = centers[:, None] - self.size // 2
+        offset = np.arange(length) - start
         return (offset >= 0) & (offset < self.size)
 
 
 class Mixup:
-    """Mix each sample of a batch, and its label, with another one.
+    """Mix each sample of a batch, and its label, with another sample of the batch.
 
     ``w * a + (1 - w) * b``, where one weight w is drawn from Beta(alpha, alpha) for each batch.
-    Integer labels become rows of `num_classes` probabilities, float32.  Mixup needs a batch, so it
-    is the loader's transform, or the last one in a Compose.  H. Zhang et al., "mixup: beyond
+    Integer labels become float32 class probabilities (N, num_classes).  Mixup needs a batch: pass
+    it as the DataLoader's `transform`, alone or last in a Compose.  H. Zhang et al., "mixup: beyond
     empirical risk minimization", 2018.
     """
 
     def __init__(self, alpha: float, num_classes: int | None = None) -> None:
         if not alpha > 0:
-            raise ValueError(f"Mixup: alpha must be positive, not {alpha}")
+            raise ValueError(f"Mixup: alpha must be positive, got {alpha}")
         self.alpha = alpha
         self.num_classes = num_classes
 
@@ -187,8 +193,8 @@ class Mixup:
         inputs = _host_array(inputs)
         labels = self._probabilities(_host_array(labels))
         if inputs.dtype.kind != "f":
-            raise TypeError(f"Mixup: inputs must be floating, not {inputs.dtype}: put ToFloat() "
-                            f"before it")
+            raise TypeError(f"Mixup: inputs must be floating-point, got {inputs.dtype}: put "
+                            f"ToFloat() before Mixup")
         with on_host():
             rng = batch_rng()
             other = rng.permutation(len(inputs))
@@ -200,24 +206,27 @@ class Mixup:
         return mix(inputs), mix(labels)
 
     def _probabilities(self, labels: np.ndarray) -> np.ndarray:
+        """Integer labels as one-hot rows; floating-point labels are returned unchanged."""
         if labels.dtype.kind == "f":
             return labels
         if self.num_classes is None:
             raise ValueError("Mixup: integer labels need num_classes=")
         if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise ValueError(f"Mixup: labels must be from 0 to num_classes - 1 = "
-                             f"{self.num_classes - 1}, but are from {labels.min()} to "
+            raise ValueError(f"Mixup: label out of range: expected 0 <= label < num_classes = "
+                             f"{self.num_classes}, got labels from {labels.min()} to "
                              f"{labels.max()}")
         return np.eye(self.num_classes, dtype=np.float32)[labels]
 
 
 def _symmetric_beta(alpha: float, rng: Generator) -> float:
-    """A sample of Beta(alpha, alpha).
+    """Draw a number from Beta(alpha, alpha).
 
-    L. Devroye, "Non-uniform random variate generation", 1986, chapter IX.3.4.
+    ``1/2 ± 1/2 / sqrt(1 + 1/s)``, ``s = (u**(-1/alpha) - 1) * cos(2 * pi * v)**2``, with u and v
+    uniform in (0, 1) and a random sign.  L. Devroye, "Non-uniform random variate generation", 1986,
+    chapter IX.3.4.
     """
-    u, v, side = rng.uniform(3, dtype="float64").tolist()
-    tail = math.expm1(min(-math.log(1 - u) / alpha, 700.0))  # exp(700) is still finite
-    s = tail * math.cos(2 * math.pi * v) ** 2
+    u, v, sign = rng.uniform(3, dtype="float64").tolist()
+    exponent = min(-math.log(1 - u) / alpha, 700.0)  # exp(700) is still finite
+    s = math.expm1(exponent) * math.cos(2 * math.pi * v) ** 2  # 1 - u is uniform too
     distance = 0.5 / math.sqrt(1 + 1 / s) if s > 1e-300 else 0.0
-    return 0.5 + distance if side < 0.5 else 0.5 - distance
+    return 0.5 + distance if sign < 0.5 else 0.5 - distance

@@ -1,4 +1,4 @@
-"""Collating samples into a batch: arrays are stacked, inside of tuples, lists and dicts."""
+"""Collate samples into a batch: arrays are stacked, also inside tuples, lists and dicts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gpuprop._core.tree import rebuilt
 
 
 def default_collate(samples: Sequence) -> Any:
-    """Samples of equal structure as one batch with a new first axis.
+    """Combine samples of the same structure into one batch with a new first axis.
 
-    Arrays are stacked, numbers become arrays, strings become lists.  Tuples, named tuples, lists
-    and dicts are collated entry by entry.  Raises TypeError for other types, and ValueError if
-    samples differ in shapes, lengths or keys.
+    Arrays are stacked, numbers become one array, and strings become a list.  Tuples, named tuples,
+    lists and dicts are collated entry by entry.  Raises TypeError for other types, and ValueError
+    if samples differ in shape, length or keys.
 
     >>> from gpuprop.data import default_collate
     >>> default_collate([(1, "a"), (2, "b")])
@@ -28,7 +28,8 @@ def default_collate(samples: Sequence) -> Any:
         return list(samples)
     if isinstance(first, bool | int | float | complex | np.generic):
         numbers = np.asarray(samples)
-        if numbers.dtype.kind != "O":  # None among them, or an integer of more than 64 bits
+        # objects: a sample is None, for example, or an integer of more than 64 bits
+        if numbers.dtype.kind != "O":
             return numbers
     if isinstance(first, Mapping):
         _check_equal("keys", [sorted(map(str, s)) for s in samples])
@@ -41,13 +42,13 @@ def default_collate(samples: Sequence) -> Any:
         _check_equal("shapes", [getattr(a, "shape", None) for a in arrays])
         return namespace(arrays[0]).stack(arrays)
     types = ", ".join(sorted({type(s).__name__ for s in samples}))
-    raise TypeError(f"cannot collate {types}: samples must hold arrays, numbers, strings, tuples, "
-                    f"lists and dicts; convert them in the dataset, or pass collate_fn=")
+    raise TypeError(f"cannot collate {types}: samples must be arrays, numbers, strings, or tuples, "
+                    f"lists and dicts of these; convert them in the dataset, or pass collate_fn=")
 
 
-def _check_equal(what: str, values: list) -> None:
+def _check_equal(property_name: str, values: list) -> None:
     for i, value in enumerate(values):
         if value != values[0]:
-            raise ValueError(f"samples of one batch differ in their {what}: sample 0 has "
-                             f"{values[0]}, sample {i} of the batch has {value}; make them equal "
+            raise ValueError(f"cannot collate samples of different {property_name}: sample 0 of "
+                             f"the batch has {values[0]}, sample {i} has {value}; make them equal "
                              f"in the dataset, or pass collate_fn=")

@@ -1,4 +1,4 @@
-"""Datasets: samples by index (Dataset) or one after the other (IterableDataset)."""
+"""Datasets: map-style (Dataset), read by index, and iterable (IterableDataset)."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from gpuprop.random import Generator, default_generator
 
 
 class Dataset:
-    """Samples by index: a subclass defines ``__getitem__(index)`` and ``__len__()``.
+    """A map-style dataset: a subclass defines ``__getitem__(index)`` and ``__len__()``.
 
-    It may also define ``take_batch(indices)``, which returns a whole batch, if that is faster than
-    collating single samples.  A loader without `collate_fn` uses it.
+    A subclass may also define ``take_batch(indices)``, which returns a whole batch, where that is
+    faster than collating single samples.  A DataLoader without `collate_fn` calls it.
     """
 
     def __getitem__(self, index: int) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} lacks __getitem__(index)")
+        raise NotImplementedError(f"{type(self).__name__} must define __getitem__(index)")
 
     def __add__(self, other: Any) -> ConcatDataset:
         return ConcatDataset([self, other])
 
 
 class IterableDataset:
-    """Samples one after the other: a subclass defines ``__iter__()``."""
+    """A dataset that is read in its own order: a subclass defines ``__iter__()``."""
 
     def __iter__(self) -> Iterator:
-        raise NotImplementedError(f"{type(self).__name__} lacks __iter__()")
+        raise NotImplementedError(f"{type(self).__name__} must define __iter__()")
 
 
 class ArrayDataset(Dataset):
-    """Arrays of equal length, on the host or on a device; a sample is the tuple of their rows.
+    """Arrays of equal length, on the host or on a device; a sample has one row of each array.
 
     >>> import numpy as np
     >>> from gpuprop.data import ArrayDataset
@@ -55,8 +55,8 @@ class ArrayDataset(Dataset):
         self.arrays = tuple(_as_array(a) for a in arrays)
         shapes = [a.shape for a in self.arrays]
         if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
-            raise ValueError(f"ArrayDataset: the arrays must have the same length, but their "
-                             f"shapes are {', '.join(map(str, shapes))}")
+            raise ValueError(f"ArrayDataset: the arrays must have the same length, got the shapes "
+                             f"{', '.join(map(str, shapes))}")
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -65,7 +65,7 @@ class ArrayDataset(Dataset):
         return tuple(a[index] for a in self.arrays)
 
     def take_batch(self, indices: Any) -> tuple:
-        """The rows at these indices of each array, gathered on the array's device."""
+        """The rows of each array at `indices`, gathered on the array's device."""
         indices = np.asarray(indices, np.intp)
         return tuple(
             a.take(indices, 0) if type(a) is np.ndarray else _take_rows(a, indices)
@@ -76,31 +76,35 @@ class ArrayDataset(Dataset):
         return f"{type(self).__name__}({arrays})"
 
 
-TensorDataset = ArrayDataset
+TensorDataset = ArrayDataset  # PyTorch's name
 
 
 def _as_array(value: Any) -> Any:
+    """A device array unchanged, anything else as a NumPy array."""
     value = raw(value)
     try:
-        backend_of(value)
-    except TypeError:
-        return get_backend("numpy").asarray(value)
-    return get_backend("numpy").asarray(value) if isinstance(value, np.ndarray) else value
+        is_on_device = backend_of(value).name != "numpy"
+    except TypeError:  # a list, for example
+        is_on_device = False
+    return value if is_on_device else get_backend("numpy").asarray(value)
 
 
 def _take_rows(a: Any, indices: np.ndarray) -> Any:
-    """Rows of an array on a device, which would wrap indices that are out of bounds."""
+    """The rows of a device array at `indices`.
+
+    The host checks the indices, because a device wraps those that are out of bounds.
+    """
     backend = backend_of(a)
     n = len(a)
-    wrong = indices[(indices < -n) | (indices >= n)]
-    if wrong.size:
-        raise IndexError(f"index {wrong[0]} is out of bounds for a dataset of {n} samples")
+    out_of_bounds = indices[(indices < -n) | (indices >= n)]
+    if out_of_bounds.size:
+        raise IndexError(f"index {out_of_bounds[0]} is out of bounds for a dataset of {n} samples")
     with backend.at(a):
         return backend.xp.take(a, backend.asarray(indices), axis=0)
 
 
 class Subset(Dataset):
-    """The samples of a dataset at `indices`, in this order."""
+    """The samples of a dataset at `indices`, in the order of `indices`."""
 
     def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray) -> None:
         self.dataset = dataset
@@ -114,7 +118,7 @@ class Subset(Dataset):
 
 
 class ConcatDataset(Dataset):
-    """Several datasets, one after the other; ``a + b`` makes one."""
+    """Several datasets, one after the other; ``a + b`` concatenates two."""
 
     def __init__(self, datasets: Iterable) -> None:
         self.datasets = list(datasets)
@@ -157,17 +161,17 @@ def _subset_batch_taker(subset: Subset) -> Callable[[Any], Any] | None:
     take = batch_taker(subset.dataset)
     if take is None:
         return None
-    own = np.asarray(subset.indices, np.intp)
-    return lambda indices: take(own[indices])
+    subset_indices = np.asarray(subset.indices, np.intp)
+    return lambda indices: take(subset_indices[indices])
 
 
 def random_split(
     dataset: Any, lengths: Sequence[float], rng: Generator | None = None
 ) -> list[Subset]:
-    """Split a dataset at random into disjoint subsets of these lengths.
+    """Split a dataset at random into disjoint subsets.
 
-    Fractions that sum to 1 are rounded down; the first subsets get one more sample each until none
-    are left.
+    `lengths` are numbers of samples, or fractions that sum to 1.  A fraction gives a length rounded
+    down; the samples that remain go to the first subsets, one each.
 
     >>> from gpuprop.data import random_split
     >>> [len(part) for part in random_split(range(10), [0.75, 0.25])]
@@ -177,11 +181,12 @@ def random_split(
     counts = list(lengths)
     if math.isclose(sum(lengths), 1):
         counts = [math.floor(n * fraction) for fraction in lengths]
-        rest = n - sum(counts)
-        counts = [count + (i < rest) for i, count in enumerate(counts)]
+        remaining = n - sum(counts)
+        counts = [count + 1 if i < remaining else count for i, count in enumerate(counts)]
     if sum(counts) != n or any(c < 0 or c != int(c) for c in counts):
-        raise ValueError(f"random_split: {list(lengths)} must be lengths that sum to {n}, the "
-                         f"length of the dataset, or fractions that sum to 1")
+        raise ValueError(f"random_split: expected lengths that sum to {n}, the length of the "
+                         f"dataset, or fractions that sum to 1, got {list(lengths)}")
     with on_host():
-        order = (rng or default_generator).permutation(n)
-    return [Subset(dataset, part) for part in np.split(order, np.cumsum(counts[:-1], dtype=int))]
+        permutation = (rng or default_generator).permutation(n)
+    ends = np.cumsum(counts[:-1], dtype=int)
+    return [Subset(dataset, indices) for indices in np.split(permutation, ends)]

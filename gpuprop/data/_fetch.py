@@ -1,8 +1,9 @@
-"""Making one batch on the host: a function of the data, the epoch's seed and the batch number."""
+"""Make one batch on the host, from the dataset, the epoch's seed and the batch number only."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -24,18 +25,18 @@ _rng: ContextVar[Callable[[], Generator] | None] = ContextVar("gpuprop_batch_rng
 def batch_rng() -> Generator:
     """The random generator of the batch that a DataLoader is making.
 
-    It depends only on the epoch and the number of the batch.  A dataset or transform that draws
-    from it gives the same samples with any number of workers, and in a resumed epoch.  Outside of a
-    DataLoader it is the default generator.
+    Its numbers depend only on the epoch's seed and the batch number.  A dataset or transform that
+    draws from it therefore returns the same samples with any number of workers, and in a resumed
+    epoch.  Outside of a DataLoader it is the default generator.
     """
     make = _rng.get()
     return make() if make else default_generator
 
 
 def generator(seed: int, batch: int = -1) -> Generator:
-    """The generator of an epoch's order, or that of one batch.
+    """The generator for the order of an epoch (batch -1), or for one batch (0, 1, ...).
 
-    Each starts 2**32 draws after the previous one.
+    Each of them starts 2**32 draws after the previous one.
     """
     rng = Generator()
     rng.set_state({"seed": seed, "draws": [0, (batch + 1) << 32, 0]})
@@ -48,9 +49,9 @@ def apply_transform(transform: Callable, batch: Any) -> Any:
 
 
 class EndOfData:
-    """Returned instead of a batch after the end of an IterableDataset.
+    """Returned instead of a batch at the end of an IterableDataset.
 
-    The class itself is the marker, so that it can be pickled.
+    The class itself is returned, not an instance: its identity survives pickling.
     """
 
 
@@ -66,11 +67,11 @@ class Fetcher:
         self.dtype = dtype
 
     def __call__(self, seed: int, number: int, indices: Any) -> Any:
-        """Batch `number` of the epoch with this seed, of the samples at `indices`."""
+        """The samples at `indices`: batch `number` of the epoch with this seed."""
         token = _rng.set(functools.cache(lambda: generator(seed, number)))
         try:
             with on_host():
-                batch = self.read(seed, indices)
+                batch = self.read(number, indices)
                 if self.transform is not None and batch is not EndOfData:
                     batch = apply_transform(self.transform, batch)
                 return tree_map(self._cast, batch)
@@ -80,8 +81,8 @@ class Fetcher:
         finally:
             _rng.reset(token)
 
-    def read(self, seed: int, indices: Any) -> Any:
-        """A batch of the samples at `indices`, or a single sample if it is one index."""
+    def read(self, number: int, indices: Any) -> Any:
+        """A batch of the samples at `indices`, or one sample if `indices` is a single index."""
         if not isinstance(indices, list | tuple | np.ndarray):
             return self._sample(indices)
         if self.collate is None:
@@ -100,6 +101,7 @@ class Fetcher:
             raise
 
     def _cast(self, leaf: Any) -> Any:
+        """Cast floating-point arrays to `self.dtype`; unwrap Tensors."""
         leaf = raw(leaf)
         dtype = getattr(leaf, "dtype", None)
         if self.dtype is None or dtype is None or dtype is self.dtype or not is_float(dtype):
@@ -109,23 +111,24 @@ class Fetcher:
 
 
 class StreamFetcher(Fetcher):
-    """Makes the batches of an IterableDataset in order; for one worker."""
+    """Makes the batches of an IterableDataset, in order, in a single worker.
 
-    _epoch: int | None = None  # its seed
+    Batch 0 starts an epoch: the dataset is read from its start.
+    """
+
     _samples: Iterator = iter(())
 
-    def read(self, seed: int, size: Any) -> Any:
+    def read(self, number: int, size: Any) -> Any:
         """A batch of the next samples, or the next sample if `size` is None.
 
         `size` is (number of samples, whether the last batch may be smaller).
         """
-        if self._epoch != seed:
-            self._epoch = seed
+        if number == 0:
             self._samples = iter(self.dataset)
         if size is None:
             return next(self._samples, EndOfData)
         count, may_be_smaller = size
-        samples = [sample for _, sample in zip(range(count), self._samples, strict=False)]
+        samples = list(itertools.islice(self._samples, count))
         if not samples or (len(samples) < count and not may_be_smaller):
             return EndOfData
         return (self.collate or default_collate)(samples)

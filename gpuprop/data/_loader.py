@@ -1,4 +1,4 @@
-"""The DataLoader: batches of a dataset, made ahead by workers and copied to the default backend."""
+"""The DataLoader: batches of a dataset, prefetched by workers, copied to the default backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.registry import backend_of, default_backend, on_host
 from gpuprop._core.tensor import Tensor
-from gpuprop._core.tree import tree_map
+from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.data._dataset import ArrayDataset, Subset
 from gpuprop.data._fetch import EndOfData, Fetcher, StreamFetcher, generator
 from gpuprop.data._sampler import BatchSampler, RandomSampler, SequentialSampler, epoch_indices
@@ -25,20 +25,20 @@ from gpuprop.random import DATA, Generator, default_generator
 class DataLoader:
     """Batches of a dataset as tuples, lists or dicts of Tensors on the default backend.
 
-    Each iteration is one epoch.  The arguments are PyTorch's, and in addition:
+    Each ``iter(loader)`` starts an epoch.  The arguments are PyTorch's, and in addition:
 
-    - `rng`: the generator from which each epoch draws one seed; None for the default generator.
-    - `dtype`: floating arrays are cast to it; None to keep their own.
+    - `rng`: the generator from which each epoch draws its seed; None for the default generator.
+    - `dtype`: floating-point arrays are cast to it; None keeps their dtypes.
     - `transform`: applied to each batch by the workers, in host memory:
       ``transform(images, labels) -> (images, labels)``.
-    - `worker`: "thread" or "process".
+    - `worker`: the kind of the workers, "thread" or "process".
 
-    The order and the contents of the batches depend on the seed only, not on the backend or the
-    workers.
+    The order and the contents of the batches depend only on the seed, not on the backend or the
+    number and kind of workers.
 
-    Worker processes are spawned.  They get the dataset by pickle and use no device.  An
-    IterableDataset is read by a single worker, so that no sample is repeated.  `pin_memory` has no
-    effect: copies to a device always use pinned memory.  Arrays that are on a device stay there.
+    Worker processes are spawned, receive a pickle of the dataset, and use no device.  A single
+    worker reads an IterableDataset, so that no sample is repeated.  `pin_memory` has no effect:
+    copies to a device always use pinned memory.  Arrays that are already on a device stay there.
 
     >>> import numpy as np
     >>> from gpuprop.data import ArrayDataset, DataLoader
@@ -83,38 +83,38 @@ class DataLoader:
                 self.sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
             if batch_size is not None:
                 self.batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
-        self._epoch: int | None = None  # the seed of the current epoch, None between epochs
-        self._batch = 0  # the number of batches of that epoch that were returned
-        self._resumes = False
+        self._epoch_seed: int | None = None  # the seed of the current epoch, None between epochs
+        self._batches_done = 0  # how many batches of that epoch have been returned
+        self._is_resuming = False  # True if the next iteration continues that epoch
         self._pool: Pool | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        if not self._resumes:
+        if not self._is_resuming:
             with on_host():
-                self._epoch = int(self._generator().integers(0, 2**63))
-                self._batch = 0
-        self._resumes = False
-        return self._run(self._epoch, self._batch)  # type: ignore[arg-type]
+                self._epoch_seed = int(self._generator().integers(0, 2**63))
+                self._batches_done = 0
+        self._is_resuming = False
+        return self._run(self._epoch_seed, self._batches_done)  # type: ignore[arg-type]
 
     def _run(self, seed: int, first: int) -> Iterator[Any]:
-        """The batches of an epoch, starting at number `first`."""
-        made = self._host_batches(self._tasks(seed, first))
+        """The batches of the epoch with this seed, from number `first` on."""
+        host_batches = self._host_batches(self._tasks(seed, first))
         try:
-            batches: Iterator = itertools.takewhile(lambda batch: batch is not EndOfData, made)
+            batches: Iterator = itertools.takewhile(lambda b: b is not EndOfData, host_batches)
             if self.streams:
                 batches = itertools.islice(batches, first, None)
             for number, batch in enumerate(self._to_tensors(batches), first):
-                if self._epoch == seed:
-                    self._batch = number + 1
+                if self._epoch_seed == seed:
+                    self._batches_done = number + 1
                 yield batch
-            if self._epoch == seed:
-                self._epoch = None
-                self._batch = 0
+            if self._epoch_seed == seed:
+                self._epoch_seed = None
+                self._batches_done = 0
         finally:
-            made.close()
+            host_batches.close()
 
     def _host_batches(self, tasks: Iterator[tuple]) -> Any:
-        """The batches in host memory, made in this thread or by workers."""
+        """The batches before the copy to the device, made in this thread or by workers."""
         make_fetcher = StreamFetcher if self.streams else Fetcher
         fetcher = make_fetcher(self.dataset, self.collate_fn, self.transform, self.dtype)
         if not self.num_workers:
@@ -127,7 +127,7 @@ class DataLoader:
 
     @contextlib.contextmanager
     def _workers(self, fetcher: Fetcher) -> Iterator[Pool]:
-        """The workers of one epoch: new ones, or persistent ones of the epoch before."""
+        """The workers for one epoch: new ones, or the persistent ones of the last epoch."""
         pool = self._pool
         self._pool = None
         if pool is None or pool.closed:
@@ -145,9 +145,9 @@ class DataLoader:
                 pool.close()
 
     def _tasks(self, seed: int, first: int) -> Iterator[tuple]:
-        """The arguments of the Fetcher for each batch.
+        """The arguments of the Fetcher, (seed, batch number, indices or size), for each batch.
 
-        A stream is read from its start, so its tasks include the batches before `first`.
+        An IterableDataset is read from its start, so its tasks include the batches before `first`.
         """
         if self.streams:
             size = None if self.batch_size is None else (self.batch_size, not self.drop_last)
@@ -163,16 +163,14 @@ class DataLoader:
         pending: deque = deque()  # batches whose arrays are being copied
 
         def host_arrays(batch: Any) -> list[np.ndarray]:
-            arrays: list[np.ndarray] = []
             pending.append(batch)
-            tree_map(lambda leaf: arrays.append(leaf) if _is_copied(leaf) else None, batch)
-            return arrays
+            return [leaf for leaf in tree_leaves(batch) if _is_copied(leaf)]
 
         for copies in default_backend().prefetch(map(host_arrays, batches)):
             yield tree_map(functools.partial(_as_tensor, iter(copies)), pending.popleft())
 
     def __len__(self) -> int:
-        """The number of batches, if the length of the dataset or its sampler is known."""
+        """The number of batches.  Raises TypeError if the dataset or sampler has no length."""
         if not self.streams:
             return len(self.sampler if self.batch_sampler is None else self.batch_sampler)
         if self.batch_size is None:
@@ -186,7 +184,7 @@ class DataLoader:
         has_batch_sampler = batch_sampler is not None
         errors = [
             (not self.streams and not hasattr(self.dataset, "__getitem__"),
-             f"a dataset needs __getitem__ and __len__, or __iter__, but "
+             f"a dataset must define __getitem__ and __len__, or __iter__, but "
              f"{type(self.dataset).__name__} has neither"),
             (self.streams and (shuffle or has_sampler or has_batch_sampler),
              "an IterableDataset has its own order: leave out shuffle, sampler and batch_sampler"),
@@ -200,16 +198,16 @@ class DataLoader:
             (self.num_workers < 0 or self.timeout < 0,
              "num_workers and timeout must not be negative"),
             (self.worker not in ("thread", "process"),
-             f"worker must be \"thread\" or \"process\", not {self.worker!r} (processes are "
-             f"spawned, since CUDA does not work in forked ones)"),
+             f"worker must be 'thread' or 'process', got {self.worker!r} (processes are spawned, "
+             f"since CUDA does not work in forked ones)"),
             (self.prefetch_factor < 1, "prefetch_factor must be at least 1"),
             (not self.num_workers
              and (prefetch_factor is not None or self.timeout or self.persistent_workers),
              "prefetch_factor, timeout and persistent_workers need num_workers > 0"),
             (self.num_workers and _is_on_device(self.dataset),
-             "the data are already on a device: use num_workers=0"),
+             "the dataset is already on a device: use num_workers=0"),
             (self.dtype is not None and not is_float(self.dtype),
-             f"dtype must be a floating point type, not {self.dtype}"),
+             f"dtype must be floating-point, got {self.dtype}"),
         ]
         for wrong, message in errors:
             if wrong:
@@ -221,39 +219,39 @@ class DataLoader:
     # ---- resuming --------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, int | None]:
-        """The position of the loader: what `load_state_dict` needs to continue from here.
+        """The position of the loader, for `load_state_dict`.
 
-        It holds the epoch's seed, the number of batches returned, and the generator's seed and
-        position.
+        The entries are the epoch's seed, the number of batches returned, the generator's seed and
+        its number of draws.
         """
         state = self._generator().get_state()
-        return {"epoch": self._epoch, "batch": self._batch,
+        return {"epoch": self._epoch_seed, "batch": self._batches_done,
                 "seed": state["seed"], "draws": state["draws"][DATA]}
 
     def load_state_dict(self, state: dict[str, int | None]) -> None:
         """Continue at a saved position.
 
         The next iteration returns the remaining batches of that epoch; later epochs are the same as
-        without the interruption.  The generator gets back its seed and its number of data draws.  A
-        sampler that is not gpuprop's must give the same order again.  An IterableDataset is read
-        again from its start up to the position.
+        without the interruption.  The generator's seed and its number of data draws are restored.
+        A sampler without `epoch_indices` must yield the same order again.  An IterableDataset is
+        read again from its start up to the position.
         """
         rng = self._generator()
         draws = rng.get_state()["draws"]
         draws[DATA] = state["draws"]
         rng.set_state({"seed": state["seed"], "draws": draws})
-        self._epoch = state["epoch"]
-        self._batch = state["batch"] or 0
-        self._resumes = self._epoch is not None
+        self._epoch_seed = state["epoch"]
+        self._batches_done = state["batch"] or 0
+        self._is_resuming = self._epoch_seed is not None
 
 
 def _is_copied(leaf: Any) -> bool:
-    """True for host arrays of dtypes that devices have: not objects, strings or dates."""
+    """True for host arrays, except for dtypes that devices lack: objects, strings and dates."""
     return isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "OSTUMm"
 
 
 def _as_tensor(copies: Iterator, leaf: Any) -> Any:
-    """A Tensor of the next copy, if this array was copied, or of an array on a device."""
+    """A Tensor of the next copy for a host array, or of a device array; else the leaf itself."""
     if _is_copied(leaf):
         return Tensor(next(copies))
     if isinstance(leaf, np.ndarray) or not hasattr(leaf, "shape"):
@@ -262,6 +260,7 @@ def _as_tensor(copies: Iterator, leaf: Any) -> Any:
 
 
 def _is_on_device(dataset: Any) -> bool:
+    """True for an ArrayDataset with device arrays, and for a Subset of one."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return (isinstance(dataset, ArrayDataset)

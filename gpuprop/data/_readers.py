@@ -1,4 +1,4 @@
-"""Readers of files: IDX, CSV, and images in one folder for each class."""
+"""File readers: IDX, CSV, and images in one folder for each class."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x
 
 
 def read_idx(path: str | os.PathLike) -> np.ndarray:
-    """The array in an IDX file, the format of MNIST, compressed with gzip or not.
+    """Read the array in an IDX file, the format of MNIST, gzip-compressed or not.
 
-    Raises ValueError if the file is incomplete or not IDX.  Y. LeCun, "The MNIST database of
+    Raises ValueError if the file is damaged or not IDX.  Y. LeCun, "The MNIST database of
     handwritten digits".
     """
     data = Path(path).read_bytes()
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        zero, type_code, ndim = struct.unpack_from(">HBB", data)
-        if zero or type_code not in IDX_TYPES:
+        magic, type_code, ndim = struct.unpack_from(">HBB", data)
+        if magic != 0 or type_code not in IDX_TYPES:
             raise ValueError(f"{path}: not an IDX file: it starts with {data[:4].hex(' ')}")
         shape = struct.unpack_from(f">{ndim}I", data, 4)
     except (EOFError, OSError, struct.error, zlib.error) as e:
-        raise ValueError(f"{path}: not a complete IDX file: {e}") from e
+        raise ValueError(f"{path}: damaged IDX file: {e}") from e
     dtype = np.dtype(IDX_TYPES[type_code])
     start = 4 + 4 * ndim
     expected = math.prod(shape) * dtype.itemsize
-    found = len(data) - start
-    if found != expected:
-        raise ValueError(f"{path}: not a complete IDX file: an array of shape {shape} needs "
-                         f"{expected} bytes, found {found}")
+    available = len(data) - start
+    if available != expected:
+        raise ValueError(f"{path}: damaged IDX file: expected {expected} bytes for an array of "
+                         f"shape {shape}, got {available}")
     array = np.frombuffer(data, dtype, offset=start).reshape(shape)
     return array.astype(dtype.newbyteorder("="))
 
@@ -54,10 +54,12 @@ MISSING = {"", "na", "nan", "n/a", "null", "none", "?"}
 
 
 class Table(NamedTuple):
-    """The numbers of a CSV file.
+    """The content of a CSV file as arrays.
 
-    `inputs` (N, D), float64, with the names of its `columns`; `target` (N,) or None; and the names
-    of the target's `classes`, empty if it holds numbers.
+    - `inputs`: (N, D), float64.
+    - `target`: (N,), or None if no target was selected.
+    - `columns`: the names of the D input columns.
+    - `classes`: the names of the target's classes, empty for a numeric target.
     """
 
     inputs: np.ndarray
@@ -70,13 +72,13 @@ def read_csv(
     path: str | os.PathLike, target: str | int | None = None,
     columns: Iterable[str | int] | None = None, header: bool | None = None, delimiter: str = ",",
 ) -> Table:
-    """Read a CSV file as numbers; missing values (empty, NA, NaN, ?) become NaN.
+    """Read a CSV file into arrays; missing values (empty, NA, NaN, null, none, ?) become NaN.
 
-    `target` is the column to predict, by name or position.  `columns` are the inputs, by default
-    all others.  A target of strings becomes integers from 0 to len(classes) - 1, which index the
-    sorted strings; a target of whole numbers becomes int64, any other float64.  By default the
-    first line is a header if none of its cells is a number.  Raises ValueError with the line of a
-    cell that is not a number.
+    `target` is the column to predict, by name or index.  `columns` are the input columns, by
+    default all others.  A target of strings becomes int64 indices into `classes`, the sorted
+    distinct strings; a target of whole numbers becomes int64; any other numeric target becomes
+    float64.  By default the first line is a header if none of its cells is a number.  Raises
+    ValueError, with the line and column, if an input is not a number.
     """
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
@@ -93,11 +95,11 @@ def read_csv(
         names = [str(i) for i in range(len(first))]
     for line, row in rows:
         if len(row) != len(names):
-            raise ValueError(f"{path}, line {line}: {len(row)} cells, expected {len(names)}")
-    target_column = None if target is None else _position(target, names, path)
+            raise ValueError(f"{path}, line {line}: expected {len(names)} cells, got {len(row)}")
+    target_column = None if target is None else _column_index(target, names, path)
     if columns is None:
         columns = [i for i in range(len(names)) if i != target_column]
-    input_columns = [_position(column, names, path) for column in columns]
+    input_columns = [_column_index(column, names, path) for column in columns]
     inputs = np.empty((len(rows), len(input_columns)))
     for k, i in enumerate(input_columns):
         for n, (line, row) in enumerate(rows):
@@ -105,22 +107,24 @@ def read_csv(
                 raise ValueError(f"{path}, line {line}, column {names[i]!r}: {row[i]!r} is not a "
                                  f"number; choose the columns to read with columns=")
             inputs[n, k] = _number(row[i])
-    values = None
+    target_values = None
     classes: list[str] = []
     if target_column is not None:
-        values, classes = _target([row[target_column].strip() for _, row in rows])
-    return Table(inputs, values, [names[i] for i in input_columns], classes)
+        target_values, classes = _read_target([row[target_column].strip() for _, row in rows])
+    return Table(inputs, target_values, [names[i] for i in input_columns], classes)
 
 
-def _target(cells: list[str]) -> tuple[np.ndarray, list[str]]:
+def _read_target(cells: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The values of the target column and, if they are labels, the names of the classes."""
     if not all(map(_is_number, cells)):
         classes, labels = np.unique(cells, return_inverse=True)
         return labels.astype(np.int64), classes.tolist()
     values = np.array([_number(cell) for cell in cells])
-    # float64 does not hold every integer beyond 2**53
-    exact = np.isfinite(values).all() and (abs(values) < 2.0**53).all()
-    whole = exact and (values == np.floor(values)).all()
-    return values.astype(np.int64) if whole else values, []
+    # float64 does not represent every integer beyond 2**53
+    is_exact = np.isfinite(values).all() and (abs(values) < 2.0**53).all()
+    if is_exact and (values == np.floor(values)).all():
+        values = values.astype(np.int64)
+    return values, []
 
 
 def _is_number(cell: str) -> bool:
@@ -132,11 +136,12 @@ def _is_number(cell: str) -> bool:
 
 
 def _number(cell: str) -> float:
+    """The number in a cell, NaN if it is missing; raises ValueError if there is none."""
     cell = cell.strip()
     return math.nan if cell.lower() in MISSING else float(cell)
 
 
-def _position(column: Any, names: list[str], path: Any) -> int:
+def _column_index(column: Any, names: list[str], path: Any) -> int:
     if isinstance(column, int) and -len(names) <= column < len(names):
         return column % len(names)
     if column not in names:
@@ -146,16 +151,18 @@ def _position(column: Any, names: list[str], path: Any) -> int:
 
 # ---- images -------------------------------------------------------------------------------------
 
-IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+}
 
 
 class ImageFolder(Dataset):
     """Images in one folder for each class, ``root/class/.../image.png``.
 
-    A sample is (uint8 array (C, H, W), label).  Labels index `classes`, the sorted names of the
-    folders.  `mode` is Pillow's, "RGB" or "L".  `size`, (height, width), resizes every image, since
-    the images of a batch must have equal sizes.  `transform` is applied to each array.  Needs
-    Pillow.
+    A sample is (uint8 array (C, H, W), label).  A label is an index into `classes`, the sorted
+    names of the folders.  `mode` is Pillow's, "RGB" or "L".  `size`, (height, width), resizes every
+    image: the images of a batch must have the same size.  `transform` is applied to each image
+    array.  Needs Pillow.
     """
 
     def __init__(self, root: str | os.PathLike, transform: Callable | None = None,
@@ -167,18 +174,18 @@ class ImageFolder(Dataset):
         folders = [p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
         self.classes = sorted(p.name for p in folders)
         if not self.classes:
-            raise ValueError(f"{root}: no folder in it; ImageFolder needs one for each class")
+            raise ValueError(f"ImageFolder: no folders in {root}: expected one for each class")
         self.class_to_idx = {name: i for i, name in enumerate(self.classes)}
-        self.samples = [
-            (path, label)
-            for name, label in self.class_to_idx.items()
-            for path in sorted((self.root / name).rglob("*")) if path.suffix.lower() in IMAGES
-        ]
+        self.samples: list[tuple[Path, int]] = []
+        for name, label in self.class_to_idx.items():
+            paths = sorted((self.root / name).rglob("*"))
+            self.samples += [(p, label) for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
         self.targets = [label for _, label in self.samples]
         empty = sorted({*range(len(self.classes))} - {*self.targets})
         if empty:
-            raise ValueError(f"{root}: no images in {', '.join(self.classes[i] for i in empty)}; "
-                             f"image files end in {' '.join(sorted(IMAGES))}")
+            names = ", ".join(self.classes[i] for i in empty)
+            raise ValueError(f"ImageFolder: no images in {names} of {root}: expected files that "
+                             f"end in {' '.join(sorted(IMAGE_SUFFIXES))}")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -186,15 +193,17 @@ class ImageFolder(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.samples[index]
         image = read_image(path, self.mode, self.size)
-        return image if self.transform is None else self.transform(image), label
+        if self.transform is not None:
+            image = self.transform(image)
+        return image, label
 
 
 def read_image(
     path: str | os.PathLike, mode: str = "RGB", size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The image in a file as uint8 (C, H, W).
+    """Read an image file as a uint8 array (C, H, W).
 
-    It is converted to Pillow's `mode` and resized to `size`, (height, width).
+    The image is converted to Pillow's `mode` and, with `size`, resized to (height, width).
     """
     try:
         from PIL import Image

@@ -1,4 +1,4 @@
-"""Samplers: the order of the samples of an epoch, drawn from a generator of that epoch."""
+"""Samplers: which samples an epoch reads, and in which order."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gpuprop.random import Generator, default_generator
 
 
 class Sampler:
-    """The indices of samples in the order of one epoch.
+    """Abstract: yields the indices of the samples of one epoch.
 
     A subclass defines ``epoch_indices(rng)``, or ``__iter__`` as in PyTorch.  A DataLoader calls
-    `epoch_indices` with a generator of that epoch alone, so that an interrupted epoch can be
-    resumed.  Iteration draws from the default generator.
+    `epoch_indices` with a new generator for each epoch, so that it can resume an interrupted epoch.
+    ``iter(sampler)`` draws from the default generator.
     """
 
     def epoch_indices(self, rng: Generator) -> Iterable[int]:
-        """The indices of one epoch, with random numbers from `rng` only."""
+        """The indices of one epoch; random numbers must come from `rng` only."""
         return iter(self)
 
     def __iter__(self) -> Iterator[int]:
@@ -33,13 +33,16 @@ class Sampler:
 
 
 def epoch_indices(sampler: Iterable, rng: Generator) -> Iterable:
-    """The indices of one epoch, drawn on the host; an iterable that is no Sampler is iterated."""
+    """The indices of one epoch, drawn on the host.
+
+    An iterable that is not a Sampler is returned unchanged.
+    """
     with on_host():
         return sampler.epoch_indices(rng) if isinstance(sampler, Sampler) else sampler
 
 
 class SequentialSampler(Sampler):
-    """All samples in their order."""
+    """All samples, in the order of the dataset."""
 
     def __init__(self, data_source: Sized) -> None:
         self.data_source = data_source
@@ -52,9 +55,9 @@ class SequentialSampler(Sampler):
 
 
 class RandomSampler(Sampler):
-    """`num_samples` samples (by default all) in random order, with or without replacement.
+    """`num_samples` samples, by default all, in random order, with or without replacement.
 
-    Without replacement no sample is repeated before all were drawn.
+    Without replacement, no sample is drawn again before all have been drawn.
     """
 
     def __init__(
@@ -64,9 +67,9 @@ class RandomSampler(Sampler):
         self.replacement = replacement
         self._num_samples = num_samples
         if num_samples is not None and num_samples <= 0:
-            raise ValueError(f"RandomSampler: num_samples must be at least 1, not {num_samples}")
+            raise ValueError(f"RandomSampler: num_samples must be at least 1, got {num_samples}")
         if not len(data_source):
-            raise ValueError("RandomSampler: cannot shuffle: the dataset is empty")
+            raise ValueError("RandomSampler: the dataset is empty")
 
     def __len__(self) -> int:
         return len(self.data_source) if self._num_samples is None else self._num_samples
@@ -76,15 +79,16 @@ class RandomSampler(Sampler):
         count = len(self)
         if self.replacement:
             return rng.integers(0, n, count)
-        permutations = [rng.permutation(n) for _ in range(-(-count // n))]
+        rounds = -(-count // n)
+        permutations = [rng.permutation(n) for _ in range(rounds)]
         return np.concatenate(permutations)[:count]
 
 
 class WeightedRandomSampler(Sampler):
-    """`num_samples` samples with probabilities proportional to their weights.
+    """`num_samples` samples, drawn with probabilities proportional to their weights.
 
-    Without `replacement` each is drawn at most once: P. Efraimidis and P. Spirakis, "Weighted
-    random sampling with a reservoir", 2006.
+    Without `replacement` each sample is drawn at most once: P. Efraimidis and P. Spirakis,
+    "Weighted random sampling with a reservoir", 2006.
     """
 
     def __init__(
@@ -95,15 +99,15 @@ class WeightedRandomSampler(Sampler):
         self.replacement = replacement
         w = self.weights
         if w.ndim != 1 or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
-            raise ValueError("WeightedRandomSampler: weights must be one-dimensional, finite and "
-                             "not negative, and not all 0")
-        positive = np.count_nonzero(w)
+            raise ValueError("WeightedRandomSampler: weights must be one-dimensional, finite, "
+                             "not negative and not all 0")
         if num_samples <= 0:
-            raise ValueError(f"WeightedRandomSampler: num_samples must be at least 1, not "
+            raise ValueError(f"WeightedRandomSampler: num_samples must be at least 1, got "
                              f"{num_samples}")
+        positive = np.count_nonzero(w)
         if not replacement and num_samples > positive:
             raise ValueError(f"WeightedRandomSampler: without replacement num_samples must be at "
-                             f"most {positive}, the number of positive weights, not {num_samples}")
+                             f"most {positive}, the number of positive weights, got {num_samples}")
 
     def __len__(self) -> int:
         return self.num_samples
@@ -111,25 +115,26 @@ class WeightedRandomSampler(Sampler):
     def epoch_indices(self, rng: Generator) -> np.ndarray:
         w = self.weights
         if self.replacement:
-            ends = np.cumsum(w)
-            points = rng.uniform(len(self), dtype="float64") * ends[-1]
-            return np.searchsorted(ends, points, side="right")
-        # the samples with the smallest exponential times of rate w, in order
+            cumulative = np.cumsum(w)
+            points = rng.uniform(len(self), dtype="float64") * cumulative[-1]
+            return np.searchsorted(cumulative, points, side="right")
+        # arrival times are exponential with rate w; the samples that arrive first are drawn
+        exponential = -np.log1p(-rng.uniform(len(w), dtype="float64"))
         with np.errstate(divide="ignore"):
-            times = -np.log1p(-rng.uniform(len(w), dtype="float64")) / w
-        return np.argsort(times, kind="stable")[: len(self)]
+            arrival_times = exponential / w
+        return np.argsort(arrival_times, kind="stable")[: len(self)]
 
 
 class BatchSampler(Sampler):
-    """The indices of another sampler in batches of `batch_size`.
+    """The indices of another sampler, in batches of `batch_size`.
 
-    With `drop_last` a last batch that is smaller is left out.
+    `drop_last` drops the last batch if it is smaller.
     """
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
         is_integer = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
         if not is_integer or batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, not {batch_size!r}")
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
         self.sampler = sampler
         self.batch_size = int(batch_size)
         self.drop_last = drop_last
@@ -139,17 +144,22 @@ class BatchSampler(Sampler):
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def epoch_indices(self, rng: Generator) -> Iterator[Any]:
-        return self._batches(epoch_indices(self.sampler, rng))
-
-    def _batches(self, indices: Iterable[int]) -> Iterator[Any]:
-        size = self.batch_size
-        if isinstance(indices, np.ndarray):
-            batches: Iterable = (indices[i:i + size] for i in range(0, len(indices), size))
-        else:
-            rest = iter(indices)
-            batches = iter(lambda: list(itertools.islice(rest, size)), [])
-        return (batch for batch in batches if not self.drop_last or len(batch) == size)
+        batches = _slices(epoch_indices(self.sampler, rng), self.batch_size)
+        if self.drop_last:
+            return (batch for batch in batches if len(batch) == self.batch_size)
+        return batches
 
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         batches = self.epoch_indices(default_generator)
         return (list(map(operator.index, batch)) for batch in batches)
+
+
+def _slices(indices: Iterable[int], size: int) -> Iterator[Any]:
+    """Consecutive slices of `size` indices: views of an array, or lists."""
+    if isinstance(indices, np.ndarray):
+        for start in range(0, len(indices), size):
+            yield indices[start:start + size]
+    else:
+        rest = iter(indices)
+        while batch := list(itertools.islice(rest, size)):
+            yield batch

@@ -1,4 +1,4 @@
-"""Workers that make batches ahead: threads, or processes that a thread each controls."""
+"""Workers that prefetch batches: threads, or processes that one thread each controls."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.registry import set_default_backend
 
-PATIENCE = 5.0  # seconds that an unneeded process may take to finish its batch
+EXIT_TIMEOUT = 5.0  # seconds that a process may take to finish its last batch and exit
 
 
 class Pool:
-    """Threads that run tasks, ``fetch(*task)``, from a common queue.
+    """Threads that run tasks, ``fetch(*task)``, from one queue.
 
-    If `worker` is "process", each thread passes its tasks to a process of its own.  `init` is
-    called with the number of the worker before its first task.
+    If `worker` is "process", each thread passes its tasks to a process of its own.  Each worker
+    calls ``init(worker_number)`` before its first task.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Pool:
                 if payload:
                     runner = _ProcessRunner(payload, number)
                 else:
-                    runner = _LocalRunner((fetch, init), number)
-                # a daemon: a thread that hangs in a dataset does not keep the program from ending
+                    runner = _LocalRunner(fetch, init, number)
+                # daemon, so that a thread that hangs in a dataset does not block the program's exit
                 thread = threading.Thread(target=_serve, args=(self._tasks, runner), daemon=True,
                                           name=f"gpuprop-data-{number}")
                 self._workers.append((runner, thread))
@@ -61,18 +61,18 @@ class Pool:
         return not self._workers
 
     def run(self, tasks: Iterable[tuple], ahead: int, timeout: float | None) -> Iterator[Any]:
-        """The results of the tasks, in order; up to `ahead` tasks run in advance."""
-        waiting: deque[Future] = deque()
+        """The results of the tasks, in order; up to `ahead` tasks are queued in advance."""
+        pending: deque[Future] = deque()
         try:
             for task in tasks:
-                waiting.append(Future())
-                self._tasks.put((waiting[-1], task))
-                if len(waiting) > ahead:
-                    yield self._result(waiting.popleft(), timeout)
-            while waiting:
-                yield self._result(waiting.popleft(), timeout)
+                pending.append(Future())
+                self._tasks.put((pending[-1], task))
+                if len(pending) > ahead:
+                    yield self._result(pending.popleft(), timeout)
+            while pending:
+                yield self._result(pending.popleft(), timeout)
         finally:
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
     def _result(self, future: Future, timeout: float | None) -> Any:
@@ -82,16 +82,16 @@ class Pool:
             if future.done():  # finished just now, or the dataset itself raised TimeoutError
                 return future.result()
         finally:
-            del future  # it holds the exception, whose traceback holds this frame
+            del future  # breaks a cycle: it holds the exception, whose traceback holds this frame
         count = len(self._workers)
         self.close(kill=True)
         raise TimeoutError(f"DataLoader: no batch from {count} worker(s) within timeout={timeout} "
-                           f"s: a sample is slow to read, or a worker hangs")
+                           f"s: reading a sample takes longer, or a worker hangs")
 
     def close(self, kill: bool = False) -> None:
-        """End the workers after their current batch, or at once if `kill`.
+        """Stop the workers after their current batch, or at once if `kill`.
 
-        Processes can be killed.  Threads cannot, so they are then not waited for.
+        Processes can be killed.  Threads cannot: with `kill`, they are not waited for.
         """
         workers = self._workers
         self._workers = []
@@ -102,7 +102,7 @@ class Pool:
         for _ in workers:
             self._tasks.put(None)
         for runner, thread in workers:
-            # the garbage collector may call this in any thread, a worker's own included
+            # __del__ may run in any thread, also in a worker, which cannot join itself
             if thread is not threading.current_thread():
                 runner.end(thread, kill)
 
@@ -135,8 +135,9 @@ def _serve(tasks: queue.SimpleQueue, runner: Callable) -> None:
 class _LocalRunner:
     """Runs tasks in the calling thread."""
 
-    def __init__(self, payload: tuple, number: int) -> None:
-        self._fetch, self._init = payload
+    def __init__(self, fetch: Callable, init: Callable[[int], Any] | None, number: int) -> None:
+        self._fetch = fetch
+        self._init = init
         self._number = number
 
     def __call__(self, *task: Any) -> Any:
@@ -159,11 +160,12 @@ class _ProcessRunner:
     def __init__(self, payload: bytes, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, child_pipe = context.Pipe()
-        self._payload: bytes | None = payload  # None once the process has it
+        self._payload: bytes | None = payload  # None once the process has received it
         self._process = context.Process(target=_process_main, args=(child_pipe, number),
                                         name=f"gpuprop-data-{number}", daemon=True)
         self._process.start()
-        child_pipe.close()  # the process has its own copy: each end notices when the other dies
+        # the process has its own copy; without this one, each end notices when the other dies
+        child_pipe.close()
 
     def __call__(self, *task: Any) -> Any:
         try:
@@ -180,24 +182,24 @@ class _ProcessRunner:
         raise error from _WorkerTraceback(traceback_text)
 
     def _exit_message(self) -> str:
-        self._process.join(PATIENCE)
+        self._process.join(EXIT_TIMEOUT)
         code = self._process.exitcode or 0
-        ended = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        ending = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if code < 0 or self._payload is None:
             hint = "it may have run out of memory, or a sample crashes it"
         else:
             hint = ("it imports the main script, so the code that starts the loader must be under "
                     "`if __name__ == \"__main__\":`")
-        return f"data worker process {self._process.pid} {ended}: {hint}"
+        return f"data worker process {self._process.pid} {ending}: {hint}"
 
     def end(self, thread: threading.Thread, kill: bool) -> None:
         if not kill:
-            thread.join(PATIENCE)
+            thread.join(EXIT_TIMEOUT)
         if thread.is_alive():
             self._process.terminate()  # closes the pipe, which ends the thread
             thread.join()
         self._pipe.close()
-        self._process.join(PATIENCE)
+        self._process.join(EXIT_TIMEOUT)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -205,7 +207,7 @@ class _ProcessRunner:
 
 
 def _process_main(pipe: Any, number: int) -> None:
-    """Run tasks in a worker process, with arrays in host memory only, until its pipe closes."""
+    """The main function of a worker process: run tasks on the host until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and closes the pipe
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     set_default_backend("numpy")
@@ -215,7 +217,9 @@ def _process_main(pipe: Any, number: int) -> None:
         while True:
             task = pickle.loads(pipe.recv_bytes())
             try:
-                runner = runner or _LocalRunner(pickle.loads(payload), number)
+                if runner is None:
+                    fetch, init = pickle.loads(payload)
+                    runner = _LocalRunner(fetch, init, number)
                 parts = _pickle_parts((True, runner(*task)))
             except BaseException as e:
                 parts = _pickle_parts((False, (_picklable(e), traceback.format_exc())))
@@ -230,14 +234,14 @@ def _exit_with_parent() -> None:
 
 
 class _WorkerTraceback(Exception):
-    """The traceback of an exception in a worker process, as its cause."""
+    """The cause of an exception from a worker process: shows the traceback in that process."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 
 
 def _picklable(e: BaseException) -> BaseException:
-    """The exception itself if it can be pickled, else a RuntimeError with its message."""
+    """`e` if it can be pickled, else a RuntimeError with its message."""
     try:
         pickle.loads(pickle.dumps(e))
         return e
@@ -249,7 +253,7 @@ def _picklable(e: BaseException) -> BaseException:
 
 
 class _HostPickler(pickle.Pickler):
-    """Raises TypeError for arrays that are on a device."""
+    """A pickler that raises TypeError for arrays on a device."""
 
     def reducer_override(self, obj: Any) -> Any:
         backend = BY_TYPE.get(type(obj))
@@ -264,22 +268,27 @@ def _pickle_payload(payload: Any) -> bytes:
     try:
         _HostPickler(file, protocol=5).dump(payload)
     except Exception as e:
-        raise TypeError(f"worker=\"process\" pickles dataset, collate_fn, transform and "
-                        f"worker_init_fn, which failed: {type(e).__name__}: {e}.  Define functions "
-                        f"and classes at the top level of a module, or use worker=\"thread\""
-                        ) from e
+        raise TypeError(f"worker='process' must pickle dataset, collate_fn, transform and "
+                        f"worker_init_fn, which failed with {type(e).__name__}: {e}; define "
+                        f"functions and classes at the top level of a module, or use "
+                        f"worker='thread'") from e
     return file.getvalue()
 
 
 def _pickle_parts(result: Any) -> list:
-    """The messages of a result: sizes, pickle, and the memory of each array without a copy."""
+    """A result as messages: the sizes of the buffers, the pickle, and each buffer.
+
+    The buffers are the memory of the arrays, which is not copied.
+    """
     buffers: list[pickle.PickleBuffer] = []
     head = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
-    arrays = [b.raw() for b in buffers]
-    return [pickle.dumps([a.nbytes for a in arrays]), head, *arrays]
+    memory = [b.raw() for b in buffers]
+    sizes = [m.nbytes for m in memory]
+    return [pickle.dumps(sizes), head, *memory]
 
 
 def _receive(pipe: Any) -> Any:
+    """Receive the messages of `_pickle_parts` and return the result."""
     sizes = pickle.loads(pipe.recv_bytes())
     head = pipe.recv_bytes()
     buffers = [np.empty(size, np.uint8) for size in sizes]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
 
 from gpuprop._core.instruments import check_at_once
+from gpuprop._core.mode import Block, Setting
 from gpuprop.diagnosis._nan import detect_nan
 
 
-@contextlib.contextmanager
-def debug(nan: bool = False) -> Iterator[None]:
+def debug(nan: bool = False) -> Block:
     """Inside the block, checks of data, such as labels in range, raise where they fail.
 
     Outside of it a device reports a failed check when the host next reads a value.
@@ -26,9 +27,23 @@ def debug(nan: bool = False) -> Iterator[None]:
     Traceback (most recent call last):
     FloatingPointError: first NaN in the forward pass of log, computed from finite inputs
     """
-    token = check_at_once.set(True)
-    try:
-        with detect_nan() if nan else contextlib.nullcontext():
-            yield
-    finally:
-        check_at_once.reset(token)
+    return Debug() if nan else Setting(check_at_once, True)
+
+
+# What ends the blocks that are entered, outermost first.
+_open: ContextVar[tuple[contextlib.ExitStack, ...]] = ContextVar("gpuprop_debug", default=())
+
+
+class Debug(Block):
+    """``debug(nan=True)``: each entry of the block has a detector of its own."""
+
+    def __enter__(self) -> None:
+        stack = contextlib.ExitStack()
+        stack.enter_context(Setting(check_at_once, True))
+        stack.enter_context(detect_nan())
+        _open.set((*_open.get(), stack))
+
+    def __exit__(self, *error: Any) -> None:
+        *outer, stack = _open.get()
+        _open.set(tuple(outer))
+        stack.__exit__(*error)

@@ -242,11 +242,11 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if not _TYPE_CHECKING:  # to which every unknown name would exist
+if not _TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts every name
 
     def __getattr__(name: str) -> object:
-        """Raise AttributeError, with a hint for names such as `relu_`: nothing is computed in place."""
+        """Raise AttributeError, with a hint for names of in-place functions such as `relu_`."""
         if name.endswith("_") and name[:-1] in __all__:
-            raise AttributeError(f"gpuprop.functional has no {name!r}, since nothing is computed in "
-                                 f"place: use {name[:-1]}")
+            raise AttributeError(f"gpuprop.functional has no {name!r}, since nothing is computed "
+                                 f"in place: use {name[:-1]}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

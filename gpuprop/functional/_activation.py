@@ -1,6 +1,7 @@
 """Activation functions.
 
-Each elementwise function is followed by its gradient; then come those that act along an axis.
+First the elementwise functions, each with its gradient, then functions along an axis, then random
+functions.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from gpuprop._core.signature import Array
 from gpuprop.random import NOISE, Generator, default_generator
 
 # ---- piecewise linear ----------------------------------------------------------------------------
-# They multiply by a mask rather than call `where`, which takes ten times as long on a CPU if the
-# signs are random.  The gradient at a kink is PyTorch's: that of the constant side.
+# Most bodies multiply by a mask instead of calling `where`, which takes ten times as long on a CPU
+# if the signs are random.  The gradient at a kink is PyTorch's: 0 if one side is constant.
 
 
 @pointwise_op
@@ -95,8 +96,8 @@ def prelu(input: Array, weight: Array) -> Array:
     """
     channels = input.shape[1] if input.ndim > 1 else 1
     if weight.ndim > 1 or weight.size not in (1, channels):
-        raise ValueError(f"prelu: weight must have 1 or {channels} elements for input "
-                         f"{input.shape}, got shape {weight.shape}")
+        raise ValueError(f"prelu: weight must have shape (1,) or ({channels},) for input "
+                         f"{input.shape}, got {weight.shape}")
     shape = (-1, *(1,) * (input.ndim - 2)) if input.ndim else ()
     return leaky_relu_op(input, weight.reshape(shape))
 
@@ -180,7 +181,7 @@ def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     """Differentiable ELU: ``y = input if input > 0 else alpha * (exp(input / alpha) - 1)``.
 
-    `inplace` has no effect.  J. T. Barron, 2017.
+    Its derivative is continuous for every `alpha`.  `inplace` has no effect.  J. T. Barron, 2017.
     """
     return elu_op(input, 1.0, alpha, 1 / alpha)
 
@@ -198,11 +199,12 @@ def selu(input: Array, inplace: bool = False) -> Array:
 
 @pointwise_op
 def gelu(xp, input: Array, approximate: str = "none"):
-    """Gaussian error linear unit: ``y = input * Phi(input)``, the normal distribution function.
+    """Gaussian error linear unit: ``y = input * Phi(input)``.
 
-    With ``approximate="tanh"``,
+    Phi is the cumulative distribution function of the standard normal distribution.  With
+    ``approximate="tanh"``,
     ``y = input * (1 + tanh(sqrt(2 / pi) * (input + 0.044715 * input**3))) / 2``.  Raises ValueError
-    for any other value but "none".  D. Hendrycks and K. Gimpel, 2016.
+    if `approximate` is neither "none" nor "tanh".  D. Hendrycks and K. Gimpel, 2016.
     """
     if approximate == "none":
         return 0.5 * input * (1 + xp.erf(input * math.sqrt(0.5)))
@@ -343,14 +345,15 @@ def glu(xp, input: Array, dim: int = -1):
         raise ValueError(f"glu: axis {dim} of input {input.shape} must have an even size")
     n = input.shape[dim] // 2
     leading = (slice(None),) * (dim % input.ndim)
-    a, gate = input[(*leading, slice(n))], input[(*leading, slice(n, None))]
-    y, pullbacks = sigmoid_gate.fn(xp, a, gate)
+    a = input[(*leading, slice(n))]
+    b = input[(*leading, slice(n, None))]
+    y, pullbacks = sigmoid_gate.fn(xp, a, b)
     return y, (lambda dy: xp.concatenate([pull(dy) for pull in pullbacks], axis=dim),)
 
 
 @op(precision="full")
 def softmin(xp, input: Array, dim: int | None = None, dtype: Any = None):
-    """Probabilities along `dim`, largest for the smallest elements: ``y = softmax(-input, dim)``.
+    """Softmax of the negated input: ``y = softmax(-input, dim)``.
 
     `dim` and `dtype` are those of `softmax`.
     """
@@ -362,7 +365,7 @@ def softmin(xp, input: Array, dim: int | None = None, dtype: Any = None):
 
 
 def uniform_like(x: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:
-    """Uniform noise of the shape of `x`, on the device of `x`."""
+    """Uniform noise in [low, high), in the shape of `x` and on its device."""
     with making_on(place_of(raw(x))):
         return (rng or default_generator).uniform(x.shape, low, high, dtype, NOISE)
 
@@ -402,6 +405,6 @@ def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: flo
     """
     u = uniform_like(logits, 0.0, 1.0, "float64", rng)
     xp = namespace(u)
-    gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))
+    gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))  # u may be 0
     sample = softmax((logits + gumbel.astype(logits.dtype)) / tau, dim)
     return straight_through_one_hot(sample, dim) if hard else sample

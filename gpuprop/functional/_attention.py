@@ -9,18 +9,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.dtypes import compute_dtype, is_float
+from gpuprop._core.dtypes import compute_dtype, is_float, largest
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_rows
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor, tensor
+from gpuprop.functional._checks import broadcasts_to
 from gpuprop.functional._dropout import apply_dropout_mask
 from gpuprop.random import Generator, default_generator
 
 NAME = "scaled_dot_product_attention"
-Band = tuple[int | None, int | None]  # query i attends to keys i + first ... i + last; or no limit
+# (first, last): query i attends to the keys i + first to i + last; None is no limit
+Band = tuple[int | None, int | None]
 
 
 # ---- the definition ------------------------------------------------------------------------------
@@ -29,29 +31,31 @@ Band = tuple[int | None, int | None]  # query i attends to keys i + first ... i 
 def scores(xp, query, key, mask, slopes, scale, band, query_range, key_range, offset):
     """``scale * query @ key.T`` plus all biases, -inf where masked, in float32 at least.
 
-    `query_range` and `key_range`, (start, stop), are the positions of these queries and keys.
+    `query_range` and `key_range` are the positions (start, stop) of these queries and keys, and
+    `offset` is that of `distance`.
     """
     full = compute_dtype(query.dtype)
     query = cast(cast(query, full) * scale, query.dtype)
     s = xp.matmul(query, key.swapaxes(-1, -2), dtype=full)
     if slopes is not None:
-        far = distance(xp, query_range, key_range, offset)
-        s = s - cast(slopes, s.dtype) * far.astype(s.dtype)
+        distances = distance(xp, query_range, key_range, offset)
+        s = s - cast(slopes, s.dtype) * distances.astype(s.dtype)
     if is_additive(mask):
         s = s + cast(mask, s.dtype)
     elif mask is not None:
-        s = s + hide(xp, ~mask, s.dtype)
-    i, j = xp.arange(*query_range)[:, None], xp.arange(*key_range)
+        s = s + minus_inf_where(xp, ~mask, s.dtype)
+    i = xp.arange(*query_range)[:, None]
+    j = xp.arange(*key_range)
     first, last = band
     if first is not None:
-        s += hide(xp, j < i + first, s.dtype)
+        s += minus_inf_where(xp, j < i + first, s.dtype)
     if last is not None:
-        s += hide(xp, j > i + last, s.dtype)
+        s += minus_inf_where(xp, j > i + last, s.dtype)
     return s
 
 
-def hide(xp, hidden, dtype):
-    """-inf where `hidden`, 0 elsewhere."""
+def minus_inf_where(xp, hidden, dtype):
+    """-inf where `hidden` is True, 0 elsewhere."""
     return xp.where(hidden, xp.full((), -math.inf, dtype), xp.zeros((), dtype))
 
 
@@ -81,7 +85,7 @@ def cast(a, dtype):
 
 
 def check_dtypes(query, key, value, mask):
-    """Raise TypeError unless all have one floating dtype; a mask may be boolean or float32."""
+    """Raise TypeError unless all have one floating dtype; the mask may also be bool or float32."""
     dtype = query.dtype
     if not (is_float(dtype) and dtype == key.dtype == value.dtype):
         names = ", ".join(a.dtype.name for a in (query, key, value))
@@ -93,12 +97,12 @@ def check_dtypes(query, key, value, mask):
 
 
 def row_numbers(xp, lead, n):
-    """Numbers of all rows of weights (*lead, n), which dropout draws by."""
+    """The number of each row of weights, (*lead, n): `keep_rows` draws a row by its number."""
     return xp.arange(math.prod(lead) * n).reshape(*lead, n)
 
 
 def dropout_of(xp, keep, p):
-    """The function that drops weights by the boolean mask `keep`; None drops nothing."""
+    """The function that applies the dropout mask `keep` to weights; None drops nothing."""
     return lambda weights: weights if keep is None else apply_dropout_mask(xp, weights, keep, p=p)
 
 
@@ -107,15 +111,18 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
               rng_key: Array, scale: float, band: Band, p: float, bias_requires_grad: bool):
     """``softmax(scale * query @ key.T) @ value`` of (..., L, E), (..., S, E) and (..., S, V).
 
-    `mask` (..., L, S) is True where a query attends to a key, or is added to the scores;
-    ``slopes * |i + S - L - j|`` is subtracted from them.  Both have gradients if
-    `bias_requires_grad`.  A query without keys gives zeros.  Weights are dropped with probability
-    `p`, drawn by `rng_key`.
+    `mask` (..., L, S) is boolean, True where a query attends to a key, or floating and added to the
+    scores.  ``slopes * |i + S - L - j|`` is subtracted from the scores.  Floating `mask` and
+    `slopes` have gradients if `bias_requires_grad`.  A query that attends to no key gives zeros.
+    If `rng_key` is given, weights are dropped with probability `p`.
     """
     check_dtypes(query, key, value, mask)
-    n, m, dtype, full = query.shape[-2], key.shape[-2], query.dtype, compute_dtype(query.dtype)
+    n = query.shape[-2]
+    m = key.shape[-2]
+    dtype = query.dtype
+    full = compute_dtype(dtype)
     lead = xp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
-    ranges = (0, n), (0, m), m - n
+    ranges = (0, n), (0, m), m - n  # the last arguments of `scores` and `distance`
     weights = masked_softmax(xp, scores(xp, query, key, mask, slopes, scale, band, *ranges))
     keep = None
     if rng_key is not None:
@@ -142,8 +149,8 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
 
 # ---- tile by tile --------------------------------------------------------------------------------
 
-SCORE_BYTES = 16  # per score: the score, its weight and their gradients, in float32
-MIN_QUERIES = 256  # per tile that cannot hold all keys; a band hides more of smaller tiles
+SCORE_BYTES = 16  # the score, its weight and their gradients, in float32
+MIN_QUERIES = 256  # in a tile that cannot hold all keys; a band skips more of smaller tiles
 
 
 @pointwise
@@ -168,12 +175,13 @@ def softmax_input_grad(xp, da, a, mean_da):
 @attention.faster
 def tiled_attention(xp, query, key, value, mask, slopes, rng_key, scale, band, p,
                     bias_requires_grad):
-    """The same in memory of one tile of scores; the backward pass computes the weights again.
+    """`attention` in the memory of one tile of scores; the backward pass recomputes the weights.
 
     M. Rabe and C. Staats, 2021; T. Dao et al., NeurIPS 2022.
     """
     check_dtypes(query, key, value, mask)
-    n, m, dtype = query.shape[-2], key.shape[-2], query.dtype
+    n = query.shape[-2]
+    m = key.shape[-2]
     lead = xp.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     tile_size = max(1, backend_of(query).workspace() // SCORE_BYTES)
     if math.prod(lead) * n * m <= tile_size:
@@ -186,7 +194,7 @@ def tiled_attention(xp, query, key, value, mask, slopes, rng_key, scale, band, p
     def pullback(dy):
         return backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad)
 
-    return cast(forward.y, dtype), pullback
+    return cast(forward.y, query.dtype), pullback
 
 
 class Tile(NamedTuple):
@@ -203,18 +211,29 @@ class Tiles:
     """The scores of queries and keys with equal leading axes, computed tile by tile."""
 
     def __init__(self, xp, lead, query, key, mask, slopes, rng_key, scale, band, p, size):
-        expand = lambda a: a.reshape((1,) * (len(lead) + 2 - a.ndim) + a.shape)
-        self.xp, self.lead, self.query, self.key = xp, lead, query, key
-        self.mask = None if mask is None else expand(mask)
-        self.slopes = None if slopes is None else expand(slopes)
-        self.rng_key, self.scale, self.band, self.p, self.size = rng_key, scale, band, p, size
-        self.n, self.m = query.shape[-2], key.shape[-2]
+        def with_all_axes(a):
+            return None if a is None else a.reshape((1,) * (len(lead) + 2 - a.ndim) + a.shape)
+
+        self.xp = xp
+        self.lead = lead
+        self.query = query
+        self.key = key
+        self.mask = with_all_axes(mask)
+        self.slopes = with_all_axes(slopes)
+        self.rng_key = rng_key
+        self.scale = scale
+        self.band = band
+        self.p = p
+        self.size = size  # the largest number of scores in a tile
+        self.n = query.shape[-2]
+        self.m = key.shape[-2]
         self.rows = None if rng_key is None else row_numbers(xp, lead, self.n)
 
     def __iter__(self) -> Iterator[Tile]:
         for queries, j in _tile_indices(self.lead, self.n, self.m, self.band, self.size):
-            area, keys = (*queries, j), (*queries[:-1], j)
-            i = queries[-1]
+            *leading, i = queries
+            area = (*leading, i, j)
+            keys = (*leading, j)
             s = scores(
                 self.xp, self.query[queries], self.key[keys], _part(self.mask, area),
                 _part(self.slopes, area), self.scale, _band_in_tile(self.band, i, j),
@@ -230,18 +249,21 @@ class Tiles:
 
 
 class Forward(NamedTuple):
-    """The output, and the largest score and the log of the sum of exponentials of each query."""
+    """Results of `forward_sweep`."""
 
-    y: Any
-    top: Any
-    log_sum: Any
+    y: Any  # the output
+    top: Any  # the largest score of each query
+    log_sum: Any  # the log of the sum of exp(score - top) of each query
 
 
 def forward_sweep(xp, tiles, value):
     """The online softmax: sums over tiles are rescaled whenever the largest score grows."""
-    lead, n, dtype, full = tiles.lead, tiles.n, value.dtype, compute_dtype(value.dtype)
+    lead = tiles.lead
+    n = tiles.n
+    dtype = value.dtype
+    full = compute_dtype(dtype)
     y = xp.zeros((*lead, n, value.shape[-1]), full)
-    top = xp.full((*lead, n, 1), float(np.finfo(full).min), full)
+    top = xp.full((*lead, n, 1), -largest(y.dtype), full)
     total = xp.zeros((*lead, n, 1), full)
     for _, queries, keys, s, drop in tiles:
         new_top = xp.maximum(top[queries], s.max(axis=-1, keepdims=True))
@@ -251,7 +273,7 @@ def forward_sweep(xp, tiles, value):
         total[queries] = total[queries] * shrink + a.sum(axis=-1, keepdims=True)
         part = xp.matmul(cast(drop(a), dtype), value[keys], dtype=full)
         y[queries] = y[queries] * shrink + part
-    total = xp.where(total == 0, 1, total)  # queries without keys
+    total = xp.where(total == 0, 1, total)  # for queries that attend to no key
     y /= total
     return Forward(y, top, xp.log(total))
 
@@ -259,7 +281,8 @@ def forward_sweep(xp, tiles, value):
 def backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad):
     """The gradients of all arguments of `attention`."""
     query, key, mask, slopes = tiles.query, tiles.key, tiles.mask, tiles.slopes
-    dtype, full = query.dtype, compute_dtype(query.dtype)
+    dtype = query.dtype
+    full = compute_dtype(dtype)
     with_mask = bias_requires_grad and is_additive(mask)
     with_slopes = bias_requires_grad and slopes is not None
     mean_da = (cast(dy, full) * forward.y).sum(axis=-1, keepdims=True)
@@ -284,11 +307,15 @@ def backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad):
 
 
 def _tile_indices(lead, n, m, band, size):
-    """Pairs: an index of (*lead, n), and a slice of keys in the band; up to `size` scores each."""
+    """Pairs (index of (*lead, n), slice of the keys) that cover the band.
+
+    A pair selects at most `size` scores.
+    """
     first, last = band
     rows = min(n, size, max(MIN_QUERIES, size // (4 * m)))
     columns = min(m, size // rows)
-    steps, room = [rows], size // (rows * columns)
+    steps = [rows]
+    room = size // (rows * columns)
     for length in reversed(lead):
         steps.insert(0, max(1, min(length, room)))
         room //= length
@@ -302,7 +329,7 @@ def _tile_indices(lead, n, m, band, size):
 
 
 def _band_in_tile(band, i, j):
-    """The band without limits that hide nothing of the tile of queries i and keys j."""
+    """The band in the tile of queries i and keys j, with None for limits that hide nothing."""
     first, last = band
     if first is not None and j.start - i.stop + 1 >= first:
         first = None
@@ -312,7 +339,7 @@ def _band_in_tile(band, i, j):
 
 
 def _part(a, index):
-    """The part of an array that broadcasts to the whole; None stays None."""
+    """The part of `a` that broadcasts to the part `index` of a larger array; None stays None."""
     if a is None:
         return None
     whole = slice(None)
@@ -336,22 +363,23 @@ def scaled_dot_product_attention(
         rng: Generator | None = None) -> Array:
     """Scaled dot product attention.
 
-    ``softmax(query @ key.T / sqrt(E) + attn_mask) @ value``
+    ``y = softmax(scale * query @ key.T + attn_mask) @ value``
 
     Shapes: query (..., L, E), key (..., S, E) and value (..., S, V) give (..., L, V).  Leading axes
     broadcast.  Memory is linear in L and S, apart from the mask.
 
     `attn_mask` broadcasts to (..., L, S).  It is boolean, True where a query attends to a key, or
-    floating and added to the scores.  A query without keys gives zeros.  `is_causal` lets query i
-    attend to keys 0 to i, whatever L and S are.  `dropout_p` is the probability of dropping a
-    weight, drawn by `rng` or the default generator; give 0 in eval mode.  `scale` replaces
-    1 / sqrt(E).  With `enable_gqa`, each head (axis -3) of `key` and `value` serves an equal number
-    of heads of `query`.
+    floating and added to the scores.  A query that attends to no key gives zeros.  `is_causal` lets
+    query i attend to keys 0 to i, whatever L and S are.  `dropout_p` is the probability of dropping
+    a weight, drawn from `rng` or the default generator; give 0 in eval mode.  `scale` is
+    ``1 / sqrt(E)`` by default.  With `enable_gqa`, each head (axis -3) of `key` and `value` serves
+    an equal number of heads of `query`.
 
     Two options that PyTorch lacks align the last query with the last key.  ``window=(left, right)``
-    lets query i attend to keys from i + S - L - left to i + S - L + right; -1 means no limit, and
-    one int stands for both, so that (-1, 0) is causal with cached keys too.  `alibi_slopes`
-    (..., heads) subtracts ``slope * |i + S - L - j|`` from the scores; see `alibi_slopes`.
+    lets query i attend to the keys from i + S - L - left to i + S - L + right; -1 means no limit,
+    and one int is both limits.  ``window=(-1, 0)`` is causal attention that also fits cached keys.
+    With `alibi_slopes` (..., heads), ``slope * |i + S - L - j|`` is subtracted from the score of
+    query i and key j; the function `alibi_slopes` returns the usual slopes.
 
     Raises ValueError for shapes that do not fit, TypeError for dtypes that differ.
     A. Vaswani et al., NeurIPS 2017.
@@ -388,7 +416,8 @@ def alibi_slopes(num_heads: int) -> Tensor:
     """The slopes of ALiBi, (num_heads,) in float32, for `scaled_dot_product_attention`.
 
     ``2**(-8 i / n) for i = 1 ... n``, where n is the largest power of 2 up to `num_heads`.  The
-    other heads have every second slope of 2 n heads.  The Tensor is on the default backend.
+    remaining heads get every second slope of those for 2 n heads.  The Tensor is on the default
+    backend.
     O. Press, N. A. Smith and M. Lewis, ICLR 2022.
 
     >>> import gpuprop.functional as F
@@ -414,31 +443,25 @@ def _check_shapes(query: Any, key: Any, value: Any, mask: Any, slopes: Any,
         raise ValueError(f"{NAME}: key and value differ in axis -2, their length S: {shapes}")
     leads = [a.shape[:-2] for a in (query, key, value)]
     if enable_gqa:
-        heads, key_heads, value_heads = ((0, *lead)[-1] for lead in leads)
+        heads, key_heads, value_heads = (lead[-1] if lead else 0 for lead in leads)
         if key_heads != value_heads or key_heads == 0 or heads % key_heads:
             raise ValueError(
-                f"{NAME}: enable_gqa needs equally many heads, axis -3, in key and value, and a "
-                f"multiple of them in query: {shapes}")
-        leads = [leads[0], *((*lead[:-1], 1) for lead in leads[1:])]
+                f"{NAME}: enable_gqa requires as many heads, axis -3, in key as in value, and a "
+                f"multiple of that number in query: {shapes}")
+        leads = [leads[0], *((*lead[:-1], 1) for lead in leads[1:])]  # their heads broadcast
     try:
         lead = np.broadcast_shapes(*leads)
     except ValueError:
         raise ValueError(f"{NAME}: leading axes do not broadcast: {shapes}") from None
     score_shape = (*lead, query.shape[-2], key.shape[-2])
     for name, a, target in ("attn_mask", mask, score_shape), ("alibi_slopes", slopes, lead):
-        if a is not None and not _broadcasts(a.shape, target):
+        if a is not None and not broadcasts_to(a.shape, target):
             raise ValueError(
                 f"{NAME}: {name} {a.shape} does not broadcast to {target}, with {shapes}")
 
 
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    """True if an array of this shape broadcasts to exactly `target`."""
-    return len(shape) <= len(target) and all(
-        n in (1, t) for n, t in zip(shape[::-1], target[::-1], strict=False))
-
-
 def _band(n: int, m: int, is_causal: bool, window: Any) -> Band:
-    """Causality and the window as one band, with None for limits that hide nothing."""
+    """`is_causal` and `window` as one band, with None for limits that hide nothing."""
     left, right = _window_limits(window)
     first = m - n - left if left >= 0 else 1 - n
     last = m - n + right if right >= 0 else m - 1
@@ -461,7 +484,10 @@ def _window_limits(window: Any) -> Any:
 
 
 def _group_heads(query: Any, key: Any, *others: Any) -> tuple:
-    """Split the heads, axis -3, into (heads of key, heads of query per head of key)."""
+    """Split the heads, axis -3, of all arrays into (heads of key, heads of query per head of key).
+
+    Masks and slopes without heads stay as they are.
+    """
     groups = key.shape[-3]
 
     def split(a: Any) -> Any:

@@ -120,7 +120,7 @@ def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation
 
 @conv.faster
 def conv_in_chunks(xp, input, weight, bias, stride, padding, dilation, groups):
-    """A few images at a time: `im2col` of a batch would take many times the memory of the batch."""
+    """`conv` of a few images at a time: `im2col` of a whole batch takes many times its memory."""
     space = input.shape[2:]
     name = f"conv{len(space)}d"
     counts = window_counts(name, space, weight.shape[2:], stride, padding, dilation)
@@ -147,9 +147,9 @@ def conv_in_chunks(xp, input, weight, bias, stride, padding, dilation, groups):
 
 
 def conv_flipped(xp, input, weight, bias, stride, padding, dilation, groups):
-    """`conv`, whose input gradient is the convolution of dy with the flipped filters.
+    """`conv`, with the input gradient as a convolution of dy with the flipped filters.
 
-    For stride 1, when dy has no more channels than the input; otherwise it is `conv` itself.
+    Only for stride 1, if dy has no more channels than the input; otherwise it is `conv` itself.
     """
     y, pullbacks = conv.fn(xp, input, weight, bias, stride, padding, dilation, groups)
     space = input.shape[2:]
@@ -207,7 +207,8 @@ def conv2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
     """2-d convolution (cross-correlation) of images with filters.
 
     ``y[n, o, i, j] = bias[o] + sum over c, k, l of
-    weight[o, c, k, l] * input[n, c, i * stride + k * dilation, j * stride + l * dilation]``
+    weight[o, c, k, l] * input[n, c, i * stride + k * dilation, j * stride + l * dilation]``, with
+    the padded input
 
     Shapes: input (N, C, H, W) or (C, H, W), weight (O, C / groups, *kernel_size), bias (O,);
     output (N, O, H_out, W_out) or (O, H_out, W_out) with
@@ -215,9 +216,9 @@ def conv2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
     ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
     and W_out likewise.  `stride`, `padding` and `dilation` are an int or one int per spatial
-    dimension.  `padding` counts zeros on each side, or is "valid" (none) or "same" (as many as
-    keep the size; stride 1 only; an odd one is added at the end).  With `groups`, each group of
-    O / groups filters reads its own C / groups channels.
+    dimension.  `padding` is the number of zeros added on each side, or "valid" (no zeros), or
+    "same": the zeros that keep the size, for stride 1, of which an odd one is added at the end.
+    With `groups`, each group of O / groups filters reads its own C / groups channels.
 
     Raises ValueError for shapes that do not match or a kernel larger than the padded input, and
     TypeError for an input and a weight of different dtypes.
@@ -260,7 +261,7 @@ def conv_nd(n: int, name: str, input: Any, weight: Any, bias: Any, stride: Any, 
 
 def resolve_padding(name: str, padding: Any, size: Sequence[int], stride: Sequence[int],
                     dilation: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """The padding (before, after) per spatial dimension; "same" adds an odd zero after."""
+    """The padding (before, after) per spatial dimension; with "same" an odd zero is after."""
     if padding == "same":
         if any(s != 1 for s in stride):
             raise ValueError(f"{name}: padding='same' requires stride 1, not {stride}")
@@ -278,8 +279,9 @@ def check_channels(name: str, n: int, x: Any, weight: Any, bias: Any, groups: in
     if weight.ndim != n + 2:
         raise ValueError(f"{name}: weight must be {layout} with {n + 2} axes, not {weight.shape}")
     if groups < 1 or len(weight) % groups:
-        raise ValueError(f"{name}: groups={groups} must divide the {len(weight)} filters of weight "
-                         f"{weight.shape}")
+        counted = "input channels" if transposed else "filters"
+        raise ValueError(f"{name}: groups={groups} must divide the {len(weight)} {counted} of "
+                         f"weight {weight.shape}")
     if transposed:
         channels = len(weight)
         out = weight.shape[1] * groups
@@ -300,7 +302,7 @@ def check_channels(name: str, n: int, x: Any, weight: Any, bias: Any, groups: in
 def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:
-    """1-d transposed convolution: the input gradient of `conv1d`, as a function.
+    """1-d transposed convolution: the gradient of `conv1d` with respect to its input.
 
     Shapes: input (N, C, L) or (C, L), weight (C, O / groups, kernel_size), bias (O,);
     output (N, O, L_out) or (O, L_out) with
@@ -316,9 +318,10 @@ def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Si
 def conv_transpose2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:
-    """2-d transposed convolution: the input gradient of `conv2d`, as a function.
+    """2-d transposed convolution: the gradient of `conv2d` with respect to its input.
 
-    Each input element adds its multiple of the filter to the output, `stride` elements apart.
+    Each input element, multiplied by the filter, is added to the output; neighbouring elements are
+    added `stride` apart.
 
     Shapes: input (N, C, H, W) or (C, H, W), weight (C, O / groups, *kernel_size), bias (O,);
     output (N, O, H_out, W_out) or (O, H_out, W_out) with
@@ -344,7 +347,7 @@ def conv_transpose2d(input: Array, weight: Array, bias: Array = None, stride: Si
 def conv_transpose3d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:
-    """3-d transposed convolution: the input gradient of `conv3d`, as a function.
+    """3-d transposed convolution: the gradient of `conv3d` with respect to its input.
 
     Shapes: input (N, C, D, H, W) or (C, D, H, W), weight (C, O / groups, *kernel_size), bias (O,);
     output (N, O, D_out, H_out, W_out) or (O, D_out, H_out, W_out) with
@@ -392,7 +395,8 @@ def unfold(input: Array, kernel_size: Sizes, dilation: Sizes = 1, padding: Sizes
     """The windows of images as columns (im2col).
 
     Shapes: input (N, C, H, W) or (C, H, W); output (N, C * prod(kernel_size), windows) or
-    (C * prod(kernel_size), windows), where ``windows`` is the product over H and W of
+    (C * prod(kernel_size), windows).  ``windows`` is their number: the product, for size = H and
+    size = W, of
 
     ``floor((size + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
@@ -448,7 +452,7 @@ def fold(input: Array, output_size: Sizes, kernel_size: Sizes, dilation: Sizes =
 
 
 def unfold_options(name: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any) -> tuple:
-    """The arguments of `unfold` per spatial dimension: size, stride, (before, after), dilation."""
+    """(size, stride, padding, dilation) of `unfold`, each with one item per spatial dimension."""
     size = int_tuple(name, "kernel_size", kernel_size, 2)
     stride = int_tuple(name, "stride", stride, 2)
     dilation = int_tuple(name, "dilation", dilation, 2)

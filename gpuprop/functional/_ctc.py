@@ -25,9 +25,9 @@ def ctc_nll(xp, log_probs: Array, targets: Array, input_lengths: Array, target_l
             blank: int = 0, zero_infinity: bool = False):
     """`ctc_loss` per sample: (T, N, C), (N, S), (N,), (N,) -> (N,).
 
-    As in PyTorch, the gradient is that with respect to the logits: it assumes that `log_probs` is
-    the `log_softmax` of them.  Since ``log_softmax(log_probs) == log_probs``, the gradient passes
-    through `log_softmax` unchanged.
+    As in PyTorch, the pullback returns the gradient with respect to the logits, of which
+    `log_probs` must be the `log_softmax`.  Since ``log_softmax(log_probs) == log_probs``, it passes
+    through the pullback of `log_softmax` unchanged.
     """
     steps, n, classes = log_probs.shape
     size = targets.shape[1]
@@ -112,16 +112,16 @@ def ctc_loss(log_probs: Array, targets: Array, input_lengths: Array | Sequence[i
     """CTC loss: ``y = -log(p)``, where p is the probability of all alignments of a target.
 
     An alignment is a sequence of classes, one per step, that becomes the target when repeats are
-    merged and then blanks removed.  `log_probs`, from `log_softmax`, is (T, N, C), or (T, C) for
-    one sample.  `targets` is (N, S), or (S,) for one sample, or 1-D with the labels of all samples
-    one after the other.  `input_lengths` and `target_lengths` are (N,): only that many steps and
-    labels of a sample count.
+    merged and blanks are then removed.  `log_probs`, from `log_softmax`, is (T, N, C), or (T, C)
+    for one sample.  `targets` is (N, S), or (S,) for one sample, or 1-D with the labels of all
+    samples one after the other.  `input_lengths` and `target_lengths` are (N,): the numbers of
+    steps and of labels of each sample, at most T and S.
 
-    `reduction` is "mean", "sum" or "none".  The mean is over samples, each loss divided by its
-    target length.  If a target does not fit into its input the loss is infinite, or 0 with
-    `zero_infinity`.  The gradient is that with respect to the logits, and is only right if
-    `log_probs` comes from `log_softmax`.  A step can be captured if lengths are arrays and targets
-    (N, S): for 1-D targets the host reads `target_lengths`.
+    `reduction` is "mean", "sum" or "none".  "mean" divides the loss of each sample by its target
+    length, and averages over the samples.  The loss is infinite, or 0 with `zero_infinity`, if a
+    target does not fit into its input.  The gradient is only right if `log_probs` comes from
+    `log_softmax`.  A training step with this loss can be captured if the lengths are arrays and
+    targets (N, S): for 1-D targets the host reads `target_lengths`.
 
     Raises ValueError if shapes do not fit, TypeError if labels are not integers, and IndexError if
     labels or lengths are out of range (on a device, when a value is next read).

@@ -29,7 +29,8 @@ def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
 def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> Array:
     """Cosine similarity along `dim`: ``y = (x1 * x2).sum(dim) / (norm(x1) * norm(x2))``.
 
-    `x1` and `x2` broadcast.  The output lacks the axis `dim`.  Each norm is at least `eps`.
+    The norms are 2-norms along `dim`, clamped to at least `eps`.  `x1` and `x2` broadcast; the
+    output has their common shape without the axis `dim`.
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -46,7 +47,7 @@ def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> 
 @composed(full=True)
 def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6,
                       keepdim: bool = False) -> Array:
-    """Distance along the last axis: ``y = norm(x1 - x2 + eps, p)``.
+    """Distance of vectors: ``y = norm(x1 - x2 + eps, p)``, with the `p`-norm along the last axis.
 
     `x1` and `x2` broadcast.  (N, D), (N, D) -> (N,), or (N, 1) with `keepdim`.
     """

@@ -31,7 +31,7 @@ def apply_dropout_mask(xp, x, mask, p):
 def dropout_by_key(xp, input: Array, rng_key: Array, p: float):
     """`dropout` in training, with the mask that `rng_key` determines.
 
-    The gradient draws the mask again rather than keep it.
+    The pullback draws the mask again instead of keeping it.
     """
     shape = input.shape
 
@@ -43,7 +43,7 @@ def dropout_by_key(xp, input: Array, rng_key: Array, p: float):
 
 @dropout_by_key.faster
 def dropout_with_kept_mask(xp, input, rng_key, p):
-    """Keeps the mask, one byte per element, rather than draw it twice."""
+    """`dropout_by_key` that keeps the mask, one byte per element, instead of drawing it again."""
     mask = keep_mask(rng_key, input.shape, p)
 
     def drop(x):
@@ -83,14 +83,11 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool =
 # ---- dropout of channels, and dropout for selu ---------------------------------------------------
 
 
-def scaled_mask(name: str, input: Any, leading: int | None, p: float,
-                rng: Generator | None) -> Any:
-    """`dropout` of ones.
+def scaled_mask(input: Any, leading: int | None, p: float, rng: Generator | None) -> Any:
+    """A factor for each element of `input`: 0 with probability `p`, otherwise 1 / (1 - p).
 
-    It has one element per element of `input`, or, if `leading` is given, one per element of its
-    first `leading` axes.
+    If `leading` is given, elements with the same index in the first `leading` axes share a factor.
     """
-    check_probability(name, p)
     if leading is None:
         shape = input.shape
     else:
@@ -101,37 +98,41 @@ def scaled_mask(name: str, input: Any, leading: int | None, p: float,
 
 def _dropout_nd(n: int, input: Array, p: float, training: bool, rng: Generator | None) -> Array:
     name = f"dropout{n}d"
+    check_probability(name, p)
     if input.ndim not in (n + 1, n + 2):
         raise ValueError(f"{name}: input must have {n + 1} or {n + 2} axes, got {input.ndim} in "
                          f"shape {input.shape}")
     if not training or p == 0:
         return input
-    return multiply(input, scaled_mask(name, input, input.ndim - n, p, rng))
+    return multiply(input, scaled_mask(input, input.ndim - n, p, rng))
 
 
 def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """Set whole channels of (N, C, L) or (C, L) to 0 with probability `p`.
+    """`dropout` of whole channels of an input (N, C, L) or (C, L).
 
-    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    Raises ValueError for other shapes, or if `p` is not between 0 and 1.  J. Tompson et al.,
+    CVPR 2015.
     """
     return _dropout_nd(1, input, p, training, rng)
 
 
 def dropout2d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """Set whole channels of (N, C, H, W) or (C, H, W) to 0 with probability `p`.
+    """`dropout` of whole channels of an input (N, C, H, W) or (C, H, W).
 
-    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    Raises ValueError for other shapes, or if `p` is not between 0 and 1.  J. Tompson et al.,
+    CVPR 2015.
     """
     return _dropout_nd(2, input, p, training, rng)
 
 
 def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
-    """Set whole channels of (N, C, D, H, W) or (C, D, H, W) to 0 with probability `p`.
+    """`dropout` of whole channels of an input (N, C, D, H, W) or (C, D, H, W).
 
-    See `dropout`.  Raises ValueError for other numbers of axes.  J. Tompson et al., CVPR 2015.
+    Raises ValueError for other shapes, or if `p` is not between 0 and 1.  J. Tompson et al.,
+    CVPR 2015.
     """
     return _dropout_nd(3, input, p, training, rng)
 
@@ -146,7 +147,7 @@ def _alpha_dropout(name: str, input: Array, leading: int | None, p: float, train
         return multiply(input, 0)
     low = -1.7580993408473766  # the limit of selu(x) for x -> -inf
     scale = 1 / math.sqrt((1 + low * low * p) * (1 - p))
-    mask = scaled_mask(name, input, leading, p, rng) * (1 - p)
+    mask = scaled_mask(input, leading, p, rng) * (1 - p)  # 0 or 1
     return add(multiply(input, mask * scale), (1 - mask) * (low * scale) - low * p * scale)
 
 
@@ -154,11 +155,11 @@ def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace:
                   rng: Generator | None = None) -> Array:
     """Dropout for `selu`: ``y = a * (input if mask else low) + b``.
 
-    ``low = -1.758`` is the limit of `selu` at -infinity; an element is replaced by it with
-    probability `p`.  a and b keep mean 0 and variance 1.  With ``p=1`` the output is 0.  Without
-    `training`, ``y = input``.  The mask is drawn from `rng` or the default generator.  `inplace`
-    has no effect.  Raises ValueError if `p` is not between 0 and 1.  G. Klambauer et al., NeurIPS
-    2017.
+    With probability `p` an element is replaced by ``low = -1.758``, the limit of `selu` at
+    -infinity.  The constants a and b keep an input of mean 0 and variance 1 at that mean and
+    variance.  With ``p=1`` the output is 0.  Without `training`, ``y = input``.  The mask is drawn
+    from `rng` or the default generator.  `inplace` has no effect.  Raises ValueError if `p` is not
+    between 0 and 1.  G. Klambauer et al., NeurIPS 2017.
     """
     return _alpha_dropout("alpha_dropout", input, None, p, training, rng)
 

@@ -21,7 +21,7 @@ from gpuprop._core.signature import Array
 @op(half="exact", name="embedding")
 def embedding_lookup(xp, input: Array, weight: Array, padding_idx: int | None = None,
                      scale_grad_by_freq: bool = False):
-    """``weight[input]``; the gradient leaves out the indices that are `padding_idx`."""
+    """``weight[input]``; row `padding_idx` of `weight` gets no gradient."""
     n = len(weight)
     xp.check((input >= 0) & (input < n),
              f"embedding: index out of range: expected 0 <= index < {n}", input)
@@ -43,12 +43,13 @@ def embedding(input: Array, weight: Array, padding_idx: int | None = None,
               scale_grad_by_freq: bool = False, sparse: bool = False) -> Array:
     """Embedding lookup: ``y[...] = weight[input[...]]``.
 
-    Integers (...), weight (num_embeddings, D) -> (..., D).  Row `padding_idx` gets no gradient.
-    With `max_norm`, the rows that are looked up are first scaled in place to at most this
-    `norm_type`-norm.  `scale_grad_by_freq` divides the gradient of a row by the number of its
-    indices in `input`.  Gradients are dense: `sparse` has no effect.  Raises ValueError if `weight`
-    is not 2-D or has no row `padding_idx`, TypeError if `input` does not hold integers, and
-    IndexError if an index is out of range (on a device, when a value is next read).
+    `input` holds integers (...), and `weight` is (num_embeddings, D); the output is (..., D).  Row
+    `padding_idx` gets no gradient.  With `max_norm`, rows that are looked up are first scaled in
+    place, so that no `norm_type`-norm exceeds `max_norm`.  `scale_grad_by_freq` divides the
+    gradient of a row by the number of times that its index occurs in `input`.  Gradients are dense:
+    `sparse` has no effect.  Raises ValueError if `weight` is not 2-D or has no row `padding_idx`,
+    TypeError if `input` does not hold integers, and IndexError if an index is out of range (on a
+    device, when a value is next read).
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -64,7 +65,7 @@ def embedding(input: Array, weight: Array, padding_idx: int | None = None,
 
 
 def check_input_and_weight(name: str, input: Any, weight: Any) -> None:
-    """`input` must hold integers, and `weight` must be 2-D."""
+    """Raise ValueError unless `weight` is 2-D, and TypeError unless `input` holds integers."""
     if weight.ndim != 2:
         raise ValueError(f"{name}: weight must be (num_embeddings, embedding_dim), got shape "
                          f"{weight.shape}")
@@ -83,7 +84,7 @@ def nonnegative_padding_idx(name: str, padding_idx: int | None, n: int) -> int |
 
 @on_device_of_arguments
 def limit_row_norms(weight: Any, input: Any, max_norm: float, norm_type: float) -> None:
-    """Scale the rows with the indices `input` in place, so that no norm is above `max_norm`."""
+    """Scale the rows ``weight[input]`` in place, so that no norm exceeds `max_norm`."""
     weight = raw(weight)
     index = raw(input).reshape(-1)
     rows = take(weight, index, 0)
@@ -108,14 +109,14 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None,
                   padding_idx: int | None = None) -> Array:
     """Embedding lookup, reduced per bag of indices: ``y[b] = sum(weight[i] for i in bag b)``.
 
-    Input (bags, size) or (n,), weight (num_embeddings, D) -> (bags, D).  `mode` is "sum", "mean" or
-    "max".  If `input` is 1-D, bag b consists of ``input[offsets[b]:offsets[b + 1]]``; the last bag
-    ends with `input`, or, with `include_last_offset`, at the last offset.  Indices that are
-    `padding_idx` do not count.  The result for an empty bag is 0.  `per_sample_weights`, in the
-    shape of `input`, multiply the rows (mode "sum" only).  The other parameters are those of
-    `embedding`.  Raises ValueError if arguments do not fit together, TypeError if `input` does not
-    hold integers, and IndexError if an index or offset is out of range (on a device, when a value
-    is next read).
+    `input` holds integers (bags, size) or (n,), and `weight` is (num_embeddings, D); the output is
+    (bags, D).  `mode` is "sum", "mean" (the default) or "max".  If `input` is 1-D, bag b consists
+    of ``input[offsets[b]:offsets[b + 1]]``; the last bag ends with `input`, or, with
+    `include_last_offset`, at the last offset.  Indices that are `padding_idx` do not count.  The
+    result for an empty bag is 0.  `per_sample_weights`, in the shape of `input`, multiply the rows
+    (mode "sum" only).  The other parameters are those of `embedding`.  Raises ValueError if
+    arguments do not fit together, TypeError if `input` does not hold integers, and IndexError if an
+    index or offset is out of range (on a device, when a value is next read).
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -136,6 +137,7 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None,
         bag_sum, bag_max = reductions_of_rows()
     else:
         bag_sum, bag_max = reductions_by_offsets(raw(offsets), len(input))
+    # without padding_idx all indices are counted
     counted = input == input if padding_idx is None else input != padding_idx
     bag_size = bag_sum(counted.astype(rows.dtype))[:, None]
     if mode == "max" and math.prod(input.shape):
@@ -151,10 +153,11 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None,
 
 
 def reductions_of_rows() -> tuple[Callable, Callable]:
-    """``bag_sum(a)`` and ``bag_max(rows, candidates)`` for bags (bags, size, ...).
+    """The functions ``bag_sum(a)`` and ``bag_max(rows, candidates)`` for arrays (bags, size, ...).
 
-    ``bag_max`` picks the rows at the indices of the largest candidates.
+    ``bag_max`` picks the elements of `rows` at the indices of the largest `candidates`.
     """
+
     def bag_sum(a):
         return a.sum(axis=1)
 
@@ -165,7 +168,7 @@ def reductions_of_rows() -> tuple[Callable, Callable]:
 
 
 def reductions_by_offsets(offsets: Any, n: int) -> tuple[Callable, Callable]:
-    """``bag_sum(a)`` and ``bag_max(rows, candidates)`` for consecutive bags of n rows: (n, ...)."""
+    """The functions of `reductions_of_rows` for arrays (n, ...) whose bags start at `offsets`."""
     bags = bag_of_each_index(offsets, n)
     count = len(offsets)
 
@@ -205,28 +208,31 @@ def check_bags(input: Any, offsets: Any, mode: str, scale_grad_by_freq: bool,
 
 @kernel
 def bag_of_each_index(xp, offsets: Array, n):
-    """The bag of each of n indices."""
+    """The number of the bag that contains each of n indices: (n,)."""
     xp.check(offsets[:1] == 0, "embedding_bag: offsets must start with 0")
     xp.check((offsets[1:] >= offsets[:-1]) & (offsets[1:] <= n),
-             f"embedding_bag: offsets must not decrease, nor be above {n}, the size of input",
+             f"embedding_bag: offsets must not decrease or be above {n}, the size of input",
              offsets[1:])
     return xp.searchsorted(offsets, xp.arange(n), side="right") - 1
 
 
 @kernel
 def bag_argmax(xp, rows: Array, bags: Array, n):
-    """The index of the first row with the largest number, per bag: (rows, D), (rows,) -> (n, D)."""
+    """The index of the first row with the largest element, per bag and column.
+
+    `rows` (R, D), the bag of each row `bags` (R,) -> (n, D).
+    """
     count, features = rows.shape
     rows = rows.astype(compute_dtype(rows.dtype), copy=False)
     rows = xp.where(rows == rows, rows + 0.0, math.inf)  # NaN is the largest; -0.0 becomes 0.0
     index = xp.arange(count, dtype="int32")[:, None]
-    into = (bags[:, None] * features + xp.arange(features)).reshape(count * features)
+    flat = (bags[:, None] * features + xp.arange(features)).reshape(count * features)
     keys = ordered_bits(rows)
     largest = ordered_bits(xp.full(n * features, -math.inf, rows.dtype))
-    xp.maximum.at(largest, into, keys.reshape(count * features))  # in any order: no rounding
-    is_largest = keys == largest[into].reshape(count, features)
+    xp.maximum.at(largest, flat, keys.reshape(count * features))  # exact in any order
+    is_largest = keys == largest[flat].reshape(count, features)
     first = xp.full(n * features, count - 1, "int32")
-    xp.minimum.at(first, into, xp.where(is_largest, index, count - 1).reshape(count * features))
+    xp.minimum.at(first, flat, xp.where(is_largest, index, count - 1).reshape(count * features))
     return first.reshape(n, features)
 
 
@@ -237,4 +243,5 @@ def ordered_bits(x: Any) -> Any:
     """
     bits = 8 * x.dtype.itemsize
     signed = x.view(f"int{bits}")
-    return signed ^ ((signed >> bits - 1) & 2 ** (bits - 1) - 1)
+    sign = signed >> (bits - 1)  # -1 if negative, else 0
+    return signed ^ (sign & (2 ** (bits - 1) - 1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from gpuprop._array.products import as_matrix
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
@@ -22,40 +21,40 @@ def linear(xp, input: Array, weight: Array, bias: Array = None):
     (2, 4)
     """
     check_dtypes("linear", input, weight, bias)
-    if weight.ndim != 2 or input.ndim == 0 or input.shape[-1] != weight.shape[1]:
+    if weight.ndim != 2:
+        raise ValueError(f"linear: weight must be (out, in), got shape {weight.shape}")
+    if input.shape[-1:] != weight.shape[1:]:
         features = input.shape[-1] if input.ndim else "no"
         raise ValueError(f"linear: input {input.shape} has {features} features, but weight "
-                         f"{weight.shape} takes {weight.shape[-1]}")
-
-    def rows(a):
-        return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-
+                         f"{weight.shape} takes {weight.shape[1]}")
     y = xp.matmul(input, weight.T)
     if bias is not None:
         y += bias
     return y, (
         lambda dy: xp.matmul(dy, weight),
-        lambda dy: xp.matmul(rows(dy).T, rows(input)),
+        lambda dy: xp.matmul(as_matrix(dy).T, as_matrix(input)),
         lambda dy: dy)  # the engine sums over the axes along which bias was broadcast
 
 
 @op(precision="low")
 def bilinear(xp, input1: Array, input2: Array, weight: Array, bias: Array = None):
-    """Bilinear map of the last axes: ``y[k] = input1 @ weight[k] @ input2 + bias[k]``.
+    """Bilinear map of the last axes: ``y[..., k] = input1 @ weight[k] @ input2 + bias[k]``.
 
     (..., in1), (..., in2), (out, in1, in2), (out,) -> (..., out).  Raises ValueError if shapes do
     not fit, and TypeError if dtypes differ.
     """
     check_dtypes("bilinear", input1, weight, bias)
     check_dtypes("bilinear", input2, weight)
+    if weight.ndim != 3:
+        raise ValueError(f"bilinear: weight must be (out, in1, in2), got shape {weight.shape}")
     out, in1, in2 = weight.shape
     batch = input1.shape[:-1]
-    n = math.prod(batch)
     if (input1.shape, input2.shape) != ((*batch, in1), (*batch, in2)):
         raise ValueError(f"bilinear: input1 {input1.shape} and input2 {input2.shape} do not fit "
                          f"weight {weight.shape}, which is (out, in1, in2)")
-    x1 = input1.reshape(n, in1)
-    x2 = input2.reshape(n, in2)
+    x1 = as_matrix(input1)
+    x2 = as_matrix(input2)
+    n = len(x1)
     w = weight.transpose(1, 0, 2).reshape(in1, out * in2)
     x1_w = xp.matmul(x1, w).reshape(n, out, in2)
     y = xp.matmul(x1_w, x2[:, :, None]).reshape(*batch, out)

@@ -34,7 +34,7 @@ def linear_cross_entropy_per_sample(xp, input: Array, linear_weight: Array, line
     """`cross_entropy` of ``linear(input, linear_weight, linear_bias)``, not reduced.
 
     (N, F), (C * K, F), (C * K,), labels (N, ...), class weights (C,) -> (N, ...).  K is the product
-    of the sizes of the axes "...".
+    of the sizes "...".
     """
     check_dtypes(NAME, input, linear_weight, linear_bias)
     logits, to_linear = linear.fn(xp, input, linear_weight, linear_bias)
@@ -60,7 +60,7 @@ def logits_shape(input: Any, linear_weight: Any, target: Any) -> tuple[int, ...]
 @linear_cross_entropy_per_sample.faster
 def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, weight,
                                  ignore_index, label_smoothing):
-    """Computes the logits of one chunk of classes at a time, and again for the gradient.
+    """Compute the logits of one chunk of classes at a time, and again for the gradient.
 
     A chunk has as many classes as there are features, but at least `MIN_CLASSES`, so that the
     logits take no more memory than the input.
@@ -78,15 +78,15 @@ def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, 
     else:
         class_weight = weight.astype(input.dtype).reshape(-1, *(1,) * len(rest))
         weight_sum = class_weight.sum()
-    # with q the smoothed target, times the class weights: loss = q_sum * logsumexp - q @ logits
+    # loss = q_sum * logsumexp - q @ logits, where q is the smoothed target times the class weights
     smooth = label_smoothing / classes * counted.astype(input.dtype)
     q_sum = (1 - label_smoothing) * label_weight + smooth * weight_sum
     label_weight = label_weight * (1 - label_smoothing)
 
     def chunks():
-        """Per chunk: its classes, its rows of the weight, its logits, and the labels in it.
+        """Yield (classes, rows of the weight, logits, is_here, index) for each chunk.
 
-        These are given by a mask of the samples and by the label's index in the chunk.
+        `is_here` marks the labels in the chunk, and `index` is their index in it, 0 for others.
         """
         for i in range(0, classes, step):
             j = min(i + step, classes)
@@ -142,7 +142,9 @@ def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *,
                          linear_bias: Array = None, weight: Array = None, reduction: str = "mean",
                          ignore_index: int | None = None, label_smoothing: float = 0.0,
                          options: Any = None) -> Array:
-    """Cross entropy of a linear layer: ``cross_entropy(linear(input, weight, bias), target)``.
+    """Cross entropy of a linear layer.
+
+    ``y = cross_entropy(linear(input, linear_weight, linear_bias), target, weight)``
 
     `input` is (N, F) or (F,), `linear_weight` (C, F), `linear_bias` (C,), the class weights
     `weight` (C,), and `target` holds class indices (N,) or ().  With `linear_weight` (C, ..., F)
@@ -186,7 +188,8 @@ def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *,
         ignore_index = -100
     losses = linear_cross_entropy_per_sample(
         input, rows, bias, target, weight, ignore_index, label_smoothing)
-    label_weight = counted = target != ignore_index
+    counted = target != ignore_index
+    label_weight = counted
     if weight is not None:
         label_weight = take(weight.detach(), target * counted) * counted
     dtype = losses.dtype

@@ -7,8 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gpuprop._array.activation import log_softmax, relu
 from gpuprop._array.arithmetic import minimum, where
 from gpuprop._array.reduction import cumsum
@@ -21,14 +19,15 @@ from gpuprop._core.pointwise import pointwise_op
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
 from gpuprop.functional._activation import log1p_exp, logsigmoid
+from gpuprop.functional._checks import broadcasts_to
 from gpuprop.functional._distance import cosine_similarity, pairwise_distance
 
 
 @op(precision="full")
 def reduce_loss(xp, loss: Array, total: Array = None, reduction: str = "mean"):
-    """The losses ("none"), their "sum", or their "mean": the sum divided by `total`.
+    """The losses ("none"), their "sum", or their "mean", which is the sum divided by `total`.
 
-    The default of `total` is the number of losses.  The mean of no losses is NaN, as in PyTorch.
+    By default `total` is the number of losses.  The mean of no losses is NaN, as in PyTorch.
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -51,7 +50,7 @@ def reduce_loss(xp, loss: Array, total: Array = None, reduction: str = "mean"):
 
 
 def match_shape_and_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
-    """`other`, which must have the shape of `input`, in a dtype that does not widen `input`."""
+    """`match_dtype` of an `other` with the shape of `input`; ValueError for another shape."""
     if input.shape != other.shape:
         raise ValueError(
             f"{loss}: input {input.shape} and {name} {other.shape} must have the same shape")
@@ -59,10 +58,13 @@ def match_shape_and_dtype(loss: str, input: Any, other: Any, name: str = "target
 
 
 def match_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
-    """`other` in a dtype that does not widen `input`."""
+    """`other`, cast to the dtype of `input` if it holds integers or bools.
+
+    Raises TypeError for float64, which would widen an `input` of another dtype.
+    """
     if other.dtype.kind in "iub":
         return other.astype(input.dtype)
-    if other.dtype == "float64" != input.dtype:
+    if other.dtype == "float64" and input.dtype != "float64":
         dtype = input.dtype.name
         raise TypeError(
             f"{loss}: input is {dtype} and {name} float64: use {name}.astype({dtype!r})")
@@ -124,8 +126,8 @@ huber_error.backward(negated(huber_error_backward))
 def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """Mean squared error: ``y = weight * (input - target)**2``.
 
-    All arrays have the same shape; otherwise ValueError is raised.  The mean is divided by the sum
-    of `weight`, if it is given.  `reduction` is "mean", "sum" or "none".
+    All arrays have the same shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or
+    "none".  If `weight` is given, "mean" divides by the sum of `weight`.
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -139,15 +141,15 @@ def mse_loss(input: Array, target: Array, reduction: str = "mean", weight: Array
 def l1_loss(input: Array, target: Array, reduction: str = "mean", weight: Array = None) -> Array:
     """Mean absolute error: ``y = weight * |input - target|``.
 
-    All arrays have the same shape; otherwise ValueError is raised.  The mean is divided by the sum
-    of `weight`, if it is given.  `reduction` is "mean", "sum" or "none".
+    All arrays have the same shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or
+    "none".  If `weight` is given, "mean" divides by the sum of `weight`.
     """
     return weighted_loss("l1_loss", absolute_error, input, target, reduction, weight)
 
 
 def weighted_loss(name: str, error: Callable, input: Any, target: Any, reduction: str,
                   weight: Any) -> Any:
-    """The reduced `error`; its mean is the weighted average."""
+    """The reduced `error(input, target)`; with `weight`, "mean" is the weighted average."""
     loss = error(input, match_shape_and_dtype(name, input, target))
     if weight is None:
         return reduce_loss(loss, None, reduction)
@@ -161,9 +163,9 @@ def huber_loss(input: Array, target: Array, reduction: str = "mean", delta: floa
     """Huber loss: half the squared error up to `delta`, linear beyond.
 
     ``y = weight * (d**2 / 2 if |d| < delta else delta * (|d| - delta / 2))``, where
-    ``d = input - target``.  All arrays have the same shape.  The mean is divided by the number of
-    elements, whether `weight` is given or not.  `reduction` is "mean", "sum" or "none".  Raises
-    ValueError if shapes differ or `delta` is not positive.  P. J. Huber, 1964.
+    ``d = input - target``.  All arrays have the same shape.  `reduction` is "mean", "sum" or
+    "none"; "mean" divides by the number of elements, also if `weight` is given.  Raises ValueError
+    if shapes differ or `delta` is not positive.  P. J. Huber, 1964.
     """
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
@@ -222,19 +224,19 @@ def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = Fals
     """Negative log-likelihood of a normal distribution with mean `input` and variance `var`.
 
     ``y = (log(var) + (input - target)**2 / var) / 2``, plus ``log(2 pi) / 2`` with `full`.  `var`
-    is clamped to at least `eps`; it has the shape of `input`, or has size 1 along some axes, or
-    lacks the last axis, or is a number.  `target` broadcasts to `input`.  `reduction` is "mean",
-    "sum" or "none".  Raises ValueError for other shapes, and IndexError if a variance is negative
-    (on a device, when a value is next read).
+    is clamped to at least `eps`.  It is a number or has the shape of `input`, perhaps with size 1
+    along some axes or without the last axis.  `target` broadcasts to `input`.  `reduction` is
+    "mean", "sum" or "none".  Raises ValueError for other shapes, and IndexError if a variance is
+    negative (on a device, when a value is next read).
     """
     if not hasattr(var, "shape"):
         var = namespace(input).full_like(input, var)
     elif var.shape == input.shape[:-1] != input.shape:
         var = var[..., None]
-    if var.ndim != input.ndim or any(
-            v not in (1, n) for v, n in zip(var.shape, input.shape, strict=True)):
-        raise ValueError(f"gaussian_nll_loss: var {var.shape} does not fit input {input.shape}")
-    if np.broadcast_shapes(input.shape, target.shape) != input.shape:
+    if var.ndim != input.ndim or not broadcasts_to(var.shape, input.shape):
+        raise ValueError(f"gaussian_nll_loss: var {var.shape} must have the shape of input "
+                         f"{input.shape}, or size 1 along some of its axes, or lack its last axis")
+    if not broadcasts_to(target.shape, input.shape):
         raise ValueError(f"gaussian_nll_loss: target {target.shape} does not broadcast to input "
                          f"{input.shape}")
     namespace(raw(var)).check(raw(var) >= 0, "gaussian_nll_loss: var must not be negative")
@@ -288,7 +290,7 @@ def poisson_nll_loss(input: Array, target: Array, log_input: bool = True, full: 
 
 def clamped_log(xp, p):
     """``log(p)``, at least -100."""
-    return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # 1e-44 is not 0 in float32, its log -101
+    return xp.maximum(xp.log(xp.maximum(p, 1e-44)), -100)  # 1e-44 > 0 in float32; its log is -101
 
 
 def clamped_log_complement(xp, p):
@@ -377,7 +379,7 @@ def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array 
 
 @pointwise_op(precision="full", name="kl_div")
 def relative_entropy(xp, input: Array, target: Array, log_target: bool):
-    """``target * (log(target) - input)``; with `log_target`, `target` is given by its logarithm."""
+    """``target * (log(target) - input)``; with `log_target`, `target` holds logarithms."""
     if log_target:
         return xp.exp(target) * (target - input)
     return target * (xp.log(xp.where(target == 0, 1, target)) - input)
@@ -402,9 +404,12 @@ def kl_div(input: Array, target: Array, reduction: str = "mean",
 
     `input` holds log-probabilities and `target` probabilities, or log-probabilities with
     `log_target`.  They have the same shape; otherwise ValueError is raised.  `reduction` is "mean"
-    (over all elements), "batchmean" (the sum divided by the size of the first axis, which is the
-    mean divergence per sample), "sum" or "none".
+    (over all elements), "batchmean" (the sum divided by the size of the first axis: the mean
+    divergence of the samples), "sum" or "none".
     """
+    if reduction not in ("none", "mean", "batchmean", "sum"):
+        raise ValueError(f"kl_div: reduction must be 'none', 'mean', 'batchmean' or 'sum', got "
+                         f"{reduction!r}")
     loss = relative_entropy(input, match_shape_and_dtype("kl_div", input, target), log_target)
     if reduction != "batchmean":
         return reduce_loss(loss, None, reduction)
@@ -420,7 +425,7 @@ def class_axis(input: Any) -> int:
 
 
 def expand_class_weight(weight: Any, input: Any) -> Any:
-    """Class weights (C,) in a shape that broadcasts with `input`."""
+    """Class weights (C,) reshaped to broadcast with `input`."""
     return weight.reshape(-1, *(1,) * (input.ndim - class_axis(input) - 1))
 
 
@@ -429,7 +434,10 @@ def label_message(name: str, classes: int) -> str:
 
 
 def counted_labels(xp, name, input, target, weight, ignore_index):
-    """Which samples are not ignored, their labels and class weights; these are 0 for the others."""
+    """The mask of the samples that are not ignored, the labels and the class weights of the labels.
+
+    Labels and weights of ignored samples are 0.
+    """
     classes = input.shape[class_axis(input)]
     counted = target != ignore_index
     label = target * counted
@@ -447,9 +455,9 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
     """
     axis = class_axis(log_p)
     classes = log_p.shape[axis]
-    class_at = (*(slice(None),) * axis, None)  # index that inserts the axis of the classes
+    with_class_axis = (*(slice(None),) * axis, None)  # an index that inserts the class axis
     counted, label, label_weight = counted_labels(xp, name, log_p, target, weight, ignore_index)
-    picked = xp.take_along_axis(log_p, label[class_at], axis=axis).reshape(label.shape)
+    picked = xp.take_along_axis(log_p, label[with_class_axis], axis=axis).reshape(label.shape)
     losses = -label_weight * xp.where(counted, picked, 0)
     if label_smoothing:
         class_weight = 1
@@ -461,10 +469,11 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
 
     def pullback(d):
         d = to_losses(d)
-        at_labels = ((label_smoothing - 1) * label_weight * d)[class_at]
-        dx = put_along_axis.on(xp, at_labels, label[class_at], axis=axis, n=classes)
+        at_labels = ((label_smoothing - 1) * label_weight * d)[with_class_axis]
+        dx = put_along_axis.on(xp, at_labels, label[with_class_axis], axis=axis, n=classes)
         if label_smoothing:
-            dx = dx - (counted * d * (label_smoothing / classes))[class_at] * class_weight
+            uniform_part = counted * d * (label_smoothing / classes)
+            dx = dx - uniform_part[with_class_axis] * class_weight
         return dx, None, None
 
     return loss, pullback
@@ -476,8 +485,8 @@ def nll_loss(xp, input: Array, target: Array, weight: Array = None, ignore_index
     """Negative log-likelihood: ``y = -weight[target] * input[target]``.
 
     `input` holds log-probabilities (N, C, ...) or (C,), and `target` class indices (N, ...) or ().
-    `weight` is (C,).  Samples whose label is `ignore_index` have loss 0.  The mean is divided by
-    the sum of the weights of the other labels.  `reduction` is "mean", "sum" or "none".  Raises
+    `weight` is (C,).  Samples whose label is `ignore_index` have loss 0.  `reduction` is "mean",
+    "sum" or "none"; "mean" divides by the sum of the class weights of all other samples.  Raises
     ValueError for other shapes, TypeError if labels are not integers, and IndexError if one is out
     of range (on a device, when a value is next read).
     """
@@ -499,7 +508,7 @@ def cross_entropy_from_indices(xp, input: Array, target: Array, weight: Array = 
 @cross_entropy_from_indices.faster
 def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduction="mean",
                         label_smoothing=0.0):
-    """For logits (N, C): the gradient in one pass, which is the softmax minus 1 at the label."""
+    """For logits (N, C): the gradient, the softmax minus 1 at the label, in one pass."""
     if input.ndim != 2 or label_smoothing:
         return cross_entropy_from_indices.fn(
             xp, input, target, weight, ignore_index, reduction, label_smoothing)
@@ -529,9 +538,9 @@ def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_inde
     `input` holds logits (N, C, ...) or (C,), and `weight` is (C,).  `target` has one of two forms:
 
     - class indices (N, ...) or (): q is their one-hot encoding.  Samples whose label is
-      `ignore_index` have loss 0.  The mean is divided by the sum of the weights of the other
-      labels.
-    - class probabilities q in the shape of `input`.  The mean is divided by the number of samples;
+      `ignore_index` have loss 0.  The mean divides by the sum of the class weights of all other
+      samples.
+    - class probabilities q in the shape of `input`.  The mean divides by the number of samples;
       `ignore_index` cannot be used.
 
     With `label_smoothing` q is mixed with the uniform distribution:
@@ -554,12 +563,12 @@ def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_inde
         check_labels("cross_entropy", input, target, weight)
         return cross_entropy_from_indices(
             input, target, weight, ignore_index, reduction, label_smoothing)
-    what = (f"cross_entropy: target has the shape of input, {input.shape}, so it must hold class "
-            f"probabilities")
+    reason = (f"cross_entropy: target has the shape of input, {input.shape}, so it must hold class "
+              f"probabilities")
     if target.dtype.kind in "iub":
-        raise TypeError(f"{what} and cannot be {target.dtype.name}")
+        raise TypeError(f"{reason} and cannot be {target.dtype.name}")
     if ignore_index >= 0:
-        raise TypeError(f"{what}, which ignore_index={ignore_index} cannot ignore")
+        raise TypeError(f"{reason}, which ignore_index={ignore_index} cannot ignore")
     return cross_entropy_from_probabilities(input, target, weight, reduction, label_smoothing)
 
 
@@ -577,7 +586,10 @@ def cross_entropy_from_probabilities(input: Any, target: Any, weight: Any, reduc
 
 
 def check_labels(loss: str, input: Any, target: Any, weight: Any = None) -> None:
-    """Labels must be integers, one per sample of `input`, and `weight` must be (C,)."""
+    """Raise TypeError or ValueError unless there is one integer label per sample of `input`.
+
+    `weight` must be (C,) or None.
+    """
     axis = class_axis(input)
     shape = input.shape[:axis] + input.shape[axis + 1:]
     if input.ndim == 0 or target.shape != shape:
@@ -592,7 +604,7 @@ def check_labels(loss: str, input: Any, target: Any, weight: Any = None) -> None
 
 @op(name="one_hot")
 def encode_one_hot(xp, input: Array, num_classes: int, name: str = "one_hot"):
-    """`one_hot` with a given number of classes, for the function `name`."""
+    """`one_hot` with a given number of classes; messages use `name`."""
     xp.check((input >= 0) & (input < num_classes), label_message(name, num_classes), input)
     return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
 
@@ -624,10 +636,12 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
                       weight: Array = None, reduction: str = "mean") -> Array:
     """Multi-class hinge loss, a sum over the classes j other than the label.
 
-    ``y = sum_j weight[target] * max(0, margin - input[target] + input[j])**p / C``.  `input` is (N,
-    C) or (C,), `target` holds labels (N,) or (), and `weight` is (C,).  `p` is 1 or 2.  `reduction`
-    is "mean", "sum" or "none".  Raises ValueError for other shapes or `p`, TypeError if labels are
-    not integers, and IndexError if one is out of range (on a device, when a value is next read).
+    ``y = sum_j weight[target] * max(0, margin - input[target] + input[j])**p / C``
+
+    `input` is (N, C) or (C,), `target` holds labels (N,) or (), and `weight` is (C,).  `p` is 1 or
+    2.  `reduction` is "mean", "sum" or "none".  Raises ValueError for other shapes or `p`,
+    TypeError if labels are not integers, and IndexError if one is out of range (on a device, when a
+    value is next read).
     """
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
@@ -643,12 +657,14 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
 
 @composed(full=True)
 def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean") -> Array:
-    """Multi-label hinge loss, a sum over the labels i of a sample and its other classes j.
+    """Multi-label hinge loss, a sum over the labels i of a sample and all other classes j.
 
-    ``y = sum_ij max(0, 1 - input[i] + input[j]) / C``.  `input` and `target` are (N, C) or (C,).
-    `target` holds the labels of a sample, up to the first -1.  `reduction` is "mean", "sum" or
-    "none".  Raises ValueError for other shapes, TypeError if labels are not integers, and
-    IndexError if one is out of range (on a device, when a value is next read).
+    ``y = sum_ij max(0, 1 - input[i] + input[j]) / C``
+
+    `input` and `target` are (N, C) or (C,).  The labels of a sample are the elements of `target`
+    before the first negative one, usually -1.  `reduction` is "mean", "sum" or "none".  Raises
+    ValueError for other shapes, TypeError if labels are not integers, and IndexError if one is out
+    of range (on a device, when a value is next read).
     """
     name = "multilabel_margin_loss"
     if input.shape != target.shape or input.ndim == 0:
@@ -667,7 +683,7 @@ def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean")
 @composed(full=True)
 def multilabel_soft_margin_loss(input: Array, target: Array, weight: Array = None,
                                 reduction: str = "mean") -> Array:
-    """Mean over the C classes of `binary_cross_entropy_with_logits`: (N, C) or (C,) -> (N,) or ().
+    """`binary_cross_entropy_with_logits`, averaged over the classes: (N, C) -> (N,), or (C,) -> ().
 
     `target` has the shape of `input`; otherwise ValueError is raised.  `weight` broadcasts to it.
     `reduction` is "mean", "sum" or "none".
@@ -737,8 +753,8 @@ def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: flo
                         reduction: str = "mean") -> Array:
     """Ranking loss: ``y = max(0, margin - target * (input1 - input2))``.
 
-    `target` is 1 where `input1` should be ranked higher, -1 where `input2` should.  All have the
-    same shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or "none".
+    `target` is 1 where `input1` should be larger, and -1 where `input2` should.  All arrays have
+    the same shape; otherwise ValueError is raised.  `reduction` is "mean", "sum" or "none".
     """
     name = "margin_ranking_loss"
     difference = input1 - match_shape_and_dtype(name, input1, input2, "input2")
@@ -773,7 +789,7 @@ def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin:
                         reduction: str = "mean") -> Array:
     """Triplet loss: ``y = max(0, margin + d(anchor, positive) - d(anchor, negative))``.
 
-    d is ``pairwise_distance(.., .., p, eps)``: (N, D), (N, D) -> (N,).  With `swap`,
+    ``d(a, b) = pairwise_distance(a, b, p, eps)``: (N, D), (N, D) -> (N,).  With `swap`,
     ``d(positive, negative)`` replaces ``d(anchor, negative)`` where it is smaller.  `reduction` is
     "mean", "sum" or "none".  Raises ValueError if `margin` is not positive.
     V. Balntas et al., BMVC 2016.

@@ -41,21 +41,21 @@ def multi_head_attention_forward(
     q, k and v are projections of query, key and value, split along their features into `num_heads`
     equal parts.
 
-    Shapes: query (L, N, E), key and value (S, N, ...), output (L, N, E).  N is missing for one
-    sample, and comes first with `batch_first`.  The weights are (N, L, S), or (N, num_heads, L, S)
-    if not averaged, or None unless `need_weights`.
+    Shapes: query (L, N, E), key and value (S, N, ...), output (L, N, E).  With `batch_first` N is
+    the first axis; for one sample there is no axis N.  The weights are (N, L, S), or
+    (N, num_heads, L, S) without `average_attn_weights`, or None without `need_weights`.
 
     `in_proj_weight` (3 E, E) holds the weights of q, k and v, unless `use_separate_proj_weight`.
     `bias_k` and `bias_v` (1, 1, E) are appended to the projected keys and values as one more
-    position, then zeros as another with `add_zero_attn`.  `static_k` and `static_v`
+    position; `add_zero_attn` appends a position of zeros.  `static_k` and `static_v`
     (N * num_heads, S, E / num_heads) replace projected keys and values.
 
     Masks, `attn_mask` (L, S) or (N * num_heads, L, S) and `key_padding_mask` (N, S), are boolean,
     True where a query may *not* attend to a key, or floating and added to the scores.  `is_causal`
     is a hint that `attn_mask` is causal.
 
-    Raises ValueError for shapes or options that do not fit, TypeError for other masks.
-    A. Vaswani et al., NeurIPS 2017.
+    Raises ValueError for shapes or options that do not fit, and TypeError for other masks.  A.
+    Vaswani et al., NeurIPS 2017.
     """
     batch_first = batch_first or query.ndim == 2
     proj_weights: tuple = (in_proj_weight,)
@@ -82,7 +82,7 @@ def multi_head_attention_forward(
         v = _static_heads("static_v", static_v, n, q.shape)
     if k.shape[2] != v.shape[2]:
         raise ValueError(
-            f"{NAME}: keys and values must be equally many, got {k.shape[2]} and {v.shape[2]}")
+            f"{NAME}: the numbers of keys and values differ: {k.shape[2]} and {v.shape[2]}")
     score_shape = (n, num_heads, length, k.shape[2])
     mask = _merge_masks(attn_mask, key_padding_mask, score_shape, batched=query.ndim == 3)
     k, v, mask = _append_positions(k, v, mask, bias_k, bias_v, add_zero_attn)
@@ -156,16 +156,19 @@ def _check_inputs(query: Any, key: Any, value: Any, embed_dim: int, num_heads: i
 
 
 def _project(query: Any, key: Any, value: Any, weights: tuple, bias: Any) -> tuple:
-    """q, k and v, with one matrix product for inputs that are the same array, if weights allow."""
+    """Project query, key and value to q, k and v.
+
+    With `in_proj_weight`, arguments that are the same array are projected by one matrix product.
+    """
     thirds = lambda a: (None,) * 3 if a is None else split(a, 3)
     if len(weights) == 1:
         weight = weights[0]
         if query is key is value:
             return split(linear(query, weight, bias), 3, -1)
         if key is value:
-            n = [query.shape[-1]]
-            q_weight, kv_weight = split(weight, n)
-            q_bias, kv_bias = (None, None) if bias is None else split(bias, n)
+            cuts = [query.shape[-1]]
+            q_weight, kv_weight = split(weight, cuts)
+            q_bias, kv_bias = (None, None) if bias is None else split(bias, cuts)
             q = linear(query, q_weight, q_bias)
             return q, *split(linear(key, kv_weight, kv_bias), 2, -1)
         weights = thirds(weight)
@@ -173,14 +176,14 @@ def _project(query: Any, key: Any, value: Any, weights: tuple, bias: Any) -> tup
 
 
 def _split_heads(x: Any, heads: int, batch_first: bool) -> Any:
-    """(L, N, E), or with `batch_first` (N, L, E) or (L, E), to (N, heads, L, E / heads)."""
+    """(L, N, E), or with `batch_first` (N, L, E) or (L, E) -> (N, heads, L, E / heads)."""
     lead = x.shape[:-1] if x.ndim == 3 else (1, len(x))
     x = reshape(x, (*lead, heads, x.shape[-1] // heads))
     return transpose(x, (0, 2, 1, 3) if batch_first else (1, 2, 0, 3))
 
 
 def _static_heads(name: str, x: Any, n: int, q_shape: tuple[int, ...]) -> Any:
-    """(N * heads, S, E / heads), checked, to (N, heads, S, E / heads)."""
+    """(N * heads, S, E / heads) -> (N, heads, S, E / heads); ValueError for another shape."""
     _, heads, _, size = q_shape
     if x.ndim != 3 or len(x) != n * heads or x.shape[-1] != size:
         raise ValueError(
@@ -195,9 +198,12 @@ def _append_positions(k: Any, v: Any, mask: Any, bias_k: Any, bias_v: Any,
     n, heads, source, size = k.shape
     if bias_k is not None:
         expand = lambda b: broadcast_to(reshape(b, (1, heads, 1, size)), (n, heads, 1, size))
-        k, v = concatenate([k, expand(bias_k)], 2), concatenate([v, expand(bias_v)], 2)
+        k = concatenate([k, expand(bias_k)], 2)
+        v = concatenate([v, expand(bias_v)], 2)
     if add_zero_attn:
-        k, v = (pad(a, ((0, 0), (0, 0), (0, 1), (0, 0))) for a in (k, v))
+        one_more_position = ((0, 0), (0, 0), (0, 1), (0, 0))
+        k = pad(k, one_more_position)
+        v = pad(v, one_more_position)
     if mask is not None and k.shape[2] > source:
         mask = pad(mask, (*((0, 0),) * (mask.ndim - 1), (0, k.shape[2] - source)))
     return k, v, mask

@@ -89,7 +89,8 @@ def update_running_stats(xp, running_mean: Array, running_var: Array, mean: Arra
                          momentum: Array, n):
     """``running += momentum * (batch - running)``, in place, for the mean and the variance.
 
-    The batch's variance, of `n` values per channel, is scaled by n / (n - 1) to be unbiased.
+    The variance of the batch, of `n` values per channel, is first scaled by n / (n - 1), which
+    makes it unbiased.
     """
     channels = running_mean.shape[0]
     unbiased = n / max(n - 1, 1)
@@ -108,9 +109,10 @@ def count_batch(xp, batches: Array):
 
 @op(precision="full", name="local_response_norm")
 def response_norm(xp, input: Array, size, alpha, beta, k):
-    """See `local_response_norm`."""
+    """`local_response_norm` of a valid input."""
     channels = input.shape[1]
-    before, after = size // 2, (size - 1) // 2
+    before = size // 2
+    after = (size - 1) // 2
 
     def window_sum(a, before, after):
         a = pad_with.on(xp, a, widths=((0, 0), (before, after), *((0, 0),) * (a.ndim - 2)))
@@ -131,7 +133,7 @@ def response_norm(xp, input: Array, size, alpha, beta, k):
 
 def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int],
                     **parameters: Any) -> tuple[int, ...]:
-    """The last axes, checked: input ends with `normalized_shape`, parameters have that shape."""
+    """The last axes of `input`, of the sizes `normalized_shape`; ValueError for other shapes."""
     is_int = isinstance(normalized_shape, int)
     shape = (normalized_shape,) if is_int else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or input.shape[-len(shape):] != shape:
@@ -173,8 +175,8 @@ def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array 
     ``y = x / sqrt(mean(x**2) + eps) * weight``
 
     The mean is taken over the last axes, which have the sizes `normalized_shape`; `weight` has that
-    shape too.  `eps=None` is the machine epsilon of the dtype that computes: float32's for half
-    types.
+    shape too.  With ``eps=None``, eps is the machine epsilon of the input's dtype, or of float32
+    for half types, which are computed in float32.
 
     Raises ValueError if the input does not end with `normalized_shape`, or `weight` has another
     shape.  B. Zhang and R. Sennrich, NeurIPS 2019.
@@ -188,13 +190,13 @@ def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array 
 
 
 def optional_widened(a: Any) -> Any:
-    """`a`, in float32 if it is of a half type; None stays None."""
+    """`a`, cast to float32 if it has a half type; None stays None."""
     return None if a is None else widened(a)
 
 
 def channel_parameter(name: str, key: str, values: Any, channels: int,
                       shape: tuple[int, ...]) -> Any:
-    """A parameter (C,), checked, in a shape that broadcasts with the input; None stays None."""
+    """A parameter (C,) reshaped to `shape`, which broadcasts with the input; None stays None."""
     if values is not None and values.shape != (channels,):
         raise ValueError(
             f"{name}: {key} must have one value per channel of the input, shape ({channels},), "
@@ -211,14 +213,14 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
     ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
 
     The input is (N, C, ...); all parameters and running statistics are (C,) or None.  With
-    `training`, E and the biased Var are those of each channel over the batch, and the running
+    `training`, E and the biased Var are computed for each channel over the batch, and the running
     statistics are updated in place, with the unbiased variance:
 
     ``running = (1 - momentum) * running + momentum * batch``
 
     Without `training`, E and Var are `running_mean` and `running_var`, which are then required.
 
-    Raises ValueError for parameters of another shape, `eps` that is not positive, or a training
+    Raises ValueError for parameters of another shape, if `eps` is not positive, or for a training
     batch with one value per channel.  S. Ioffe and C. Szegedy, ICML 2015.
     """
     if input.ndim < 2:
@@ -242,7 +244,8 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
         if mean is None or variance is None:
             raise ValueError(
                 "batch_norm: running_mean and running_var are required with training=False")
-        mean, variance = mean.astype(input.dtype), variance.astype(input.dtype)
+        mean = mean.astype(input.dtype)
+        variance = variance.astype(input.dtype)
         return normalize_by_stats(input, mean, variance, scale, shift, eps)
     n = input.size // (channels or 1)
     if n == 1:
@@ -264,8 +267,8 @@ def group_norm(input: Array, num_groups: int, weight: Array = None, bias: Array 
 
     ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
 
-    The input is (N, C, ...), with C divisible by `num_groups`; `weight` and `bias` are (C,).
-    Y. Wu and K. He, ECCV 2018.
+    The input is (N, C, ...); `weight` and `bias` are (C,).  Raises ValueError for other shapes, or
+    if `num_groups` does not divide C.  Y. Wu and K. He, ECCV 2018.
     """
     return _standardize_groups("group_norm", input, num_groups, weight, bias, eps)
 
@@ -328,9 +331,9 @@ def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: floa
 
     ``y = x / (k + alpha * mean(x**2))**beta``
 
-    The input is (N, C, L...), of 3 axes or more; the mean is taken over the `size` channels around
-    each one, with zeros beyond the first and the last.  A. Krizhevsky, I. Sutskever and
-    G. E. Hinton, NeurIPS 2012.
+    The input is (N, C, ...), of 3 axes or more.  The mean is taken over `size` neighbouring
+    channels, with zeros before the first channel and after the last.  A. Krizhevsky, I. Sutskever
+    and G. E. Hinton, NeurIPS 2012.
     """
     if input.ndim < 3:
         raise ValueError(

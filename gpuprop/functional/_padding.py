@@ -26,11 +26,11 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant",
     ``(left, right, top, bottom)`` for the last two axes.  Negative ints remove elements.
 
     `mode` is "constant" (filled with `value`, 0 by default), "reflect" (mirrored at the edge
-    elements, which are not repeated), "replicate" (the edge elements) or "circular" (from the
-    opposite end).
+    elements, which are not repeated), "replicate" (copies of the edge elements) or "circular"
+    (elements of the opposite end).
 
-    Raises ValueError for widths that exceed the input: "reflect" adds less than the axis has,
-    "circular" at most as much.
+    Raises ValueError for an unknown mode and for widths that do not fit.  On each side of an axis
+    of size n, "reflect" adds at most n - 1 elements and "circular" at most n.
 
     >>> import numpy as np, gpuprop.functional as F
     >>> F.pad(np.array([[1, 2, 3]]), (1, 2))
@@ -50,15 +50,16 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant",
     widths = ((0, 0),) * (input.ndim - len(pairs)) + pairs
     for axis, width in enumerate(widths):
         check_width(mode, axis, width, input.shape)
-    if mode in ("constant", "circular") and any(w < 0 for width in widths for w in width):
-        input = remove_negative(input, widths)
+    has_negative = any(min(width) < 0 for width in widths)
+    if has_negative and mode in ("constant", "circular"):  # the others index the input
+        input = crop_negative(input, widths)
         widths = tuple((max(before, 0), max(after, 0)) for before, after in widths)
     if not any(map(any, widths)):
         return input
     return shape.pad(input, widths, NUMPY_MODES[mode], 0 if value is None else value)
 
 
-def remove_negative(x, widths):
+def crop_negative(x, widths):
     """`x` without the elements that negative widths remove."""
     starts = [(-min(before, 0), 0) for before, _ in widths]
     sizes = [max(n + min(before, 0) + min(after, 0), 0)

@@ -38,21 +38,21 @@ from gpuprop.random import NOISE, Generator, default_generator
 
 
 class PoolWindows(NamedTuple):
-    """The windows along each spatial dimension; `padding` is (before, after)."""
+    """The windows of a pooling function; each field has one item per spatial dimension."""
 
     size: tuple[int, ...]
     counts: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
+    padding: tuple[tuple[int, int], ...]  # (before, after)
     dilation: tuple[int, ...]
 
 
 def pool_windows(name: str, x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
                  ceil_mode: bool) -> PoolWindows:
-    """The windows on (N, C, *space).
+    """The windows on `x` (N, C, *space); ValueError if none fits.
 
-    With `ceil_mode` the last one may reach over the end, if it starts in the image or in the
-    padding before it.
+    With `ceil_mode` the last window may end outside of the padded image, if it does not start in
+    the padding after the image.
     """
     space = x.shape[2:]
     n = len(space)
@@ -94,7 +94,7 @@ def pool_stride(name: str, stride: Any, size: tuple[int, ...]) -> tuple[int, ...
 def axis_positions(xp, length, size, count, stride, padding, dilation):
     """The positions of windows along one axis: (count, size).
 
-    A position in the padding is replaced by another one of the same window.
+    A position in the padding is replaced by the nearest one of the same window in the image.
     """
     first = (xp.arange(count) * stride - padding[0])[:, None]
     low = xp.where(first < 0, first % dilation, first)
@@ -107,19 +107,19 @@ def adaptive_positions(xp, length, count):
 
     A window smaller than the largest repeats its last position, with False in the mask.
     """
-    sizes = [-(-(i + 1) * length // count) - i * length // count for i in range(count)]
-    size = max(sizes, default=1)
-    start = xp.arange(count) * length // count
-    end = ((xp.arange(count) + 1) * length + count - 1) // count
-    positions = start[:, None] + xp.arange(size)
-    end = end[:, None]
+    def start_and_end(i):
+        return i * length // count, ((i + 1) * length + count - 1) // count
+
+    size = max((end - start for start, end in map(start_and_end, range(count))), default=1)
+    start, end = start_and_end(xp.arange(count)[:, None])
+    positions = start + xp.arange(size)
     return xp.minimum(positions, end - 1), positions < end
 
 
 def fractional_positions(xp, samples, length, size, count):
-    """The positions of `count` windows whose distances are equal up to rounding.
+    """The positions of `count` windows at equal distances, up to rounding, along an axis.
 
-    Samples (N, C) in [0, 1) -> (N, C, count, size).
+    The samples (N, C) in [0, 1) shift the windows: (N, C) -> (N, C, count, size).
     """
     step = (length - size) / max(count - 1, 1)
     i = xp.arange(count)
@@ -130,9 +130,9 @@ def fractional_positions(xp, samples, length, size, count):
 
 
 def flat_positions(axes, space):
-    """Positions (..., count, size) along each axis, combined to (..., prod(counts), prod(sizes)).
+    """Indices of the flattened space, from positions (..., count, size) along each of its axes.
 
-    They are indices of the flattened space.
+    The result is (..., prod(counts), prod(sizes)).
     """
     n = len(space)
     flat = 0
@@ -152,7 +152,7 @@ def max_at_positions(xp, input, positions, counts, return_indices):
     """The first largest element of each window, and its pullback.
 
     `input` is (N, C, *space), `positions` (windows, size) or (N, C, windows, size), and the output
-    (N, C, *counts).  With `return_indices` there is a second one, the positions of these elements.
+    (N, C, *counts).  With `return_indices` there is a second output: the positions of the elements.
     """
     shape = input.shape
     batch, channels, *space = shape
@@ -192,7 +192,7 @@ def max_pool(xp, input: Array, size, counts, stride, padding, dilation, return_i
 
 @max_pool.faster
 def max_pool_by_offset(xp, input, size, counts, stride, padding, dilation, return_indices):
-    """The elements at one offset of all windows at a time, without a table of positions."""
+    """Compare the elements at one offset of all windows at a time, without a table of positions."""
     is_padded = any(map(any, padding))
     if return_indices or math.prod(size) > 255 or (is_padded and input.dtype.kind in "iub"):
         return max_pool.fn(xp, input, size, counts, stride, padding, dilation, return_indices)
@@ -211,7 +211,7 @@ def max_pool_by_offset(xp, input, size, counts, stride, padding, dilation, retur
         is_higher = (other > best) | ((other != other) & (best == best))
         best_offset = xp.maximum(best_offset, is_higher.astype("uint8") * i)  # faster than `where`
         best = xp.maximum(best, other)
-    if is_padded:  # a window of -inf has its maximum at its first element outside of the padding
+    if is_padded:  # if all elements are -inf, the maximum is the first one outside of the padding
         first = first_valid_offset(xp, size, counts, stride, padding, dilation)
         best_offset = xp.where(best == -math.inf, first.astype("uint8"), best_offset)
 
@@ -231,11 +231,12 @@ def max_pool_by_offset(xp, input, size, counts, stride, padding, dilation, retur
 
 
 def first_valid_offset(xp, size, counts, stride, padding, dilation):
-    """The number of the first offset of each window that is not in the padding: (*counts)."""
+    """The index of the first offset of each window that is not in the padding: (*counts)."""
     flat = 0
-    for k, count, s, (before, _), d in zip(size, counts, stride, padding, dilation, strict=True):
+    axes = zip(size, counts, stride, padding, dilation, strict=True)
+    for axis, (k, count, s, (before, _), d) in enumerate(axes):
         in_padding = xp.maximum(-((xp.arange(count) * s - before) // d), 0)
-        flat = (flat[..., None] if hasattr(flat, "shape") else flat) * k + in_padding
+        flat = flat * k + in_padding.reshape(count, *(1,) * (len(size) - 1 - axis))
     return flat
 
 
@@ -264,13 +265,13 @@ def max_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
 
     ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
-    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` is at most half of the
-    kernel's extent, and never the maximum.  `ceil_mode` rounds the size up, without windows that
-    start in the padding at the end.  Of equal elements the first gets the gradient; a NaN counts
-    as the largest.  With `return_indices` the result is a pair: the maxima, and their indices in
-    the flattened H * W, which `max_unpool2d` takes.
+    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` adds elements of -inf on
+    each side, at most half of the kernel's extent.  `ceil_mode` rounds the size up, without windows
+    that start in the padding at the end.  Of equal maxima the first gets the gradient; NaN is
+    larger than any number.  With `return_indices` the result is a pair: the maxima, and their
+    indices in the flattened H * W, for `max_unpool2d`.
 
-    Raises ValueError for a kernel larger than the padded input.
+    Raises ValueError if the kernel is larger than the padded input, or the padding too large.
 
     >>> import numpy as np, gpuprop.functional as F
     >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
@@ -305,8 +306,8 @@ def max_pool_nd(n: int, name: str, input: Any, kernel_size: Any, stride: Any, pa
                 dilation: Any, ceil_mode: bool, return_indices: bool) -> Any:
     """Max pooling in `n` spatial dimensions; `name` is the public function's, for messages."""
     x, unbatch = as_batch(name, input, n)
-    geometry = pool_windows(name, x, kernel_size, stride, padding, dilation, ceil_mode)
-    outputs = max_pool(x, *geometry, return_indices)
+    windows = pool_windows(name, x, kernel_size, stride, padding, dilation, ceil_mode)
+    outputs = max_pool(x, *windows, return_indices)
     return tuple(map(unbatch, outputs)) if return_indices else unbatch(outputs)
 
 
@@ -334,18 +335,19 @@ def avg_pool(xp, input: Array, size, counts, stride, padding, count_include_pad,
 
 
 def window_divisor(xp, space, size, counts, stride, padding, count_include_pad):
-    """The number of elements in each window: an int, or (*counts)."""
+    """The number of elements in each window: an int, or an array (*counts) if there is padding."""
     if not any(map(any, padding)):
         return math.prod(size)
     divisor = 1
-    for length, k, count, s, (before, _) in zip(space, size, counts, stride, padding, strict=True):
+    axes = zip(space, size, counts, stride, padding, strict=True)
+    for axis, (length, k, count, s, (before, _)) in enumerate(axes):
         first = xp.arange(count) * s
         if count_include_pad:
             low, high = 0, length + 2 * before
         else:
             low, high = before, length + before
         elements = xp.minimum(first + k, high) - xp.maximum(first, low)
-        divisor = (divisor[..., None] if hasattr(divisor, "shape") else divisor) * elements
+        divisor = divisor * elements.reshape(count, *(1,) * (len(size) - 1 - axis))
     return divisor
 
 
@@ -373,12 +375,12 @@ def avg_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
 
     ``H_out = floor((H + 2 * padding - kernel_size) / stride) + 1``
 
-    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` counts zeros on each side,
-    at most half of the kernel size; they are elements of the mean unless `count_include_pad` is
-    False.  `ceil_mode` rounds the size up, without windows that start in the padding at the end.
-    `divisor_override` divides the sum of each window in place of its number of elements.
+    and W_out likewise.  `stride` is by default `kernel_size`.  `padding` adds zeros on each side,
+    at most half of the kernel size; the mean includes them unless `count_include_pad` is False.
+    `ceil_mode` rounds the size up, without windows that start in the padding at the end.  If
+    `divisor_override` is given, the sum of each window is divided by it.
 
-    Raises ValueError for a kernel larger than the padded input.
+    Raises ValueError if the kernel is larger than the padded input, or the padding too large.
 
     >>> import numpy as np, gpuprop.functional as F
     >>> F.avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2)
@@ -437,16 +439,16 @@ def lp_pool2d(input: Array, norm_type: int | float, kernel_size: Sizes,
               stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
     """The p-norm of each window of an image: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
 
-    Elements are not replaced by their absolute values: with an odd p they may cancel, and a
-    negative sum counts as 0.  p = 1 is the sum of each window, and p = inf is not supported: use
+    As in PyTorch, no absolute values are taken: with an odd p elements may cancel, and a negative
+    sum counts as 0.  p = 1 gives the sum of each window.  p = inf is not supported: use
     `max_pool2d`.
 
     Shapes: input (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or (C, H_out, W_out) with
 
     ``H_out = floor((H - kernel_size) / stride) + 1``
 
-    and W_out likewise.  `stride` is by default `kernel_size`.  With `ceil_mode` the size is rounded
-    up, and a window that reaches over the end is scaled as if it were whole.
+    and W_out likewise.  `stride` is by default `kernel_size`.  `ceil_mode` rounds the size up; the
+    sum of a window that ends outside of the image is scaled to the full number of elements.
     """
     return lp_pool_nd(2, "lp_pool2d", input, norm_type, kernel_size, stride, ceil_mode)
 
@@ -499,7 +501,7 @@ def equal_window_size(space: Sequence[int], counts: Sequence[int]) -> tuple[int,
 
 @op(name="adaptive_avg_pool{n}d")
 def adaptive_avg_pool(xp, input: Array, counts):
-    """(N, C, *space) -> (N, C, *counts): the means along one axis after the other."""
+    """(N, C, *space) -> (N, C, *counts), computed along one axis after the other."""
     y = input
     pullbacks = []
     for axis, count in enumerate(counts, 2):
@@ -515,7 +517,7 @@ def adaptive_avg_pool(xp, input: Array, counts):
 
 
 def adaptive_mean(xp, x, axis, count):
-    """The means of `count` windows that cover one axis, and their pullback."""
+    """The means of `count` windows that cover one axis, and the pullback."""
     length = x.shape[axis]
     positions, mask = adaptive_positions(xp, length, count)
     weights = mask / mask.sum(axis=1, keepdims=True)
@@ -673,13 +675,14 @@ def fractional_max_pool(xp, input: Array, positions: Array, counts, return_indic
 def fractional_max_pool2d(input: Array, kernel_size: Sizes, output_size: Any = None,
                           output_ratio: Any = None, return_indices: bool = False,
                           _random_samples: Array = None, rng: Generator | None = None) -> Any:
-    """The maxima of windows at random distances, which are equal up to rounding.
+    """Fractional max pooling of images: the maxima of windows with a random shift.
 
-    B. Graham, "Fractional Max-Pooling", arXiv:1412.6071.
+    The windows cover the image at equal distances, up to rounding.  B. Graham, "Fractional
+    Max-Pooling", arXiv:1412.6071.
 
     Shapes: input (N, C, H, W) or (C, H, W); output (N, C, *output_size) or (C, *output_size).
-    Exactly one of `output_size` and `output_ratio` (a fraction of the input's size, in (0, 1)) must
-    be given.  Each channel has its own windows, drawn from `rng`, or computed from
+    Give either `output_size` or `output_ratio`, a fraction of the input's size between 0 and 1.
+    The shifts of each channel are drawn from `rng` or the default generator, or computed from
     `_random_samples` (N, C, 2) in [0, 1).  With `return_indices` the result is a pair: the maxima,
     and their indices in the flattened H * W.
     """
@@ -690,7 +693,7 @@ def fractional_max_pool2d(input: Array, kernel_size: Sizes, output_size: Any = N
 def fractional_max_pool3d(input: Array, kernel_size: Sizes, output_size: Any = None,
                           output_ratio: Any = None, return_indices: bool = False,
                           _random_samples: Array = None, rng: Generator | None = None) -> Any:
-    """The maxima of windows at random distances, which are equal up to rounding.
+    """Fractional max pooling of volumes: the maxima of windows with a random shift.
 
     Shapes: input (N, C, D, H, W) or (C, D, H, W); output (N, C, *output_size) or
     (C, *output_size).  The other parameters are those of `fractional_max_pool2d`, with
@@ -734,7 +737,7 @@ def fractional_max_pool_nd(n: int, name: str, input: Any, kernel_size: Any, outp
 
 def fractional_counts(name: str, space: Sequence[int], output_size: Any,
                       output_ratio: Any) -> tuple[int, ...]:
-    """The number of windows per spatial dimension, from their number or a ratio."""
+    """The number of windows per spatial dimension, from `output_size` or `output_ratio`."""
     n = len(space)
     if (output_size is None) == (output_ratio is None):
         raise ValueError(f"{name}: give either output_size or output_ratio")
@@ -752,7 +755,7 @@ def fractional_counts(name: str, space: Sequence[int], output_size: Any,
 
 def max_unpool1d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
-    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool1d`.
+    """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool1d`.
 
     Shapes: input and indices (N, C, L) or (C, L); output (N, C, L_out) or (C, L_out) with
     L_out = `output_size`, by default
@@ -767,7 +770,7 @@ def max_unpool1d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes
 
 def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
-    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool2d`.
+    """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool2d`.
 
     Shapes: input and indices (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or
     (C, H_out, W_out) with (H_out, W_out) = `output_size`, by default
@@ -775,11 +778,11 @@ def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes
     ``H_out = (H - 1) * stride - 2 * padding + kernel_size``
 
     and W_out likewise.  `indices` are those that `max_pool2d` returned, and `kernel_size`, `stride`
-    and `padding` those that it was called with.  An `output_size` differs from the default by less
-    than the stride; its leading axes may be given and are ignored.
+    and `padding` those that it was called with.  `output_size` must differ from the default by less
+    than the stride; it may begin with N and C, which are ignored.
 
     Raises ValueError for indices of another shape or dtype and for other output sizes, and
-    IndexError for an index outside of the output.
+    IndexError for an index outside of the output (on a device, when a value is next read).
 
     >>> import numpy as np, gpuprop.functional as F
     >>> image = np.arange(16.0).reshape(1, 1, 4, 4)
@@ -796,7 +799,7 @@ def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes
 
 def max_unpool3d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
-    """Zeros with the elements of `input` at `indices`: a partial inverse of `max_pool3d`.
+    """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool3d`.
 
     Shapes: input and indices (N, C, D, H, W) or (C, D, H, W); output (N, C, D_out, H_out, W_out) or
     (C, D_out, H_out, W_out) with (D_out, H_out, W_out) = `output_size`, by default

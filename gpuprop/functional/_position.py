@@ -19,12 +19,12 @@ def rotate_2d(xp, a, b, cos, sin):
 
 @op(half="exact")
 def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool = True):
-    """Rotary position embedding: rotates pairs (a, b) of features by angles that encode positions.
+    """Rotary position embedding: rotate pairs (a, b) of features by angles that encode positions.
 
-    ``(a, b) -> (a * cos - b * sin, b * cos + a * sin)``.  `input` is (..., D), and so is the
-    output; `cos` and `sin` (..., D / 2) broadcast.  A pair is (2 i, 2 i + 1), or (i, i + D / 2)
-    with ``interleaved=False``.  Raises ValueError if shapes do not fit, and TypeError if dtypes
-    differ.  J. Su et al., 2021.
+    ``(a, b) -> (a * cos - b * sin, b * cos + a * sin)``.  `input` and the output are (..., D);
+    `cos` and `sin` are (..., D / 2) and broadcast.  Pair i has the features 2 i and 2 i + 1, or
+    i and i + D / 2 with ``interleaved=False``.  Raises ValueError if shapes do not fit, and
+    TypeError if dtypes differ.  J. Su et al., 2021.
 
     >>> import gpuprop as gp
     >>> import gpuprop.functional as F
@@ -35,8 +35,9 @@ def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool
     shape = input.shape
     half = input.shape[-1] // 2
     if cos.shape != sin.shape or cos.shape[-1:] != (half,) or shape[-1] != 2 * half:
-        raise ValueError(f"rotary_embedding: cos and sin must have one element per pair of "
-                         f"features of input {shape}, got {cos.shape} and {sin.shape}")
+        raise ValueError(f"rotary_embedding: cos and sin must be (..., D / 2), one element per "
+                         f"pair of the D features, an even number, of input {shape}, got "
+                         f"{cos.shape} and {sin.shape}")
     if cos.dtype != input.dtype or sin.dtype != input.dtype:
         raise TypeError(f"rotary_embedding: input is {input.dtype.name}, cos {cos.dtype.name} and "
                         f"sin {sin.dtype.name}: use cos.astype({input.dtype.name!r})")
@@ -69,5 +70,5 @@ def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool
 
 
 def position_angles(length: int, dim: int, base: float = 10_000.0) -> Any:
-    """``position / base**(2 i / dim)`` in float64 on the host: (length, dim / 2), rounded up."""
+    """``position / base**(2 i / dim)``: (length, ceil(dim / 2)), in float64 on the host."""
     return np.arange(length)[:, None] / base ** (np.arange(0, dim, 2) / dim)

@@ -131,15 +131,12 @@ def split_gates(a, n):
 
 
 class Cell(NamedTuple):
-    """A step function and its sizes.
-
-    With `separate_gates` the gradients of x and g differ.
-    """
+    """A step function and its properties."""
 
     step: Callable
     gates: int
     states: int = 1
-    separate_gates: bool = False
+    separate_gates: bool = False  # True if the gradients of x and g differ
 
 
 CELLS = {
@@ -158,10 +155,10 @@ def scan(xp, input: Array, h: Array, c: Array, weight_ih: Array, weight_hh: Arra
          sizes=(), reverse=False):
     """One recurrent layer in one direction: (output, last h[, last c]).
 
-    The input is packed, (R, I), or (T, N, I) where all steps have N rows; the states are h (N, P)
-    and c (N, H), None but for an LSTM.  The output has P features.  `weight_hr` (P, H) projects the
-    output of an LSTM; without it P is H.  A sequence that has ended keeps its state, and so does
-    one that has not begun in `reverse`.
+    The input is packed (R, I), or (T, N, I) if all steps have N rows.  The states are h (N, P) and,
+    for an LSTM only, c (N, H).  The output has P features.  `weight_hr` (P, H) projects the output
+    of an LSTM; without it P is H.  A sequence keeps its state after its end, and with `reverse`
+    before its beginning.
     """
     check_dtypes(mode, input, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
     check_state_dtypes(mode, input, h, c)
@@ -204,7 +201,10 @@ def check_state_dtypes(mode, input, h, c):
 
 
 def input_gates(xp, cell, rows, weight_ih, bias_ih, bias_hh):
-    """The input's pre-activations of all steps, in one product, with all biases that allow it."""
+    """The input's part of the pre-activations of all steps, in one product.
+
+    It includes `bias_hh`, unless the cell needs the hidden part of the pre-activations separately.
+    """
     x = xp.matmul(rows, weight_ih.T)
     if bias_ih is not None:
         x += bias_ih if cell.separate_gates else bias_ih + bias_hh
@@ -212,13 +212,13 @@ def input_gates(xp, cell, rows, weight_ih, bias_ih, bias_hh):
 
 
 class Forward(NamedTuple):
-    """Results of `forward_sweep`: one item per step, in the order of computation."""
+    """Results of `forward_sweep`: sequences have one item per step, in the order of computation."""
 
     outputs: Sequence  # h, projected by weight_hr
-    hidden: Sequence  # h, not projected
-    previous: Sequence  # the h that the step started from
+    hidden: Sequence  # h before the projection
+    previous: Sequence  # h before the step
     pullbacks: Sequence  # of the cell
-    states: list  # the last ones
+    states: list  # after the last step
 
 
 def forward_sweep(xp, cell, x, states, weight_hh, bias_hh, weight_hr, steps):
@@ -239,7 +239,7 @@ def forward_sweep(xp, cell, x, states, weight_hh, bias_hh, weight_hr, steps):
 
 
 class Backward(NamedTuple):
-    """Gradients of a scan: of all rows of x, of g and of the output, and of the first states."""
+    """Gradients of a scan, of x, g and the output for all rows, and of the initial states."""
 
     dx: Any
     dg: Any
@@ -273,18 +273,18 @@ def step_slices(sizes):
 
 
 def contiguous(a):
-    """A C-contiguous copy: products with a transposed matrix are slower."""
-    return a.reshape(-1).reshape(a.shape)
+    """`a` in C order, since products with a transposed matrix are slower."""
+    return a.reshape(-1).reshape(a.shape)  # reshape(-1) copies an array in another order
 
 
 def replace_first_rows(xp, states, updates):
-    """Each state with its first rows replaced by the update, which may have fewer rows."""
+    """Each state with its first rows replaced by those of its update."""
     return [new if len(new) == len(old) else xp.concatenate([new, old[len(new):]])
             for old, new in zip(states, updates, strict=True)]
 
 
 def cache_last(f: Callable) -> Callable:
-    """Cache the last result of `f`, by the identity of its argument: pullbacks share it."""
+    """`f` with a cache of its last result, found by the identity of the argument."""
     last: list = [None, None]
 
     def call(d: Any) -> Any:
@@ -310,7 +310,7 @@ def pack(xp, padded: Array, sizes):
 
 @linear_op(lambda xp, d, _, sizes, total, value=0.0: pack.on(xp, d, sizes=sizes))
 def unpack(xp, packed: Array, sizes, total, value=0.0):
-    """The inverse of `pack`, padded with `value`: (sum of sizes, ...) -> (total, sizes[0], ...)."""
+    """Undo `pack`, padding with `value`: (sum of sizes, ...) -> (total, sizes[0], ...)."""
     out = xp.full((total, sizes[0], *packed.shape[1:]), value, packed.dtype)
     for t, rows in enumerate(step_slices(sizes)):
         out[t, :sizes[t]] = packed[rows]

@@ -96,7 +96,10 @@ def linear_kernel(xp, x):
 
 
 def cubic_kernel(xp, x, a):
-    """R. Keys, "Cubic convolution interpolation for digital image processing", 1981."""
+    """The cubic convolution kernel with parameter `a`.
+
+    R. Keys, "Cubic convolution interpolation for digital image processing", 1981.
+    """
     x = xp.abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -104,9 +107,9 @@ def cubic_kernel(xp, x, a):
 
 
 def nearest_indices(xp, n, m, mode, step):
-    """The index of the input element that each of `m` output elements takes.
+    """The index of the input element, of `n`, that each of `m` output elements copies.
 
-    Computed in float32 and rounded where PyTorch rounds, so that both take the same elements.
+    Computed in float32 and rounded where PyTorch rounds, so that both copy the same elements.
     """
     i = xp.arange(m)
     if mode == "nearest":
@@ -118,7 +121,7 @@ def nearest_indices(xp, n, m, mode, step):
 
 
 def area_weights(xp, n, m):
-    """(m, n): the mean of the input elements start <= column < end."""
+    """(m, n): weights of the mean of the input elements with start <= index < end."""
     i = xp.arange(m)[:, None]
     column = xp.arange(n)
     start = i * n // m
@@ -142,13 +145,11 @@ def kernel_weights(xp, n, m, mode, step, align_corners):
     column = xp.arange(n)
     position = i * step if align_corners else (i + 0.5) * step - 0.5
     first = xp.floor(position)
+    is_linear = mode == "linear"
     weights = 0
-    for tap in (0, 1) if mode == "linear" else (-1, 0, 1, 2):
+    for tap in (0, 1) if is_linear else (-1, 0, 1, 2):
         distance = position - first - tap
-        if mode == "linear":
-            weight = linear_kernel(xp, distance)
-        else:
-            weight = cubic_kernel(xp, distance, -0.75)
+        weight = linear_kernel(xp, distance) if is_linear else cubic_kernel(xp, distance, -0.75)
         index = xp.clip(first + tap, 0, n - 1)  # outside of the input: its edge element
         weights = weights + weight * (index == column)
     return weights
@@ -169,7 +170,7 @@ def interpolation_matrix(xp, n, m, mode, step, align_corners, antialias):
 
 
 def matmul_along_axis(xp, matrix, x, axis):
-    """The product of a matrix (m, n) with an axis of size n of `x`."""
+    """The product of a matrix (m, n) with `x` along an axis of size n, which becomes m."""
     m, n = matrix.shape
     lead = x.shape[:axis]
     rest = x.shape[axis + 1:]
@@ -206,7 +207,7 @@ def resample(xp, input: Array, sizes, mode, steps, align_corners, antialias):
     return y, (input_grad,)
 
 
-DIMENSIONS = {  # spatial dimensions that a mode requires
+DIMENSIONS = {  # the number of spatial dimensions that a mode requires; None is any
     "nearest": None,
     "nearest-exact": None,
     "area": None,
@@ -224,20 +225,20 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
                 antialias: bool = False) -> Array:
     """Resize images, signals or volumes.
 
-    Shapes: input (N, C, *space) with 1 to 3 spatial dimensions; output (N, C, *size), where `size`
-    is given, or ``floor(space * scale_factor)`` per spatial dimension.
+    Shapes: input (N, C, *space) with 1 to 3 spatial dimensions; output (N, C, *size).  If `size` is
+    not given, it is ``floor(space * scale_factor)`` per spatial dimension.
 
-    `mode` is "nearest", "nearest-exact", "area" (the mean of the elements covered), "linear" (1
-    spatial dimension), "bilinear", "bicubic" (2) or "trilinear" (3).  With step = input size /
-    output size, output element i reads the input
+    `mode` is "nearest", "nearest-exact" or "area" (the mean of the elements covered) for any input,
+    "linear" for 1 spatial dimension, "bilinear" or "bicubic" for 2, and "trilinear" for 3.  With
+    step = input size / output size, the position in the input of output element i is
 
-    ``at (i + 0.5) * step - 0.5``, or element ``floor(i * step)`` ("nearest") or
-    ``floor((i + 0.5) * step)`` ("nearest-exact")
+    - ``floor(i * step)`` for "nearest", and ``floor((i + 0.5) * step)`` for "nearest-exact";
+    - ``(i + 0.5) * step - 0.5`` for the linear and cubic modes, or, with `align_corners`,
+      ``i * (input size - 1) / (output size - 1)``, which maps corner elements to corner elements.
 
-    With `align_corners` it reads at ``i * (input size - 1) / (output size - 1)``, so that the
-    corner elements stay at the corners.  For a given `scale_factor` the step is
-    ``1 / scale_factor``, unless `recompute_scale_factor` is true.  `antialias` ("bilinear" and
-    "bicubic") widens the kernel when it shrinks an image, so that all elements contribute.
+    If `scale_factor` is given, step is ``1 / scale_factor``, unless `recompute_scale_factor` is
+    true.  `antialias` ("bilinear" and "bicubic" only) widens the kernel when an image shrinks, so
+    that all elements contribute.
 
     Raises ValueError for a mode that does not match the input or the options, and for sizes that
     are not positive.
@@ -265,7 +266,7 @@ def axis_step(n: int, m: int, factor: float | None, mode: str, align_corners: bo
     """The distance in the input of neighbouring output elements along one axis."""
     if align_corners:
         return (n - 1) / (m - 1) if m > 1 else 0.0
-    is_copy = n == m and mode == "linear"  # PyTorch copies then, whatever the factor
+    is_copy = n == m and mode == "linear"  # PyTorch then ignores the factor
     return 1 / factor if factor and not is_copy else n / m
 
 
@@ -318,8 +319,8 @@ def upsample(input: Array, size: int | Sequence[int] | None = None,
 def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = None) -> Array:
     """The grid for `grid_sample` that applies an affine map to images.
 
-    ``grid[n, i, j] = theta[n] @ (x, y, 1)``, where x and y are the normalized coordinates of the
-    output element (i, j)
+    ``grid[n, i, j] = theta[n] @ (x, y, 1)``, where x and y are the normalized coordinates, from -1
+    to 1, of the output element (i, j).
 
     Shapes: theta (N, 2, 3) for `size` (N, C, H, W), output (N, H, W, 2); or theta (N, 3, 4) for
     `size` (N, C, D, H, W), output (N, D, H, W, 3).  With `align_corners` the coordinates -1 and 1
@@ -358,9 +359,9 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     Shapes: input (N, C, H, W) and grid (N, H_out, W_out, 2), output (N, C, H_out, W_out); or input
     (N, C, D, H, W) and grid (N, D_out, H_out, W_out, 3), output (N, C, D_out, H_out, W_out).
 
-    A point is (x, y) or (x, y, z), the last axis of the input first, with coordinates from -1 to 1.
-    With `align_corners` -1 and 1 are the centres of the corner elements, otherwise their outer
-    edges.  `mode` is "bilinear" (in volumes trilinear), "nearest" or, for images, "bicubic".
+    A point is (x, y) or (x, y, z), with coordinates from -1 to 1; x is along the last axis of the
+    input.  With `align_corners` -1 and 1 are the centres of the corner elements, otherwise their
+    outer edges.  `mode` is "bilinear" (in volumes trilinear), "nearest" or, for images, "bicubic".
     Outside of the input, `padding_mode` "zeros" reads 0, "border" the nearest edge element, and
     "reflection" the elements mirrored at the edges.
 
@@ -419,7 +420,7 @@ def check_grid(input: Any, grid: Any, mode: str, padding_mode: str) -> None:
 
 
 def apply_padding_mode(padding_mode: str, align_corners: bool, x: Any, n: int) -> Any:
-    """Coordinates moved into an axis of size `n`; those of "zeros" are left outside."""
+    """Coordinates moved into an axis of size `n`; unchanged for "zeros"."""
     if padding_mode == "zeros":
         return x
     if padding_mode == "reflection":
@@ -430,7 +431,7 @@ def apply_padding_mode(padding_mode: str, align_corners: bool, x: Any, n: int) -
 
 
 def taps(mode: str, x: Any) -> list[tuple[Any, Any]]:
-    """The elements that are read for coordinates along one axis, and their weights."""
+    """Pairs (index, weight) of the elements that contribute at coordinates `x` along one axis."""
     if mode == "nearest":
         return [(round(x), 1.0)]
     first = floor(x)

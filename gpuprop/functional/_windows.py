@@ -1,7 +1,7 @@
 """Sliding windows over the last axes of an array, in any number of dimensions.
 
-`windows` is a view of them, `fold_windows` its adjoint, and `window_sum` the sum of each window.
-`counts` is the number of windows along each axis.
+`windows` returns a view of them, `fold_windows` is its adjoint, and `window_sum` adds up each
+window.  `size` is the size of a window, and `counts` the number of windows along each axis.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def window_sum_adjoint(xp, d, shape, size, counts, stride, dilation):
 def window_sum(xp, x: Array, size, counts, stride, dilation):
     """The sum of each window: (..., *space) -> (..., *counts).
 
-    Several times faster than the sum over the axes that `windows` adds.
+    Several times faster than ``windows(...).sum(...)`` over the axes of `size`.
     """
     first, *others = itertools.product(*map(range, size))
     out = xp.copy(widened(x[(..., *window_slices(first, counts, stride, dilation))]))

@@ -1,4 +1,4 @@
-"""Saving states of models, optimizers and runs as npz or safetensors files, without pickles."""
+"""Save and load states of models, optimizers and runs as npz or safetensors, without pickle."""
 
 from gpuprop.io._files import replacing
 from gpuprop.io._state import load, save

@@ -1,4 +1,4 @@
-"""NumPy's npz format: a zip archive with one npy file for each array."""
+"""NumPy's npz format: a zip archive with one npy file per array."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from numpy.lib import format as npy
 
 from gpuprop._core.dtypes import extension_dtype, is_extension
 
-# names of string arrays: the metadata, and as JSON the extension dtypes, such as bfloat16, by name
+# two entries of the archive hold a string instead of an array of the state
 METADATA = "__metadata__"
-EXTENSION_DTYPES = "__types__"
+EXTENSION_DTYPES = "__types__"  # JSON: {array name: dtype name} of extension dtypes like bfloat16
 
 
 def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) -> None:
     """Write arrays and metadata; arrays of extension dtypes are stored as float32."""
+    entries = dict(arrays)
     extensions = {n: a.dtype.name for n, a in arrays.items() if is_extension(a.dtype)}
-    entries = {n: a.astype("float32") if n in extensions else a for n, a in arrays.items()}
+    for name in extensions:
+        entries[name] = arrays[name].astype("float32")
     if metadata is not None:
         entries[METADATA] = np.array(metadata)
     if extensions:
         entries[EXTENSION_DTYPES] = np.array(json.dumps(extensions))
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in entries.items():
-            info = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date: equal states, equal files
+            # ZipInfo's date is fixed, so that equal states give identical files
+            info = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(info, "w", force_zip64=True) as entry:
                 npy.write_array(entry, array, allow_pickle=False)
 
 
 def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
-    """The arrays by name, and the metadata."""
+    """Read the arrays by name, and the metadata."""
     arrays = {}
     with zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
-            data = archive.read(name)  # compares the checksum before the array is used
+            data = archive.read(name)  # the whole entry, so that its checksum is verified
             array = npy.read_array(io.BytesIO(data), allow_pickle=False)
             arrays[name.removesuffix(".npy")] = _native(array)
     metadata = _pop_string(arrays, METADATA)
@@ -54,5 +57,5 @@ def _pop_string(arrays: dict[str, np.ndarray], name: str) -> str | None:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In this machine's byte order, the only one that devices support."""
+    """The array in this machine's byte order, the only one that devices support."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)

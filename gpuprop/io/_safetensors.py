@@ -1,8 +1,8 @@
-"""The safetensors format: the length of a header, a JSON header, and the arrays, little-endian.
+"""The safetensors format, https://huggingface.co/docs/safetensors
 
-The format is implemented here because it is small and NumPy is the only requirement of gpuprop.
-The tests compare it with the safetensors package in both directions.
-https://huggingface.co/docs/safetensors
+A file holds the size of the header (8 bytes), the header in JSON, and the bytes of the arrays, all
+little-endian.  gpuprop implements the format because it is small, and NumPy is its only dependency.
+The tests exchange files with the safetensors package in both directions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuprop._core.dtypes import extension_dtype
 
-METADATA = "__metadata__"  # the only entry of the header that is not an array
+METADATA = "__metadata__"  # the only key of the header that is not the name of an array
 DTYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16",
           "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
           "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
@@ -27,8 +27,8 @@ CODES = {name: code for code, name in DTYPES.items()}
 def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) -> None:
     """Write arrays and metadata.
 
-    Arrays of larger item sizes come first, so that all are aligned.  Raises TypeError for dtypes
-    that the format does not have.
+    Arrays with larger items come first, so that every array is aligned.  Raises TypeError for
+    dtypes that the format does not have.
     """
     header: dict[str, Any] = {}
     if metadata is not None:
@@ -49,25 +49,25 @@ def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) 
     file.write(len(head).to_bytes(8, "little") + head)
     for name in order:
         array = arrays[name]
-        if array.dtype.name != "bfloat16":  # which has no byte order in NumPy
+        if array.dtype.name != "bfloat16":  # NumPy cannot change the byte order of bfloat16
             array = array.astype(array.dtype.newbyteorder("<"), copy=False)
         file.write(array.reshape(-1).view("uint8").data)
 
 
 def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
-    """The arrays by name, each in its own memory, and the metadata.
+    """Read the arrays by name, each into its own memory, and the metadata.
 
-    Raises ValueError if the arrays do not cover every byte after the header exactly once.
+    Raises ValueError unless the arrays cover every byte after the header exactly once.
     """
     header_size = int.from_bytes(file.read(8), "little")
     available = os.fstat(file.fileno()).st_size - 8
     size = available - header_size
     if size < 0:
-        raise ValueError(f"the header should have {header_size} bytes, found {max(available, 0)}")
+        raise ValueError(f"expected a header of {header_size} bytes, got {max(available, 0)}")
     header = json.loads(file.read(header_size))
     metadata = header.pop(METADATA, {}).get("gpuprop")
     arrays: dict[str, Any] = dict.fromkeys(header)
-    position = 0
+    offset = 0
     for name in sorted(header, key=lambda name: header[name]["data_offsets"]):
         begin, end = header[name]["data_offsets"]
         shape = header[name]["shape"]
@@ -75,24 +75,27 @@ def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
         if code not in DTYPES:
             raise ValueError(f"{name!r} has unknown dtype {code!r}")
         dtype = np.dtype("<u2") if code == "BF16" else np.dtype(DTYPES[code]).newbyteorder("<")
-        if begin != position or end - begin != math.prod(shape) * dtype.itemsize or end > size:
-            raise ValueError(f"{name!r} of shape {shape} and dtype {code} does not match its bytes "
-                             f"{begin} to {end} of {size}")
+        expected = [offset, offset + math.prod(shape) * dtype.itemsize]
+        if [begin, end] != expected:
+            raise ValueError(f"{name!r} of shape {shape} and dtype {code}: expected data_offsets "
+                             f"{expected}, got {[begin, end]}")
+        if end > size:
+            raise ValueError(f"{name!r} ends at byte {end} of the data, which have {size} bytes")
         data = np.empty(end - begin, "uint8")
         file.readinto(data.data)
         array = data.view(dtype).reshape(shape)
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
         arrays[name] = _bfloat16(native) if code == "BF16" else native
-        position = end
-    if position != size:
-        raise ValueError(f"{size - position} of {size} bytes belong to no array")
+        offset = end
+    if offset != size:
+        raise ValueError(f"{size - offset} of {size} bytes of data belong to no array")
     return arrays, metadata
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
-    """The bfloat16 numbers with these bits, as float32 if there is no such dtype.
+    """The bfloat16 numbers with these uint16 bits; float32 if ml_dtypes is not installed.
 
-    The bits of a bfloat16 are the upper half of those of the equal float32.
+    A bfloat16 has the upper 16 bits of the float32 of the same value.
     """
     dtype = extension_dtype("bfloat16")
     if dtype is not None:

@@ -1,6 +1,6 @@
-"""Saving and loading states: nested dicts of arrays and plain values.
+"""Save and load states: nested dicts of arrays and plain values.
 
-A file holds the arrays by name, and as metadata the structure and the plain values in JSON.
+A file holds the arrays by name.  Its metadata hold the structure and the plain values, as JSON.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     """Write a state, such as ``model.state_dict()``, to a ``.npz`` or ``.safetensors`` file.
 
     Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples
-    of them.  A flat dict of arrays makes the same file as other libraries.  The file is written
-    completely or not at all.  Raises TypeError for other values, before anything is written.
+    of them.  A flat dict of arrays is saved without metadata, as other libraries do.  The file is
+    written completely or not at all.  Raises TypeError for other values, before writing anything.
 
     >>> import tempfile
     >>> import gpuprop
@@ -44,28 +44,29 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     """
     if isinstance(path, Mapping):
         raise TypeError("save(path, state): the path comes first, as in numpy.save")
-    form = _format(path)
+    file_format = _format(path)
     if not isinstance(state, Mapping):
         hint = ": pass its state_dict()" if hasattr(state, "state_dict") else ""
-        raise TypeError(f"a state must be a dict, not {type(state).__name__}{hint}")
+        raise TypeError(f"a state must be a dict, got {type(state).__name__}{hint}")
     arrays: dict[str, np.ndarray] = {}
     tree = _pack(state, "", arrays)
-    flat = all(isinstance(entry, dict) and entry.get("array") == key for key, entry in tree["dict"])
+    is_flat = all(entry == {"array": key} for key, entry in tree["dict"])
+    metadata = None if is_flat else json.dumps(tree)
     with replacing(path, binary=True) as file:
-        form.write(file, arrays, None if flat else json.dumps(tree))
+        file_format.write(file, arrays, metadata)
 
 
 def load(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a state that `save` or another library wrote; arrays are NumPy's.
+    """Read a state that `save` or another library wrote; its arrays are NumPy arrays.
 
-    bfloat16 becomes float32 if ml_dtypes is not installed.  Raises ValueError if the file is
-    damaged, holds pickles or has another format.  ``model.load_state_dict(gpuprop.load(path))``
-    loads a model.
+    ``model.load_state_dict(gpuprop.load(path))`` loads a model.  bfloat16 becomes float32 if
+    ml_dtypes is not installed.  Raises ValueError if the file is damaged, holds pickles or has
+    another format.
     """
-    form = _format(path)
+    file_format = _format(path)
     with open(path, "rb") as file:
         try:
-            arrays, metadata = form.read(file)
+            arrays, metadata = file_format.read(file)
             return arrays if metadata is None else _unpack(json.loads(metadata), arrays)
         except MemoryError:
             raise
@@ -80,17 +81,17 @@ def _format(path: str | os.PathLike) -> Any:
     if suffix not in FORMATS:
         hint = ""
         if suffix in PYTORCH_SUFFIXES:
-            hint = (": PyTorch's files are pickles, which can run any code; convert it with "
+            hint = (": PyTorch files are pickles, which can run any code; convert the file with "
                     "safetensors.torch.save_file")
-        raise ValueError(f"a state file must end in .npz or .safetensors, but the path is "
+        raise ValueError(f"the path of a state must end in .npz or .safetensors, got "
                          f"{os.fspath(path)!r}{hint}")
     return FORMATS[suffix]
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` for JSON; its arrays are added to `arrays`.
+    """Convert `value` for JSON, and add its arrays to `arrays` by name.
 
-    A container becomes {type: entries}, an array {"array": name}.
+    A dict, list or tuple becomes {type: entries}, an array {"array": name}.
     """
     if isinstance(value, np.generic) and value.dtype.kind in "biufU":
         value = value.item()
@@ -103,7 +104,7 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str | int):
-                raise TypeError(f"{_entry(name)} has the key {key!r}: keys must be strings or "
+                raise TypeError(f"{_describe(name)} has the key {key!r}: keys must be strings or "
                                 f"integers")
         return {"dict": [[key, pack_entry(key, entry)] for key, entry in value.items()]}
     if isinstance(value, list | tuple):
@@ -114,8 +115,8 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         found = type(value).__name__
         if array is not None:
             found += " of Python objects"
-        raise TypeError(f"cannot save {_entry(name)}, {found}: a state may hold arrays, numbers, "
-                        f"strings, None, and dicts, lists and tuples of them")
+        raise TypeError(f"cannot save {_describe(name)}, {found}: a state may hold arrays, "
+                        f"numbers, strings, None, and dicts, lists and tuples of them")
     while name in arrays or name in RESERVED_NAMES:
         name += "_"
     arrays[name] = array
@@ -123,16 +124,18 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _host_array(value: Any) -> np.ndarray | None:
+    """A NumPy array of an array, Tensor or NumPy scalar, else None."""
     if isinstance(value, np.ndarray | np.generic):
         return get_backend("numpy").asarray(value)  # no copy
     return asnumpy(value) if hasattr(value, "shape") else None
 
 
-def _entry(name: str) -> str:
+def _describe(name: str) -> str:
     return f"state entry {name!r}" if name else "the state"
 
 
 def _unpack(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The value from which `_pack` made `tree` and `arrays`."""
     if not isinstance(tree, dict):
         return tree
     (kind, content), = tree.items()
@@ -140,4 +143,5 @@ def _unpack(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
         return arrays[content]
     if kind == "dict":
         return {key: _unpack(entry, arrays) for key, entry in content}
-    return {"list": list, "tuple": tuple}[kind](_unpack(entry, arrays) for entry in content)
+    container: type = {"list": list, "tuple": tuple}[kind]
+    return container(_unpack(entry, arrays) for entry in content)

@@ -1,4 +1,4 @@
-"""Activations.  Most are layers of the function of `gpuprop.functional` with the same options."""
+"""Activation layers.  Most are the layer form of a function in `gpuprop.functional`."""
 
 from __future__ import annotations
 
@@ -149,10 +149,10 @@ class LogSoftmax(Function):
 
 
 class RReLU(Function):
-    """Leaky ReLU with a random slope: ``max(x, 0) + slope * min(x, 0)``
+    """Leaky ReLU with a random slope: ``y = max(x, 0) + slope * min(x, 0)``.
 
-    In training the slope of every element is uniform in [`lower`, `upper`]; in eval mode it is
-    (lower + upper) / 2.  B. Xu et al., 2015.
+    In training, the slope of each element is drawn uniformly from [lower, upper]; in eval mode, it
+    is (lower + upper) / 2.  `inplace` has no effect.  B. Xu et al., 2015.
     """
 
     function = staticmethod(F.rrelu)
@@ -165,10 +165,10 @@ class RReLU(Function):
 
 
 class PReLU(Module):
-    """Leaky ReLU with a learned slope: ``max(x, 0) + weight * min(x, 0)``
+    """Leaky ReLU with a learned slope: ``y = max(x, 0) + weight * min(x, 0)``.
 
-    `weight` is (num_parameters,): one slope for all elements, or one for each of the channels of
-    (N, C, ...).  It starts as `init`.  K. He et al., ICCV 2015.
+    `weight` (num_parameters,) has one slope for all elements, or one for each channel of an input
+    (N, C, ...).  Its initial value is `init`.  K. He et al., ICCV 2015.
     """
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: str | None = None,

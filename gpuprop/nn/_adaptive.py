@@ -1,4 +1,4 @@
-"""Adaptive softmax: rare classes are grouped in clusters that use fewer features."""
+"""Adaptive softmax: rare classes are grouped into clusters that use fewer features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gpuprop.nn._linear import Linear
 from gpuprop.nn._module import Module
 from gpuprop.random import Generator
 
-IGNORED = -100  # in a cluster, the label of a sample of another cluster
+IGNORED = -100  # the label, for one cluster, of samples whose class is in another
 
 
 class AdaptiveOutput(NamedTuple):
-    """`output`: the log-probability of each sample's label; `loss`: minus their mean."""
+    """`output`: the log-probability of each sample's label; `loss`: the negative mean of these."""
 
     output: Any
     loss: Any
@@ -31,15 +31,15 @@ class AdaptiveLogSoftmaxWithLoss(Module):
     """Cross entropy loss over many classes, sorted from the most to the least frequent.
 
     Input (N, in_features) and target (N,), or one sample (in_features,) and ().  The result is a
-    named tuple (output, loss): the log-probabilities of the labels, and minus their mean.
+    named tuple (output, loss): the log-probabilities of the labels, and their negative mean.
 
-    `cutoffs` are the first classes of the clusters, ascending.  The layer `head` scores the
-    classes below ``cutoffs[0]`` and each cluster as a whole.  ``tail[i]`` scores the classes
-    of cluster i from ``in_features / div_value**(i + 1)`` features.
+    ``cutoffs[i]`` is the first class of cluster i.  The layer `head` computes logits of the classes
+    below ``cutoffs[0]`` and one logit for each cluster.  ``tail[i]`` projects the input to
+    ``in_features // div_value**(i + 1)`` features, and computes logits of the classes in cluster i.
 
     Unlike in PyTorch, every cluster processes all samples, so that shapes do not depend on the
-    labels and a training step can be captured.  The logits of a cluster are never stored as a
-    whole.
+    labels and a training step can be captured.  The logits of a cluster are never all in memory at
+    the same time.
 
     E. Grave et al., ICML 2017.
     """
@@ -74,13 +74,12 @@ class AdaptiveLogSoftmaxWithLoss(Module):
         return [*itertools.pairwise(self.cutoffs)]
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values."""
+        """Initialize the parameters again, with new random numbers."""
         for layer in (self.head, *itertools.chain(*self.tail)):
             layer.reset_parameters(rng)
 
     def forward(self, input_: Any, target_: Any) -> AdaptiveOutput:
-        known_ndims = (input_.ndim, target_.ndim) in ((2, 1), (1, 0))
-        if not known_ndims or input_.shape[:-1] != target_.shape:
+        if input_.ndim not in (1, 2) or input_.shape[:-1] != target_.shape:
             raise ValueError(
                 f"AdaptiveLogSoftmaxWithLoss: expected input (N, {self.in_features}) and target "
                 f"(N,), or ({self.in_features},) and (), got {input_.shape} and {target_.shape}")

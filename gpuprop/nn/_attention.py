@@ -15,17 +15,17 @@ from gpuprop.random import Generator
 class MultiheadAttention(Module):
     """Scaled dot-product attention in `num_heads` heads, with input and output projections.
 
-    For each head: ``softmax(q @ k.T / sqrt(head_dim)) @ v`` of the projected inputs; the heads
-    are concatenated and projected by `out_proj`.
+    Each head computes ``softmax(q @ k.T / sqrt(head_dim)) @ v`` from the projected inputs, with
+    head_dim = embed_dim / num_heads.  `out_proj` projects the concatenated heads.
 
-    Shapes: query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim); with `batch_first` N
-    comes first; without N for a single sample.  The result is a pair: the output, with the
-    query's shape, and the attention weights (N, L, S), averaged over heads, or None if not
+    query (L, N, embed_dim), key (S, N, kdim), value (S, N, vdim); with `batch_first`, N is the
+    first axis; a single sample has no axis N.  Returns (output, weights): the output has the
+    query's shape, and the attention weights are (N, L, S), averaged over heads, or None if not
     `need_weights`.  Dropout acts on the attention weights.
 
-    `attn_mask` is (L, S) or (N * num_heads, L, S), `key_padding_mask` (N, S).  A bool mask is
+    `attn_mask` is (L, S) or (N * num_heads, L, S), `key_padding_mask` is (N, S).  A bool mask is
     True where attention is *not* allowed; a floating mask is added to the scores.  `is_causal`
-    promises that `attn_mask` is causal; the mask is still required.
+    asserts that `attn_mask` is causal; `attn_mask` must still be given.
 
     A. Vaswani et al., NeurIPS 2017.
 
@@ -56,10 +56,10 @@ class MultiheadAttention(Module):
         self.add_zero_attn = add_zero_attn
         self.rng = rng
 
-        def parameter(used: bool, *shape: int) -> Parameter | None:
-            return Parameter(new_tensor(shape, device, dtype)) if used else None
+        def parameter(is_used: bool, *shape: int) -> Parameter | None:
+            return Parameter(new_tensor(shape, device, dtype)) if is_used else None
 
-        packed = self.kdim == self.vdim == embed_dim
+        packed = self.kdim == self.vdim == embed_dim  # one matrix for q, k and v
         self.q_proj_weight = parameter(not packed, embed_dim, embed_dim)
         self.k_proj_weight = parameter(not packed, embed_dim, self.kdim)
         self.v_proj_weight = parameter(not packed, embed_dim, self.vdim)
@@ -71,7 +71,10 @@ class MultiheadAttention(Module):
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values: input projections by Xavier's scheme, biases 0."""
+        """Initialize the parameters again: by Xavier's scheme, biases of projections with 0.
+
+        `out_proj.weight` is initialized as in `Linear`.
+        """
         self.out_proj.reset_parameters(rng)
         for weight in (self.in_proj_weight, self.q_proj_weight, self.k_proj_weight,
                        self.v_proj_weight):

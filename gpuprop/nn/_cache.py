@@ -1,4 +1,4 @@
-"""Key-value cache for generation by attention."""
+"""Key-value cache for autoregressive generation with attention."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from gpuprop.nn._module import Module, new_tensor
 
 
 class KeyValueCache(Module):
-    """The keys and values of past positions, so that generation processes only new positions.
+    """Store the keys and values of past positions, so that attention needs only the new ones.
 
-    Holds keys and values (N, heads, L, dim) of up to `max_length` positions.  Use it under
-    ``no_grad()``::
+    The buffers `keys` and `values` are (N, heads, max_length, dim), and `length` is the number of
+    cached positions, a 0-d Tensor.  Use the cache under ``no_grad()``::
 
         keys, values = cache.update(key, value)
         mask = cache.mask(query.shape[-2])
         y = F.scaled_dot_product_attention(query, keys, values, mask)
 
-    `update` returns the whole buffers, so shapes are constant.  `length`, the number of cached
-    positions, is a 0-d tensor that `update` increments in place.  A generation step can
-    therefore be captured.  Before `update`, `length` is the position of the first new element:
-    ``rotary(query, input_pos=cache.length)``, ``embedding(cache.length + gpuprop.arange(L))``.
-    `reset` starts a new sequence.
+    `update` returns the whole buffers, so shapes are constant, and increments `length` in place.  A
+    generation step can therefore be captured.  Before `update`, `length` is the position of the
+    first new element: ``rotary(query, input_pos=cache.length)``,
+    ``embedding(cache.length + gpuprop.arange(L))``.  `reset` starts a new sequence.
 
-    For cross-attention, whose keys and values do not change, call `update` once with all of
-    them and then read ``cache.keys`` and ``cache.values``.
+    The keys and values of cross-attention do not change.  For them, set `max_length` to the length
+    of the source, call `update` once, and then read ``cache.keys`` and ``cache.values``.
 
-    Keys, values and length are buffers that are not saved.  PyTorch has no such layer.
+    The buffers are not part of `state_dict`.  PyTorch has no such layer.
     """
 
     keys: Tensor
@@ -49,8 +48,8 @@ class KeyValueCache(Module):
     def update(self, key: Any, value: Any) -> tuple[Tensor, Tensor]:
         """Append new keys and values (N, heads, L, dim); returns the buffers of all positions.
 
-        Raises IndexError if `max_length` is exceeded: immediately on NumPy, at the next read
-        of a value on a device.
+        Raises IndexError if the sequence exceeds `max_length`: on NumPy immediately, on a device
+        when a value is next read.
         """
         n, heads, max_length, dim = self.keys.shape
         for name, a in ("key", key), ("value", value):
@@ -61,23 +60,23 @@ class KeyValueCache(Module):
                 raise TypeError(f"KeyValueCache: {name} is {a.dtype.name} but the cache is "
                                 f"{self.keys.dtype.name}: create it with dtype={a.dtype.name!r}")
             if getattr(a, "requires_grad", False):
-                raise RuntimeError(f"KeyValueCache: {name} requires a gradient, which a cache "
-                                   f"does not propagate: generate under no_grad()")
+                raise RuntimeError(f"KeyValueCache: {name} requires a gradient, but a cache does "
+                                   f"not propagate gradients: call it under no_grad()")
         if key.shape[-2] > max_length:
             raise IndexError(OVERFLOW.format(max_length))
         cache_append(self.keys, self.values, self.length, key, value)
         return self.keys, self.values
 
     def mask(self, queries: int = 1, window: int | None = None) -> Tensor:
-        """The causal mask of the last `queries` positions: bools (queries, max_length).
+        """The causal mask (queries, max_length) for the last `queries` positions, a bool Tensor.
 
-        True where `scaled_dot_product_attention` may attend: a position itself and the earlier
-        ones, with `window` at most `window` earlier ones.
+        True where `scaled_dot_product_attention` may attend: to the query's own position and to all
+        earlier ones, or with `window` only to the last `window` of these.  Call it after `update`.
         """
         return Tensor(cache_mask(self.length, queries, self.keys.shape[2], window))
 
     def reorder(self, index: Any) -> None:
-        """Continue sample i from sample ``index[i]``, as `gpuprop.decoding.beam_search` needs."""
+        """Replace sample i by sample ``index[i]``, as `gpuprop.decoding.beam_search` requires."""
         for buffer in (self.keys, self.values):
             write(buffer.data, take(buffer.data, raw(index), 0))
 
@@ -97,7 +96,7 @@ OVERFLOW = ("KeyValueCache: the sequence is longer than max_length={}: increase 
 
 @kernel
 def cache_append(xp, keys: Array, values: Array, length: Array, key: Array, value: Array):
-    """Write new keys and values at positions from `length` on, and increase `length`; in place."""
+    """Write new keys and values at the positions from `length`, and increase `length`, in place."""
     n = key.shape[2]
     max_length = keys.shape[2]
     xp.check(length + n <= max_length, OVERFLOW.format(max_length))
@@ -109,7 +108,7 @@ def cache_append(xp, keys: Array, values: Array, length: Array, key: Array, valu
 
 @kernel
 def cache_mask(xp, length: Array, queries, max_length, window):
-    """Bools (queries, max_length): may the query, one of the last before `length`, attend?"""
+    """The mask (queries, max_length) of `KeyValueCache.mask`, for the positions before `length`."""
     query_positions = length - queries + xp.arange(queries)[:, None]
     distance = query_positions - xp.arange(max_length)
     return distance >= 0 if window is None else (distance >= 0) & (distance <= window)

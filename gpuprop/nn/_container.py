@@ -12,8 +12,8 @@ from gpuprop.nn._module import Module
 
 def _check_type(container: Module, entry: Any, expected: type) -> None:
     if not isinstance(entry, expected):
-        raise TypeError(f"{type(container).__name__} holds {expected.__name__}s, "
-                        f"got {type(entry).__name__}")
+        raise TypeError(f"{type(container).__name__} holds {expected.__name__}s, but got an entry "
+                        f"of type {type(entry).__name__}")
 
 
 class _List(Module):
@@ -87,9 +87,9 @@ class _List(Module):
 
 
 class ModuleList(_List):
-    """A list of modules, whose parameters belong to the model.  It has no forward.
+    """A list of modules, whose parameters are registered with the model.  It has no forward.
 
-    It has the methods of a list; a slice is a ModuleList.
+    It has most methods of a list; a slice is a ModuleList.
 
     >>> from gpuprop import nn
     >>> layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
@@ -99,7 +99,7 @@ class ModuleList(_List):
 
 
 class ParameterList(_List):
-    """A list of parameters that belong to the model."""
+    """A list of parameters, which are registered with the model."""
 
     _entry_type = Parameter
 
@@ -110,7 +110,7 @@ class ParameterList(_List):
 class Sequential(_List):
     """Modules that are called in order, each with the output of the previous one.
 
-    ``Sequential(a, b)``, or with names ``Sequential({"first": a, "second": b})``.
+    Write ``Sequential(a, b)``, or ``Sequential({"first": a, "second": b})`` to name the modules.
 
     >>> from gpuprop import nn
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -145,7 +145,8 @@ class _Dict(Module):
         self.update(entries)
 
     def _entries(self) -> dict[str, Any]:
-        return {n: v for n, v in vars(self).items() if isinstance(v, self._entry_type)}
+        attributes = vars(self).items()
+        return {name: value for name, value in attributes if isinstance(value, self._entry_type)}
 
     def update(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
         """Add or replace entries."""
@@ -176,8 +177,8 @@ class _Dict(Module):
     def __setitem__(self, name: str, entry: Any) -> None:
         _check_type(self, entry, self._entry_type)
         if hasattr(type(self), name) or "." in name:
-            raise KeyError(f"{type(self).__name__}: {name!r} cannot be a name, because it is an "
-                           f"attribute of the class or contains a dot")
+            raise KeyError(f"{type(self).__name__}: an entry cannot have the name {name!r}, which "
+                           f"is an attribute of the class or contains a dot")
         setattr(self, name, entry)
 
     def __delitem__(self, name: str) -> None:
@@ -196,14 +197,14 @@ class _Dict(Module):
 
 
 class ModuleDict(_Dict):
-    """A dict of modules, whose parameters belong to the model.  It has no forward.
+    """A dict of modules, whose parameters are registered with the model.  It has no forward.
 
     A name cannot contain a dot or be an attribute of the class, such as "keys".
     """
 
 
 class ParameterDict(_Dict):
-    """A dict of parameters that belong to the model.
+    """A dict of parameters, which are registered with the model.
 
     A name cannot contain a dot or be an attribute of the class, such as "keys".
     """

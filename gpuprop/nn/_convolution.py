@@ -19,7 +19,10 @@ PADDING_MODES = "zeros", "reflect", "replicate", "circular"
 
 
 class ConvolutionBase(Module):
-    """Abstract: filters and a bias, uniform in [-k, k] with k = 1 / sqrt(inputs of a filter)."""
+    """Abstract: options, `weight` and `bias` of convolutions.
+
+    Both are initialized uniformly in [-k, k], with k = 1 / sqrt(size of a filter).
+    """
 
     _dims: ClassVar[int]  # spatial dimensions
 
@@ -37,15 +40,16 @@ class ConvolutionBase(Module):
         self.groups = groups
         self.padding_mode = padding_mode
 
-    def _create_parameters(self, outer: int, inner: int, bias: bool, device: str | None,
+    def _create_parameters(self, axis0: int, axis1: int, bias: bool, device: str | None,
                            dtype: Any, rng: Generator | None) -> None:
-        shape = (outer, inner // self.groups, *self.kernel_size)
+        """Create `weight` (axis0, axis1 / groups, *kernel_size) and `bias`."""
+        shape = (axis0, axis1 // self.groups, *self.kernel_size)
         self.weight = Parameter(new_tensor(shape, device, dtype))
         self.bias = Parameter(new_tensor((self.out_channels,), device, dtype)) if bias else None
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values."""
+        """Initialize the parameters again, with new random numbers."""
         bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]) or 1)
         for p in (self.weight, self.bias):
             if p is not None:
@@ -124,18 +128,19 @@ class TransposedConvolution(ConvolutionBase):
                         self.groups, self.dilation)
 
     def _padding_for(self, shape: tuple[int, ...], output_size: Sequence[int]) -> list[int]:
-        """The output padding that gives `output_size`, of which only the last axes matter."""
+        """The output padding that gives `output_size`, which may include the axes N and C."""
         wanted = tuple(output_size)[-self._dims:]
         smallest = []
-        for i, s, p, k, d in zip(shape[-self._dims:], self.stride, self.padding,
+        for n, s, p, k, d in zip(shape[-self._dims:], self.stride, self.padding,
                                  self.kernel_size, self.dilation, strict=True):
-            smallest.append((i - 1) * s - 2 * p + (k - 1) * d + 1)
+            smallest.append((n - 1) * s - 2 * p + (k - 1) * d + 1)
         largest = [n + s - 1 for n, s in zip(smallest, self.stride, strict=True)]
-        fits = len(output_size) in (self._dims, len(shape)) and all(
-            low <= n <= high for low, n, high in zip(smallest, wanted, largest, strict=True))
-        if not fits:
-            raise ValueError(f"{type(self).__name__}: for input {shape} output_size must be from "
-                             f"{smallest} to {largest}, got {tuple(output_size)}")
+        has_axes = len(output_size) in (self._dims, len(shape))
+        if not has_axes or not all(
+                low <= n <= high for low, n, high in zip(smallest, wanted, largest, strict=True)):
+            raise ValueError(f"{type(self).__name__}: for input {shape}, the spatial dimensions of "
+                             f"output_size must be from {smallest} to {largest}, "
+                             f"got {tuple(output_size)}")
         return [n - low for n, low in zip(wanted, smallest, strict=True)]
 
 
@@ -156,12 +161,12 @@ class Conv2d(Convolution):
 
     ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
-    weight (O, C / groups, *kernel_size), bias (O,); both start uniform in [-k, k] with
-    k = 1 / sqrt(C / groups * prod(kernel_size)).
+    `weight` (O, C / groups, *kernel_size) and `bias` (O,) are initialized uniformly in [-k, k],
+    with k = 1 / sqrt(C / groups * prod(kernel_size)).
 
-    `padding` may be "same", for an output of the input's size (stride 1 only), or "valid", for
-    none.  `padding_mode` is "zeros", "reflect", "replicate" or "circular".  `groups` splits the
-    channels into groups that are convolved separately.  See `gpuprop.functional.conv2d`.
+    `padding` may also be "same", for an output of the input's size (stride 1 only), or "valid", for
+    no padding.  `padding_mode` is "zeros", "reflect", "replicate" or "circular".  `groups` splits
+    the channels into groups that are convolved separately.  See `gpuprop.functional.conv2d`.
 
     >>> from gpuprop import nn
     >>> nn.Conv2d(3, 8, kernel_size=3, padding=1)(gpuprop.ones(2, 3, 16, 16)).shape
@@ -172,8 +177,9 @@ class Conv2d(Convolution):
 
 
 class Conv3d(Convolution):
-    """Convolution of volumes: (N, C, D, H, W) or (C, D, H, W) -> (N, O, D_out, H_out, W_out).
+    """Convolution of volumes.
 
+    (N, C, D, H, W) or (C, D, H, W) -> (N, O, D_out, H_out, W_out) or (O, D_out, H_out, W_out).
     Like `Conv2d`, with three spatial dimensions.
     """
 
@@ -190,17 +196,17 @@ class ConvTranspose1d(TransposedConvolution):
 
 
 class ConvTranspose2d(TransposedConvolution):
-    """Transposed convolution of images: the gradient of `Conv2d` with respect to its input.
+    """Transposed convolution of images: the adjoint of `Conv2d` in its input, plus a bias.
 
     Input (N, C, H, W) or (C, H, W) with C = `in_channels`; output (N, O, H_out, W_out) or
     (O, H_out, W_out) with O = `out_channels` and
 
     ``H_out = (H - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + output_padding + 1``
 
-    weight (C, O / groups, *kernel_size), bias (O,); both start uniform in [-k, k] with
-    k = 1 / sqrt(O / groups * prod(kernel_size)).
+    `weight` (C, O / groups, *kernel_size) and `bias` (O,) are initialized uniformly in [-k, k],
+    with k = 1 / sqrt(O / groups * prod(kernel_size)).
 
-    ``layer(input, output_size)`` chooses the output padding that gives this size.
+    ``layer(input, output_size)`` chooses the output padding that gives an output of this size.
 
     >>> from gpuprop import nn
     >>> layer = nn.ConvTranspose2d(8, 3, kernel_size=2, stride=2)
@@ -212,8 +218,9 @@ class ConvTranspose2d(TransposedConvolution):
 
 
 class ConvTranspose3d(TransposedConvolution):
-    """Transposed convolution of volumes: (N, C, D, H, W) or (C, D, H, W).
+    """Transposed convolution of volumes.
 
+    (N, C, D, H, W) or (C, D, H, W) -> (N, O, D_out, H_out, W_out) or (O, D_out, H_out, W_out).
     Like `ConvTranspose2d`, with three spatial dimensions.
     """
 

@@ -1,4 +1,4 @@
-"""Distances: layers of the functions of `gpuprop.functional`."""
+"""Distance layers: the layer form of functions in `gpuprop.functional`."""
 
 from __future__ import annotations
 

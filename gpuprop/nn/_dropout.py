@@ -1,4 +1,4 @@
-"""Dropout layers: random in training, the identity in eval mode."""
+"""Dropout layers: they are random in training, and return the input in eval mode."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from gpuprop.random import Generator
 
 
 class DropoutLayer(Module):
-    """Abstract: applies `_function` with probability `p` in training, nothing in eval mode.
+    """Abstract: applies a dropout function with probability `p` in training.
 
-    `inplace` is accepted and ignored.  Masks come from `rng`, by default the default generator.
+    In eval mode the input is returned.  `inplace` is accepted and ignored.  Masks are drawn from
+    `rng`, by default the generator of `gpuprop.manual_seed`.
     """
 
     _function: ClassVar[Callable]
@@ -34,7 +35,7 @@ class DropoutLayer(Module):
 class Dropout(DropoutLayer):
     """In training, set each element to 0 with probability `p` and divide the rest by 1 - p.
 
-    In eval mode the input is returned.  `inplace` is accepted and ignored.  Masks come from
+    In eval mode the input is returned.  `inplace` is accepted and ignored.  Masks are drawn from
     `rng`, by default the generator of `gpuprop.manual_seed`.
 
     G. Hinton et al., 2012.
@@ -67,8 +68,8 @@ class Dropout3d(DropoutLayer):
 class AlphaDropout(DropoutLayer):
     """Dropout for `SELU`: preserves mean 0 and variance 1.
 
-    In training, with probability `p` an element becomes SELU's limit at minus infinity, and an
-    affine map restores the moments.  In eval mode the input is returned.
+    In training, each element is replaced, with probability `p`, by SELU's limit at minus infinity,
+    and an affine map restores mean and variance.  In eval mode the input is returned.
 
     G. Klambauer et al., NeurIPS 2017.
     """

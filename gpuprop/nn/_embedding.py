@@ -13,14 +13,14 @@ from gpuprop.random import Generator
 
 
 class EmbeddingTable(Module):
-    """Abstract: `weight` (num_embeddings, embedding_dim), drawn from N(0, 1)."""
+    """Abstract: `weight` (num_embeddings, embedding_dim), initialized from N(0, 1)."""
 
-    _repr_defaults: ClassVar[dict[str, Any]]  # options shown in repr if not the default
+    _repr_defaults: ClassVar[dict[str, Any]]  # repr shows options that differ from these values
 
     def _create_weight(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None,
                        weight: Any, frozen: bool, device: str | None, dtype: Any,
                        rng: Generator | None) -> None:
-        """Set `weight`: the given one, or a new one."""
+        """Set `self.weight` to the given `weight`, or to a new one for None."""
         name = type(self).__name__
         shape = (num_embeddings, embedding_dim)
         self.num_embeddings = num_embeddings
@@ -45,7 +45,7 @@ class EmbeddingTable(Module):
         return layer
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values; the row `padding_idx` is 0."""
+        """Initialize `weight` again, with new random numbers; the row `padding_idx` is 0."""
         normal_(self.weight, generator=rng)
         if self.padding_idx is not None:
             self.weight.data[self.padding_idx] = 0
@@ -58,15 +58,15 @@ class EmbeddingTable(Module):
 
 
 class Embedding(EmbeddingTable):
-    """``y = weight[input]``: a row of `weight` for each index.
+    """``y = weight[input]``: one row of `weight` for each index.
 
-    Input integers of any shape (...), output (..., embedding_dim); `weight` (num_embeddings,
-    embedding_dim) starts as N(0, 1).
+    Input: integers of any shape (...); output (..., embedding_dim).  `weight` (num_embeddings,
+    embedding_dim) is initialized from N(0, 1).
 
-    The row `padding_idx` starts as 0 and gets no gradient.  With `max_norm`, rows that are used
-    are first rescaled, in place, to a `norm_type`-norm of at most `max_norm`.
-    `scale_grad_by_freq` divides the gradient of a row by its count in the batch.  `sparse` is
-    accepted, but the gradient is dense.
+    The row `padding_idx` is initialized with 0 and gets no gradient.  With `max_norm`, the rows in
+    `input` are first rescaled, in place, to a norm of order `norm_type` of at most `max_norm`.
+    `scale_grad_by_freq` divides the gradient of a row by the number of its uses in the batch.
+    `sparse` is accepted, but the gradient is dense.
 
     >>> from gpuprop import nn
     >>> embedding = nn.Embedding(num_embeddings=10, embedding_dim=4)
@@ -108,13 +108,15 @@ class Embedding(EmbeddingTable):
 
 
 class EmbeddingBag(EmbeddingTable):
-    """The sum, mean or max (`mode`) of each bag of rows of `weight`, a row for each index.
+    """The sum, mean or maximum of the rows of `weight` whose indices are in a bag.
 
-    Input (bags, n) has a bag in each row; a 1-D input holds all bags, which start at `offsets`.
-    Output (bags, embedding_dim).  `per_sample_weights`, with the input's shape, multiplies rows
-    in mode "sum".  With `include_last_offset` the last of `offsets` is the end of the last bag.
+    Each row of an input (bags, n) is a bag of indices.  A 1-D input is the concatenation of all
+    bags, and bag i starts at ``offsets[i]``; with `include_last_offset`, the last of `offsets` is
+    the end of the last bag.  Output (bags, embedding_dim).
 
-    The rows at `padding_idx` do not count.  For the other options see `Embedding`.
+    `mode` is "sum", "mean" or "max".  In mode "sum", `per_sample_weights`, of the input's shape,
+    are factors of the rows.  Indices equal to `padding_idx` are skipped.  For the other options see
+    `Embedding`.
 
     >>> from gpuprop import nn
     >>> bag = nn.EmbeddingBag(num_embeddings=10, embedding_dim=4, mode="sum")

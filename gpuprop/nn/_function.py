@@ -15,17 +15,17 @@ from gpuprop.nn._module import Module
 class Function(Module):
     """Abstract: a layer that applies `function` to its inputs, with options set at construction.
 
-    A subclass names its function and declares the options, parameters of the function, as a
-    dataclass declares its fields::
+    A subclass sets `function`, and declares its options, which are parameters of the function, like
+    the fields of a dataclass::
 
         class LeakyReLU(Function):
             function = staticmethod(F.leaky_relu)
             negative_slope: float = 0.01
             inplace: bool = False
 
-    Type checkers derive the constructor from these fields; at run time names and defaults are the
-    function's.  An option that is a Tensor, such as the class weights of a loss, becomes a buffer.
-    A subclass without a docstring gets its function's.
+    Type checkers derive the constructor from these fields.  At run time, the order of the options
+    and their defaults are those of the function.  An option that is a Tensor, such as the class
+    weights of a loss, becomes a buffer.  A subclass without a docstring gets that of its function.
     """
 
     function: ClassVar[Callable]
@@ -69,13 +69,16 @@ class Function(Module):
         return type(self).function(*inputs, **named_inputs, **self._options())
 
     def extra_repr(self) -> str:
-        text = lambda value: str(value.shape) if isinstance(value, Tensor) else repr(value)
-        options = self._options().items()
-        return ", ".join(f"{name}={text(v)}" for name, v in options if name != "inplace")
+        parts = []
+        for name, value in self._options().items():
+            if name != "inplace":
+                text = str(value.shape) if isinstance(value, Tensor) else repr(value)
+                parts.append(f"{name}={text}")
+        return ", ".join(parts)
 
 
 def _layer_doc(function: Callable, options: Iterable[str], inputs: Iterable[str]) -> str:
-    """The function's docstring, and how the layer splits the function's parameters."""
+    """The function's docstring, and which parameters the constructor and the call take."""
     summary = (f"Layer form of `gpuprop.functional.{function.__name__}`: constructed with "
                f"({', '.join(options)}), called with ({', '.join(inputs)}).")
     return f"{inspect.getdoc(function) or ''}\n\n{textwrap.fill(summary, 96)}\n"

@@ -1,4 +1,4 @@
-"""Linear layers, and layers that only change a shape."""
+"""Linear and bilinear layers, and layers that return or reshape the input."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Identity(Module):
 class Linear(Module):
     """``y = input @ weight.T + bias``
 
-    Input (..., in_features), output (..., out_features); weight (out_features, in_features),
-    bias (out_features,).  Both start uniform in [-k, k] with k = 1 / sqrt(in_features).
+    Input (..., in_features), output (..., out_features).  `weight` (out_features, in_features) and
+    `bias` (out_features,) are initialized uniformly in [-k, k], with k = 1 / sqrt(in_features).
 
     >>> from gpuprop import nn
     >>> layer = nn.Linear(4, 3)
@@ -48,7 +48,7 @@ class Linear(Module):
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values."""
+        """Initialize the parameters again, with new random numbers."""
         _draw_uniform(1 / math.sqrt(self.in_features or 1), rng, self.weight, self.bias)
 
     def forward(self, input: Any) -> Any:
@@ -60,11 +60,11 @@ class Linear(Module):
 
 
 class Bilinear(Module):
-    """``y[..., k] = input1 @ weight[k] @ input2 + bias[k]``
+    """``y[..., i] = input1 @ weight[i] @ input2 + bias[i]``
 
-    Inputs (..., in1_features) and (..., in2_features), output (..., out_features); weight
-    (out_features, in1_features, in2_features), bias (out_features,).  Both start uniform in
-    [-k, k] with k = 1 / sqrt(in1_features).
+    Inputs (..., in1_features) and (..., in2_features), output (..., out_features).  `weight`
+    (out_features, in1_features, in2_features) and `bias` (out_features,) are initialized uniformly
+    in [-k, k], with k = 1 / sqrt(in1_features).
     """
 
     def __init__(self, in1_features: int, in2_features: int, out_features: int,
@@ -79,7 +79,7 @@ class Bilinear(Module):
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values."""
+        """Initialize the parameters again, with new random numbers."""
         _draw_uniform(1 / math.sqrt(self.in1_features or 1), rng, self.weight, self.bias)
 
     def forward(self, input1: Any, input2: Any) -> Any:
@@ -91,7 +91,7 @@ class Bilinear(Module):
 
 
 class Flatten(Module):
-    """Merge the axes `start_dim` to `end_dim` into one: (N, C, H, W) -> (N, C * H * W)."""
+    """Merge the axes from `start_dim` to `end_dim` into one: (N, C, H, W) -> (N, C * H * W)."""
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim = start_dim
@@ -105,7 +105,9 @@ class Flatten(Module):
 
 
 class Unflatten(Module):
-    """Split the axis `dim` into axes of sizes `unflattened_size`, one of which may be -1.
+    """Split the axis `dim` into axes of the sizes `unflattened_size`.
+
+    One of the sizes may be -1: it is inferred from the others.
 
     >>> from gpuprop import nn
     >>> nn.Unflatten(1, (3, -1))(gpuprop.ones(2, 12)).shape

@@ -1,6 +1,6 @@
-"""Notes on errors: the layer that raised, the shapes it saw, and the ops that computed them.
+"""Add notes to errors in a model: the layer, the shapes of its tensors, and the ops before it.
 
-Everything is read from the traceback and the graph, so a call without an error costs nothing.
+All information comes from the traceback and the graph, so a call without an error costs nothing.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpuprop._core.graph import Node
+from gpuprop._core.signature import caused_by_none, none_argument, none_error
 from gpuprop._core.tensor import Parameter, Tensor
 
 MAX_OPS = 12  # ops listed in a note
 
 
 class ModuleFrame(NamedTuple):
-    """A module that an error passed through, and the shapes of the tensors in its forward."""
+    """A module whose forward raised an error, and the shapes of the tensors in it by name."""
 
     module: Any
     shapes: dict[str, tuple]
 
 
 class OpRecord(NamedTuple):
-    """An op in the graph: its name, the parameters it read and the shape of its output."""
+    """An op of the graph: its name, the parameters among its inputs, and its output's shape."""
 
     name: str
     parameters: list[Parameter]
@@ -31,17 +32,17 @@ class OpRecord(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What is known of an error so far: modules, outermost first, ops, and the note's index."""
+    """The contents of an error's note so far, and its index in `__notes__`."""
 
-    frames: list[ModuleFrame]
-    ops: list[OpRecord]
+    frames: list[ModuleFrame]  # from the outermost module to the innermost
+    ops: list[OpRecord]  # in the order of execution
     note: int
 
 
 def locate(error: Exception, module: Any, args: tuple) -> None:
-    """Write the module's path, shapes and ops to the error's note.
+    """Add the module's path, the shapes of its tensors and the last ops to the error's note.
 
-    Each module that the error passes through adds its part to the same note.
+    The error propagates from inner to outer modules, which all add to the same note.
     """
     tensors = _tensors(error, module, args)
     trace = vars(error).get("_gpuprop_trace")
@@ -53,11 +54,21 @@ def locate(error: Exception, module: Any, args: tuple) -> None:
     error.__notes__[trace.note] = "\n  ".join(_lines(trace))
 
 
+def missing_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> TypeError | None:
+    """A clearer error if a layer of gpuprop failed because a required input is None."""
+    forward = module.forward
+    is_of_library = getattr(forward, "__module__", "").startswith("gpuprop.")
+    if not is_of_library or not caused_by_none(error):
+        return None
+    name = none_argument(forward, args, kwargs)
+    return None if name is None else none_error(type(module).__name__, name)
+
+
 def module_path(modules: Sequence[Any]) -> str:
-    """The path of the last module, each inside the previous one: ``MLP.body.0``."""
+    """The path of the last module, such as ``MLP.body.0``; each module contains the next one."""
     names = [type(modules[0]).__name__]
     for outer, inner in itertools.pairwise(modules):
-        names.append(next((name for name, m in outer._walk("") if m is inner), "?"))
+        names.append(next((name for name, m in outer.named_modules() if m is inner), "?"))
     return ".".join(names)
 
 
@@ -75,29 +86,36 @@ def _lines(trace: Trace) -> Iterator[str]:
 
 
 def _describe(op: OpRecord, owners: dict[int, str]) -> str:
-    """The op as ``body.0 linear (2, 5)``, where `owners` maps parameters to their layers."""
+    """Text like ``body.0 linear (2, 5)``; `owners` is {id(parameter): name of its layer}."""
     layer = next((owners[id(p)] for p in op.parameters if id(p) in owners), "")
     return " ".join(filter(None, [layer, op.name, str(op.shape)]))
 
 
 def _tensors(error: Exception, module: Any, args: tuple) -> dict[str, Tensor]:
-    """The local variables of the failed forward that are tensors, else the call's arguments."""
+    """The Tensors among the local variables of the module's forward, if the error was raised in it.
+
+    Otherwise those among the positional arguments of the call.
+    """
     tb = error.__traceback__
     while tb is not None:
-        code, variables = tb.tb_frame.f_code, tb.tb_frame.f_locals
+        code = tb.tb_frame.f_code
+        variables = tb.tb_frame.f_locals
         is_forward = code.co_name == "forward" and code.co_varnames
-        if is_forward and variables.get(code.co_varnames[0]) is module:
+        if is_forward and variables.get(code.co_varnames[0]) is module:  # its `self`
             return {name: value for name, value in variables.items() if isinstance(value, Tensor)}
         tb = tb.tb_next
     return {f"argument {i}": a for i, a in enumerate(args) if isinstance(a, Tensor)}
 
 
 def _history(tensors: Iterable[Tensor]) -> list[OpRecord]:
-    """The last ops, in order, that led to the newest tensor, along each op's newest input."""
+    """The last ops that led to the newest tensor, in order of execution.
+
+    The search follows the newest input of each op.
+    """
     node = _newest(t.node for t in tensors)
     ops: list[OpRecord] = []
     while node is not None and len(ops) < MAX_OPS:
-        # Without edges backward has freed the node; without a shape it only joins outputs.
+        # A node without edges was freed by backward; one without a shape only joins outputs.
         if node.edges and node.shape is not None:
             name = "" if node.name.startswith("_") else node.name
             parameters = [edge for edge in node.edges if type(edge) is Parameter]
@@ -107,5 +125,6 @@ def _history(tensors: Iterable[Tensor]) -> list[OpRecord]:
 
 
 def _newest(edges: Iterable[Any]) -> Node | None:
+    """The node that was created last, or None if there are no nodes."""
     nodes = (edge for edge in edges if type(edge) is Node)
     return max(nodes, key=lambda node: node.order, default=None)

@@ -1,4 +1,4 @@
-"""Losses.  Most are layers of the function of `gpuprop.functional` with the same options."""
+"""Loss layers.  Most are the layer form of a function in `gpuprop.functional`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from gpuprop.random import Generator
 
 def element_count(input: Any, *others: Any, weight: Any = None, pos_weight: Any = None,
                   **options: Any) -> int:
-    """The number of elements, with weights that broadcast."""
+    """The number of elements, after broadcasting the input with the weights."""
     if weight is None and pos_weight is None:
         return math.prod(input.shape)
-    weights = [w.shape for w in (weight, pos_weight) if w is not None]
-    return math.prod(np.broadcast_shapes(input.shape, *weights))
+    weight_shapes = [w.shape for w in (weight, pos_weight) if w is not None]
+    return math.prod(np.broadcast_shapes(input.shape, *weight_shapes))
 
 
 def element_weight(input: Any, target: Any, weight: Any = None, **options: Any) -> Any:
-    """The sum of the weights of the elements; without weights their number."""
+    """The sum of the elements' weights; the number of elements if there are none."""
     return math.prod(input.shape) if weight is None else widened(raw(weight)).sum()
 
 
 def sample_count(input: Any, *others: Any, **options: Any) -> int:
-    """The number of samples: the last axis of `input` holds the values of one sample."""
+    """The number of samples, each of which is a row along the last axis of `input`."""
     return math.prod(input.shape[:-1])
 
 
@@ -43,29 +43,30 @@ def label_weight(input: Any, target: Any, weight: Any = None, ignore_index: int 
                  **options: Any) -> Any:
     """The number of labels that are not ignored, or the sum of their class weights.
 
-    For a target of probabilities: the number of samples.
+    If the target has probabilities instead of labels, the number of samples.
     """
     if target.dtype.kind not in "iu":
         class_axis = min(input.ndim - 1, 1)
         return math.prod(input.shape[:class_axis] + input.shape[class_axis + 1:])
-    counted = target != ignore_index
+    is_counted = target != ignore_index
     if weight is None:
-        return counted.sum()
-    return (widened(raw(weight))[target * counted] * counted).sum()
+        return is_counted.sum()
+    labels = target * is_counted  # 0 for ignored labels, which are no valid indices
+    return (widened(raw(weight))[labels] * is_counted).sum()
 
 
 def divergence_count(input: Any, target: Any, reduction: str = "mean", **options: Any) -> int:
-    """The number of elements; for "batchmean" the length of the first axis."""
+    """The number of elements; for reduction="batchmean" the length of the first axis."""
     if reduction == "batchmean":
         return len(input) if input.ndim else 1
     return math.prod(input.shape)
 
 
 class Loss(Function):
-    """Abstract: a loss whose mean is a sum divided by a count, both of which add up over batches.
+    """Abstract: a loss whose mean is sum / count, where sum and count can be added over batches.
 
-    A subclass names its `function` and its `mean_divisor`, a function of the same arguments: the
-    count that the function's mean divides the sum by.
+    A subclass sets `function` and `mean_divisor`.  The latter takes the same arguments as
+    `function`, and returns the count by which its mean divides the sum.
     """
 
     mean_divisor: ClassVar[Callable] = staticmethod(element_count)
@@ -78,11 +79,11 @@ class Loss(Function):
             cls.sum_and_count = None  # type: ignore[assignment] # the new forward's mean is unknown
 
     def sum_and_count(self, *inputs: Any) -> tuple[Tensor, Any]:
-        """The sum of the losses of a batch, and the count that their mean divides it by.
+        """The sum of the losses of a batch, and the count by which their mean divides it.
 
-        The count is a number or a 0-d array: the number of elements, samples, or labels that are
-        not ignored, or the sum of their weights.  The mean over several batches is the sum of
-        their sums divided by the sum of their counts.
+        The count is a number or a 0-d array.  Depending on the loss, it is the number of elements,
+        of samples or of labels that are not ignored, or the sum of weights.  The mean over several
+        batches is the total of the sums divided by the total of the counts.
 
         Raises ValueError unless the reduction is a mean.
         """
@@ -95,21 +96,22 @@ class Loss(Function):
         return total, cls.mean_divisor(*map(raw, inputs), **options)
 
 
-LOSSES: dict[Callable, type[Loss]] = {}  # by the function that each applies
+LOSSES: dict[Callable, type[Loss]] = {}  # by `function`
 
 
 def check_mean(reduction: str) -> None:
     """Raise ValueError unless the reduction is a mean."""
     if reduction not in ("mean", "batchmean"):
-        raise ValueError(f"a training loss must be a mean, but reduction={reduction!r}: leave it "
-                         f"out, or write a function that returns a pair (sum, count)")
+        raise ValueError(f"a training loss must be a mean, but has reduction={reduction!r}: use "
+                         f"reduction='mean', or a function that returns a pair (sum, count)")
 
 
 def sum_and_count(loss: Callable) -> Callable | None:
-    """``loss.sum_and_count`` of a loss that has this method, else None.
+    """A function that returns (sum, count) like `Loss.sum_and_count`, or None if there is none.
 
-    Functions of `gpuprop.functional`, also as a ``functools.partial`` with options, have the one of
-    their class in `gpuprop.nn`.  Raises ValueError if a loss of gpuprop is not a mean.
+    `loss` may be a layer with this method, or a function of `gpuprop.functional`, also as a
+    ``functools.partial`` with keyword options.  Raises ValueError if the reduction of a gpuprop
+    loss is not a mean.
     """
     if isinstance(loss, Loss | LinearCrossEntropyLoss):
         check_mean(vars(loss)["reduction"])
@@ -277,9 +279,10 @@ class CTCLoss(Function):
 class LinearCrossEntropyLoss(Module):
     """``cross_entropy(linear(input), target)``, computed without storing all logits.
 
-    Input (N, in_features) or (in_features,), target labels (N, *out_features) or ().  The layer
-    `linear` has out_features = num_classes * prod(out_features); `weight` (num_classes,) are class
-    weights.  `options`, in PyTorch the options of the chunks, are accepted and ignored.  See
+    Input (N, in_features), target (N, *out_features) with class labels; or, without
+    `out_features`, one sample (in_features,) and ().  The layer `linear` has num_classes *
+    prod(out_features) outputs.  `weight` (num_classes,) are class weights.  `options`, with which
+    PyTorch configures chunks, is accepted and ignored.  See
     `gpuprop.functional.linear_cross_entropy`.
     """
 
@@ -311,7 +314,7 @@ class LinearCrossEntropyLoss(Module):
         return self._loss(input, target, self.reduction)
 
     def sum_and_count(self, input: Any, target: Any) -> tuple[Tensor, Any]:
-        """The sum of the losses of a batch and the divisor of their mean; see `Loss`."""
+        """The sum of the losses of a batch, and the count by which their mean divides it."""
         check_mean(self.reduction)
         labels = raw(target)
         ignore_index = -100 if self.ignore_index is None else self.ignore_index

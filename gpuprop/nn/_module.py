@@ -12,12 +12,12 @@ import numpy as np
 
 from gpuprop._array.creation import full
 from gpuprop._array.methods import destination
-from gpuprop._core.backend import AS_IT_IS, SEVERAL
+from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import module_call
 from gpuprop._core.placement import on_device_of, place, write
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
-from gpuprop.nn._locate import locate
+from gpuprop.nn._locate import locate, missing_input
 
 
 def new_tensor(shape: tuple[int, ...], device: str | None = None, dtype: Any = None,
@@ -27,14 +27,14 @@ def new_tensor(shape: tuple[int, ...], device: str | None = None, dtype: Any = N
 
 
 class LoadResult(NamedTuple):
-    """The names that `load_state_dict` did not match; both lists are empty if `strict`."""
+    """The names that differ between a model and its state dict; none if `strict`."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
 class Convertible:
-    """Abstract: device and dtype conversions, each defined by `to`."""
+    """Abstract: conversions to devices and dtypes, all of which call `to`."""
 
     def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
         raise NotImplementedError
@@ -64,7 +64,7 @@ class Module(Convertible):
     """Base class of all layers and models.
 
     A subclass creates parameters and submodules in ``__init__`` and defines ``forward``.  An
-    attribute that is a Parameter or a Module is registered under the attribute's name.  A buffer
+    attribute whose value is a Parameter or a Module is registered under its name.  A buffer
     (`register_buffer`) is a Tensor that is saved with the model but not trained.
 
     Unlike in PyTorch, calling ``super().__init__()`` is optional.
@@ -85,28 +85,33 @@ class Module(Convertible):
     """
 
     training = True
-    # Class attributes until an instance registers its first buffer or hook.
-    _buffers: dict[str, bool] = {}  # name -> persistent
-    _hooks: dict[str, list[Callable]] = {}  # "before" and "after" -> hooks
+    # Class attributes until an instance registers its first buffer or hook.  A user's attribute must
+    # not replace them, so their names are unusual, and the helpers below are functions, not methods.
+    _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
+    _forward_hook_lists: dict[str, list[Callable]] = {}  # "before" and "after" -> hooks
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the output; every subclass defines this, and callers use ``module(...)``."""
+        """Compute the output.  Every subclass defines this; callers use ``module(...)``."""
         name = type(self).__name__
         raise NotImplementedError(f"{name} has no forward: define forward(self, ...)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if SEVERAL:
+        if MULTI_DEVICE:
             here = on_device_of((*args, *kwargs.values()))
-            if here is not AS_IT_IS:
+            if here is not NO_SWITCH:
                 with here:
                     return self(*args, **kwargs)
         try:
             if (call := module_call()) is not None:
                 return call(self, args, kwargs, _forward)
-            if self._hooks:
-                return self._forward_with_hooks(args, kwargs)
+            if self._forward_hook_lists:
+                return forward_with_hooks(self, args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
+            clearer = missing_input(error, self, args, kwargs)
+            if clearer is not None:
+                locate(clearer, self, args)
+                raise clearer from error
             locate(error, self, args)
             raise
 
@@ -118,6 +123,8 @@ class Module(Convertible):
             raise TypeError(
                 f"cannot assign a Tensor to {type(self).__name__}.{name}, which is a Parameter: "
                 f"write {name}.data[...] = values, or assign a Parameter")
+        if name in self._buffer_persistence:
+            check_buffer(self, name, value)
         is_public_list = isinstance(value, list | tuple) and name[0] != "_"
         if is_public_list and any(isinstance(v, Module) for v in value):
             warnings.warn(
@@ -126,30 +133,27 @@ class Module(Convertible):
         super().__setattr__(name, value)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """``self.name = parameter``; None declares a parameter that this layer does not use."""
+        """Same as ``self.name = parameter``; None if the layer has no such parameter."""
         setattr(self, name, parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Register a Tensor that moves with the module and is not trained.
+        """Register a Tensor that `to` moves with the module, but no optimizer trains.
 
-        A persistent buffer is part of `state_dict`.
+        If `persistent`, it is part of `state_dict`.
         """
-        self._buffers = {**self._buffers, name: persistent}
+        check_buffer(self, name, tensor)
+        self._buffer_persistence = {**self._buffer_persistence, name: persistent}
         setattr(self, name, tensor)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """``self.name = module``."""
+        """Same as ``self.name = module``."""
         setattr(self, name, module)
 
     register_module = add_module
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
         """The direct submodules with their names, each once."""
-        seen: set[int] = set()
-        for name, value in vars(self).items():
-            if isinstance(value, Module) and id(value) not in seen:
-                seen.add(id(value))
-                yield name, value
+        return _unique(child_modules(self))
 
     def children(self) -> Iterator[Module]:
         """The direct submodules, each once."""
@@ -157,48 +161,32 @@ class Module(Convertible):
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all submodules with their dotted names, each once."""
-        return _unique(self._walk(prefix))
+        return _unique(walk(self, prefix))
 
     def modules(self) -> Iterator[Module]:
         """This module and all submodules, each once."""
         return (module for _, module in self.named_modules())
 
-    def _walk(self, prefix: str) -> Iterator[tuple[str, Module]]:
-        """This module and all submodules under every name they have."""
-        yield prefix, self
-        for name, value in vars(self).items():
-            if isinstance(value, Module):
-                yield from value._walk(f"{prefix}.{name}".lstrip("."))
-
     def named_parameters(self, prefix: str = "",
                          recurse: bool = True) -> Iterator[tuple[str, Parameter]]:
-        """All parameters with dotted names; a shared parameter once, under its first name."""
-        is_parameter = lambda module, name, value: isinstance(value, Parameter)
-        return _unique(self._tensors(prefix, recurse, is_parameter))
+        """All parameters with dotted names; a shared one only once, under its first name."""
+        return _unique(named_tensors(self, is_parameter, prefix, recurse))
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """All parameters, each once; without `recurse` only this module's own."""
+        """All parameters, each once; only those of this module itself if not `recurse`."""
         return (p for _, p in self.named_parameters("", recurse))
 
     def named_buffers(self, prefix: str = "",
                       recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
         """All buffers with dotted names, each once."""
-        is_buffer = lambda module, name, value: name in module._buffers and value is not None
-        return _unique(self._tensors(prefix, recurse, is_buffer))
+        return _unique(named_tensors(self, is_buffer, prefix, recurse))
 
     def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
-        """All buffers, each once; without `recurse` only this module's own."""
+        """All buffers, each once; only those of this module itself if not `recurse`."""
         return (b for _, b in self.named_buffers("", recurse))
 
-    def _tensors(self, prefix: str, recurse: bool,
-                 wanted: Callable) -> Iterator[tuple[str, Any]]:
-        for path, module in self._walk(prefix) if recurse else [(prefix, self)]:
-            for name, value in vars(module).items():
-                if wanted(module, name, value):
-                    yield f"{path}.{name}".lstrip("."), value
-
     def get_submodule(self, target: str) -> Module:
-        """The submodule with a dotted name; "" is this module."""
+        """The submodule with the dotted name `target`; "" is this module."""
         found: Any = self
         for name in filter(None, target.split(".")):
             found = vars(found).get(name)
@@ -209,18 +197,6 @@ class Module(Convertible):
 
     # ---- state
 
-    def _state(self) -> dict[str, Tensor]:
-        """Parameters and persistent buffers, shared ones under each of their names."""
-        found: dict[str, Tensor] = {}
-        for path, module in self._walk(""):
-            attributes = vars(module)
-            own = {name: v for name, v in attributes.items() if isinstance(v, Parameter)}
-            own |= {name: attributes[name] for name, saved in module._buffers.items() if saved}
-            for name, value in own.items():
-                if value is not None:
-                    found[f"{path}.{name}".lstrip(".")] = value
-        return found
-
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of all parameters and persistent buffers as NumPy arrays, with PyTorch's names.
 
@@ -228,17 +204,18 @@ class Module(Convertible):
         >>> {name: a.shape for name, a in nn.Linear(3, 2).state_dict().items()}
         {'weight': (2, 3), 'bias': (2,)}
         """
-        return {name: value.numpy() for name, value in self._state().items()}
+        return {name: value.numpy() for name, value in state_tensors(self).items()}
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadResult:
         """Copy values into the parameters and buffers, in place.
 
-        Values are arrays, Tensors of gpuprop or PyTorch, or anything that NumPy converts.
+        Values are arrays, Tensors of gpuprop or PyTorch, or anything that NumPy can convert.
 
-        Raises ValueError, before anything is written, that lists every missing, unexpected and
-        wrongly shaped entry.  With ``strict=False`` missing and unexpected names are returned.
+        If entries are missing, unexpected or of a wrong shape, a ValueError lists all of them, and
+        nothing is written.  With ``strict=False``, missing and unexpected names are returned
+        instead.
         """
-        own = self._state()
+        own = state_tensors(self)
         given = {name: _on_host(value) for name, value in state_dict.items()}
         missing = [name for name in own if name not in given]
         unexpected = [name for name in given if name not in own]
@@ -263,13 +240,14 @@ class Module(Convertible):
         """Move to a device or backend, cast to a floating dtype, or both; in place.
 
         Positional arguments, in any order: a device ("cpu", "cuda:1", "numpy"), a dtype, or a
-        Tensor whose device and dtype are used.  Integer buffers keep their dtype.  An optimizer
-        that was created earlier follows at its next step.  Returns the module.
+        Tensor whose device and dtype are used.  Integer buffers keep their dtype.  An existing
+        optimizer adapts at its next step.  Returns the module.
         """
         device, dtype = destination(args, device, dtype)
         if dtype is not None and not is_float(dtype):
             raise TypeError(f"Module.to: expected a floating dtype, got {dtype}")
-        for tensor in (*self.parameters(), *self.buffers()):
+        tensors = (*named_tensors(self, is_parameter), *named_tensors(self, is_buffer))
+        for _, tensor in _unique(tensors):
             new_dtype = dtype if is_float(tensor.dtype) else None
             tensor.data = place(tensor.data, device, new_dtype)
             if tensor.grad is not None:
@@ -281,16 +259,16 @@ class Module(Convertible):
     # ---- training
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, or eval mode with False, here and in all submodules.
+        """Set training mode, or eval mode if not `mode`, for this module and all submodules.
 
-        The mode matters to dropout, batch normalization and similar layers.
+        The mode affects dropout, batch normalization and similar layers.
         """
-        for module in self.modules():
+        for _, module in _unique(walk(self)):
             module.training = mode
         return self
 
     def eval(self) -> Self:
-        """Set eval mode, here and in all submodules."""
+        """Set eval mode for this module and all submodules."""
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -305,8 +283,8 @@ class Module(Convertible):
             p.grad = None
 
     def apply(self, fn: Callable[[Module], Any]) -> Self:
-        """Call `fn` on every submodule, children first, then on this module."""
-        for child in self.children():
+        """Call `fn` on every submodule, children before parents, and on this module last."""
+        for _, child in _unique(child_modules(self)):
             child.apply(fn)
         fn(self)
         return self
@@ -319,32 +297,14 @@ class Module(Convertible):
         A result other than None replaces the positional arguments.  Returns a function that
         removes the hook.
         """
-        return self._register("before", hook)
+        return register_hook(self, "before", hook)
 
     def register_forward_hook(self, hook: Callable) -> Callable[[], None]:
         """Call ``hook(module, args, output)`` after forward.
 
         A result other than None replaces the output.  Returns a function that removes the hook.
         """
-        return self._register("after", hook)
-
-    def _register(self, when: str, hook: Callable) -> Callable[[], None]:
-        if not self._hooks:
-            self._hooks = ForwardHooks(before=[], after=[])
-        hooks = self._hooks[when]
-        hooks.append(hook)
-        return lambda: hooks.remove(hook) if hook in hooks else None
-
-    def _forward_with_hooks(self, args: tuple, kwargs: dict) -> Any:
-        for hook in tuple(self._hooks["before"]):
-            changed = hook(self, args)
-            if changed is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        output = self.forward(*args, **kwargs)
-        for hook in tuple(self._hooks["after"]):
-            changed = hook(self, args, output)
-            output = output if changed is None else changed
-        return output
+        return register_hook(self, "after", hook)
 
     # ---- text
 
@@ -353,17 +313,114 @@ class Module(Convertible):
         return ""
 
     def __repr__(self) -> str:
-        name, own = type(self).__name__, self.extra_repr()
-        children = [f"({child}): {module!r}"
-                    for child, module in vars(self).items() if isinstance(module, Module)]
+        name = type(self).__name__
+        own = self.extra_repr()
+        children = [f"({child}): {module!r}" for child, module in child_modules(self)]
         if not children:
             return f"{name}({own})"
         lines = "\n".join(([own] if own else []) + children).replace("\n", "\n  ")
         return f"{name}(\n  {lines}\n)"
 
 
+# ---- the implementation of Module ----------------------------------------------------------------
+
+
+def child_modules(module: Module) -> Iterator[tuple[str, Module]]:
+    """The direct submodules with their names; a shared one once for each of its names."""
+    return ((name, value) for name, value in vars(module).items() if isinstance(value, Module))
+
+
+def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
+    """The module and all submodules; a shared one once for each of its names."""
+    yield prefix, module
+    for name, child in child_modules(module):
+        yield from walk(child, f"{prefix}.{name}".lstrip("."))
+
+
+def is_parameter(module: Module, name: str, value: Any) -> bool:
+    """True if an attribute of a module is a parameter."""
+    return isinstance(value, Parameter)
+
+
+def is_buffer(module: Module, name: str, value: Any) -> bool:
+    """True if an attribute of a module is a buffer; one that became a Parameter is none."""
+    return (name in module._buffer_persistence
+            and isinstance(value, Tensor) and not isinstance(value, Parameter))
+
+
+def named_tensors(module: Module, predicate: Callable, prefix: str = "",
+                  recurse: bool = True) -> Iterator[tuple[str, Any]]:
+    """The attributes with ``predicate(module, name, value)``, with dotted names."""
+    for path, owner in walk(module, prefix) if recurse else [(prefix, module)]:
+        for name, value in vars(owner).items():
+            if predicate(owner, name, value):
+                yield f"{path}.{name}".lstrip("."), value
+
+
+def state_tensors(module: Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers, shared ones under each of their names."""
+    found: dict[str, Tensor] = {}
+    for path, owner in walk(module):
+        attributes = vars(owner)
+        own = {name: v for name, v in attributes.items() if isinstance(v, Parameter)}
+        for name, persistent in owner._buffer_persistence.items():
+            value = attributes.get(name)
+            if persistent and is_buffer(owner, name, value):
+                own[name] = value
+        for name, value in own.items():
+            found[f"{path}.{name}".lstrip(".")] = value
+    return found
+
+
+def check_buffer(module: Module, name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a Tensor or None, as a buffer must be."""
+    if value is not None and not isinstance(value, Tensor):
+        raise TypeError(
+            f"cannot assign a {type(value).__name__} to {type(module).__name__}.{name}, which is a "
+            f"buffer: assign a Tensor, for example gpuprop.tensor(...), or None")
+
+
+def register_hook(module: Module, when: str, hook: Callable) -> Callable[[], None]:
+    """Add a hook to the list `when`; returns a function that removes it."""
+    if not module._forward_hook_lists:
+        module._forward_hook_lists = ForwardHooks(before=[], after=[])
+    hooks = module._forward_hook_lists[when]
+    hooks.append(hook)
+    return lambda: hooks.remove(hook) if hook in hooks else None
+
+
+def forward_with_hooks(module: Module, args: tuple, kwargs: dict) -> Any:
+    """Call the hooks of a module and its forward."""
+    for hook in tuple(module._forward_hook_lists["before"]):
+        changed = hook(module, args)
+        if changed is not None:
+            args = changed if isinstance(changed, tuple) else (changed,)
+    output = module.forward(*args, **kwargs)
+    for hook in tuple(module._forward_hook_lists["after"]):
+        changed = hook(module, args, output)
+        output = output if changed is None else changed
+    return output
+
+
+def call_method(module: Module, method: Callable, args: tuple) -> Any:
+    """Call ``method(*args)`` in place of a module's forward.
+
+    As in a call of the module, instruments observe it, it runs on the device of its arguments, and
+    an error has a note with the layer.
+    """
+    try:
+        with on_device_of(args):
+            call = module_call()
+            if call is None:
+                return method(*args)
+            return call(module, args, {}, lambda module, args, kwargs: method(*args, **kwargs))
+    except Exception as error:
+        locate(error, module, args)
+        raise
+
+
 class ForwardHooks(dict[str, list[Callable]]):
-    """The hooks of a module; copies keep them, and pickling raises for local functions."""
+    """The hooks of a module.  Deep copies keep them; pickling raises if one is a local function."""
 
     def __deepcopy__(self, memo: dict) -> ForwardHooks:
         return ForwardHooks(copy.deepcopy(dict(self), memo))
@@ -373,21 +430,21 @@ class ForwardHooks(dict[str, list[Callable]]):
             name = getattr(hook, "__qualname__", "")
             if "<" in name:  # <lambda> or <locals>
                 raise TypeError(
-                    f"a module with the hook {name} cannot be pickled: remove the hook first, by "
-                    f"calling the function that registering it returned, or define the hook at "
-                    f"the top level of a Python module")
+                    f"a module with the hook {name} cannot be pickled: call the function that "
+                    f"registering the hook returned, to remove it, or define the hook at the top "
+                    f"level of a Python module")
         return ForwardHooks, (dict(self),)
 
 
 def _forward(module: Module, args: tuple, kwargs: dict) -> Any:
-    """The call that `instruments.around_modules` wraps."""
-    if module._hooks:
-        return module._forward_with_hooks(args, kwargs)
+    """Call a module as `__call__` does without `instruments.around_modules`, which wraps this."""
+    if module._forward_hook_lists:
+        return forward_with_hooks(module, args, kwargs)
     return module.forward(*args, **kwargs)
 
 
 def _unique(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The first pair of each value."""
+    """The (name, value) pairs whose value did not occur before."""
     seen: set[int] = set()
     for name, value in pairs:
         if id(value) not in seen:
@@ -396,7 +453,7 @@ def _unique(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def _on_host(value: Any) -> np.ndarray:
-    """A NumPy array of an array, a Tensor of gpuprop or PyTorch, or a number."""
+    """An array, a Tensor of gpuprop or PyTorch, or a number as a NumPy array."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     return asnumpy(value) if hasattr(value, "shape") else np.asarray(value)

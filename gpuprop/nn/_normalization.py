@@ -16,7 +16,7 @@ from gpuprop.nn.init import ones_, zeros_
 
 
 class AffineLayer(Module):
-    """Abstract: a layer with a `weight` that starts as 1 and a `bias` that starts as 0, or None."""
+    """Abstract: a layer with a `weight`, initially 1, and a `bias`, initially 0, or None."""
 
     _repr_names: ClassVar[tuple[str, ...]]  # options shown in repr
     weight: Parameter | None
@@ -43,7 +43,7 @@ class LayerNorm(AffineLayer):
     """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, over the last axes of each sample.
 
     Input and output (..., *normalized_shape); `weight` and `bias` have shape `normalized_shape`.
-    The variance is the biased one.  J. L. Ba et al., 2016.
+    The variance is biased: it divides by the number of elements.  J. L. Ba et al., 2016.
 
     >>> from gpuprop import nn
     >>> y = nn.LayerNorm(3)(gpuprop.tensor([[1.0, 2.0, 3.0]]))
@@ -94,8 +94,8 @@ def _as_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 class GroupNorm(AffineLayer):
     """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, over groups of channels.
 
-    Input and output (N, C, ...) with C = `num_channels`.  Mean and biased variance are those of
-    each of `num_groups` equal groups of channels of each sample; `weight` and `bias` are (C,).
+    Input and output (N, C, ...) with C = `num_channels`; `weight` and `bias` are (C,).  Mean and
+    biased variance are those of one of `num_groups` equal groups of channels of one sample.
     Y. Wu and K. He, ECCV 2018.
     """
 
@@ -128,10 +128,10 @@ class LocalResponseNorm(Function):
 
 
 class ChannelNorm(AffineLayer):
-    """Abstract: normalizes channels, and may keep running statistics as buffers."""
+    """Abstract: normalizes channels; optionally has running statistics, which are buffers."""
 
     _repr_names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
-    _ndims: ClassVar[tuple[int, ...]]  # the numbers of axes that an input may have
+    _ndims: ClassVar[tuple[int, ...]]  # the allowed values of input.ndim
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -171,7 +171,7 @@ class ChannelNorm(AffineLayer):
         if input.ndim not in self._ndims:
             expected = " or ".join(map(str, self._ndims))
             raise ValueError(f"{type(self).__name__}: input must have {expected} axes, "
-                             f"got {input.ndim}: shape {input.shape}")
+                             f"got shape {input.shape}")
 
 
 class BatchNorm(ChannelNorm):
@@ -192,13 +192,13 @@ class BatchNorm(ChannelNorm):
         elif self.training and self.num_batches_tracked is not None:
             cumulative = count_batch(self.num_batches_tracked)  # 1 / batches
             momentum = cumulative if momentum is None else momentum
-        use_batch = self.training or mean is None
-        return F.batch_norm(input, mean, variance, self.weight, self.bias, use_batch,
+        use_batch_stats = self.training or mean is None
+        return F.batch_norm(input, mean, variance, self.weight, self.bias, use_batch_stats,
                             0.0 if momentum is None else momentum, self.eps)
 
 
 class BatchNorm1d(BatchNorm):
-    """`BatchNorm2d` for inputs (N, C) or (N, C, L): normalizes each channel over the batch.
+    """`BatchNorm2d` for inputs (N, C) or (N, C, L).
 
     >>> from gpuprop import nn
     >>> norm = nn.BatchNorm1d(3)
@@ -216,14 +216,14 @@ class BatchNorm2d(BatchNorm):
 
     Input and output (N, C, H, W) with C = `num_features`; `weight` and `bias` are (C,).
 
-    In training, mean and biased variance are those of the batch, and the buffers `running_mean`
-    and `running_var` (unbiased) are updated:
+    In training, mean and biased variance are those of the batch, over all axes but C.  The buffers
+    `running_mean` and `running_var` are then updated with the batch's mean and unbiased variance:
 
     ``running = (1 - momentum) * running + momentum * batch``
 
-    With ``momentum=None`` they are the averages of all batches.  In eval mode the running
-    statistics are used.  With ``track_running_stats=False`` there are none, and the statistics
-    of the batch are always used.
+    With ``momentum=None``, they are averages over all batches so far.  In eval mode, mean and
+    variance are the running statistics.  With ``track_running_stats=False``, there are none, and
+    mean and variance are always those of the batch.
 
     S. Ioffe and C. Szegedy, ICML 2015.
     """
@@ -232,7 +232,7 @@ class BatchNorm2d(BatchNorm):
 
 
 class BatchNorm3d(BatchNorm):
-    """`BatchNorm2d` for inputs (N, C, D, H, W): normalizes each channel over the batch."""
+    """`BatchNorm2d` for inputs (N, C, D, H, W)."""
 
     _ndims = (5,)
 
@@ -256,9 +256,9 @@ class InstanceNorm(ChannelNorm):
                 raise ValueError(message)
             warnings.warn(f"{message}; num_features is not used, because affine=False",
                           stacklevel=2)
-        use_input = self.training or not self.track_running_stats
+        use_input_stats = self.training or not self.track_running_stats
         y = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
-                            use_input, self.momentum or 0.0, self.eps)
+                            use_input_stats, self.momentum or 0.0, self.eps)
         return y[0] if is_single else y
 
 
@@ -271,11 +271,12 @@ class InstanceNorm1d(InstanceNorm):
 class InstanceNorm2d(InstanceNorm):
     """``y = (x - mean) / sqrt(variance + eps) * weight + bias``, for each channel of each sample.
 
-    Input and output (N, C, H, W) or (C, H, W) with C = `num_features`; with `affine` there are
-    `weight` and `bias` (C,).  The variance is the biased one.
+    Input and output (N, C, H, W) or (C, H, W) with C = `num_features`.  Mean and biased variance
+    are those of one channel of one sample.  The layer has `weight` and `bias` (C,) only if
+    `affine`.
 
-    Mean and variance are those of the sample's channel.  With `track_running_stats`, training
-    updates running statistics as `BatchNorm2d` does, and eval mode uses them.
+    With `track_running_stats`, training updates running statistics as in `BatchNorm2d`, and eval
+    mode uses them.
 
     D. Ulyanov et al., 2016.
     """

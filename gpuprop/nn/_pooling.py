@@ -15,7 +15,8 @@ from gpuprop.nn._module import Module
 class MaxPool(Module):
     """Abstract: MaxPool1d, MaxPool2d and MaxPool3d.
 
-    Not a `Function`, because in PyTorch the layers and the functions order the options differently.
+    This is not a `Function`, because PyTorch's layers and functions take the options in different
+    orders.
     """
 
     _dims: ClassVar[int]  # spatial dimensions
@@ -47,13 +48,15 @@ class MaxPool1d(MaxPool):
 
 
 class MaxPool2d(MaxPool):
-    """The maximum of each window: (N, C, H, W) -> (N, C, H_out, W_out), or both without N.
+    """The maximum of each window.
+
+    Input (N, C, H, W) or (C, H, W); output (N, C, H_out, W_out) or (C, H_out, W_out) with
 
     ``H_out = floor((H + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1``
 
-    With `ceil_mode` rounded up.  The default `stride` is `kernel_size`.  Padding counts as minus
-    infinity.  With `return_indices` the result is a pair (maxima, indices), for `MaxUnpool2d`.
-    See `gpuprop.functional.max_pool2d`.
+    `ceil_mode` replaces floor by ceil.  The default `stride` is `kernel_size`.  The padding is
+    minus infinity.  With `return_indices`, the result is a pair (maxima, indices), as
+    `MaxUnpool2d` requires.  See `gpuprop.functional.max_pool2d`.
 
     >>> from gpuprop import nn
     >>> nn.MaxPool2d(2)(gpuprop.ones(1, 3, 8, 8)).shape

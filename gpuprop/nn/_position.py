@@ -20,7 +20,8 @@ from gpuprop.nn._module import Module
 class PositionTables(Module):
     """Abstract: tables with one row for each position.
 
-    The tables are float64 buffers that are not saved; rows are cast to the input's dtype.
+    The tables are float64 buffers that are not part of `state_dict`.  Rows are cast to the input's
+    dtype.
     """
 
     def _register_tables(self, dim: int, max_seq_len: int, base: float, device: str | None,
@@ -35,7 +36,7 @@ class PositionTables(Module):
             self.register_buffer(name, Tensor(array), persistent=False)
 
     def _rows(self, table: Tensor, length: int, input_pos: Any, dtype: Any) -> Tensor:
-        """The rows for an input of this length: (L, ...), or (N, L, ...) if `input_pos` is 2-d."""
+        """The rows for an input of this length: (L, ...), or (N, L, ...) if `input_pos` is 2-D."""
         name = type(self).__name__
         if input_pos is None or isinstance(input_pos, int | np.integer):
             start = int(input_pos or 0)
@@ -46,8 +47,8 @@ class PositionTables(Module):
         if input_pos.ndim == 0:
             input_pos = input_pos + namespace(raw(input_pos)).arange(length)
         if input_pos.shape[-1] != length:
-            raise ValueError(f"{name}: input_pos {input_pos.shape} must have one position for "
-                             f"each of the input's {length}")
+            raise ValueError(f"{name}: input_pos {input_pos.shape} must have one position for each "
+                             f"element of the sequence, whose length is {length}")
         return take(table, input_pos, 0).astype(dtype)
 
     def extra_repr(self) -> str:
@@ -55,15 +56,15 @@ class PositionTables(Module):
 
 
 class SinusoidalPositionalEncoding(PositionTables):
-    """Add the sines and cosines of the positions to the input.
+    """Add sines and cosines of the positions to the input.
 
     ``y[p, 2 * i]     = x[p, 2 * i]     + sin(p / base**(2 * i / dim))``
     ``y[p, 2 * i + 1] = x[p, 2 * i + 1] + cos(p / base**(2 * i / dim))``
 
     Input and output (L, N, dim), or (N, L, dim) with `batch_first`, or (L, dim).
 
-    ``layer(x, input_pos=...)`` is the position of the first element, an int or a 0-d integer
-    tensor, or the position of each element, (L,) or (N, L); the default is 0.
+    ``layer(x, input_pos=p)`` sets the position of the first element, an int or a 0-d integer
+    Tensor, or the position of every element, (L,) or (N, L).  The default is 0.
 
     A. Vaswani et al., NeurIPS 2017, section 3.5.  PyTorch has no such layer.
 
@@ -101,15 +102,15 @@ class RotaryPositionalEmbeddings(PositionTables):
     ``y_a = x_a * cos(t) - x_b * sin(t)``
     ``y_b = x_b * cos(t) + x_a * sin(t)``
 
-    for the pair i at position p, with t = p / base**(2 * i / dim).  The scores of rotated queries
-    and keys depend on the distance of their positions only.
+    for the pair i, (x_a, x_b), at position p, with t = p / base**(2 * i / dim).  The scores of
+    rotated queries and keys depend on positions only through their distance.
 
-    Input and output (N, L, heads, dim).  Pairs are neighbours, as in the paper and in torchtune;
-    without `interleaved` they are the elements i and i + dim / 2, as in GPT-NeoX and Hugging
-    Face's models.
+    Input and output (N, L, heads, dim).  By default, pair i has the features 2 * i and 2 * i + 1,
+    as in the paper and in torchtune; if not `interleaved`, it has the features i and i + dim / 2,
+    as in GPT-NeoX and Hugging Face's models.
 
-    ``layer(x, input_pos=...)`` is the position of the first element, an int or a 0-d integer
-    tensor, or the position of each element, (L,) or (N, L); the default is 0.
+    ``layer(x, input_pos=p)`` sets the position of the first element, an int or a 0-d integer
+    Tensor, or the position of every element, (L,) or (N, L).  The default is 0.
 
     J. Su et al., 2021.
     """

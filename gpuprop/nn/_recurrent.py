@@ -22,7 +22,7 @@ PARAMETER_NAMES = "weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"
 
 
 class Recurrent(Module):
-    """Abstract: the parameters of cells, uniform in [-k, k] with k = 1 / sqrt(hidden_size)."""
+    """Abstract: the parameters and the time steps of RNN, LSTM and GRU."""
 
     mode: str  # a key of CELLS
     input_size: int
@@ -30,9 +30,9 @@ class Recurrent(Module):
 
     def _create_parameters(self, suffix: str, input_size: int, output_size: int, bias: bool,
                            device: str | None, dtype: Any) -> None:
-        """The parameters of one layer in one direction, not yet drawn.
+        """Create the parameters of one layer in one direction, filled with zeros.
 
-        `output_size` is `hidden_size`, or the smaller size that h is projected to.
+        `output_size` is `hidden_size`, or the smaller size to which h is projected.
         """
         rows = CELLS[self.mode].gates * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {
@@ -46,14 +46,14 @@ class Recurrent(Module):
             self.register_parameter(name + suffix, parameter)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new initial values."""
+        """Initialize the parameters again, with new random numbers."""
         bound = 1 / math.sqrt(self.hidden_size)
         for p in self.parameters():
             uniform_(p, -bound, bound, rng)
 
     def _scan(self, suffix: str, rows: Any, states: list, sizes: tuple[int, ...],
               reverse: bool = False) -> tuple:
-        """One layer in one direction: returns the output rows and the final states."""
+        """Run one layer in one direction; returns the output rows and the final states."""
         h = states[0]
         c = states[1] if len(states) > 1 else None
         w_ih, w_hh, b_ih, b_hh, w_hr = (
@@ -68,7 +68,7 @@ class Recurrent(Module):
         name = type(self).__name__
         states = list(hx) if isinstance(hx, tuple | list) else [hx]
         if len(states) != len(shapes):
-            expected = "one state" if len(shapes) == 1 else "a pair (h, c)"
+            expected = "one state h" if len(shapes) == 1 else "two states (h, c)"
             raise ValueError(f"{name}: hx must be {expected}, got {len(states)}")
         for i, (state, shape) in enumerate(zip(states, shapes, strict=True)):
             if state.shape != shape:
@@ -78,7 +78,7 @@ class Recurrent(Module):
         return states
 
     def _repr_options(self, defaults: dict[str, Any]) -> str:
-        """The sizes, and the options that differ from the defaults."""
+        """The sizes, and the options that differ from their defaults, as text."""
         options = [f"{name}={getattr(self, name)}" for name, default in defaults.items()
                    if getattr(self, name, default) != default]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
@@ -92,7 +92,7 @@ def check_types(layer: str, expected: type, **arguments: Any) -> None:
 
 
 def unwrap_single(states: list) -> Any:
-    """The states as users see them: h alone, or a tuple (h, c)."""
+    """h alone, or the tuple (h, c), from a list of states."""
     return states[0] if len(states) == 1 else tuple(states)
 
 
@@ -105,16 +105,19 @@ class RNNBase(Recurrent):
     Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size) for a
     single sequence, or a `PackedSequence`.  The initial state `hx` is optional and 0 by default.
 
-    Returns (output, state).  The output has the input's layout with directions * hidden_size
-    features, h of the last layer at each step; the state is the last h of every layer and
-    direction, (num_layers * directions, N, hidden_size), for an LSTM the pair (h, c).
+    Returns (output, state).  The output is h of the last layer at each step: it has the input's
+    layout, with directions * hidden_size features.  The state is the final h of each layer and
+    direction, (num_layers * directions, N, hidden_size), or for an LSTM the pair (h, c).  For a
+    single sequence, states have no axis N.
 
-    With `bidirectional` there are two directions, whose outputs are concatenated.  `dropout` is
-    the probability for the output of each layer but the last.
+    With `bidirectional`, there are two directions, and their outputs are concatenated.  In
+    training, dropout with probability `dropout` acts on the output of each layer except the last.
 
-    Layer l has weight_ih_l{l} (gates * hidden_size, its inputs), weight_hh_l{l} (gates *
-    hidden_size, hidden_size), bias_ih_l{l} and bias_hh_l{l}, with the suffix _reverse for the
-    second direction.  All start uniform in [-k, k] with k = 1 / sqrt(hidden_size).
+    Layer l has the parameters weight_ih_l{l} (gates * hidden_size, features of the layer's input),
+    weight_hh_l{l} (gates * hidden_size, hidden_size), bias_ih_l{l} and bias_hh_l{l}, both (gates *
+    hidden_size,).  With `proj_size`, h has proj_size features instead of hidden_size, and the layer
+    has weight_hr_l{l} (proj_size, hidden_size).  The second direction has the suffix _reverse.  All
+    parameters are initialized uniformly in [-k, k], with k = 1 / sqrt(hidden_size).
     """
 
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1,
@@ -137,10 +140,10 @@ class RNNBase(Recurrent):
             raise ValueError(f"{name}: proj_size must be 0 (no projection) or less than "
                              f"hidden_size={hidden_size}, got {proj_size}")
         if proj_size and mode != "LSTM":
-            raise ValueError(f"{name}: proj_size is for LSTM only")
+            raise ValueError(f"{name}: only an LSTM supports proj_size, got proj_size={proj_size}")
         if dropout > 0 and num_layers == 1:
             warnings.warn(f"{name}: dropout={dropout} has no effect with num_layers=1, because it "
-                          f"acts on the output of each layer but the last", stacklevel=2)
+                          f"acts on the output of each layer except the last", stacklevel=2)
         self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -158,19 +161,22 @@ class RNNBase(Recurrent):
         self.reset_parameters(rng)
 
     def _layer_suffixes(self) -> list[tuple[int, str]]:
-        """(layer, suffix of its parameters' names) for each layer and direction."""
+        """(layer, suffix of the parameters' names) for each layer and direction."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         return [(layer, f"_l{layer}{direction}") for layer in range(self.num_layers)
                 for direction in directions]
 
     @property
     def all_weights(self) -> list[list[Parameter]]:
-        """The parameters, a list for each layer and direction."""
-        return [[getattr(self, name + suffix) for name in PARAMETER_NAMES
-                 if hasattr(self, name + suffix)] for _, suffix in self._layer_suffixes()]
+        """A list of parameters for each layer and direction."""
+        found = []
+        for _, suffix in self._layer_suffixes():
+            names = [name + suffix for name in PARAMETER_NAMES]
+            found.append([getattr(self, name) for name in names if hasattr(self, name)])
+        return found
 
     def flatten_parameters(self) -> None:
-        """Do nothing: the optimizer decides where parameters are stored."""
+        """Do nothing.  In PyTorch, this copies the parameters into one block of memory."""
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if isinstance(input, PackedSequence):
@@ -195,10 +201,10 @@ class RNNBase(Recurrent):
         return packed, unwrap_single(reorder(states, inverse))
 
     def _forward_padded(self, input: Any, hx: Any) -> tuple:
-        """Sequences of one length, or a single sequence."""
+        """Run on sequences of equal length, or on a single sequence."""
         if input.ndim not in (2, 3):
             raise ValueError(f"{type(self).__name__}: input must have 3 axes, or 2 for a single "
-                             f"sequence, got {input.ndim}: shape {input.shape}")
+                             f"sequence, got shape {input.shape}")
         is_single = input.ndim == 2
         x = input
         if is_single:
@@ -208,7 +214,8 @@ class RNNBase(Recurrent):
         steps, batch = x.shape[:2]
         if not steps:
             raise ValueError(f"{type(self).__name__}: input {input.shape} has no time steps")
-        initial = self._layer_states(hx, input, *() if is_single else (batch,))
+        batch_axes = () if is_single else (batch,)
+        initial = self._layer_states(hx, input, *batch_axes)
         if is_single:
             initial = [state[:, None] for state in initial]
         output, states = self._run_layers(x, initial, (batch,) * steps)
@@ -219,7 +226,7 @@ class RNNBase(Recurrent):
         return output, unwrap_single(states)
 
     def _layer_states(self, hx: Any, input: Any, *batch: int) -> list:
-        """The initial states of all layers; checks the number of features."""
+        """The initial states of all layers; also checks the number of input features."""
         if input.shape[-1] != self.input_size:
             raise ValueError(f"{type(self).__name__}: input {input.shape} has {input.shape[-1]} "
                              f"features, expected input_size={self.input_size}")
@@ -230,7 +237,7 @@ class RNNBase(Recurrent):
         return self._initial_states(hx, input, *shapes)
 
     def _run_layers(self, rows: Any, initial: list, sizes: tuple[int, ...]) -> tuple[Any, list]:
-        """All layers: returns the output rows and the final states."""
+        """Run all layers; returns the output rows and the final states."""
         final = []
         directions = []  # outputs of the current layer
         for i, (layer, suffix) in enumerate(self._layer_suffixes()):
@@ -238,7 +245,7 @@ class RNNBase(Recurrent):
             output, *states = self._scan(suffix, rows, [h[i] for h in initial], sizes, reverse)
             final.append(states)
             directions.append(output)
-            if reverse == self.bidirectional:  # the layer's last direction
+            if reverse == self.bidirectional:  # this is the layer's last direction
                 rows = concatenate(directions, -1) if self.bidirectional else output
                 directions = []
                 if layer < self.num_layers - 1:
@@ -254,11 +261,11 @@ class RNNBase(Recurrent):
 class RNN(RNNBase):
     """Elman network: ``h[t] = tanh(W_ih x[t] + b_ih + W_hh h[t - 1] + b_hh)``
 
-    `nonlinearity` is "tanh" or "relu".
+    With ``nonlinearity="relu"``, relu replaces tanh.
 
     Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
-    `PackedSequence`.  Returns (output, h): h of the last layer at each step, (T, N, directions *
-    hidden_size) in the input's layout, and the last h of each layer and direction,
+    `PackedSequence`.  Returns (output, h).  `output` is h of the last layer at each step, (T, N,
+    directions * hidden_size) in the input's layout; `h` is the final h of each layer and direction,
     (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and options.
 
     >>> from gpuprop import nn
@@ -279,18 +286,18 @@ class RNN(RNNBase):
 class LSTM(RNNBase):
     """Long short-term memory.
 
-    ``i, f, g, o = W_ih x[t] + b_ih + W_hh h[t - 1] + b_hh``
+    ``i, f, g, o = split(W_ih x[t] + b_ih + W_hh h[t - 1] + b_hh, 4)``
     ``c[t] = sigmoid(f) * c[t - 1] + sigmoid(i) * tanh(g)``
     ``h[t] = sigmoid(o) * tanh(c[t])``
 
-    With `proj_size` P, h is projected: ``h[t] = W_hr (sigmoid(o) * tanh(c[t]))``, W_hr (P,
-    hidden_size), and h has P features.
+    With `proj_size`, h is projected to proj_size features by W_hr (proj_size, hidden_size):
+    ``h[t] = W_hr (sigmoid(o) * tanh(c[t]))``.
 
     Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
-    `PackedSequence`.  Returns (output, (h, c)): h of the last layer at each step, (T, N,
-    directions * hidden_size) in the input's layout, and the last states of each layer and
-    direction, (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and
-    options.
+    `PackedSequence`.  Returns (output, (h, c)).  `output` is h of the last layer at each step,
+    (T, N, directions * hidden_size) in the input's layout; `h` and `c` are the final states of each
+    layer and direction, (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters
+    and options.
 
     S. Hochreiter and J. Schmidhuber, 1997; projection: H. Sak et al., 2014.
 
@@ -317,11 +324,11 @@ class GRU(RNNBase):
     ``n = tanh(W_in x[t] + b_in + r * (W_hn h[t - 1] + b_hn))``
     ``h[t] = (1 - z) * n + z * h[t - 1]``
 
-    `weight_ih` holds W_ir, W_iz and W_in, `weight_hh` holds W_hr, W_hz and W_hn.
+    `weight_ih` stacks W_ir, W_iz and W_in; `weight_hh` stacks W_hr, W_hz and W_hn.
 
     Input (T, N, input_size), or (N, T, input_size) with `batch_first`, or (T, input_size), or a
-    `PackedSequence`.  Returns (output, h): h of the last layer at each step, (T, N, directions *
-    hidden_size) in the input's layout, and the last h of each layer and direction,
+    `PackedSequence`.  Returns (output, h).  `output` is h of the last layer at each step, (T, N,
+    directions * hidden_size) in the input's layout; `h` is the final h of each layer and direction,
     (num_layers * directions, N, hidden_size).  `RNNBase` describes parameters and options.
 
     K. Cho et al., EMNLP 2014.
@@ -386,8 +393,8 @@ class RNNCellBase(Recurrent):
 class RNNCell(RNNCellBase):
     """One step of `RNN`: ``h = tanh(weight_ih @ x + bias_ih + weight_hh @ h + bias_hh)``
 
-    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  Without N for
-    a single sample.  `nonlinearity` is "tanh" or "relu".
+    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  A single sample
+    has no axis N.  `nonlinearity` is "tanh" or "relu".
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True,
@@ -402,7 +409,7 @@ class LSTMCell(RNNCellBase):
     """One step of `LSTM`.
 
     Input (N, input_size) and (h, c), each (N, hidden_size), 0 by default; returns the next
-    (h, c).  Without N for a single sample.
+    (h, c).  A single sample has no axis N.
 
     >>> from gpuprop import nn
     >>> h, c = nn.LSTMCell(4, 8)(gpuprop.ones(3, 4))
@@ -419,8 +426,8 @@ class LSTMCell(RNNCellBase):
 class GRUCell(RNNCellBase):
     """One step of `GRU`.
 
-    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  Without N for
-    a single sample.
+    Input (N, input_size) and h (N, hidden_size), 0 by default; returns the next h.  A single sample
+    has no axis N.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True,

@@ -1,4 +1,4 @@
-"""Resampling layers."""
+"""Layers that resize images, or rearrange pixels and channels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class ChannelShuffle(Function):
 
 
 class Upsample(Module):
-    """Resize the spatial dimensions of (N, C, *space), to `size` or by `scale_factor`.
+    """Resize the spatial dimensions of (N, C, *space) to `size`, or by the factor `scale_factor`.
 
-    Give one of the two: a number, or a number for each spatial dimension.  `mode` is "nearest",
-    "nearest-exact", "linear" (1-d), "bilinear" and "bicubic" (2-d), "trilinear" (3-d) or "area".
-    See `gpuprop.functional.interpolate`, also for the other options.
+    Pass one of the two, as one number or as a sequence with one per spatial dimension.  `mode` is
+    "nearest", "nearest-exact", "area", "linear" (1 spatial dimension), "bilinear" or "bicubic" (2),
+    or "trilinear" (3).  For the other options see `gpuprop.functional.interpolate`.
 
     >>> from gpuprop import nn
     >>> nn.Upsample(scale_factor=2, mode="nearest")(gpuprop.ones(1, 3, 4, 4)).shape

@@ -1,4 +1,4 @@
-"""Transformer layers, stacks of them, and the encoder-decoder model."""
+"""Transformer layers, stacks of layers, and the encoder-decoder model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable] = {"relu": F.relu, "gelu": F.gelu}
 
 
 class TransformerLayer(Module):
-    """Abstract: one or two attentions and a feed-forward network, each a residual block."""
+    """Abstract: residual blocks with one or two attention layers and a feed-forward network."""
 
     _attention_names: ClassVar[tuple[str, ...]]
 
@@ -37,7 +37,7 @@ class TransformerLayer(Module):
         if isinstance(activation, str) and activation not in ACTIVATIONS:
             raise ValueError(f"{type(self).__name__}: activation must be 'relu', 'gelu' or a "
                              f"function, got {activation!r}")
-        blocks = range(1, len(self._attention_names) + 2)
+        n_blocks = len(self._attention_names) + 1  # the last one is the feed-forward network
         for name in self._attention_names:
             attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first,
                                            device=device, dtype=dtype, rng=rng)
@@ -46,15 +46,15 @@ class TransformerLayer(Module):
         self.dropout = Dropout(dropout, rng=rng)
         self.linear2 = Linear(dim_feedforward, d_model, bias, device, dtype, rng)
         self.norm_first = norm_first
-        for i in blocks:
+        for i in range(1, n_blocks + 1):
             norm = LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
             setattr(self, f"norm{i}", norm)
-        for i in blocks:
+        for i in range(1, n_blocks + 1):
             setattr(self, f"dropout{i}", Dropout(dropout, rng=rng))
         self.activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
 
     def _residual_block(self, i: int, x: Any, sublayer: Callable[[Any], Any]) -> Any:
-        """``norm(x + dropout(sublayer(x)))``, or with `norm_first` the norm before `sublayer`."""
+        """``norm(x + dropout(sublayer(x)))``, or ``x + dropout(sublayer(norm(x)))``."""
         norm = getattr(self, f"norm{i}")
         dropout = getattr(self, f"dropout{i}")
         if self.norm_first:
@@ -67,7 +67,7 @@ class TransformerLayer(Module):
 
 def _attend(attention: MultiheadAttention, x: Any, source: Any, mask: Any, padding_mask: Any,
             is_causal: bool) -> Any:
-    """The output of attention from `x` to `source`, without the weights."""
+    """The output of attention with queries from `x`, and keys and values from `source`."""
     output, _ = attention(x, source, source, padding_mask, False, mask, is_causal=is_causal)
     return output
 
@@ -78,10 +78,13 @@ class TransformerEncoderLayer(TransformerLayer):
     ``x = norm1(x + dropout1(self_attn(x)))``
     ``x = norm2(x + dropout2(linear2(dropout(activation(linear1(x))))))``
 
-    With `norm_first`: ``x = x + dropout1(self_attn(norm1(x)))`` and so on.
+    With `norm_first`:
 
-    Input and output (S, N, d_model), or (N, S, d_model) with `batch_first`, or (S, d_model).
-    `activation` is "relu", "gelu" or a function.  For masks see `Transformer`.
+    ``x = x + dropout1(self_attn(norm1(x)))``
+    ``x = x + dropout2(linear2(dropout(activation(linear1(norm2(x))))))``
+
+    Input and output (S, N, d_model), or (N, S, d_model) with `batch_first`, or (S, d_model) for a
+    single sample.  `activation` is "relu", "gelu" or a function.  For masks see `Transformer`.
 
     A. Vaswani et al., NeurIPS 2017; `norm_first`: R. Xiong et al., ICML 2020.
 
@@ -104,13 +107,16 @@ class TransformerEncoderLayer(TransformerLayer):
 
 
 class TransformerDecoderLayer(TransformerLayer):
-    """Self-attention, attention to `memory`, and a feed-forward network, each a residual block.
+    """Self-attention, cross-attention to `memory`, and a feed-forward network.
 
-    The blocks are those of `TransformerEncoderLayer`: `self_attn`, `multihead_attn`, which takes
-    its keys and values from `memory`, and the feed-forward network.
+    ``x = norm1(x + dropout1(self_attn(x)))``
+    ``x = norm2(x + dropout2(multihead_attn(x, memory)))``
+    ``x = norm3(x + dropout3(linear2(dropout(activation(linear1(x))))))``
 
-    tgt and output (T, N, d_model), memory (S, N, d_model); with `batch_first` N comes first;
-    without N for a single sample.  For masks see `Transformer`.
+    With `norm_first`, the norms are applied as in `TransformerEncoderLayer`.
+
+    tgt and output (T, N, d_model), memory (S, N, d_model); with `batch_first`, N is the first axis;
+    a single sample has no axis N.  For masks see `Transformer`.
 
     A. Vaswani et al., NeurIPS 2017.
     """
@@ -138,10 +144,10 @@ class TransformerStack(Module):
     """Abstract: copies of a layer in sequence, and an optional final norm."""
 
     def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
-        # A generator is shared by the copies, so that each draws other numbers from it.
-        generators: dict[int, Any] = {
-            id(m.rng): m.rng for m in layer.modules() if hasattr(m, "rng")}
-        self.layers = ModuleList([copy.deepcopy(layer, {**generators}) for _ in range(num_layers)])
+        # The copies share the layer's generators, so that each copy draws different numbers:
+        # deepcopy does not copy objects that are in its memo.
+        memo: dict[int, Any] = {id(m.rng): m.rng for m in layer.modules() if hasattr(m, "rng")}
+        self.layers = ModuleList([copy.deepcopy(layer, {**memo}) for _ in range(num_layers)])
         self.num_layers = num_layers
         self.norm = norm
 
@@ -154,7 +160,7 @@ class TransformerStack(Module):
 class TransformerEncoder(TransformerStack):
     """`num_layers` copies of `encoder_layer` in sequence, and an optional final `norm`.
 
-    The copies start with the layer's weights and have parameters of their own.  Shapes are those
+    The copies start with the weights of `encoder_layer`, but share no parameters.  Shapes are those
     of the layer.  `enable_nested_tensor` and `mask_check` are accepted and ignored.
     """
 
@@ -171,8 +177,8 @@ class TransformerEncoder(TransformerStack):
 class TransformerDecoder(TransformerStack):
     """`num_layers` copies of `decoder_layer` in sequence, and an optional final `norm`.
 
-    The copies start with the layer's weights and have parameters of their own.  Every copy
-    attends to the same `memory`.  Shapes are those of the layer.
+    The copies start with the weights of `decoder_layer`, but share no parameters.  All of them
+    attend to the same `memory`.  Shapes are those of the layer.
     """
 
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
@@ -191,15 +197,17 @@ class TransformerDecoder(TransformerStack):
 class Transformer(Module):
     """Encoder-decoder model: ``decoder(tgt, encoder(src))``.
 
-    src (S, N, d_model), tgt and output (T, N, d_model); with `batch_first` N comes first; without
-    N for a single sample.  Embeddings, positions and the output layer are not part of it.
+    src (S, N, d_model), tgt and output (T, N, d_model); with `batch_first`, N is the first axis; a
+    single sample has no axis N.  The model does not include embeddings, positional encodings or an
+    output layer.
 
-    `src_mask` is (S, S), `tgt_mask` (T, T), `memory_mask` (T, S), or one matrix for each sample
-    and head, (N * nhead, ...); the padding masks are (N, S), (N, T) and (N, S).  A bool mask is
-    True where attention is *not* allowed; a floating mask is added to the scores.  The `is_causal`
-    arguments promise that the mask is causal; the mask is still required.
+    `src_mask` is (S, S), `tgt_mask` (T, T), `memory_mask` (T, S); with one matrix for each sample
+    and head, they are (N * nhead, ...).  `src_key_padding_mask` and `memory_key_padding_mask` are
+    (N, S), `tgt_key_padding_mask` is (N, T).  A bool mask is True where attention is *not* allowed;
+    a floating mask is added to the scores.  The `is_causal` arguments assert that a mask is causal;
+    the mask must still be given.
 
-    A `custom_encoder` or `custom_decoder` replaces the stack of layers.
+    `custom_encoder` and `custom_decoder` replace the stacks of layers.
 
     A. Vaswani et al., NeurIPS 2017.
     """
@@ -232,7 +240,7 @@ class Transformer(Module):
         self.reset_parameters(rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
-        """Draw new values for all matrices, by Xavier's scheme."""
+        """Initialize all weight matrices again, by Xavier's scheme; biases keep their values."""
         for p in self.parameters():
             if p.ndim > 1:
                 xavier_uniform_(p, generator=rng)
@@ -261,5 +269,5 @@ class Transformer(Module):
     @staticmethod
     def generate_square_subsequent_mask(sz: int, device: str | None = None,
                                         dtype: Any = None) -> Tensor:
-        """The causal mask (sz, sz), to be added to scores: -inf above the diagonal, else 0."""
+        """The causal mask (sz, sz) that is added to scores: -inf above the diagonal, else 0."""
         return triu(full((sz, sz), -math.inf, dtype or "float32", device), 1)

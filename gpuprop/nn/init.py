@@ -1,7 +1,8 @@
-"""Initialization schemes with PyTorch's names; each fills a tensor in place and returns it.
+"""Initialization schemes with PyTorch's names.  Each fills a Tensor in place and returns it.
 
-Values are drawn on the host, from stream `INIT` of the generator, so that a seed gives the same
-bits on every backend.  `generator` is by default the one of `gpuprop.manual_seed`.
+Random numbers are drawn on the host, from the stream `INIT` of the generator, so that a seed gives
+the same bits on every backend.  The default `generator` is the one that `gpuprop.manual_seed`
+seeds.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def _fill(tensor: Tensor, values: Any) -> Tensor:
 
 def _draw(tensor: Tensor, rng: Generator | None, distribution: str, *parameters: float,
           shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A float64 NumPy array of random numbers, by default with the tensor's shape."""
+    """A float64 NumPy array of random numbers, by default of the tensor's shape.
+
+    `distribution` is the name of a method of Generator, which is called with `parameters`.
+    """
     if shape is None:
         shape = tensor.shape
     with on_host():
@@ -56,19 +60,19 @@ def _draw(tensor: Tensor, rng: Generator | None, distribution: str, *parameters:
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0,
              generator: Generator | None = None) -> Tensor:
-    """Fill with uniform random numbers in [a, b)."""
+    """Fill with random numbers from the uniform distribution on [a, b)."""
     return _fill(tensor, _draw(tensor, generator, "uniform", a, b))
 
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0,
             generator: Generator | None = None) -> Tensor:
-    """Fill with normal random numbers."""
+    """Fill with random numbers from the normal distribution N(mean, std**2)."""
     return _fill(tensor, _draw(tensor, generator, "normal", mean, std))
 
 
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0,
                   b: float = 2.0, generator: Generator | None = None) -> Tensor:
-    """Fill with normal random numbers restricted to [a, b]."""
+    """Fill with random numbers from N(mean, std**2), truncated to [a, b]."""
     return _fill(tensor, _draw(tensor, generator, "truncated_normal", mean, std, a, b))
 
 
@@ -95,9 +99,9 @@ def eye_(tensor: Tensor) -> Tensor:
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """Fill filters (out, in, ...) so that a convolution preserves its input channels.
+    """Fill the weight (out, in, ...) of a convolution that copies its input channels.
 
-    In each group, filter i is 1 at the centre of channel i and 0 elsewhere.
+    In each group, filter i is 1 at the centre of channel i, and 0 elsewhere.
     """
     if tensor.ndim not in (3, 4, 5):
         raise ValueError(f"dirac_: expected filters (out, in, ...) with 1 to 3 spatial dimensions, "
@@ -115,9 +119,10 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor for a layer's initial scale, given the activation that follows it.
+    """The factor by which the standard deviation of a weight is scaled for an activation.
 
-    `param` is the negative slope of "leaky_relu".
+    `nonlinearity` is the name of the activation after the layer, such as "relu" or "tanh".  `param`
+    is the negative slope of "leaky_relu", 0.01 by default.
 
     >>> from gpuprop.nn import init
     >>> round(init.calculate_gain("relu"), 4)
@@ -126,9 +131,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
         return math.sqrt(2 / (1 + slope**2))
-    convolutions = [f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3)]
-    gains = dict.fromkeys(("linear", "sigmoid", *convolutions), 1.0)
-    gains |= {"tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+    for n in (1, 2, 3):
+        gains[f"conv{n}d"] = 1.0
+        gains[f"conv_transpose{n}d"] = 1.0
     if nonlinearity not in gains:
         raise ValueError(f"calculate_gain: unknown nonlinearity {nonlinearity!r}, expected one of "
                          f"leaky_relu, {', '.join(gains)}")
@@ -136,7 +142,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight (out, in, ...): inputs per output and outputs per input."""
+    """(fan_in, fan_out) of a weight (out, in, ...): inputs per output, and outputs per input."""
     if tensor.ndim < 2:
         raise ValueError(f"expected a weight (out, in, ...), got shape {tensor.shape}")
     out, channels, *size = tensor.shape
@@ -145,7 +151,7 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
 
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0,
                     generator: Generator | None = None) -> Tensor:
-    """Fill with uniform random numbers within ``gain * sqrt(6 / (fan_in + fan_out))``.
+    """Fill with uniform random numbers in [-a, a], ``a = gain * sqrt(6 / (fan_in + fan_out))``.
 
     X. Glorot and Y. Bengio, AISTATS 2010.
     """
@@ -155,7 +161,7 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0,
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0,
                    generator: Generator | None = None) -> Tensor:
-    """Fill with normal numbers of standard deviation ``gain * sqrt(2 / (fan_in + fan_out))``.
+    """Fill with random numbers from N(0, std**2), ``std = gain * sqrt(2 / (fan_in + fan_out))``.
 
     X. Glorot and Y. Bengio, AISTATS 2010.
     """
@@ -164,6 +170,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0,
 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+    """``gain / sqrt(fan)``"""
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     fan_in, fan_out = _fans(tensor)
@@ -174,9 +181,10 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                      nonlinearity: str = "leaky_relu",
                      generator: Generator | None = None) -> Tensor:
-    """Fill with uniform random numbers within ``gain * sqrt(3 / fan)``.
+    """Fill with uniform random numbers in [-bound, bound], ``bound = gain * sqrt(3 / fan)``.
 
-    `mode` is "fan_in" or "fan_out", and the gain is ``calculate_gain(nonlinearity, a)``.
+    fan is the number of inputs of an output ("fan_in") or vice versa ("fan_out"), as chosen by
+    `mode`.  gain is ``calculate_gain(nonlinearity, a)``, where `a` is the slope of "leaky_relu".
     K. He et al., ICCV 2015.
     """
     bound = math.sqrt(3) * _kaiming_std(tensor, a, mode, nonlinearity)
@@ -186,9 +194,9 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
 def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                     nonlinearity: str = "leaky_relu",
                     generator: Generator | None = None) -> Tensor:
-    """Fill with normal random numbers of standard deviation ``gain / sqrt(fan)``.
+    """Fill with random numbers from N(0, std**2), ``std = gain / sqrt(fan)``.
 
-    `mode` is "fan_in" or "fan_out", and the gain is ``calculate_gain(nonlinearity, a)``.
+    For gain, fan and `mode` see `kaiming_uniform_`.
     K. He et al., ICCV 2015.
     """
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
@@ -197,7 +205,8 @@ def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with a random (semi-)orthogonal matrix times `gain`.
 
-    The axes after the first are columns of the matrix.  A. Saxe et al., ICLR 2014.
+    The matrix has the tensor's first axis as rows, and all other axes, flattened, as columns.
+    A. Saxe et al., ICLR 2014.
     """
     if tensor.ndim < 2:
         raise ValueError(f"orthogonal_: expected at least 2 axes, got shape {tensor.shape}")
@@ -207,16 +216,16 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     columns = tensor.size // rows
     shape = (max(rows, columns), min(rows, columns))
     q, r = np.linalg.qr(_draw(tensor, generator, "normal", shape=shape))
-    q *= np.sign(np.diag(r))  # makes the distribution uniform
+    q *= np.sign(np.diag(r))  # makes q uniformly distributed over the orthogonal matrices
     matrix = q.T if rows < columns else q
     return _fill(tensor, gain * matrix.reshape(tensor.shape))
 
 
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01,
             generator: Generator | None = None) -> Tensor:
-    """Fill a matrix with normal random numbers and set a fraction of each column to zero.
+    """Fill a matrix from N(0, std**2), and set the fraction `sparsity` of each column to zero.
 
-    `sparsity` is the fraction.  J. Martens, ICML 2010.
+    J. Martens, ICML 2010.
     """
     if tensor.ndim != 2:
         raise ValueError(f"sparse_: expected a matrix, got shape {tensor.shape}")

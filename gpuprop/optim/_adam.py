@@ -12,11 +12,11 @@ from gpuprop.optim._optimizer import Optimizer, check_not_negative
 
 
 def adam_coefficients(xp, step, lr, beta1, beta2, eps, weight_decay):
-    # 1 - beta**step, to the last digit
+    # 1 - beta**step, without cancellation
     correction1 = -xp.expm1(step * xp.log(xp.maximum(beta1, TINY)))
     correction2 = -xp.expm1(step * xp.log(xp.maximum(beta2, TINY)))
-    # lr m' / (sqrt(v') + eps) with m' = m / correction1 and v' = v / correction2, multiplied by
-    # sqrt(correction2) / sqrt(correction2): the kernel computes one array less
+    # lr m' / (sqrt(v') + eps) with m' = m / correction1 and v' = v / correction2, expanded by
+    # sqrt(correction2), so that the kernel corrects scalars instead of the arrays m and v
     root = xp.sqrt(correction2)
     return (1 - beta1, beta2, 1 - beta2, lr * root / correction1, xp.maximum(eps, TINY) * root,
             weight_decay, 1 - lr * weight_decay)
@@ -47,9 +47,10 @@ class Adam(Optimizer):
         v = beta2 v + (1 - beta2) g^2        v' = v / (1 - beta2^t)
         p = p - lr m' / (sqrt(v') + eps)
 
-    g is the gradient plus ``weight_decay * p``, and -gradient with `maximize`.  With
-    `decoupled_weight_decay`, ``p = p - lr weight_decay p`` instead, as in `AdamW`.  With `amsgrad`
-    the largest v so far is used for v (Reddi et al. 2018).
+    t is the number of the step, from 1.  g is the gradient, negated if `maximize`, plus
+    ``weight_decay * p``.  With `decoupled_weight_decay`, g is the gradient alone, and the step
+    starts with ``p = p - lr weight_decay p``, as in `AdamW`.  With `amsgrad`, v' uses the maximum
+    of v over all steps (Reddi et al. 2018).
 
     Defaults are PyTorch's.  `foreach`, `capturable` and `fused` are accepted and ignored.
     """
@@ -97,8 +98,9 @@ class AdamW(Adam):
         p = p - lr weight_decay p
         p = p - lr m' / (sqrt(v') + eps)
 
-    m' and v' are those of `Adam`, of the gradient alone.  Defaults are PyTorch's.  `foreach`,
-    `capturable` and `fused` are accepted and ignored.
+    m' and v' are computed as in `Adam`, from the gradient without weight decay.
+
+    Defaults are PyTorch's.  `foreach`, `capturable` and `fused` are accepted and ignored.
     """
 
     def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999),

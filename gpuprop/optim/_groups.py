@@ -16,15 +16,15 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor
 
-# Replaces eps = 0.  Without it, elements that never had a gradient, such as padding, would be
-# updated by 0 / 0.
+# Replaces eps = 0, with which elements that never had a gradient, such as padding, would become
+# 0 / 0.
 TINY = 1e-36
 
 Coefficients = Callable[[Arena, Segment], tuple]
 
 
 class _FloatMath(SimpleNamespace):
-    """`xp` for Python floats."""
+    """A namespace like `xp` that computes with Python floats."""
 
     def __getattr__(self, name: str) -> Callable:
         f = getattr(np, name)
@@ -37,11 +37,11 @@ _FLOAT_MATH = _FloatMath(exp=math.exp, log=math.log, expm1=math.expm1, sqrt=math
 
 
 def coefficient_function(formula: Callable) -> Coefficients:
-    """Make a function of an arena and a segment of ``formula(xp, step, *scalar_options)``.
+    """Turn ``formula(xp, step, *scalar_options)`` into a function of an arena and a segment.
 
-    The formula is computed in float64 and its results are cast to the arena's compute dtype.  In
-    host memory it gets Python floats, which cost a tenth of 0-d arrays; on a device it is one
-    kernel, so that a captured step follows changed options.
+    The formula is computed in float64.  On a device it is one kernel that reads 0-d arrays, so that
+    a captured step follows changed options, and casts its results to the arena's compute dtype.  On
+    the host it computes with Python floats, which are ten times faster than 0-d arrays.
     """
     @pointwise
     @functools.wraps(formula)
@@ -69,7 +69,7 @@ class Group(dict):
         super().__init__(options)
         self.rule = rule
         self.arenas: list[Arena] = []
-        self.frozen: list[Parameter] = []  # parameters without an arena
+        self.frozen: list[Parameter] = []  # parameters that are in no arena
         self.build_arenas()
 
     def __setitem__(self, name: str, value: Any) -> None:
@@ -92,23 +92,20 @@ class Group(dict):
         return self
 
     def _read_options(self) -> None:
-        """Derive from the options what the rule's kernel takes."""
+        """Derive the kernel's constants and the names of the states from the options."""
         self.kernel_constants = self.rule.kernel_constants(self)
         self.state_names = self.rule.state_names(self)
         self.tensor_options = [name for name in self.rule.scalar_options
                                if any(isinstance(v, Tensor) for v in _as_tuple(self[name]))]
 
     def write_scalars(self, name: str) -> None:
-        """Write an option to its 0-d arrays."""
-        first = 0
-        for other in self.rule.scalar_options:
-            if other == name:
-                break
-            first += len(_as_tuple(self[other]))
+        """Write an option to its 0-d arrays in every arena."""
+        names = self.rule.scalar_options
+        first = sum(len(_as_tuple(self[other])) for other in names[:names.index(name)])
+        values = _as_tuple(self[name])
         for arena in self.arenas:
             with arena.on_device():
-                for scalar, value in zip(arena.scalars[first:], _as_tuple(self[name]),
-                                         strict=False):
+                for scalar, value in zip(arena.scalars[first:], values, strict=False):
                     data = raw(value)
                     if type(data) is type(scalar):
                         scalar[...] = to_backend(arena.backend, data).reshape(())
@@ -118,27 +115,27 @@ class Group(dict):
     # ---- arenas
 
     def build_arenas(self, stateful: Iterable[int] = ()) -> None:
-        """Make arenas for the parameters' current dtypes and devices; state is copied to them.
+        """Make arenas for the parameters' current dtypes and devices, and copy the states to them.
 
-        Frozen parameters get no memory for gradients and state, unless they have been in an arena
-        or their id is in `stateful`.
+        Frozen parameters get no memory for gradients and states, unless they were in an arena
+        before or their id is in `stateful`.
         """
         previous = {id(p): (arena, i) for arena in self.arenas for i, p in enumerate(arena.params)}
         keep = {*previous, *stateful}
         names = self.get("param_names")
         if not names:
             names = [f"parameter {i}" for i in range(len(self["params"]))]
-        named: dict[tuple, list[tuple[Parameter, str]]] = {}
+        by_storage: dict[tuple, list[tuple[Parameter, str]]] = {}
         self.frozen = []
         for p, name in zip(self["params"], names, strict=True):
             if p.requires_grad or p.grad is not None or id(p) in keep:
-                named.setdefault(storage_key(p.data), []).append((p, name))
+                by_storage.setdefault(storage_key(p.data), []).append((p, name))
             else:
                 self.frozen.append(p)
         self._read_options()
         n_scalars = sum(len(_as_tuple(self[name])) for name in self.rule.scalar_options)
         self.arenas = []
-        for members in named.values():
+        for members in by_storage.values():
             first = members[0][0].data
             with backend_of(first).at(first):
                 arena = Arena([p for p, _ in members], [name for _, name in members], n_scalars)
@@ -148,7 +145,7 @@ class Group(dict):
             self.write_scalars(name)
 
     def is_bound(self) -> bool:
-        """True if every `p.data` is a view of its arena and no frozen parameter was unfrozen."""
+        """True if every `p.data` is a view of its arena and all frozen parameters still are."""
         for arena in self.arenas:
             for p, view, _ in arena.views:
                 if p.data is not view:
@@ -159,15 +156,15 @@ class Group(dict):
         return any(p.requires_grad or p.grad is not None for p in self.frozen)
 
     def check_shapes(self) -> None:
-        """Raise if a parameter's shape changed."""
+        """Raise ValueError if a parameter's shape changed; make NumPy scalars arrays again."""
         for arena in self.arenas:
             for (p, view, _), name in zip(arena.views, arena.names, strict=True):
-                if isinstance(p.data, np.generic):
+                if isinstance(p.data, np.generic):  # such as p.data * 2 of a 0-d parameter
                     p.data = arena.backend.own(p.data)
                 if p.data.shape != view.shape:
                     raise ValueError(
-                        f"{name} had shape {view.shape} when the optimizer was made, but has shape "
-                        f"{p.data.shape} now: make a new optimizer")
+                        f"{name} had shape {view.shape} when the optimizer was created, but has "
+                        f"shape {p.data.shape} now: create a new optimizer")
 
     def rebuild_if_moved(self) -> None:
         """Make new arenas if a parameter was cast, moved or unfrozen."""
@@ -183,7 +180,7 @@ class Group(dict):
 
 
 def may_be_nonzero(option: Any) -> bool:
-    """False for an option that is 0: a kernel without it is shorter.  A Tensor may change."""
+    """False for the number 0: the kernel then omits the option.  A Tensor may change later."""
     return isinstance(option, Tensor) or option != 0
 
 

@@ -1,4 +1,4 @@
-"""The base class of optimizers: parameter groups, and a rule that updates their arenas."""
+"""The base class of optimizers, which applies an update rule to the arenas of all parameters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from gpuprop.optim._groups import Coefficients, Group, coefficient_function
 class Optimizer:
     """Base class of all optimizers.
 
-    `params` are Parameters, (name, Parameter) pairs, or dicts with ``"params"`` and options for
-    these, such as ``{"params": [...], "lr": 0.1}``.  `defaults` has the options of groups that do
-    not set them.
+    `params` is an iterable of Parameters, of (name, Parameter) pairs, or of parameter groups: dicts
+    such as ``{"params": [...], "lr": 0.1}``.  `defaults` are the options of groups that do not set
+    them.
 
-    A subclass defines an update rule.  `update_kernel` is all that a rule needs; plain SGD is:
+    A subclass defines an update rule.  A rule needs only an `update_kernel`.  Plain SGD is:
 
     >>> import gpuprop
     >>> class PlainSGD(gpuprop.optim.Optimizer):
@@ -43,14 +43,15 @@ class Optimizer:
 
     ``update_kernel(xp, p, g, *coefficients, *states, **constants)``
         A `gpuprop.pointwise` function that updates the values `p` and the states in place, given
-        the gradient `g`.  The arrays are flat, of many parameters at once, with padding between
-        them: where p, g and the states are 0, the update must be 0.
+        the gradient `g`.  Each array is flat and holds many parameters, with padding between them:
+        where p, g and the states are 0, the update must be 0.
     ``scalar_options``
-        The names of options that are numbers or tuples of numbers; default ``("lr",)``.  They may
-        change between steps, also those of a captured step.
+        The names of options that are numbers or tuples of numbers; default ``("lr",)``.  Their
+        values may change between steps, even if the step is captured.
     ``kernel_coefficients(xp, step, *scalar_options)``
-        Returns the coefficients of the kernel as a tuple, computed in float64.  `step` counts from
-        1, and is 0 for rules without state.  By default, the coefficients are the options.
+        Returns the coefficients of the kernel as a tuple, computed in float64.  `step` is 1 in a
+        parameter's first step, and always 0 for rules without states.  By default, the coefficients
+        are the options.
     ``state_names(group)``
         The names of the states, which start as zeros; default ``()``.
     ``kernel_constants(group)``
@@ -59,7 +60,7 @@ class Optimizer:
     ``saves_step``
         True (the default) if `state_dict` includes each parameter's number of steps.
     ``update_segment(segment, coefficients, constants)``
-        Calls the kernel; for rules with norms or matrices of single parameters to override.
+        Calls the kernel.  Override it in rules that need a parameter's norm or its matrix.
 
     All but `update_segment` are class attributes or static methods.
     """
@@ -67,7 +68,7 @@ class Optimizer:
     scalar_options: tuple[str, ...] = ("lr",)
     saves_step = True
     update_kernel: Callable
-    _coefficients: Coefficients  # made of `kernel_coefficients`
+    _coefficients: Coefficients  # made from `kernel_coefficients`
 
     @staticmethod
     def kernel_coefficients(xp: Any, step: Any, *scalar_options: Any) -> tuple:
@@ -94,37 +95,38 @@ class Optimizer:
         self.param_groups: list[Group] = []
         groups = list(params)
         if not groups:
-            raise ValueError("optimizer got an empty parameter list: was a generator used up "
-                             "before, or has the model no parameters?")
+            raise ValueError("optimizer got an empty parameter list: either the model has no "
+                             "parameters, or an iterator was already exhausted")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, ``{"params": [...], "lr": ...}``; options it lacks are the defaults."""
+        """Add a group ``{"params": [...], "lr": ...}``; `defaults` supply its missing options."""
         if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, but got {type(param_group).__name__}")
+            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
         given = param_group["params"]
         if isinstance(given, set):
-            raise TypeError("optimizer parameters need an order that is the same in every run: "
+            raise TypeError("params must be ordered, because state_dict refers to them by index: "
                             "give a list, not a set")
         params: list[Any] = [given] if isinstance(given, Tensor) else list(given)
         options = {**self.defaults, **param_group}
         if options.get("differentiable"):
             raise NotImplementedError(
-                "differentiable=True is not supported, because a step updates in place: write the "
-                "update as an expression inside gpuprop.grad(f)")
+                "differentiable=True is not supported, because a step updates parameters in place: "
+                "write the update as an expression inside gpuprop.grad(f)")
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) < len(params):
-                raise ValueError("all optimizer params should be with/without names. "
-                                 "Some param names are missing")
+                raise ValueError(f"all optimizer params should be with/without names, but "
+                                 f"{len(params) - len(names)} of {len(params)} have none")
             options["param_names"] = names
             params = [p[1] for p in params]
         is_named = "param_names" in options
         if any(is_named != ("param_names" in group) for group in self.param_groups):
-            raise ValueError("all optimizer param groups should be with/without names")
+            raise ValueError(f"all optimizer param groups should be with/without names, but this "
+                             f"group has {'names' if is_named else 'none'}, unlike the others")
         for p in params:
             _check_parameter(p)
         check_no_ties([*self._params(), *params])
@@ -139,7 +141,7 @@ class Optimizer:
     # ---- a step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set every gradient to None, which writes no memory, or to zeros if not `set_to_none`."""
+        """Set every gradient to None, or fill it with zeros if `set_to_none` is False."""
         for p in self._params():
             if set_to_none:
                 p.grad = None
@@ -185,9 +187,9 @@ class Optimizer:
         return all(group.is_bound() for group in self.param_groups)
 
     def _sync_arenas(self) -> None:
-        """Copy what the user assigned to `p.data` and `p.grad` into the arenas.
+        """Copy arrays that the user assigned to `p.data` or `p.grad` into the arenas.
 
-        An assignment that cannot be copied raises before anything is changed.
+        Raises, before anything is changed, if an array does not fit.
         """
         if not self._is_bound():
             self._sync_values()
@@ -212,9 +214,9 @@ class Optimizer:
             p.data = view
 
     def _capture_key(self) -> tuple:
-        """What a recording of a step depends on.
+        """A key that changes when a recorded step is no longer valid.
 
-        These are the arenas, which parameters have gradients, and the kernels' constants.
+        It has the arenas, which parameters have gradients and states, and the kernels' constants.
         """
         self._sync_arenas()
         return tuple([
@@ -227,19 +229,22 @@ class Optimizer:
 
     @property
     def state(self) -> dict[Parameter, dict[str, Any]]:
-        """The state of every parameter that has any, as views of its arena."""
+        """The states of each parameter that has any, as views of its arena."""
         found: dict[Parameter, dict[str, Any]] = {}
         for arena in self._arenas():
             for i, p in enumerate(arena.params):
-                if arena.has_state[i]:
-                    step = {"step": arena.step_counts[i:i + 1].reshape(())}
-                    found[p] = {**(step if self.saves_step else {}), **arena.state_of(i)}
+                if not arena.has_state[i]:
+                    continue
+                found[p] = {}
+                if self.saves_step:
+                    found[p]["step"] = arena.step_counts[i:i + 1].reshape(())
+                found[p] |= arena.state_of(i)
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in PyTorch's layout, as Python numbers and NumPy arrays.
+        """The states and options in PyTorch's layout, as Python numbers and NumPy arrays.
 
-        Parameters are numbered through all groups.
+        Parameters are represented by their indices, counted across all groups.
         """
         number = {id(p): n for n, p in enumerate(self._params())}
         state: dict[int, dict[str, Any]] = {}
@@ -259,9 +264,9 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a `state_dict` of this library, or one of PyTorch with NumPy arrays for tensors.
+        """Load a `state_dict`, or one of PyTorch in which NumPy arrays replace the tensors.
 
-        One that does not fit raises ValueError before anything is changed.
+        Raises ValueError, before anything is changed, if the groups or shapes do not match.
         """
         saved_groups = state_dict["param_groups"]
         self._check_groups(saved_groups)
@@ -286,7 +291,7 @@ class Optimizer:
                     f"dict, but {len(group['params'])} in the optimizer")
 
     def _entries(self, state: dict[int, dict], saved_groups: list[dict]) -> dict[int, dict]:
-        """The entries of a state dict that are not empty, by the id of their parameter."""
+        """{id(parameter): entry} for the entries of a state dict that are not empty."""
         entries = {}
         for group, saved in zip(self.param_groups, saved_groups, strict=True):
             for p, n in zip(group["params"], saved["params"], strict=True):
@@ -335,28 +340,28 @@ def _check_parameter(p: Any) -> None:
 
 
 def check_no_ties(params: Iterable[Parameter]) -> None:
-    """Raise if a Parameter, or the array of one, occurs twice: a step would update it twice."""
+    """Raise ValueError if two entries share a Parameter or an array: it would be updated twice."""
     seen: set[int] = set()
     for p in params:
         for value, name in ((p, "a Parameter"), (p.data, "the array of a Parameter")):
             if id(value) in seen:
                 raise ValueError(f"optimizer got {name} twice: to tie weights, use one Parameter "
-                                 f"in both modules and pass it once")
+                                 f"in both modules, and pass it to the optimizer once")
             seen.add(id(value))
 
 
 def check_not_negative(**options: Any) -> None:
-    """Raise PyTorch's errors for negative options."""
+    """Raise PyTorch's errors for options that are negative, NaN or not scalar."""
     names = {"lr": "learning rate", "eps": "epsilon value"}
     for name, value in options.items():
         if isinstance(value, Tensor) and value.size != 1:
-            raise ValueError(f"Tensor {name} must be 1-element")
+            raise ValueError(f"Tensor {name} must be 1-element, got shape {value.shape}")
         if not float(value) >= 0:
             raise ValueError(f"Invalid {names.get(name, f'{name} value')}: {value}")
 
 
 def _plain(value: Any) -> Any:
-    """An option as plain Python."""
+    """An option as Python numbers: Tensors, arrays and NumPy scalars are converted."""
     if isinstance(value, tuple | list):
         return type(value)(map(_plain, value))
     return value.item() if isinstance(value, Tensor | np.generic | np.ndarray) else value

@@ -46,8 +46,8 @@ class RMSprop(Optimizer):
         with momentum:   v = momentum v + g / (sqrt(s) + eps)
                          p = p - lr v
 
-    g is the gradient plus ``weight_decay * p``, and -gradient with `maximize`.  With `centered`,
-    ``s - a^2`` is used for s, where ``a = alpha a + (1 - alpha) g`` is the mean gradient.
+    g is the gradient, negated if `maximize`, plus ``weight_decay * p``.  With `centered`,
+    ``sqrt(s - a^2)`` replaces ``sqrt(s)``, with the running mean ``a = alpha a + (1 - alpha) g``.
 
     Defaults are PyTorch's.  `foreach` and `capturable` are accepted and ignored.
     """

@@ -30,7 +30,7 @@ def sgd_update(xp, p, g, lr, momentum, scale, weight_decay, velocity=None,
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent, with momentum (Polyak 1964; Sutskever et al. 2013).
+    """Stochastic gradient descent, optionally with momentum.
 
         p = p - lr g
 
@@ -38,9 +38,10 @@ class SGD(Optimizer):
                          p = p - lr v
         with nesterov:   p = p - lr (g + momentum v)
 
-    g is the gradient plus ``weight_decay * p``, and -gradient with `maximize`.
+    g is the gradient, negated if `maximize`, plus ``weight_decay * p``.
 
-    Defaults are PyTorch's.  `foreach` and `fused` are accepted and ignored.
+    Momentum: Polyak 1964; Sutskever et al. 2013.  Defaults are PyTorch's.  `foreach` and `fused`
+    are accepted and ignored.
     """
 
     scalar_options = ("lr", "momentum", "dampening", "weight_decay")
@@ -54,7 +55,8 @@ class SGD(Optimizer):
                  fused: bool | None = None) -> None:
         check_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+            raise ValueError(f"Nesterov momentum requires a momentum and zero dampening, got "
+                             f"momentum={momentum}, dampening={dampening}")
         defaults = {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,

@@ -1,8 +1,8 @@
 """Learning rate schedules.
 
-``scheduler.step()``, called once per epoch or per batch, sets each group's learning rate.  An
-*epoch* below is one call.  `initial_lr` is a group's learning rate when the first schedule was
-made.
+Call ``scheduler.step()`` after each epoch or batch: it sets the learning rate of each parameter
+group.  Below, *epoch* is the number of these calls, and `initial_lr` is the learning rate that a
+group had when its first schedule was created.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def _lrs(optimizer: Optimizer, name: str = "lr") -> list[float]:
-    """The learning rate of each group, or another option of that name."""
+    """The learning rate of each group; `name` may be another option, such as "initial_lr"."""
     values = [group[name] for group in optimizer.param_groups]
     return [float(value) if isinstance(value, Tensor) else value for value in values]
 
@@ -47,20 +47,20 @@ def _set_lr(group: dict, lr: float) -> None:
         group["lr"] = lr
 
 
-def _checked(optimizer: Any) -> Optimizer:
+def _checked_optimizer(optimizer: Any) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer of gpuprop.optim")
     return optimizer
 
 
 def _per_group(name: str, value: Any, optimizer: Optimizer) -> list:
-    """One value per group, from a list of them or from one for all groups."""
+    """A list with one value per group; a single value is repeated for all groups."""
     n = len(optimizer.param_groups)
     if not isinstance(value, list | tuple):
         return [value] * n
     if len(value) != n:
-        raise ValueError(f"{name} has {len(value)} values, but the optimizer has {n} parameter "
-                         f"groups")
+        raise ValueError(f"{name} has {len(value)} values, expected one for each of the "
+                         f"optimizer's {n} parameter groups")
     return list(value)
 
 
@@ -68,10 +68,10 @@ class LRScheduler:
     """Base class of learning rate schedules.
 
     A subclass defines ``get_lr()``, which returns the learning rate of each group in epoch
-    ``self.last_epoch``.  As in PyTorch, most schedules scale the current learning rate, so several
-    can be combined.
+    ``self.last_epoch``.  As in PyTorch, most schedules scale the current learning rate, so that
+    several can be combined.
 
-    `last_epoch` is the epoch to resume at; -1 starts a new schedule.
+    `last_epoch` is the epoch from which to resume, or -1 for a new schedule.
 
     >>> import gpuprop
     >>> optimizer = gpuprop.optim.SGD([gpuprop.Parameter([1.0])], lr=1.0)
@@ -82,14 +82,14 @@ class LRScheduler:
     """
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        self.optimizer = _checked(optimizer)
+        self.optimizer = _checked_optimizer(optimizer)
         for i, (group, lr) in enumerate(zip(optimizer.param_groups, _lrs(optimizer), strict=True)):
             if last_epoch == -1:
                 group.setdefault("initial_lr", lr)
             elif "initial_lr" not in group:
-                raise KeyError(f"param 'initial_lr' is not specified in param_groups[{i}] when "
-                               f"resuming a schedule: load the optimizer's state first, or leave "
-                               f"out last_epoch")
+                raise KeyError(f"cannot resume from last_epoch={last_epoch}: param_groups[{i}] has "
+                               f"no 'initial_lr'; load the optimizer's state_dict first, or omit "
+                               f"last_epoch")
         self.base_lrs = _lrs(optimizer, "initial_lr")
         self.last_epoch = last_epoch
         self._initial_step()
@@ -122,6 +122,7 @@ class LRScheduler:
         self._last_lr = _lrs(self.optimizer)
 
     def _scaled(self, factor: float) -> list[float]:
+        """The current learning rates times `factor`."""
         return [lr * factor for lr in _lrs(self.optimizer)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class LRScheduler:
         return {name: value for name, value in vars(self).items() if name != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a `state_dict`."""
+        """Restore the attributes from a `state_dict`."""
         vars(self).update(state_dict)
 
 
@@ -142,7 +143,7 @@ class LambdaLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        self.lr_lambdas = _per_group("lr_lambda", lr_lambda, _checked(optimizer))
+        self.lr_lambdas = _per_group("lr_lambda", lr_lambda, _checked_optimizer(optimizer))
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -152,7 +153,7 @@ class LambdaLR(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """All attributes except the optimizer.
 
-        For an `lr_lambda` that is a callable object it has its attributes, for a function None.
+        A callable object in `lr_lambda` is saved as the dict of its attributes, a function as None.
         """
         saved = [None if isinstance(f, types.FunctionType) else dict(vars(f))
                  for f in self.lr_lambdas]
@@ -184,9 +185,11 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """Multiply the learning rate by `gamma` at each of the epochs `milestones`.
+    """Multiply the learning rate by `gamma` at each epoch in `milestones`.
 
-    A milestone that is given twice counts twice.
+        lr = initial_lr * gamma ** (number of milestones <= epoch)
+
+    A repeated milestone counts repeatedly.
     """
 
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
@@ -209,7 +212,7 @@ class ConstantLR(LRScheduler):
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
                  last_epoch: int = -1) -> None:
         if not 0 <= factor <= 1:
-            raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
+            raise ValueError(f"ConstantLR: factor must be between 0 and 1, got {factor}")
         self.factor = factor
         self.total_iters = total_iters
         super().__init__(optimizer, last_epoch)
@@ -232,10 +235,10 @@ class LinearLR(LRScheduler):
     def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0,
                  total_iters: int = 5, last_epoch: int = -1) -> None:
         if not 0 < start_factor <= 1:
-            raise ValueError("Starting multiplicative factor expected to be greater than 0 and "
-                             "less or equal to 1.")
+            raise ValueError(f"LinearLR: start_factor must be greater than 0 and at most 1, "
+                             f"got {start_factor}")
         if not 0 <= end_factor <= 1:
-            raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
+            raise ValueError(f"LinearLR: end_factor must be between 0 and 1, got {end_factor}")
         self.start_factor = start_factor
         self.end_factor = end_factor
         self.total_iters = total_iters
@@ -246,9 +249,11 @@ class LinearLR(LRScheduler):
             return self._scaled(self.start_factor)
         if self._is_initial or self.last_epoch > self.total_iters:
             return _lrs(self.optimizer)
-        slope = self.end_factor - self.start_factor
-        previous = self.total_iters * self.start_factor + (self.last_epoch - 1) * slope
-        return self._scaled(1.0 + slope / previous)
+        # The factor at an epoch is (total_iters * start_factor + epoch * change) / total_iters;
+        # scale by the quotient of the factors at this epoch and at the previous one.
+        change = self.end_factor - self.start_factor
+        previous = self.total_iters * self.start_factor + (self.last_epoch - 1) * change
+        return self._scaled(1.0 + change / previous)
 
 
 class ExponentialLR(LRScheduler):
@@ -270,7 +275,7 @@ class CosineAnnealingLR(LRScheduler):
 
         lr = eta_min + (initial_lr - eta_min) * (1 + cos(pi * epoch / T_max)) / 2
 
-    Loshchilov and Hutter 2017, without their restarts.
+    I. Loshchilov and F. Hutter, ICLR 2017, without their restarts.
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
@@ -284,29 +289,32 @@ class CosineAnnealingLR(LRScheduler):
         if self._is_initial:
             return lrs
         if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:
-            # At the minimum the previous height is 0: no factor increases it.
-            height = (1 - math.cos(math.pi / self.T_max)) / 2
-            return [lr + (base - self.eta_min) * height
+            # The previous epoch was a minimum, lr = eta_min, from which no factor increases the lr.
+            fraction = (1 - math.cos(math.pi / self.T_max)) / 2
+            return [lr + (base - self.eta_min) * fraction
                     for lr, base in zip(lrs, self.base_lrs, strict=True)]
-        factor = self._height(self.last_epoch) / self._height(self.last_epoch - 1)
+        factor = self._one_plus_cos(self.last_epoch) / self._one_plus_cos(self.last_epoch - 1)
         return [factor * (lr - self.eta_min) + self.eta_min for lr in lrs]
 
-    def _height(self, epoch: int) -> float:
+    def _one_plus_cos(self, epoch: int) -> float:
         return 1 + math.cos(math.pi * epoch / self.T_max)
 
 
 class OneCycleLR(LRScheduler):
-    """Increase the learning rate to `max_lr`, then decrease it (Smith and Topin 2018).
+    """Increase the learning rate to `max_lr`, then decrease it to almost zero.
 
-    Call ``scheduler.step()`` after every batch.
+    Call ``scheduler.step()`` after every batch.  There are `total_steps` steps, by default
+    ``epochs * steps_per_epoch``.
 
     The learning rate starts at ``max_lr / div_factor``, reaches `max_lr` after the fraction
-    `pct_start` of `total_steps` (or ``epochs * steps_per_epoch``) and ends at ``max_lr / div_factor
-    / final_div_factor``.  With `three_phase` it decreases as long as it increased, to its start,
-    and then to its end.  `anneal_strategy` is "cos" or "linear".
+    `pct_start` of the steps, and ends at ``max_lr / div_factor / final_div_factor``.  With
+    `three_phase`, it first returns to its initial value, in as many steps as it increased, and then
+    decreases to its final value.  `anneal_strategy` is "cos" or "linear".
 
-    With `cycle_momentum` the momentum, or Adam's first beta, decreases from `max_momentum` to
-    `base_momentum` while the learning rate increases, and vice versa.
+    With `cycle_momentum`, the momentum, or the first of Adam's betas, decreases from `max_momentum`
+    to `base_momentum` while the learning rate increases, and vice versa.
+
+    L. N. Smith and N. Topin, 2018.
     """
 
     def __init__(self, optimizer: Optimizer, max_lr: Any, total_steps: int | None = None,
@@ -315,20 +323,21 @@ class OneCycleLR(LRScheduler):
                  base_momentum: Any = 0.85, max_momentum: Any = 0.95, div_factor: float = 25.0,
                  final_div_factor: float = 1e4, three_phase: bool = False,
                  last_epoch: int = -1) -> None:
-        _checked(optimizer)
+        _checked_optimizer(optimizer)
         self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
         if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
-            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+            raise ValueError(f"OneCycleLR: pct_start must be a float between 0 and 1, "
+                             f"got {pct_start!r}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got "
-                             f"{anneal_strategy}")
+            raise ValueError(f"OneCycleLR: anneal_strategy must be 'cos' or 'linear', "
+                             f"got {anneal_strategy!r}")
         if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
-            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` "
-                             "option enabled")
+            raise ValueError(f"OneCycleLR: {type(optimizer).__name__} has no option momentum or "
+                             f"betas: set cycle_momentum=False")
         self.anneal_strategy = anneal_strategy
         self.cycle_momentum = cycle_momentum
         self.use_beta1 = "betas" in optimizer.defaults
-        # (last step of the phase, option with the lr at its start, option with the lr at its end)
+        # (last step of the phase, name of the initial lr, name of the final lr)
         last = self.total_steps - 1
         self.phases = [(pct_start * self.total_steps - 1, "initial_lr", "max_lr")]
         if three_phase:
@@ -338,9 +347,9 @@ class OneCycleLR(LRScheduler):
             self.phases.append((last, "max_lr", "min_lr"))
         if last_epoch == -1:
             max_lrs = _per_group("max_lr", max_lr, optimizer)
-            for group, rate in zip(optimizer.param_groups, max_lrs, strict=True):
-                start = rate / div_factor
-                group.update(initial_lr=start, max_lr=rate, min_lr=start / final_div_factor)
+            for group, maximum in zip(optimizer.param_groups, max_lrs, strict=True):
+                initial = maximum / div_factor
+                group.update(initial_lr=initial, max_lr=maximum, min_lr=initial / final_div_factor)
             if cycle_momentum:
                 highs = _per_group("max_momentum", max_momentum, optimizer)
                 lows = _per_group("base_momentum", base_momentum, optimizer)
@@ -349,11 +358,11 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The learning rates; also sets the momentum."""
+        """The learning rate of each group in this step; also sets the momentum."""
         t = self.last_epoch
         if t > self.total_steps:
-            raise ValueError(f"Tried to step {t} times. The specified number of total steps is "
-                             f"{self.total_steps}")
+            raise ValueError(f"Tried to step {t} times, but OneCycleLR was created with "
+                             f"total_steps={self.total_steps}")
         i = 0
         while i < len(self.phases) - 1 and t > self.phases[i][0]:
             i += 1
@@ -366,7 +375,7 @@ class OneCycleLR(LRScheduler):
                 for group in self.optimizer.param_groups]
 
     def _set_momentum(self, source: str, target: str, fraction: float) -> None:
-        """Set the momentum of a phase in which the lr goes from group[source] to group[target]."""
+        """Set the momentum in a phase whose lr changes from group[source] to group[target]."""
         first = "base_momentum" if source == "max_lr" else "max_momentum"
         last = "base_momentum" if target == "max_lr" else "max_momentum"
         for group in self.optimizer.param_groups:
@@ -388,7 +397,8 @@ def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: i
         _check_positive("total_steps", total_steps)
         return total_steps
     if epochs is None or steps_per_epoch is None:
-        raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+        raise ValueError(f"OneCycleLR: pass total_steps, or both epochs and steps_per_epoch, got "
+                         f"epochs={epochs}, steps_per_epoch={steps_per_epoch}")
     _check_positive("epochs", epochs)
     _check_positive("steps_per_epoch", steps_per_epoch)
     return epochs * steps_per_epoch
@@ -396,32 +406,36 @@ def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: i
 
 def _check_positive(name: str, count: Any) -> None:
     if not isinstance(count, int) or count <= 0:
-        raise ValueError(f"Expected positive integer {name}, but got {count}")
+        raise ValueError(f"OneCycleLR: {name} must be a positive int, got {count!r}")
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """Multiply the learning rate by `factor` when a metric stops improving: ``step(metric)``.
+    """Multiply the learning rate by `factor` when a metric stops improving.
 
-    This happens after more than `patience` epochs without an improvement.  Then `cooldown` epochs
-    are not counted.
+    Call ``scheduler.step(metric)`` after each epoch.  The learning rate is reduced after more than
+    `patience` consecutive epochs without an improvement.  The next `cooldown` epochs then do not
+    count.
 
-    An improvement is a metric below ``best * (1 - threshold)``, or below ``best - threshold`` with
-    ``threshold_mode="abs"``.  With ``mode="max"`` it is a metric above ``best * (1 + threshold)``,
-    or ``best + threshold``.  `min_lr` is a lower bound, for all groups or per group; a change of
-    at most `eps` is not made.
+    A metric improves if it is below ``best * (1 - threshold)``, or below ``best - threshold`` with
+    ``threshold_mode="abs"``.  With ``mode="max"`` it improves if it is above
+    ``best * (1 + threshold)``, or above ``best + threshold``.
+
+    `min_lr` is the lower bound, a number or a list with one per group.  A reduction by at most
+    `eps` is skipped.
     """
 
     def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1,
                  patience: int = 10, threshold: float = 1e-4, threshold_mode: str = "rel",
                  cooldown: int = 0, min_lr: Any = 0, eps: float = 1e-8) -> None:
         if factor >= 1:
-            raise ValueError("Factor should be < 1.0.")
+            raise ValueError(f"ReduceLROnPlateau: factor must be less than 1, got {factor}")
         if mode not in ("min", "max"):
-            raise ValueError(f"mode {mode} is unknown!")
+            raise ValueError(f"ReduceLROnPlateau: mode must be 'min' or 'max', got {mode!r}")
         if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"threshold mode {threshold_mode} is unknown!")
-        self.optimizer = _checked(optimizer)
-        _per_group("min_lr", min_lr, optimizer)  # checks its length
+            raise ValueError(f"ReduceLROnPlateau: threshold_mode must be 'rel' or 'abs', "
+                             f"got {threshold_mode!r}")
+        self.optimizer = _checked_optimizer(optimizer)
+        _per_group("min_lr", min_lr, optimizer)  # checks the length of a list
         self.min_lr = min_lr
         self.mode = mode
         self.factor = factor
@@ -437,7 +451,10 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = _lrs(optimizer)
 
     def step(self, metrics: Any) -> None:  # type: ignore[override]
-        """Advance by an epoch with this metric, a number or a Tensor, whose value is read."""
+        """Advance to the next epoch, and reduce the learning rates if `metrics` stopped improving.
+
+        `metrics` is a number or a Tensor with one element; reading a Tensor waits for its device.
+        """
         current = float(metrics)
         self.last_epoch += 1
         if self._is_better(current):
@@ -473,29 +490,28 @@ class ReduceLROnPlateau(LRScheduler):
 
 
 class _Composed(LRScheduler):
-    """Base class of schedules made of other schedules of one optimizer."""
+    """Base class of schedules that combine several schedules of one optimizer."""
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler]) -> None:
         for i, scheduler in enumerate(schedulers):
             self._check(scheduler, i, optimizer)
-        self.optimizer = _checked(optimizer)
+        self.optimizer = _checked_optimizer(optimizer)
         self._schedulers = list(schedulers)
 
     def _check(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
         owner = type(self).__name__
         name = type(scheduler).__name__
         if not isinstance(scheduler, LRScheduler):
-            raise TypeError(f"{owner} at index {i} should have `optimizer` as its attribute: "
-                            f"expected an LRScheduler, got {name}")
+            raise TypeError(f"{owner}: the item at index {i} must be an LRScheduler, got {name}")
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise ValueError(f"{owner} does not support `ReduceLROnPlateau`, whose step takes a "
-                             f"metric, but got one at index {i}")
+            raise ValueError(f"{owner} does not support `ReduceLROnPlateau`, whose step requires a "
+                             f"metric: remove the one at index {i}")
         if scheduler.optimizer is not optimizer:
-            raise ValueError(f"{owner} expects all schedulers to belong to the same optimizer, but "
-                             f"{name} at index {i} has a different one")
+            raise ValueError(f"{owner}: all schedulers must have the same optimizer, but {name} at "
+                             f"index {i} has another one")
 
     def state_dict(self) -> dict[str, Any]:
-        """All attributes except the optimizer; of the schedules their state dicts."""
+        """All attributes except the optimizer; the combined schedules as their state dicts."""
         states = [scheduler.state_dict() for scheduler in self._schedulers]
         return {**super().state_dict(), "_schedulers": states}
 
@@ -506,13 +522,12 @@ class _Composed(LRScheduler):
 
 
 class ChainedScheduler(_Composed):
-    """Step several schedules at once: each scales the learning rate that the previous one set."""
+    """Step all schedules in each epoch: each scales the learning rate that the previous one set."""
 
     def __init__(self, schedulers: Sequence[LRScheduler],
                  optimizer: Optimizer | None = None) -> None:
         if not schedulers:
-            raise ValueError("ChainedScheduler expects at least one scheduler to be chained, but "
-                             "got no scheduler.")
+            raise ValueError("ChainedScheduler: expected at least one scheduler, got none")
         super().__init__(optimizer or schedulers[0].optimizer, schedulers)
         self._last_lr = _lrs(self.optimizer)
 
@@ -528,20 +543,20 @@ class ChainedScheduler(_Composed):
 
 
 class SequentialLR(_Composed):
-    """Run one schedule after the other.
+    """Run several schedules one after the other.
 
-    At each of the epochs `milestones` the next schedule starts at its epoch 0, from ``initial_lr``.
+    At epoch ``milestones[i]``, schedule i + 1 starts at its own epoch 0, from `initial_lr`.
     """
 
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
                  milestones: Sequence[int], last_epoch: int = -1) -> None:
         if not schedulers:
-            raise ValueError("SequentialLR expects at least one scheduler, but got no scheduler.")
+            raise ValueError("SequentialLR: expected at least one scheduler, got none")
         super().__init__(optimizer, schedulers)
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
-                f"SequentialLR expects number of schedulers provided to be one more than the "
-                f"number of milestone points, but got {len(schedulers)} and {len(milestones)}")
+                f"SequentialLR: the number of schedulers must be one more than the number of "
+                f"milestones, but got {len(schedulers)} and {len(milestones)}")
         self._milestones = list(milestones)
         self.last_epoch = last_epoch + 1
         self._begin(bisect_right(self._milestones, 0))
@@ -562,8 +577,7 @@ class SequentialLR(_Composed):
     def _begin(self, i: int) -> None:
         """Start schedule `i` from the initial learning rates.
 
-        This undoes the previous schedule, and the first step that every schedule made when it was
-        created.
+        This undoes the previous schedule and the initial step of every schedule at its creation.
         """
         initial_lrs = _lrs(self.optimizer, "initial_lr")
         for group, lr in zip(self.optimizer.param_groups, initial_lrs, strict=True):

@@ -24,6 +24,7 @@ from gpuprop._core.ops import definitions, forget_choices
 from gpuprop._core.registry import get_backend, use
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.tree import tree_map
+from gpuprop.nn._module import state_tensors
 from gpuprop.random import manual_seed
 from gpuprop.testing.rows import Row, all_rows
 
@@ -327,11 +328,12 @@ def check_parity(op: Any, *args: Any, backend: str, dtype: str = "float32", **kw
             assert o.dtype == typed.dtype, (
                 f"{where}: output {i} has dtype {o.dtype}, NumPy's has {typed.dtype}")
             _assert_close(o, want, dtype, f"{where}: output {i}", factor)
-        for i, (g, want) in enumerate(zip(got.gradients, exact.gradients, strict=True)):
-            assert (g is None) == (want is None), (
-                f"{where}: gradient {i} is {'None' if g is None else 'not None'}, unlike NumPy's")
+        for i, (g, expected_g) in enumerate(zip(got.gradients, exact.gradients, strict=True)):
+            is_none = "is None" if g is None else "is not None"
+            assert (g is None) == (expected_g is None), (
+                f"{where}: gradient {i} {is_none}, unlike NumPy's")
             if g is not None:
-                _assert_close(g, want, dtype, f"{where}: gradient {i}", factor)
+                _assert_close(g, expected_g, dtype, f"{where}: gradient {i}", factor)
         for returned, of_input in got.pullback_dtypes:
             rounded_later = half and returned == "float32"  # the engine rounds it
             assert returned == of_input or rounded_later, (
@@ -476,7 +478,7 @@ def _train(make: Callable, batches: list, backend: str, captured: bool) -> Train
 def _tied_parameters(model: Any) -> list[list[str]]:
     """Lists of names that are one parameter."""
     names: dict[int, list[str]] = {}
-    for name, value in model._state().items():
+    for name, value in state_tensors(model).items():
         if isinstance(value, Parameter):
             names.setdefault(id(value), []).append(name)
     return [group for group in names.values() if len(group) > 1]

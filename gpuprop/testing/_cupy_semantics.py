@@ -309,7 +309,7 @@ def _take(a: np.ndarray, indices: Any, axis: Any = None, out: Any = None) -> np.
     return np.take(a, indices, axis, out, mode="wrap")
 
 
-def _put(a: np.ndarray, indices: Any, values: Any, mode: str = "wrap") -> None:
+def _put(a: np.ndarray, indices: Any, values: Any, mode: Any = "wrap") -> None:
     np.put(a, indices, values, mode=mode)
 
 
@@ -325,11 +325,11 @@ def _index_add(a: np.ndarray, index: Any, values: Any, axis: int = 0) -> Any:
     return get_backend("numpy").xp.index_add(a, _wrap(index, a.shape[axis]), values, axis)
 
 
-def _empty(shape: Any, dtype: Any = float, order: str = "C") -> np.ndarray:
+def _empty(shape: Any, dtype: Any = float, order: Any = "C") -> np.ndarray:
     return poison(np.empty(shape, dtype, order))
 
 
-def _empty_like(a: np.ndarray, dtype: Any = None, order: str = "K",
+def _empty_like(a: np.ndarray, dtype: Any = None, order: Any = "K",
                 shape: Any = None) -> np.ndarray:
     return poison(np.empty_like(a, dtype, order, shape=shape))
 

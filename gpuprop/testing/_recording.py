@@ -65,8 +65,9 @@ class Recording:
             for (label, before), (_, after) in pairs:
                 if before != after:
                     return f"{call}: {label} {_change(before, after)}"
-        before, after = len(self.calls), len(other.calls)
-        return None if before == after else f"{before} array calls became {after}"
+        count = len(self.calls)
+        other_count = len(other.calls)
+        return None if count == other_count else f"{count} array calls became {other_count}"
 
     def outside(self) -> list:
         """The older memory that the calls use, as arrays: the state that a replay depends on."""
@@ -150,7 +151,7 @@ def _change(before: str, after: str) -> str:
 
 def result_arrays(result: Any) -> Iterator[np.ndarray]:
     """The arrays of a result; NumPy's scalars as 0-d arrays, which a device returns."""
-    for leaf in tree_leaves(result):
+    for leaf in tree_leaves(result) if isinstance(result, tuple | list) else (result,):
         if isinstance(leaf, np.ndarray | np.generic | bool):
             yield np.asarray(leaf)
 

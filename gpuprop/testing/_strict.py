@@ -174,7 +174,8 @@ class Machine:
             raise TypeError(f"{name}() got an unexpected keyword argument {unknown.pop()!r}")
         if self._waits(name, args, kwargs):
             self.sync(name)
-        if any(map(self.owns, tree_leaves(_host_arguments(name, args)))):
+        host_arguments = _host_arguments(name, args)
+        if host_arguments and any(map(self.owns, tree_leaves(host_arguments))):
             raise TypeError(f"{name}(): a device array cannot be interpreted as an integer")
         if args and name not in CREATION and name not in SEQUENCES:
             self.check(args[0], numbers=name in SCALARS)
@@ -268,6 +269,8 @@ class Machine:
                     array = self.new(raw, viewed._device)
                     views += 1
             arrays.append(array)
+        if not isinstance(result, tuple | list):
+            return (arrays[0] if arrays else result), views
         remaining = iter(arrays)
         return tree_map(lambda leaf: next(remaining) if _is_array(leaf) else leaf, result), views
 
@@ -626,7 +629,6 @@ class StrictBackend(Backend):
     array_type = StrictArray
     machine = StrictArray.machine
     records = True
-    priority = -1  # never the default: it is for tests
 
     def __init__(self) -> None:
         additional = {name: _extra(self.machine, name) for name in (*extras.NAMES, "matmul")}

@@ -1,4 +1,4 @@
-"""Training without writing the loop: the Trainer, callbacks, metrics and the history of a run."""
+"""The Trainer, which runs the training loop, and its callbacks, metrics and history."""
 
 from gpuprop.training._callbacks import Callback, Checkpoint, EarlyStopping, HistoryLogger
 from gpuprop.training._history import History

@@ -1,4 +1,4 @@
-"""Training data in any of its forms, as an iterable of batches."""
+"""Convert the data that the Trainer accepts to an iterable of batches."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ def as_batches(
 ) -> Any:
     """`data` as an iterable of batches.
 
-    An array, a tuple of arrays or a dataset gets a DataLoader; any other iterable must hold batches
-    and is returned unchanged.  Floating arrays are cast to `dtype` once.  Random numbers are drawn
-    only to shuffle.  Raises ValueError if there are no data, if arrays differ in length and, with
-    `targets`, if the last array has NaN.
+    An array, a tuple of arrays or a dataset is wrapped in a DataLoader; any other iterable must
+    yield batches and is returned unchanged.  Floating-point arrays are cast to `dtype` once, here.
+    With `targets` the last array holds the targets.  Raises ValueError if there are no data, if
+    arrays differ in length, or if targets are NaN.
     """
-    if isinstance(data, tuple) or hasattr(data, "shape"):
-        arrays = ArrayDataset(*data if isinstance(data, tuple) else (data,)).arrays
+    if hasattr(data, "shape"):
+        data = (data,)
+    if isinstance(data, tuple):
+        arrays = ArrayDataset(*data).arrays
         data = ArrayDataset(*(place(a, dtype=dtype) if is_float(a.dtype) else a for a in arrays))
-    indexed = hasattr(data, "__getitem__") and not hasattr(data, "__iter__")
-    is_dataset = indexed or isinstance(data, IterableDataset)
+    is_map_style = hasattr(data, "__getitem__") and not hasattr(data, "__iter__")
+    is_dataset = is_map_style or isinstance(data, IterableDataset)
     dataset = data if is_dataset else getattr(data, "dataset", None)
     if length(dataset) == 0:
         raise ValueError("no data: the dataset is empty")
@@ -34,11 +36,12 @@ def as_batches(
         _check_no_nan(dataset.arrays[-1])
     if is_dataset:
         shuffle &= not isinstance(data, IterableDataset)
+        # unless it shuffles, the loader must not draw from the default generator
         rng = None if shuffle else Generator()
         data = DataLoader(data, batch_size, shuffle, dtype=dtype, rng=rng)
     if not hasattr(data, "__iter__"):
-        raise TypeError(f"data must be a tuple of arrays, a DataLoader or another iterable of "
-                        f"batches, not {type(data).__name__}")
+        raise TypeError(f"data must be a tuple of arrays, a dataset, a DataLoader or another "
+                        f"iterable of batches, got {type(data).__name__}")
     if length(data) == 0:
         samples = length(dataset)
         hint = ""
@@ -60,5 +63,5 @@ def _check_no_nan(target: Any) -> None:
     if is_float(target.dtype):
         n = int(asnumpy(get_array_module(target).isnan(target)).sum())
         if n:
-            raise ValueError(f"the target has {n} NaN among its {target.size} values: remove these "
-                             f"samples")
+            raise ValueError(f"the target has {n} NaN among its {target.size} values: remove the "
+                             f"samples with NaN")

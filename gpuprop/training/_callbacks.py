@@ -20,8 +20,8 @@ logger = logging.getLogger("gpuprop")
 class Callback:
     """Base class of callbacks: `Trainer.fit` calls these methods with the trainer.
 
-    ``trainer.history[-1]`` is the last completed epoch.  ``trainer.stop()`` ends the training after
-    the current step or epoch.  An exception raised by a callback ends it at once.
+    ``trainer.history[-1]`` is the row of the last completed epoch.  ``trainer.stop()`` ends
+    training after the current step or epoch.  An exception in a callback ends training at once.
 
     >>> from gpuprop.training import Callback
     >>> class PrintLoss(Callback):
@@ -36,16 +36,16 @@ class Callback:
         """Called before each epoch."""
 
     def on_step_end(self, trainer: Trainer) -> None:
-        """Called after each step of the optimizer."""
+        """Called after each optimizer step; `trainer.running_loss` includes that step."""
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        """Called after each epoch, its validation included."""
+        """Called after each epoch and its validation."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Called when training ends, also after ctrl-C, but not after an error."""
+        """Called when training ends: normally or by ctrl-C, but not by an error."""
 
     def close(self) -> None:
-        """Called at the end of `fit` in any case: close files and free other resources."""
+        """Called at the end of `fit`, also after an error: close files, free other resources."""
 
 
 EVENTS = ("on_fit_start", "on_epoch_start", "on_step_end", "on_epoch_end", "on_fit_end")
@@ -62,15 +62,16 @@ class EpochFunction(Callback):
 
 
 def best_epoch(trainer: Trainer, monitor: str, min_delta: float = 0.0) -> int:
-    """The number of the best epoch by a column of the history, 0 if there is none.
+    """The number of the epoch with the best value in a column of the history; 0 if there is none.
 
-    An epoch is better only if it improves the best value by more than `min_delta`; NaN is never
-    better.  Raises KeyError if the last epoch has no such column.
+    An epoch is better only if it improves on the best value so far by more than `min_delta`.  NaN
+    is never better.  Raises KeyError if the last epoch has no such column.
     """
     last = trainer.history[-1]
     if monitor not in last:
         hint = ": call fit with validation=..." if monitor.startswith("val_") else ""
-        raise KeyError(f"cannot monitor {monitor!r}: the history has {', '.join(last)}{hint}")
+        raise KeyError(f"cannot monitor {monitor!r}: the history has the columns "
+                       f"{', '.join(last)}{hint}")
     sign = 1 if trainer.higher_is_better(monitor) else -1
     best = -math.inf
     epoch = 0
@@ -83,11 +84,11 @@ def best_epoch(trainer: Trainer, monitor: str, min_delta: float = 0.0) -> int:
 
 
 class EarlyStopping(Callback):
-    """Stop training after `patience` epochs in a row without improvement of a history column.
+    """Stop training if a column of the history has not improved for `patience` epochs.
 
-    An improvement is larger than `min_delta`.  With `restore_best` the model gets the weights of
-    its best epoch, even if training ends for another reason.  The attribute `best` is the number of
-    that epoch.
+    Only a change of more than `min_delta` is an improvement.  With `restore_best`, the model gets
+    the weights of its best epoch at the end, whatever ended training.  The attribute `best` is the
+    number of that epoch.
     """
 
     def __init__(self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0,
@@ -119,9 +120,9 @@ class EarlyStopping(Callback):
 
 
 class Checkpoint(Callback):
-    """Save the trainer's state after each epoch, and when ctrl-C interrupts one.
+    """Save the trainer's state to `path` after each epoch, and when ctrl-C interrupts an epoch.
 
-    With `monitor`, save only after epochs in which this column of the history is the best so far.
+    With `monitor`, save only after an epoch that is the best so far in this column of the history.
     ``trainer.load_state_dict(gpuprop.load(path))`` resumes from the file.
     """
 
@@ -140,18 +141,18 @@ class Checkpoint(Callback):
 
 
 class HistoryLogger(Callback):
-    """Write the history to a file after each epoch: a ``.csv`` table, or ``.jsonl`` objects."""
+    """Write the history to a ``.csv`` or ``.jsonl`` file after each epoch."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = path
         suffix = Path(path).suffix
         if suffix not in (".csv", ".jsonl"):
-            raise ValueError(f"a history file must end in .csv or .jsonl, but the path is "
+            raise ValueError(f"the path of a history must end in .csv or .jsonl, got "
                              f"{os.fspath(path)!r}")
-        self._csv = suffix == ".csv"
+        self._is_csv = suffix == ".csv"
 
     def on_epoch_end(self, trainer: Trainer) -> None:
-        if self._csv:
+        if self._is_csv:
             trainer.history.to_csv(self.path)
         else:
             trainer.history.to_jsonl(self.path)

@@ -1,4 +1,4 @@
-"""The history of a run: one row of numbers for each epoch, and learning curves."""
+"""The history of a run: one row of results per epoch, files and learning curves."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ COLORS = {"train": "#3b6ea5", "validation": "#d1603d"}
 
 
 class History:
-    """The rows of a run, one dict for each epoch.
+    """The results of a run, one row (a dict) per epoch.
 
-    Their keys are epoch, seconds, lr, loss and the metrics; those of the validation begin with
-    ``val_``.  ``history["val_loss"]`` is a column, ``history[-1]`` a row.  `interrupted` is True if
-    ctrl-C ended the last `fit`.
+    The columns are epoch, seconds, lr, loss and the metrics; with validation also val_loss and the
+    metrics with the prefix val_.  ``history[-1]`` is the last row, and ``history["val_loss"]`` a
+    column: a list with None for epochs that lack it.  `interrupted` is True if ctrl-C ended the
+    last `fit`.
 
     >>> from gpuprop.training import History
     >>> history = History()
@@ -45,7 +46,7 @@ class History:
             return self.rows[key]
         if key not in self.columns:
             raise KeyError(f"no column {key!r}: the history has "
-                           f"{', '.join(self.columns) or 'none yet'}")
+                           f"{', '.join(self.columns) or 'no columns yet'}")
         return [row.get(key) for row in self.rows]
 
     @property
@@ -54,7 +55,7 @@ class History:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def to_csv(self, path: str | os.PathLike) -> None:
-        """Write a table with a header line; matrices are left out."""
+        """Write a CSV table with a header; columns of arrays, as of matrices, are left out."""
         columns = [name for name in self.columns if not self._has_lists(name)]
         with replacing(path) as file:
             table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
@@ -65,20 +66,20 @@ class History:
         return any(isinstance(row.get(column), list) for row in self.rows)
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Write one object: the rows, and whether the run was interrupted."""
+        """Write one JSON object with the keys "interrupted" and "rows"."""
         with replacing(path) as file:
             json.dump({"interrupted": self.interrupted, "rows": self.rows}, file, indent=1)
 
     def to_jsonl(self, path: str | os.PathLike) -> None:
-        """Write one object and one line for each epoch."""
+        """Write one line with one JSON object for each epoch."""
         with replacing(path) as file:
             file.writelines(json.dumps(row) + "\n" for row in self.rows)
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Plot the loss and every metric, training and validation, as a matplotlib Figure.
+        """Plot the training and validation curves of the loss and each metric.
 
-        With `path` the figure is also saved, in the format that the suffix names (png by default).
-        Raises ImportError if matplotlib is missing.
+        Returns a matplotlib Figure.  With `path`, also saves it in the format of the suffix, by
+        default png.  Raises ImportError if matplotlib is missing.
         """
         try:
             from matplotlib.figure import Figure
@@ -86,8 +87,8 @@ class History:
         except ImportError as error:
             raise ImportError(
                 'learning curves need matplotlib: pip install "gpuprop[train]"') from error
-        measured = [name for name in self.columns if name not in NOT_MEASURED
-                    and not isinstance(self.rows[-1].get(name), list)]
+        measured = [name for name in self.columns
+                    if name not in NOT_MEASURED and not self._has_lists(name)]
         names = list(dict.fromkeys(name.removeprefix("val_") for name in measured))
         if not names:
             raise ValueError("nothing to plot: the history has no epochs yet")
@@ -97,9 +98,10 @@ class History:
             for column, label in ((name, "train"), (f"val_{name}", "validation")):
                 if column in measured:
                     values = self[column]
+                    last = [value for value in values if value is not None][-1]
                     axes.plot(self["epoch"], values, color=COLORS[label], linewidth=1.8,
                               marker="o" if len(self) < 20 else "", markersize=4,
-                              label=f"{label}, last {values[-1]:.3g}")
+                              label=f"{label}, last {last:.3g}")
             axes.set(title=name.replace("_", " "), xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
@@ -119,11 +121,11 @@ class History:
 
 
 def measured_numbers(row: dict[str, Any]) -> dict[str, float]:
-    """The loss and the metrics of a row that are numbers."""
+    """The entries of a row that are losses and metrics, without arrays."""
     return {name: value for name, value in row.items()
             if name not in NOT_MEASURED and isinstance(value, int | float)}
 
 
 def describe(row: dict[str, Any]) -> str:
-    """The loss and the metrics of a row as text."""
+    """The losses and metrics of a row as text."""
     return ", ".join(f"{name} {value:.4g}" for name, value in measured_numbers(row).items())

@@ -1,4 +1,4 @@
-"""The loss of a batch as a sum and a count, which add up over batches."""
+"""The loss of a batch as a sum and a count, which can be added over batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from gpuprop.nn._loss import sum_and_count
 
 
 class BatchLoss(NamedTuple):
-    """The loss of a batch: ``value * scale`` is the sum of the losses, and over `count` their mean.
+    """The loss of a batch: ``value * scale`` is the sum, ``value * scale / count`` the mean.
 
-    The scale keeps a loss function's own mean as it is: the value is that mean, and the scale and
-    the count are the number of samples.
+    If the loss has a `sum_and_count`, `value` is the sum and `scale` is 1.  If it returns a mean,
+    `value` is that mean, and `scale` and `count` are both the number of samples: the scale of the
+    gradient of the mean is then exactly 1.
     """
 
     value: Tensor
@@ -23,35 +24,32 @@ class BatchLoss(NamedTuple):
     count: Any  # a number or a 0-d array
 
     def backward(self, mean: bool) -> None:
-        """Accumulate the gradient of the mean, or of the sum."""
+        """Accumulate the gradient of the mean of the losses, or of their sum."""
         value = self.value.data
-        gradient = self.scale / nonzero(self.count) if mean else self.scale
+        gradient = self.scale / safe_divisor(self.count) if mean else self.scale
         self.value.backward(backend_of(value).xp.full_like(value, gradient))
 
 
-def nonzero(count: Any) -> Any:
-    """`count`, or 1 where it is 0: a divisor.  The sum and its gradient are 0 then."""
+def safe_divisor(count: Any) -> Any:
+    """`count`, or 1 where it is 0: the sum that it divides is 0 then, and so is its gradient."""
     return count + (count == 0)
 
 
 def batch_loss(loss: Callable) -> Callable[[Any, Any], BatchLoss]:
-    """`loss` as a function (output, target) -> BatchLoss.
+    """Wrap `loss` in a function (output, target) -> BatchLoss.
 
-    Raises ValueError if it is a loss of gpuprop whose reduction is not a mean.
+    Raises ValueError if `loss` is a loss of gpuprop whose reduction is not "mean".
     """
-    pair = sum_and_count(loss)
+    function = sum_and_count(loss) or loss
 
     def apply(output: Any, target: Any) -> BatchLoss:
-        if pair is not None:
-            total, count = pair(output, target)
-            return BatchLoss(total, 1, raw(count))
-        value = loss(output, target)
-        if isinstance(value, tuple):
+        value = function(output, target)
+        if isinstance(value, tuple | list):
             total, count = value
             return BatchLoss(total, 1, raw(count))
         if value.data.size != 1:
-            raise ValueError(f"a training loss must be one number, the mean over the batch, but "
-                             f"has shape {value.shape}: reduce it with .mean()")
+            raise ValueError(f"a training loss must return one number, the mean over the batch, "
+                             f"got shape {value.shape}: reduce it with .mean()")
         samples = len(target)
         return BatchLoss(value, samples, samples)
 

@@ -1,4 +1,4 @@
-"""Progress output: a bar in terminals and notebooks, lines without tqdm, else nothing."""
+"""Progress output on stderr: a tqdm bar, or one line per epoch if tqdm is missing."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpuprop.training._history import describe, measured_numbers
 if TYPE_CHECKING:
     from gpuprop.training._trainer import Trainer
 
-REDRAW = 0.1  # seconds between updates of the bar
-READ = 2.0  # seconds between reads of the running loss, which wait for the device
-# without counts and rates, so that the loss and metrics fit into 100 columns
-FORMAT = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+REDRAW_INTERVAL = 0.1  # seconds between updates of the bar
+LOSS_INTERVAL = 2.0  # seconds between reads of the running loss, which wait for the device
+# no counts and rates, so that the loss and the metrics fit into 100 columns
+BAR_FORMAT = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
 
 def progress_callbacks() -> list[Callback]:
-    """The callback that shows progress in this process, or none."""
+    """The callback that shows progress; none outside of terminals and notebooks."""
     if not _in_notebook() and not sys.stderr.isatty():
         return []
     try:
@@ -55,7 +55,8 @@ class ProgressLines(Callback):
 class ProgressBar(ProgressLines):
     """One tqdm bar for all steps of all epochs.
 
-    It shows the loss and metrics of the previous epoch; in long epochs the loss is the running one.
+    The bar shows the losses and metrics of the previous epoch.  In an epoch of more than
+    LOSS_INTERVAL seconds, the training loss is the running loss.
     """
 
     def __init__(self, tqdm: Any) -> None:
@@ -65,8 +66,8 @@ class ProgressBar(ProgressLines):
     def on_fit_start(self, trainer: Trainer) -> None:
         epochs = trainer.last_epoch - len(trainer.history)
         steps = trainer.steps_per_epoch
-        self._bar = self._tqdm(total=steps and steps * epochs, dynamic_ncols=True,
-                               bar_format=FORMAT)
+        total = None if steps is None else steps * epochs
+        self._bar = self._tqdm(total=total, dynamic_ncols=True, bar_format=BAR_FORMAT)
         self._steps_done = 0
         self._next_redraw = 0.0
         self._last_read = time.perf_counter()
@@ -80,8 +81,8 @@ class ProgressBar(ProgressLines):
         self._steps_done += 1
         now = time.perf_counter()
         if now >= self._next_redraw:
-            self._next_redraw = now + REDRAW
-            if now >= self._last_read + READ:
+            self._next_redraw = now + REDRAW_INTERVAL
+            if now >= self._last_read + LOSS_INTERVAL:
                 self._last_read = now
                 self._shown["loss"] = trainer.running_loss()
             self._draw()

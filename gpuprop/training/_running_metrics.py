@@ -1,4 +1,4 @@
-"""The loss and the metrics of one pass over data: added up on the device, read at its end."""
+"""The loss and the metrics of one pass over the data, accumulated on the device."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from gpuprop.training.metrics import Metric
 
 
 class RunningMetrics:
-    """The loss and metrics so far.
+    """The loss and the metrics of all batches added so far.
 
-    `add` never waits for the device; `loss` and `compute` do.
+    `add` does not wait for the device; `loss` and `compute` do.
     """
 
     def __init__(self, backend: Backend, metrics: Iterable[Metric]) -> None:
         self.backend = backend
         self.metrics = [copy.copy(m) for m in metrics]
-        self.total = self.count = backend.xp.zeros((), "float64")
+        self.total = backend.xp.zeros((), "float64")  # the sum of the losses
+        self.count = backend.xp.zeros((), "float64")
         for metric in self.metrics:
             metric.reset()
 
     def add(self, output: Any, loss: BatchLoss, target: Any) -> None:
-        """Add a batch."""
+        """Add a batch; `output` may be None if there are no metrics."""
         self.total = self.total + loss.value.data * loss.scale
         self.count = self.count + loss.count
         for metric in self.metrics:
             metric.update(output, target)
 
     def loss(self) -> float:
-        """The mean loss so far, NaN if the count is 0."""
+        """The mean loss so far; NaN if no batches were added or all their labels are ignored."""
         total = self._number(self.total)
         count = self._number(self.count)
         return total / count if count else math.nan

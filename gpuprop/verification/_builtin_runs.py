@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import gpuprop.functional as F
-from gpuprop import nn, optim, random
+import gpuprop.nn as nn
+import gpuprop.optim as optim
+import gpuprop.random as random
 from gpuprop._core.tensor import Tensor
 from gpuprop.data import ArrayDataset, DataLoader
 

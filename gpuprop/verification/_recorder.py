@@ -18,7 +18,7 @@ from gpuprop._core.instruments import around_modules, inspect_ops
 from gpuprop._core.ops import Spec
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 from gpuprop._core.tree import tree_leaves, tree_map
-from gpuprop.nn._module import Module
+from gpuprop.nn._module import Module, state_tensors
 from gpuprop.verification._summation_order import SummationOrder, batch_size
 
 OUTSIDE = "(training step)"  # in place of a layer's name, for computations outside of all layers
@@ -94,7 +94,7 @@ class StepRecorder:
         if order_seed:
             order = SummationOrder(batch_size(host) if permute_samples else 0, order_seed)
         placed = tree_map(lambda leaf: self._place(leaf, order), batch)
-        state = self.model._state()
+        state = state_tensors(self.model)
         before = {name: t.numpy() for name, t in state.items()}
         with contextlib.ExitStack() as stack:
             stack.enter_context(around_modules(self.call))

@@ -13,7 +13,7 @@ from gpuprop._core.backend import Backend
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.registry import backend_of, making_on
 from gpuprop._core.tensor import Parameter
-from gpuprop.nn._module import Module
+from gpuprop.nn._module import Module, state_tensors
 from gpuprop.optim import Optimizer
 from gpuprop.random import manual_seed
 from gpuprop.verification._recorder import StepRecord, StepRecorder
@@ -77,7 +77,7 @@ def _train(record: RunRecord, backend: Backend, model: Module, step: Callable, b
 
 def _load(model: Module, values: dict[str, np.ndarray], optimizers: Iterable[Optimizer],
           states: list[dict]) -> None:
-    for name, tensor in model._state().items():
+    for name, tensor in state_tensors(model).items():
         tensor.data[...] = backend_of(tensor.data).asarray(values[name], tensor.dtype)
         if isinstance(tensor, Parameter):
             tensor.touch()

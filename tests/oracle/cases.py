@@ -1,4 +1,4 @@
-"""Many of PyTorch's samples as one test, with the refusals taken into account."""
+"""Run many of PyTorch's samples in one test, except those that are excluded in refusals.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 import gpuprop
 
-SHOWN = 4  # failures of one function that are written out
+SHOWN = 4  # failures that a message describes
 Record = Callable[[str, object], None]  # pytest's record_property
 
 
@@ -25,27 +25,37 @@ class Call(NamedTuple):
     kwargs: dict[str, Any]
 
 
-def every(name: str, samples: Iterable, compare: Callable[..., None], refusals: list[Exclusion]) -> int:
-    """Compare all samples but the refused and return their number; every refusal needs one of these that would fail."""
+def compare_samples(name: str, samples: Iterable, compare: Callable[..., None],
+                    exclusions: list[Exclusion]) -> int:
+    """Compare all samples that are not excluded and return their number.
+
+    Fails if a sample differs, and if no sample of an exclusion differs.
+    """
     set_rng_seed(0)
     gpuprop.manual_seed(0)
-    needed = {r: False for r in refusals if r.name == name}
-    compared, failures = 0, []
+    needed = {exclusion: False for exclusion in exclusions if exclusion.name == name}
+    compared = 0
+    failures = []
     for sample in samples:
-        refusal, tolerance = next((r for r in needed if r.when(sample)), None), {}
-        if refusal:
-            needed[refusal] |= _error(compare, sample) is not None
-            if refusal.tolerance is None:
+        exclusion = next((e for e in needed if e.when(sample)), None)
+        tolerance = {}
+        if exclusion:
+            needed[exclusion] |= _error(compare, sample) is not None
+            if exclusion.tolerance is None:
                 continue
-            tolerance["tolerance"] = refusal.tolerance
+            tolerance["tolerance"] = exclusion.tolerance
         compared += 1
         error = _error(compare, sample, **tolerance)
-        failures += [f"{describe(sample)}\n    {error}"] if error else []
+        if error:
+            failures.append(f"{describe(sample)}\n    {error}")
     if failures:
-        pytest.fail(f"{name}: {len(failures)} of {compared} samples\n" + "\n".join(failures[:SHOWN]), pytrace=False)
-    stale = [r.reason for r, failed in needed.items() if not failed]
-    if stale:
-        pytest.fail(f"{name}: refused without need: {'; '.join(stale)}", pytrace=False)
+        shown = "\n".join(failures[:SHOWN])
+        pytest.fail(f"{name}: {len(failures)} of {compared} samples failed\n{shown}",
+                    pytrace=False)
+    unneeded = [exclusion.reason for exclusion, failed in needed.items() if not failed]
+    if unneeded:
+        pytest.fail(f"{name}: exclusions that are not needed: {'; '.join(unneeded)}",
+                    pytrace=False)
     return compared
 
 
@@ -53,25 +63,33 @@ def _error(compare: Callable[..., None], *args: Any, **kwargs: Any) -> str | Non
     try:
         compare(*args, **kwargs)
     except Exception as e:
-        where = traceback.extract_tb(e.__traceback__)[-1]
-        return f"{type(e).__name__}: {e}  [{where.filename.rpartition('/')[2]}:{where.lineno}]"
+        frame = traceback.extract_tb(e.__traceback__)[-1]
+        file = frame.filename.rpartition("/")[2]
+        return f"{type(e).__name__}: {e}  [{file}:{frame.lineno}]"
     return None
 
 
 def describe(sample: Any) -> str:
-    """A sample in one line, tensors by dtype and shape."""
-    brief = lambda t: f"{t.dtype}{list(t.shape)}{'' if t.is_contiguous() else ' strided'}".removeprefix("torch.")
-    return str(tree_map_only(torch.Tensor, lambda t: _Word(brief(t)), sample))
+    """A sample in one line; tensors are shown as dtype and shape."""
+
+    def describe_tensor(t: torch.Tensor) -> _Unquoted:
+        dtype = str(t.dtype).removeprefix("torch.")
+        layout = "" if t.is_contiguous() else " strided"
+        return _Unquoted(f"{dtype}{list(t.shape)}{layout}")
+
+    return str(tree_map_only(torch.Tensor, describe_tensor, sample))
 
 
-def must_refuse(call: Callable[[], Any]) -> None:
-    """Ours raises where PyTorch does."""
+def must_raise(call: Callable[[], Any]) -> None:
+    """Check that `call` raises, for arguments for which PyTorch raises."""
     try:
         call()
     except (TypeError, ValueError, RuntimeError, IndexError):
         return
-    raise AssertionError("PyTorch raises, ours does not")
+    raise AssertionError("PyTorch raises, gpuprop does not")
 
 
-class _Word(str):
+class _Unquoted(str):
+    """A str without quotes in its repr."""
+
     __repr__ = str.__str__

@@ -1,4 +1,4 @@
-"""What was compared, and what PyTorch has and gpuprop has not, below the tests' own summary."""
+"""After pytest's summary, report what was compared, and which of PyTorch's names gpuprop lacks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 compared[kind].append(value)
     for kind, pairs in sorted(compared.items()):
         names = {name for name, _ in pairs}
-        terminalreporter.write_line(f"{kind}: {len(names)} compared in {sum(n for _, n in pairs)} samples")
+        samples = sum(n for _, n in pairs)
+        terminalreporter.write_line(f"{kind}: {len(names)} compared in {samples} samples")
     for kind, names in sorted(absent.items()):
-        terminalreporter.write_line(f"{kind}: {len(names)} of PyTorch's have no counterpart here: {grouped(names)}")
+        terminalreporter.write_line(
+            f"{kind}: {len(names)} exist in PyTorch only: {summarize(names)}")
 
 
-def grouped(names: list[str]) -> str:
-    """``linalg (3), a, b``: names in one line, those of a namespace as their number."""
-    spaces: dict[str, int] = defaultdict(int)
+def summarize(names: list[str]) -> str:
+    """Names in one line; those of a submodule are counted: ``linalg.* (3), a, b``."""
+    counts: dict[str, int] = defaultdict(int)
     for name in names:
-        spaces[name.rpartition(".")[0]] += 1
-    plain = [n for n in names if "." not in n]
-    return ", ".join([f"{space}.* ({n})" for space, n in spaces.items() if space] + plain)
+        counts[name.rpartition(".")[0]] += 1
+    plain = [name for name in names if "." not in name]
+    return ", ".join([f"{module}.* ({n})" for module, n in counts.items() if module] + plain)

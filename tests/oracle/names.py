@@ -1,8 +1,9 @@
-"""PyTorch's names and words as ours: which function and which method of a Tensor a case of op_db is about.
+"""Find the functions and Tensor methods of gpuprop that an OpInfo of PyTorch's op_db describes.
 
-Functions of `gpuprop.functional` and methods take PyTorch's arguments as they are.  Array functions speak NumPy: most
-are found by an alias or in `NUMPY`, and take PyTorch's keywords by `WORDS`; where the meanings differ, a function
-below, with PyTorch's own signature, says its meaning in our words.
+Functions of `gpuprop.functional` and methods accept PyTorch's arguments.  Array functions follow
+NumPy: most are found by an alias of the OpInfo or in `NUMPY_NAMES`, and `PARAMETERS` renames
+keyword arguments.  If the parameters differ more, an adapter below has PyTorch's signature and
+calls array functions.
 """
 
 from __future__ import annotations
@@ -20,252 +21,282 @@ from gpuprop._core.namespace import Differentiable
 ARRAY_FUNCTIONS = Differentiable.ops
 
 
-class Ours(NamedTuple):
-    """A callable that takes PyTorch's arguments, and the functions of ours that it stands for."""
+class Counterpart(NamedTuple):
+    """A function with PyTorch's parameters, and the names of gpuprop's functions that it tests."""
 
     call: Callable
     names: set[str]
 
 
-# PyTorch's name -> NumPy's, where PyTorch knows no such alias or means another thing by its own.
-NUMPY = {
+# PyTorch's name -> NumPy's, where PyTorch lacks the alias or uses NumPy's name otherwise.
+NUMPY_NAMES = {
     "amax": "max", "amin": "min", "bitwise_left_shift": "left_shift", "bitwise_not": "invert",
     "bitwise_right_shift": "right_shift", "clone": "copy", "eq": "equal", "equal": "array_equal",
-    "permute": "transpose", "pow": "power", "repeat": "tile", "sgn": "sign", "transpose": "swapaxes",
-    "unbind": "unstack", "unsqueeze": "expand_dims",
+    "permute": "transpose", "pow": "power", "repeat": "tile", "sgn": "sign",
+    "transpose": "swapaxes", "unbind": "unstack", "unsqueeze": "expand_dims",
 }
 
-# PyTorch's parameter -> NumPy's, the first of them that the function has.
-WORDS = {"dim": ["axis"], "dims": ["axis", "axes"], "keepdim": ["keepdims"], "dim1": ["axis1"], "dim2": ["axis2"],
-         "start_dim": ["start_axis"], "end_dim": ["end_axis"]}
+# PyTorch's parameter -> NumPy's: the first that the function has.
+PARAMETERS = {
+    "dim": ["axis"], "dims": ["axis", "axes"], "keepdim": ["keepdims"], "dim1": ["axis1"],
+    "dim2": ["axis2"], "start_dim": ["start_axis"], "end_dim": ["end_axis"],
+}
 
 
-def find(op: Any) -> Iterator[tuple[str, Ours]]:
-    """What an OpInfo is about here: a function, under PyTorch's name, a method, as "Tensor.name", both or neither."""
-    function = MEANINGS.get(op.name) or _function(op)
+def find(op: Any) -> Iterator[tuple[str, Counterpart]]:
+    """The function and the method for an OpInfo, if they exist.
+
+    The function has PyTorch's name, the method the name "Tensor.name".
+    """
+    function = ADAPTERS.get(op.name) or _function(op)
     if function:
         yield op.name, function
     if hasattr(gp.Tensor, op.name):
-        yield f"Tensor.{op.name}", Ours(functools.partial(_method, op.name), set())
+        yield f"Tensor.{op.name}", Counterpart(functools.partial(_method, op.name), set())
 
 
 def _method(name: str, self: Any, *args: Any, **kwargs: Any) -> Any:
-    found = getattr(self, name)
-    return found(*args, **kwargs) if callable(found) else found
+    """The value of an attribute, or the result of a method."""
+    value = getattr(self, name)
+    return value(*args, **kwargs) if callable(value) else value
 
 
-def _function(op: Any) -> Ours | None:
-    space, _, name = op.name.rpartition(".")
-    if space == "nn.functional":
+def _function(op: Any) -> Counterpart | None:
+    module, _, name = op.name.rpartition(".")
+    if module == "nn.functional":
         return _functional(name)
-    aliases = [a.name for a in op.aliases]
-    for name in (NUMPY.get(op.name, op.name), *aliases):
+    aliases = [alias.name for alias in op.aliases]
+    for name in (NUMPY_NAMES.get(op.name, op.name), *aliases):
         if name in ARRAY_FUNCTIONS:
             f = ARRAY_FUNCTIONS[name]
-            return Ours(in_numpys_words(f), {n for n, v in ARRAY_FUNCTIONS.items() if v is f})
+            names = {n for n, value in ARRAY_FUNCTIONS.items() if value is f}
+            return Counterpart(with_torch_keywords(f), names)
     return _functional(op.name) if f"nn.functional.{op.name}" in aliases else None
 
 
-def _functional(name: str) -> Ours | None:
-    if not public(name):
+def _functional(name: str) -> Counterpart | None:
+    if not is_functional(name):
         return None
-    return Ours(on_copies(getattr(F, name)) if name in WRITING else getattr(F, name), {f"functional.{name}"})
+    return Counterpart(getattr(F, name), {f"functional.{name}"})
 
 
-WRITING = ("batch_norm", "instance_norm")  # into the running statistics they are given
-
-
-def on_copies(f: Callable) -> Callable:
-    """`f`, called with copies of the tensors that are not differentiated."""
-    own = lambda v: gp.tensor(v) if isinstance(v, gp.Tensor) and not v.requires_grad else v
-    return lambda *args, **kwargs: f(*map(own, args), **{k: own(v) for k, v in kwargs.items()})
-
-
-def public(name: str) -> bool:
-    """A function of `gpuprop.functional` alone."""
+def is_functional(name: str) -> bool:
+    """Whether `gpuprop.functional` has a function of this name that is not an array function."""
     f = getattr(F, name, None)
-    return inspect.isfunction(f) and f is not ARRAY_FUNCTIONS.get(name) and not name.startswith("_")
+    return (inspect.isfunction(f) and f is not ARRAY_FUNCTIONS.get(name)
+            and not name.startswith("_"))
 
 
-def in_numpys_words(f: Callable) -> Callable:
-    """`f`, called with PyTorch's keywords; axes are tuples, and a `dtype` is what the input is cast to first."""
-    own = inspect.signature(f).parameters
+def with_torch_keywords(f: Callable) -> Callable:
+    """`f` with PyTorch's keywords.
+
+    Lists of axes become tuples, and the input is cast first if `f` has no parameter `dtype`.
+    """
+    parameters = inspect.signature(f).parameters
+
+    def renamed(keyword: str) -> str:
+        candidates = [name for name in PARAMETERS.get(keyword, ()) if name in parameters]
+        return candidates[0] if candidates else keyword
 
     def call(input: Any, *args: Any, **kwargs: Any) -> Any:
-        if "dtype" in kwargs and "dtype" not in own:
+        if "dtype" in kwargs and "dtype" not in parameters:
             input = input.astype(kwargs.pop("dtype"))
-        words = {next((w for w in WORDS.get(k, ()) if w in own), k): v for k, v in kwargs.items()}
-        return f(input, *map(_tupled, args), **{k: _tupled(v) for k, v in words.items()})
+        options = {renamed(name): _as_tuple(value) for name, value in kwargs.items()}
+        return f(input, *map(_as_tuple, args), **options)
 
     return call
 
 
-def _tupled(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _on_copies(f: Callable) -> Callable:
-    """`f` of copies of the running statistics, which it writes to; the layers' cases compare what is written."""
+def _with_copied_statistics(f: Callable) -> Callable:
+    """`f` with copies of the running statistics, which it updates in place.
+
+    test_modules.py compares the updates.
+    """
+
     @functools.wraps(f)
-    def call(input: Any, running_mean: Any = None, running_var: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def call(input: Any, running_mean: Any = None, running_var: Any = None, *args: Any,
+             **kwargs: Any) -> Any:
         copies = [None if a is None else gp.copy(a) for a in (running_mean, running_var)]
         return f(input, *copies, *args, **kwargs)
 
     return call
 
 
-# ---- where the meanings differ --------------------------------------------------------------------------------------
+# ---- adapters: PyTorch's signature, gpuprop's functions ------------------------------------------
 
-MEANINGS: dict[str, Ours] = {
-    f"nn.functional.{name}": Ours(_on_copies(getattr(F, name)), {f"functional.{name}"})
+ADAPTERS: dict[str, Counterpart] = {
+    f"nn.functional.{name}":
+        Counterpart(_with_copied_statistics(getattr(F, name)), {f"functional.{name}"})
     for name in ("batch_norm", "instance_norm")
 }
 
 
-def swapped(f: Callable) -> Callable:
-    """`f` with its first two arguments as op_db has them: the table, and what it is asked for."""
+def with_weight_first(f: Callable) -> Callable:
+    """`f` with its first two arguments in the order of op_db's samples."""
     return lambda weight, input, **kwargs: f(input, weight, **kwargs)
 
 
-MEANINGS |= {f"nn.functional.{name}": Ours(swapped(getattr(F, name)), {f"functional.{name}"})
-             for name in ("embedding", "embedding_bag")}
+ADAPTERS |= {
+    f"nn.functional.{name}": Counterpart(with_weight_first(getattr(F, name)),
+                                         {f"functional.{name}"})
+    for name in ("embedding", "embedding_bag")
+}
 
 
-def means(*names: str) -> Callable:
-    """Register a function with PyTorch's name and signature, written with these of ours; all of them have to exist."""
+def adapter(*names: str) -> Callable:
+    """Register a function with PyTorch's name and signature that calls these array functions.
+
+    It is ignored unless all of them exist.
+    """
 
     def register(f: Callable) -> Callable:
         if {*names} <= {*ARRAY_FUNCTIONS}:
-            MEANINGS[f.__name__.rstrip("_")] = Ours(f, {*names})
+            ADAPTERS[f.__name__.rstrip("_")] = Counterpart(f, {*names})
         return f
 
     return register
 
 
-@means("add")
+@adapter("add")
 def add(input, other, alpha=1):
     return gp.add(input, other if alpha == 1 else other * alpha)
 
 
-@means("subtract")
+@adapter("subtract")
 def sub(input, other, alpha=1):
     return gp.subtract(input, other if alpha == 1 else other * alpha)
 
 
-@means("subtract")
+@adapter("subtract")
 def rsub(input, other, alpha=1):
     return sub(other, input, alpha)
 
 
-@means("divide", "floor_divide", "trunc")
+@adapter("divide", "floor_divide", "trunc")
 def div(input, other, rounding_mode=None):
-    quotient = gp.floor_divide if rounding_mode == "floor" else gp.divide
-    return gp.trunc(quotient(input, other)) if rounding_mode == "trunc" else quotient(input, other)
+    if rounding_mode == "floor":
+        return gp.floor_divide(input, other)
+    quotient = gp.divide(input, other)
+    return gp.trunc(quotient) if rounding_mode == "trunc" else quotient
 
 
-@means("polygamma")
+@adapter("polygamma")
 def polygamma(input, n):
     return gp.polygamma(n, input)
 
 
-@means("where")
+@adapter("where")
 def where(input, condition, other):
     return gp.where(condition, input, other)
 
 
-@means("einsum")
+@adapter("einsum")
 def einsum(operands, equation):
     return gp.einsum(equation, *operands)
 
 
-def _extreme(elementwise, value, place):
+def _extreme(elementwise, reduce, arg_reduce):
     def extreme(input, dim=None, keepdim=False):
         if isinstance(dim, gp.Tensor):
             return elementwise(input, dim)
-        return value(input) if dim is None else (value(input, dim, keepdim), place(input, dim, keepdim))
+        if dim is None:
+            return reduce(input)
+        return reduce(input, dim, keepdim), arg_reduce(input, dim, keepdim)
+
     return extreme
 
 
-@means("max", "argmax", "maximum")
+@adapter("max", "argmax", "maximum")
 def max(*args, **kwargs):
     return _extreme(gp.maximum, gp.max, gp.argmax)(*args, **kwargs)
 
 
-@means("min", "argmin", "minimum")
+@adapter("min", "argmin", "minimum")
 def min(*args, **kwargs):
     return _extreme(gp.minimum, gp.min, gp.argmin)(*args, **kwargs)
 
 
-def _spread(f, input, dim=None, unbiased=True, keepdim=False, correction=None):
+def _with_correction(f, input, dim=None, unbiased=True, keepdim=False, correction=None):
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     return f(input, dim, int(unbiased) if correction is None else correction, keepdim)
 
 
-@means("var")
+@adapter("var")
 def var(*args, **kwargs):
-    return _spread(gp.var, *args, **kwargs)
+    return _with_correction(gp.var, *args, **kwargs)
 
 
-@means("std")
+@adapter("std")
 def std(*args, **kwargs):
-    return _spread(gp.std, *args, **kwargs)
+    return _with_correction(gp.std, *args, **kwargs)
 
 
-@means("var", "mean")
+@adapter("var", "mean")
 def var_mean(input, *args, **kwargs):
-    dim = kwargs.get("dim")
-    return var(input, *args, **kwargs), gp.mean(input, dim, kwargs.get("keepdim", False))
+    mean = gp.mean(input, kwargs.get("dim"), kwargs.get("keepdim", False))
+    return var(input, *args, **kwargs), mean
 
 
-@means("std", "mean")
+@adapter("std", "mean")
 def std_mean(input, *args, **kwargs):
     return std(input, *args, **kwargs), var_mean(input, *args, **kwargs)[1]
 
 
-@means("sort", "argsort", "flip")
+@adapter("sort", "argsort", "flip")
 def sort(input, dim=-1, descending=False, stable=False):
-    order = (lambda x: gp.flip(x, dim)) if descending else (lambda x: x)
-    return order(gp.sort(input, dim)), order(gp.argsort(input, dim))
+    values = gp.sort(input, dim)
+    indices = gp.argsort(input, dim)
+    return (gp.flip(values, dim), gp.flip(indices, dim)) if descending else (values, indices)
 
 
-@means("argsort", "flip")
+@adapter("argsort", "flip")
 def argsort(input, dim=-1, descending=False, stable=False):
     return sort(input, dim, descending)[1]
 
 
-@means("topk")
+@adapter("topk")
 def topk(input, k, dim=-1, largest=True, sorted=True):
     return gp.topk(input, k, dim, largest)
 
 
-@means("take_along_axis")
+@adapter("take_along_axis")
 def take_along_dim(input, indices, dim=None):
     if dim is None:
-        input, indices, dim = input.ravel(), indices.ravel(), 0
+        return gp.take_along_axis(input.ravel(), indices.ravel(), 0)
     return gp.take_along_axis(input, indices, dim)
 
 
-@means("index_add")
+@adapter("index_add")
 def index_add(input, dim, index, source, alpha=1):
     return gp.index_add(input, dim, index, source * alpha)
 
 
-@means("repeat")
+@adapter("repeat")
 def repeat_interleave(input, repeats, dim=None, output_size=None):
     return gp.repeat(input, repeats.numpy() if isinstance(repeats, gp.Tensor) else repeats, dim)
 
 
-@means("split")
+@adapter("split")
 def split(input, split_size_or_sections, dim=0):
-    sizes, n = split_size_or_sections, input.shape[dim]
-    ends = range(sizes, n, sizes) if isinstance(sizes, int) else [*itertools.accumulate(sizes)][:-1]
-    return gp.split(input, ends, dim)
+    if isinstance(split_size_or_sections, int):
+        boundaries = range(split_size_or_sections, input.shape[dim], split_size_or_sections)
+    else:
+        boundaries = [*itertools.accumulate(split_size_or_sections)][:-1]
+    return gp.split(input, boundaries, dim)
 
 
-@means("split")
+@adapter("split")
 def tensor_split(input, indices_or_sections, dim=0):
-    ends, n = indices_or_sections, input.shape[dim]
-    if isinstance(ends, int):
-        ends = [*itertools.accumulate(n // ends + (i < n % ends) for i in range(ends))][:-1]
-    return gp.split(input, ends.tolist() if isinstance(ends, gp.Tensor) else ends, dim)
+    boundaries = indices_or_sections
+    if isinstance(boundaries, int):
+        size, remainder = divmod(input.shape[dim], boundaries)
+        sizes = [size + (i < remainder) for i in range(boundaries)]
+        boundaries = [*itertools.accumulate(sizes)][:-1]
+    elif isinstance(boundaries, gp.Tensor):
+        boundaries = boundaries.tolist()
+    return gp.split(input, boundaries, dim)

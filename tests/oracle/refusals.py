@@ -136,13 +136,13 @@ ERRORS = [  # PyTorch raises, NumPy does not
 
 def dropout_of(sample: Any) -> float:
     """The dropout given to an attention or Transformer layer, 0 if not given."""
-    given = (*sample.made.args, sample.made.kwargs.get("dropout"))
+    given = (*sample.constructor.args, sample.constructor.kwargs.get("dropout"))
     return next((v for v in given if isinstance(v, float)), 0.0)
 
 
 MODULES = [
     *exclude("PyTorch computes 1/6 in float32", "Hardsigmoid", tolerance=1e-7,
-             when=lambda sample: sample.given.args[0].ndim > 0),
+             when=lambda sample: sample.forward.args[0].ndim > 0),
     *exclude("random", "AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d",
              "FeatureAlphaDropout", "RReLU", when=lambda sample: sample.training),
     *exclude("random", "MultiheadAttention", "Transformer", "TransformerDecoderLayer",
@@ -154,7 +154,7 @@ MODULE_ERRORS = [
     *exclude("a weight of a narrower dtype is accepted", "NLLLoss"),
     *exclude("options are checked when the layer is called", "HuberLoss"),
     *exclude("a nonlinearity given as bias raises in the constructor", "GRUCell", "RNNCell",
-             when=lambda case: isinstance(case[0].made.args[-1], str)),
+             when=lambda case: isinstance(case[0].constructor.args[-1], str)),
 ]
 
 # ---- optim_db: `when` gets the options, or the parameters, options and stage of the error --------
@@ -177,6 +177,7 @@ NOT_IN_OP_DB = {
     "functional.affine_grid": "PyTorch has no case",
     "functional.fold": "compared as nn.Fold",
     "functional.gumbel_softmax": "random",
+    "getitem": "compared as Tensor.__getitem__",
     **{f"functional.lp_pool{n}d": f"compared as nn.LPPool{n}d" for n in (1, 2, 3)},
     "functional.rotary_embedding": "not in PyTorch",
     "functional.upsample": "PyTorch's deprecated name of interpolate",

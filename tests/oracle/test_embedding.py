@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import close, ours, same_function, same_gradients
+from compare import assert_close, compare_functions, compare_gradients, to_gpuprop
 
 import gpuprop
 import gpuprop.functional as F
@@ -35,8 +35,8 @@ def indices(values: Any) -> Any:
 @pytest.mark.parametrize("by_freq", [False, True])
 def test_embedding_options(padding_idx: int | None, by_freq: bool) -> None:
     options = {"padding_idx": padding_idx, "scale_grad_by_freq": by_freq}
-    same_function(torch.nn.functional.embedding, F.embedding, (indices(INPUT), table()), options,
-                  second=True)
+    args = indices(INPUT), table()
+    compare_functions(torch.nn.functional.embedding, F.embedding, args, options, second=True)
 
 
 @pytest.mark.parametrize("bags", BAGS)
@@ -51,7 +51,8 @@ def test_embedding_bag_options(bags: str, mode: str, padding_idx: int | None) ->
             options["offsets"] = torch.tensor([0, 3, 3, 7])
         if (last and offsets is None) or (by_freq and mode == "max"):
             continue  # PyTorch ignores the first combination and raises for the second
-        same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
+        args = input, table()
+        compare_functions(torch.nn.functional.embedding_bag, F.embedding_bag, args, options)
 
 
 @pytest.mark.parametrize("bags", BAGS)
@@ -62,7 +63,7 @@ def test_per_sample_weights(bags: str, padding_idx: int | None) -> None:
     weights = torch.tensor(values, requires_grad=True)
     options = {"offsets": offsets, "mode": "sum", "per_sample_weights": weights,
                "padding_idx": padding_idx}
-    same_function(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
+    compare_functions(torch.nn.functional.embedding_bag, F.embedding_bag, (input, table()), options)
 
 
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
@@ -72,8 +73,8 @@ def test_max_norm_scales_rows_in_place(name: str, norm_type: float) -> None:
     mine = gpuprop.tensor(theirs.numpy())
     options = {"max_norm": 1.5, "norm_type": norm_type}
     expected = getattr(torch.nn.functional, name)(indices(INPUT), theirs, **options)
-    close("output", getattr(F, name)(ours(indices(INPUT)), mine, **options), expected)
-    close("weight", mine, theirs)
+    assert_close("output", getattr(F, name)(to_gpuprop(indices(INPUT)), mine, **options), expected)
+    assert_close("weight", mine, theirs)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -81,10 +82,10 @@ def test_pretrained(sparse: bool) -> None:
     """PyTorch's sparse gradient equals our dense one."""
     options = {"freeze": False, "padding_idx": 1, "sparse": sparse}
     theirs = torch.nn.Embedding.from_pretrained(table().detach(), **options)
-    mine = nn.Embedding.from_pretrained(ours(table().detach()), **options)
+    mine = nn.Embedding.from_pretrained(to_gpuprop(table().detach()), **options)
     (theirs(indices(INPUT)) ** 2).sum().backward()
-    (mine(ours(indices(INPUT))) ** 2).sum().backward()
-    close("gradient", mine.weight.grad, theirs.weight.grad.to_dense())
+    (mine(to_gpuprop(indices(INPUT))) ** 2).sum().backward()
+    assert_close("gradient", mine.weight.grad, theirs.weight.grad.to_dense())
 
 
 @pytest.mark.parametrize("bags", BAGS)
@@ -95,5 +96,5 @@ def test_embedding_bag_layer(bags: str, mode: str) -> None:
     theirs = torch.nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
     mine = nn.EmbeddingBag(5, 3, mode=mode, padding_idx=1).double()
     mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
-    same_gradients([theirs(*given)], lambda: mine(*map(ours, given)),
-                   [("weight", theirs.weight, mine.weight)])
+    compare_gradients([theirs(*given)], lambda: mine(*map(to_gpuprop, given)),
+                      [("weight", theirs.weight, mine.weight)])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from compare import quietly, same_function
+from compare import compare_functions, without_warnings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import make_tensor
 
@@ -87,7 +87,7 @@ def check(form: str, attn: str, padding: str, batched: bool, need_weights: bool,
 
 def compare(args: tuple, options: dict[str, Any], **how: Any) -> None:
     theirs = torch.nn.functional.multi_head_attention_forward
-    same_function(theirs, F.multi_head_attention_forward, args, options, **how)
+    compare_functions(theirs, F.multi_head_attention_forward, args, options, **how)
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -122,4 +122,4 @@ def test_query_without_keys(need_weights: bool) -> None:
     x, w_in, b_in, w_out, b_out = (
         draw(*shape).requires_grad_(not need_weights) for shape in shapes)
     args = (x, x, x, E, HEADS, w_in, b_in, None, None, False, 0.0, w_out, b_out)
-    quietly(compare, args, {"need_weights": need_weights, "attn_mask": hidden})
+    without_warnings(compare, args, {"need_weights": need_weights, "attn_mask": hidden})

@@ -1,6 +1,7 @@
-"""Every float64 sample of PyTorch's op_db whose function or method exists here: outputs, gradients of two orders.
+"""Compare functions and methods with PyTorch on all float64 samples of PyTorch's op_db.
 
-int64 samples are compared too where the result is of integers or bools; what becomes a float is NumPy's to say.
+Outputs, gradients and some Hessian-vector products are compared.  int64 samples are compared too,
+if the result is not of a float type: NumPy decides which float type integers become.
 """
 
 from __future__ import annotations
@@ -11,9 +12,15 @@ from typing import Any, NamedTuple
 import pytest
 import refusals
 import torch
-from cases import Record, every, must_refuse
-from compare import FIRST, ours, quietly, same_function, wants
-from names import ARRAY_FUNCTIONS, Ours, find, public
+from cases import Record, compare_samples, must_raise
+from compare import (
+    FIRST_ORDER,
+    compare_functions,
+    requires_grad,
+    to_gpuprop,
+    without_warnings,
+)
+from names import ARRAY_FUNCTIONS, Counterpart, find, is_functional
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
 from torch.utils._pytree import tree_leaves, tree_map
@@ -21,25 +28,26 @@ from torch.utils._pytree import tree_leaves, tree_map
 import gpuprop.functional as F
 
 DTYPES = torch.float64, torch.int64
-HERE: dict[str, list[tuple[OpInfo, Ours]]] = {}  # by name: PyTorch has several entries for one function
-for _op in op_db:
-    for _name, _our in find(_op) if {*DTYPES} & _op.dtypes else ():
-        HERE.setdefault(_name, []).append((_op, _our))
-FUNCTIONS = [name for name in HERE if not name.startswith("Tensor.")]
-METHODS = [name for name in HERE if name.startswith("Tensor.")]
-MORE: dict[str, list[tuple]] = {  # what op_db forgets: the input's shape, other arguments
+OPS: dict[str, list[tuple[OpInfo, Counterpart]]] = {}  # PyTorch has several entries for some names
+for _info in op_db:
+    if {*DTYPES} & _info.dtypes:
+        for _name, _counterpart in find(_info):
+            OPS.setdefault(_name, []).append((_info, _counterpart))
+FUNCTIONS = [name for name in OPS if not name.startswith("Tensor.")]
+WITH_ERRORS = [name for name in FUNCTIONS if any(info.error_inputs_func for info, _ in OPS[name])]
+MORE: dict[str, list[tuple]] = {  # cases that op_db lacks: the input's shape, other arguments
     "logsumexp": [((0, 3), 0), ((2, 0), (0, 1))],
 }
-CURVED = 2  # samples of each entry that are compared in the second order too
+SECOND_ORDER_SAMPLES = 2  # samples of each entry with a Hessian-vector product
 
 
 class Sample(NamedTuple):
-    """The arguments of a call, what both libraries have for it, and whether the second order is compared too."""
+    """The arguments of a call and both functions; `second` adds a Hessian-vector product."""
 
     args: tuple
     kwargs: dict[str, Any]
     theirs: Callable
-    our: Callable
+    ours: Callable
     second: bool = False
 
     def __repr__(self) -> str:
@@ -47,77 +55,90 @@ class Sample(NamedTuple):
 
 
 def samples(name: str) -> Iterator[Sample]:
-    for op, our in HERE[name]:
-        left = CURVED if op.supports_gradgrad and name in FUNCTIONS else 0
-        for args, kwargs in calls(op):
-            second = left > 0 and any(map(wants, tree_leaves((args, kwargs))))
-            left -= second
-            yield Sample(args, kwargs, op.op, our.call, second)
+    for info, counterpart in OPS[name]:
+        has_second = info.supports_gradgrad and name in FUNCTIONS
+        remaining = SECOND_ORDER_SAMPLES if has_second else 0
+        for args, kwargs in calls(info):
+            second = remaining > 0 and any(map(requires_grad, tree_leaves((args, kwargs))))
+            remaining -= second
+            yield Sample(args, kwargs, info.op, counterpart.call, second)
 
 
-def calls(op: OpInfo) -> Iterator[tuple[tuple, dict[str, Any]]]:
-    """The arguments of all samples of a kind that is compared."""
-    for shape, *others in MORE.get(op.name, ()):
-        yield (torch.testing.make_tensor(shape, dtype=torch.float64, device="cpu", requires_grad=True), *others), {}
-    for dtype in [d for d in DTYPES if d in op.dtypes]:
-        for sample in op.sample_inputs("cpu", dtype, requires_grad=op.supports_autograd and dtype.is_floating_point):
-            args, kwargs = (sample.input, *sample.args), {**sample.kwargs}
-            if "fractional" in op.name and kwargs.get("_random_samples") is None:  # both draw: let both have the same
-                shape = (1, *sample.input.shape)[-int(op.name[-2]) - 2:]
-                kwargs["_random_samples"] = torch.rand(*shape[:2], int(op.name[-2]), dtype=dtype)
-            if dtype is torch.float64 or not any(map(is_float, tree_leaves(quietly(op.op, *args, **kwargs)))):
+def calls(info: OpInfo) -> Iterator[tuple[tuple, dict[str, Any]]]:
+    """The arguments of all samples to compare."""
+    for shape, *others in MORE.get(info.name, ()):
+        input = torch.testing.make_tensor(shape, dtype=torch.float64, device="cpu",
+                                          requires_grad=True)
+        yield (input, *others), {}
+    for dtype in [d for d in DTYPES if d in info.dtypes]:
+        is_leaf = info.supports_autograd and dtype.is_floating_point
+        for sample in info.sample_inputs("cpu", dtype, requires_grad=is_leaf):
+            args = (sample.input, *sample.args)
+            kwargs = {**sample.kwargs}
+            if "fractional" in info.name and kwargs.get("_random_samples") is None:
+                # both libraries would draw random numbers: give them the same
+                n = int(info.name[-2])
+                batch_and_channels = (1, *sample.input.shape)[-n - 2:][:2]
+                kwargs["_random_samples"] = torch.rand(*batch_and_channels, n, dtype=dtype)
+            if dtype is torch.float64 or not returns_float(info.op, args, kwargs):
                 yield args, kwargs
 
 
-def is_float(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
+def returns_float(f: Callable, args: tuple, kwargs: dict[str, Any]) -> bool:
+    results = tree_leaves(without_warnings(f, *args, **kwargs))
+    return any(isinstance(v, torch.Tensor) and v.dtype.is_floating_point for v in results)
 
 
-def compare(sample: Sample, tolerance: float = FIRST) -> None:
-    same_function(sample.theirs, sample.our, sample.args, sample.kwargs, sample.second, tolerance)
+def compare(sample: Sample, tolerance: float = FIRST_ORDER) -> None:
+    compare_functions(sample.theirs, sample.ours, sample.args, sample.kwargs, sample.second,
+                      tolerance)
 
 
-@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("name", OPS)
 def test_op(name: str, record_property: Record) -> None:
-    count = every(name, samples(name), compare, refusals.OPS)
+    count = compare_samples(name, samples(name), compare, refusals.OPS)
     record_property("functions" if name in FUNCTIONS else "methods", (name, count))
 
 
 def error_samples(name: str) -> Iterator[Sample]:
-    for op, our in HERE[name]:
-        for error in op.error_inputs("cpu") if op.error_inputs_func else ():
+    for info, counterpart in OPS[name]:
+        for error in info.error_inputs("cpu") if info.error_inputs_func else ():
             sample = error.sample_input
             if "out" not in sample.kwargs:
-                yield Sample((sample.input, *sample.args), sample.kwargs, op.op, our.call)
+                args = (sample.input, *sample.args)
+                yield Sample(args, sample.kwargs, info.op, counterpart.call)
 
 
-def refuses(sample: Sample) -> None:
-    def bad() -> None:
-        args, kwargs = tree_map(ours, (sample.args, sample.kwargs))
-        sample.our(*args, **kwargs)
-    must_refuse(bad)
+def check_raises(sample: Sample) -> None:
+    def call() -> None:
+        args, kwargs = tree_map(to_gpuprop, (sample.args, sample.kwargs))
+        sample.ours(*args, **kwargs)
+
+    must_raise(call)
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if any(op.error_inputs_func for op, _ in HERE[name])])
+@pytest.mark.parametrize("name", WITH_ERRORS)
 def test_errors(name: str) -> None:
-    """What PyTorch's function refuses, ours refuses too."""
-    every(name, error_samples(name), refuses, refusals.ERRORS)
+    """gpuprop's function raises for arguments for which PyTorch's raises."""
+    compare_samples(name, error_samples(name), check_raises, refusals.ERRORS)
 
 
 def test_every_function_is_compared() -> None:
-    """Each function of ours is what some case of PyTorch's is about, or it says why none is."""
-    own = {*ARRAY_FUNCTIONS, *(f"functional.{n}" for n in vars(F) if public(n))}
-    compared = {name for entries in HERE.values() for _, our in entries for name in our.names}
+    """Every function of gpuprop has a case in op_db, or an entry with a reason."""
+    functional = {f"functional.{name}" for name in vars(F) if is_functional(name)}
+    compared = {name for entries in OPS.values() for _, counterpart in entries
+                for name in counterpart.names}
+    not_compared = {*ARRAY_FUNCTIONS, *functional} - compared
     reasons = set(refusals.NOT_IN_OP_DB)
-    assert own - compared - reasons == set(), "neither compared nor in refusals.NOT_IN_OP_DB"
-    assert reasons - (own - compared) == set(), "in refusals.NOT_IN_OP_DB without need"
+    assert not_compared - reasons == set(), "neither compared nor in refusals.NOT_IN_OP_DB"
+    assert reasons - not_compared == set(), "in refusals.NOT_IN_OP_DB without need"
 
 
-def test_refusals_name_what_both_have() -> None:
-    """That the refused samples would fail is seen where they run."""
-    assert {r.name for r in [*refusals.OPS, *refusals.ERRORS]} - {*HERE} == set()
+def test_exclusions_name_functions_of_both_libraries() -> None:
+    """The tests above check that each excluded sample does fail."""
+    assert {e.name for e in [*refusals.OPS, *refusals.ERRORS]} - {*OPS} == set()
 
 
 def test_absent(record_property: Record) -> None:
-    here = {op.name for entries in HERE.values() for op, _ in entries}
-    record_property("absent functions", sorted({op.name for op in op_db} - here))
+    present = {info.name for entries in OPS.values() for info, _ in entries}
+    record_property("absent functions", sorted({info.name for info in op_db} - present))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import refusals
 import torch
-from cases import Record, every, must_refuse
-from compare import Difference, close, ours, quietly
+from cases import Record, compare_samples, must_raise
+from compare import Difference, assert_close, to_gpuprop, without_warnings
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, optim_db
 from torch.utils._pytree import tree_map
 
@@ -42,20 +42,20 @@ class Problem:
         values = [self.random.standard_normal(s) for s in shapes]
         self.theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
         self.ours = [Parameter(v.copy()) for v in values]
-        self.their_optimizer = quietly(getattr(torch.optim, name), self.theirs, **kwargs)
-        self.our_optimizer = getattr(optim, name)(self.ours, **tree_map(ours, kwargs))
+        self.their_optimizer = without_warnings(getattr(torch.optim, name), self.theirs, **kwargs)
+        self.our_optimizer = getattr(optim, name)(self.ours, **tree_map(to_gpuprop, kwargs))
 
     def step(self, number: int) -> None:
         for i, (t, o) in enumerate(zip(self.theirs, self.ours, strict=True)):
             g = self.random.standard_normal(t.shape)
             absent = i == 1 and number % 3 == 2
             t.grad, o.grad = (None, None) if absent else (torch.tensor(g), g)
-        quietly(self.their_optimizer.step)
+        without_warnings(self.their_optimizer.step)
         self.our_optimizer.step()
 
     def check(self) -> None:
         for i, (t, o) in enumerate(zip(self.theirs, self.ours, strict=True)):
-            close(f"parameter {i}", o.data, t, TOLERANCE)
+            assert_close(f"parameter {i}", o.data, t, TOLERANCE)
         same_state(self.our_optimizer.state_dict(), self.their_optimizer.state_dict())
 
 
@@ -69,14 +69,14 @@ def same_state(mine: dict[str, Any], theirs: dict[str, Any]) -> None:
         for key in mine["state"][i]:
             value = np.asarray(state[key])
             own = np.asarray(mine["state"][i][key], value.dtype)
-            close(f"state {i}, {key}", own, value, TOLERANCE)
+            assert_close(f"state {i}, {key}", own, value, TOLERANCE)
     groups = zip(mine["param_groups"], theirs["param_groups"], strict=True)
     for i, (own, group) in enumerate(groups):
         missing = set(group) - set(own) - set(refusals.LEFT_OUT)
         if missing:
             raise Difference(f"group {i} lacks {sorted(missing)}")
         for key in set(group) & set(own):
-            expected = np.asarray(tree_map(ours, group[key]), object)
+            expected = np.asarray(tree_map(to_gpuprop, group[key]), object)
             if np.any(np.asarray(own[key], object) != expected):
                 raise Difference(f"group {i}, {key}: {own[key]}, not {group[key]}")
 
@@ -86,7 +86,7 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
     for number in range(STEPS):
         problem.step(number)
     problem.check()
-    problem.our_optimizer = getattr(optim, name)(problem.ours, **tree_map(ours, kwargs))
+    problem.our_optimizer = getattr(optim, name)(problem.ours, **tree_map(to_gpuprop, kwargs))
     state = tree_map(lambda v: v.numpy() if isinstance(v, torch.Tensor) else v,
                      problem.their_optimizer.state_dict())
     problem.our_optimizer.load_state_dict(state)  # continue from PyTorch's state
@@ -97,7 +97,7 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
 @pytest.mark.parametrize("info", HERE, ids=NAMES)
 def test_optimizer(info: OptimizerInfo, record_property: Record) -> None:
     name = info.optim_cls.__name__
-    counts = every(name, samples(info), partial(compare, name), refusals.OPTIMIZERS)
+    counts = compare_samples(name, samples(info), partial(compare, name), refusals.OPTIMIZERS)
     record_property("optimizers", (name, counts))
 
 
@@ -106,12 +106,12 @@ def test_errors(info: OptimizerInfo) -> None:
     """Arguments for which PyTorch's optimizer raises make ours raise, too."""
     name = info.optim_cls.__name__
 
-    def refuses(case: Any) -> None:
+    def check_raises(case: Any) -> None:
         params, kwargs, stage = case
         default = [Parameter(np.ones((2, 2)))]
         params = default if params is None else tree_map(parameter, params)
-        make = lambda: getattr(optim, name)(params, **tree_map(ours, kwargs))
-        must_refuse(make if stage is OptimizerErrorEnum.CONSTRUCTION_ERROR else make().step)
+        make = lambda: getattr(optim, name)(params, **tree_map(to_gpuprop, kwargs))
+        must_raise(make if stage is OptimizerErrorEnum.CONSTRUCTION_ERROR else make().step)
 
     made: dict[int, Parameter] = {}
 
@@ -124,11 +124,11 @@ def test_errors(info: OptimizerInfo) -> None:
               if issubclass(e.error_type, Exception)]
     cases = [(e.optimizer_error_input.params, e.optimizer_error_input.kwargs, e.error_on)
              for e in errors]
-    every(name, cases, refuses, refusals.OPTIMIZER_ERRORS)
+    compare_samples(name, cases, check_raises, refusals.OPTIMIZER_ERRORS)
 
 
-def test_refusals_name_optimizers_of_both_libraries() -> None:
-    """The tests above check that each refused sample does fail."""
+def test_exclusions_name_optimizers_of_both_libraries() -> None:
+    """The tests above check that each excluded sample does fail."""
     assert {r.name for r in [*refusals.OPTIMIZERS, *refusals.OPTIMIZER_ERRORS]} - {*NAMES} == set()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import ours, quietly, same_function, same_gradients
+from compare import compare_functions, compare_gradients, to_gpuprop, without_warnings
 
 import gpuprop
 from gpuprop import nn, optim
@@ -58,7 +58,7 @@ def test_packing(lengths: list[int], batch_first: bool, rest: tuple[int, ...],
     x = tensor(*((n, steps) if batch_first else (steps, n)), *rest)
     options = {"lengths": lengths, "batch_first": batch_first, "total": total}
     run = lambda utils: partial(packed, utils, **options)
-    same_function(run(THEIRS), run(OURS), (x,), {}, second=True)
+    compare_functions(run(THEIRS), run(OURS), (x,), {}, second=True)
 
 
 def padded(utils: Any, sequences: list, batch_first: bool, side: str) -> list:
@@ -76,7 +76,7 @@ def padded(utils: Any, sequences: list, batch_first: bool, side: str) -> list:
 def test_padding(lengths: list[int], batch_first: bool, rest: tuple[int, ...], side: str) -> None:
     x = [tensor(n, *rest, seed=i) for i, n in enumerate(lengths)]
     run = lambda utils: lambda *sequences: padded(utils, list(sequences), batch_first, side)
-    same_function(run(THEIRS), run(OURS), x, {}, second=True)
+    compare_functions(run(THEIRS), run(OURS), x, {}, second=True)
 
 
 # ---- layers --------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_padding(lengths: list[int], batch_first: bool, rest: tuple[int, ...], s
 def pair(name: str, *args: Any, **options: Any) -> tuple[Any, Any]:
     """PyTorch's layer and ours with the same weights."""
     torch.manual_seed(0)
-    theirs = quietly(getattr(torch.nn, name), *args, **options).double()
+    theirs = without_warnings(getattr(torch.nn, name), *args, **options).double()
     mine = getattr(nn, name)(*args, **options).double()
     mine.load_state_dict({k: v.numpy() for k, v in theirs.state_dict().items()})
     return theirs, mine
@@ -111,20 +111,20 @@ def test_layers(name: str, options: dict[str, Any], lengths: list[int], given: b
     states = []
     if given:
         states = [tensor(layers, n, width, seed=i) for i, width in enumerate(widths)]
-    own, *own_states = map(ours, (x, *states))
+    own, *own_states = map(to_gpuprop, (x, *states))
     inputs = zip([x, *states], [own, *own_states], strict=True)
     leaves = [(f"input {i}", t, o) for i, (t, o) in enumerate(inputs)]
     parameters = zip(theirs.named_parameters(), mine.parameters(), strict=True)
     leaves += [(k, p, q) for (k, p), q in parameters]
     expected = on_packed(THEIRS, theirs, lengths, x, states)
-    same_gradients(expected, lambda: on_packed(OURS, mine, lengths, own, own_states), leaves)
+    compare_gradients(expected, lambda: on_packed(OURS, mine, lengths, own, own_states), leaves)
 
 
 @pytest.mark.parametrize("name, options", LAYERS, ids=str)
 def test_second_order_gradients(name: str, options: dict[str, Any]) -> None:
     theirs, mine = pair(name, 3, 4, **options)
     run = lambda layer: lambda x: layer(x)[0]
-    same_function(run(theirs), run(mine), (tensor(3, 2, 3),), {}, second=True)
+    compare_functions(run(theirs), run(mine), (tensor(3, 2, 3),), {}, second=True)
 
 
 @pytest.mark.parametrize("name, options", [
@@ -139,7 +139,7 @@ def test_cells_step_by_step(name: str, options: dict[str, Any]) -> None:
 
     theirs, mine = pair(name, 3, 4, **options)
     x = tensor(4, 2, 3)
-    same_function(partial(steps, theirs), partial(steps, mine), (x,), {}, second=True)
+    compare_functions(partial(steps, theirs), partial(steps, mine), (x,), {}, second=True)
 
 
 # ---- training ------------------------------------------------------------------------------------

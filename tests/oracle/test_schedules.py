@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import Record
-from compare import quietly
+from compare import without_warnings
 
 from gpuprop import Parameter, optim
 from gpuprop.optim import lr_scheduler
@@ -84,8 +84,8 @@ def course(library: Any, schedulers: Any, parameter: Any, name: str,
 @pytest.mark.parametrize("name", BOTH)
 def test_schedule(name: str, record_property: Record) -> None:
     for options in SAMPLES[name]:
-        theirs = quietly(course, torch.optim, torch.optim.lr_scheduler,
-                         lambda: torch.nn.Parameter(torch.zeros(2)), name, options)
+        theirs = without_warnings(course, torch.optim, torch.optim.lr_scheduler,
+                                  lambda: torch.nn.Parameter(torch.zeros(2)), name, options)
         mine = course(optim, lr_scheduler, lambda: Parameter(np.zeros(2)), name, options)
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=0)
     record_property("schedules", (name, len(SAMPLES[name])))

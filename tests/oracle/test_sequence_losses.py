@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from compare import Inputs, close, ours, same_function, same_gradients
+from compare import Inputs, assert_close, compare_functions, compare_gradients, to_gpuprop
 
 import gpuprop.functional as F
 from gpuprop import nn
@@ -67,7 +67,7 @@ class TestCTC:
         np.testing.assert_allclose(mine, theirs, rtol=1e-12)
 
     def same(self, *args: Any) -> None:
-        same_function(torch.nn.functional.ctc_loss, F.ctc_loss, args, {})
+        compare_functions(torch.nn.functional.ctc_loss, F.ctc_loss, args, {})
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -90,8 +90,8 @@ def test_linear_cross_entropy(reduction: str, rest: tuple[int, ...], weighted: b
                        "reduction": reduction, "ignore_index": ignored,
                        "label_smoothing": smoothing}
             arguments = floats(n, features), floats(classes, *rest, features), target
-            same_function(torch.nn.functional.linear_cross_entropy, F.linear_cross_entropy,
-                          arguments, options, True)
+            compare_functions(torch.nn.functional.linear_cross_entropy, F.linear_cross_entropy,
+                              arguments, options, True)
 
 
 class TestAdaptive:
@@ -102,19 +102,19 @@ class TestAdaptive:
     def test_loss(self, head_bias: bool, batch: tuple[int, ...]) -> None:
         theirs, mine = self.make(head_bias)
         inputs = Inputs((floats(*batch, 9), torch.tensor(RNG.integers(0, 20, batch))), {})
-        args, _ = inputs.filled(inputs.ours)
+        args, _ = inputs.with_leaves(inputs.ours)
         parameters = dict(mine.named_parameters())
         assert [*parameters] == [k for k, _ in theirs.named_parameters()]
         leaves = [("input", inputs.theirs[0], inputs.ours[0])]
         leaves += [(k, p, parameters[k]) for k, p in theirs.named_parameters()]
         expected = [*theirs(inputs.theirs[0], torch.tensor(args[1].numpy()))]
-        same_gradients(expected, lambda: [*mine(*args)], leaves)
+        compare_gradients(expected, lambda: [*mine(*args)], leaves)
 
     def test_all_classes(self) -> None:
         theirs, mine = self.make(True)
         x = floats(6, 9)
-        close("log_prob", mine.log_prob(ours(x)), theirs.log_prob(x))
-        close("predict", mine.predict(ours(x)), theirs.predict(x))
+        assert_close("log_prob", mine.log_prob(to_gpuprop(x)), theirs.log_prob(x))
+        assert_close("predict", mine.predict(to_gpuprop(x)), theirs.predict(x))
 
     def make(self, head_bias: bool) -> tuple[Any, Any]:
         theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(9, 20, [4, 10, 15], 2.0, head_bias).double()

@@ -1,4 +1,4 @@
-"""Names, order and defaults of parameters: PyTorch's in functional, nn and optim, NumPy's in array functions."""
+"""Parameters and defaults: PyTorch's in functional, nn and optim, NumPy's in array functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_overloads
 import numpy as np
 import pytest
 import torch
-from names import ARRAY_FUNCTIONS, public
+from names import ARRAY_FUNCTIONS, is_functional
 from refusals import DIFFERENT_FROM_NUMPY, LEFT_OUT, OURS_ONLY
 from torch._jit_internal import boolean_dispatched
 from torch.fx.operator_schemas import get_signature_for_torch_op
@@ -19,87 +19,113 @@ import gpuprop.functional as F
 from gpuprop import nn, optim
 from gpuprop.optim import lr_scheduler
 
-Words = dict[str, Any]  # parameter -> default
-used: set[str] = set()
+Parameters = dict[str, Any]  # name -> default, in order
+used_reasons: set[str] = set()
 
 
-def shared(mine: Any, theirs: Any, *bases: type) -> list[tuple[str, Any, Any]]:
-    """The classes of both libraries that have one name."""
-    pairs = ((n, getattr(theirs, n, None), v) for n, v in sorted(vars(mine).items()) if isinstance(v, type))
-    return [pair for pair in pairs if isinstance(pair[1], type) and issubclass(pair[1], bases)]
+def common_classes(ours: Any, theirs: Any, *bases: type) -> list[tuple[str, Any, Any]]:
+    """(name, PyTorch's class, gpuprop's class) for each name that both modules have."""
+    classes = []
+    for name, value in sorted(vars(ours).items()):
+        other = getattr(theirs, name, None)
+        if isinstance(value, type) and isinstance(other, type) and issubclass(other, bases):
+            classes.append((name, other, value))
+    return classes
 
 
-LAYERS = shared(nn, torch.nn, torch.nn.Module)
-OPTIMIZERS = shared(optim, torch.optim, torch.optim.Optimizer)
-SCHEDULERS = shared(lr_scheduler, torch.optim.lr_scheduler, LRScheduler, ReduceLROnPlateau)
-FUNCTIONS = [n for n in sorted(vars(F)) if public(n) and hasattr(torch.nn.functional, n)]
-SURFACE = {
+LAYERS = common_classes(nn, torch.nn, torch.nn.Module)
+OPTIMIZERS = common_classes(optim, torch.optim, torch.optim.Optimizer)
+SCHEDULERS = common_classes(lr_scheduler, torch.optim.lr_scheduler, LRScheduler,
+                            ReduceLROnPlateau)
+FUNCTIONS = [name for name in sorted(vars(F))
+             if is_functional(name) and hasattr(torch.nn.functional, name)]
+CALLABLES = {  # name -> PyTorch's, gpuprop's
     **{f"functional.{n}": (getattr(torch.nn.functional, n), getattr(F, n)) for n in FUNCTIONS},
-    **{f"nn.{n}": (t.__init__, o) for n, t, o in LAYERS},
-    **{f"nn.{n}.forward": (t.forward, o.forward) for n, t, o in LAYERS},
-    **{f"optim.{n}": (t.__init__, o) for n, t, o in OPTIMIZERS + SCHEDULERS},
+    **{f"nn.{n}": (theirs.__init__, ours) for n, theirs, ours in LAYERS},
+    **{f"nn.{n}.forward": (theirs.forward, ours.forward) for n, theirs, ours in LAYERS},
+    **{f"optim.{n}": (theirs.__init__, ours) for n, theirs, ours in OPTIMIZERS + SCHEDULERS},
 }
 
 
-def words(f: Callable) -> Words:
-    """A function's parameters and their defaults; of those that take any number nothing is to be said."""
+def parameters_of(f: Callable) -> Parameters:
+    """The parameters of a function, without `self`, *args and **kwargs."""
     f = boolean_dispatched[f]["if_true"] if f in boolean_dispatched else f
-    f = next(iter(get_overloads(f)), f)  # what ``(*args, **kwargs)`` stands for
+    f = next(iter(get_overloads(f)), f)  # the first overload of ``f(*args, **kwargs)``
     try:
         parameters = inspect.signature(inspect.unwrap(f)).parameters
-    except ValueError:  # written in C++
+    except ValueError:  # a C++ function
         parameters = (get_signature_for_torch_op(f) or [inspect.Signature()])[0].parameters
-    return {p.name: one(p.default) for p in parameters.values()
+    return {p.name: comparable(p.default) for p in parameters.values()
             if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def one(default: Any) -> Any:
-    """C++ says [1, 1] where Python says 1, and [] for None; a function is ours of the same name."""
+def comparable(default: Any) -> Any:
+    """A default in a form that is equal for both libraries.
+
+    C++ functions have [1, 1] for 1 and [] for None.  Functions are compared by name.
+    """
     if callable(default):
         return default.__name__
-    return default if not isinstance(default, list) else default[0] if default else None
+    if isinstance(default, list):
+        return default[0] if default else None
+    return default
 
 
-def without(name: str, parameters: Words, reasons: dict[str, str]) -> Words:
-    reason = {p: next((r for r in (p, f"{name}.{p}") if r in reasons), None) for p in parameters}
-    used.update(r for r in reason.values() if r)
-    return {p: default for p, default in parameters.items() if not reason[p]}
+def without(name: str, parameters: Parameters, reasons: dict[str, str]) -> Parameters:
+    """The parameters that have no reason to differ."""
+    remaining = {}
+    for parameter, default in parameters.items():
+        found = [key for key in (parameter, f"{name}.{parameter}") if key in reasons]
+        if found:
+            used_reasons.add(found[0])
+        else:
+            remaining[parameter] = default
+    return remaining
 
 
-@pytest.mark.parametrize("name", SURFACE)
-def test_words(name: str) -> None:
-    """Ours are PyTorch's, but for what is left out or added for a reason."""
-    theirs, mine = (words(f) for f in SURFACE[name])
-    theirs, mine = without(name, theirs, LEFT_OUT), without(name, mine, OURS_ONLY)
-    if not name.endswith("forward") or (mine and theirs):  # forward(*inputs) takes any words
-        assert [*mine] == [*theirs]
-        assert mine == theirs
+@pytest.mark.parametrize("name", CALLABLES)
+def test_parameters_are_pytorchs(name: str) -> None:
+    """The names, order and defaults agree, except where a reason is given."""
+    theirs, ours = map(parameters_of, CALLABLES[name])
+    theirs = without(name, theirs, LEFT_OUT)
+    ours = without(name, ours, OURS_ONLY)
+    if name.endswith("forward") and not (ours and theirs):
+        return  # forward(*inputs) accepts everything
+    assert [*ours] == [*theirs]
+    assert ours == theirs
 
 
-def array_words(name: str) -> tuple[Words, Words]:
-    mine, spec = words(ARRAY_FUNCTIONS[name]), getattr(ARRAY_FUNCTIONS[name], "spec", None)
-    arrays = [p.name for p in spec.arrays] if spec else [*mine][:1]
-    return words(getattr(np, name)), {p: default for p, default in mine.items() if p not in arrays}
+def array_parameters(name: str) -> tuple[Parameters, Parameters]:
+    """NumPy's parameters, and gpuprop's that are not arrays."""
+    function = ARRAY_FUNCTIONS[name]
+    ours = parameters_of(function)
+    spec = getattr(function, "spec", None)
+    arrays = [p.name for p in spec.arrays] if spec else [*ours][:1]
+    options = {p: default for p, default in ours.items() if p not in arrays}
+    return parameters_of(getattr(np, name)), options
 
 
-NUMPYS = [n for n in ARRAY_FUNCTIONS if inspect.isfunction(inspect.unwrap(getattr(np, n, len)))]
+IN_NUMPY = [name for name in ARRAY_FUNCTIONS
+            if inspect.isfunction(inspect.unwrap(getattr(np, name, len)))]
 
 
-@pytest.mark.parametrize("name", NUMPYS)
-def test_array_function(name: str) -> None:
-    """Options are some of NumPy's, in NumPy's order and with NumPy's defaults."""
-    theirs, mine = array_words(name)
-    mine = without(name, mine, DIFFERENT_FROM_NUMPY)
-    assert [*mine] == [p for p in theirs if p in mine]
-    assert {p: d for p, d in mine.items() if theirs[p] is not np._NoValue and d != theirs[p]} == {}
+@pytest.mark.parametrize("name", IN_NUMPY)
+def test_options_are_numpys(name: str) -> None:
+    """Options are a subset of NumPy's, in the same order and with the same defaults."""
+    theirs, ours = array_parameters(name)
+    ours = without(name, ours, DIFFERENT_FROM_NUMPY)
+    assert [*ours] == [p for p in theirs if p in ours]
+    different = {p: default for p, default in ours.items()
+                 if theirs[p] is not np._NoValue and default != theirs[p]}
+    assert different == {}
 
 
 def test_reasons_are_needed() -> None:
-    """What is left out is a word of PyTorch's, what is added is one of ours."""
-    used.clear()
-    for name, (theirs, mine) in SURFACE.items():
-        without(name, words(theirs), LEFT_OUT)
-        without(name, words(mine), OURS_ONLY)
-    for name in NUMPYS:
-        without(name, array_words(name)[1], DIFFERENT_FROM_NUMPY)
-    assert {*LEFT_OUT, *OURS_ONLY, *DIFFERENT_FROM_NUMPY} - used == set()
+    """Every reason in refusals.py is about a parameter that exists."""
+    used_reasons.clear()
+    for name, (theirs, ours) in CALLABLES.items():
+        without(name, parameters_of(theirs), LEFT_OUT)
+        without(name, parameters_of(ours), OURS_ONLY)
+    for name in IN_NUMPY:
+        without(name, array_parameters(name)[1], DIFFERENT_FROM_NUMPY)
+    assert {*LEFT_OUT, *OURS_ONLY, *DIFFERENT_FROM_NUMPY} - used_reasons == set()

@@ -1,4 +1,4 @@
-"""Functions on the parameters and gradients of modules."""
+"""Utilities for the parameters and gradients of modules, and for sequences (`rnn`)."""
 
 from gpuprop.nn.utils import rnn
 from gpuprop.nn.utils._clip_grad import (

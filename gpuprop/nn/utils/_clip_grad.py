@@ -21,12 +21,14 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
                     foreach: bool | None = None) -> Tensor:
     """Scale all gradients in place by ``min(max_norm / (norm + 1e-6), 1)``.
 
-    Returns the norm of all gradients as one vector, before scaling.  `norm_type` is the order of
-    the norm, or ``inf`` for the maximum norm.  `foreach` is ignored.
+    Returns ``norm``, the norm before scaling of all gradients, concatenated to one vector.
+    `norm_type` is the order of the norm; ``inf`` is the maximum norm.  `foreach` is accepted and
+    ignored.
 
-    With `error_if_nonfinite`, a norm that is infinite or NaN raises RuntimeError; only then does
-    the call wait for the device.
+    With `error_if_nonfinite`, a norm that is infinite or NaN raises RuntimeError, and the call
+    waits for the device.
     """
+    # The zeros of an arena's padding do not change norms of positive order.
     grads, arenas = gradient_arrays(_as_list(parameters), flat=norm_type > 0)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
     _scale_gradients(grads, arenas, max_norm, norm.data)
@@ -35,7 +37,10 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
 
 def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False,
                    foreach: bool | None = None) -> Tensor:
-    """The norm of all tensors or arrays as one vector; for the options see `clip_grad_norm_`."""
+    """The norm of all Tensors or arrays, concatenated to one vector.
+
+    For the options see `clip_grad_norm_`.
+    """
     arrays = [raw(t) for t in _as_list(tensors)]
     if not arrays:
         return Tensor(default_backend().xp.zeros((), "float32"))
@@ -43,13 +48,16 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
     if error_if_nonfinite and not math.isfinite(norm.item()):
         raise RuntimeError(
             f"the total norm of order {norm_type} is non-finite, so the gradients cannot be "
-            f"clipped: set error_if_nonfinite=False to scale by it anyway")
+            f"clipped: set error_if_nonfinite=False to scale them anyway")
     return norm
 
 
 def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
                           total_norm: Any, foreach: bool | None = None) -> None:
-    """Scale all gradients in place by ``min(max_norm / (total_norm + 1e-6), 1)``."""
+    """Scale all gradients in place by ``min(max_norm / (total_norm + 1e-6), 1)``.
+
+    `foreach` is accepted and ignored.
+    """
     grads, arenas = gradient_arrays(_as_list(parameters))
     _scale_gradients(grads, arenas, max_norm, raw(total_norm))
 
@@ -66,9 +74,12 @@ def _scale_gradients(grads: list, arenas: list, max_norm: float, norm: Any) -> N
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float,
                      foreach: bool | None = None) -> None:
-    """Clip every element of the gradients to [-clip_value, clip_value], in place."""
+    """Clip every element of the gradients to [-clip_value, clip_value], in place.
+
+    `foreach` is accepted and ignored.
+    """
     if clip_value < 0:
-        raise ValueError(f"clip_value must not be negative, got {clip_value}")
+        raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
     grads, _ = gradient_arrays(_as_list(parameters))
     for g in grads:
         backend = backend_of(g)
@@ -86,7 +97,7 @@ def _as_list(tensors: Any) -> list:
 
 
 def _norm_steps(xp: Any, p: float) -> tuple[Callable, Callable, Callable]:
-    """The p-norm in three steps: reduce one array, combine two results, finish the total."""
+    """The p-norm as three functions: reduce an array, combine two results, finish the total."""
     if p == 2:
         return lambda g: (g * g).sum(), operator.add, xp.sqrt
     if p == math.inf:
@@ -97,12 +108,12 @@ def _norm_steps(xp: Any, p: float) -> tuple[Callable, Callable, Callable]:
 
 
 def _total_norm(backend: Any, arrays: list, p: float) -> Any:
-    """The p-norm of arrays as one vector: a 0-d array on the device of the first array.
+    """The p-norm of all arrays as one vector: a 0-d array on the device of the first array.
 
     Half types are computed in float32.
     """
     if not p:
-        raise ValueError("norm_type 0 is not a norm: it counts elements")
+        raise ValueError("norm_type 0 is not supported: expected a nonzero number, or inf or -inf")
     reduce_array, combine, finish = _norm_steps(backend.xp, p)
     parts = []
     for array in arrays:

@@ -1,4 +1,4 @@
-"""Conversion between parameters and one vector."""
+"""Conversion of parameters to one vector, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuprop._core.tensor import Parameter, Tensor
 
 
 def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
-    """The elements of all parameters in one vector, differentiably.
+    """Concatenate the elements of all parameters to one vector; gradients flow to the parameters.
 
     >>> from gpuprop import nn
     >>> nn.utils.parameters_to_vector(nn.Linear(3, 2).parameters()).shape
@@ -22,14 +22,14 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
-    """Write the elements of a vector into parameters, in place."""
+    """Copy consecutive elements of a vector into the parameters, in place."""
     if not isinstance(vec, Tensor):
         raise TypeError(f"vector_to_parameters: expected a Tensor, got {type(vec).__name__}")
     parameters = list(parameters)
     ends = list(itertools.accumulate((p.size for p in parameters), initial=0))
     if vec.shape != (ends[-1],):
-        raise ValueError(f"vector_to_parameters: vec must have shape ({ends[-1]},), one for each "
-                         f"of the parameters' elements, got {vec.shape}")
+        raise ValueError(f"vector_to_parameters: vec must have shape ({ends[-1]},), with all "
+                         f"elements of the parameters, got {vec.shape}")
     for p, start, end in zip(parameters, ends, ends[1:], strict=False):
         write(p.data, raw(vec[start:end].reshape(p.shape)))
         p.touch()

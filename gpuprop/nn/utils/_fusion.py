@@ -1,4 +1,4 @@
-"""Fusion of batch normalization into the preceding layer, for inference."""
+"""Fuse batch normalization into the preceding layer, for inference."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ Layer = TypeVar("Layer", bound=Module)
 def fuse_conv_bn_eval(conv: Layer, bn: BatchNorm, transpose: bool = False) -> Layer:
     """A new convolution that computes ``bn(conv(x))`` in eval mode.
 
-    `transpose` says that `conv` is a transposed convolution.  Both layers must be in eval mode.
+    `transpose` must be True if `conv` is a transposed convolution.  Both layers must be in eval
+    mode.
     """
     layer: Any = conv
     if transpose and layer.groups > 1:
-        raise ValueError("fuse_conv_bn_eval: a transposed convolution must have groups=1")
+        raise ValueError(f"fuse_conv_bn_eval: a transposed convolution must have groups=1, "
+                         f"got groups={layer.groups}")
     spatial = (1,) * (layer.weight.ndim - 2)
     shape = (1, -1, *spatial) if transpose else (-1, 1, *spatial)
     return _fuse("fuse_conv_bn_eval", layer, bn, shape)
@@ -30,21 +32,25 @@ def fuse_conv_bn_eval(conv: Layer, bn: BatchNorm, transpose: bool = False) -> La
 def fuse_linear_bn_eval(linear: Linear, bn: BatchNorm) -> Linear:
     """A new Linear that computes ``bn(linear(x))`` in eval mode.
 
-    `bn` must have as many features as `linear` has outputs, or one.  Both layers must be in eval
+    `bn` must have one feature, or as many as `linear` has outputs.  Both layers must be in eval
     mode.
     """
     if bn.num_features not in (1, linear.out_features):
         raise ValueError(f"fuse_linear_bn_eval: linear has {linear.out_features} outputs, but bn "
-                         f"has {bn.num_features} features")
+                         f"has {bn.num_features} features: expected the same number, or one")
     return _fuse("fuse_linear_bn_eval", linear, bn, (-1, 1))
 
 
 def _fuse(function: str, layer: Any, bn: BatchNorm, shape: tuple[int, ...]) -> Any:
-    """A copy of the layer whose outputs are normalized; `shape` broadcasts them to the weight."""
+    """A copy of the layer that also applies `bn`.
+
+    The scale of each output channel, reshaped to `shape`, broadcasts with the layer's weight.
+    """
     if layer.training or bn.training:
-        raise ValueError(f"{function}: both layers must be in eval mode: call .eval() first")
+        raise ValueError(f"{function}: both layers must be in eval mode: call their eval() first")
     if bn.running_mean is None or bn.running_var is None:
-        raise ValueError(f"{function}: the batch normalization has no running statistics")
+        raise ValueError(f"{function}: bn has no running statistics: create it with "
+                         f"track_running_stats=True")
 
     def value(parameter: Any, default: float) -> Any:
         return default if parameter is None else parameter.detach()

@@ -1,4 +1,4 @@
-"""Weights that are computed from other parameters before every forward."""
+"""Base classes for weights that are computed from other parameters before every forward."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from gpuprop.nn._module import Module
 
 
 class ComputedWeight(Tensor):
-    """The weight computed by the last forward.
+    """A weight that the last forward computed.
 
-    A copy or a pickle has its values, without history, until the next forward.
+    A copy or a pickle has the same values, but no history.
     """
 
     __slots__ = ()
@@ -29,7 +29,7 @@ class Reparametrization:
         self.name = name
 
     def compute(self, module: Module, training: bool) -> Tensor:
-        """The weight, from the module's parameters."""
+        """Compute the weight from the module's parameters."""
         raise NotImplementedError
 
     def __call__(self, module: Module, args: tuple = ()) -> None:
@@ -43,10 +43,10 @@ class Reparametrization:
     def pop_parameter(self, module: Module) -> Parameter:
         """Remove the parameter from the module and return it."""
         full_name = f"{type(module).__name__}.{self.name}"
-        hooks = module._hooks.get("before", ())
+        hooks = module._forward_hook_lists.get("before", ())
         if any(isinstance(hook, Reparametrization) and hook.name == self.name for hook in hooks):
-            raise RuntimeError(f"{self.function_name}: {full_name} is computed already: remove "
-                               f"its normalization first")
+            raise RuntimeError(f"{self.function_name}: {full_name} already has a normalization: "
+                               f"remove it first")
         parameter = getattr(module, self.name, None)
         if not isinstance(parameter, Parameter):
             raise ValueError(f"{self.function_name}: {type(module).__name__} has no parameter "
@@ -56,8 +56,8 @@ class Reparametrization:
 
     @classmethod
     def remove(cls, module: Module, name: str, *suffixes: str) -> None:
-        """Make the current weight a parameter, and delete the attributes `name` + suffix."""
-        hooks = module._hooks.get("before", [])
+        """Turn the weight into a Parameter, and delete the attributes ``name + suffix``."""
+        hooks = module._forward_hook_lists.get("before", [])
         hook = next((h for h in hooks if isinstance(h, cls) and h.name == name), None)
         if hook is None:
             raise ValueError(f"{cls.function_name} of {name!r} not found in "
@@ -67,5 +67,6 @@ class Reparametrization:
         delattr(module, name)
         for suffix in suffixes:
             delattr(module, name + suffix)
-        module._buffers = {n: saved for n, saved in module._buffers.items() if hasattr(module, n)}
+        persistence = module._buffer_persistence.items()
+        module._buffer_persistence = {n: v for n, v in persistence if hasattr(module, n)}
         setattr(module, name, Parameter(values))

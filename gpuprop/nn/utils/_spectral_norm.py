@@ -1,4 +1,4 @@
-"""Spectral normalization: a weight divided by its largest singular value."""
+"""Spectral normalization: divide a weight by its largest singular value."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ Layer = TypeVar("Layer", bound=Module)
 
 @kernel
 def singular_vectors(xp, matrix: Array, u: Array, v: Array, steps, eps):
-    """Improve u and v, the first singular vectors of (h, w), in place by power iteration.
+    """Improve `u` and `v`, the first singular vectors of `matrix`, in place, by power iteration.
 
-    Returns copies of both, which a pullback may keep while the next forward changes u and v.
+    Returns copies of both: the next forward changes `u` and `v`, but the pullback of this one still
+    needs them.
     """
     dtype = compute_dtype(matrix.dtype)
     for _ in range(steps):
@@ -35,12 +36,13 @@ def singular_vectors(xp, matrix: Array, u: Array, v: Array, steps, eps):
 
 
 def normalize(xp, x, eps):
+    """``x / max(|x|, eps)``"""
     x = widened(x)
     return x / xp.maximum(xp.sqrt((x * x).sum()), eps)
 
 
 class SpectralNorm(Reparametrization):
-    """``weight_orig / (weight_u @ weight_orig @ weight_v)``, the weight as a matrix."""
+    """``weight_orig / (weight_u @ M @ weight_v)``, where M is weight_orig as a matrix."""
 
     function_name = "spectral_norm"
 
@@ -51,7 +53,7 @@ class SpectralNorm(Reparametrization):
         self.dim = dim
 
     def as_matrix(self, weight: Tensor) -> Tensor:
-        """The weight as a matrix with `dim` as its rows."""
+        """The weight as a matrix (size of `dim`, product of the other sizes)."""
         return moveaxis(weight, self.dim, 0).reshape(weight.shape[self.dim], -1)
 
     def compute(self, module: Module, training: bool) -> Tensor:
@@ -69,10 +71,10 @@ def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int =
                   eps: float = 1e-12, dim: int | None = None) -> Layer:
     """Divide a parameter by its largest singular value before each forward.
 
-    The trained parameter becomes `name`_orig.  It is treated as a matrix with `dim` as its rows,
-    by default 1 for a transposed convolution and 0 otherwise.  Its first singular vectors are the
-    buffers `name`_u and `name`_v, which each forward in training improves by
-    `n_power_iterations` steps of power iteration.  Returns the module.
+    The trained parameter is renamed to `name`_orig.  It is treated as a matrix whose rows are the
+    indices of axis `dim`, by default 1 for a transposed convolution and 0 otherwise.  The buffers
+    `name`_u and `name`_v approximate the first singular vectors; in training, each forward improves
+    them by `n_power_iterations` steps of power iteration.  Returns the module.
 
     T. Miyato et al., ICLR 2018.
     """
@@ -101,9 +103,6 @@ def random_direction(like: Any, n: int, eps: float) -> Tensor:
 
 
 def remove_spectral_norm(module: Layer, name: str = "weight") -> Layer:
-    """Undo `spectral_norm`: the weight, as in eval mode, becomes a parameter.
-
-    Returns the module.
-    """
+    """Undo `spectral_norm`: the normalized weight becomes a parameter.  Returns the module."""
     SpectralNorm.remove(module, name, "_orig", "_u", "_v")
     return module

@@ -1,4 +1,4 @@
-"""Weight normalization: a weight as the product of a norm and a direction."""
+"""Weight normalization: write a weight as the product of a norm and a direction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WeightNorm(Reparametrization):
         self.dim = -1 if dim is None else dim  # as in PyTorch, -1 means None
 
     def norm(self, v: Tensor) -> Tensor:
-        """The norm of `v` for each index of `dim`."""
+        """The norm of `v` over all axes except `dim`, which keeps the number of axes."""
         if self.dim == -1:
             return norm(v, 2, None, False)
         axes = tuple(i for i in range(v.ndim) if i != self.dim % v.ndim)
@@ -35,10 +35,10 @@ class WeightNorm(Reparametrization):
 
 
 def weight_norm(module: Layer, name: str = "weight", dim: int | None = 0) -> Layer:
-    """Replace a parameter by its norm `name`_g and its direction `name`_v, which are trained.
+    """Replace a parameter by two: its norm `name`_g and its direction `name`_v.
 
-    ``weight = weight_g * weight_v / |weight_v|``, computed before each forward, with one norm for
-    each index of `dim`, or one in total for None.  Returns the module.
+    Each forward first computes ``weight = weight_g * weight_v / |weight_v|``.  There is one norm
+    for each index of axis `dim`, or a single norm for ``dim=None``.  Returns the module.
 
     T. Salimans and D. P. Kingma, NeurIPS 2016.
 

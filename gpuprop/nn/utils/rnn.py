@@ -1,4 +1,4 @@
-"""Batches of sequences of different lengths: padded, or packed without padding."""
+"""Pad or pack batches of sequences that have different lengths."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ class _PackedFields(NamedTuple):
 
 
 class PackedSequence(_PackedFields, Convertible):
-    """Sequences without padding: the elements of all at step 0, then of all at step 1, and so on.
+    """A batch of sequences of different lengths, stored without padding.
 
-    `data` holds the elements.  ``batch_sizes[t]`` is the number of sequences that have a step t;
-    it is in host memory, because it decides shapes.  Sequences are sorted by length, the longest
-    first: ``sorted_indices[i]`` is the index in the batch of the i-th longest, and
-    `unsorted_indices` is the inverse.  Both are None if the batch was sorted.
+    `data` has the elements of all sequences at step 0, then those at step 1, and so on.
+    ``batch_sizes[t]`` is the number of sequences with more than t steps; it is in host memory,
+    because shapes depend on it.  The sequences are sorted by descending length:
+    ``sorted_indices[i]`` is the index, in the batch, of the i-th longest, and `unsorted_indices` is
+    the inverse permutation.  Both are None if the batch was already sorted.
     """
 
     def __new__(cls, data: Any, batch_sizes: Any, sorted_indices: Any = None,
@@ -57,7 +58,7 @@ class PackedSequence(_PackedFields, Convertible):
         return _host_lengths("batch_sizes", self.batch_sizes)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """The data in another dtype, or data and indices on another device; see `Tensor.to`."""
+        """Cast the data to a dtype, or move data and indices to a device, as `Tensor.to` does."""
         data = self.data.to(*args, **kwargs)
         if data is self.data:
             return self
@@ -75,10 +76,10 @@ class PackedSequence(_PackedFields, Convertible):
 
 
 def _host_lengths(name: str, values: Lengths) -> np.ndarray:
-    """A vector of lengths as an int64 array in host memory, where it decides shapes."""
+    """`values` as an int64 vector in host memory; `name` is for messages."""
     array = raw(values)
     if hasattr(array, "shape") and backend_of(array).name != "numpy":
-        raise ValueError(f"{name} must be in host memory, because it decides shapes, but is on "
+        raise ValueError(f"{name} must be in host memory, because shapes depend on it, but is on "
                          f"{backend_of(array).name!r}: pass a list or {name}.cpu()")
     array = np.asarray(array)
     if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -96,9 +97,9 @@ def pack_padded_sequence(input: Any, lengths: Lengths, batch_first: bool = False
                          enforce_sorted: bool = True) -> PackedSequence:
     """Pack padded sequences (T, N, ...), or (N, T, ...) with `batch_first`.
 
-    Of sequence i the first ``lengths[i]`` steps are packed.  With `enforce_sorted` lengths must
-    be descending, as a captured step requires; without it the sequences are sorted here, which
-    copies their order from the host.
+    The first ``lengths[i]`` steps of sequence i are packed.  With `enforce_sorted`, lengths must be
+    descending, which a captured step requires.  Otherwise the sequences are sorted first, and their
+    order is copied from the host to the device.
 
     >>> from gpuprop.nn.utils import rnn
     >>> packed = rnn.pack_padded_sequence(gpuprop.ones(3, 2, 4), lengths=[3, 1])
@@ -112,8 +113,8 @@ def pack_padded_sequence(input: Any, lengths: Lengths, batch_first: bool = False
     padded = input.swapaxes(0, 1) if batch_first else input
     steps, sequences = padded.shape[:2]
     if len(lengths) != sequences:
-        raise ValueError(f"pack_padded_sequence: input has {sequences} sequences, but there are "
-                         f"{len(lengths)} lengths")
+        raise ValueError(f"pack_padded_sequence: input {input.shape} has {sequences} sequences, "
+                         f"but there are {len(lengths)} lengths")
     if lengths.min() <= 0 or lengths.max() > steps:
         wrong = next(n for n in lengths if not 0 < n <= steps)
         raise ValueError(f"pack_padded_sequence: lengths must be from 1 to {steps}, the number of "
@@ -138,8 +139,8 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
     """Pad packed sequences to (T, N, ...), or (N, T, ...) with `batch_first`.
 
     Returns the sequences and their lengths, which are in host memory.  T is `total_length`, by
-    default the largest length.  For a batch that was not sorted this waits for the device, to
-    restore the order of the lengths.
+    default the largest length.  If the batch was not sorted, this waits for the device, which has
+    the original order.
     """
     order = sequence.unsorted_indices
     batch_sizes = sequence._host_batch_sizes()
@@ -158,9 +159,10 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
 
 def pad_sequence(sequences: Iterable, batch_first: bool = False, padding_value: float = 0.0,
                  padding_side: str = "right") -> Any:
-    """Pad sequences (L, ...) to the largest L and stack them: (T, N, ...).
+    """Pad N sequences (L, ...) to the largest length T, and stack them to (T, N, ...).
 
-    With `batch_first` (N, T, ...).  `padding_side` is "right" (after the sequence) or "left".
+    With `batch_first`, the result is (N, T, ...).  `padding_side` is "right" (after the sequence)
+    or "left".
 
     >>> from gpuprop.nn.utils import rnn
     >>> rnn.pad_sequence([gpuprop.ones(2), gpuprop.ones(3)], batch_first=True).tolist()
@@ -181,7 +183,7 @@ def pad_sequence(sequences: Iterable, batch_first: bool = False, padding_value: 
 
 
 def unpad_sequence(padded_sequences: Any, lengths: Lengths, batch_first: bool = False) -> list:
-    """The list of sequences (L, ...) of (T, N, ...), or (N, T, ...) with `batch_first`."""
+    """Undo `pad_sequence`: the list of N sequences (L, ...), with the given lengths."""
     rows = padded_sequences if batch_first else padded_sequences.swapaxes(0, 1)
     ends = _host_lengths("lengths", lengths)
     if len(ends) != len(rows):
@@ -191,12 +193,12 @@ def unpad_sequence(padded_sequences: Any, lengths: Lengths, batch_first: bool = 
 
 
 def pack_sequence(sequences: Sequence, enforce_sorted: bool = True) -> PackedSequence:
-    """Pack sequences (L, ...), whose lengths must be descending if `enforce_sorted`."""
+    """Pack sequences (L, ...); their lengths must be descending if `enforce_sorted`."""
     lengths = [len(s) for s in sequences]
     return pack_padded_sequence(pad_sequence(sequences), lengths, enforce_sorted=enforce_sorted)
 
 
 def unpack_sequence(packed_sequences: PackedSequence) -> list:
-    """The list of the sequences that were packed, in their original order."""
+    """Undo `pack_sequence`: the list of the sequences, in their original order."""
     padded, lengths = pad_packed_sequence(packed_sequences, batch_first=True)
     return unpad_sequence(padded, lengths, batch_first=True)

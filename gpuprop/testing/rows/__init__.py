@@ -116,7 +116,7 @@ def _calling_module() -> str:
     frame = sys._getframe(2)
     while frame.f_back is not None and frame.f_globals["__name__"] == __name__:
         frame = frame.f_back
-    return frame.f_globals["__name__"]
+    return frame.f_globals["__name__"].replace("._", ".")
 
 
 def floats(*shape: int, low: float | None = None, high: float | None = None) -> np.ndarray:
@@ -148,5 +148,5 @@ def all_rows() -> list[Row]:
     """All rows of the library."""
     rows = []
     for family in FAMILIES:
-        rows += importlib.import_module(f"gpuprop.testing.rows.{family}").ROWS
+        rows += importlib.import_module(f"gpuprop.testing.rows._{family}").ROWS
     return rows

@@ -1,4 +1,4 @@
-"""Metrics: accumulated on the device batch by batch, read once an epoch."""
+"""Metrics: accumulated on the device batch by batch, read once per epoch."""
 
 from __future__ import annotations
 
@@ -41,13 +41,16 @@ for _name, _cls in (("precision", Precision), ("recall", Recall), ("f1", F1)):
 
 
 def metric(name: str | Metric) -> Metric:
-    """The metric of a name, "top5" or one of `METRICS`; a Metric is returned unchanged."""
+    """Return a new metric by its name: one of `METRICS`, or "top" and a number, such as "top5".
+
+    A Metric is returned unchanged.
+    """
     if isinstance(name, Metric):
         return name
     top = re.fullmatch(r"top(\d+)", name) if isinstance(name, str) else None
     if top:
         return TopK(int(top[1]))
     if name not in METRICS:
-        raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}, top5, or "
-                         f"pass a Metric of your own")
+        raise ValueError(f"unknown metric {name!r}: expected {', '.join(METRICS)}, top5 (or "
+                         f"another number), or a Metric object")
     return METRICS[name]()

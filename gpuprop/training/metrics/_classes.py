@@ -1,6 +1,7 @@
 """Classification metrics: labels (N, ...), and scores (N, C, ...) for C classes.
 
-For two classes there may be one score for each label, (N, ...) or (N, ..., 1): class 1 if positive.
+For two classes there may be one score for each label, (N, ...) or (N, ..., 1), such as a logit: a
+positive score predicts class 1.  Labels may then be floating-point: class 1 if above 0.5.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from gpuprop.training.metrics._metric import Metric, ratio
 
 
 class ClassificationMetric(Metric):
-    """Abstract: a metric of labels; those equal to `ignore_index` do not count."""
+    """Abstract: a metric of predicted labels; targets equal to `ignore_index` do not count."""
 
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()
         self.ignore_index = ignore_index
 
     def _labels(self, xp: Any, output: Any, target: Any) -> tuple:
-        """(predicted labels, true labels or 0 if ignored, mask of those that count, classes)."""
+        """(predicted labels, targets or 0 if ignored, mask of targets that count, classes)."""
         if self._has_class_axis(output, target):
             predicted = xp.argmax(output, axis=1)
             classes = output.shape[1]
@@ -40,10 +41,10 @@ class ClassificationMetric(Metric):
 
 
 def binary_scores(output: Any, target: Any) -> Any:
-    """The scores of class 1, in the shape of the labels."""
+    """The scores of class 1, reshaped to the shape of the labels."""
     if output.shape not in (target.shape, (*target.shape, 1)):
         raise ValueError(f"output {output.shape} and target {target.shape} do not match: expected "
-                         f"scores (N, C, ...) and labels (N, ...), or one score for each label")
+                         f"scores (N, C, ...) and labels (N, ...), or one score per label")
     return output.reshape(target.shape)
 
 
@@ -69,9 +70,9 @@ class Accuracy(ClassificationMetric):
 
 
 class TopK(ClassificationMetric):
-    """The fraction of labels among the `k` classes with the highest scores.
+    """The fraction of labels that are among the `k` classes with the highest scores.
 
-    Of equal scores the one of the last class ranks highest.
+    Of equal scores, that of the last class ranks highest.
     """
 
     def __init__(self, k: int = 5, ignore_index: int = -100) -> None:
@@ -81,7 +82,7 @@ class TopK(ClassificationMetric):
 
     def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
         if not self._has_class_axis(output, target):
-            raise ValueError(f"{self.name} needs scores (N, C, ...) and labels (N, ...), not "
+            raise ValueError(f"{self.name} needs scores (N, C, ...) and labels (N, ...), got "
                              f"{output.shape} and {target.shape}")
         counted = target != self.ignore_index
         classes = output.shape[1]
@@ -98,7 +99,7 @@ class TopK(ClassificationMetric):
 
 
 class ConfusionMatrix(ClassificationMetric):
-    """Counts (C, C): row i, column j is how many labels of class i were predicted as class j."""
+    """Counts (C, C): element (i, j) is the number of labels i that were predicted as j."""
 
     name = "confusion_matrix"
 
@@ -114,15 +115,16 @@ class ConfusionMatrix(ClassificationMetric):
 
 
 class ClassScore(ConfusionMatrix):
-    """Abstract: a score for each class, computed from the confusion matrix, and their average.
+    """Abstract: a score for each class, from the confusion matrix, and their average.
 
-    `average` is "macro", the mean over the classes that occur; "micro", the score of the counts of
-    all classes together; "binary", the score of class 1; or None for an array of all scores.
+    `average` is "macro", the mean over the classes that occur among predictions or labels;
+    "micro", the score of the counts summed over the classes; "binary", the score of class 1; or
+    None for an array of the scores of all classes.
     """
 
     def __init__(self, average: str | None = "macro", ignore_index: int = -100) -> None:
         if average not in ("macro", "micro", "binary", None):
-            raise ValueError(f"average must be 'macro', 'micro', 'binary' or None, not {average!r}")
+            raise ValueError(f"average must be 'macro', 'micro', 'binary' or None, got {average!r}")
         super().__init__(ignore_index)
         self.average = average
         suffix = {"macro": "", None: "_each"}.get(average, f"_{average}")
@@ -145,11 +147,11 @@ class ClassScore(ConfusionMatrix):
     @staticmethod
     @abstractmethod
     def _score(correct: Any, predicted: Any, actual: Any) -> Any:
-        """The score of a class, from its counts of labels; 0 for 0 / 0."""
+        """The score of each class, from counts of labels; 0 for 0 / 0."""
 
 
 class Precision(ClassScore):
-    """Of the labels predicted as a class, the fraction that belong to it."""
+    """Of the samples predicted as a class, the fraction that belong to it."""
 
     @staticmethod
     def _score(correct: Any, predicted: Any, actual: Any) -> Any:
@@ -157,7 +159,7 @@ class Precision(ClassScore):
 
 
 class Recall(ClassScore):
-    """Of the labels that belong to a class, the fraction that were predicted as it."""
+    """Of the samples of a class, the fraction that were predicted as this class."""
 
     @staticmethod
     def _score(correct: Any, predicted: Any, actual: Any) -> Any:
@@ -165,7 +167,7 @@ class Recall(ClassScore):
 
 
 class F1(ClassScore):
-    """The harmonic mean of precision and recall."""
+    """The harmonic mean, ``2 * precision * recall / (precision + recall)``."""
 
     @staticmethod
     def _score(correct: Any, predicted: Any, actual: Any) -> Any:
@@ -175,7 +177,7 @@ class F1(ClassScore):
 class Perplexity(ClassificationMetric):
     """``exp`` of the mean cross-entropy.
 
-    A model that chooses among n classes at random has perplexity n.
+    The uniform distribution over n classes has perplexity n.
     """
 
     name = "perplexity"

@@ -1,4 +1,4 @@
-"""The base class of metrics: sums over batches on the device, and a result on the host."""
+"""The base class of metrics: sums over batches on the device, the result on the host."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from gpuprop._core.tensor import asnumpy
 class Metric(ABC):
     """Abstract: a metric that is computed from sums over batches.
 
-    A subclass defines `name`; `batch_sums`, which sums over one batch on its device; and
-    `from_sums`, which computes the metric from the totals on the host.  It sets `higher_is_better`
-    to False if smaller values are better, and overrides `merge_sums` if its sums do not simply add
-    up.
+    A subclass defines `name`; `batch_sums`, which computes sums over one batch on its device; and
+    `from_sums`, which computes the metric from the sums over all batches on the host.  It sets
+    `higher_is_better` to False if smaller values are better, and overrides `merge_sums` if the sums
+    of two batches are not to be added.
 
     >>> import numpy as np
     >>> from gpuprop.training import Metric
     >>> class Bias(Metric):
-    ...     name, higher_is_better = "bias", False
+    ...     name = "bias"
+    ...     higher_is_better = False
     ...     def batch_sums(self, xp, output, target):
     ...         return (output - target).sum(), len(target)
     ...     def from_sums(self, total, count):
@@ -38,18 +39,19 @@ class Metric(ABC):
 
     name: str
     higher_is_better = True
-    from_sums: Callable[..., Any]  # the metric, a number or an array, from the sums as NumPy arrays
+    from_sums: Callable[..., Any]  # (*sums as NumPy arrays) -> a number or an array
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches added so far."""
         self._sums: tuple = ()
 
     def update(self, output: Any, target: Any) -> None:
         """Add a batch of arrays or Tensors; does not wait for the device."""
-        output, target = raw(output), raw(target)
+        output = raw(output)
+        target = raw(target)
         backend = backend_of(output)
         sums = self.batch_sums(backend.xp, output, target)
         if self._sums:
@@ -57,9 +59,9 @@ class Metric(ABC):
         self._sums = tuple(backend.own(s) if hasattr(s, "shape") else s for s in sums)
 
     def compute(self) -> Any:
-        """The metric over all batches since the last reset; waits for the device.
+        """The metric over all batches since the last reset, a float or a NumPy array.
 
-        A float, or an array in host memory.
+        Waits for the device.  Raises ValueError if there were no batches.
         """
         if not self._sums:
             raise ValueError(f"{self.name}: no batches: call update(output, target) first")
@@ -68,10 +70,10 @@ class Metric(ABC):
 
     @abstractmethod
     def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
-        """The sums over one batch: arrays and Python numbers.  `xp` is the arrays' namespace."""
+        """The sums over one batch, as arrays or numbers.  `xp` is the namespace of the arrays."""
 
     def merge_sums(self, a: tuple, b: tuple) -> tuple:
-        """The sums over the batches of `a` and `b` together; each pair is added by default."""
+        """The sums over the batches of both `a` and `b`; by default ``x + y`` for each pair."""
         return tuple(x + y for x, y in zip(a, b, strict=True))
 
     def __repr__(self) -> str:
@@ -79,6 +81,6 @@ class Metric(ABC):
 
 
 def ratio(a: Any, b: Any, otherwise: Any = math.nan) -> Any:
-    """``a / b``, and `otherwise` where b is not positive."""
+    """``a / b`` where b is positive, else `otherwise`."""
     positive = np.greater(b, 0)
     return np.where(positive, a / np.where(positive, b, 1), otherwise)

@@ -1,6 +1,6 @@
 """Regression metrics: output and target have the same shape, (N,) or (N, D).
 
-The metric of several columns is the mean of the metrics of the columns.
+For (N, D) a metric is computed for each of the D columns, and the result is their mean.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RegressionMetric(Metric):
 
     @abstractmethod
     def _column_sums(self, error: Any, target: Any) -> tuple:
-        """The sums over one batch, for each column."""
+        """The sums over one batch, for each column; `error` is ``output - target``."""
 
 
 class MAE(RegressionMetric):
@@ -44,7 +44,7 @@ class MAE(RegressionMetric):
 
 
 class RMSE(RegressionMetric):
-    """The root mean squared error, ``sqrt(mean((output - target)**2))``."""
+    """The root mean squared error, ``sqrt(mean((output - target)**2))`` of each column."""
 
     name = "rmse"
 
@@ -56,11 +56,13 @@ class RMSE(RegressionMetric):
 
 
 class R2(RegressionMetric):
-    """The coefficient of determination, the fraction of the target's variance that is explained.
+    """The coefficient of determination: the fraction of the target's variance that is explained.
 
     ``1 - sum((output - target)**2) / sum((target - mean(target))**2)``: 1 for a perfect output, 0
-    for the mean of the target as output.  Means and squared deviations of two batches are merged as
-    in T. Chan et al., "Updating formulae", 1979.
+    for an output equal to the target's mean.  A constant target gives 1 for a perfect output and
+    else 0.  NaN for fewer than two samples.  Means and squared deviations of batches are merged as
+    in T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979.
     """
 
     name = "r2"
@@ -84,4 +86,5 @@ class R2(RegressionMetric):
     def from_sums(self, n: Any, error: Any, mean: Any, squares: Any) -> Any:
         if n <= 1:
             return math.nan
-        return (1 - ratio(error, squares, np.where(error > 0, 1.0, 0.0))).mean()
+        if_constant = np.where(error > 0, 1.0, 0.0)
+        return (1 - ratio(error, squares, if_constant)).mean()

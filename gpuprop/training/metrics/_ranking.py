@@ -1,4 +1,4 @@
-"""Ranking metrics: scores (N, C) for classes or (N,) or (N, 1) for two classes, and labels (N,)."""
+"""Ranking metrics: labels (N,), and scores (N, C), or (N,) or (N, 1) for two classes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from gpuprop.training.metrics._classes import ClassificationMetric, binary_score
 
 
 class RankingMetric(ClassificationMetric):
-    """Abstract: how well scores rank samples of a class above the others.
+    """Abstract: how well scores rank the samples of a class above the other samples.
 
-    With more than two classes: the mean over the classes, each against the rest.  All scores of an
-    epoch are kept on the device.  The result is NaN if a class has no labels, or all of them.
+    With more than two classes, the metric is the mean over the classes of each class against the
+    rest, with the softmax of the scores.  The device stores all scores of an epoch.  The result is
+    NaN if a class has no samples or all samples.
     """
 
     def merge_sums(self, a: tuple, b: tuple) -> tuple:
@@ -26,7 +27,7 @@ class RankingMetric(ClassificationMetric):
         if output.ndim == 1 or output.shape[1] == 1:
             output = binary_scores(output, target)[:, None]
         if output.ndim != 2 or target.ndim != 1:
-            raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), not "
+            raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), got "
                              f"{output.shape} and {target.shape}")
         return output, xp.copy(target)  # a loader may reuse the memory of the target
 
@@ -42,15 +43,17 @@ class RankingMetric(ClassificationMetric):
         counted = labels != self.ignore_index
         scores = scores[counted].astype("float64")
         labels = labels[counted]
-        if scores.shape[1] <= 2:
-            other = scores[:, 0] if scores.shape[1] == 2 else 0
-            return self._score_class(labels > 0.5, scores[:, -1] - other)
+        classes = scores.shape[1]
+        if classes == 1:
+            return self._score_class(labels > 0.5, scores[:, 0])
+        if classes == 2:
+            return self._score_class(labels > 0.5, scores[:, 1] - scores[:, 0])
         probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return np.mean([self._score_class(labels == c, p) for c, p in enumerate(probabilities.T)])
 
     def _score_class(self, positive: np.ndarray, score: np.ndarray) -> float:
-        """The metric of one class against the rest."""
+        """The metric of one class against the rest; `positive` marks the samples of the class."""
         if np.isnan(score).any() or positive.all() or not positive.any():
             return math.nan
         order = np.argsort(-score, kind="stable")
@@ -60,13 +63,13 @@ class RankingMetric(ClassificationMetric):
 
     @abstractmethod
     def _area(self, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
-        """The metric, from the counts above each threshold, the highest threshold first."""
+        """The metric, from the counts at each threshold, from the highest to the lowest."""
 
 
 class AUROC(RankingMetric):
     """The area under the ROC curve.
 
-    It is the probability that a positive sample ranks above a negative one.
+    It is the probability that a random positive sample ranks above a random negative one.
     """
 
     name = "auroc"
@@ -74,11 +77,13 @@ class AUROC(RankingMetric):
     def _area(self, true_positives: np.ndarray, false_positives: np.ndarray) -> float:
         y = np.append(0, true_positives)
         x = np.append(0, false_positives)
-        return float(np.trapezoid(y, x) / (y[-1] * x[-1]))
+        positives = y[-1]
+        negatives = x[-1]
+        return float(np.trapezoid(y, x) / (positives * negatives))
 
 
 class AveragePrecision(RankingMetric):
-    """The sum of precision times the increase of recall over all thresholds."""
+    """The average precision, ``sum((recall[k] - recall[k-1]) * precision[k])`` over thresholds."""
 
     name = "average_precision"
 

@@ -1,6 +1,6 @@
-"""Real CuPy on a machine without a GPU: this process answers for CUDA and its libraries.
+"""Real CuPy on a machine without a GPU: CUDA and its libraries are emulated in this process.
 
-``import hostcuda; hostcuda.activate()`` before CuPy is first imported.
+Run ``import hostcuda; hostcuda.activate()`` before CuPy is first imported.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 
 _cuda: ctypes.CDLL | None = None
 
-# What CuPy's thrust and cub modules call, and what answers in native/thrust.cpp and cub.cpp.
-_OTHERS = {
+# Functions that CuPy's thrust and cub modules call: replacements in native/thrust.cpp and cub.cpp.
+_THRUST_AND_CUB = {
     "thrust_sort": "hc_thrust_sort",
     "thrust_argsort": "hc_thrust_argsort",
     "thrust_lexsort": "hc_thrust_lexsort",
@@ -55,7 +55,7 @@ def _flush(begin: int, end: int) -> None:
 
 
 def _runtime(name: str) -> int | None:
-    """The answer to a function of the CUDA runtime; refused if there is none."""
+    """The replacement of a CUDA runtime function; one that returns an error if there is none."""
     m = _patch.RUNTIME.match(name)
     return (_address(f"hc_rt_{m[1]}") or _address("hc_rt_unsupported")) if m else None
 
@@ -63,11 +63,11 @@ def _runtime(name: str) -> int | None:
 def _thrust_or_cub(name: str) -> int | None:
     m = re.match(r"_Z(\d+)", name)  # mangled: _Z, length, name, types
     plain = name[m.end():m.end() + int(m[1])] if m else name
-    return _address(_OTHERS[plain]) if plain in _OTHERS else _runtime(name)
+    return _address(_THRUST_AND_CUB[plain]) if plain in _THRUST_AND_CUB else _runtime(name)
 
 
 def _blas(cublas: ctypes.CDLL) -> None:
-    """Give our cuBLAS the matrix products of the OpenBLAS inside NumPy's wheel, if it has one."""
+    """Let our cuBLAS use the matrix products of the OpenBLAS in NumPy's wheel, if it has one."""
     import numpy
 
     folder = os.path.dirname(numpy.__file__) + ".libs"
@@ -79,12 +79,12 @@ def _blas(cublas: ctypes.CDLL) -> None:
 
 
 def activate() -> None:
-    """Import CuPy and have it find a device that is this process, to the end of the process."""
+    """Import CuPy with the emulated device, for the rest of the process."""
     if _cuda is not None:
         return
     _require_support()
     if "cupy" in sys.modules:
-        raise RuntimeError("hostcuda.activate() is for before CuPy is imported")
+        raise RuntimeError("call hostcuda.activate() before CuPy is imported")
     install()
     importlib.import_module("cupy")
 
@@ -96,13 +96,13 @@ def _require_support() -> None:
 
 
 def install() -> None:
-    """Have CuPy find a device that is this process whenever it is imported, if it ever is."""
+    """Give CuPy the emulated device when it is imported, if it ever is."""
     if _cuda is None and not any(isinstance(f, _OnImport) for f in sys.meta_path):
         sys.meta_path.insert(0, _OnImport())
 
 
 class _OnImport:
-    """Finds CuPy as Python does; its import begins with `_prepare` and ends with `_complete`."""
+    """Finds CuPy as Python does, and calls `_prepare` before its import and `_complete` after."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "cupy":
@@ -122,7 +122,7 @@ class _OnImport:
 
 
 def _prepare() -> None:
-    """The driver, the runtime and cuBLAS, in place before CuPy asks for them."""
+    """Load the emulated driver, runtime and cuBLAS, before CuPy loads the real ones."""
     global _cuda
     _require_support()
     cuda_path, cublas_path = _native.libraries()
@@ -133,7 +133,7 @@ def _prepare() -> None:
     _cuda.hc_poison.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     _blas(cublas)
 
-    # CuPy has NVIDIA's libraries loaded by this package; ours are loaded already.
+    # CuPy loads NVIDIA's libraries through this package; ours are already loaded.
     import cuda.pathfinder as pathfinder
 
     nvrtc = SimpleNamespace(_handle_uint=_cuda._handle, abs_path=str(cuda_path),
@@ -145,7 +145,7 @@ def _prepare() -> None:
 
 
 def _complete() -> None:
-    """Thrust, CUB and the compiler of a CuPy that is imported."""
+    """Replace Thrust, CUB and the compiler after CuPy is imported."""
     import cupy.cuda.cub
     import cupy.cuda.thrust
     from cupy.cuda import compiler, function
@@ -157,7 +157,7 @@ def _complete() -> None:
                        enable_cooperative_groups=False, name_expressions=None,
                        log_stream=None, jitify=False, to_ltoir=False):
         if to_ltoir:
-            raise NotImplementedError("hostcuda makes no LTO IR")
+            raise NotImplementedError("hostcuda does not support LTO IR")
         try:
             image, mapping = _compile.module(source, options, name_expressions)
         except CompileError as e:
@@ -173,7 +173,7 @@ def _complete() -> None:
 
 
 def counts() -> dict[str, int]:
-    """How often each device operation was asked for since `count`, by name."""
+    """The number of calls of each device operation since `count`, by name."""
     lines = _cuda.hc_count_text().decode().splitlines()
     return {name: int(number) for name, number in (line.split("\t") for line in lines)}
 
@@ -184,13 +184,13 @@ def count(on: bool = True) -> None:
 
 
 def lazy(on: bool = True) -> None:
-    """Have device work wait until something synchronizes with it, so that a missing wait shows."""
+    """Delay device work until something synchronizes with it: a missing wait gives wrong values."""
     _cuda.hc_lazy(on)
 
 
 @contextlib.contextmanager
 def dry():
-    """Inside the block device work is counted and not done: what is read from arrays has no meaning."""
+    """A context in which device work is counted but not executed: arrays have arbitrary values."""
     _cuda.hc_dry(True)
     try:
         yield
@@ -199,10 +199,10 @@ def dry():
 
 
 def poison_freed():
-    """A context in which memory that goes back to CuPy's pool is poisoned, in this host thread.
+    """A context in which memory that returns to CuPy's pool is poisoned, in this host thread.
 
-    The pool keeps such memory, so that otherwise a use after the free may still find its values.
-    What waits in streams runs at each free: not for tests of missing waits.
+    The pool keeps such memory, so without it a use after free may still find the old values.
+    Each free runs all delayed work, so it does not combine with tests of missing waits.
     """
     import cupy
 

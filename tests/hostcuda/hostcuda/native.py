@@ -1,4 +1,4 @@
-"""The libcuda and the libcublas of hostcuda, compiled on first use."""
+"""Hostcuda's libcuda and libcublas, compiled on first use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .toolchain import CXX, cache, cpu_flags, digest, made, run, version
 
 HERE = Path(__file__).parent / "native"
 FLAGS = ("-std=c++20", "-c", "-fPIC", "-w", "-fvisibility=hidden")
-SLOW_TO_OPTIMIZE = ("thrust", "cub", "cublas")  # many types of one template
+SLOW_TO_OPTIMIZE = ("thrust", "cub", "cublas")  # templates of many types
 
 
 def libraries() -> tuple[Path, Path]:
-    """The paths of both."""
+    """The paths of libcuda and libcublas."""
     files = {p: p.read_text() for p in sorted(HERE.iterdir()) if p.is_file()}
     headers = [text for p, text in files.items() if p.suffix == ".h"]
     key = digest([(p.name, text) for p, text in files.items()], version(), cpu_flags())

@@ -1,7 +1,7 @@
-"""``pytest -p hostcuda.pytest_plugin``: the tests find a CUDA device, which is hostcuda.
+"""``pytest -p hostcuda.pytest_plugin``: runs tests with hostcuda as the CUDA device.
 
-``--cupy-only`` leaves out tests that neither have the parameter "cupy" nor the marker gpu;
-``--seconds N`` ends a test that takes longer.
+``--cupy-only`` deselects tests that have neither the parameter "cupy" nor the marker gpu;
+``--seconds N`` fails a test that takes longer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if (reason := hostcuda.supported()) is not True:
     raise pytest.UsageError(reason)
 hostcuda.activate()
 
-# Python processes that tests start find the same device: hostcuda/auto holds a sitecustomize.py.
+# Child Python processes get the device, too: hostcuda/auto contains a sitecustomize.py.
 _HOME = os.path.dirname(os.path.abspath(hostcuda.__file__))
 CHILDREN = [os.path.join(_HOME, "auto"), os.path.dirname(_HOME)]
 _before = os.environ.get("PYTHONPATH")
@@ -28,8 +28,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([*CHILDREN, *([_before] if _before el
 def pytest_addoption(parser):
     group = parser.getgroup("hostcuda")
     group.addoption("--cupy-only", action="store_true",
-                    help="only tests with the parameter 'cupy', or marked gpu")
-    group.addoption("--seconds", type=int, default=0, help="a test fails after so many seconds")
+                    help="run only tests with the parameter 'cupy' or the marker gpu")
+    group.addoption("--seconds", type=int, default=0, help="time limit of a test")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -38,22 +38,22 @@ def pytest_collection_modifyitems(config, items):
 
     def wanted(item):
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-        cupys = any(isinstance(v, str) and v == "cupy" for v in values)
-        return cupys or item.get_closest_marker("gpu")
+        has_parameter = any(isinstance(v, str) and v == "cupy" for v in values)
+        return has_parameter or item.get_closest_marker("gpu")
 
-    out = [i for i in items if not wanted(i)]
+    deselected = [i for i in items if not wanted(i)]
     items[:] = [i for i in items if wanted(i)]
-    config.hook.pytest_deselected(items=out)
+    config.hook.pytest_deselected(items=deselected)
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
     seconds = item.config.getoption("--seconds")
     if seconds:
-        def late(*_):
+        def time_out(*_):
             raise TimeoutError(f"took more than {seconds} s")
 
-        signal.signal(signal.SIGALRM, late)
+        signal.signal(signal.SIGALRM, time_out)
         signal.alarm(seconds)
     yield
     if seconds:
@@ -66,8 +66,10 @@ _start = time.perf_counter()
 def _summary() -> str:
     compiled = hostcuda._compile.compiled
     kernels = len(hostcuda._compile.seen)
-    return (f"hostcuda: {kernels} kernels, {len(compiled)} of them compiled in "
-            f"{sum(s for s, _ in compiled):.0f} s, of {time.perf_counter() - _start:.0f} s in all")
+    compiling = sum(seconds for seconds, _ in compiled)
+    total = time.perf_counter() - _start
+    return (f"hostcuda: {kernels} kernels, {len(compiled)} of them compiled in {compiling:.0f} s; "
+            f"{total:.0f} s in all")
 
 
 def pytest_sessionfinish(session):

@@ -1,4 +1,4 @@
-"""The C++ compiler, what it needs to be, and the cache of what it made."""
+"""The C++ compiler, its requirements, and the cache of compiled files."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ MACHINES = ("x86_64", "aarch64")
 
 
 class CompileError(RuntimeError):
-    """What the compiler said."""
+    """The compiler failed; the message is its output."""
 
 
 def supported() -> bool | str:
-    """True, or a sentence that says why hostcuda cannot work here."""
+    """True, or the reason why hostcuda cannot work on this machine."""
     system, machine = platform.system(), platform.machine()
     if sys.platform != "linux" or machine not in MACHINES:
         return f"hostcuda needs Linux on {' or '.join(MACHINES)}; this is {system} on {machine}"
     if shutil.which(CXX) is None:
-        return f"hostcuda needs g++ {OLDEST_GCC} or later; there is no {CXX} (HOSTCUDA_CXX)"
+        return f"hostcuda needs g++ {OLDEST_GCC} or later; not found: {CXX} (HOSTCUDA_CXX)"
     version = subprocess.run([CXX, "-dumpversion"], capture_output=True, text=True).stdout.strip()
     if not version.split(".")[0].isdigit() or int(version.split(".")[0]) < OLDEST_GCC:
         return f"hostcuda needs g++ {OLDEST_GCC} or later; {CXX} is {version or 'no compiler'}"
     try:
         importlib.metadata.version("cupy-cuda13x")
     except importlib.metadata.PackageNotFoundError:
-        return "hostcuda answers for CUDA 13: it needs the package cupy-cuda13x"
+        return "hostcuda emulates CUDA 13: it needs the package cupy-cuda13x"
     return True
 
 
 @functools.cache
 def cache() -> Path:
-    """Where shared objects are kept: ``HOSTCUDA_CACHE``, or a folder in the user's cache."""
+    """The folder of compiled files: ``HOSTCUDA_CACHE``, or a folder in the user's cache."""
     base = os.environ.get("HOSTCUDA_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hostcuda")
     path = Path(base).absolute()
@@ -54,7 +54,7 @@ def cache() -> Path:
 
 @functools.cache
 def version() -> str:
-    """The compiler's own words."""
+    """The first line of ``g++ --version``."""
     command = [CXX, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[0]
@@ -62,7 +62,7 @@ def version() -> str:
 
 @functools.cache
 def cpu_flags() -> tuple[str, ...]:
-    """float16 in hardware where the CPU has it; no more, so that values do not depend on it."""
+    """Enable float16 instructions if the CPU has them, but no others that could change values."""
     try:
         return ("-mf16c",) if " f16c " in Path("/proc/cpuinfo").read_text() else ()
     except OSError:
@@ -74,15 +74,15 @@ def digest(*parts: object) -> str:
 
 
 def run(command: list[str]) -> None:
-    plain = os.environ | {"LC_ALL": "C"}  # the same words in every language
+    plain = os.environ | {"LC_ALL": "C"}  # messages in English
     done = subprocess.run(command, capture_output=True, text=True, env=plain)
     if done.returncode:
         raise CompileError(f"{' '.join(command)}\n{done.stderr[:4000]}")
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process or thread at a time for a path: the others wait, and find what it made."""
+def _locked(path: Path) -> Iterator[None]:
+    """A lock on a path, for processes and threads."""
     folder = cache() / "locks"
     folder.mkdir(exist_ok=True)
     with open(folder / digest(str(path))[:3], "w") as file:  # closing it unlocks it
@@ -91,11 +91,11 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def made(path: Path, make: Callable[[Path], object]) -> Path:
-    """`path`, which `make` writes unless it is there; a process that dies leaves no half of it."""
+    """Let `make` write `path` unless it exists; a process that dies leaves no partial file."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(path):
+    with _locked(path):
         if path.exists():
             return path
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)

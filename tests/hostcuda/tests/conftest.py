@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def lazy():
-    """Device work waits until something synchronizes with it."""
+    """Device work is delayed until something synchronizes with it."""
     hostcuda.lazy()
     yield
     hostcuda.lazy(os.environ.get("HOSTCUDA_LAZY") == "1")
@@ -23,7 +23,7 @@ def eager():
 
 @pytest.fixture
 def pool():
-    """New memory of the device for every allocation, which goes back when the test ends."""
+    """A new memory pool for the test, freed at its end."""
     made = cp.cuda.MemoryPool()
     with cp.cuda.using_allocator(made.malloc):
         yield made
@@ -31,13 +31,14 @@ def pool():
 
 @pytest.fixture
 def stream():
-    """A stream that waits for no other one."""
+    """A non-blocking stream."""
     return cp.cuda.Stream(non_blocking=True)
 
 
 @pytest.fixture
-def refused():
-    """``refused(code, call, *args)`` checks that the CUDA runtime answers `code`."""
+def raises():
+    """``raises(code, call, *args)`` asserts that the CUDA runtime returns the error `code`."""
+
     def check(code, call, *args):
         with pytest.raises(cp.cuda.runtime.CUDARuntimeError) as caught:
             call(*args)

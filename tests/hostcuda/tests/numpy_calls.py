@@ -1,4 +1,4 @@
-"""Calls that NumPy and CuPy both have: a function of a module and arrays, and the arrays."""
+"""Calls that NumPy and CuPy share: name -> (function of a module and arrays, arrays)."""
 
 import cupy as cp
 import cupyx
@@ -156,7 +156,7 @@ def reductions_with_nan():
 # ---- scans and sorts
 
 def argsort(m, a, axis):
-    """CuPy's is stable and takes no kind."""
+    """CuPy's sort is stable and has no `kind`."""
     return m.argsort(a, axis=axis, **({"kind": "stable"} if m is np else {}))
 
 

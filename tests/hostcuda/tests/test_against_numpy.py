@@ -1,4 +1,4 @@
-"""CuPy's values beside NumPy's: some 1400 calls, and kernels of a user's own."""
+"""CuPy's values compared with NumPy's in about 1400 calls, and user kernels."""
 
 import warnings
 
@@ -10,10 +10,10 @@ from numpy_calls import BF16, CALLS, data
 
 pytestmark = pytest.mark.gpu
 
-# What CuPy 14.2 does otherwise than NumPy 2 with ml_dtypes' bfloat16, on any device.
-NOT_BFLOAT16 = "dtype float32, not bfloat16"  # CuPy has no such version of this function
-NOT_FLOAT32 = "dtype bfloat16, not float32"   # NumPy's answer is float32, ml_dtypes' choice
-NO_TYPE_CODE = "TypeError: data type 'E' not understood"  # CuPy's cuBLAS asks NumPy for the type
+# Known differences between CuPy 14.2 and NumPy 2 with ml_dtypes' bfloat16, on any device.
+NOT_BFLOAT16 = "dtype float32, not bfloat16"  # CuPy has no bfloat16 version
+NOT_FLOAT32 = "dtype bfloat16, not float32"   # NumPy returns float32, as ml_dtypes defines
+NO_TYPE_CODE = "TypeError: data type 'E' not understood"  # CuPy's cuBLAS asks NumPy for the dtype
 DIFFERENCES = {
     "where bfloat16": NOT_BFLOAT16,
     "where broadcast bfloat16": NOT_BFLOAT16,
@@ -28,20 +28,20 @@ DIFFERENCES = {
     "matmul 2-D x 3-D bfloat16": NO_TYPE_CODE,
     "scatter_add bfloat16": "TypeError: cupy.add.at only supports int32, int64, float16, float32, "
                             "float64, uint32, uint64 as data type",
-    # NumPy keeps the NaN of ml_dtypes' types, and adds them in bfloat16, where 256 + 1 is 256.
+    # NumPy keeps NaN in ml_dtypes' types, and sums in bfloat16, where 256 + 1 is 256.
     "nan_to_num bfloat16": "114 of 231 differ, first 0.0, not nan",
     "sum of 4096 ones, bfloat16": "1 of 1 differ, first 4096.0, not 256.0",
 }
 
 
 def precision(*dtypes):
-    """The coarsest machine epsilon of the types that have one."""
+    """The largest machine epsilon of the dtypes."""
     info = lambda t: ml_dtypes.finfo(t) if t == BF16 else np.finfo(t)
     return max(float(info(t).eps) for t in dtypes if t.kind in "fcV")
 
 
 def compare(got, want, dtypes):
-    """What differs, in words; nothing if nothing does."""
+    """A description of the difference, or None."""
     if got.shape != want.shape:
         return f"shape {got.shape}, not {want.shape}"
     if got.dtype.kind in "biu" and want.dtype.kind in "biu":
@@ -62,7 +62,7 @@ def compare(got, want, dtypes):
 def difference(name):
     f, arrays = CALLS[name]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of NumPy's, on NaN and division by zero
+        warnings.simplefilter("ignore")  # NumPy warns of NaN and division by zero
         want = np.asarray(f(np, *arrays))
         try:
             got = cp.asnumpy(f(cp, *(cp.asarray(a) for a in arrays)))
@@ -76,11 +76,11 @@ def test_a_call_agrees_with_numpy(name):
     assert difference(name) == DIFFERENCES.get(name)
 
 
-def test_every_known_difference_is_of_a_call():
+def test_every_known_difference_has_a_call():
     assert DIFFERENCES.keys() <= CALLS.keys()
 
 
-# ---- what users write themselves
+# ---- user kernels
 
 BLOCK_SUM = r"""
 extern "C" __global__ void block_sum(const float* x, float* y, int n) {
@@ -118,7 +118,7 @@ def test_a_raw_kernel_with_shared_memory():
     assert np.isclose(float(y), x.sum(dtype="f8"), rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype, of", [("float32", "float"), ("float16", "__half"),
+@pytest.mark.parametrize(("dtype", "of"), [("float32", "float"), ("float16", "__half"),
                                        (BF16, "__nv_bfloat16")])
 def test_a_raw_module_with_templates_and_shuffles(dtype, of):
     x, y = data(dtype, 1024), cp.zeros(4, "f4")

@@ -1,4 +1,4 @@
-"""Capture: what is refused, what a graph holds, and what its replays compute."""
+"""Capture: calls that raise, the contents of a graph, and the values of its replays."""
 
 import ctypes
 import threading
@@ -14,7 +14,7 @@ driver = ctypes.CDLL("libcuda.so.1")
 
 
 def in_thread(call):
-    """What the call returns, or raises, in another host thread."""
+    """The result or the exception of the call in another host thread."""
     answers = []
 
     def work():
@@ -29,9 +29,9 @@ def in_thread(call):
     return answers[0]
 
 
-# ---- what replays compute
+# ---- the values of replays
 
-def test_replays_compute_what_was_captured_from_new_inputs(stream, pool):
+def test_replays_compute_from_new_inputs(stream, pool):
     def step(m, x):
         return m.exp(x * 3) + m.cumsum(x, axis=1).sum(axis=0)
 
@@ -49,7 +49,7 @@ def test_replays_compute_what_was_captured_from_new_inputs(stream, pool):
             assert np.allclose(y.get(), step(np, values), rtol=1e-5)
 
 
-def test_nothing_runs_while_it_is_captured(stream):
+def test_captured_work_does_not_run(stream):
     with stream:
         x = cp.zeros(4, "f4")
         x.fill(1)
@@ -61,7 +61,7 @@ def test_nothing_runs_while_it_is_captured(stream):
         assert x.get().tolist() == [7.0] * 4
 
 
-def test_a_graph_that_was_launched_may_be_destroyed(lazy, stream):
+def test_a_launched_graph_may_be_destroyed(lazy, stream):
     with stream:
         x = cp.zeros(4, "f4")
         stream.begin_capture()
@@ -72,8 +72,8 @@ def test_a_graph_that_was_launched_may_be_destroyed(lazy, stream):
         assert x.get().tolist() == [7.0] * 4
 
 
-@pytest.mark.parametrize("waits, value", [(False, 1.0), (True, 6.0)])
-def test_a_missing_wait_inside_a_graph_gives_other_values(lazy, stream, waits, value):
+@pytest.mark.parametrize(("waits", "value"), [(False, 1.0), (True, 6.0)])
+def test_a_missing_wait_inside_a_graph_gives_wrong_values(lazy, stream, waits, value):
     other = cp.cuda.Stream(non_blocking=True)
     x, y = cp.zeros(4, "f4"), cp.zeros(4, "f4")
     cp.add(x, 1, out=y)
@@ -93,9 +93,9 @@ def test_a_missing_wait_inside_a_graph_gives_other_values(lazy, stream, waits, v
     assert y.get().tolist() == [value] * 4
 
 
-# ---- what is refused
+# ---- errors
 
-@pytest.mark.parametrize("mode, call", [
+@pytest.mark.parametrize(("mode", "call"), [
     (RELAXED, lambda s, x: s.synchronize()),
     (RELAXED, lambda s, x: runtime.deviceSynchronize()),
     (GLOBAL, lambda s, x: runtime.malloc(64)),
@@ -103,46 +103,49 @@ def test_a_missing_wait_inside_a_graph_gives_other_values(lazy, stream, waits, v
     (GLOBAL, lambda s, x: runtime.hostAlloc(16, 0)),
     (GLOBAL, lambda s, x: runtime.memcpy(x.data.ptr, x.data.ptr + 8, 8, 3)),
 ], ids=["stream", "device", "malloc", "free", "pinned", "copy"])
-def test_a_call_that_waits_is_refused_and_ends_the_capture(stream, refused, mode, call):
+def test_an_unsafe_call_raises_and_invalidates_the_capture(stream, raises, mode, call):
     x = cp.zeros(4, "f4")
     runtime.deviceSynchronize()
     with stream:
         stream.begin_capture(mode)
         x.fill(1)
-    refused(900, call, stream, x)
-    refused(901, stream.end_capture)
+    raises(900, call, stream, x)
+    raises(901, stream.end_capture)
     assert not stream.is_capturing()
     with stream:
         x.fill(2)
         assert x.get().tolist() == [2.0] * 4
 
 
-@pytest.mark.parametrize("mode, ours, anothers", [
-    (GLOBAL, "refused", "refused"), (THREAD_LOCAL, "refused", "done"), (RELAXED, "done", "done")])
-def test_who_may_allocate_depends_on_the_mode(stream, mode, ours, anothers):
+@pytest.mark.parametrize(("mode", "this_thread", "other_thread"), [
+    (GLOBAL, "raises", "raises"),
+    (THREAD_LOCAL, "raises", "done"),
+    (RELAXED, "done", "done"),
+])
+def test_the_mode_determines_which_threads_may_allocate(stream, mode, this_thread, other_thread):
     def allocate():
         try:
             runtime.free(runtime.malloc(64))
         except runtime.CUDARuntimeError as error:
             assert error.status == 900
-            return "refused"
+            return "raises"
         return "done"
 
-    def answer(run):
+    def while_capturing(run):
         with stream:
             stream.begin_capture(mode)
             found = run()
             try:
                 stream.end_capture()
             except runtime.CUDARuntimeError as error:
-                assert found == "refused" and error.status == 901
+                assert found == "raises" and error.status == 901
             return found
 
-    assert answer(allocate) == ours
-    assert answer(lambda: in_thread(allocate)) == anothers
+    assert while_capturing(allocate) == this_thread
+    assert while_capturing(lambda: in_thread(allocate)) == other_thread
 
 
-def test_a_fork_that_is_not_joined_is_refused(stream, refused):
+def test_a_fork_that_is_not_joined_raises(stream, raises):
     other, x, y = cp.cuda.Stream(non_blocking=True), cp.zeros(4, "f4"), cp.zeros(4, "f4")
     runtime.deviceSynchronize()
     with stream:
@@ -151,11 +154,11 @@ def test_a_fork_that_is_not_joined_is_refused(stream, refused):
         other.wait_event(stream.record())
         with other:
             y.fill(2)
-        refused(904, stream.end_capture)
+        raises(904, stream.end_capture)
         assert not stream.is_capturing() and not other.is_capturing()
 
 
-def test_a_fork_that_is_joined_too_early_is_refused(stream, refused):
+def test_a_fork_that_is_joined_too_early_raises(stream, raises):
     other, x, y = cp.cuda.Stream(non_blocking=True), cp.zeros(4, "f4"), cp.zeros(4, "f4")
     runtime.deviceSynchronize()
     with stream:
@@ -166,7 +169,7 @@ def test_a_fork_that_is_joined_too_early_is_refused(stream, refused):
             joint = other.record()
             y.fill(2)
         stream.wait_event(joint)
-        refused(904, stream.end_capture)
+        raises(904, stream.end_capture)
 
 
 @pytest.mark.parametrize("operation", [
@@ -175,7 +178,7 @@ def test_a_fork_that_is_joined_too_early_is_refused(stream, refused):
     lambda x: runtime.streamSynchronize(0),
     lambda x: cp.cuda.Event().record(cp.cuda.Stream.null),
 ], ids=["kernel", "memset", "wait", "event"])
-def test_the_legacy_stream_is_refused_while_a_blocking_stream_captures(refused, operation):
+def test_the_legacy_stream_raises_while_a_blocking_stream_captures(raises, operation):
     blocking, x = cp.cuda.Stream(), cp.zeros(4, "f4")
     x.fill(1)
     runtime.deviceSynchronize()
@@ -185,7 +188,7 @@ def test_the_legacy_stream_is_refused_while_a_blocking_stream_captures(refused, 
     with cp.cuda.Stream.null, pytest.raises(either) as caught:
         operation(x)
     assert caught.value.status == 906
-    refused(901, blocking.end_capture)
+    raises(901, blocking.end_capture)
 
 
 def test_the_legacy_stream_works_while_a_non_blocking_stream_captures(stream):
@@ -203,35 +206,35 @@ def test_the_legacy_stream_works_while_a_non_blocking_stream_captures(stream):
     assert x.get().tolist() == [3.0] * 4
 
 
-def test_a_wait_for_work_outside_of_the_capture_is_refused(stream, refused):
+def test_a_wait_for_work_outside_of_the_capture_raises(stream, raises):
     outside = cp.cuda.Stream(non_blocking=True).record()
     with stream:
         stream.begin_capture()
-        refused(905, stream.wait_event, outside)
-        refused(901, stream.end_capture)
+        raises(905, stream.wait_event, outside)
+        raises(901, stream.end_capture)
 
 
-def test_a_captured_event_cannot_be_waited_for(stream, refused):
+def test_a_wait_for_a_captured_event_raises(stream, raises):
     with stream:
         stream.begin_capture()
         event = stream.record()
-        refused(907, event.synchronize)
-        refused(901, stream.end_capture)
-    refused(907, stream.wait_event, event)
+        raises(907, event.synchronize)
+        raises(901, stream.end_capture)
+    raises(907, stream.wait_event, event)
 
 
-def test_a_capture_ends_in_its_own_stream_and_thread(stream, refused):
+def test_a_capture_must_end_on_its_own_stream_and_thread(stream, raises):
     other = cp.cuda.Stream(non_blocking=True)
     with stream:
         stream.begin_capture(GLOBAL)
         other.wait_event(stream.record())
-        refused(903, other.end_capture)
+        raises(903, other.end_capture)
         error = in_thread(stream.end_capture)
         assert error.status == 908
         stream.end_capture()
 
 
-# ---- what a graph holds
+# ---- the contents of a graph
 
 class KernelParams(ctypes.Structure):
     """CUDA_KERNEL_NODE_PARAMS_v2."""
@@ -284,7 +287,7 @@ def edges_of(graph):
 
 
 def kernel_of(node):
-    """Name, parameters as (offset, bytes), and the launch."""
+    """The name, the parameters as (offset, bytes), and the launch configuration."""
     p = ask("cuGraphKernelNodeGetParams_v2", node, KernelParams())
     name, offset, size = ctypes.c_char_p(), ctypes.c_size_t(), ctypes.c_size_t()
     function = ctypes.c_void_p(p.func)
@@ -325,7 +328,7 @@ def test_the_nodes_of_a_graph_have_types_contents_and_edges(stream):
         stream.begin_capture()
         x.data.memset_async(0xAB, 32)
         y.data.copy_from_device_async(x.data, 32)
-        to_host = runtime.memcpyDeviceToHost  # CuPy's own method refuses this in a capture
+        to_host = runtime.memcpyDeviceToHost  # CuPy's method raises in a capture
         runtime.memcpyAsync(pinned.ptr, y.data.ptr, 32, to_host, stream.ptr)
         stream.launch_host_func(seen.append, "ran")
         graph = stream.end_capture()
@@ -350,7 +353,7 @@ def test_the_nodes_of_a_graph_have_types_contents_and_edges(stream):
 
 @pytest.fixture
 def blas(stream):
-    """The library and a handle on the stream."""
+    """cuBLAS and a handle on the stream."""
     library, handle = ctypes.CDLL("libcublas.so.13"), ctypes.c_void_p()
     library.cublasCreate_v2(ctypes.byref(handle))
     library.cublasSetStream_v2(handle, ctypes.c_void_p(stream.ptr))
@@ -359,7 +362,7 @@ def blas(stream):
 
 
 def product(blas, a, b, c):
-    """``c = b @ a`` of square matrices, as cuBLAS counts column by column."""
+    """``c = b @ a`` of square matrices; cuBLAS is column-major."""
     library, handle = blas
     n, one, zero = len(a), ctypes.c_float(1), ctypes.c_float(0)
     pointers = [ctypes.c_void_p(x.data.ptr) for x in (a, b, c)]
@@ -389,7 +392,7 @@ def test_a_product_is_captured(stream, blas):
     assert kind == 0 and "gemm" in name and pointers == [x.data.ptr for x in (a, b, c)]
 
 
-def test_a_result_for_the_host_waits_and_is_refused_in_a_capture(lazy, stream, blas):
+def test_a_result_in_host_memory_waits_and_raises_in_a_capture(lazy, stream, blas):
     library, handle = blas
     with stream:
         x = cp.zeros(4, "f4")

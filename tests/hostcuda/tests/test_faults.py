@@ -1,4 +1,4 @@
-"""What is wrong on a GPU shows: missing waits, memory without values, launches no device takes."""
+"""Errors that a GPU would show: missing waits, uninitialized memory, impossible launches."""
 
 import threading
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.gpu
 
 
 def at(pointer, n=4, dtype="f4"):
-    """An array over memory of the device that nothing owns."""
+    """An array on device memory without an owner."""
     memory = cp.cuda.UnownedMemory(pointer, n * np.dtype(dtype).itemsize, None)
     return cp.ndarray(n, dtype, cp.cuda.MemoryPointer(memory, 0))
 
@@ -23,8 +23,8 @@ def bytes_of(x):
 
 # ---- waits
 
-@pytest.mark.parametrize("waits, value", [(False, 1.0), (True, 6.0)])
-def test_a_missing_wait_between_streams_gives_other_values(lazy, stream, waits, value):
+@pytest.mark.parametrize(("waits", "value"), [(False, 1.0), (True, 6.0)])
+def test_a_missing_wait_between_streams_gives_wrong_values(lazy, stream, waits, value):
     other, x = cp.cuda.Stream(non_blocking=True), cp.zeros(4, "f4")
     runtime.deviceSynchronize()
     with stream:
@@ -37,7 +37,7 @@ def test_a_missing_wait_between_streams_gives_other_values(lazy, stream, waits, 
         assert y.get().tolist() == [value] * 4
 
 
-@pytest.mark.parametrize("non_blocking, value", [(True, 1.0), (False, 6.0)])
+@pytest.mark.parametrize(("non_blocking", "value"), [(True, 1.0), (False, 6.0)])
 def test_a_blocking_stream_waits_for_the_legacy_stream(lazy, non_blocking, value):
     other, x = cp.cuda.Stream(non_blocking=non_blocking), cp.zeros(4, "f4")
     runtime.deviceSynchronize()
@@ -56,7 +56,7 @@ def test_the_legacy_stream_waits_for_blocking_streams(lazy):
         assert (x + 1).get().tolist() == [6.0] * 4
 
 
-def test_an_event_that_is_synchronized_ends_what_came_before_it_only(lazy, stream):
+def test_waiting_for_an_event_runs_earlier_work_only(lazy, stream):
     x, out = cp.zeros(4, "f4"), cp.cuda.alloc_pinned_memory(16)
     host = np.frombuffer(out, "f4", 4)
     host[:] = 0
@@ -74,7 +74,7 @@ def test_an_event_that_is_synchronized_ends_what_came_before_it_only(lazy, strea
     assert host.tolist() == [7.0] * 4
 
 
-@pytest.mark.parametrize("waits, value", [(False, 9.0), (True, 3.0)])
+@pytest.mark.parametrize(("waits", "value"), [(False, 9.0), (True, 3.0)])
 def test_pinned_memory_is_read_when_the_copy_runs(lazy, stream, waits, value):
     memory = cp.cuda.alloc_pinned_memory(16)
     host = np.frombuffer(memory, "f4", 4)
@@ -136,18 +136,18 @@ def test_two_host_threads_launch_at_once():
 
 # ---- memory
 
-def test_new_memory_has_no_values(pool):
+def test_new_memory_is_poisoned(pool):
     assert bytes_of(cp.empty(1000, "f4")) == {0xFB}
 
 
-def test_freed_memory_has_no_values():
+def test_freed_memory_is_poisoned():
     pointer = runtime.malloc(64)
     at(pointer).fill(1)
     runtime.free(pointer)
     assert bytes_of(at(pointer)) == {0xFB}
 
 
-def test_a_graph_that_outlives_its_memory_reads_no_values(stream, pool):
+def test_a_graph_that_outlives_its_memory_reads_poison(stream, pool):
     pointer, y = runtime.malloc(64), cp.zeros(4, "f4")
     x = at(pointer)
     with stream:
@@ -164,7 +164,7 @@ def test_a_graph_that_outlives_its_memory_reads_no_values(stream, pool):
         assert y.get().tolist() == (poison * 2).tolist()
 
 
-def test_memory_that_went_back_to_the_pool_keeps_its_values_unless_it_is_poisoned(pool):
+def test_freed_memory_of_the_pool_keeps_its_values_unless_poisoned(pool):
     kept = cp.ones(1000, "f4")
     pointer = kept.data.ptr
     del kept
@@ -188,19 +188,19 @@ extern "C" __global__ void shared(unsigned* out) {
 }"""
 
 
-def test_shared_memory_has_no_values_when_a_block_begins():
+def test_shared_memory_is_poisoned_at_the_start_of_a_block():
     out = cp.zeros(48, "u4")
     cp.RawKernel(SHARED, "shared")((3,), (8,), (out,), shared_mem=32)
     assert set(out.get().tolist()) == {0xFBFBFBFB}
 
 
-def test_more_memory_than_there_is_answers_2(refused):
-    refused(2, runtime.malloc, 1 << 50)
+def test_too_large_an_allocation_returns_error_2(raises):
+    raises(2, runtime.malloc, 1 << 50)
     with pytest.raises(cp.cuda.memory.OutOfMemoryError):
         cp.empty(1 << 50, "u1")
 
 
-def test_memory_is_counted_and_given_back():
+def test_free_memory_is_counted():
     before, total = runtime.memGetInfo()
     pointer = runtime.malloc(1 << 20)
     assert runtime.memGetInfo() == (before - (1 << 20), total)
@@ -208,14 +208,14 @@ def test_memory_is_counted_and_given_back():
     assert runtime.memGetInfo() == (before, total)
 
 
-def test_what_was_not_allocated_cannot_be_freed(refused):
+def test_freeing_an_address_that_was_not_allocated_raises(raises):
     pointer = runtime.malloc(64)
-    refused(1, runtime.free, pointer + 8)
+    raises(1, runtime.free, pointer + 8)
     runtime.free(pointer)
-    refused(1, runtime.free, pointer)
+    raises(1, runtime.free, pointer)
 
 
-def test_memory_of_host_and_device_is_told_apart():
+def test_host_and_device_memory_are_distinguished():
     kind = lambda pointer: runtime.pointerGetAttributes(pointer).type
     pinned, host = cp.cuda.alloc_pinned_memory(16), np.zeros(4)
     assert kind(cp.zeros(4).data.ptr + 8) == runtime.memoryTypeDevice
@@ -236,22 +236,22 @@ def launch(grid=(1,), block=(4,), shared=0, most_shared=None):
     return x.get().tolist()
 
 
-@pytest.mark.parametrize("grid, block, shared, most_shared", [
+@pytest.mark.parametrize(("grid", "block", "shared", "most_shared"), [
     ((1,), (1025,), 0, None),
     ((1,), (32, 33), 0, None),
     ((1,), (1, 1, 65), 0, None),
     ((1, 65536), (4,), 0, None),
-    ((1,), (4,), 48 * 1024 + 1, None),        # more needs to be asked for
+    ((1,), (4,), 48 * 1024 + 1, None),        # more must be requested
     ((1,), (4,), 100 * 1024 + 1, 100 * 1024),
     ((1,), (4,), 0, 227 * 1024 + 1),
 ])
-def test_a_launch_that_no_device_takes_is_refused(grid, block, shared, most_shared):
+def test_a_launch_beyond_the_limits_raises(grid, block, shared, most_shared):
     with pytest.raises(cp.cuda.driver.CUDADriverError) as caught:
         launch(grid, block, shared, most_shared)
     assert caught.value.status == 1
 
 
-@pytest.mark.parametrize("shared, most_shared", [(48 * 1024, None), (227 * 1024, 227 * 1024)])
+@pytest.mark.parametrize(("shared", "most_shared"), [(48 * 1024, None), (227 * 1024, 227 * 1024)])
 def test_a_launch_at_the_limits_runs(shared, most_shared):
     assert launch(shared=shared, most_shared=most_shared) == [1.0] * 4
 
@@ -262,47 +262,47 @@ extern "C" __global__ void half_a_barrier(float* x) {
     x[threadIdx.x] = 1;
     __syncthreads();
   } else {
-    __syncwarp();  // waits for those at the other barrier
+    __syncwarp();  // waits for the threads at the other barrier
   }
 }"""
 
 
-def test_a_barrier_that_not_all_threads_reach_is_an_error(eager, capfd):
+def test_a_barrier_that_not_all_threads_reach_raises(eager, capfd):
     x = cp.zeros(64, "f4")
     with pytest.raises(cp.cuda.driver.CUDADriverError) as caught:
         cp.RawKernel(HALF_A_BARRIER, "half_a_barrier")((2,), (32,), (x,))
     assert caught.value.status == 719
     assert "half_a_barrier: not all threads of block (0, 0, 0)" in capfd.readouterr().err
-    assert (x + 1).get()[:6].tolist() == [2.0] * 5 + [1.0]  # the process goes on
+    assert (x + 1).get()[:6].tolist() == [2.0] * 5 + [1.0]  # the process continues
 
 
-def test_a_lazy_kernel_has_its_error_told_by_the_next_wait(lazy, stream, refused, capfd):
+def test_the_error_of_a_lazy_kernel_is_raised_by_the_next_wait(lazy, stream, raises, capfd):
     with stream:
         x = cp.zeros(64, "f4")
         cp.RawKernel(HALF_A_BARRIER, "half_a_barrier")((2,), (32,), (x,))
-    refused(719, stream.synchronize)
+    raises(719, stream.synchronize)
     assert "half_a_barrier" in capfd.readouterr().err
     stream.synchronize()
 
 
-@pytest.mark.parametrize("source, said", [
+@pytest.mark.parametrize(("source", "message"), [
     ('extern "C" __global__ void f(float* x) { x[0] = undeclared; }', "undeclared"),
     ('extern "C" __global__ void f(float* x) { x[0] = 1 }', "expected ';'"),
     ('extern "C" __global__ void f(float* x) { x[0] = cudaGetDevice(0); }', "cudaGetDevice"),
 ])
-def test_a_kernel_with_errors_does_not_compile(source, said):
-    with pytest.raises(cp.cuda.compiler.CompileException, match=said):
+def test_a_kernel_with_errors_does_not_compile(source, message):
+    with pytest.raises(cp.cuda.compiler.CompileException, match=message):
         cp.RawKernel(source, "f")((1,), (1,), (cp.zeros(1, "f4"),))
 
 
-def test_a_kernel_that_is_not_in_its_module_is_not_found():
+def test_a_missing_kernel_of_a_module_raises():
     with pytest.raises(cp.cuda.driver.CUDADriverError) as caught:
         cp.RawModule(code=ADD_ONE).get_function("add_two")
     assert caught.value.status == 500
 
 
-def test_a_function_of_the_runtime_that_is_not_there_answers_801(refused):
-    refused(801, runtime.ipcGetMemHandle, cp.zeros(1).data.ptr)
+def test_an_unsupported_runtime_function_returns_error_801(raises):
+    raises(801, runtime.ipcGetMemHandle, cp.zeros(1).data.ptr)
 
 
 # ---- counts
@@ -342,9 +342,9 @@ def test_a_copy_to_pageable_memory_counts_as_a_wait(stream):
     assert waits == [1, 0, 1]
 
 
-# ---- work that is only counted
+# ---- work that is counted but not executed
 
-def test_dry_work_is_counted_and_not_done():
+def test_dry_work_is_counted_but_not_executed():
     a = cp.ones(1000)
     with hostcuda.dry():
         hostcuda.count()

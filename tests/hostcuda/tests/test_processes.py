@@ -1,4 +1,4 @@
-"""What is decided when a process starts: devices, platforms, the plugin, and the cache."""
+"""Settings of a process: devices, platforms, the plugin and the cache."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def printed(code, **environment):
 
 # ---- devices
 
-def test_no_visible_device_is_no_device():
+def test_no_visible_device_is_error_100():
     code = """
 def status(call, *args):
     try:
@@ -43,8 +43,8 @@ print(status(runtime.getDeviceCount), status(runtime.getDevice), status(runtime.
     assert printed(code, CUDA_VISIBLE_DEVICES="") == ["100"] * 5 + ["False"]
 
 
-@pytest.mark.parametrize("visible, devices", [("0", 1), ("1,0", 2), ("0,5,1", 1), ("-1", None)])
-def test_visible_devices_are_counted_up_to_the_first_that_is_not_there(visible, devices):
+@pytest.mark.parametrize(("visible", "devices"), [("0", 1), ("1,0", 2), ("0,5,1", 1), ("-1", None)])
+def test_visible_devices_are_counted_up_to_the_first_invalid_one(visible, devices):
     code = """
 try:
     print(cp.cuda.runtime.getDeviceCount())
@@ -71,7 +71,7 @@ with cp.cuda.Device(1):
     seen = []
     t = threading.Thread(target=lambda: seen.append(runtime.getDevice()))
     t.start(); t.join()
-    assert seen == [0], "the current device is a thread's own"
+    assert seen == [0], "each thread has its own current device"
 assert unused() == before[0]
 assert device_of(x.data.ptr) == 1 and device_of(pointer) == 1 and x.device.id == 1
 assert device_of(cp.zeros(1).data.ptr) == 0
@@ -104,7 +104,7 @@ print("done")
 
 
 @pytest.mark.parametrize("lazy", ["0", "1"])
-def test_two_devices_have_memory_and_streams_of_their_own(lazy):
+def test_two_devices_have_separate_memory_and_streams(lazy):
     assert printed(TWO_DEVICES, HOSTCUDA_DEVICES="2", HOSTCUDA_LAZY=lazy)[-1:] == ["done"]
 
 
@@ -123,44 +123,44 @@ except cp.cuda.runtime.CUDARuntimeError as error:
     assert printed(code, HOSTCUDA_POISON="0")[1] == "False"
 
 
-# ---- where it cannot work
+# ---- unsupported machines
 
 @pytest.fixture
-def elsewhere(tmp_path):
-    """A Python where this is said to be another machine."""
+def unsupported(tmp_path):
+    """A PYTHONPATH with which Python reports another machine."""
     (tmp_path / "sitecustomize.py").write_text(
         "import platform\nplatform.machine = lambda: 'riscv64'\n")
     return f"{tmp_path}{os.pathsep}{HOME}"
 
 
-SENTENCE = "hostcuda needs Linux on x86_64 or aarch64; this is Linux on riscv64"
+REASON = "hostcuda needs Linux on x86_64 or aarch64; this is Linux on riscv64"
 
 
-def test_another_platform_has_one_clear_error(elsewhere):
-    done = python("-c", "import hostcuda; print(hostcuda.supported())", PYTHONPATH=elsewhere)
-    assert done.stdout.strip() == SENTENCE
-    done = python("-c", "import hostcuda; hostcuda.activate()", PYTHONPATH=elsewhere)
-    assert done.returncode == 1 and done.stderr.endswith(f"RuntimeError: {SENTENCE}\n")
+def test_an_unsupported_platform_has_a_clear_error(unsupported):
+    done = python("-c", "import hostcuda; print(hostcuda.supported())", PYTHONPATH=unsupported)
+    assert done.stdout.strip() == REASON
+    done = python("-c", "import hostcuda; hostcuda.activate()", PYTHONPATH=unsupported)
+    assert done.returncode == 1 and done.stderr.endswith(f"RuntimeError: {REASON}\n")
 
 
-def test_the_plugin_stops_where_it_cannot_work(elsewhere, tmp_path):
+def test_the_plugin_stops_on_an_unsupported_platform(unsupported, tmp_path):
     done = python("-m", "pytest", "-p", "hostcuda.pytest_plugin", str(tmp_path),
-                  PYTHONPATH=elsewhere)
-    assert done.returncode == 4 and done.stderr.strip() == f"ERROR: {SENTENCE}"
+                  PYTHONPATH=unsupported)
+    assert done.returncode == 4 and done.stderr.strip() == f"ERROR: {REASON}"
 
 
 def test_a_missing_compiler_is_named():
     done = python("-c", "import hostcuda; hostcuda.activate()", HOSTCUDA_CXX="no-such-g++")
-    assert "RuntimeError: hostcuda needs g++ 12 or later; there is no no-such-g++" in done.stderr
+    assert "RuntimeError: hostcuda needs g++ 12 or later; not found: no-such-g++" in done.stderr
 
 
-def test_it_works_here():
+def test_this_machine_is_supported():
     assert hostcuda.supported() is True
 
 
-def test_activation_after_cupy_is_refused():
+def test_activation_after_cupy_raises():
     done = python("-c", "import cupy, hostcuda; hostcuda.activate()")
-    assert "RuntimeError: hostcuda.activate() is for before CuPy is imported" in done.stderr
+    assert "RuntimeError: call hostcuda.activate() before CuPy is imported" in done.stderr
 
 
 # ---- the plugin
@@ -193,11 +193,11 @@ def test_the_plugin_gives_tests_and_their_children_a_device(tmp_path):
     assert outcome(tmp_path)[0] == "4 passed"
 
 
-def test_the_plugin_can_leave_out_what_needs_no_device(tmp_path):
+def test_the_plugin_can_deselect_tests_that_need_no_device(tmp_path):
     assert outcome(tmp_path, "--cupy-only")[0] == "2 passed, 2 deselected"
 
 
-def test_the_plugin_ends_a_test_that_takes_too_long(tmp_path):
+def test_the_plugin_fails_a_test_that_takes_too_long(tmp_path):
     (tmp_path / "test_slow.py").write_text("import time\ndef test_slow(): time.sleep(60)\n")
     summary, text = outcome(tmp_path, "--seconds", "1", "-k", "slow")
     assert summary == "1 failed, 4 deselected" and "TimeoutError: took more than 1 s" in text
@@ -225,14 +225,14 @@ print(len(compile.compiled), *values)
 
 @pytest.fixture
 def cache(tmp_path):
-    """A new cache that has the libraries of the one in use, which take long to compile."""
+    """A new cache with the libraries of the current one, which take long to compile."""
     libraries = hostcuda._native.libraries()[0].parent
     for folder in libraries, *hostcuda._compile.cache().glob("prefix-*"):
         os.symlink(folder, tmp_path / folder.name)
     return str(tmp_path)
 
 
-def test_kernels_are_compiled_once_and_again_in_groups(cache):
+def test_kernels_are_compiled_once_and_can_be_compiled_in_groups(cache):
     first = printed(KERNELS, HOSTCUDA_CACHE=cache)
     again = printed(KERNELS, HOSTCUDA_CACHE=cache)
     assert int(first[0]) > 3 and again[0] == "0" and again[1:] == first[1:]
@@ -246,27 +246,27 @@ def test_kernels_are_compiled_once_and_again_in_groups(cache):
     assert printed(KERNELS, HOSTCUDA_CACHE=cache) == again
 
 
-def test_a_compiler_that_refuses_the_section_of_shared_memory_is_asked_without(cache):
+def test_kernels_compile_without_a_section_of_shared_memory_if_it_fails(cache):
     code = """
 from hostcuda import compile
-run, asked = compile.run, []
-def refuse(command):
+run, attempts = compile.run, []
+def run_without_sections(command):
     if "-shared" in command:
-        asked.append("-DHC_NO_SECTIONS" in command)
-        if not asked[-1]:
+        attempts.append("-DHC_NO_SECTIONS" in command)
+        if not attempts[-1]:
             raise compile.CompileError("error: section type conflict")
     run(command)
-compile.run = refuse
+compile.run = run_without_sections
 source = '__shared__ int y[8]; y[threadIdx.x] = threadIdx.x; __syncthreads();'
 f = cp.RawKernel('extern "C" __global__ void f(int* x) {' + source + 'x[0] = y[7]; }', "f")
 x = cp.empty(1, "i4")
 f((1,), (8,), (x,))
-print(int(x[0]), f.shared_size_bytes, *asked[:2])
+print(int(x[0]), f.shared_size_bytes, *attempts[:2])
 """
     assert printed(code, HOSTCUDA_CACHE=cache) == ["7", "0", "False", "True"]
 
 
-def test_a_list_of_kernels_can_be_taken_elsewhere(cache, tmp_path):
+def test_a_list_of_kernels_can_be_compiled_in_another_cache(cache, tmp_path):
     first = printed(KERNELS, HOSTCUDA_CACHE=cache)
     saved = tmp_path / "kernels.json.gz"
     python("-m", "hostcuda.kernels", "save", str(saved), HOSTCUDA_CACHE=cache)
@@ -279,31 +279,31 @@ def test_a_list_of_kernels_can_be_taken_elsewhere(cache, tmp_path):
     assert printed(KERNELS, HOSTCUDA_CACHE=cache) == ["0", *first[1:]]
 
 
-ASKED = """
+COMPILED_AHEAD = """
 import json
 from cupy.cuda import compiler
 import hostcuda.kernels, hostcuda.warm
-asked, real = set(), compiler._compile_module_with_cache
+requested, real = set(), compiler._compile_module_with_cache
 
-def look(source, options=(), **keywords):
+def watched(source, options=(), **keywords):
     if "hostcuda_warm" not in source:
-        asked.add((source, options, repr(sorted(keywords.items()))))
+        requested.add((source, options, repr(sorted(keywords.items()))))
     return real(source, options, **keywords)
 
-compiler._compile_module_with_cache = look
+compiler._compile_module_with_cache = watched
 cp.arange(5.0).sum()
 cp.ElementwiseKernel("float32 x", "float32 y", "y = x + 1", "k", options=("--fmad=false",))(
     cp.zeros(3, "float32"))
-by_program = set(asked)
-asked.clear()
+by_program = set(requested)
+requested.clear()
 hostcuda.kernels.save(LIST)
 failed = hostcuda.warm.compile_all(hostcuda.kernels.lines(LIST))
-print(len(by_program), len(failed), by_program <= asked)
+print(len(by_program), len(failed), by_program <= requested)
 """
 
 
-def test_a_list_compiled_ahead_is_what_the_program_asks_for(cache, tmp_path):
-    """The same source, options and keywords, so that CuPy finds it in its cache."""
-    code = ASKED.replace("LIST", repr(str(tmp_path / "list.gz")))
-    *_, asked, failed, same = printed(code, HOSTCUDA_CACHE=str(cache))
-    assert int(asked) >= 2 and (failed, same) == ("0", "True")
+def test_a_list_compiled_ahead_has_the_kernels_that_the_program_requests(cache, tmp_path):
+    """Source, options and keywords are the same, so CuPy finds the kernels in its cache."""
+    code = COMPILED_AHEAD.replace("LIST", repr(str(tmp_path / "list.gz")))
+    *_, requested, failed, same = printed(code, HOSTCUDA_CACHE=str(cache))
+    assert int(requested) >= 2 and (failed, same) == ("0", "True")

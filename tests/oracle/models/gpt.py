@@ -1,5 +1,8 @@
-"""A GPT (A. Radford et al., 2019) as a PyTorch user writes it: learned positions, one product for queries, keys and
-values, norms first, and the embedding as the weight of the head."""
+"""A GPT (A. Radford et al., 2019) as a PyTorch user writes it.
+
+It has learned positions, one linear layer for queries, keys and values, normalization before each
+layer, and an output layer that shares its weight with the embedding.
+"""
 
 import math
 
@@ -22,7 +25,8 @@ class CausalSelfAttention(nn.Module):
         k = k.view(B, T, self.heads, C // self.heads).transpose(1, 2)
         q = q.view(B, T, self.heads, C // self.heads).transpose(1, 2)
         v = v.view(B, T, self.heads, C // self.heads).transpose(1, 2)
-        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=True)
+        dropout_p = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=True)
         y = y.transpose(1, 2).contiguous().view(B, T, C)
         return self.resid_dropout(self.c_proj(y))
 
@@ -53,7 +57,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    def __init__(self, vocab_size=50257, block_size=1024, layers=12, heads=12, width=768, dropout=0.0):
+    def __init__(self, vocab_size=50257, block_size=1024, layers=12, heads=12, width=768,
+                 dropout=0.0):
         super().__init__()
         self.block_size = block_size
         self.transformer = nn.ModuleDict(dict(
@@ -81,7 +86,8 @@ class GPT(nn.Module):
     def forward(self, idx, targets=None):
         t = idx.shape[1]
         assert t <= self.block_size
-        x = self.transformer["wte"](idx) + self.transformer["wpe"](torch.arange(0, t, device=idx.device))
+        positions = torch.arange(0, t, device=idx.device)
+        x = self.transformer["wte"](idx) + self.transformer["wpe"](positions)
         x = self.transformer["drop"](x)
         for block in self.transformer["h"]:
             x = block(x)
@@ -89,7 +95,8 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(x[:, [-1], :]), None
         logits = self.lm_head(x)
-        loss = F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1), ignore_index=-1)
+        loss = F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1),
+                               ignore_index=-1)
         return logits, loss
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""ResNet-18 (K. He et al., CVPR 2016) as a PyTorch user writes it: `width` 64 is the published one."""
+"""ResNet-18 (K. He et al., CVPR 2016) as a PyTorch user writes it; the paper's `width` is 64."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ class Block(nn.Module):
         self.downsample = None
         if stride != 1 or channels_in != channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels))
+                nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(channels))
 
     def forward(self, x):
         identity = x if self.downsample is None else self.downsample(x)

@@ -1,4 +1,4 @@
-"""A bidirectional LSTM that tags the words of sentences (Z. Huang et al., 2015), as a PyTorch user writes it."""
+"""A bidirectional LSTM that tags words (Z. Huang et al., 2015), as a PyTorch user writes it."""
 
 import torch
 from torch import nn
@@ -6,11 +6,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 class Tagger(nn.Module):
-    def __init__(self, vocab_size, num_tags, embedding_dim=100, hidden_size=128, num_layers=2, dropout=0.3):
+    def __init__(self, vocab_size, num_tags, embedding_dim=100, hidden_size=128, num_layers=2,
+                 dropout=0.3):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, embedding_dim, padding_idx=0)
-        self.lstm = nn.LSTM(embedding_dim, hidden_size, num_layers=num_layers, batch_first=True, dropout=dropout,
-                            bidirectional=True)
+        self.lstm = nn.LSTM(embedding_dim, hidden_size, num_layers=num_layers, batch_first=True,
+                            dropout=dropout, bidirectional=True)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(2 * hidden_size, num_tags)
         for name, p in self.lstm.named_parameters():

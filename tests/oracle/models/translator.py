@@ -1,4 +1,4 @@
-"""A translator (A. Vaswani et al., 2017) as PyTorch's tutorial writes it, on `nn.Transformer`."""
+"""A translation model (A. Vaswani et al., 2017) as in PyTorch's tutorial, on `nn.Transformer`."""
 
 import math
 
@@ -34,12 +34,13 @@ class TokenEmbedding(nn.Module):
 
 
 class Seq2SeqTransformer(nn.Module):
-    def __init__(self, num_encoder_layers, num_decoder_layers, emb_size, nhead, src_vocab_size, tgt_vocab_size,
-                 dim_feedforward=512, dropout=0.1):
+    def __init__(self, num_encoder_layers, num_decoder_layers, emb_size, nhead, src_vocab_size,
+                 tgt_vocab_size, dim_feedforward=512, dropout=0.1):
         super().__init__()
-        self.transformer = nn.Transformer(d_model=emb_size, nhead=nhead, num_encoder_layers=num_encoder_layers,
-                                          num_decoder_layers=num_decoder_layers, dim_feedforward=dim_feedforward,
-                                          dropout=dropout)
+        self.transformer = nn.Transformer(d_model=emb_size, nhead=nhead,
+                                          num_encoder_layers=num_encoder_layers,
+                                          num_decoder_layers=num_decoder_layers,
+                                          dim_feedforward=dim_feedforward, dropout=dropout)
         self.generator = nn.Linear(emb_size, tgt_vocab_size)
         self.src_tok_emb = TokenEmbedding(src_vocab_size, emb_size)
         self.tgt_tok_emb = TokenEmbedding(tgt_vocab_size, emb_size)
@@ -51,17 +52,21 @@ class Seq2SeqTransformer(nn.Module):
     def forward(self, src, tgt):
         src_mask = torch.zeros((src.shape[0], src.shape[0])).bool()
         tgt_mask = self.transformer.generate_square_subsequent_mask(tgt.shape[0]) < 0
-        src_padding_mask, tgt_padding_mask = (src == PAD).transpose(0, 1), (tgt == PAD).transpose(0, 1)
-        outs = self.transformer(self.positional_encoding(self.src_tok_emb(src)),
-                                self.positional_encoding(self.tgt_tok_emb(tgt)), src_mask, tgt_mask, None,
+        src_padding_mask = (src == PAD).transpose(0, 1)
+        tgt_padding_mask = (tgt == PAD).transpose(0, 1)
+        src_emb = self.positional_encoding(self.src_tok_emb(src))
+        tgt_emb = self.positional_encoding(self.tgt_tok_emb(tgt))
+        outs = self.transformer(src_emb, tgt_emb, src_mask, tgt_mask, None,
                                 src_padding_mask, tgt_padding_mask, src_padding_mask)
         return self.generator(outs)
 
     def encode(self, src, src_mask):
-        return self.transformer.encoder(self.positional_encoding(self.src_tok_emb(src)), src_mask)
+        src_emb = self.positional_encoding(self.src_tok_emb(src))
+        return self.transformer.encoder(src_emb, src_mask)
 
     def decode(self, tgt, memory, tgt_mask):
-        return self.transformer.decoder(self.positional_encoding(self.tgt_tok_emb(tgt)), memory, tgt_mask)
+        tgt_emb = self.positional_encoding(self.tgt_tok_emb(tgt))
+        return self.transformer.decoder(tgt_emb, memory, tgt_mask)
 
 
 @torch.no_grad()

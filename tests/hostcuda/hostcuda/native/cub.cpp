@@ -1,12 +1,12 @@
-// What CuPy's cub module wraps: reductions, scans and histograms.  Sums are taken pairwise; on a GPU they have another
-// order.  Each function is called first without a workspace, to say how large one has to be.
+// Functions that CuPy's cub module wraps: reductions, scans and histograms.  Sums are pairwise; a GPU uses another
+// order.  Each function is first called without a workspace, and then returns the size of the workspace.
 #include "sorts.h"
 #include <algorithm>
 
 constexpr size_t WORKSPACE = 1;  // CuPy allocates nothing for 0
 enum Operation { SUM, MIN, MAX, ARGMIN, ARGMAX, CUMSUM, CUMPROD, PROD };
 
-// What sums are taken in: half precision in float, rounded once.
+// The type of sums: half precision is summed in float and rounded once.
 template <class T> struct Wide {
   using type = T;
 };
@@ -33,11 +33,11 @@ template <class T> static T prod(const T* x, size_t n) {
   for (size_t i = 0; i < n; i++) s = (W)(s * (W)x[i]);
   return (T)s;
 }
-// The first of the least or greatest, or the first NaN.
-template <class T> static size_t extreme(const T* x, size_t n, bool least) {
+// The index of the first minimum or maximum, or of the first NaN.
+template <class T> static size_t extreme(const T* x, size_t n, bool minimum) {
   size_t best = 0;
   for (size_t i = 1; i < n && !is_nan(x[best]); i++) {
-    bool better = least ? less(x[i], x[best]) : less(x[best], x[i]);
+    bool better = minimum ? less(x[i], x[best]) : less(x[best], x[i]);
     if (is_nan(x[i]) || better) best = i;
   }
   return best;
@@ -48,7 +48,7 @@ template <class T> static T reduce(const T* x, size_t n, int op) {
   return x[extreme(x, n, op == MIN)];
 }
 
-template <class T> struct Place {  // cub::KeyValuePair
+template <class T> struct KeyValuePair {  // as in cub
   int key;
   T value;
 };
@@ -67,7 +67,7 @@ API void hc_cub_device_reduce(void* work, size_t& size, void* x, void* y, int n,
         return;
       }
       size_t best = extreme(p, n, op == ARGMIN);
-      *(Place<T>*)y = {(int)best, p[best]};
+      *(KeyValuePair<T>*)y = {(int)best, p[best]};
     });
   }, {x, y});
 }
@@ -106,7 +106,7 @@ API void hc_cub_device_scan(void* work, size_t& size, void* x, void* y, int n, v
   }, {x, y});
 }
 
-// ---- histograms of real numbers; `levels` is one more than there are bins
+// ---- histograms of real numbers; `levels` is the number of bins plus one
 
 template <class F> static void dispatch_real(int dtype, F f) {
   dispatch(dtype, [&](auto zero) {

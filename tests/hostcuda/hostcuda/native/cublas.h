@@ -1,4 +1,4 @@
-// What the files of libcublas share.  Matrices are column-major.
+// Shared declarations of libcublas.  Matrices are column-major.
 #pragma once
 #include "hostcuda.h"
 #include <complex>
@@ -29,14 +29,14 @@ struct Handle {
 inline int submit(Handle* h, const char* name, std::vector<const void*> pointers, Op op) {
   return hc_submit(h->stream, name, std::move(op), std::move(pointers)) ? EXECUTION_FAILED : OK;
 }
-// A result goes to the device, or to the host, which then waits for it.
+// For a result in device memory, or in host memory; then it waits.
 inline int submit_result(Handle* h, const char* name, std::vector<const void*> pointers, Op op) {
   int status = submit(h, name, std::move(pointers), std::move(op));
   if (status || h->device_scalars) return status;
   return hc_wait(h->stream) ? EXECUTION_FAILED : OK;
 }
 
-// A scalar argument: the host's, read now, or the device's, read when the work is done.
+// A scalar argument: in host memory it is read now, in device memory when the work runs.
 template <class T> struct Scalar {
   T value{};
   const T* there = nullptr;

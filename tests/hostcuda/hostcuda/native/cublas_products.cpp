@@ -1,9 +1,9 @@
-// cuBLAS: products of matrices, by the BLAS inside NumPy, or by plain loops where there is none.  Half types are
-// computed in float and rounded once.
+// cuBLAS: matrix products, by the BLAS in NumPy's wheel, or by plain loops without it.  Half types are computed in
+// float and rounded once.
 #include "cublas.h"
 #include <cstdlib>
 
-// Its Fortran functions for float, double and their complex types.
+// The BLAS functions for float, double and their complex types.
 static void* gemm_[4];
 API void hc_blas_use(void* s, void* d, void* c, void* z) {
   gemm_[0] = s;
@@ -34,7 +34,7 @@ static void loops(int ta, int tb, I m, I n, I k, T alpha, const T* a, I lda, con
       T sum = T(0);
       for (I l = 0; l < k; l++) sum += at(a, ta, i, l, lda) * at(b, tb, l, j, ldb);
       T& to = c[i + j * ldc];
-      to = alpha * sum + (beta == T(0) ? T(0) : beta * to);  // where beta is 0, c need not hold numbers
+      to = alpha * sum + (beta == T(0) ? T(0) : beta * to);  // if beta is 0, c may be uninitialized
     }
 }
 template <class T>
@@ -98,7 +98,7 @@ GEMM(D, double)
 GEMM(C, C)
 GEMM(Z, Z)
 
-// ---- types given by number
+// ---- mixed types
 
 enum Type { R_32F = 0, R_64F = 1, R_16F = 2, R_8I = 3, C_32F = 4, C_64F = 5, R_32I = 10, R_16BF = 14 };  // cudaDataType
 enum Compute { COMPUTE_16F = 64, COMPUTE_16F_PEDANTIC = 65, COMPUTE_32F = 68 };
@@ -139,7 +139,7 @@ struct Matrix {
   const void* of(int i) const { return (const char*)data + i * stride * width(type); }
 };
 
-// As floats, without gaps.
+// A contiguous copy in float.
 static std::vector<float> dense(const void* data, const Matrix& x, I rows, I columns) {
   std::vector<float> r(rows * columns);
   for (I j = 0; j < columns; j++)

@@ -1,11 +1,11 @@
-// cuBLAS: vectors, a matrix and a vector, and the products that the BLAS of NumPy is not asked for.  Plain loops.
+// cuBLAS: vectors, matrix-vector products, and other matrix functions, all by plain loops.
 #include "cublas.h"
 #include <cmath>
 
-// Where a vector begins whose increment may be negative.
+// The first element of a vector whose increment may be negative.
 template <class T> static T* start(T* x, I n, I increment) { return increment < 0 ? x - (n - 1) * increment : x; }
 
-// beta * y, where y need not hold numbers if beta is 0.
+// beta * y; if beta is 0, y may be uninitialized.
 template <class T> static T scaled(T beta, T y) { return beta == T(0) ? T(0) : beta * y; }
 
 // ---- a matrix and a vector
@@ -77,7 +77,7 @@ static int syrk(Handle* h, const char* name, int upper, int t, int n, int k, con
   });
 }
 
-// Substitution, row after row; from the right it is the same for the transposed matrices.
+// Substitution by rows; from the right it is the same for the transposed matrices.
 template <class T>
 static int trsm(Handle* h, const char* name, int right, int upper, int t, int unit, int m, int n, const T* alpha,
                 const T* a, int lda, T* b, int ldb) {
@@ -115,7 +115,7 @@ template <class S, class T> static int scal(Handle* h, const char* name, int n, 
     for (I i = 0; i < n; i++) x[i * ix] *= al();
   });
 }
-// The sum is taken in W.
+// The sum is computed in W.
 template <class W, class T, class F>
 static int dot(Handle* h, int n, const T* x, int ix, const T* y, int iy, T* result, F of_x) {
   return submit_result(h, "<dot>", {x, y, result}, [=] {
@@ -141,7 +141,7 @@ template <class T, class R> static int asum(Handle* h, int n, const T* x, int ix
     *result = (R)sum;
   });
 }
-// The first place, counted from 1, whose size is the largest (sign 1) or the smallest (sign -1); 0 where n is 0.
+// The first index, from 1, of the largest (sign 1) or smallest (sign -1) absolute value; 0 if n is 0.
 template <class T>
 static int extreme(Handle* h, const char* name, double sign, int n, const T* x, int ix, int* result) {
   return submit_result(h, name, {x, result}, [=] {
@@ -149,7 +149,7 @@ static int extreme(Handle* h, const char* name, double sign, int n, const T* x, 
     double most = -INFINITY;
     for (I i = 0; i < n; i++) {
       double size = sign * size_of(x[i * ix]);
-      if (!(size > most)) continue;  // NaN is never taken
+      if (!(size > most)) continue;  // also skips NaN
       most = size;
       best = i + 1;
     }

@@ -7,16 +7,16 @@ constexpr const char* NAME = "hostcuda (no GPU)";
 constexpr int CUDA_VERSION = 13020;
 thread_local int current_ = 0;
 
-// The devices of HOSTCUDA_DEVICES that CUDA_VISIBLE_DEVICES names, up to the first name that is none of them.
+// Counts the devices in CUDA_VISIBLE_DEVICES, up to the first that is not among HOSTCUDA_DEVICES.
 static int visible_devices() {
-  int there = env("HOSTCUDA_DEVICES", 1);
+  int existing = env("HOSTCUDA_DEVICES", 1);
   const char* names = getenv("CUDA_VISIBLE_DEVICES");
-  if (!names) return there;
+  if (!names) return existing;
   int visible = 0;
   for (;;) {
     char* end;
     long i = strtol(names, &end, 10);
-    if (end == names || i < 0 || i >= there || (*end && *end != ',')) return visible;
+    if (end == names || i < 0 || i >= existing || (*end && *end != ',')) return visible;
     visible++;
     if (!*end) return visible;
     names = end + 1;
@@ -28,7 +28,7 @@ int devices() {
 }
 static bool is_device(int d) { return d >= 0 && d < devices(); }
 
-// ---- the runtime's functions
+// ---- functions of the runtime
 
 API int hc_rt_cudaGetDeviceCount(int* n) {
   *n = devices();
@@ -69,7 +69,7 @@ API int hc_rt_cudaDeviceGetLimit(size_t* value, int) {
 }
 API int hc_rt_cudaDeviceSetLimit(int, size_t) { return OK; }
 
-// By cudaDeviceAttr; what is not here is 0.
+// By cudaDeviceAttr; all others are 0.
 static const std::map<int, int>& attributes() {
   static const std::map<int, int> table = {
       {1, 1024},          // threads of a block
@@ -105,7 +105,7 @@ static const std::map<int, int>& attributes() {
       {83, 1},            // managed memory
       {89, 1},            // managed memory while kernels run
       {95, 1},            // cooperative launches
-      {97, 232448},       // bytes of shared memory of a block that asks for it
+      {97, 232448},       // bytes of shared memory of a block on request
       {115, 1},           // memory pools
   };
   return table;
@@ -140,7 +140,7 @@ API int hc_rt_cudaGetDeviceProperties(char* p, int d) {
   return OK;
 }
 
-// ---- the driver's functions; a context is its device's number and one
+// ---- functions of the driver; a context is represented by its device number plus one
 
 static void* context(int device) { return (void*)(intptr_t)(device + 1); }
 

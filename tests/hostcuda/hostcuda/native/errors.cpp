@@ -1,4 +1,4 @@
-// Names and texts of errors, counts of operations, and what is read from the environment.
+// Names and messages of errors, counts of operations, and environment variables.
 #include "runtime.h"
 #include <cstdio>
 #include <cstdlib>
@@ -101,17 +101,17 @@ API int cuGetErrorString(int e, const char** p) {
   return OK;
 }
 
-// Has the CPU see instructions that patch.py wrote.
+// Makes instructions that patch.py wrote visible to the CPU.
 API void hc_flush(char* begin, char* end) { __builtin___clear_cache(begin, end); }
 
-// Every function of the runtime that has no answer here jumps to this one.
+// Every unsupported function of the runtime jumps to this one.
 API int hc_rt_unsupported() {
-  static int say = env("HOSTCUDA_VERBOSE", 0);
-  if (say) fprintf(stderr, "hostcuda: a function of the CUDA runtime was called that it does not have\n");
+  static int verbose = env("HOSTCUDA_VERBOSE", 0);
+  if (verbose) fprintf(stderr, "hostcuda: an unsupported function of the CUDA runtime was called\n");
   return NOT_SUPPORTED;
 }
 
-// ---- NVRTC: CuPy asks for its version only, since compile.py compiles
+// ---- NVRTC: CuPy calls only these functions, since compile.py replaces the compiler
 
 API int nvrtcVersion(int* major, int* minor) {
   *major = 13;

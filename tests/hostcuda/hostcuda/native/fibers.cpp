@@ -1,11 +1,11 @@
-// Threads of a block as fibers, for kernels whose threads work together: each has a stack, and a barrier switches to
-// another one.
+// The threads of a block as fibers, for kernels with cooperating threads.  Each fiber has a stack; a barrier switches
+// to another fiber.
 #include "fibers.h"
 #include <sys/mman.h>
 
 SHARED HcState hc_state;
 
-// Saves the registers that a function must keep, and continues where `to` was saved.
+// Saves the callee-saved registers, and continues where `to` was saved.
 #if defined(__x86_64__)
 extern "C" void hc_switch(void** save, void* to);
 asm(R"(
@@ -66,7 +66,7 @@ hc_switch:
   ret
 )");
 #else
-#error "hostcuda: fibers are written for x86-64 and aarch64"
+#error "hostcuda: fibers are implemented for x86-64 and aarch64 only"
 #endif
 
 namespace {
@@ -79,7 +79,7 @@ enum State { RUNNABLE, AT_BLOCK, AT_WARP, DONE };
 struct Fiber {
   void* sp;
   char* top;
-  uint64_t generation;  // of the block's barrier that it waits at
+  uint64_t generation;  // of the block's barrier where it waits
   unsigned mask;        // of the lanes that it waits for
   int state;
   Dim index;
@@ -88,7 +88,7 @@ struct Fiber {
 Fiber all[MOST_THREADS];
 int n, current, alive;
 int arrived;          // at the block's barrier
-uint64_t generation;  // how often all have passed the block's barrier
+uint64_t generation;  // how often all threads have passed the block's barrier
 unsigned warp_alive[MOST_THREADS / WARP];
 unsigned warp_arrived[MOST_THREADS / WARP];
 void* outside;
@@ -124,7 +124,7 @@ void release_lanes(int warp, unsigned lanes) {
   for (int l = 0; l < WARP; l++)
     if (lanes >> l & 1) all[warp * WARP + l].state = RUNNABLE;
 }
-// Releases lanes that waited for one that has ended.
+// Releases lanes that wait for a lane that has ended.
 void release_waiting(int warp) {
   for (int lane = 0; lane < WARP; lane++) {
     if (!(warp_arrived[warp] >> lane & 1)) continue;
@@ -150,12 +150,12 @@ void fiber_main() {
   }
 }
 
-// Lays out the stack as hc_switch leaves it, with fiber_main to return to.
+// Initializes the stack as hc_switch leaves it, with fiber_main as the return address.
 void prepare(Fiber& f, int i) {
   if (!f.top) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     char* stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
-    f.top = stack + STACK - (i % 61) * 64;  // so that the stacks do not all lie in the same cache sets
+    f.top = stack + STACK - (i % 61) * 64;  // the stacks should not share cache sets
   }
 #if defined(__x86_64__)
   void** p = (void**)f.top;
@@ -190,7 +190,7 @@ bool run_block(void (*kernel)(void**), void** arguments, Dim block) {
   return !stuck;
 }
 
-// ---- what a kernel calls
+// ---- functions that kernels call
 
 API void hc_sync_block() {
   if (++arrived == alive) {
@@ -218,7 +218,7 @@ API void hc_get(void* value, size_t size, int lane) {
 }
 API unsigned hc_warp_alive() { return warp_alive[current / WARP]; }
 
-// The sum over the block, for __syncthreads_count and its kin.
+// The sum over the block, for __syncthreads_count and similar functions.
 API int hc_block_sum(int value) {
   static int sum;
   static uint64_t round;

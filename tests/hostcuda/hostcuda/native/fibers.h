@@ -1,13 +1,13 @@
-// What a kernel sees of its place in the grid, and running a block whose threads work together.
+// The thread and block indices of kernels, and running a block of cooperating threads.
 #pragma once
 #include "runtime.h"
 
-// As include/device.h has it.
+// The same structure is in include/hostcuda/threads.h.
 struct HcState {
   Dim threadIdx, blockIdx, blockDim, gridDim;
   char* dynamic_shared;
 };
 extern "C" HcState hc_state;
 
-// Whether every thread ended: false where some wait at a barrier that the others never reach.
+// Returns true if every thread ended, false if some wait at a barrier that others never reach.
 bool run_block(void (*kernel)(void**), void** arguments, Dim block);

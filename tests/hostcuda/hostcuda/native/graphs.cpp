@@ -1,4 +1,4 @@
-// Capture and graphs.  A graph is the list of its nodes in the order in which they were captured.
+// Capture and graphs.  A graph is a list of nodes in the order in which they were captured.
 #include "runtime.h"
 #include <algorithm>
 
@@ -53,12 +53,12 @@ API int hc_rt_cudaStreamBeginCapture(void* handle, int mode) {
   return OK;
 }
 
-// Whether the last nodes of the origin wait, step by step, for every node.
+// Returns true if the last nodes of the origin depend, directly or indirectly, on every node.
 static bool joined(const Capture& c) {
   std::vector<bool> reached(c.nodes.size());
   for (int i : c.origin->tips) reached[i] = true;
   for (int i = (int)c.nodes.size() - 1; i >= 0; i--) {
-    if (!reached[i]) return false;  // a later node that waits for it would have said so
+    if (!reached[i]) return false;  // no later node depends on it
     for (int before : c.nodes[i].after) reached[before] = true;
   }
   return true;
@@ -79,7 +79,7 @@ API int hc_rt_cudaStreamEndCapture(void* handle, void** graph) {
     o->tips.clear();
   }
   std::erase(captures_, c);
-  c->ended = true;  // it stays, since events may point to it
+  c->ended = true;  // not deleted, since events may point to it
   if (!error) *graph = new Graph{std::move(c->nodes)};
   c->nodes.clear();
   return error;
@@ -95,8 +95,8 @@ API int hc_rt_cudaStreamIsCapturing(void* handle, int* status) {
 
 // ---- launching
 
-// An order that the dependencies allow and that differs from the one of the capture where they leave a choice: from
-// the last node back, what was captured latest first.  A dependency that is missing shows as wrong values.
+// A valid order that differs from the order of capture where the dependencies allow it: backwards from the last node,
+// and of several dependencies the latest captured first.  A missing dependency gives wrong values.
 static std::vector<Node> late_order(const std::vector<Node>& nodes) {
   std::vector<Node> order;
   std::vector<bool> done(nodes.size());
@@ -124,7 +124,7 @@ API int hc_rt_cudaGraphInstantiateWithFlags(void** exec, void* graph, unsigned l
   return hc_rt_cudaGraphInstantiate(exec, graph, flags);
 }
 API int hc_rt_cudaGraphLaunch(void* exec, void* stream) {
-  auto all = [nodes = ((Exec*)exec)->nodes] {  // which outlive the graph, should it be destroyed before they run
+  auto all = [nodes = ((Exec*)exec)->nodes] {  // they outlive a graph that is destroyed before they run
     for (auto& node : *nodes) run(node);
   };
   return submit(stream, {"[graph]", HostCall{nullptr, nullptr, all}, {}});
@@ -140,7 +140,7 @@ API int hc_rt_cudaGraphExecDestroy(void* exec) {
 }
 API int hc_rt_cudaGraphDebugDotPrint(void*, const char*, unsigned) { return OK; }
 
-// ---- what a graph holds, by the driver's functions; the structures are those of cuda.h
+// ---- the contents of a graph, by functions of the driver; the structures are those of cuda.h
 
 struct KernelNodeParams {  // CUDA_KERNEL_NODE_PARAMS_v2
   void* func;
@@ -169,13 +169,13 @@ struct HostNodeParams {  // CUDA_HOST_NODE_PARAMS
   void* data;
 };
 
-// Fills at most *n entries, or says how many there are where there is no list.
-template <class F> static int list(void** entries, size_t* n, size_t there, F entry) {
+// Fills at most *n entries; without `entries` it only sets *n to their number.
+template <class F> static int list(void** entries, size_t* n, size_t total, F entry) {
   if (entries) {
-    for (size_t i = 0; i < *n; i++) entries[i] = i < there ? entry(i) : nullptr;
-    if (*n > there) *n = there;
+    for (size_t i = 0; i < *n; i++) entries[i] = i < total ? entry(i) : nullptr;
+    if (*n > total) *n = total;
   } else {
-    *n = there;
+    *n = total;
   }
   return OK;
 }
@@ -189,9 +189,9 @@ API int cuGraphGetEdges_v2(void* graph, void** from, void** to, void*, size_t* n
   std::vector<std::pair<void*, void*>> edges;
   for (auto& node : all)
     for (int before : node.after) edges.push_back({&all[before], &node});
-  size_t asked = *n;
+  size_t capacity = *n;
   list(from, n, edges.size(), [&](size_t i) { return edges[i].first; });
-  return list(to, &asked, edges.size(), [&](size_t i) { return edges[i].second; });
+  return list(to, &capacity, edges.size(), [&](size_t i) { return edges[i].second; });
 }
 API int cuGraphNodeGetType(void* node, int* type) {
   *type = (int)((Node*)node)->call.index();

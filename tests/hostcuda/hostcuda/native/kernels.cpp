@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <dlfcn.h>
 
-// Limits of a launch, those of devices.cpp.
+// Limits of a launch, as in devices.cpp.
 constexpr unsigned MOST_THREADS = 1024, MOST_THREADS_Z = 64, MOST_BLOCKS_YZ = 65535;
 constexpr unsigned SHARED_OF_EVERY_BLOCK = 49152, MOST_SHARED = 232448;
 
@@ -22,7 +22,7 @@ static void add_parameter(Function& f, size_t size, size_t alignment) {
   f.bytes = offset + size;
 }
 std::shared_ptr<Arguments> arguments_of(const Function& f, void** values) {
-  constexpr size_t ALIGNMENT = 16;  // of the largest parameter; a vector of bytes has it from malloc
+  constexpr size_t ALIGNMENT = 16;  // of the largest parameter; malloc gives it to a vector of bytes
   auto a = std::make_shared<Arguments>();
   a->bytes.resize(aligned(f.bytes, ALIGNMENT) + ALIGNMENT);
   for (size_t i = 0; i < f.parameters.size(); i++) {
@@ -34,7 +34,7 @@ std::shared_ptr<Arguments> arguments_of(const Function& f, void** values) {
   return a;
 }
 
-// One for a name and a number of pointers; only seen in graphs.
+// One function per name and number of pointers; visible only in graphs.
 Function* library_function(const char* name, size_t pointers) {
   static std::map<std::pair<std::string, size_t>, Function> made;
   Function& f = made[{name, pointers}];
@@ -46,7 +46,7 @@ Function* library_function(const char* name, size_t pointers) {
   return &f;
 }
 
-// ---- modules: an image is "hostcuda:", what the names of its kernels begin with, ":", and the path of a shared object
+// ---- modules: an image is "hostcuda:", the prefix of its kernels' names, ":", and the path of a shared object
 
 struct Module {
   void* handle;
@@ -70,7 +70,7 @@ API int cuModuleLoadData(void** m, const char* image) {
   return OK;
 }
 API int cuModuleLoad(void**, const char*) { return INVALID_IMAGE; }
-API int cuModuleUnload(void*) { return OK; }  // a graph may still need its kernels
+API int cuModuleUnload(void*) { return OK; }  // a graph may still use its kernels
 API int cuModuleGetFunction(void** function, void* module, const char* name) {
   LOCKED;
   auto* m = (Module*)module;
@@ -170,7 +170,7 @@ static bool run_threads(const KernelCall& k) {
       }
   return true;
 }
-// Shared memory has no values when a block begins.
+// Shared memory is uninitialized at the start of a block.
 static void poison_shared(const HcKernel& kernel, unsigned dynamic) {
   if (!poisons()) return;
   if (kernel.shared_begin) memset(kernel.shared_begin, POISON, kernel.shared_end - kernel.shared_begin);
@@ -193,7 +193,7 @@ static int run_blocks(const KernelCall& k) {
 }
 int run_kernel(const KernelCall& k) {
   alignas(128) static char dynamic_shared[MOST_SHARED];
-  HcState before = hc_state;  // a host function that runs between may launch
+  HcState before = hc_state;  // a host function may launch kernels
   hc_state.dynamic_shared = dynamic_shared;
   int error = OK;
   if (k.function->kernel->mode == ONE_CALL) {
@@ -213,9 +213,9 @@ static bool fits(const Function& f, Dim grid, Dim block, unsigned shared) {
   if (!threads || threads > MOST_THREADS || block.z > MOST_THREADS_Z) return false;
   return shared <= dynamic_shared_limit(f);
 }
-// No device reaches the memory of another.  A parameter that is a structure, such as an array with its shape, begins
-// with its pointer; what comes behind may be left as it was in memory, an old address for example.
-static bool reaches_all(const Function& f, const Arguments& a, int device) {
+// A device cannot access the memory of another.  A parameter that is a structure, such as an array with its shape,
+// begins with its pointer; the rest may be uninitialized, for example an old address.
+static bool can_access_all(const Function& f, const Arguments& a, int device) {
   for (size_t i = 0; i < f.parameters.size(); i++) {
     const void* p;
     if (f.parameters[i].size < sizeof p) continue;
@@ -234,7 +234,7 @@ API int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, un
   if (extra || !fits(*f, grid, block, shared)) return INVALID_VALUE;
   if (f->device != current_ || stream_of(stream)->device != current_) return INVALID_HANDLE;
   auto arguments = arguments_of(*f, values);
-  if (devices() > 1 && !reaches_all(*f, *arguments, current_)) return ILLEGAL_ADDRESS;
+  if (devices() > 1 && !can_access_all(*f, *arguments, current_)) return ILLEGAL_ADDRESS;
   return submit(stream, {f->name.c_str(), KernelCall{f, grid, block, shared, arguments, nullptr}, {}});
 }
 API int cuLaunchCooperativeKernel() { return NOT_SUPPORTED; }

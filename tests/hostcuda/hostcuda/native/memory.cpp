@@ -1,4 +1,4 @@
-// Memory of devices and pinned memory of the host, copies and fills.
+// Device memory, pinned host memory, copies and fills.
 #include "runtime.h"
 #include <algorithm>
 #include <cstdlib>
@@ -12,9 +12,9 @@ struct Freed {
   size_t size;
 };
 
-constexpr size_t POISONED_NEW = 4 << 20;      // of each new block, so that large ones stay cheap
-constexpr size_t POISONED_FREED = 64 << 20;   // of each freed block
-constexpr size_t KEPT_FREED = 256 << 20;      // freed memory that keeps its poison, before the host has it back
+constexpr size_t POISONED_NEW = 4 << 20;      // bytes of each new block, so that large ones stay cheap
+constexpr size_t POISONED_FREED = 64 << 20;   // bytes of each freed block
+constexpr size_t KEPT_FREED = 256 << 20;      // bytes of freed memory that the host gets back late
 constexpr size_t ALIGNMENT = 512;
 
 static std::map<uintptr_t, Block> device_, pinned_;
@@ -53,7 +53,7 @@ static int allocate(void** p, size_t n) {
   return OK;
 }
 
-// The host has freed memory back late, so that a use after the free reads poison.
+// Freed memory is returned to the host late, so that a use after free reads poison.
 static int release(void* p) {
   auto it = device_.find((uintptr_t)p);
   if (it == device_.end()) return INVALID_VALUE;
@@ -75,7 +75,7 @@ static int release(void* p) {
   return OK;
 }
 
-// For memory that a pool of the caller's keeps: what waits runs first, as it may still use it.
+// For memory that the caller's pool keeps.  Delayed work runs first, as it may use the memory.
 API void hc_poison(void* p, size_t n) {
   LOCKED;
   run_everything();
@@ -99,7 +99,7 @@ API int hc_rt_cudaFree(void* p) {
   return release(p);
 }
 
-// Allocations that a graph would own are not written.
+// Allocations inside a capture are not supported.
 API int hc_rt_cudaMallocAsync(void** p, size_t n, void* stream) {
   LOCKED;
   NEEDS_DEVICE;
@@ -180,7 +180,7 @@ static const char* name_of(int kind) {
   return names[kind & 3];
 }
 
-// CUDA has read pageable memory of the host when the call returns, and has written it.
+// A copy from or to pageable host memory is complete when the call returns, as in CUDA.
 static int submit_copy(void* stream, CopyCall c) {
   LOCKED;
   c.kind = kind_of(c);
@@ -203,7 +203,7 @@ API int hc_rt_cudaMemcpyAsync(void* to, const void* from, size_t n, int kind, vo
   return submit_copy(stream, flat(to, from, n, kind));
 }
 
-// The host waits for a copy that it takes part in; for one on the device it does not.
+// The host waits for copies from and to host memory, but not for copies on the device.
 static int copy_and_wait(CopyCall c) {
   LOCKED;
   if (int e = unsafe_error()) return e;
@@ -242,7 +242,7 @@ API int hc_rt_cudaMemset2D(void* to, size_t pitch, int value, size_t width, size
 API int hc_rt_cudaMemAdvise() { return OK; }
 API int hc_rt_cudaMemPrefetchAsync() { return OK; }
 
-// ---- the runtime's memory pools: one, which has no settings
+// ---- memory pools of the runtime: a single one without settings
 
 API int hc_rt_cudaDeviceGetDefaultMemPool(void** pool, int) {
   *pool = (void*)1;

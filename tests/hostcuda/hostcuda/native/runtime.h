@@ -1,8 +1,8 @@
-// What the files of libcuda share.
+// Shared declarations of libcuda.
 //
-// The device is this process: device memory is the host's, a stream is a queue of work, a graph is a list of nodes,
-// a thread block is a set of fibers.  Functions named hc_rt_cuda... answer for those of the CUDA runtime that is linked
-// statically into CuPy's modules (patch.py writes the jumps); the others have the driver's own names.
+// The device is emulated in this process: device memory is host memory, a stream is a queue of work, a graph is a list
+// of nodes, a thread block is a set of fibers.  Functions named hc_rt_cuda... replace those of the CUDA runtime that is
+// linked statically into CuPy's modules (patch.py writes the jumps); the others have the driver's own names.
 #pragma once
 #include "hostcuda.h"
 #include <cstring>
@@ -37,24 +37,24 @@ enum Error {
   CAPTURE_WRONG_THREAD = 908,
 };
 
-// One lock for all: device work runs while it is held, so two host threads take turns.
+// One global lock.  Device work runs while it is held, so two host threads take turns.
 extern std::recursive_mutex lock_;
 #define LOCKED std::lock_guard<std::recursive_mutex> guard_(lock_)
 
 int env(const char* name, int otherwise);
 
-// Memory that holds no values yet, or no longer, is filled with this byte: 0xfbfbfbfb is -2.6e36 in float32.
+// New and freed memory is filled with this byte; 0xfbfbfbfb is -2.6e36 in float32.
 constexpr int POISON = 0xfb;
 bool poisons();
 
-void count(const char* name);  // one more operation of this name, where counting is on
+void count(const char* name);  // counts an operation, if counting is on
 const char* error_name(int e);
 const char* error_text(int e);
 
 // ---- devices.cpp
 
-int devices();                    // how many are visible
-extern thread_local int current_; // the device of this host thread
+int devices();                    // the number of visible devices
+extern thread_local int current_; // the current device of this host thread
 #define NEEDS_DEVICE \
   if (!devices()) return NO_DEVICE
 
@@ -66,14 +66,14 @@ struct Dim {
 
 enum Mode { ONE_THREAD_AFTER_ANOTHER, FIBERS, ONE_CALL };
 
-// The footer of a compiled kernel, as include/device.h lays it out.
+// The descriptor of a compiled kernel, as in include/hostcuda/launch.h.
 struct HcKernel {
   void (*entry)(void**);
   int mode;
   int n;
   const size_t* sizes;
   const size_t* alignments;
-  char* shared_begin;  // its __shared__ variables; null where it has none
+  char* shared_begin;  // its __shared__ variables; null if it has none
   char* shared_end;
 };
 
@@ -83,14 +83,14 @@ struct Parameter {
 
 struct Function {
   std::string name;
-  const HcKernel* kernel;  // null for the kernel of a library, whose parameters are pointers
+  const HcKernel* kernel;  // null for a library function, whose parameters are pointers
   std::vector<Parameter> parameters;
   size_t bytes = 0;  // of all parameters
   int device = 0;
-  unsigned dynamic_shared_limit = 0;  // beyond what every block may have
+  unsigned dynamic_shared_limit = 0;  // set by cuFuncSetAttribute
 };
 
-// The values of a launch's parameters, laid out as on a device, and a pointer to each.
+// The values of a launch's parameters in CUDA's layout, and a pointer to each.
 struct Arguments {
   std::vector<char> bytes;
   std::vector<void*> pointers;
@@ -99,24 +99,24 @@ struct Arguments {
 std::shared_ptr<Arguments> arguments_of(const Function& f, void** values);
 Function* library_function(const char* name, size_t pointers);
 
-extern int failed_;  // the error of work that ran, until the host is told
+extern int failed_;  // the error of work that ran, until a call returns it
 int take_failed();
 
-// ---- the work that a stream is given, and that a graph is a list of
+// ---- the work in streams and graphs
 
 struct KernelCall {
   Function* function;
   Dim grid, block;
   unsigned shared;
   std::shared_ptr<Arguments> arguments;
-  Op library;  // what computes, for the kernel of a library
+  Op library;  // the function, for a library
 };
 struct CopyCall {
   void* to;
   const void* from;
   size_t width, height, to_pitch, from_pitch;
   int kind;
-  std::shared_ptr<std::vector<char>> staged;  // keeps `from` alive where it is a copy
+  std::shared_ptr<std::vector<char>> staged;  // owns `from` if it is a staged copy
 };
 struct FillCall {
   void* to;
@@ -126,13 +126,13 @@ struct FillCall {
 struct HostCall {
   void (*fn)(void*);
   void* data;
-  Op op;  // instead of fn, for what the runtime itself does
+  Op op;  // in place of fn, for work of the runtime itself
 };
 
 struct Node {
   const char* name;
   std::variant<KernelCall, CopyCall, FillCall, HostCall> call;  // in the order of CUgraphNodeType
-  std::vector<int> after;                                       // the nodes of its graph that it waits for
+  std::vector<int> after;                                       // the indices of the nodes that it depends on
 };
 
 void run(const Node& node);
@@ -143,7 +143,7 @@ int submit(void* stream, Node node);
 
 struct Stream;
 
-// All that a stream was given up to a number.
+// The work of a stream up to a number.
 struct Point {
   Stream* stream;
   uint64_t number;
@@ -169,24 +169,24 @@ struct Stream {
   bool blocking = true;
   std::deque<Item> waiting;
   uint64_t last = 0;
-  std::vector<Point> after;  // what the next item waits for, besides the item before it
+  std::vector<Point> after;  // dependencies of the next item, besides the item before it
   Capture* capture = nullptr;
-  std::vector<int> tips;  // while it captures: the nodes that its next one waits for
+  std::vector<int> tips;  // while it captures: the dependencies of its next node
 };
 
-extern std::vector<Capture*> captures_;  // those that go on
+extern std::vector<Capture*> captures_;  // the active ones
 extern bool lazy_;
 
 Stream* stream_of(void* handle);
 bool is_legacy(Stream* s);
 void run_all(Stream* s);
 void run_everything();
-int implicit_error(Stream* s);  // of an operation that the legacy stream is given while others capture
-int unsafe_error();             // of a call that no thread may make while one captures
+int implicit_error(Stream* s);  // for an operation on the legacy stream while others capture
+int unsafe_error();             // for a call that is not allowed during a capture
 int synchronize(Stream* s);     // without counting it
 
 // ---- memory.cpp
 
 size_t device_memory();  // bytes of one device
 bool on_device(const void* p);
-int device_of(const void* p);  // -1 where it is no device memory
+int device_of(const void* p);  // -1 if it is not device memory

@@ -1,4 +1,4 @@
-// The types that CuPy's thrust and cub modules name by number, and NumPy's order of them.
+// The dtype numbers of CuPy's thrust and cub modules, and NumPy's sort order.
 #pragma once
 #include "hostcuda.h"
 #include <cmath>
@@ -14,7 +14,7 @@ struct Half {
   operator float() const { return hc_half_to_float(bits); }
 };
 
-// Calls f with a value of the type, as cupy/type_dispatcher.cuh numbers them.
+// Calls f with a value of the type; the numbers are those of cupy/type_dispatcher.cuh.
 template <class F> void dispatch(int dtype, F f) {
   switch (dtype) {
     case 0: return f(int8_t());
@@ -42,7 +42,7 @@ inline bool is_nan(double v) { return std::isnan(v); }
 inline bool is_nan(const Half& v) { return std::isnan((float)v); }
 template <class T> bool is_nan(const std::complex<T>& v) { return std::isnan(v.real()) || std::isnan(v.imag()); }
 
-// NaN comes last; complex numbers by the real part, then the imaginary one.
+// NaN is last; complex numbers are ordered by the real part, then the imaginary part.
 template <class T> bool less(const T& a, const T& b) {
   if constexpr (std::is_same_v<T, Half>) return less((float)a, (float)b);
   else return is_nan(b) ? !is_nan(a) : a < b;

@@ -1,22 +1,22 @@
 // Streams and events.
 //
-// Eagerly, work runs when it is submitted.  Lazily, it waits in the queue of its stream until something synchronizes
-// with it, and then only what that depends on runs: a missing wait shows as wrong values.
+// In eager mode, work runs when it is submitted.  In lazy mode, it waits in the queue of its stream until something
+// synchronizes with it, and then only its dependencies run: a missing wait gives wrong values.
 #include "runtime.h"
 #include <chrono>
 
 struct Event {
   Point at{nullptr, 0};
   Capture* capture = nullptr;
-  std::vector<int> tips;  // the captured nodes that it stands for
+  std::vector<int> tips;  // the captured nodes before it
   double ms = 0;
   bool recorded = false;
 };
 
-// More queued work than this runs, so that memory does not grow without end.
+// A longer queue is run in part, to limit memory.
 constexpr size_t LONGEST_QUEUE = 20000;
 
-static std::vector<Stream*> streams_;  // those made; never deleted, since events point to them
+static std::vector<Stream*> streams_;  // never deleted, since events point to them
 std::vector<Capture*> captures_;
 bool lazy_ = env("HOSTCUDA_LAZY", 0);
 int failed_ = 0;
@@ -28,7 +28,7 @@ int take_failed() {
   return e;
 }
 
-// The streams that a device has without being asked.
+// The default streams of a device.
 struct Defaults {
   Stream legacy, per_thread;
 };
@@ -47,7 +47,7 @@ Stream* stream_of(void* handle) {
   return (Stream*)handle;
 }
 
-// ---- running what waits
+// ---- running queued work
 
 static void run_until(Stream* s, uint64_t number) {
   while (!s->waiting.empty() && s->waiting.front().number <= number) {
@@ -57,7 +57,7 @@ static void run_until(Stream* s, uint64_t number) {
     run(item.node);
   }
   if (number < s->last) return;
-  std::vector<Point> after;  // taken first, since two streams may wait for each other's past
+  std::vector<Point> after;  // moved out first, since two streams may wait for each other
   after.swap(s->after);
   for (auto& p : after) run_until(p.stream, p.number);
 }
@@ -75,7 +75,7 @@ API void hc_lazy(int on) {
   lazy_ = on;
 }
 
-// Counted, refused where CUDA refuses, and not done.
+// In dry mode work is counted and checked, but not executed.
 static bool dry_ = false;
 API void hc_dry(int on) {
   LOCKED;
@@ -101,7 +101,7 @@ static void enqueue(Stream* s, Node node) {
   s->after.clear();
 }
 
-// ---- what is refused while something captures
+// ---- errors during captures
 
 int implicit_error(Stream* s) {
   if (!is_legacy(s)) return OK;
@@ -196,7 +196,7 @@ API int hc_rt_cudaStreamCreate(void** s) { return hc_rt_cudaStreamCreateWithFlag
 API int hc_rt_cudaStreamCreateWithPriority(void** s, unsigned flags, int) {
   return hc_rt_cudaStreamCreateWithFlags(s, flags);
 }
-API int hc_rt_cudaStreamDestroy(void*) { return OK; }  // what it was given still runs, as on a device
+API int hc_rt_cudaStreamDestroy(void*) { return OK; }  // its work still runs, as in CUDA
 API int hc_rt_cudaStreamGetPriority(void*, int* priority) {
   *priority = 0;
   return OK;
@@ -226,7 +226,7 @@ API int hc_rt_cudaStreamQuery(void* handle) {
   LOCKED;
   Stream* s = stream_of(handle);
   if (s->capture) return invalidate(s->capture, CAPTURE_UNSUPPORTED);
-  run_all(s);  // a program may ask until it is done
+  run_all(s);  // a program may poll until it is complete
   return OK;
 }
 API int hc_rt_cudaDeviceSynchronize() {
@@ -242,7 +242,7 @@ API int hc_rt_cudaDeviceSynchronize() {
   return take_failed();
 }
 
-// A wait for a captured event takes the stream into the capture.
+// A wait for a captured event makes the stream join the capture.
 static int wait_in_capture(Stream* s, Event* e) {
   if (e->capture->ended) return CAPTURED_EVENT;
   if (!s->capture) {

@@ -1,4 +1,4 @@
-// What CuPy's thrust module wraps: sorts, all of them stable.
+// Functions that CuPy's thrust module wraps: sorts, all of them stable.
 #include "sorts.h"
 #include <algorithm>
 #include <numeric>
@@ -9,7 +9,7 @@ static size_t product(const std::vector<ptrdiff_t>& shape) {
   return n;
 }
 
-// Rows of the last axis.
+// Sorts along the last axis.
 API void hc_thrust_sort(int dtype, void* data, size_t*, const std::vector<ptrdiff_t>& shape, intptr_t stream, void*) {
   size_t size = product(shape), row = shape.back();
   hc_submit((void*)stream, "{sort}", [=] {
@@ -34,12 +34,12 @@ API void hc_thrust_argsort(int dtype, size_t* index, void* data, void*, const st
         std::iota(to, to + row, (size_t)0);
         std::stable_sort(to, to + row, [&](size_t a, size_t b) { return less(p[i + a], p[i + b]); });
         for (size_t j = 0; j < row; j++) sorted[j] = p[i + to[j]];
-        std::copy(sorted.begin(), sorted.end(), p + i);  // Thrust sorts the keys too
+        std::copy(sorted.begin(), sorted.end(), p + i);  // Thrust also sorts the keys
       }
     });
   }, {index, data});
 }
-// The last of k keys of length n counts most.
+// The last of k keys of length n is the primary one.
 API void hc_thrust_lexsort(int dtype, size_t* index, void* keys, size_t k, size_t n, intptr_t stream, void*) {
   hc_submit((void*)stream, "{lexsort}", [=] {
     dispatch(dtype, [&](auto zero) {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 import gpuprop.functional as F
@@ -24,7 +22,7 @@ def positive(*shape: int) -> np.ndarray:
     return floats(*shape, low=0.5, high=2.0)
 
 
-def of_ops() -> Iterator[Row]:
+def of_ops():
     """Rows of internal ops."""
     for shape, weight, axes in (
         ((4, 5), (5,), (1,)),
@@ -49,7 +47,7 @@ def of_ops() -> Iterator[Row]:
     yield Row(normalize_by_stats, floats(1, 1), floats(1), positive(1), None, None, 0.1)
 
 
-def of_layers() -> Iterator[Row]:
+def of_layers():
     for shape, normalized in (
         ((4, 5), (5,)),
         ((2, 3, 4), (3, 4)),
@@ -90,7 +88,7 @@ def of_layers() -> Iterator[Row]:
                 yield Row(op, floats(*shape), size, 0.3, 0.7, 2.0)
 
 
-def of_kernels() -> Iterator[Row]:
+def of_kernels():
     for n in (0, 1, 3):
         row = Row(update_running_stats, floats(n), positive(n), floats(1, n, 1),
                   positive(1, n, 1), 0.1, 4)

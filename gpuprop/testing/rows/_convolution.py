@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gpuprop.functional as F
@@ -33,7 +32,7 @@ TRANSPOSED_CASES: list[Case] = [
 ]
 
 
-def of_dimensions(n: int) -> Iterator[Row]:
+def of_dimensions(n):
     """Rows for `n` spatial dimensions."""
     ones = (1,) * n
     for op in (CONV[n], TRANSPOSED[n]):
@@ -48,7 +47,7 @@ def of_dimensions(n: int) -> Iterator[Row]:
             yield Row(op, x, weight, stride=1, padding=0)
 
 
-def of_images() -> Iterator[Row]:
+def of_images():
     for x, w, options in CASES:
         yield Row(F.conv2d, floats(*x), floats(*w), floats(w[0]), **options)
     for x, w, options in TRANSPOSED_CASES:
@@ -61,7 +60,7 @@ def op_arguments(n: int, padding: int = 1, groups: int = 1) -> tuple[Any, ...]:
     return (2,) * n, ((padding, padding),) * n, (1,) * n, groups
 
 
-def of_ops() -> Iterator[Row]:
+def of_ops():
     """Rows of internal ops."""
     arguments = op_arguments(1, groups=2)
     for n in (0, 1, 3):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,7 @@ def scan_row(mode: str, sizes: tuple[int, ...], features: int = 3, hidden: int =
     )
 
 
-def scans() -> Iterator[Row]:
+def scans():
     for mode in CELLS:
         for reverse in (False, True):
             for sizes in ((2, 2, 2), (3, 2, 2, 1), (4,), (0, 0)):
@@ -59,7 +58,7 @@ def scans() -> Iterator[Row]:
     yield scan_row("LSTM", (2, 1), projected=1, bias=False)
 
 
-def sequences() -> Iterator[Row]:
+def sequences():
     for shape, sizes in (
         ((3, 2), (2, 2, 1)),
         ((4, 3, 2), (3, 1)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gpuprop.functional as F
@@ -34,7 +33,7 @@ FOLD: list[tuple[Any, ...]] = [
 ]
 
 
-def rows() -> Iterator[Row]:
+def rows():
     for op in (W.windows, W.window_sum):
         for batch in BATCHES:
             for space, size, counts, stride, dilation in CASES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def distinct(*shape: int) -> np.ndarray:
     return np.random.default_rng(size).permutation(size).reshape(shape) / max(size, 1) + 0.0
 
 
-def of_dimensions(n: int) -> Iterator[Row]:
+def of_dimensions(n):
     """Rows for `n` spatial dimensions."""
     max_pool = function("max_pool", n)
     avg_pool = function("avg_pool", n)
@@ -67,7 +66,7 @@ def of_dimensions(n: int) -> Iterator[Row]:
     yield Row(lp_pool, floats(1, 1, *ones, **POSITIVE), 2, 1)
 
 
-def fractional(n: int) -> Iterator[Row]:
+def fractional(n):
     """Rows of fractional_max_pool, and of avg_pool's divisor, for `n` spatial dimensions."""
     op = function("fractional_max_pool", n)
     samples = floats(2, 2, n, low=0.1, high=0.9)
@@ -82,7 +81,7 @@ def fractional(n: int) -> Iterator[Row]:
     yield Row(function("avg_pool", n), floats(2, 2, *SPACE[n]), 2, divisor_override=3)
 
 
-def more() -> Iterator[Row]:
+def more():
     yield Row(F.max_pool2d, distinct(2, 2, 6, 7), (2, 3), (2, 1), (1, 0), (1, 2))
     yield Row(F.max_pool2d, integers(90, 2, 2, 6, 7), 2, padding=1)
     yield Row(F.adaptive_avg_pool2d, floats(2, 2, 6, 7), (3, None))
@@ -94,7 +93,7 @@ def more() -> Iterator[Row]:
             yield Row(F.max_unpool1d, floats(*batch, 3), indices, 2, output_size=size)
 
 
-def of_ops() -> Iterator[Row]:
+def of_ops():
     """Rows of internal ops."""
     for n in (0, 2):
         for return_indices in (True, False):

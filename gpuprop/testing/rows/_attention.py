@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def op_row(batch: tuple, queries: int, keys: int, mask: Any = None, slopes: Any 
     return row.skip(layouts=EQUAL_KEYS) if keys > 1 else row
 
 
-def op_rows() -> Iterator[Row]:
+def op_rows():
     mask = integers(2, 2, 4, 5) > 0
     mask[:, :, 0] = True  # each query has a key
     yield op_row((2,), 4, 5)
@@ -47,7 +46,7 @@ def op_rows() -> Iterator[Row]:
         yield op_row((2,), 4, 5, rng_key=RNG_KEY, p=p)
 
 
-def scaled_dot_product() -> Iterator[Row]:
+def scaled_dot_product():
     sdpa = F.scaled_dot_product_attention
     qkv = [floats(2, 4, n, 3) for n in (3, 5, 5)]
     yield Row(sdpa, *qkv, is_causal=True).skip(layouts=EQUAL_KEYS)
@@ -83,7 +82,7 @@ def multi_head_row(batch: tuple, queries: int, keys: int, attn_mask: Any = None,
     return row.skip(layouts=EQUAL_KEYS) if keys > 1 else row
 
 
-def multi_head() -> Iterator[Row]:
+def multi_head():
     hidden = integers(2, 3, 4) > 0
     hidden[:, 0] = False  # each query has a key
     causal = np.triu(np.ones((3, 3), bool), 1)
@@ -102,7 +101,7 @@ def multi_head() -> Iterator[Row]:
     yield multi_head_row((3,), 0, 3, need_weights=False)
 
 
-def rotary() -> Iterator[Row]:
+def rotary():
     for shape, angles in (
         ((3, 6), (3, 3)),
         ((2, 3, 2, 4), (3, 1, 2)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def bools(*shape: int) -> np.ndarray:
     return integers(2, *shape).astype(bool)
 
 
-def reductions() -> Iterator[Row]:
+def reductions():
     for op in REDUCTIONS:
         for options in OPTIONS:
             yield Row(op, floats(2, 3, 4), **options)
@@ -67,7 +66,7 @@ def reductions() -> Iterator[Row]:
     yield Row(R.trace, floats(0, 3))
 
 
-def of_indices_and_bools() -> Iterator[Row]:
+def of_indices_and_bools():
     calls = [*CALLS, ((), dict()), ((2, 3, 4), dict(axis=-1, keepdims=True))]
     for op in (R.argmax, R.argmin, R.count_nonzero):
         for shape, options in calls:
@@ -79,7 +78,7 @@ def of_indices_and_bools() -> Iterator[Row]:
     yield Row(R.any, floats(3, 4), axis=(0, 1), keepdims=True).skip(second=NO_GRADIENT)
 
 
-def scans_and_sorting() -> Iterator[Row]:
+def scans_and_sorting():
     for op in (R.cumsum, R.cumprod, R.sort):
         for shape, options in CALLS:
             yield Row(op, floats(*shape), **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import gpuprop.functional as F
 from gpuprop.testing.rows import Row, floats
@@ -25,7 +24,7 @@ LINEAR = (  # input, weight
 )
 
 
-def layers() -> Iterator[Row]:
+def layers():
     for x, w in LINEAR:
         yield Row(F.linear, floats(*x), floats(*w), floats(w[0]))
     for x, w in LINEAR:
@@ -39,7 +38,7 @@ def layers() -> Iterator[Row]:
     yield Row(F.bilinear, floats(1, 1), floats(1, 1), floats(1, 1, 1))
 
 
-def distances() -> Iterator[Row]:
+def distances():
     for a, b in PAIRS:
         yield Row(F.cosine_similarity, floats(*a), floats(*b), -1)
     yield Row(F.cosine_similarity, floats(2, 3, 4), floats(3, 1), 1)

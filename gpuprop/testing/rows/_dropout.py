@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 import gpuprop.functional as F
@@ -14,7 +12,7 @@ RANDOM = dict.fromkeys(("gradient", "parity", "capture"), "each call has another
 RNG_KEY = np.array([7, 3], "uint64")
 
 
-def rows() -> Iterator[Row]:
+def rows():
     for shape in ((4, 5), (), (1,), (0, 3), (2, 3, 4)):
         for p in (0.25, 0.5):
             yield Row(dropout_by_key, floats(*shape), RNG_KEY, p)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import gpuprop.functional as F
 from gpuprop.functional import _activation as A
@@ -34,7 +33,7 @@ ELEMENTWISE = (
 )
 
 
-def elementwise() -> Iterator[Row]:
+def elementwise():
     for op in ELEMENTWISE:
         yield from pointwise(op)
     for shape in SHAPES:
@@ -71,7 +70,7 @@ def elementwise() -> Iterator[Row]:
         yield Row(F.prelu, floats(*shape), floats(*weight))
 
 
-def along_a_dimension() -> Iterator[Row]:
+def along_a_dimension():
     for shape, dim in (
         ((4, 6), -1),
         ((4, 6), 0),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,7 @@ def bools(*shape: int) -> np.ndarray:
     return integers(2, *shape).astype(bool)
 
 
-def elementwise() -> Iterator[Row]:
+def elementwise():
     for arguments in DIFFERENTIABLE:
         yield from pointwise(*arguments)
     for ops, operands in (
@@ -108,7 +107,7 @@ def elementwise() -> Iterator[Row]:
                 yield row.skip(second=NO_SLOPE)
 
 
-def of_integers_and_bools() -> Iterator[Row]:
+def of_integers_and_bools():
     for op, operands in (*BITWISE, *SHIFTS):
         for shape in SHAPES:
             yield Row(op, *(integers(9, *shape) for _ in range(operands)))
@@ -117,7 +116,7 @@ def of_integers_and_bools() -> Iterator[Row]:
             yield Row(op, *(bools(*shape) for _ in range(operands)))
 
 
-def with_numbers() -> Iterator[Row]:
+def with_numbers():
     for op in (A.remainder, A.fmod):
         for shape in SHAPES:
             yield Row(op, floats(*shape, low=5.1, high=5.9), floats(*shape, low=2.1, high=2.4))
@@ -143,7 +142,7 @@ def with_numbers() -> Iterator[Row]:
             yield Row(A.polygamma, n, floats(*shape, low=0.5, high=3))
 
 
-def where_and_clip() -> Iterator[Row]:
+def where_and_clip():
     for shape in SHAPES:
         yield Row(A.where, bools(*shape), floats(*shape), floats(*shape))
     yield Row(A.where, bools(3, 1), floats(4), 2.0)

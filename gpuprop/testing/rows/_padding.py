@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gpuprop.functional as F
 from gpuprop.testing.rows import Row, floats
 
@@ -19,7 +17,7 @@ CASES = (
 )
 
 
-def rows() -> Iterator[Row]:
+def rows():
     for mode in ("constant", "reflect", "replicate", "circular"):
         for shape, widths in CASES:
             yield Row(F.pad, floats(*shape), widths, mode)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from gpuprop._array import products as P
@@ -88,7 +87,7 @@ EINSUM: list[tuple[Any, ...]] = [  # subscripts, shapes
 ]
 
 
-def rows() -> Iterator[Row]:
+def rows():
     for a, b in MATMUL:
         yield Row(P.matmul, floats(*a), floats(*b))
     yield Row(P.matmul, integers(2, 3, 4), floats(4, 5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def ctc_of_logits(logits: Any, *args: Any) -> Any:
     return F.ctc_loss(F.log_softmax(logits, -1), *args)
 
 
-def ctc_of_log_probs() -> Iterator[Row]:
+def ctc_of_log_probs():
     for shape, target_length, input_lengths, target_lengths, blank in (
         ((5, 3, 4), 2, (5, 4, 5), (2, 1, 0), 3),
         ((1, 1, 1), 0, (1,), (0,), 0),
@@ -61,7 +60,7 @@ def ctc_of_log_probs() -> Iterator[Row]:
     yield concatenated.skip(capture=READS_LENGTHS)
 
 
-def ctc_gradients() -> Iterator[Row]:
+def ctc_gradients():
     targets = np.array([[1, 1], [3, 2]])
     for reduction in ("mean", "none"):
         for target_length in (2, 0):
@@ -71,15 +70,33 @@ def ctc_gradients() -> Iterator[Row]:
     yield Row(ctc_of_logits, floats(1, 1, 2), integers(2, 1, 1), lengths(1), lengths(1), 1)
 
 
-def linear_cross_entropy() -> Iterator[Row]:
-    weight = integers(5, 3, low=1)  # integers: the weights of classes have no gradient
-    variants: tuple[tuple, ...] = (  # bias, weight, ignore_index, label_smoothing
-        (None, None, -100, 0.0),
-        (None, None, 1, 0.3),
-        (small(3), weight, 2, 0.0),
-        (small(3), weight, -100, 0.2),
-    )
-    return variants, weight
+ROWS = [row.skip(gradient=OF_LOGITS) for row in ctc_of_log_probs()]
+
+CLASS_WEIGHTS = integers(5, 3, low=1)  # integers, since weights of classes have no gradient
+VARIANTS: tuple[tuple[Any, ...], ...] = (  # bias, weight, ignore_index, label_smoothing
+    (None, None, -100, 0.0),
+    (None, None, 1, 0.3),
+    (small(3), CLASS_WEIGHTS, 2, 0.0),
+    (small(3), CLASS_WEIGHTS, -100, 0.2),
+)
 
 
-ROWS = []
+def linear_cross_entropy():
+    for n in (4, 1, 0):
+        for bias, *options in VARIANTS:
+            yield Row(linear_cross_entropy_per_sample, small(n, 2), small(3, 2), bias,
+                      integers(3, n), *options)
+    yield Row(linear_cross_entropy_per_sample, small(2, 3), small(3 * 4, 3), small(3 * 4),
+              integers(3, 2, 2, 2), CLASS_WEIGHTS, 0, 0.1)
+    for reduction in ("mean", "sum", "none"):
+        for bias, weight, ignore_index, label_smoothing in VARIANTS:
+            yield Row(F.linear_cross_entropy, small(4, 2), small(3, 2), integers(3, 4),
+                      linear_bias=bias, weight=weight, reduction=reduction,
+                      ignore_index=ignore_index, label_smoothing=label_smoothing)
+    yield Row(F.linear_cross_entropy, small(2, 3), small(4, 2, 3), integers(4, 2, 2))
+    yield Row(F.linear_cross_entropy, small(3), small(4, 3), np.array(2), reduction="none")
+    yield Row(F.linear_cross_entropy, small(0, 3), small(4, 3), integers(4, 0), reduction="sum")
+    yield Row(F.linear_cross_entropy, small(2, 3), small(4, 3), floats(2, 4, low=0.1, high=0.9))
+
+
+ROWS += [*ctc_gradients(), *linear_cross_entropy()]

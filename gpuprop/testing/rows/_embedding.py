@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 import gpuprop.functional as F
@@ -20,7 +18,7 @@ GRADIENT_OPTION = "the option changes the gradient only"
 MODES = ("sum", "mean", "max")
 
 
-def rows() -> Iterator[Row]:
+def rows():
     for op in (F.embedding, embedding_lookup):
         for shape in ((), (1,), (0,), (7,), (2, 4)):
             yield Row(op, integers(5, *shape), floats(5, 3))
@@ -33,7 +31,7 @@ def rows() -> Iterator[Row]:
     yield Row(F.embedding, integers(4, 0), floats(4, 0))
 
 
-def bags() -> Iterator[Row]:
+def bags():
     for shape in ((2, 4), (1, 1), (0, 3), (3, 0)):
         for mode in MODES:
             for padding_idx in (None, 1):
@@ -56,7 +54,7 @@ def bags() -> Iterator[Row]:
     yield Row(bag_of_each_index, np.array([], "int64"), 0)
 
 
-def assignment() -> Iterator[Row]:
+def assignment():
     for indices in ([1, 4], [2], []):
         row = Row(assign_rows, floats(5, 3), np.array(indices, "int64"), floats(len(indices), 3))
         yield row.skip(**IN_PLACE)
