@@ -118,11 +118,34 @@ def test_schedules_resume():
     (lambda o, other: lr_scheduler.SequentialLR(o, [0.1], []), TypeError,
      "index 0 must be an LRScheduler.* float"),
     (lambda o, other: lr_scheduler.ConstantLR(o, 1.5), ValueError, "between 0 and 1"),
+    (lambda o, other: lr_scheduler.StepLR(o, 0), ValueError, "step_size.* positive.* 0"),
+    (lambda o, other: lr_scheduler.CosineAnnealingLR(o, 0), ValueError, "T_max.* positive.* 0"),
 ])
 def test_arguments_that_schedules_reject(make_schedule, error, message):
     optimizers = [optim.SGD(make(get_backend("numpy")), lr=1.0) for _ in range(2)]
     with pytest.raises(error, match=message):
         make_schedule(*optimizers)
+
+
+@pytest.mark.parametrize(("make_schedule", "expected"), [
+    (lambda o: lr_scheduler.ConstantLR(o, factor=0, total_iters=2), [0, 0, 1, 1, 1]),
+    (lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.ConstantLR(o, 0, 9), lr_scheduler.ConstantLR(o, 0, 1)], [2]),
+     [0, 0, 0, 1, 1]),
+    (lambda o: lr_scheduler.OneCycleLR(
+        o, 1, 4, pct_start=1.0, anneal_strategy="linear", cycle_momentum=False, div_factor=4),
+     [0.25, 0.5, 0.75, 1, 1 / 4e4]),
+])
+def test_schedules_without_division_by_zero(make_schedule, expected):
+    optimizer = optim.SGD(make(get_backend("numpy")), lr=1.0)
+    scheduler = make_schedule(optimizer)
+    found = []
+    for _ in expected:
+        found.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        if len(found) < len(expected):
+            scheduler.step()
+    assert found == pytest.approx(expected)
 
 
 def test_combined_schedules_resume_from_files(tmp_path):

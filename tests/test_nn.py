@@ -12,6 +12,7 @@ import gpuprop.functional as F
 from gpuprop import Parameter, Tensor, nn, optim
 from gpuprop._core.registry import backend_of
 from gpuprop.nn import init
+from gpuprop.nn._function import option_values
 
 
 class Block(nn.Module):
@@ -329,10 +330,10 @@ class TestContainers:
         assert [n for n, _ in net.named_children()] == ["0", "last", "2"]
 
     def test_entries_that_a_sequential_rejects(self):
-        with pytest.raises(TypeError, match="Sequential holds Modules.*int"):
+        with pytest.raises(TypeError, match=r"Sequential holds Modules.*int"):
             nn.Sequential({"a": 3})
         for name in ("append", "a.b"):
-            with pytest.raises(KeyError, match="name.*attribute.*dot"):
+            with pytest.raises(KeyError, match=r"name.*attribute.*dot"):
                 nn.Sequential({name: nn.ReLU()})
 
     def test_lists_and_dicts(self):
@@ -358,7 +359,7 @@ class TestLayers:
         for cls in FUNCTION_LAYERS:
             if cls.__module__ == "gpuprop.nn._activation":
                 layer = cls(*arguments.get(cls.__name__, ())).eval()
-                want = cls.function(x, **layer._options())
+                want = cls.function(x, **option_values(layer))
                 np.testing.assert_array_equal(layer(x).numpy(), want.numpy(), err_msg=str(cls))
                 compared += 1
         assert compared == 26
@@ -519,17 +520,17 @@ class TestMistakes:
         (lambda: nn.Linear(2, 3)(None), "linear.*input.* is None"),
         (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU())(None), "linear.*input.* is None"),
         (lambda: nn.ReLU()(None), "relu.*input.* is None"),
-        (lambda: nn.Sigmoid()(None), "sigmoid.*input.* is None"),
+        (lambda: nn.Sigmoid()(None), "sigmoid.*: x is None"),
         (lambda: nn.Softmax(1)(None), "softmax.*input.* is None"),
         (lambda: nn.Conv2d(1, 1, 1)(None), "Conv2d.*input.* is None"),
         (lambda: nn.LSTM(2, 2)(None), "LSTM.*input.* is None"),
         (lambda: nn.BatchNorm1d(2)(input=None), "BatchNorm1d.*input.* is None"),
         (lambda: nn.Dropout()(None), "Dropout.*input.* is None"),
-        (lambda: nn.MaxPool2d(2)(None), "max_pool2d.*input.* is None"),
+        (lambda: nn.MaxPool2d(2)(None), "MaxPool2d.*input.* is None"),
         (lambda: nn.MSELoss()(gpuprop.ones(2), None), "mse_loss.*target.* is None"),
         (lambda: F.mse_loss(None, gpuprop.ones(2)), "mse_loss.*input.* is None"),
-        (lambda: F.cross_entropy(None, gpuprop.zeros(2, dtype="int64")),
-         "cross_entropy.*input.* is None"),
+        (lambda: nn.CrossEntropyLoss()(None, gpuprop.zeros(2, dtype="int64")),
+         "CrossEntropyLoss.*input.* is None"),
         (lambda: F.linear(gpuprop.ones(2), None), "linear.*weight.* is None"),
         (lambda: gpuprop.exp(None), "exp.* is None"),
         (lambda: gpuprop.ones(2) + None, "add.* is None"),
@@ -567,13 +568,16 @@ class TestMistakes:
     def test_none_for_an_argument_that_allows_it(self):
         """An error of another cause keeps its message."""
         class Net(nn.Module):
-            def forward(self, x, mask):
+            def forward(self, x, mask=None):
                 return x.nothing
 
         with pytest.raises(AttributeError, match="nothing"):
             Net()(gpuprop.ones(2), None)
         with pytest.raises(TypeError, match="float64"):
             F.linear(gpuprop.ones(2), gpuprop.ones(2, 2, dtype="float64"), None)
+        with pytest.raises(AttributeError, match=r"NoneType.*nothing") as caught:
+            nn.Sequential(nn.Identity(), Net())(None)
+        assert caught.value.__notes__[0].startswith("in Sequential.1: Net()")
 
     def test_modules_in_a_plain_list(self):
         with pytest.warns(UserWarning, match="Module.layers.*list.*nn.ModuleList"):
@@ -642,12 +646,17 @@ class TestInterface:
         class Redeclared(Steep):
             negative_slope: float
 
+            def inplace(self):
+                """A method with the name of an option is no default."""
+
         x = gpuprop.tensor([-1.0])
         for cls, slope in {Steep: 0.5, Steeper: 0.75, Mixed: 0.25, Redeclared: 0.5}.items():
             assert cls()(x).item() == -slope and cls(0.1)(x).item() == pytest.approx(-0.1)
             assert inspect.signature(cls).parameters["negative_slope"].default == slope
             assert repr(cls()) == f"{cls.__name__}(negative_slope={slope})"
         assert nn.LeakyReLU()(x).item() == pytest.approx(-0.01)
+
+        assert Redeclared().inplace is False
 
         class Summed(nn.MSELoss):
             reduction: str = "sum"

@@ -12,6 +12,7 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim
+from gpuprop._core.instruments import collect_modules
 from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
 from gpuprop.training import Callback, Metric, Trainer
 
@@ -373,6 +374,157 @@ def test_losses_that_are_not_means():
     t = trainer(loss=lambda output, target: F.cross_entropy(output, target, reduction="none"))
     with pytest.raises(ValueError, match=r"one number, .* shape \(32,\): .*\.mean\(\)"):
         t.fit(data())
+
+
+def test_hooks_of_a_loss():
+    """They are called, also if they are registered after the Trainer is constructed."""
+    loss = nn.CrossEntropyLoss()
+    t = trainer(0, loss=loss)
+    seen = []
+    loss.register_forward_pre_hook(lambda module, args: seen.append(len(args)))
+    remove = loss.register_forward_hook(lambda module, args, output: 2 * output)
+    doubled = t.evaluate(data(), batch_size=20)["loss"]
+    assert seen == [2, 2]
+    remove()
+    assert t.evaluate(data())["loss"] == pytest.approx(doubled / 2)
+
+
+def test_forward_of_a_loss():
+    """Whatever a call of the loss computes is what the Trainer computes."""
+    class Halved(nn.MSELoss):
+        def __call__(self, output, target):
+            return super().__call__(output, target) / 2
+
+    class OtherFunction(nn.MSELoss):
+        function = staticmethod(lambda input, target, reduction="mean": F.l1_loss(input, target))
+
+    class Linear(nn.LinearCrossEntropyLoss):
+        def forward(self, output, target):
+            return 3 * super().forward(output, target)
+
+    class Wrapped:
+        def __init__(self, loss):
+            self.loss = loss
+
+        def __getattr__(self, name):
+            return getattr(self.loss, name)
+
+        def __call__(self, output, target):
+            return 2 * self.loss(output, target)
+
+    own = nn.MSELoss()
+    own.forward = lambda output, target: 5 * F.mse_loss(output, target)
+    losses = [(loss, SOFT) for loss in (Halved(), OtherFunction(), own, Wrapped(nn.MSELoss()))]
+    losses.append((Linear(3, 3, dtype="float64"), Y))
+    for loss, target in losses:
+        t = trainer(0, "float64", loss)
+        x = data(dtype="float64")[0]
+        want = loss(t.model(gpuprop.tensor(x)), gpuprop.tensor(target)).item()
+        assert t.evaluate((x, target))["loss"] == pytest.approx(want)
+
+
+def test_a_loss_is_watched_like_a_call():
+    """Errors name the layer, and instruments see the call."""
+    t = trainer(loss=nn.MSELoss())
+    with pytest.raises(ValueError, match="mse_loss") as caught:
+        t.fit(data())
+    assert any("in MSELoss: MSELoss(reduction" in note for note in caught.value.__notes__)
+    loss = nn.CrossEntropyLoss()
+    with collect_modules() as called:
+        trainer(loss=loss).evaluate(data())
+    assert loss in called
+
+
+def test_a_loss_without_super_init():
+    class Own(nn.CrossEntropyLoss):
+        def __init__(self):
+            self.scale = 2
+
+        def forward(self, output, target):
+            return self.scale * F.cross_entropy(output, target)
+
+    class OwnLinear(nn.LinearCrossEntropyLoss):
+        def __init__(self):
+            pass
+
+        def forward(self, output, target):
+            return 2 * F.cross_entropy(output, target)
+
+    want = trainer(0).evaluate(data())["loss"]
+    for loss in Own(), OwnLinear():
+        assert trainer(0, loss=loss).evaluate(data())["loss"] == pytest.approx(2 * want)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_one_element_losses(backend, accumulate):
+    """A mean, a sum or a count may have any shape with one element."""
+    def mean(shape):
+        return lambda output, target: F.cross_entropy(output, target).reshape(shape)
+
+    def pair(count):
+        def loss(output, target):
+            total = F.cross_entropy(output, target, reduction="sum")
+            return total.reshape(1, 1), count(len(target))
+        return loss
+
+    counts = [int, np.float64, lambda n: gpuprop.tensor([float(n)]), lambda n: np.array([[n]])]
+    losses = [mean((1,)), mean((1, 1)), *map(pair, counts)]
+    want = trainer(0)
+    want.fit(data(), batch_size=10)
+    for loss in losses:
+        t = trainer(0, loss=loss, accumulate=accumulate)
+        history = t.fit(data(), batch_size=10 // accumulate)
+        assert history["loss"] == pytest.approx(want.history["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("result, error, message", [
+    (lambda y: (y, 3), ValueError, r"sum, got shape \(32, 3\).*\.sum\(\)"),
+    (lambda y: (y.sum(), y[0]), ValueError, r"count .*shape \(3,\)"),
+    (lambda y: (y.sum(), None), TypeError, "count.*NoneType"),
+    (lambda y: (1.0, 3), TypeError, r"pair \(sum, count\) whose sum is a float"),
+    (lambda y: y.sum().item(), TypeError, r"must return a Tensor.*got a float.*\.item"),
+    (lambda y: y.sum().detach().numpy(), TypeError, "must return a Tensor.*got a ndarray"),
+    (lambda y: None, TypeError, "must return a Tensor.*got None"),
+    (lambda y: [], TypeError, "got a list of length 0"),
+    (lambda y: (y.sum(), 1, 2), TypeError, "got a tuple of length 3"),
+])
+def test_invalid_results_of_a_loss(result, error, message):
+    """They raise for the first batch."""
+    calls = []
+
+    def loss(output, target):
+        calls.append(1)
+        return result(output)
+
+    for use in ("fit", "evaluate"):
+        calls.clear()
+        with pytest.raises(error, match=message):
+            getattr(trainer(loss=loss), use)(data(), batch_size=32)
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("loss, message", [
+    (nn.CrossEntropyLoss, r"class.*CrossEntropyLoss\(\)"),
+    (None, "function or a module.*None"),
+    ("mse", "function or a module.*'mse'"),
+])
+def test_losses_that_cannot_be_called(loss, message):
+    with pytest.raises(TypeError, match=message):
+        trainer(loss=loss)
+
+
+def test_a_model_without_return():
+    class Model(nn.Module):
+        def __init__(self):
+            self.layer = nn.Linear(5, 3)
+
+        def forward(self, x):
+            self.layer(x)
+
+    m = Model()
+    for loss in F.cross_entropy, nn.CrossEntropyLoss():
+        with pytest.raises(TypeError, match=r"model returned None.*forward must return"):
+            Trainer(m, loss, optim.SGD(m.parameters(), lr=0.1)).fit(data())
 
 
 # ---- schedules -----------------------------------------------------------------------------------

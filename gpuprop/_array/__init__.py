@@ -20,7 +20,7 @@ __all__ = [
     "concatenate", "copy", "copysign", "cos", "cosh", "count_nonzero", "cumprod", "cumsum",
     "deg2rad", "diag", "diagonal", "digamma", "divide", "dot", "einsum", "empty", "equal", "erf",
     "erfc", "erfinv", "exp", "exp2", "expand_dims", "expm1", "eye", "flatten", "flip", "floor",
-    "floor_divide", "fmax", "fmin", "fmod", "full", "full_like", "gather", "getitem", "greater",
+    "floor_divide", "fmax", "fmin", "fmod", "full", "full_like", "gather", "greater",
     "greater_equal", "hypot", "index_add", "index_select", "inner", "invert", "isfinite", "isinf",
     "isnan", "left_shift", "less", "less_equal", "lgamma", "linspace", "log", "log1p", "log2",
     "log10", "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or",

@@ -24,7 +24,6 @@ __all__ = [
     "diag",
     "diagonal",
     "gather",
-    "getitem",
     "index_add",
     "index_select",
     "masked_fill",

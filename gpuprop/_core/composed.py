@@ -34,13 +34,11 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         arrays = [a for a in (*args, *kwargs.values()) if hasattr(a, "shape")]
-        half = None
-        if full:
-            dtypes = {a.dtype for a in arrays if is_float(a.dtype)}
-            if len(dtypes) == 1 and all(map(is_half, dtypes)):
-                half = dtypes.pop()
+        dtypes = {a.dtype for a in arrays if is_float(a.dtype)} if full else set()
+        all_half = bool(dtypes) and all(map(is_half, dtypes))
+        half = next(iter(dtypes)) if all_half and len(dtypes) == 1 else None  # else float32
         widen = lambda a: widened(as_tensor(a)) if hasattr(a, "shape") else a
-        convert = as_tensor if half is None else widen
+        convert = widen if all_half else as_tensor
         with on_device_of(arrays):
             try:
                 out = fn(*map(convert, args), **{k: convert(v) for k, v in kwargs.items()})

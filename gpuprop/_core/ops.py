@@ -25,7 +25,13 @@ from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
-from gpuprop._core.signature import REQUIRED, module_of, none_error, public_function
+from gpuprop._core.signature import (
+    REQUIRED,
+    caused_by_none,
+    module_of,
+    none_error,
+    public_function,
+)
 from gpuprop._core.spec import Spec, definitions, forget_choices
 from gpuprop._core.tensor import Tensor
 
@@ -169,7 +175,8 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
         try:
             result = run(backend.xp, *arrays, **constants)
         except (AttributeError, TypeError) as error:
-            check_required(spec, args, error)
+            if caused_by_none(error):
+                check_required(spec, args, error)
             raise
         if type(result) is not tuple:
             raise _wrong_result(spec, result)
@@ -292,8 +299,7 @@ def check_required(spec: Spec, args: tuple, error: Exception) -> None:
     """Raise a clearer TypeError than `error` if an array without a default is None."""
     for i, a in enumerate(args):
         if a is None and (spec.variadic or spec.arrays[i].default is REQUIRED):
-            name = spec.argument_name(i)
-            raise none_error(f"{spec.label(None)}()", repr(name)) from error
+            raise none_error(f"{spec.label(None)}()", spec.argument_name(i)) from error
 
 
 def _wrong_result(spec: Spec, result: Any) -> TypeError:

@@ -129,7 +129,9 @@ def signature_text(fn: Callable) -> str:
 
 def caused_by_none(error: Exception) -> bool:
     """True if the error may be that of an operation on None."""
-    return isinstance(error, AttributeError | TypeError) and "NoneType" in str(error)
+    text = str(error)
+    mentions_none = "NoneType" in text or "got object" in text  # NumPy makes object arrays of None
+    return isinstance(error, AttributeError | TypeError) and mentions_none
 
 
 def none_argument(fn: Callable, args: tuple, kwargs: dict) -> str | None:
@@ -138,7 +140,7 @@ def none_argument(fn: Callable, args: tuple, kwargs: dict) -> str | None:
 
     signature = inspect.signature(fn)
     try:
-        arguments = signature.bind(*args, **kwargs).arguments
+        arguments = signature.bind_partial(*args, **kwargs).arguments
     except TypeError:
         return None
     for name, value in arguments.items():

@@ -33,6 +33,16 @@ from gpuprop.functional._activation import (
     tanhshrink,
     threshold,
 )
+from gpuprop.functional._adaptive_pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+    fractional_max_pool2d,
+    fractional_max_pool3d,
+)
 from gpuprop.functional._attention import alibi_slopes, scaled_dot_product_attention
 from gpuprop.functional._convolution import (
     conv1d,
@@ -44,6 +54,7 @@ from gpuprop.functional._convolution import (
     fold,
     unfold,
 )
+from gpuprop.functional._cross_entropy import cross_entropy, nll_loss, one_hot
 from gpuprop.functional._ctc import ctc_loss
 from gpuprop.functional._distance import cosine_similarity, normalize, pairwise_distance, pdist
 from gpuprop.functional._dropout import (
@@ -61,7 +72,6 @@ from gpuprop.functional._loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
-    cross_entropy,
     gaussian_nll_loss,
     hinge_embedding_loss,
     huber_loss,
@@ -72,8 +82,6 @@ from gpuprop.functional._loss import (
     multi_margin_loss,
     multilabel_margin_loss,
     multilabel_soft_margin_loss,
-    nll_loss,
-    one_hot,
     poisson_nll_loss,
     smooth_l1_loss,
     soft_margin_loss,
@@ -91,17 +99,9 @@ from gpuprop.functional._normalization import (
 )
 from gpuprop.functional._padding import pad
 from gpuprop.functional._pooling import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool3d,
-    adaptive_max_pool1d,
-    adaptive_max_pool2d,
-    adaptive_max_pool3d,
     avg_pool1d,
     avg_pool2d,
     avg_pool3d,
-    fractional_max_pool2d,
-    fractional_max_pool3d,
     lp_pool1d,
     lp_pool2d,
     lp_pool3d,

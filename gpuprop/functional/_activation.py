@@ -20,7 +20,7 @@ from gpuprop._core.registry import making_on
 from gpuprop._core.signature import Array
 from gpuprop.random import NOISE, Generator, default_generator
 
-# ---- piecewise linear ----------------------------------------------------------------------------
+# ---- piecewise linear ---------------------------------------------------------------------------
 # Most bodies multiply by a mask instead of calling `where`, which takes ten times as long on a CPU
 # if the signs are random.  The gradient at a kink is PyTorch's: 0 if one side is constant.
 
@@ -155,7 +155,7 @@ def hardswish_backward(xp, input, dy):
     return dy * xp.where(input <= -3, 0, xp.where(input < 3, input / 3 + 0.5, 1))
 
 
-# ---- smooth --------------------------------------------------------------------------------------
+# ---- smooth ------------------------------------------------------------------------------------
 
 
 @pointwise_op(name="elu")
@@ -309,7 +309,7 @@ def tanhshrink_backward(xp, input, dy):
     return dy * t * t
 
 
-# ---- along an axis -------------------------------------------------------------------------------
+# ---- along an axis -----------------------------------------------------------------------------
 
 
 @pointwise_op(name="glu")
@@ -361,7 +361,7 @@ def softmin(xp, input: Array, dim: int | None = None, dtype: Any = None):
     return y, (lambda dy: -to_negative(dy),)
 
 
-# ---- random --------------------------------------------------------------------------------------
+# ---- random ------------------------------------------------------------------------------------
 
 
 def uniform_like(x: Any, low: float, high: float, dtype: Any, rng: Generator | None) -> Any:

@@ -25,7 +25,7 @@ NAME = "scaled_dot_product_attention"
 Band = tuple[int | None, int | None]
 
 
-# ---- the definition ------------------------------------------------------------------------------
+# ---- the definition ----------------------------------------------------------------------------
 
 
 def scores(xp, query, key, mask, slopes, scale, band, query_range, key_range, offset):
@@ -147,7 +147,7 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
     return cast(y, dtype), pullback
 
 
-# ---- tile by tile --------------------------------------------------------------------------------
+# ---- tile by tile ------------------------------------------------------------------------------
 
 SCORE_BYTES = 16  # the score, its weight and their gradients, in float32
 MIN_QUERIES = 256  # in a tile that cannot hold all keys; a band skips more of smaller tiles
@@ -353,7 +353,7 @@ def _add_part(total, index, part):
     part_of_total += part.sum(axis=broadcast_axes, keepdims=True) if broadcast_axes else part
 
 
-# ---- the public functions ------------------------------------------------------------------------
+# ---- the public functions ----------------------------------------------------------------------
 
 
 def scaled_dot_product_attention(

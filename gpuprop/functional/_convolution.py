@@ -27,7 +27,7 @@ from gpuprop.functional._windows import (
     zero_pad,
 )
 
-# ---- matrix products -----------------------------------------------------------------------------
+# ---- matrix products ----------------------------------------------------------------------------
 # conv_forward, conv_input_grad and conv_weight_grad are the derivatives of each other.
 
 
@@ -94,7 +94,7 @@ def per_channel(bias, n):
     return bias.reshape(-1, *(1,) * n)
 
 
-# ---- ops -----------------------------------------------------------------------------------------
+# ---- ops ---------------------------------------------------------------------------------------
 
 
 @op(name="conv{n}d", precision="low")
@@ -185,7 +185,7 @@ def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, 
         bias_grad)
 
 
-# ---- convolution ---------------------------------------------------------------------------------
+# ---- convolution -------------------------------------------------------------------------------
 
 
 def conv1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
@@ -296,7 +296,7 @@ def check_channels(name: str, n: int, x: Any, weight: Any, bias: Any, groups: in
                          f"not {bias.shape}")
 
 
-# ---- transposed convolution ----------------------------------------------------------------------
+# ---- transposed convolution --------------------------------------------------------------------
 
 
 def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
@@ -386,7 +386,7 @@ def conv_transpose_nd(n: int, name: str, input: Any, weight: Any, bias: Any, str
     return unbatch(conv_transpose(x, weight, bias, space, stride, widths, dilation, groups))
 
 
-# ---- unfold and fold -----------------------------------------------------------------------------
+# ---- unfold and fold ---------------------------------------------------------------------------
 
 
 @composed

@@ -17,7 +17,8 @@ from gpuprop._core.ops import op
 from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
-from gpuprop.functional._loss import label_message, reduce_loss
+from gpuprop.functional._cross_entropy import label_message
+from gpuprop.functional._loss_common import reduce_loss
 
 
 @op(precision="full", name="ctc_loss")

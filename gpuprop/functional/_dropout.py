@@ -80,7 +80,7 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool =
     return dropout_by_key(input, (rng or default_generator).noise(input), p)
 
 
-# ---- dropout of channels, and dropout for selu ---------------------------------------------------
+# ---- dropout of channels, and dropout for selu -------------------------------------------------
 
 
 def scaled_mask(input: Any, leading: int | None, p: float, rng: Generator | None) -> Any:

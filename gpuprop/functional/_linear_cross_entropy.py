@@ -13,15 +13,15 @@ from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
-from gpuprop.functional._linear import linear
-from gpuprop.functional._loss import (
+from gpuprop.functional._cross_entropy import (
     check_labels,
     class_axis,
     counted_labels,
     cross_entropy,
-    reduce_loss,
     smoothed_nll,
 )
+from gpuprop.functional._linear import linear
+from gpuprop.functional._loss_common import reduce_loss
 
 NAME = "linear_cross_entropy"
 MIN_CLASSES = 1024  # per chunk: products of fewer classes are slower

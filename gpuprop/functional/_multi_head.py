@@ -111,7 +111,7 @@ def multi_head_attention_forward(
     return linear(reshape(y, query.shape), out_proj_weight, out_proj_bias), weights
 
 
-# ---- projections ---------------------------------------------------------------------------------
+# ---- projections -------------------------------------------------------------------------------
 
 
 def _check_inputs(query: Any, key: Any, value: Any, embed_dim: int, num_heads: int, weights: tuple,
@@ -209,7 +209,7 @@ def _append_positions(k: Any, v: Any, mask: Any, bias_k: Any, bias_v: Any,
     return k, v, mask
 
 
-# ---- masks: boolean, True where hidden, or floating and added to the scores ----------------------
+# ---- masks: boolean, True where hidden, or floating and added to the scores --------------------
 
 
 def _merge_masks(attn_mask: Any, key_padding_mask: Any, shape: tuple[int, ...],

@@ -18,7 +18,7 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 
-# ---- ops and kernels -----------------------------------------------------------------------------
+# ---- ops and kernels ----------------------------------------------------------------------------
 
 
 @pointwise
@@ -128,7 +128,7 @@ def response_norm(xp, input: Array, size, alpha, beta, k):
     return input * scale, (input_grad,)
 
 
-# ---- over the last axes --------------------------------------------------------------------------
+# ---- over the last axes ------------------------------------------------------------------------
 
 
 def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int],
@@ -186,7 +186,7 @@ def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array 
     return standardize(input, weight, None, axes, eps, False)
 
 
-# ---- over channels -------------------------------------------------------------------------------
+# ---- over channels -----------------------------------------------------------------------------
 
 
 def optional_widened(a: Any) -> Any:

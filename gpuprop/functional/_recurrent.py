@@ -18,7 +18,7 @@ from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 
-# ---- cells ---------------------------------------------------------------------------------------
+# ---- cells --------------------------------------------------------------------------------------
 # A cell is a function step(xp, x, g, h[, c]) -> (states, pullback) of one time step.  x and g, both
 # (n, gates * H), are the pre-activations that come from the input and from the hidden state.
 # pullback(dh[, dc]) returns the gradients of x, of g, of h and, for an LSTM, of c.  The gradient of
@@ -146,7 +146,7 @@ CELLS = {
     "GRU": Cell(gru_cell, gates=3, separate_gates=True),
 }
 
-# ---- the loop over time --------------------------------------------------------------------------
+# ---- the loop over time -------------------------------------------------------------------------
 
 
 @op(precision="low", name="rnn")
@@ -295,7 +295,7 @@ def cache_last(f: Callable) -> Callable:
     return call
 
 
-# ---- packed and padded sequences -----------------------------------------------------------------
+# ---- packed and padded sequences ---------------------------------------------------------------
 
 
 def pack_adjoint(xp, d, shape, sizes):

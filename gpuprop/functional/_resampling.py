@@ -18,7 +18,7 @@ from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
-# ---- shuffles of channels and pixels -------------------------------------------------------------
+# ---- shuffles of channels and pixels ------------------------------------------------------------
 
 
 @composed
@@ -84,7 +84,7 @@ def channel_shuffle(input: Array, groups: int) -> Array:
     return split.swapaxes(1, 2).reshape(input.shape)
 
 
-# ---- interpolation -------------------------------------------------------------------------------
+# ---- interpolation -----------------------------------------------------------------------------
 # One axis after the other: "nearest" by indexing, the other modes as a product with a matrix with
 # few nonzero elements, whose gradient is the product with the transpose.
 
@@ -312,7 +312,7 @@ def upsample(input: Array, size: int | Sequence[int] | None = None,
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
-# ---- sampling on a grid --------------------------------------------------------------------------
+# ---- sampling on a grid ------------------------------------------------------------------------
 
 
 @composed(full=True)

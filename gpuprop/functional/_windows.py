@@ -20,7 +20,7 @@ Sizes = int | Sequence[int]
 SPATIAL_AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
-# ---- ops -----------------------------------------------------------------------------------------
+# ---- ops ---------------------------------------------------------------------------------------
 
 
 def windows_adjoint(xp, d, shape, size, counts, stride, dilation):
@@ -110,7 +110,7 @@ def crop(x, padding, space):
     return x[(..., *inner_slices(padding, space))]
 
 
-# ---- sizes ---------------------------------------------------------------------------------------
+# ---- sizes -------------------------------------------------------------------------------------
 
 
 def extent(size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
@@ -131,7 +131,7 @@ def window_counts(name: str, space: Sequence[int], size: Sequence[int], stride: 
     return tuple((n - k) // s + 1 for n, k, s in zip(padded, reach, stride, strict=True))
 
 
-# ---- arguments -----------------------------------------------------------------------------------
+# ---- arguments ---------------------------------------------------------------------------------
 
 
 def as_batch(name: str, input: Any, n: int) -> tuple[Any, Callable[[Any], Any]]:

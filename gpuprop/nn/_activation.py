@@ -6,7 +6,7 @@ from typing import Any
 
 import gpuprop.functional as F
 from gpuprop._core.tensor import Parameter
-from gpuprop.nn._function import Function
+from gpuprop.nn._function import Function, option_values
 from gpuprop.nn._module import Module, new_tensor
 
 
@@ -161,7 +161,7 @@ class RReLU(Function):
     inplace: bool = False
 
     def forward(self, input: Any) -> Any:
-        return F.rrelu(input, **self._options(), training=self.training)
+        return F.rrelu(input, **option_values(self), training=self.training)
 
 
 class PReLU(Module):

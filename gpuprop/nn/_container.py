@@ -16,74 +16,114 @@ def _check_type(container: Module, entry: Any, expected: type) -> None:
                         f"of type {type(entry).__name__}")
 
 
+def _check_name(container: Module, name: str) -> None:
+    if hasattr(type(container), name) or "." in name:
+        raise KeyError(f"{type(container).__name__}: an entry cannot have the name {name!r}, which "
+                       f"is an attribute of the class or contains a dot")
+
+
 class _List(Module):
     """Abstract: a list whose entries are the attributes "0", "1", ..., as in PyTorch."""
 
     _entry_type: ClassVar[type] = Module
+    _only_numbered: ClassVar[bool] = True  # False if an entry may have any name
 
     def __init__(self, entries: Iterable = ()) -> None:
         self.extend(entries)
 
-    def _entries(self) -> list:
-        return [v for name, v in vars(self).items() if name.isdigit()]
-
-    def _replace_entries(self, entries: Iterable) -> None:
-        entries = list(entries)
-        for entry in entries:
-            _check_type(self, entry, self._entry_type)
-        for name in [n for n in vars(self) if n.isdigit()]:
-            delattr(self, name)
-        for i, entry in enumerate(entries):
-            setattr(self, str(i), entry)
-
     def append(self, entry: Any) -> Self:
         """Add an entry at the end; returns the container."""
-        self._replace_entries([*self._entries(), entry])
-        return self
+        return self.extend([entry])
 
     def extend(self, entries: Iterable) -> Self:
         """Add entries at the end; returns the container."""
-        self._replace_entries([*self._entries(), *entries])
+        new = list(entries)
+        for entry in new:
+            _check_type(self, entry, self._entry_type)
+        number = len(self)
+        for entry in new:
+            while str(number) in vars(self):  # an entry of a Sequential with this name
+                number += 1
+            setattr(self, str(number), entry)
+            number += 1
         return self
 
     def insert(self, index: int, entry: Any) -> Self:
         """Insert an entry before `index`; returns the container."""
-        entries = self._entries()
+        if index >= len(self):
+            return self.append(entry)
+        entries = list(self)
         entries.insert(index, entry)
-        self._replace_entries(entries)
+        _renumber(self, entries)
         return self
 
     def pop(self, index: int = -1) -> Any:
         """Remove and return an entry."""
-        entry = self._entries()[index]
+        entry = self[index]
         del self[index]
         return entry
 
     def __getitem__(self, index: int | slice) -> Any:
         if not isinstance(index, slice):
-            return self._entries()[operator.index(index)]
+            return list(self)[operator.index(index)]
+        names = list(_entries(self))
+        part_names = names[index]
+        if names == _numbers(len(names)):
+            part_names = _numbers(len(part_names))
         part = type(self)()
-        part._replace_entries(self._entries()[index])
+        _set_entries(part, part_names, list(self)[index])
         return part
 
-    def __setitem__(self, index: int, entry: Any) -> None:
-        entries = self._entries()
-        entries[index] = entry
-        self._replace_entries(entries)
+    def __setitem__(self, index: int | slice, entry: Any) -> None:
+        if isinstance(index, slice):
+            entries = list(self)
+            entries[index] = entry
+            _renumber(self, entries)
+        else:
+            _check_type(self, entry, self._entry_type)
+            setattr(self, list(_entries(self))[operator.index(index)], entry)
 
     def __delitem__(self, index: int | slice) -> None:
-        entries = self._entries()
+        entries = list(self)
         del entries[index]
-        self._replace_entries(entries)
+        _renumber(self, entries)
 
     def __len__(self) -> int:
-        return len(self._entries())
+        return len(_entries(self))
 
     def __iter__(self) -> Iterator:
-        return iter(self._entries())
+        return iter(_entries(self).values())
 
     def __contains__(self, entry: object) -> bool:
-        return any(entry is e for e in self._entries())
+        return any(entry is e for e in self)
+
+
+def _entries(container: _List | _Dict) -> dict[str, Any]:
+    """The entries of a container by name."""
+    attributes = vars(container).items()
+    if isinstance(container, _List) and container._only_numbered:
+        return {name: value for name, value in attributes if name.isdigit()}
+    return {name: value for name, value in attributes if isinstance(value, container._entry_type)}
+
+
+def _set_entries(container: _List, names: Iterable[str], entries: Iterable) -> None:
+    """Replace all entries."""
+    entries = list(entries)
+    for entry in entries:
+        _check_type(container, entry, container._entry_type)
+    for name in _entries(container):
+        delattr(container, name)
+    for name, entry in zip(names, entries, strict=True):
+        setattr(container, name, entry)
+
+
+def _renumber(container: _List, entries: list) -> None:
+    """Replace all entries by others with the names "0", "1", ..."""
+    _set_entries(container, _numbers(len(entries)), entries)
+
+
+def _numbers(count: int) -> list[str]:
+    return [str(i) for i in range(count)]
 
 
 class ModuleList(_List):
@@ -120,18 +160,19 @@ class Sequential(_List):
     ReLU()
     """
 
+    _only_numbered = False
+
     def __init__(self, *modules: Any) -> None:
         if len(modules) == 1 and isinstance(modules[0], Mapping):
             for name, module in modules[0].items():
+                _check_type(self, module, Module)
+                _check_name(self, name)
                 setattr(self, name, module)
         else:
             super().__init__(modules)
 
-    def _entries(self) -> list:
-        return [v for v in vars(self).values() if isinstance(v, Module)]
-
     def forward(self, input: Any) -> Any:
-        for module in self._entries():
+        for module in [v for v in vars(self).values() if isinstance(v, Module)]:
             input = module(input)
         return input
 
@@ -144,10 +185,6 @@ class _Dict(Module):
     def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self.update(entries)
 
-    def _entries(self) -> dict[str, Any]:
-        attributes = vars(self).items()
-        return {name: value for name, value in attributes if isinstance(value, self._entry_type)}
-
     def update(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
         """Add or replace entries."""
         for name, entry in dict(entries).items():
@@ -155,15 +192,15 @@ class _Dict(Module):
 
     def keys(self) -> Iterable[str]:
         """The names."""
-        return self._entries().keys()
+        return _entries(self).keys()
 
     def values(self) -> Iterable:
         """The entries."""
-        return self._entries().values()
+        return _entries(self).values()
 
     def items(self) -> Iterable[tuple[str, Any]]:
         """(name, entry) pairs."""
-        return self._entries().items()
+        return _entries(self).items()
 
     def pop(self, name: str) -> Any:
         """Remove and return an entry."""
@@ -172,13 +209,11 @@ class _Dict(Module):
         return entry
 
     def __getitem__(self, name: str) -> Any:
-        return self._entries()[name]
+        return _entries(self)[name]
 
     def __setitem__(self, name: str, entry: Any) -> None:
         _check_type(self, entry, self._entry_type)
-        if hasattr(type(self), name) or "." in name:
-            raise KeyError(f"{type(self).__name__}: an entry cannot have the name {name!r}, which "
-                           f"is an attribute of the class or contains a dot")
+        _check_name(self, name)
         setattr(self, name, entry)
 
     def __delitem__(self, name: str) -> None:
@@ -187,13 +222,13 @@ class _Dict(Module):
         delattr(self, name)
 
     def __len__(self) -> int:
-        return len(self._entries())
+        return len(_entries(self))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries())
+        return iter(_entries(self))
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries()
+        return name in _entries(self)
 
 
 class ModuleDict(_Dict):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
 from typing import Any, ClassVar, dataclass_transform
 
-from gpuprop._core.tensor import Tensor
+import numpy as np
+
+from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.tensor import Parameter, Tensor, tensor
 from gpuprop.nn._module import Module
+
+NO_FIELD = re.compile(r"ClassVar|KW_ONLY")  # annotations that declare no field
+ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b")
 
 
 @dataclass_transform(eq_default=False)
@@ -24,29 +32,43 @@ class Function(Module):
             inplace: bool = False
 
     Type checkers derive the constructor from these fields.  At run time, the order of the options
-    and their defaults are those of the function.  An option that is a Tensor, such as the class
-    weights of a loss, becomes a buffer.  A subclass without a docstring gets that of its function.
+    is that of the function, and so is the default of an option to which no class assigns a value.
+    A field that is no parameter of the function raises TypeError, unless its class defines
+    ``__init__``.
+
+    An option that is a Tensor, such as the class weights of a loss, becomes a buffer; so does an
+    array, if the option is annotated as a Tensor or an array.  A subclass without a docstring gets
+    that of its function.
     """
 
     function: ClassVar[Callable]
-    _option_names: ClassVar[tuple[str, ...]] = ()
+    _function_options: ClassVar[dict[str, bool]] = {}  # name -> whether arrays become buffers
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if not hasattr(cls, "function"):  # an abstract base class
             return
-        fields: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            fields |= inspect.get_annotations(base)
-        parameters = inspect.signature(cls.function).parameters.values()
-        options = [p.replace(annotation=fields[p.name]) for p in parameters if p.name in fields]
-        cls._option_names = tuple(p.name for p in options)
-        cls.__signature__ = inspect.Signature(options)
+        parameters = inspect.signature(cls.function).parameters
+        fields = _fields(cls, parameters)
+        defaults = _own_defaults(cls, fields)
+        options = []
+        takes_arrays = {}
+        for name, parameter in parameters.items():
+            if name in fields:
+                default = defaults.get(name, parameter.default)
+                options.append(parameter.replace(annotation=fields[name], default=default))
+                annotations = f"{fields[name]} {parameter.annotation}"
+                takes_arrays[name] = ARRAY.search(annotations) is not None
+        cls._function_options = takes_arrays
+        try:
+            cls.__signature__ = inspect.Signature(options)
+        except ValueError as error:  # an option with a default before one without
+            raise TypeError(f"{cls.__name__}: {error}") from None
         if not cls.__doc__:
-            inputs = [p.name for p in parameters
-                      if p.default is p.empty and p.name not in cls._option_names]
-            cls.__doc__ = _layer_doc(cls.function, cls._option_names, inputs)
+            inputs = [p.name for p in parameters.values()
+                      if p.default is p.empty and p.name not in takes_arrays]
+            cls.__doc__ = _layer_doc(cls.function, takes_arrays, inputs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         signature = type(self).__signature__
@@ -56,25 +78,81 @@ class Function(Module):
             raise TypeError(f"{type(self).__name__}{signature}: {error}") from None
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if isinstance(value, Tensor):
-                self.register_buffer(name, value.detach())
-            else:
-                setattr(self, name, value)
+            setattr(self, name, value.detach() if isinstance(value, Tensor) else value)
 
-    def _options(self) -> dict[str, Any]:
-        """The options as keyword arguments of the function."""
-        return {name: getattr(self, name) for name in self._option_names}
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._function_options:
+            if self._function_options[name]:
+                value = as_tensor(value)
+            registered = self._buffer_persistence
+            is_buffer = isinstance(value, Tensor) and not isinstance(value, Parameter)
+            if is_buffer and name not in registered:
+                self._buffer_persistence = {**registered, name: True}
+            elif name in registered and not is_buffer:
+                self._buffer_persistence = {n: v for n, v in registered.items() if n != name}
+        super().__setattr__(name, value)
 
     def forward(self, *inputs: Any, **named_inputs: Any) -> Any:
-        return type(self).function(*inputs, **named_inputs, **self._options())
+        return type(self).function(*inputs, **named_inputs, **option_values(self))
 
     def extra_repr(self) -> str:
         parts = []
-        for name, value in self._options().items():
+        for name, value in option_values(self).items():
             if name != "inplace":
                 text = str(value.shape) if isinstance(value, Tensor) else repr(value)
                 parts.append(f"{name}={text}")
         return ", ".join(parts)
+
+
+def option_values(layer: Function) -> dict[str, Any]:
+    """The options of a layer as keyword arguments of its function."""
+    return {name: getattr(layer, name) for name in layer._function_options}
+
+
+def as_tensor(value: Any) -> Any:
+    """A Tensor of an array: a NumPy array is copied to the default backend.
+
+    Any other value is returned as it is.
+    """
+    if isinstance(value, np.ndarray):
+        return tensor(value)
+    return Tensor(value) if type(value) in BY_TYPE else value
+
+
+def _fields(cls: type[Function], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotations of the fields that a class and its bases declare.
+
+    Raises TypeError if a field is no parameter of the function.
+    """
+    fields: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if not issubclass(base, Function) or base is Function:
+            continue
+        for name, annotation in inspect.get_annotations(base).items():
+            if NO_FIELD.search(str(annotation)):
+                continue
+            if name in parameters:
+                fields[name] = annotation
+            elif "__init__" not in vars(base):
+                function = getattr(cls.function, "__name__", repr(cls.function))
+                raise TypeError(
+                    f"{base.__name__}.{name} is declared as an option, but {function} has no "
+                    f"parameter {name!r}: its parameters are {', '.join(parameters)}.  Annotate an "
+                    f"attribute that is no option with ClassVar, or define __init__")
+    return fields
+
+
+def _own_defaults(cls: type[Function], fields: Iterable[str]) -> dict[str, Any]:
+    """The values that a class and its bases up to `Function` assign to fields.
+
+    A method or property that has the name of a field is no value.
+    """
+    defaults = {}
+    for base in reversed(cls.__mro__[:cls.__mro__.index(Function)]):
+        for name in vars(base).keys() & set(fields):
+            if not isinstance(vars(base)[name], FunctionType | property | classmethod):
+                defaults[name] = getattr(base, name)
+    return defaults
 
 
 def _layer_doc(function: Callable, options: Iterable[str], inputs: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ All information comes from the traceback and the graph, so a call without an err
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -56,11 +57,14 @@ def locate(error: Exception, module: Any, args: tuple) -> None:
 
 def missing_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> TypeError | None:
     """A clearer error if a layer of gpuprop failed because a required input is None."""
-    forward = module.forward
-    is_of_library = getattr(forward, "__module__", "").startswith("gpuprop.")
-    if not is_of_library or not caused_by_none(error):
+    if not caused_by_none(error) or "_gpuprop_trace" in vars(error):  # an inner layer failed
         return None
-    name = none_argument(forward, args, kwargs)
+    called = module.forward
+    if not str(getattr(called, "__module__", "")).startswith("gpuprop."):
+        return None
+    if called.__qualname__ == "Function.forward":  # it passes all inputs to this function
+        called = type(module).function
+    name = none_argument(called, args, kwargs)
     return None if name is None else none_error(type(module).__name__, name)
 
 
@@ -75,7 +79,10 @@ def module_path(modules: Sequence[Any]) -> str:
 def _lines(trace: Trace) -> Iterator[str]:
     modules = [frame.module for frame in trace.frames]
     innermost = modules[-1]
-    yield f"in {module_path(modules)}: {type(innermost).__name__}({innermost.extra_repr()})"
+    options = "..."
+    with contextlib.suppress(Exception):  # it must not replace the error that the note explains
+        options = innermost.extra_repr()
+    yield f"in {module_path(modules)}: {type(innermost).__name__}({options})"
     for depth, frame in enumerate(trace.frames, 1):
         if frame.shapes:
             shapes = ", ".join(f"{name} {shape}" for name, shape in frame.shapes.items())

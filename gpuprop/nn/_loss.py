@@ -14,9 +14,9 @@ import gpuprop.functional as F
 from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor
-from gpuprop.nn._function import Function
+from gpuprop.nn._function import Function, as_tensor, option_values
 from gpuprop.nn._linear import Linear
-from gpuprop.nn._module import Module
+from gpuprop.nn._module import Module, call_method
 from gpuprop.random import Generator
 
 
@@ -73,10 +73,14 @@ class Loss(Function):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "function" in vars(cls):
+        own = vars(cls).keys()
+        # A function that replaces that of a base class may divide by another count.
+        has_new_function = "function" in own and hasattr(super(cls, cls), "function")
+        is_unknown = has_new_function and "mean_divisor" not in own
+        if "function" in own and not is_unknown:
             LOSSES.setdefault(cls.function, cls)
-        if "forward" in vars(cls) and "sum_and_count" not in vars(cls):
-            cls.sum_and_count = None  # type: ignore[assignment] # the new forward's mean is unknown
+        if "sum_and_count" not in own and (is_unknown or "forward" in own):
+            cls.sum_and_count = None  # type: ignore[assignment]
 
     def sum_and_count(self, *inputs: Any) -> tuple[Tensor, Any]:
         """The sum of the losses of a batch, and the count by which their mean divides it.
@@ -87,13 +91,7 @@ class Loss(Function):
 
         Raises ValueError unless the reduction is a mean.
         """
-        return self._sum_and_count(self._options(), *inputs)
-
-    @classmethod
-    def _sum_and_count(cls, options: dict[str, Any], *inputs: Any) -> tuple[Tensor, Any]:
-        check_mean(options.get("reduction", "mean"))
-        total = cls.function(*inputs, **{**options, "reduction": "sum"})
-        return total, cls.mean_divisor(*map(raw, inputs), **options)
+        return function_sum_and_count(type(self), option_values(self), *inputs)
 
 
 LOSSES: dict[Callable, type[Loss]] = {}  # by `function`
@@ -106,18 +104,27 @@ def check_mean(reduction: str) -> None:
                          f"reduction='mean', or a function that returns a pair (sum, count)")
 
 
+def function_sum_and_count(cls: type[Loss], options: dict[str, Any],
+                           *inputs: Any) -> tuple[Tensor, Any]:
+    """`Loss.sum_and_count` for the function of a class and these options."""
+    check_mean(options.get("reduction", "mean"))
+    total = cls.function(*inputs, **{**options, "reduction": "sum"})
+    return total, cls.mean_divisor(*map(raw, inputs), **options)
+
+
 def sum_and_count(loss: Callable) -> Callable | None:
     """A function that returns (sum, count) like `Loss.sum_and_count`, or None if there is none.
 
-    `loss` may be a layer with this method, or a function of `gpuprop.functional`, also as a
-    ``functools.partial`` with keyword options.  Raises ValueError if the reduction of a gpuprop
-    loss is not a mean.
+    `loss` may be a layer or another object with this method, or a function of `gpuprop.functional`,
+    also as a ``functools.partial`` with keyword options.  The method must be defined by the class
+    that defines what the call computes, or by a subclass.  A layer that has hooks or a forward of
+    its own is called instead, so that the result is then the layer's output.  Raises ValueError if
+    the reduction of a gpuprop loss is not a mean.
     """
     if isinstance(loss, Loss | LinearCrossEntropyLoss):
-        check_mean(vars(loss)["reduction"])
-    method = getattr(loss, "sum_and_count", None)
-    if method is not None:
-        return method
+        check_mean(getattr(loss, "reduction", "mean"))
+    if callable(getattr(loss, "sum_and_count", None)):
+        return method_in_place_of_call(loss)
     function, options = loss, {}
     if isinstance(loss, functools.partial) and not loss.args:
         function, options = loss.func, loss.keywords
@@ -125,7 +132,24 @@ def sum_and_count(loss: Callable) -> Callable | None:
     if cls is None:
         return None
     check_mean(options.get("reduction", "mean"))
-    return functools.partial(cls._sum_and_count, options)
+    return functools.partial(function_sum_and_count, cls, options)
+
+
+def method_in_place_of_call(loss: Any) -> Callable | None:
+    """The method `sum_and_count` of a loss; None if a class overrides what the call computes."""
+    if "sum_and_count" not in getattr(loss, "__dict__", ()):
+        names = {"sum_and_count", "forward", "__call__"}
+        first = next(cls for cls in type(loss).__mro__ if vars(cls).keys() & names)
+        if "sum_and_count" not in vars(first):
+            return None
+    return functools.partial(_call_layer, loss) if isinstance(loss, Module) else loss.sum_and_count
+
+
+def _call_layer(layer: Any, *inputs: Any) -> Any:
+    """(sum, count) of a layer; its output if it has hooks or a forward of its own."""
+    if any(layer._forward_hook_lists.values()) or "forward" in vars(layer):
+        return layer(*inputs)
+    return call_method(layer, layer.sum_and_count, inputs)
 
 
 class L1Loss(Loss):
@@ -306,12 +330,13 @@ class LinearCrossEntropyLoss(Module):
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
         self.options = options
-        self.register_buffer("weight", None if weight is None else Tensor(raw(weight)))
+        weight = weight.detach() if isinstance(weight, Tensor) else as_tensor(weight)
+        self.register_buffer("weight", weight)
         outputs = num_classes * math.prod(self.out_features)
         self.linear = Linear(in_features, outputs, bias, device, dtype, rng)
 
     def forward(self, input: Any, target: Any) -> Any:
-        return self._loss(input, target, self.reduction)
+        return _linear_cross_entropy(self, input, target, self.reduction)
 
     def sum_and_count(self, input: Any, target: Any) -> tuple[Tensor, Any]:
         """The sum of the losses of a batch, and the count by which their mean divides it."""
@@ -319,18 +344,20 @@ class LinearCrossEntropyLoss(Module):
         labels = raw(target)
         ignore_index = -100 if self.ignore_index is None else self.ignore_index
         count = label_weight(labels, labels, self.weight, ignore_index)
-        return self._loss(input, target, "sum"), count
-
-    def _loss(self, input: Any, target: Any, reduction: str) -> Any:
-        shape = (self.num_classes, *self.out_features)
-        weight = self.linear.weight.reshape(*shape, self.linear.in_features)
-        bias = self.linear.bias
-        return F.linear_cross_entropy(
-            input, weight, target, weight=self.weight,
-            linear_bias=None if bias is None else bias.reshape(shape), reduction=reduction,
-            ignore_index=self.ignore_index, label_smoothing=self.label_smoothing)
+        return _linear_cross_entropy(self, input, target, "sum"), count
 
     def extra_repr(self) -> str:
         return (f"num_classes={self.num_classes}, out_features={self.out_features}, "
                 f"reduction={self.reduction!r}, ignore_index={self.ignore_index}, "
                 f"label_smoothing={self.label_smoothing}")
+
+
+def _linear_cross_entropy(layer: LinearCrossEntropyLoss, input: Any, target: Any,
+                          reduction: str) -> Any:
+    shape = (layer.num_classes, *layer.out_features)
+    weight = layer.linear.weight.reshape(*shape, layer.linear.in_features)
+    bias = layer.linear.bias
+    return F.linear_cross_entropy(
+        input, weight, target, weight=layer.weight,
+        linear_bias=None if bias is None else bias.reshape(shape), reduction=reduction,
+        ignore_index=layer.ignore_index, label_smoothing=layer.label_smoothing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -85,8 +85,9 @@ class Module(Convertible):
     """
 
     training = True
-    # Class attributes until an instance registers its first buffer or hook.  A user's attribute must
-    # not replace them, so their names are unusual, and the helpers below are functions, not methods.
+    # Class attributes until an instance registers its first buffer or hook.  An attribute of a
+    # subclass must not replace them by accident: these two private names are unusual, and the
+    # helpers of this class are functions of the module.
     _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
     _forward_hook_lists: dict[str, list[Callable]] = {}  # "before" and "after" -> hooks
 
@@ -246,8 +247,9 @@ class Module(Convertible):
         device, dtype = destination(args, device, dtype)
         if dtype is not None and not is_float(dtype):
             raise TypeError(f"Module.to: expected a floating dtype, got {dtype}")
-        tensors = (*named_tensors(self, is_parameter), *named_tensors(self, is_buffer))
-        for _, tensor in _unique(tensors):
+        parameters = named_tensors(self, is_parameter)
+        buffers = named_tensors(self, is_buffer)
+        for _, tensor in _unique(itertools.chain(parameters, buffers)):
             new_dtype = dtype if is_float(tensor.dtype) else None
             tensor.data = place(tensor.data, device, new_dtype)
             if tensor.grad is not None:
@@ -333,8 +335,9 @@ def child_modules(module: Module) -> Iterator[tuple[str, Module]]:
 def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
     """The module and all submodules; a shared one once for each of its names."""
     yield prefix, module
-    for name, child in child_modules(module):
-        yield from walk(child, f"{prefix}.{name}".lstrip("."))
+    for name, value in vars(module).items():
+        if isinstance(value, Module):
+            yield from walk(value, f"{prefix}.{name}".lstrip("."))
 
 
 def is_parameter(module: Module, name: str, value: Any) -> bool:
@@ -362,7 +365,7 @@ def state_tensors(module: Module) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path, owner in walk(module):
         attributes = vars(owner)
-        own = {name: v for name, v in attributes.items() if isinstance(v, Parameter)}
+        own: dict[str, Any] = {n: v for n, v in attributes.items() if isinstance(v, Parameter)}
         for name, persistent in owner._buffer_persistence.items():
             value = attributes.get(name)
             if persistent and is_buffer(owner, name, value):
@@ -443,7 +446,7 @@ def _forward(module: Module, args: tuple, kwargs: dict) -> Any:
     return module.forward(*args, **kwargs)
 
 
-def _unique(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def _unique(pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     """The (name, value) pairs whose value did not occur before."""
     seen: set[int] = set()
     for name, value in pairs:

@@ -174,6 +174,8 @@ class StepLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1,
                  last_epoch: int = -1) -> None:
+        if step_size <= 0:
+            raise ValueError(f"StepLR: step_size must be positive, got {step_size}")
         self.step_size = step_size
         self.gamma = gamma
         super().__init__(optimizer, last_epoch)
@@ -207,6 +209,9 @@ class ConstantLR(LRScheduler):
     """Multiply the learning rate by `factor` until epoch `total_iters`.
 
         lr = initial_lr * (factor if epoch < total_iters else 1)
+
+    With factor 0, the learning rate in epoch `total_iters` is `initial_lr`, whatever another
+    schedule of the optimizer did before.
     """
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
@@ -221,6 +226,8 @@ class ConstantLR(LRScheduler):
         if self.last_epoch == 0:
             return self._scaled(self.factor)
         if self.last_epoch == self.total_iters:
+            if self.factor == 0:  # no factor increases a learning rate of 0
+                return list(self.base_lrs)
             return self._scaled(1.0 / self.factor)
         return _lrs(self.optimizer)
 
@@ -280,6 +287,8 @@ class CosineAnnealingLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
                  last_epoch: int = -1) -> None:
+        if T_max <= 0:
+            raise ValueError(f"CosineAnnealingLR: T_max must be positive, got {T_max}")
         self.T_max = T_max
         self.eta_min = eta_min
         super().__init__(optimizer, last_epoch)
@@ -368,7 +377,7 @@ class OneCycleLR(LRScheduler):
             i += 1
         end, source, target = self.phases[i]
         start = self.phases[i - 1][0] if i else 0
-        fraction = (t - start) / (end - start)
+        fraction = (t - start) / (end - start) if end != start else 1.0
         if self.cycle_momentum:
             self._set_momentum(source, target, fraction)
         return [self._between(group[source], group[target], fraction)

@@ -45,7 +45,8 @@ class Trainer:
     - `loss`: a loss function or module of gpuprop, or any callable ``loss(output, target)`` that
       returns the mean over the samples of a batch, or a pair (sum, count).  If the loss has a
       method ``sum_and_count(output, target)``, as gpuprop's losses do, the Trainer calls that
-      instead, and the mean over several batches is exact.
+      instead, and the mean over several batches is exact.  A module with forward hooks or with a
+      forward of its own is called as usual.
     - `metrics`: names such as "accuracy", or Metric objects.
     - `schedule`: when the scheduler steps, after every "epoch" or every "step".
     - `accumulate`: the number of batches per step; the gradient equals that of one large batch.

@@ -177,7 +177,6 @@ NOT_IN_OP_DB = {
     "functional.affine_grid": "PyTorch has no case",
     "functional.fold": "compared as nn.Fold",
     "functional.gumbel_softmax": "random",
-    "getitem": "compared as Tensor.__getitem__",
     **{f"functional.lp_pool{n}d": f"compared as nn.LPPool{n}d" for n in (1, 2, 3)},
     "functional.rotary_embedding": "not in PyTorch",
     "functional.upsample": "PyTorch's deprecated name of interpolate",

@@ -9,6 +9,8 @@ import numpy as np
 
 import gpuprop.functional as F
 from gpuprop.functional import _loss as L
+from gpuprop.functional._cross_entropy import class_axis, cross_entropy_from_indices, encode_one_hot
+from gpuprop.functional._loss_common import reduce_loss
 from gpuprop.testing.rows import Row, floats, integers, pointwise
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -98,7 +100,7 @@ def smoothed_cross_entropy(*args, **kwargs):
 
 
 def cross_entropy_of_shape(shape):
-    axis = L.class_axis(floats(*shape))
+    axis = class_axis(floats(*shape))
     classes = shape[axis]
     labels = integers(classes, *shape[:axis], *shape[axis + 1:])
     for reduction in ("none", "sum") if 0 in shape else REDUCTIONS:
@@ -119,7 +121,7 @@ def of_classes():
         yield from cross_entropy_of_shape(shape)
     ignored = np.array([1, -100, 0, 4, -100, 2])
     spatial = np.array([[0, 7, 1], [7, 2, 7]])
-    for op in (F.nll_loss, F.cross_entropy, smoothed_cross_entropy, L.cross_entropy_from_indices):
+    for op in (F.nll_loss, F.cross_entropy, smoothed_cross_entropy, cross_entropy_from_indices):
         for weight in ((), (class_weights(5),)):
             for reduction in REDUCTIONS:
                 yield Row(op, floats(6, 5), ignored, *weight, reduction=reduction)
@@ -130,7 +132,7 @@ def of_classes():
     for shape in ((3, 4), (), (1,), (0, 2)):
         yield Row(F.one_hot, integers(5, *shape), 5)
     for shape in ((3, 4), (), (1,), (0, 2)):
-        yield Row(L.encode_one_hot, integers(5, *shape), 6)
+        yield Row(encode_one_hot, integers(5, *shape), 6)
     for shape in CLASS_SHAPES:
         labels = integers(shape[-1], *shape[:-1])
         weight = probabilities(shape[-1])
@@ -186,11 +188,11 @@ def of_ops():
     yield from pointwise(L.hinge)
     for shape in ((4, 5), (), (1,)):
         for reduction in REDUCTIONS:
-            yield Row(L.reduce_loss, floats(*shape), reduction=reduction)
+            yield Row(reduce_loss, floats(*shape), reduction=reduction)
     for reduction in ("none", "sum"):
-        yield Row(L.reduce_loss, floats(0, 3), reduction=reduction)
+        yield Row(reduce_loss, floats(0, 3), reduction=reduction)
     for reduction in REDUCTIONS:
-        yield Row(L.reduce_loss, floats(4, 5), probabilities(), reduction=reduction)
+        yield Row(reduce_loss, floats(4, 5), probabilities(), reduction=reduction)
 
 
 ROWS = [

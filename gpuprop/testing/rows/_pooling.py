@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
+from gpuprop.functional import _adaptive_pooling as A
 from gpuprop.functional import _pooling as P
 from gpuprop.testing.rows import Row, floats, integers
 
@@ -107,18 +108,18 @@ def of_ops():
     yield Row(P.avg_pool, floats(1, 1, 1), (1,), (1,), (1,), ((0, 0),), True, None)
     for n in (0, 2):
         for count in (0, 3, 4):
-            yield Row(P.adaptive_avg_pool, floats(n, 1, 6), (count,))
-    yield Row(P.adaptive_avg_pool, floats(1, 1, 1), (1,))
+            yield Row(A.adaptive_avg_pool, floats(n, 1, 6), (count,))
+    yield Row(A.adaptive_avg_pool, floats(1, 1, 1), (1,))
     for n in (0, 2):
         for count in (3, 4):
             for return_indices in (True, False):
-                yield Row(P.adaptive_max_pool, distinct(n, 1, 6), (count,), return_indices)
-    yield Row(P.adaptive_max_pool, floats(1, 1, 1), (1,), False)
+                yield Row(A.adaptive_max_pool, distinct(n, 1, 6), (count,), return_indices)
+    yield Row(A.adaptive_max_pool, floats(1, 1, 1), (1,), False)
     for n, *batch in ((2,), (2, 2, 2), (0,)):
         for return_indices in (True, False):
-            yield Row(P.fractional_max_pool, distinct(n, 2, 6), integers(6, *batch, 3, 2), (3,),
+            yield Row(A.fractional_max_pool, distinct(n, 2, 6), integers(6, *batch, 3, 2), (3,),
                       return_indices)
-    yield Row(P.fractional_max_pool, floats(1, 1, 1), integers(1, 1, 1), (1,), False)
+    yield Row(A.fractional_max_pool, floats(1, 1, 1), integers(1, 1, 1), (1,), False)
 
 
 ROWS: list[Row] = []
