@@ -124,7 +124,7 @@ print(why.error.__name__, why)
 
 def test_without_cupy_the_reason_contains_the_install_command():
     why = unavailable("sys.modules['cupy'] = None")
-    assert why.startswith("ImportError CuPy is not installed")
+    assert why.startswith("ImportError") and "CuPy" in why
     assert 'pip install "gpuprop[cuda13]"' in why
 
 
