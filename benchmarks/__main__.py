@@ -18,7 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = ", ".join(known)
     parser.add_argument("workload", nargs="*", default=known, help=f"{names} (default: all)")
-    parser.add_argument("--rounds", type=int, default=15, help="time slices of each (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15,
+                        help="time slices per contender (default: 15)")
     parser.add_argument("--only", metavar="CONTENDER", help="run this contender without the others")
     args = parser.parse_args()
     for name in args.workload:

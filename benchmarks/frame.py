@@ -4,7 +4,7 @@ A workload is a module of `benchmarks.workloads` with a dict ``CONTENDERS``, fro
 ``build``.  ``build()`` returns a function that runs one training step and returns the loss.  The
 losses of the first steps must agree between contenders.  Then, in each round, every contender runs
 steps for a time slice while the others wait.  The results are the best and the median over the
-slices, and ratios within one run.
+slices, and ratios of gpuprop's times to those of its fastest peer.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class Contender:
             env=os.environ | {"PYTHONPATH": path, "GPUPROP_BACKEND": "numpy"})
 
     def request(self, method: str, *arguments: Any) -> Any:
+        """The process's result for ``"losses", count`` or ``"time", seconds``."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
         self.process.stdin.flush()
@@ -53,7 +54,7 @@ class Contender:
 def serve(workload: str, name: str) -> None:
     """The loop of a contender's process: reads requests from stdin, writes results to stdout."""
     results = sys.stdout
-    sys.stdout = sys.stderr  # for other output
+    sys.stdout = sys.stderr  # what a library prints must not mix with the results
     step = importlib.import_module(f"benchmarks.workloads.{workload}").CONTENDERS[name]()
     for line in sys.stdin:
         method, argument = json.loads(line)
@@ -76,9 +77,12 @@ def _time_per_step(step: Any, seconds: float) -> float:
 
 def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses: int = 20,
             only: str | None = None) -> dict[str, Any]:
-    """Microseconds per step of a workload's contenders, and ratios of the first to the fastest."""
+    """Each contender's microseconds per step, and the first one's ratios to its fastest peer."""
     module = importlib.import_module(f"benchmarks.workloads.{workload}")
     names = [n for n in module.CONTENDERS if only is None or n.startswith(only)]
+    if not names:
+        known = ", ".join(module.CONTENDERS)
+        raise SystemExit(f"no contender of {workload} starts with {only!r}: known are {known}")
     contenders: list[tuple[Contender, list[float], list[float]]] = []
     absent = {}
     for name in names:
@@ -86,6 +90,8 @@ def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses:
         try:
             first_losses = contender.request("losses", losses)
         except RuntimeError as e:
+            if name == names[0]:  # the others are compared with it
+                raise
             absent[name] = str(e)
             continue
         contenders.append((contender, first_losses, []))
@@ -121,17 +127,17 @@ def _summary(times: list[float]) -> dict[str, float]:
 
 def machine() -> dict[str, Any]:
     """The machine and the versions that the times were measured with."""
-    found = {}
+    versions = {}
     for name in ("gpuprop", "numpy", "torch"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "packages": found,
+        "packages": versions,
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -4,11 +4,12 @@
     python benchmarks/gpu_facts.py --quick    # small sizes, few repetitions: not for timing
 
 Each question runs in its own process under a time limit, so a crash or a hang costs one answer.
-An answer is {"point", "question", "answer", "detail", "seconds"}.  If there is none, "error" and
-"kind" (crash, timeout, exception, no device, not on this device) replace "answer".  hostcuda, which
-takes the place of a GPU, gets the quick version without the libraries that it lacks.  The summary
-on stdout is JSON; the file also has the details and is rewritten after every answer.  The script
-needs NumPy and CuPy, and times PyTorch if it is installed.
+An answer is {"point", "question", "answer", "detail", "seconds"}; "point" is the number of its
+topic, as in the headings of this file.  If there is no answer, "error" and "kind" (crash, timeout,
+exception, no device, not on this device) replace "answer".  If hostcuda takes the place of a GPU,
+the quick version runs, without the libraries that hostcuda lacks.  The summary on stdout is JSON;
+the file also has the details and is rewritten after every answer.  The script needs NumPy and CuPy,
+and times PyTorch if it is installed.
 
 Errors are ``norm(x - reference) / norm(reference)``, with the reference in float64 on the host.
 Times are in microseconds.
@@ -202,8 +203,8 @@ def measured(call: Callable, count: int) -> tuple[float, float]:
 def timed(calls: dict[str, Callable], count: int, nbytes: dict[str, int] | None = None) -> dict:
     """Best and median times over nine rounds (one if quick) of all calls.
 
-    With `nbytes`, also GB/s and the fraction of "device copy".  A call that raises has its error in
-    place of times.
+    With `nbytes`, also GB/s, and its fraction of the GB/s of "device copy".  A call that raises has
+    its error in place of times.
     """
     failed = {}
     for name, call in calls.items():
@@ -485,9 +486,9 @@ def kernel(name: str) -> Callable:
 def device_facts() -> tuple:
     runtime = cp.cuda.runtime
     smi = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    found = runtime.getDeviceProperties(0)
+    properties = runtime.getDeviceProperties(0)
     sizes = {
-        key: found.get(key)
+        key: properties.get(key)
         for key in ("major", "minor", "multiProcessorCount", "totalGlobalMem", "l2CacheSize")
     }
     return device_name(), {
@@ -608,7 +609,7 @@ def gemm_cases(precision: str) -> tuple:
 
 
 def gemm_planned_in_capture() -> tuple:
-    """A problem that is new to the library, which is initialized before."""
+    """Can the heuristics plan a new problem during capture, once cuBLASLt is initialized?"""
     a, b, d = (random(shape, "bfloat16")[0] for shape in ((80, 48), (48, 112), (80, 112)))
     Gemm(b, d.reshape(112, 80), cp.empty((48, 80), d.dtype))
     stream = cp.cuda.get_current_stream()
@@ -627,7 +628,7 @@ def gelu(x: np.ndarray) -> tuple:
 def epilogue_reference(
     name: str, a: np.ndarray, b: np.ndarray, bias: np.ndarray, aux: np.ndarray
 ) -> list:
-    """The expected outputs of the epilogue: d, and a second one if it has it."""
+    """The expected outputs of an epilogue: d, and the second output of those that have one."""
     if name in ("BGRADA", "BGRADB"):
         return [a @ b, b.sum(0) if name == "BGRADA" else a.sum(1)]
     if "DGELU" in name:
@@ -746,7 +747,7 @@ def host_cost(with_torch: bool) -> tuple:
 
 
 def graph_launch() -> tuple:
-    """Each node adds 1 to 1024 numbers."""
+    """Graphs of several sizes; each node adds 1 to an array of 1024 elements."""
     x = cp.zeros(1024, dtype=np.float32)
     graph = lambda nodes: Recorded(lambda: [cp.add(x, 1, out=x) for _ in range(nodes)])
     graphs = {f"{nodes} nodes": graph(nodes) for nodes in (10, 100, sized(1000, 200))}

@@ -50,9 +50,10 @@ def measure(rounds: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10,
+                        help="imports of each module (default: 10)")
     parser.add_argument("--limit", type=float,
-                        help="fail if gpuprop's best time is more milliseconds above NumPy's")
+                        help="fail if gpuprop's best time exceeds NumPy's by more milliseconds")
     args = parser.parse_args()
     result = measure(args.rounds)
     print(json.dumps(result, indent=2))

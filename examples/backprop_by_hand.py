@@ -35,7 +35,7 @@ def two_moons(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def forward(xp: Any, params: dict, x: Any) -> dict:
     """The forward pass: the probability p of moon 1, and the values that `backward` needs."""
     z1 = xp.matmul(x, params["W1"]) + params["b1"]   # (N, H)  a weighted sum per hidden unit
-    h = xp.tanh(z1)                                  # (N, H)  nonlinear, so that two layers do more
+    h = xp.tanh(z1)                                  # (N, H)  nonlinear: else two layers equal one
     z2 = xp.matmul(h, params["W2"]) + params["b2"]   # (N, 1)  the score of moon 1
     p = 1 / (1 + xp.exp(-z2))                        # (N, 1)  sigmoid: the score as a probability
     return {"x": x, "h": h, "p": p}

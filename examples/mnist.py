@@ -54,8 +54,7 @@ def download_files() -> list[Path]:
         import pooch
     except ImportError:
         raise SystemExit("MNIST not found: give its folder with --data or GPUPROP_DATA, or "
-                         "install pooch to download it: pip install pooch, or "
-                         '"gpuprop[examples]"') from None
+                         'install pooch to download it (pip install "gpuprop[examples]")') from None
     cache = pooch.create(pooch.os_cache("gpuprop") / "mnist", SOURCE, registry=SHA256)
     return [Path(cache.fetch(name)) for name in SHA256]
 

@@ -12,7 +12,7 @@ The script finds or downloads MNIST as examples/mnist.py does.  It writes to the
 
     mnist_cnn.npz   the state of the training after the last epoch, from which `--resume` continues
     curves.png      loss and accuracy after each epoch
-    features.png    the filters of the first layer, and the outputs of both layers for one digit
+    features.png    the first convolution's filters, and both convolutions' outputs for one digit
     mistakes.png    the test images with the highest loss, their labels and the predictions
 """
 
@@ -70,7 +70,7 @@ def show_grid(axes: Any, images: np.ndarray, columns: int, title: str, **style: 
 
 
 def plot_features(model: nn.Sequential, image: np.ndarray, path: Path) -> None:
-    """Plot the filters of the first layer, and the outputs of both layers for one image (784,)."""
+    """Plot the filters of the first convolution, and both convolutions' outputs for one image."""
     from matplotlib.figure import Figure
 
     with gpuprop.no_grad():

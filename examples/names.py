@@ -85,7 +85,7 @@ def evaluate(model: NameModel, data: ArrayDataset) -> float:
 
 
 def generate_names(model: NameModel, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` names, generated in one batch: each symbol is sampled, then fed back as input."""
+    """`count` names of at most 20 letters; each symbol is sampled, then fed back as input."""
     model.eval()
     symbols = np.zeros((count, 1), "int64")
     state = None

@@ -1,4 +1,4 @@
-"""Files of text for the examples: read from a folder, or downloaded to a cache."""
+"""Find the examples' data files in a folder, or download them to a cache."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def download(url: str, sha256: str, subfolder: str) -> Path:
         import pooch
     except ImportError:
         raise SystemExit(f"{name} not found: give its folder with --data or GPUPROP_DATA, or "
-                         "install pooch to download it: pip install pooch, or "
-                         '"gpuprop[examples]"') from None
+                         'install pooch to download it (pip install "gpuprop[examples]")') from None
     return Path(pooch.retrieve(url, sha256, name, pooch.os_cache("gpuprop") / subfolder))
 
 

@@ -41,12 +41,12 @@ from gpuprop.data import DataLoader
 from gpuprop.training import EarlyStopping, Trainer
 
 PADDING, UNKNOWN, BEGIN, END = range(4)
-MAX_WORDS = 20  # training sentences are shorter; generated sentences are at most this long
+MAX_WORDS = 20  # English training sentences are shorter; translations are at most this long
 Pairs = list[tuple[str, str]]  # Chinese, English
 
 
 def split(pairs: Pairs, rng: np.random.Generator) -> tuple[Pairs, Pairs, Pairs]:
-    """Training, validation and test pairs; the last two are a twentieth of all pairs each.
+    """Training, validation and test pairs; the last two are each about a twentieth of all pairs.
 
     Pairs are dropped so that no sentence is in two of the three sets.
     """
@@ -59,7 +59,7 @@ def split(pairs: Pairs, rng: np.random.Generator) -> tuple[Pairs, Pairs, Pairs]:
 
 
 def without_sentences_of(others: Pairs, pairs: Pairs) -> Pairs:
-    """The pairs that share no sentence with `others`."""
+    """The members of `pairs` that share no sentence with `others`."""
     used = {sentence for pair in others for sentence in pair}
     return [pair for pair in pairs if used.isdisjoint(pair)]
 
@@ -147,7 +147,7 @@ class Translator(nn.Module):
         return self.head(self.decode(target, self.encode(source), source))
 
     def translate(self, source: Any) -> Any:
-        """The words (N, T) of translations by greedy decoding."""
+        """Translations by greedy decoding, as indices (N, MAX_WORDS) of words."""
         memory = self.encode(source)
         target = gpuprop.full((len(source), 1), BEGIN)
         for _ in range(MAX_WORDS):

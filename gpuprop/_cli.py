@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 INFO = "print versions, machine, backends and settings, to paste into a bug report"
-DOCTOR = "run a training step on every backend: PASS or FAIL, the reason, and the fix"
+DOCTOR = ("run a training step on every backend; print PASS, FAIL or SKIP, with the problems and "
+          "their fixes; exit status 1 if a backend fails")
 VERIFY = ("check that two backends do the same training run; exit status 0: same, 1: different, "
           "2: not compared")
 
@@ -36,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("name", nargs="*", metavar="RUN",
-                         help="a built-in run, or file.py:function, which returns (model, step, "
-                              "batches); default: all built-in runs")
+                         help="a built-in run (mlp, cnn, gpt or lstm), or file.py:function, which "
+                              "returns (model, step, batches); default: all built-in runs")
     command.add_argument("--reference", default="numpy",
                          help="the backend to compare with (default: %(default)s)")
     command.add_argument("--candidate", default="cupy",

@@ -36,7 +36,7 @@ class BackendReport(NamedTuple):
     """The result of `check_backends` for one backend."""
 
     backend: str
-    status: str  # "PASS", "FAIL" or "SKIP": neither its library nor a device is present
+    status: str  # "PASS", "FAIL" or, if neither its library nor a device is present, "SKIP"
     message: str
     problems: list[Problem] = []
 
@@ -49,7 +49,7 @@ class BackendReport(NamedTuple):
 
 
 def check_backends() -> list[BackendReport]:
-    """Run a training step on every known backend."""
+    """Run a training step on every registered backend, and look for known problems."""
     return [_check_backend(name) for name in sorted(backends())]
 
 
@@ -69,13 +69,13 @@ def _check_backend(name: str) -> BackendReport:
     elif name == "numpy":
         problems = list(blas_problems(_environment.blas(), _environment.has_avx512()))
     elif error and (install := _install_command(name)):
-        problems = [Problem("its library is not installed", install)]
+        problems = [Problem(f"the library of backend {name!r} is not installed", install)]
     failed = error or any(problem.fatal for problem in problems)
     return BackendReport(name, "FAIL" if failed else "PASS", error or result, problems)
 
 
 def _install_command(name: str) -> str:
-    """The install command of a third party's backend, if it reports that its library is missing."""
+    """The install command of a third party's backend if its library is missing, otherwise ""."""
     try:
         cls = load(name)
         available = cls.is_available()
@@ -87,16 +87,16 @@ def _install_command(name: str) -> str:
 
 # ---- a training step -----------------------------------------------------------------------------
 
-# Loss, loss after the update, and sum of all squared gradients of `_step`.
+# The expected results of `_step`, and the largest accepted relative error in each dtype.
 EXPECTED = (0.7035339057244877, 0.6698068873530607, 0.07247041951530708)
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 5e-3, "bfloat16": 5e-2}
 
 
 def training_step(name: str) -> str:
-    """Check forward pass, backward pass and update on a backend against known numbers.
+    """Compare a training step on a backend with known results, in every floating dtype.
 
-    A captured step, if the backend records, must give the same bits as the step itself.  Returns a
-    description of the errors; raises if one is too large.
+    If the backend records, a captured step must give the same losses, bit for bit, as the step
+    itself.  Returns a line with the relative errors; raises ArithmeticError if one is too large.
     """
     errors = {}
     with use(name) as backend:
@@ -108,7 +108,7 @@ def training_step(name: str) -> str:
             errors[dtype] = _relative_error(backend, dtype)
         order = argsort(Tensor(backend.asarray(np.array([2, 0, 3, 1])))).tolist()
         if order != [1, 3, 0, 2]:
-            raise ArithmeticError(f"argsort of [2, 0, 3, 1] is [1, 3, 0, 2], but gave {order}")
+            raise ArithmeticError(f"argsort of [2, 0, 3, 1] gave {order}, expected [1, 3, 0, 2]")
         if backend.records:
             _check_capture(backend)
         captured = "; captured step identical" if backend.records else ""
@@ -127,7 +127,7 @@ def _relative_error(backend: Any, dtype: str) -> float:
 
 
 def _step(backend: Any, dtype: str) -> tuple:
-    """A step of gradient descent: loss, loss after the update, sum of squared gradients."""
+    """One step of SGD: the loss, the loss after the update, and the sum of squared gradients."""
     model, optimizer, x, y = _task(backend, dtype)
     loss = F.cross_entropy(model(x), y)
     loss.backward()
@@ -138,7 +138,7 @@ def _step(backend: Any, dtype: str) -> tuple:
 
 
 def _check_capture(backend: Any) -> None:
-    """Raise unless a captured step gives the same losses as the step itself."""
+    """Raise unless a captured step gives the same losses, bit for bit, as the step itself."""
     losses = _losses(backend, lambda step: step)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -150,11 +150,11 @@ def _check_capture(backend: Any) -> None:
         if "captur" in str(warning.message):  # it ran uncaptured
             raise RuntimeError(f"captured step: {warning.message}")
     if captured != losses:
-        raise ArithmeticError(f"captured step: losses {captured}, expected {losses}")
+        raise ArithmeticError(f"captured step: losses {captured}, without capture {losses}")
 
 
 def _losses(backend: Any, wrap: Callable) -> list[float]:
-    """The losses of four steps with ``wrap(step)``."""
+    """The losses of four training steps, each a call of ``wrap(step)``."""
     model, optimizer, x, y = _task(backend, "float32")
 
     def step(x: Tensor, y: Tensor) -> Tensor:
@@ -185,11 +185,11 @@ def _task(backend: Any, dtype: str) -> tuple:
 
 
 class CudaInstallation(NamedTuple):
-    """What CuPy needs of this machine."""
+    """The parts of this machine that CuPy depends on."""
 
     cupy_packages: dict[str, str]  # name -> version; more than one is an error
     driver: Driver
-    nvrtc_error: str  # why kernels cannot be compiled, or ""
+    nvrtc_error: str  # why CUDA's compiler NVRTC cannot be called, or ""
     visible_devices: str | None  # CUDA_VISIBLE_DEVICES
 
     @classmethod
@@ -203,7 +203,7 @@ class CudaInstallation(NamedTuple):
 
 
 def nvrtc_error() -> str:
-    """Why CUDA's compiler NVRTC cannot be called, or "".  Also "" if CuPy cannot be imported."""
+    """Why CUDA's compiler NVRTC cannot be called; "" if it can, or if CuPy cannot be imported."""
     try:
         import cupy  # noqa: F401
     except Exception:
@@ -218,7 +218,10 @@ def nvrtc_error() -> str:
 
 
 def cupy_problems(installation: CudaInstallation, error: str) -> Iterator[Problem]:
-    """Problems of CuPy, its libraries and the driver; `error` is the training step's, or ""."""
+    """Problems of CuPy, its libraries and the driver.
+
+    `error` is the message of the training step's error, or "".
+    """
     driver = installation.driver
     packages = installation.cupy_packages
     driver_major = 12 if 12000 <= driver.cuda < 13000 else 13
@@ -249,7 +252,7 @@ def cupy_problems(installation: CudaInstallation, error: str) -> Iterator[Proble
                                          "docker run --gpus all")
     if packages and (installation.nvrtc_error or "not open source file" in error):
         cause = installation.nvrtc_error or error
-        yield Problem(f"CUDA's compiler NVRTC, which CuPy needs, is incomplete: {cause}",
+        yield Problem(f"CUDA's compiler NVRTC, which CuPy needs, is missing or incomplete: {cause}",
                       f'pip install "gpuprop[cuda{cupy_major or driver_major}x]"')
 
 
@@ -260,11 +263,13 @@ def _driver_problems(driver: Driver, cupy_major: int | None, reinstall: str) -> 
                       f"install NVIDIA's driver {newest} or later, if this machine has an NVIDIA "
                       f"GPU; otherwise use the numpy backend")
     elif driver.cuda < 12000:
-        yield Problem(f"the NVIDIA driver is too old: it supports {driver}",
+        yield Problem(f"the NVIDIA driver is too old: gpuprop needs CUDA 12.0 or later, the driver "
+                      f"supports less ({driver})",
                       f"install NVIDIA's driver {newest} or later, or {MIN_DRIVERS[12]} or later "
                       f"with gpuprop[cuda12x]")
     elif cupy_major is not None and cupy_major > driver.cuda // 1000:
-        yield Problem(f"CuPy is built for CUDA {cupy_major}, but the driver supports {driver}",
+        yield Problem(f"CuPy is built for CUDA {cupy_major}, which the driver does not support "
+                      f"({driver})",
                       f"{reinstall}, or install NVIDIA's driver "
                       f"{MIN_DRIVERS.get(cupy_major, newest)} or later")
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuprop._core.registry import backends, chosen_backend, get_backend
 
-# The environment variables that are reported: no others, since they may hold secrets.
+# Only these environment variables are reported: others may hold secrets.
 VARIABLE_PREFIXES = ("GPUPROP_", "CUPY_", "CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_",
                      "BLIS_", "VECLIB_", "NPY_")
 PATH_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -52,7 +52,7 @@ def show_config() -> None:
 
 
 def format_info(values: dict[str, Any], indent: str = "") -> str:
-    """A nested dict as indented lines of "name: value"."""
+    """A nested dict as lines of "name: value"; each level is indented by two spaces."""
     lines = []
     for name, value in values.items():
         if isinstance(value, dict):
@@ -64,6 +64,7 @@ def format_info(values: dict[str, Any], indent: str = "") -> str:
 
 
 def _availability(name: str) -> str:
+    """The devices and memory of a backend, or why it cannot be used."""
     try:
         backend = get_backend(name)
     except Exception as e:  # a third party's backend may raise anything
@@ -100,7 +101,7 @@ class Blas(NamedTuple):
 
     name: str
     version: str
-    kernels: str = ""
+    kernels: str = ""  # the processor that its kernels are written for, such as "Haswell"
     threads: int = 0
 
     def __str__(self) -> str:
@@ -146,7 +147,7 @@ def _openblas() -> Iterator[ctypes.CDLL]:
 
 
 def has_avx512() -> bool:
-    """True if NumPy detects AVX-512, which OpenBLAS's newest kernels use."""
+    """True if NumPy detects a processor with AVX-512, which OpenBLAS's fastest kernels use."""
     found = _numpy_config().get("SIMD Extensions", {}).get("found", [])
     return any(name.startswith(("AVX512", "X86_V4")) for name in found)
 
@@ -177,7 +178,7 @@ class Driver(NamedTuple):
     """NVIDIA's driver and its devices."""
 
     cuda: int  # the newest CUDA version it supports, 1000 * major + 10 * minor; 0 without a driver
-    devices: list[str]
+    devices: list[str]  # the name of each
     reason: str = ""  # why there are no devices
 
     def __str__(self) -> str:

@@ -367,3 +367,13 @@ def test_einsum_can_be_captured():
         y = gp.einsum("bij,bjk->bik", *on_device)
     recording.replay()
     np.testing.assert_allclose(strict.to_numpy(y), a @ b, rtol=1e-12)
+
+
+def test_numpy_integers_are_integers():
+    one, two = np.int64(1), np.int32(2)
+    a = gp.ones(2, 4)
+    assert gp.pad(a, one).shape == (4, 6) and gp.pad(a, (one, two)).shape == (5, 7)
+    assert [part.shape for part in gp.split(a, two, axis=one)] == [(2, 2)] * 2
+    assert gp.tensordot(a, a.T, one).shape == (2, 2)
+    assert gp.repeat(a, two, axis=np.int64(0)).shape == (4, 4)
+    assert a.split(two, dim=1)[0].shape == (2, 2)

@@ -565,3 +565,31 @@ class TestReports:
     def test_command_with_an_unknown_run(self, name, message, capsys):
         assert main(["verify", name]) == NOT_COMPARED
         assert message in capsys.readouterr().err
+
+
+def test_a_dropout_mask_that_only_the_candidate_draws():
+    class Twice(nn.Module):
+        def __init__(self):
+            self.linear = nn.Linear(4, 4)
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            y = self.drop(self.linear(x))
+            if on_candidate():
+                self.drop(y.detach())
+            return y
+
+    def make_run():
+        model = Twice()
+        data = ArrayDataset(np.ones((4, 4), "float32"), np.zeros(4, "int64"))
+        return supervised_run(model, F.cross_entropy, optim.SGD(model.parameters()), data, 2)
+
+    result = verify(make_run)
+    masks = [b for b in result.bitwise if b.kind == "dropout masks"]
+    assert not result
+    assert [b.same for b in masks] == [True, False] * (len(masks) // 2)
+
+
+def test_a_negative_number_of_steps():
+    with pytest.raises(ValueError, match=r"steps.*-1"):
+        verify(steps=-1)

@@ -22,11 +22,11 @@ class CupyBackend(Backend):
     aliases = ("cuda", "gpu")
     priority = 1
     array_modules = ("cupy",)
-    dlpack_devices = (2, 13)  # CUDA's memory, and managed memory
+    dlpack_devices = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
     @classmethod
     def is_available(cls) -> bool | Unavailable:
-        """True if a device computes right values, or the reason; tested once per process."""
+        """True if a device computes correct values, else the reason; tested once per process."""
         if _probed_by not in (None, os.getpid()):
             return Unavailable(FORKED)
         return _probe()
@@ -55,7 +55,7 @@ class CupyBackend(Backend):
             os.register_at_fork(after_in_child=self._clear)
 
     def _clear(self) -> None:
-        """In a forked process: remove all attributes, but destroy none, which would call CUDA."""
+        """Remove all attributes in a forked process, but free no object: that would call CUDA."""
         _kept_after_fork.append(dict(vars(self)))
         vars(self).clear()
 
@@ -75,8 +75,8 @@ class CupyBackend(Backend):
             raise CaptureError("a copy from another device cannot be captured")
         with array.device:  # the default stream is that of the current device
             array = self._cupy.ascontiguousarray(array)
-            made = self._cupy.cuda.get_current_stream().record()
-        here.wait_event(made)
+            ready = self._cupy.cuda.get_current_stream().record()
+        here.wait_event(ready)
         copy = array.copy()
         copied = here.record()
         with array.device:  # later writes to the memory of `array` must wait for the copy
@@ -93,7 +93,7 @@ class CupyBackend(Backend):
         return compiled(fn)
 
     def prefetch(self, batches: Iterable[list[np.ndarray]]) -> Iterator[list]:
-        """Host batches as device arrays; each is sent while the batch before it is being used."""
+        """Yield host batches as device arrays; each is copied while the previous one is in use."""
         return self._prefetch(batches)
 
     def _read_flags(self, flags: Any) -> np.ndarray:
@@ -121,7 +121,7 @@ class CupyBackend(Backend):
         self._cupy.cuda.Device(index).use()
 
     def workspace(self) -> int:
-        """A sixteenth of the device's memory, rounded down to a power of two."""
+        """Bytes: a sixteenth of the device's memory, rounded down to a power of two."""
         device = self.device()
         if device not in self._workspaces:
             _, total = self._runtime.memGetInfo()
@@ -129,9 +129,10 @@ class CupyBackend(Backend):
         return self._workspaces[device]
 
     def memory(self) -> dict[str, int]:
-        """Bytes of the current device.
+        """Bytes of the current device's memory.
 
-        ``used`` by arrays, ``reserved`` by CuPy's pool and recordings, ``free`` and ``total``.
+        ``used`` counts the arrays in CuPy's pool, ``reserved`` the pool and all recordings.
+        ``free`` and ``total`` are CUDA's numbers for the device.
         """
         from gpuprop_cupy.graph import reserved
 
@@ -154,6 +155,7 @@ _probed_by: int | None = None  # the process in which CUDA was started
 
 @functools.cache
 def _probe() -> bool | Unavailable:
+    """True if the current device computes correct values, else the reason why it does not."""
     try:
         import cupy
     except Exception as e:  # the libraries that it loads may raise anything
@@ -176,7 +178,7 @@ def _probe() -> bool | Unavailable:
 
 
 def _wrong_result(cupy: Any) -> str:
-    """A wrong result of a kernel, a reduction, a sort or a product on the device, or ``""``."""
+    """Compute a sum, a sort and a product; describes the first wrong result, or returns ``""``."""
     from gpuprop_cupy.products import matmul
 
     x = cupy.arange(4, dtype="float32")
@@ -191,9 +193,9 @@ def _wrong_result(cupy: Any) -> str:
 
 
 def _driver(runtime: Any) -> str:
-    """The CUDA versions of the driver and of CuPy."""
+    """A text about the CUDA versions of the driver and of CuPy."""
     version = lambda v: f"{v // 1000}.{v % 1000 // 10}"
     driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
         return "no NVIDIA driver is installed"
-    return f"the driver runs CUDA {version(driver)} or older, CuPy was built for {version(built)}"
+    return f"the driver runs CUDA {version(driver)} or older; CuPy was built for {version(built)}"

@@ -62,7 +62,7 @@ class Recording:
         return any(memory.ptr <= address < memory.ptr + memory.size for memory in self._used)
 
     def held(self, ours: Iterable[Any]) -> str | None:
-        """The code that made a new array, not one of `ours`, that is still referenced, or None."""
+        """The code that made a new array that is still referenced and not in `ours`, or None."""
         return self.arena.held({a.data.ptr for a in ours})
 
     def replay(self) -> None:
@@ -74,10 +74,11 @@ class Recording:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Run this thread's device work in the block after that of all earlier blocks.
+        """Order the device work of this block after that of all earlier blocks.
 
         The order holds across streams and threads.  Replays need it because they share a workspace,
-        and because a replay must not overwrite what the one before still reads, or its results.
+        and because a replay must overwrite neither the results of the previous replay nor the
+        memory that it still reads.
         """
         turns = _turns[self.device]
         with turns.lock:
@@ -96,9 +97,9 @@ class Recording:
                 turns.stream = None if stream.ptr == PER_THREAD else stream.ptr
 
     def difference(self, other: Recording) -> str | None:
-        """The first difference of another recording of the same step, or None.
+        """The first difference between this and another recording of the same step, or None.
 
-        A replay would not reproduce such a difference.
+        Only differences count that a replay would not reproduce.
         """
         for mine, theirs in zip(self.nodes, other.nodes, strict=False):
             found = self._node_difference(mine, theirs, other)
@@ -130,7 +131,7 @@ class Recording:
             return _number_change(before, after) if exact else None
         words = list(zip(_words(before), _words(after), strict=True))
         if exact and len(words) % 2 and len(words) > 1:
-            # A CIndexer: CuPy does not initialize its last words, the index.
+            # A CIndexer: a size, a shape and an index.  CuPy does not initialize the index.
             words = words[:len(words) // 2 + 1]
         for a, b in words:
             if a == b or self.arena.blocks_at(a) & other.arena.blocks_at(b):
@@ -145,7 +146,7 @@ class Recording:
         return None
 
     def _description(self, node: Node) -> str:
-        """A node's name, and the code that made the newest array among its arguments."""
+        """The node's name, and the code that made the newest array among its arguments."""
         words = [w for argument in node.arguments for w in _words(argument)]
         last = max((n for w in words for n, _ in self.arena.blocks_at(w)), default=None)
         return node.name if last is None else f"{node.name} in {self.arena.made[last].where}"
@@ -197,7 +198,7 @@ def record() -> Iterator[Recording]:
     _here.recording = True
     try:
         with cupy.cuda.using_allocator(recording.arena.malloc), stream:
-            # In this mode unsafe calls raise: they would run once, now, but in no replay.
+            # In this mode CUDA rejects calls that would run now, but not in the replays.
             stream.begin_capture(runtime.streamCaptureModeThreadLocal)
             try:
                 yield recording
@@ -219,11 +220,13 @@ def record() -> Iterator[Recording]:
 
 def _cannot_be_captured(error: BaseException) -> bool:
     """True for an error of CUDA, CuPy or cuBLAS about a call that a capture does not allow."""
+    # 900 to 908: cudaErrorStreamCaptureUnsupported to cudaErrorStreamCaptureWrongThread
     of_capture = 900 <= getattr(error, "status", 0) <= 908 or "captur" in str(error)
     return of_capture and not isinstance(error, CaptureError)
 
 
 def _capture_message(error: BaseException) -> str:
+    """Which call cannot be captured, the line that made it, and why it cannot."""
     frames = list(traceback.walk_tb(error.__traceback__))
     where, call = calling_line(reversed(frames), skip=SKIPPED_MODULES)
     text = str(error)
@@ -240,13 +243,14 @@ SKIPPED_MODULES = ("gpuprop_cupy", "cupy")
 
 
 def caller() -> str:
-    """The code that made this call of CuPy: ``adam_update (_adam.py:31)``."""
+    """The code that called CuPy, for example ``adam_update (_adam.py:31)``."""
     return calling_line(traceback.walk_stack(sys._getframe(1)), skip=SKIPPED_MODULES)[0]
 
 
 # ---- memory -------------------------------------------------------------------------------------
 
-# In bytes: blocks are multiples of UNIT, and chunks of CHUNK.  New chunks grow up to LARGE.
+# Bytes.  Sizes of blocks are multiples of UNIT, sizes of chunks are multiples of CHUNK.  Each new
+# chunk is at least as large as all earlier ones together, or as LARGE.
 UNIT, CHUNK, LARGE = 512, 64 << 10, 2 << 20
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
@@ -310,7 +314,7 @@ class Arena:
         return cupy.cuda.MemoryPointer(memory, 0)
 
     def held(self, ours: set[int]) -> str | None:
-        """The code that made a block in use that contains none of these addresses, or None."""
+        """The code that made a block in use, if one contains none of these addresses, or None."""
         with instances_lock:
             self._take_back()
             for made in self._out.values():
@@ -319,13 +323,14 @@ class Arena:
         return None
 
     def _take_back(self) -> None:
+        """Make the blocks free that their owners have returned."""
         while self.returned:
             address, size = self.returned.popleft()
             del self._out[address]
             self._put(address, size)
 
     def _grow(self, size: int) -> tuple[int, int]:
-        """Allocate a chunk for `size` bytes, as large as all chunks so far if they are small."""
+        """Allocate a chunk for at least `size` bytes; returns the free block that contains it."""
         size = max(size, min(sum(self._chunks.values()), LARGE))
         size = -(-size // CHUNK) * CHUNK
         with relaxed():
@@ -342,7 +347,7 @@ class Arena:
         return size, address
 
     def _put(self, address: int, size: int) -> None:
-        """Add free memory, merged with its free neighbours in the same chunk."""
+        """Add a free block, merged with the free blocks beside it in the same chunk."""
         i = bisect.bisect(self._free, (address, size))
         if i < len(self._free) and address + size == self._free[i][0] not in self._chunks:
             size += self._free.pop(i)[1]
@@ -442,7 +447,7 @@ class KernelParams(ctypes.Structure):
 
 
 class CopyParams(ctypes.Structure):
-    """CUDA_MEMCPY3D_v2: all fields are words, except for the memory types."""
+    """CUDA_MEMCPY3D_v2 as words: its fields have 64 bits, except for the memory types."""
 
     _fields_ = [("words", ctypes.c_size_t * 25)]
 
@@ -482,6 +487,7 @@ def nodes_of(graph: int) -> list[Node]:
 
 
 def _read(handle: ctypes.c_void_p) -> list[Node]:
+    """The operations of one node: several for a child graph, else one."""
     number = ctypes.c_int()
     driver("cuGraphNodeGetType", handle, ctypes.byref(number))
     kind = number.value
@@ -507,7 +513,7 @@ def _kernel(handle: ctypes.c_void_p) -> Node:
     params = KernelParams()
     driver("cuGraphKernelNodeGetParams_v2", handle, ctypes.byref(params))
     function = params.func
-    if not function:  # of a library that loads its kernels by context-free handles
+    if not function:  # the kernel has a context-free handle (CUkernel)
         pointer = ctypes.c_void_p()
         driver("cuKernelGetFunction", ctypes.byref(pointer), ctypes.c_void_p(params.kern))
         function = pointer.value or 0
@@ -535,7 +541,7 @@ def _signature(function: int) -> tuple[str, tuple[int, ...]]:
 
 
 def _memory_at(addresses: list[int]) -> list[Any]:
-    """The memory of all live CuPy arrays that contains any of these possible addresses."""
+    """The memory of live CuPy arrays that contains one or more of these possible addresses."""
     addresses.sort()
     device = runtime.getDevice()
     found: dict[int, Any] = {}
@@ -554,14 +560,15 @@ def _memory_at(addresses: list[int]) -> list[Any]:
 
 
 def _words(argument: bytes) -> tuple[int, ...]:
+    """The bytes as signed 64-bit integers, without an incomplete last one."""
     return struct.unpack(f"{len(argument) // 8}q", argument[:len(argument) // 8 * 8])
 
 
 def _addresses(argument: bytes, node: Node) -> tuple[int, ...]:
     """The words of an argument that may be addresses.
 
-    An array of CuPy begins with its address.  Its other words are lengths, and those that CuPy
-    does not initialize may be addresses of other threads' memory.
+    A CuPy array begins with its address.  The words after it are lengths or uninitialized; an
+    uninitialized word may hold an address of another thread's memory.
     """
     words = _words(argument)
     if node.kind != KERNEL or node.of_library or len(words) < 2:
@@ -581,9 +588,9 @@ def _number_change(before: bytes, after: bytes) -> str:
 
 
 def _decoded(value: bytes) -> Any:
-    """A Python number from its bytes.
+    """A Python number from the bytes of an int or a float.
 
-    Its type is unknown, but the bytes of most floats are implausibly large integers.
+    The type is unknown.  The bytes of most floats, read as an integer, are implausibly large.
     """
     integer = int.from_bytes(value, "little", signed=True)
     code = {2: "e", 4: "f", 8: "d"}.get(len(value))
@@ -597,7 +604,7 @@ def _decoded(value: bytes) -> Any:
 
 @functools.cache
 def library() -> Any:
-    """CUDA's driver library, which CuPy has loaded: CuPy's runtime API lacks these functions."""
+    """CUDA's driver library, for functions that CuPy lacks; CuPy has already loaded it."""
     if os.name == "nt":
         return ctypes.WinDLL("nvcuda.dll")  # type: ignore[attr-defined]
     return ctypes.CDLL("libcuda.so.1")
@@ -613,6 +620,7 @@ def can_record() -> bool:
 
 
 def driver(name: str, *args: Any) -> None:
+    """Call the driver's function `name`; raises RuntimeError if it fails."""
     status = getattr(library(), name)(*args)
     if status:
         text = ctypes.c_char_p()

@@ -34,8 +34,8 @@ def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
 
 
 # ---- selection ----------------------------------------------------------------------------------
-# CuPy has no bfloat16 versions of `where` and `tril`, and returns float32.  The functions below
-# select bits, for which the dtype does not matter.
+# CuPy's `where`, `tril` and `triu` have no bfloat16 versions and return float32.  The functions
+# below select bits, for which the dtype does not matter.
 
 
 def where(condition: Any, *choices: Any) -> Any:
@@ -81,11 +81,11 @@ def _repeated_indices(repeats: tuple[int, ...], device: int) -> Any:
 
 
 def index_add(a: Any, index: Any, values: Any, axis: int = 0) -> Any:
-    """Add `values` in place to the slices of `a` along `axis` given by the 1-D `index`.
+    """Add `values` in place to the slices of `a` that the 1-D `index` selects; returns `a`.
 
-    Deterministic, unlike atomic additions, whose order is that in which threads arrive.  Rows are
-    sorted by their target, and runs of rows with one target are summed by doubling.  Every row of
-    a run then writes the same sum, so it does not matter which row writes last.
+    The result is deterministic, unlike that of atomic additions, whose order varies.  Rows are
+    sorted by their target, and each run of rows with one target is summed by doubling.  Every row
+    of a run then writes the same sum, so it does not matter which row writes last.
     """
     if not len(index):
         return a
@@ -109,7 +109,7 @@ def index_add(a: Any, index: Any, values: Any, axis: int = 0) -> Any:
 
 
 def _special(ufunc: Callable) -> Callable:
-    """A SciPy function that keeps the dtype; half types go through float32, CuPy's use float64."""
+    """CuPy's special function, but half types are computed in float32 and keep their dtype."""
 
     def function(x: Any) -> Any:
         return ufunc(x.astype("float32")).astype(x.dtype) if is_half(x.dtype) else ufunc(x)
@@ -118,7 +118,7 @@ def _special(ufunc: Callable) -> Callable:
 
 
 def polygamma(n: int, x: Any) -> Any:
-    """The n-th derivative of `digamma`, in the dtype of `x`; CuPy computes it in float64."""
+    """The n-th derivative of `digamma`, computed in float64; a float `x` keeps its dtype."""
     y = special.polygamma(cupy.asarray(n), x.astype("float64"))
     return y if x.dtype.kind in "biu" else y.astype(x.dtype)
 

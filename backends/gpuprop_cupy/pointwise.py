@@ -17,9 +17,9 @@ import numpy as np
 from cupy._core._scalar import get_typename
 from cupyx.scipy import special
 
-# Each product and sum is rounded by itself, as in NumPy, so that a body has the same bits on every
-# backend; random numbers need it.  These kernels are limited by memory bandwidth, so the
-# instructions that contraction would save cost nothing.
+# Each product and each sum is rounded, as in NumPy, so that a body has the same bits on every
+# backend; random numbers need it.  Fused multiply-adds would save instructions, but no time: memory
+# bandwidth limits these kernels.
 OPTIONS = ("--fmad=false",)
 HALF = np.dtype("float16")  # in a trace it also stands for bfloat16
 BOOL = np.dtype("bool")
@@ -67,7 +67,7 @@ class IntegerArithmetic(Exception):
 
 
 def _planned(fn: Callable, arrays: Sequence, constants: dict[str, Any]) -> Callable:
-    """``launch(arrays)`` for one signature; each value of integers as constants has a kernel."""
+    """``launch(arrays)`` for one signature, with one kernel per value of integer constants."""
     as_constants: set[int] = set()
     while True:
         try:
@@ -102,7 +102,7 @@ class Trace:
         self.as_constants = as_constants
         self.prelude: list[str] = []  # depends on 0-d arrays and numbers only: once per thread
         self.lines: list[str] = []
-        self.known: dict[tuple, list[str]] = {}  # names of the results of emitted routines
+        self.known: dict[tuple, list[str]] = {}  # by emitted routine: the names of its results
         self.preambles: dict[str, None] = {}
         self.half: Any = None  # the half type of this body
         self.updated: dict[int, Symbol] = {}  # arguments updated in place, by position
@@ -123,8 +123,8 @@ class Trace:
     def _check_constant(self, name: str, value: Any) -> None:
         for v in value if type(value) is tuple else (value,):
             if not isinstance(v, bool | int | float | str | np.generic | np.dtype | type | None):
-                raise self.error(f"the keyword {name}={type(value).__name__} is not a constant: "
-                                 "pass arrays as positional arguments")
+                raise self.error(f"the keyword argument {name}={type(value).__name__} is not a "
+                                 "constant: pass arrays as positional arguments")
 
     # ---- arguments
 
@@ -158,7 +158,7 @@ class Trace:
             dtype = self.symbol_dtype(a.dtype)
             return Symbol(self, dtype, self.emit_value(dtype, name, True), True)
         raise self.error(f"argument {k} is of type {kind.__module__}.{kind.__qualname__}, "
-                         "expected an array of CuPy or a number")
+                         "expected a CuPy array, a number, a range or None")
 
     def symbol_dtype(self, dtype: np.dtype) -> np.dtype:
         """The dtype of symbols for an array's dtype; a body has one half type."""
@@ -240,6 +240,7 @@ class Trace:
         return Symbol(self, kind, result.code, result.uniform)
 
     def apply(self, name: str, types: Sequence, operands: Sequence) -> Any:
+        """Emit the routine of a function for operands of these types; returns its symbols."""
         ins, outs, routine = self.routine(name, tuple(types))
         pairs = [self.operand(x, t) for x, t in zip(operands, ins, strict=True)]
         uniform = all(u for _, u in pairs)
@@ -252,7 +253,7 @@ class Trace:
         return results if len(results) > 1 else results[0]
 
     def routine(self, name: str, types: tuple) -> tuple[Sequence, Sequence, str]:
-        """The dtypes in which a function computes, those of its results, and its C++."""
+        """The dtypes of a function's operands, the dtypes of its results, and its C++."""
         ins: Sequence
         if name in SPECIAL:
             ufunc = SPECIAL[name]
@@ -279,6 +280,7 @@ class Trace:
         return ins, outs, op.routine
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
+        """NumPy's `where` of symbols and numbers."""
         weak = {int: 0, float: 0.0}
         dtype = np.result_type(*[weak.get(t, t) for t in map(self.dtype_of, (x, y))])
         c, c_uniform = self.operand(condition, BOOL)
@@ -315,7 +317,7 @@ class Trace:
     # ---- the kernel
 
     def plan(self) -> Callable:
-        """``launch(arrays)``, which returns what the body returns."""
+        """The function ``launch(arrays)``, which runs the kernel and returns the body's results."""
         is_tuple = type(self.results) is tuple
         results = self.results if is_tuple else () if self.results is None else (self.results,)
         for r in results:
@@ -339,7 +341,7 @@ class Trace:
             args = [arrays[k] for k in ins]
             if ranges:
                 args = [part for a in args for part in _range_parts(a)]
-            if updated or ranges:  # then CuPy does not allocate the outputs itself
+            if updated or ranges:  # then CuPy cannot allocate the outputs
                 shape = arrays[updated[0]].shape if updated else _common_shape(arrays)
                 args += [arrays[k] for k in updated]
                 args += [cupy.empty(shape, t) for t in dtypes]
@@ -508,7 +510,7 @@ SPECIAL = {
     "sigmoid": special.expit,
 }
 _IN_RANGE = "static_cast<unsigned long long>(in1) < 8 * sizeof(in0)"
-OWN = {  # NumPy defines shifts by the number of bits or more, which C++ leaves undefined
+OWN = {  # NumPy defines shifts by at least the number of bits; C++ does not
     "left_shift": f"out0 = {_IN_RANGE} ? in0 << in1 : 0",
     "right_shift": f"out0 = {_IN_RANGE} ? in0 >> in1 : in0 < 0 ? -1 : 0",
 }

@@ -12,10 +12,10 @@ IN_FLIGHT = 3  # batches in pinned memory, which also limits how far the host ru
 
 
 class Prefetch:
-    """Sends each batch, while the one before is being used, to the caller's current device.
+    """Copies each batch to the caller's current device while the previous batch is in use.
 
-    The stream that is current on that device when a batch is returned waits for the copy.  The
-    caller may have changed the device or stream since the copy was started.
+    When a batch is returned, the stream that is then current on its device waits for the copy.  The
+    caller may have changed the device or the stream since the copy was started.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -36,7 +36,7 @@ class Prefetch:
                 if len(sent) > 1:
                     yield self._received(*sent.popleft())
         except Exception as e:
-            failure = e  # the batch that was sent before is still valid
+            failure = e  # raised after the last batch that was sent, which is still valid
         finally:
             for batch in sent:  # its memory must not be reused before the copy has finished
                 self._received(*batch)
@@ -59,6 +59,7 @@ class Prefetch:
         return [array for array, _ in pairs], copied, self._cupy.cuda.Device()
 
     def _copy(self, host: np.ndarray, stream: Any) -> tuple[Any, Any]:
+        """A device array, and the pinned memory from which the stream copies to it."""
         array = self._cupy.empty(host.shape, host.dtype)
         if not host.size:
             return array, None
@@ -68,6 +69,7 @@ class Prefetch:
         return array, pinned
 
     def _received(self, arrays: list, copied: Any, device: Any) -> list:
+        """The arrays, after the current stream of their device was made to wait for the copy."""
         with device:
             self._current_stream().wait_event(copied)
         return arrays

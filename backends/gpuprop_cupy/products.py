@@ -1,6 +1,6 @@
 """Matrix products by direct calls of cuBLAS.
 
-CuPy's own fail while a stream captures, and copy many operands.  Eager and captured
+CuPy's own products fail while a stream captures, and they copy many operands.  Eager and captured
 products both use this module, so that a replay has the same bits as the eager step.
 """
 
@@ -63,7 +63,7 @@ class Library:
         try:
             from cupy_backends.cuda.libs import cublas  # finds and loads the library
         except ImportError as e:
-            raise ImportError("matrix products need cuBLAS, which CuPy does not find "
+            raise ImportError("matrix products need cuBLAS, which CuPy cannot find "
                               f"({e}): {INSTALL}") from e
         if os.name == "nt":
             from cuda import pathfinder  # type: ignore[import-untyped]
@@ -150,15 +150,15 @@ class Handle:
 
 @functools.cache
 def workspace_size(device: int) -> int:
-    """Bytes, as cuBLAS recommends for the architecture."""
+    """Bytes of a workspace, as cuBLAS recommends for the GPU's architecture."""
     major = int(cupy.cuda.Device(device).compute_capability[:-1])
     return (32 if major >= 9 else 4) << 20
 
 
 class _Handles(threading.local):
-    """This thread's handles by device; when it ends, other threads reuse them.
+    """This thread's handles by device; when the thread ends, other threads reuse them.
 
-    They are never destroyed, because that waits for the whole device.
+    Handles are never destroyed, because that waits for the whole device.
     """
 
     spare: defaultdict[int, list[Handle]] = defaultdict(list)
@@ -197,7 +197,7 @@ _handles = _Handles()
 def set_shared_workspace(address: int | None) -> None:
     """Set the workspace of this thread's next products on this device; None is the handle's own.
 
-    It also makes the handle, which is impossible while a step is captured.
+    This also creates the handle, which is impossible during a capture.
     """
     try:
         handle = _handles.get(cupy.cuda.runtime.getDevice())
@@ -218,14 +218,14 @@ class Operand(NamedTuple):
     row: int  # the stride from row to row
     column: int
     batch: Sequence[int] = ()  # the strides from matrix to matrix, along each batch axis
-    copied: tuple[int, ...] = ()  # the shape of the copy to make first, if any
+    copied: tuple[int, ...] = ()  # the shape of the copy that is multiplied instead, if any
 
     def layout(self) -> tuple[int, int] | None:
         """The transposition for cuBLAS and the leading dimension, or None if it needs a copy.
 
         N if rows are contiguous, T if columns are.  cuBLAS is column-major, so it reads a
-        row-major matrix as the transpose.  The leading dimension must not be less than the
-        length of what is contiguous.
+        row-major matrix as the transpose.  The leading dimension must be at least the length of
+        a contiguous row or column.
         """
         if self.column == 1 or self.columns == 1:
             if self.rows == 1:
@@ -238,7 +238,7 @@ class Operand(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The copies and the one call of cuBLAS for operands of given shapes and strides."""
+    """The copies and the one cuBLAS call for operands of given dtypes, shapes and strides."""
 
     shape: tuple[int, ...]  # of the result
     dtype: Any
@@ -256,7 +256,7 @@ Array = tuple[Any, tuple[int, ...], tuple[int, ...]]  # dtype, shape and strides
 
 @functools.lru_cache(maxsize=4096)
 def _plan(a: Array, b: Array, dtype: Any) -> Plan | Any:
-    """A Plan; the dtype to cast the operands to; or None for what CuPy multiplies."""
+    """A Plan, or the dtype to which both operands must first be cast, or None: CuPy multiplies."""
     a_dtype, a_shape, a_strides = a
     b_dtype, b_shape, b_strides = b
     common = a_dtype if a_dtype == b_dtype else cupy.result_type(a_dtype, b_dtype)
@@ -317,7 +317,7 @@ def _with_call(plan: Plan, x: Operand, y: Operand, batch: tuple[int, ...], kind:
 
 
 def _merged_axes(shape: Sequence[int], *strides: Sequence[int]) -> list[tuple[int, ...]]:
-    """(length, stride in each array) of axes; adjacent axes are merged where all strides allow."""
+    """(length, stride in each array) per axis; adjacent axes are merged if all strides allow it."""
     axes: list[tuple[int, ...]] = []
     for n, *inner in zip(shape, *strides, strict=True):
         if n == 1:
@@ -356,7 +356,7 @@ def _operand(shape: tuple[int, ...], strides: Sequence[int], batch: tuple[int, .
 
 
 def matmul(a: Any, b: Any, dtype: Any = None) -> Any:
-    """The product of two arrays, as NumPy's `matmul`, by one call of cuBLAS.
+    """The product of two arrays as in NumPy's `matmul`, by one call of cuBLAS.
 
     Half types are multiplied and summed in float32 and rounded once; ``dtype="float32"`` returns
     the sums unrounded.  An operand is copied if neither its rows nor its columns are contiguous,
@@ -387,11 +387,12 @@ def matmul(a: Any, b: Any, dtype: Any = None) -> Any:
 
 
 def _prepared(a: Any, copied: tuple[int, ...], device: int) -> Any:
-    """The operand, or its copy of this shape."""
+    """The operand, or a contiguous copy of shape `copied` unless that is ()."""
     if a.data.device_id != device:
         raise ValueError(
             f"The device where the array resides ({a.data.device_id}) is different from the "
-            f"current device ({device}): make it current with gpuprop.use('cuda:...')")
+            f"current device ({device}): make its device current with "
+            f"gpuprop.use('cuda:{a.data.device_id}')")
     if not copied:
         return a
     if a.size == math.prod(copied):  # the shapes differ in axes of length 1 only

@@ -1,4 +1,4 @@
-"""Overrides of the kernels of random numbers, each in one launch."""
+"""CUDA versions of random-number functions of `gpuprop`, each in one kernel launch."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def take(xp, state, step):
 
 
 def take_rng_key(xp: Any, state: Any) -> Any:
+    """A copy of `state` (seed, draw); the draw number in `state` is then incremented in place."""
     return take(xp, state, range(2))
 
 
@@ -41,6 +42,7 @@ def kept_in_rows(xp, block, row, blocks, seed, draw, dropped):
 
 
 def keep_mask(xp: Any, rng_key: Any, shape: Sequence[int], p: float) -> Any:
+    """The mask of dropout: booleans of this shape, each False with probability `p`."""
     n = math.prod(shape)
     dropped = round(p * 2**16)
     if dropped in (0, 2**16):
@@ -52,6 +54,7 @@ def keep_mask(xp: Any, rng_key: Any, shape: Sequence[int], p: float) -> Any:
 def keep_rows(
     xp: Any, rng_key: Any, rows: Any, n: int, start: int, stop: int, p: float,
 ) -> Any:
+    """Columns `start` to `stop` of the given rows of a dropout mask with `n` columns."""
     dropped = round(p * 2**16)
     if dropped in (0, 2**16):
         return (xp.zeros if dropped else xp.ones)((*rows.shape, stop - start), "bool")

@@ -506,7 +506,7 @@ class Methods:
         The last part is smaller if one size does not divide the axis.  `gpuprop.split` is NumPy's.
         """
         n = self.shape[dim]
-        if isinstance(size, builtins.int):
+        if isinstance(size, builtins.int | np.integer):
             return shapes.split(self, list(range(size, n, size)), dim)
         if builtins.sum(size) != n:
             raise ValueError(f"split: sizes {list(size)} do not add up to {n}, the size of axis "

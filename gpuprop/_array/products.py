@@ -96,7 +96,7 @@ def tensordot(a: Any, b: Any, axes: int | Sequence[int | Sequence[int]] = 2) -> 
     >>> gpuprop.tensordot(gpuprop.ones((2, 3, 4)), gpuprop.ones((4, 3)), ([2, 1], [0, 1])).tolist()
     [12.0, 12.0]
     """
-    if isinstance(axes, int):
+    if isinstance(axes, int | np.integer):
         if not 0 <= axes <= min(a.ndim, b.ndim):
             raise ValueError(f"tensordot: axes={axes} must not exceed the number of axes of a "
                              f"{a.shape} or of b {b.shape}")
@@ -117,7 +117,8 @@ def tensordot(a: Any, b: Any, axes: int | Sequence[int | Sequence[int]] = 2) -> 
 
 
 def _axis_list(x, axes):
-    return [normalize_axis(x, axis) for axis in ([axes] if isinstance(axes, int) else axes)]
+    several = [axes] if isinstance(axes, int | np.integer) else axes
+    return [normalize_axis(x, axis) for axis in several]
 
 
 # ---- Einstein summation ------------------------------------------------------------------------

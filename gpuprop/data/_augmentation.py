@@ -129,7 +129,7 @@ class RandomCrop(Augmentation):
     """
 
     def __init__(self, size: int | tuple[int, int], padding: int = 0, fill: float = 0) -> None:
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        self.size = (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
         self.padding = padding
         self.fill = fill
 

@@ -14,11 +14,11 @@ from gpuprop.diagnosis._nan import detect_nan
 def debug(nan: bool = False) -> Block:
     """Inside the block, checks of data, such as labels in range, raise where they fail.
 
-    Outside of it a device reports a failed check when the host next reads a value.
+    Outside the block, a failed check on a device raises only when the host next reads a value.
 
     With `nan`, raise FloatingPointError for the first NaN.  The message names the layer and the op,
-    and whether the NaN is from the forward pass, the backward pass or an update.  The host raises
-    immediately, a device at the end of the block.
+    and whether the NaN is from the forward pass, the backward pass or an update.  On the host the
+    error is raised immediately, on a device at the latest at the end of the block.
 
     Only the current thread is affected.  Captured steps run uncaptured.
 
@@ -30,7 +30,7 @@ def debug(nan: bool = False) -> Block:
     return Debug() if nan else Setting(check_at_once, True)
 
 
-# What ends the blocks that are entered, outermost first.
+# The exit stacks of the entered blocks, outermost first.
 _open: ContextVar[tuple[contextlib.ExitStack, ...]] = ContextVar("gpuprop_debug", default=())
 
 

@@ -19,12 +19,16 @@ from gpuprop._core.tensor import Parameter
 from gpuprop.nn._locate import module_path
 from gpuprop.nn._module import Module
 
-FLAG_ROWS = 4096  # checks on a device before the host reads their flags
+FLAG_ROWS = 4096  # the host reads the flags of a device after so many checks
 
 
 @contextlib.contextmanager
 def detect_nan() -> Iterator[None]:
-    """Raise FloatingPointError for the first NaN: immediately on the host, else after the block."""
+    """Raise FloatingPointError for the first NaN.
+
+    On the host it is raised immediately; on a device at the end of the block, or after `FLAG_ROWS`
+    checks.  If the block raises another exception, the description becomes a note of it.
+    """
     detector = NanDetector()
     try:
         with (np.errstate(all="ignore"), around_modules(detector.call),
@@ -41,9 +45,9 @@ def detect_nan() -> Iterator[None]:
 
 
 class Check(NamedTuple):
-    """What one op, pullback or update computed.  Checks sort by time."""
+    """Whether the results of one op, pullback or update were finite.  Checks sort by time."""
 
-    time: int
+    time: int  # the number of the check, from 1
     source: str  # such as "the forward pass of log in Net.head"
     has_nan: bool
     has_nonfinite: bool
@@ -51,7 +55,7 @@ class Check(NamedTuple):
 
 
 class DeviceFlags:
-    """The flags of checks on one device.  They stay there, so that the host does not wait."""
+    """The flags of checks on one device.  They stay on it, so that the host need not wait."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -77,7 +81,7 @@ class NanDetector:
         self.stack: list[Module] = []  # the modules whose forward is running
         self.roots: dict[int, Module] = {}
         self.flags: dict[Any, DeviceFlags] = {}
-        self.infinity_source = ""  # of the first infinity
+        self.infinity_source = ""  # of the first infinity computed from finite inputs
         self.time = 0
 
     def call(self, module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
@@ -123,7 +127,7 @@ class NanDetector:
         self.check(backend_of(p.data), p.data, p.grad, f"the update of {name}")
 
     def check(self, backend: Backend, outputs: Any, inputs: Any, source: str) -> Any:
-        """Check `outputs`, which are returned, and whether `inputs` were finite."""
+        """Check whether `outputs` and `inputs` are finite, and return `outputs`."""
         xp = backend.xp
         floats = _floats(outputs)
         if floats:
@@ -166,7 +170,7 @@ class NanDetector:
         if not check.nonfinite_inputs:
             return "finite inputs"
         if self.infinity_source:
-            return f"infinity, which is from {self.infinity_source}"
+            return f"an infinity, which is from {self.infinity_source}"
         return "inputs that already contained NaN or infinity"
 
 

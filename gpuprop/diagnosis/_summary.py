@@ -19,7 +19,7 @@ from gpuprop.random import Generator, default_generator
 class LayerSummary(NamedTuple):
     """One layer: a row of the table."""
 
-    path: str
+    path: str  # its name in the model, such as "head.0"; for the model itself, its class
     kind: str  # the name of its class
     output: Any  # shape, or nested shapes, of its output; None if it was not called
     parameters: int  # the number of its own parameters, without its submodules'
@@ -55,9 +55,10 @@ class Summary(NamedTuple):
 def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> Summary:
     """The output shape and the number of parameters of each layer of `model`.
 
-    The model is called once in eval mode with zeros of `input_shapes`, batch dimension included, on
-    its own backend.  Their dtype is the model's, or `dtype`, which may be a list of one for each
-    input.  Modes, buffers and random numbers are not changed.  Hooks are called.
+    The model is called once, in eval mode and on its own backend, with zeros of `input_shapes`,
+    which include the batch dimension.  The dtype of the zeros is that of the model's first
+    parameter, or `dtype`, which may be a list with a dtype for each input.  The call leaves
+    training modes, buffers and random generators unchanged.  It runs hooks.
 
     >>> from gpuprop import nn
     >>> gpuprop.summary(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (1, 4))
@@ -98,6 +99,7 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
 
 
 def _shapes(output: Any) -> Any:
+    """The shape of each array, in dicts and lists like those of `output`."""
     if isinstance(output, dict):
         return {k: _shapes(v) for k, v in output.items()}
     if isinstance(output, list | tuple):

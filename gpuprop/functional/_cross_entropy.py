@@ -222,5 +222,5 @@ def one_hot(input: Array, num_classes: int = -1) -> Array:
     if num_classes == -1:
         if math.prod(input.shape) == 0:
             raise ValueError("one_hot: input is empty: give num_classes")
-        num_classes = int(asnumpy(input).max()) + 1
+        num_classes = max(int(asnumpy(input).max()) + 1, 1)
     return encode_one_hot(input, num_classes)

@@ -134,7 +134,7 @@ def response_norm(xp, input: Array, size, alpha, beta, k):
 def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int],
                     **parameters: Any) -> tuple[int, ...]:
     """The last axes of `input`, of the sizes `normalized_shape`; ValueError for other shapes."""
-    is_int = isinstance(normalized_shape, int)
+    is_int = isinstance(normalized_shape, int | np.integer)
     shape = (normalized_shape,) if is_int else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or input.shape[-len(shape):] != shape:
         raise ValueError(

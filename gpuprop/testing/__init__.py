@@ -1,7 +1,7 @@
-"""Tests for ops, kernels, backends and training steps.
+"""Checks for ops, kernels, backends and training steps.
 
-Importing this module registers the backend "strict", whose arrays are in host memory but behave as
-CuPy's do.
+Importing this module registers the backend "strict", whose arrays are in host memory but behave
+like CuPy's.
 """
 
 from gpuprop._core.backend import CaptureError

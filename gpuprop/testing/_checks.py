@@ -30,14 +30,14 @@ from gpuprop.testing.rows import Row, all_rows
 
 # The tolerance of a result in each dtype, relative to its largest element.
 TOLERANCE = {"float64": 1e-11, "float32": 3e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-HALF_FACTOR = 4  # the tolerance of half types grows by this where one call is several ops
+HALF_FACTOR = 4  # multiplies the tolerance of half types for ops that round more than once
 
 
 class Layout(NamedTuple):
     """A memory layout of the arguments of a call."""
 
-    values: Callable[[np.ndarray], np.ndarray]  # the values of an array that has this layout
-    place: Callable[[Backend, np.ndarray], Any]  # such an array on a backend
+    values: Callable[[np.ndarray], np.ndarray]  # an array -> its values if it had this layout
+    place: Callable[[Backend, np.ndarray], Any]  # these values -> an array of a backend
 
 
 def _unchanged(a: np.ndarray) -> np.ndarray:
@@ -87,7 +87,7 @@ class Result(NamedTuple):
 
 def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "contiguous",
             gradients: bool = True) -> Result:
-    """Call a row on a backend with its floats in `dtype`, then backward with fixed gradients."""
+    """Call a row on a backend with its floats in `dtype`, then `backward` of a weighted sum."""
     inputs: list[Tensor] = []
     before: list[np.ndarray] = []
 
@@ -131,7 +131,7 @@ def _sum(values: list[Any]) -> Any:
 
 
 def _weights(o: Any) -> np.ndarray:
-    """Weights for the elements of an output: odd multiples of 1/128 in (-1, 1).
+    """Fixed weights for the elements of an output: odd multiples of 1/128, at most 129/128.
 
     Every floating dtype represents them exactly.
     """
@@ -140,7 +140,7 @@ def _weights(o: Any) -> np.ndarray:
 
 
 def _pullback_dtypes(o: Tensor, backend: Backend) -> list[tuple[Any, Any]]:
-    """The dtypes that the last op's pullbacks return, before the engine casts them."""
+    """For each pullback of the last op: the dtype it returns before any cast, its input's dtype."""
     node = o.node
     if node is None or node.shape is None or type(node.pullback) is not tuple:
         return []
@@ -152,7 +152,7 @@ def _pullback_dtypes(o: Tensor, backend: Backend) -> list[tuple[Any, Any]]:
 
 
 def _row(op: Any, args: tuple, kwargs: dict) -> Row:
-    """A row of a call whose arrays may be Tensors, of any dtype."""
+    """The row of a call: its Tensors become arrays, and floating arrays become float64."""
     if isinstance(op, Row):
         return op
 
@@ -184,7 +184,7 @@ def _assert_close(got: Any, want: Any, dtype: str, what: str, factor: int = 1) -
         return
     got = got.astype("float64")
     want = want.astype("float64")
-    # The smallest scale: a sum that cancels to nearly 0 has the rounding errors of its terms.
+    # The scale has a minimum: a sum that cancels to nearly 0 has the rounding errors of its terms.
     smallest = 2e-2 if dtype in ("float64", "float32") else 0.25
     scale = np.abs(want[np.isfinite(want)]).max(initial=smallest)
     tolerance = TOLERANCE[dtype] * factor
@@ -198,15 +198,16 @@ def check_grad(op: Any, *args: Any, order: int = 1, backend: str = "numpy", step
                tolerance: float = 1e-6, **kwargs: Any) -> None:
     """Check the gradient of ``op(*args, **kwargs)`` against finite differences.
 
-    The gradient with respect to all floating arrays is compared along one random direction ``u``::
+    The gradient with respect to all floating arrays is compared along a random unit vector ``u``::
 
         <gradient, u> = (f(x + step * u) - f(x - step * u)) / (2 * step)
 
     where ``f`` is a fixed weighted sum of the outputs, in float64.  `tolerance` is relative to the
-    norm of the gradient.  With ``order=2`` the gradient of the gradient is checked too, with 10
-    times `step` and `tolerance`.  `op` may be any function of Tensors, or a `Row`.
+    norm of the gradient, or to 1e-3 if that is larger.  With ``order=2`` the gradient of the
+    gradient is checked too, with 10 times `step` and `tolerance`.  `op` may be any function of
+    Tensors, or a `Row`.
 
-    The op runs as it is defined: overrides of a backend are checked by `check_parity`.
+    The op's own definition runs, never a backend's override: `check_parity` checks overrides.
 
     >>> from gpuprop.testing import check_grad
     >>> check_grad(lambda x, y: gpuprop.exp(x) * y, np.ones((2, 3)), np.ones(3), order=2)
@@ -235,7 +236,7 @@ def check_second(op: Any, *args: Any, backend: str = "numpy", step: float = 1e-5
                  tolerance: float = 1e-5, **kwargs: Any) -> None:
     """Check the gradient of the gradient of ``op(*args, **kwargs)`` against finite differences.
 
-    As `check_grad`, for the function ``<gradient, v>`` with another random direction ``v``.
+    Like `check_grad`, for the function ``<gradient, v>`` with another random unit vector ``v``.
     """
     row = _row(op, args, kwargs)
     b = get_backend(backend)
@@ -296,7 +297,7 @@ def check_parity(op: Any, *args: Any, backend: str, dtype: str = "float32", **kw
     """Check that ``op(*args, **kwargs)`` on a backend agrees with NumPy's definition in float64.
 
     Outputs, gradients and their dtypes are compared, in every memory layout; half types in one
-    layout only, since layouts do not depend on the dtype.  On a device the host must not wait.
+    layout only, since layouts do not depend on the dtype.  The host must not wait for a device.
 
     >>> from gpuprop.testing import check_parity
     >>> check_parity(gpuprop.tanh, np.array([0.5, -1.0]), backend="strict", dtype="float16")
@@ -337,7 +338,7 @@ def check_parity(op: Any, *args: Any, backend: str, dtype: str = "float32", **kw
         for returned, of_input in got.pullback_dtypes:
             rounded_later = half and returned == "float32"  # the engine rounds it
             assert returned == of_input or rounded_later, (
-                f"{where}: a pullback returns {returned} for an input of {of_input}")
+                f"{where}: a pullback returns {returned} for an input of dtype {of_input}")
 
 
 @contextlib.contextmanager
@@ -351,9 +352,10 @@ def no_syncs(backend: Backend, where: str) -> Iterator[None]:
 
 
 def check_capture(op: Any, *args: Any, backend: str = "strict", **kwargs: Any) -> None:
-    """Check that ``op(*args, **kwargs)`` and its backward give the same bits recorded and replayed.
+    """Check that ``op(*args, **kwargs)`` and its backward pass are recorded and replayed correctly.
 
-    The backend must record.
+    The replay must give the same bits as a run without recording.
+    `backend` must support recording.
     """
     row = _row(op, args, kwargs)
     b = get_backend(backend)
@@ -392,8 +394,8 @@ def check_kernel(backend: str, name: str, rows: Iterable[Row],
                  override: Callable | None = None) -> None:
     """Check that a backend's override of an op or kernel agrees with its definition.
 
-    `name` is qualified, such as "gpuprop.functional:gelu".  `override` is the backend's own if it
-    is left out.  Each of `rows` that calls this op is checked by `check_parity` in float64 and
+    `name` is qualified, such as "gpuprop.functional:gelu".  `override` is by default the one that
+    the backend registers.  `check_parity` checks each of `rows` that calls this op, in float64 and
     float32.
 
     ::
@@ -425,13 +427,13 @@ def check_kernel(backend: str, name: str, rows: Iterable[Row],
 
 def check_training(make: Callable[[], tuple], batches: list[tuple[np.ndarray, ...]],
                    backend: str = "strict", tolerance: float = 1e-4) -> None:
-    """Check that a training step gives the same run on NumPy and on `backend`, and captured.
+    """Check that a training run is the same on NumPy, on `backend`, and there with a captured step.
 
     ``make()`` returns (model, optimizer, step), and ``step(*batch)`` returns the loss.  Four runs
-    are compared: two on `backend` and one there with a captured step must have equal bits; one on
-    NumPy must have the same losses to a relative `tolerance`.  The learning rate is halved
-    half-way, which a captured step must follow.  Tied parameters must stay tied, and the host must
-    never wait for the device.
+    are compared.  Two runs on `backend` and a third with a captured step must give the same losses
+    and final state, bit for bit.  The losses of a run on NumPy must agree to a relative
+    `tolerance`.  The learning rate is halved half-way, which a captured step must follow.  Tied
+    parameters must stay tied, and the host must never wait for the device.
     """
     reference = _train(make, batches, "numpy", captured=False)
     first = _train(make, batches, backend, captured=False)
@@ -448,6 +450,8 @@ def check_training(make: Callable[[], tuple], batches: list[tuple[np.ndarray, ..
 
 
 class TrainingResult(NamedTuple):
+    """The losses of a run, and the state of its model after the last step."""
+
     losses: list[float]
     state: dict[str, np.ndarray]
 
@@ -476,7 +480,7 @@ def _train(make: Callable, batches: list, backend: str, captured: bool) -> Train
 
 
 def _tied_parameters(model: Any) -> list[list[str]]:
-    """Lists of names that are one parameter."""
+    """Groups of two or more names of the same parameter."""
     names: dict[int, list[str]] = {}
     for name, value in state_tensors(model).items():
         if isinstance(value, Parameter):

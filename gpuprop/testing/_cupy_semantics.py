@@ -1,6 +1,7 @@
 """NumPy's functions with CuPy's behaviour, where the two differ.
 
-Sums are in another order and half types in float32, indices wrap around, new memory is poisoned.
+Sums run in another order and accumulate half types in float32, indices wrap around, and new memory
+is poisoned.
 """
 
 from __future__ import annotations
@@ -11,14 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop._core.dtypes import is_half
 from gpuprop._core.registry import get_backend
 from gpuprop.testing._recording import poison
-
-
-def is_half(dtype: Any) -> bool:
-    """True for float16 and bfloat16, and for any other dtype of two bytes in ml_dtypes."""
-    return dtype.itemsize == 2 and dtype.kind in "fV"
-
 
 # ---- bfloat16 ------------------------------------------------------------------------------------
 
@@ -41,9 +37,9 @@ def _as_float32(a: Any) -> Any:
 
 
 def _keeps_bfloat16(operand: Any, bfloat16: Any) -> bool:
-    """True if a ufunc of bfloat16 and this operand is bfloat16.
+    """True if a ufunc of a bfloat16 array and this operand returns bfloat16.
 
-    In CuPy a Python float does not keep it, though it keeps every other float type.
+    In CuPy a Python float widens bfloat16, though it widens no other float type.
     """
     if operand is None or type(operand) is int:
         return True
@@ -75,7 +71,7 @@ def with_bfloat16_rules(name: str, fn: Callable, args: tuple) -> Callable:
 
 
 def wrapped_key(key: Any, shape: tuple) -> tuple:
-    """An index whose integer arrays wrap around.  CuPy raises for no index out of range."""
+    """An index whose integer arrays wrap around.  CuPy never raises for an index out of range."""
     keys = key if isinstance(key, tuple) else (key,)
     used_axes = sum(_axes_of(k) for k in keys)
     axis = 0
@@ -149,7 +145,7 @@ def ufunc_at(ufunc: np.ufunc, masked: bool) -> Callable:
 
 
 def _reduced_axes_last(a: np.ndarray, axis: Any) -> tuple[np.ndarray, tuple]:
-    """`a` with the reduced axes joined to a last one, and its shape with ``keepdims=True``."""
+    """`a` with the reduced axes merged into a last one; the result's shape with `keepdims`."""
     if axis is None:
         axes = tuple(range(a.ndim))
     else:
@@ -229,7 +225,7 @@ def _scan(ufunc: np.ufunc) -> Callable:
             axis = 0
         dtype = np.dtype(dtype or ufunc.reduce(np.empty(0, a.dtype)).dtype)
         if dtype.kind == "V" and a.size:
-            raise TypeError(f"CuPy does not compile this of {dtype.name}: cast to float32 first")
+            raise TypeError(f"CuPy has no cumsum or cumprod of {dtype.name}: cast to float32 first")
         computed = a.astype(np.float32 if is_half(dtype) else dtype, copy=False)
         first, second = (ufunc.accumulate(part, axis) for part in np.array_split(computed, 2, axis))
         if second.size:

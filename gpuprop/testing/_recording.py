@@ -31,15 +31,15 @@ class Call(NamedTuple):
 class Recording:
     """The array calls of one step.
 
-    As with a CUDA graph, recording has no lasting effect: at its end older memory is restored, and
-    new arrays are poisoned until the first `replay`.  Python numbers among the arguments are
-    constants of the recording.
+    As with a CUDA graph, recording has no lasting effect: at its end, memory from before the
+    recording ("older") gets its contents back, and arrays made during it ("new") are poisoned until
+    the first `replay`.  Python numbers among the arguments are constants of the recording.
     """
 
     def __init__(self, wrap: Callable[[np.ndarray], Any], array_type: type) -> None:
         self.calls: list[Call] = []
         self.errors: list[str] = []  # calls that cannot be replayed, such as reads by the host
-        self._wrap = wrap  # memory as a device array
+        self._wrap = wrap  # turns memory into a device array
         self._array_type = array_type
         self._replays: list[Callable[[], None]] = []
         # By the id of the memory: older memory and a copy of it; new memory and the call's index.
@@ -86,7 +86,7 @@ class Recording:
         return self.calls[min(calls)].where if calls else None
 
     def turn(self) -> contextlib.AbstractContextManager[None]:
-        """A context that does nothing: every call has finished when it returns."""
+        """A context that does nothing: each array call has finished when it returns."""
         return contextlib.nullcontext()
 
     # ---- called by the machine while recording ----

@@ -1,8 +1,9 @@
 """The strict backend: a simulated device, whose arrays are in host memory but behave as CuPy's do.
 
-They raise when they are converted to NumPy arrays or used together with them.  Indices out of range
-wrap around, new memory is poisoned, reductions return 0-d arrays and add in another order.  Waits
-of the host are counted, and calls can be recorded and replayed.
+The arrays raise when they are converted to NumPy arrays or used together with them.  Indices out
+of range wrap around, and new memory is poisoned.  Reductions add in another order, and return 0-d
+arrays, not scalars.  The backend lists the host's waits for the device, and can record and replay
+calls.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Machine:
         return self.array_type._of(raw, self.device if device is None else device)
 
     def asarray(self, value: Any, dtype: Any = None, copy: bool = False) -> Any:
-        """A device array of host data.  Any but a number is a copy from the host."""
+        """A device array of `value`.  Host data other than a number are copied to the device."""
         if self.owns(value):
             same_dtype = dtype is None or value.dtype == dtype
             return value if same_dtype and not copy else value.astype(dtype or value.dtype)
@@ -201,11 +202,12 @@ class Machine:
         return name in WAITS
 
     def check(self, value: Any, numbers: bool = False) -> None:
+        """Raise unless `value` is an array of the device or, with `numbers`, a number or None."""
         if not self.owns(value) and not (numbers and (np.isscalar(value) or value is None)):
             raise TypeError(f"Unsupported type {type(value)}")
 
     def key(self, key: Any) -> tuple:
-        """An index as a tuple.  Lists and NumPy arrays raise: each use would copy them."""
+        """An index as a tuple.  Lists and NumPy arrays raise: each use would copy them anew."""
         keys = key if isinstance(key, tuple) else (key,)
         for k in keys:
             if not isinstance(k, int | np.integer | slice | StrictArray | EllipsisType | None):
@@ -254,7 +256,7 @@ class Machine:
     def _wrap(self, result: Any, inputs: list, new: dict[int, np.ndarray]) -> tuple[Any, int]:
         """The result as device arrays, and the number of views of inputs among them.
 
-        New arrays are added to `new`, by their position.
+        New arrays are added to `new`, by their position in the result.
         """
         arrays = []
         views = 0

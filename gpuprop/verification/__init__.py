@@ -1,8 +1,8 @@
 """Check that two backends do the same training run.
 
 Random numbers and data must be bit-identical.  Sums cannot be, since each backend adds in its own
-order.  Their difference is therefore compared with the rounding noise: how much the reference
-itself changes when it adds in other orders.
+order.  The difference between the backends is therefore compared with the rounding noise, which is
+how much the reference itself changes when it adds in other orders.
 """
 
 from __future__ import annotations
@@ -40,25 +40,29 @@ __all__ = [
     "verify",
 ]
 
-# The values of `Verification.status`, and the exit status of the command.
+# The values of `Verification.status`, and the exit statuses of ``gpuprop verify``.
 SAME = 0
 DIFFERENT = 1
 NOT_COMPARED = 2
 
 VERDICTS = ("same training run", "different training runs", "not compared")
-ORDER_SEEDS = (1, 2, 3)  # each gives an order of sums in which the reference runs again
+ORDER_SEEDS = (1, 2, 3)  # for each seed, the reference runs again with sums in another order
 
 
 @dataclass
 class Verification:
-    """The result of `verify`.  It is true if the runs are the same; `print` it for a report."""
+    """The result of `verify`.  ``bool(result)`` is True if the runs are the same.
+
+    ``print(result)`` shows a report.
+    """
 
     name: str
     reference: str
     candidate: str
     seed: int = 0
     bitwise: list[BitwiseComparison] = field(default_factory=list)
-    tensors: list[TensorComparison] = field(default_factory=list)  # by dtype, then as errors show
+    # All of float64, then all of float32, each in the order in which an error first shows.
+    tensors: list[TensorComparison] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # limits of the comparison, or why there is none
 
     @property
@@ -70,6 +74,7 @@ class Verification:
 
     @property
     def verdict(self) -> str:
+        """`status` in words."""
         return VERDICTS[self.status]
 
     def __bool__(self) -> bool:
@@ -97,8 +102,9 @@ class Verification:
             yield f"{kind}: {sum(same)} of {len(same)} bit-identical"
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.candidate} compared with {self.reference}, "
-                 f"{self.steps} steps, seed {self.seed}"]
+        steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
+        lines = [f"{self.name}: {self.candidate} compared with {self.reference}, {steps}, "
+                 f"seed {self.seed}"]
         lines += [f"  {line}" for line in self.bitwise_summary()]
         for dtype in dict.fromkeys(t.dtype for t in self.tensors):
             tensors = [t for t in self.tensors if t.dtype == dtype]
@@ -136,7 +142,7 @@ class Verification:
 
 
 def _finite(value: float) -> float | str:
-    """JSON has no infinity."""
+    """The value, or "infinite", since JSON has no infinity."""
     return value if value < float("inf") else "infinite"
 
 
@@ -144,10 +150,10 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
            seed: int = 0, name: str | None = None) -> Verification:
     """Check that the first `steps` of a training run are the same on two backends.
 
-    ``make_run()`` returns (model, step, batches): a Module; ``step(*batch)``, which trains the
-    model on a batch and returns the loss; and an iterable of batches, which are tuples.  It is
-    called once for each run, with that backend as the default and with `seed` set.  It must set
-    neither itself.
+    ``make_run()`` returns (model, step, batches): a Module; a function ``step(*batch)``, which
+    trains the model on a batch and returns the loss; and an iterable of batches, which are tuples.
+    `verify` calls ``make_run()`` several times on each backend, always with that backend as the
+    default and after ``manual_seed(seed)``.  ``make_run()`` must not set a backend or a seed.
 
     Initial weights, batches and dropout masks must be bit-identical.  Each layer's outputs,
     gradients and updates are compared with the reference in float64::
@@ -156,21 +162,22 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
 
     The noise is the largest difference of the reference from its own runs with permuted samples and
     permuted inner axes of matrix products, but at least 64 units in the last place of the tensor's
-    largest element.
+    largest element; for a parameter's gradient, of the largest gradient among its layer's
+    parameters; for an update, of the largest element of the updated tensor.
 
     The comparison is made in float64 and in float32.  In float32 each step starts from the state of
     the float64 run, because training amplifies rounding.  Gradients are compared with those of the
     float64 run at the float32 run's own activations: where an activation is within rounding of a
     kink, such as ReLU's, two runs may be on different sides of it, and both gradients are right.
 
-    The result is true if the runs are the same.  If not, it names the first layer that differs.
-
-    ::
+    The result is true if the runs are the same.  If not, it names the first layer that differs::
 
         result = gpuprop.verify(make_run)
         print(result)
         assert result
     """
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
     run_name = str(name or getattr(make_run, "__name__", "the run"))
     result = Verification(run_name, reference, candidate, seed)
     if reference == candidate:
@@ -194,14 +201,15 @@ def _compare(result: Verification, make_run: Callable, steps: int) -> None:
     record = functools.partial(record_run, make_run, seed=result.seed, steps=steps)
     reference = record(result.reference, dtype="float64")
     if not reference.steps:
-        result.notes.append("make_run returned no batches")
+        result.notes.append("make_run returned no batches" if steps else "steps is 0")
         return
     reordered = record(result.reference, dtype="float64", order_seed=1)
     permute = not depends_on_sample_order(reference, reordered)
     if not permute:
         result.notes.append(
             "samples were not permuted, because the result depends on their order or because the "
-            "arrays of a batch differ in length: the noise is measured by matrix products alone")
+            "arrays of a batch differ in length: only the inner axes of matrix products were "
+            "permuted to measure the noise")
 
     def expected(run: RunRecord, order_seed: int = 0) -> RunRecord:
         """The float64 values to compare a run with."""

@@ -21,7 +21,7 @@ RUNS: dict[str, Callable] = {}
 
 
 def builtin(make_run: Callable) -> Callable:
-    """Add a run to `RUNS` by its function's name."""
+    """Add a run to `RUNS` under the name of its function."""
     RUNS[make_run.__name__] = make_run
     return make_run
 
@@ -29,7 +29,7 @@ def builtin(make_run: Callable) -> Callable:
 def find_run(name: str) -> Callable:
     """The built-in run of this name, or a function in a file: ``file.py:function``.
 
-    The function is `make_run` if it is left out.
+    ``file.py`` means ``file.py:make_run``.
     """
     if name in RUNS:
         return RUNS[name]
@@ -88,7 +88,7 @@ def cnn() -> tuple:
 
 
 class CharacterModel(nn.Module):
-    """A causal Transformer of two layers: (N, L) symbols to (N, L, symbols) logits."""
+    """A causal Transformer of two layers: symbols (N, L) to logits (N, L, `symbols`)."""
 
     causal_mask: Tensor
 

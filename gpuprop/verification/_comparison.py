@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +20,10 @@ Key = tuple[str, str, str]  # phase, layer, tensor
 
 
 class BitwiseComparison(NamedTuple):
-    """Whether something that must be bit-identical is."""
+    """Whether data that must be bit-identical on both backends are."""
 
     kind: str  # "initial weights", "batches" or "dropout masks"
-    name: str
+    name: str  # of the parameter, buffer or batch; for a mask, of its layer
     step: int
     same: bool
 
@@ -31,16 +32,16 @@ class BitwiseComparison(NamedTuple):
 
 
 class TensorComparison(NamedTuple):
-    """One tensor of one step: its difference from the reference, and the noise of rounding."""
+    """One tensor of one step: its difference from the reference, and the rounding noise."""
 
     dtype: str
     step: int
     phase: str
     layer: str
     tensor: str
-    difference: float
+    difference: float  # the largest absolute difference
     noise: float
-    detail: str = ""
+    detail: str = ""  # such as "absent in the candidate"
 
     @property
     def ratio(self) -> float:
@@ -66,10 +67,10 @@ def compare_bitwise(reference: RunRecord, candidate: RunRecord) -> Iterator[Bitw
     for i, (a, b) in enumerate(zip(reference.steps, candidate.steps, strict=False)):
         same = len(a.batch) == len(b.batch) and all(map(_identical, a.batch, b.batch))
         yield BitwiseComparison("batches", f"batch {i}", i, same)
-        for n, (layer, mask) in enumerate(a.masks):
-            other_layer, other = b.masks[n] if n < len(b.masks) else ("", None)
+        absent = ("", None)
+        for (layer, mask), (other_layer, other) in zip_longest(a.masks, b.masks, fillvalue=absent):
             same = other_layer == layer and _identical(mask, other)
-            yield BitwiseComparison("dropout masks", layer, i, same)
+            yield BitwiseComparison("dropout masks", layer or other_layer, i, same)
     shorter = min(len(reference.steps), len(candidate.steps))
     if len(reference.steps) != len(candidate.steps):
         yield BitwiseComparison("batches", "number of batches", shorter, False)
@@ -87,10 +88,10 @@ def with_gradients_of(reference: RunRecord, other: RunRecord) -> RunRecord:
 
 
 def measure_noise(pairs: Iterable[tuple[RunRecord, RunRecord]]) -> list[dict[Key, float]]:
-    """By step and tensor, the largest difference between the runs of a pair.
+    """The largest difference between the two runs of any pair, for each step and tensor.
 
-    A pair is a reference and a run of it in another order.  The pairs may be an iterator, since
-    records of runs are large.
+    A pair is the reference and a run of it with sums in another order.  `pairs` is consumed one
+    pair at a time, since the records of runs are large: it may be an iterator.
     """
     found: dict[int, dict[Key, float]] = defaultdict(lambda: defaultdict(float))
     for reference, reordered in pairs:
@@ -100,14 +101,14 @@ def measure_noise(pairs: Iterable[tuple[RunRecord, RunRecord]]) -> list[dict[Key
                 if key not in others:
                     continue
                 difference = aligned_difference(others[key].value, tensor.value, b.order)
-                if difference < np.inf:  # an infinite one is no rounding
+                if difference < np.inf:  # an infinite difference is not due to rounding
                     found[i][key] = max(found[i][key], difference)
     return [found[i] for i in range(1 + max(found, default=-1))]
 
 
 def compare_tensors(reference: RunRecord, candidate: RunRecord, noise: list[dict[Key, float]],
                     dtype: str) -> Iterator[TensorComparison]:
-    """Compare every tensor with the reference in float64, in the order in which an error shows."""
+    """Compare every tensor with the float64 reference, in the order in which an error shows."""
     for i, (a, b) in enumerate(zip(reference.steps, candidate.steps, strict=False)):
         expected = _by_key(a.tensors)
         actual = _by_key(b.tensors)
@@ -116,7 +117,7 @@ def compare_tensors(reference: RunRecord, candidate: RunRecord, noise: list[dict
             floor = FLOOR * _spacing(scale, dtype)
             measured = noise[i].get(key, 0.0) if i < len(noise) else 0.0
             yield _compare(tensor, actual.get(key), max(measured, floor), dtype, i)
-        for key in actual.keys() - expected.keys():
+        for key in [key for key in actual if key not in expected]:
             yield TensorComparison(dtype, i, *key, np.inf, 1.0, "present in the candidate only")
 
 
@@ -138,13 +139,17 @@ def _compare(expected: TensorRecord, actual: TensorRecord | None, noise: float, 
 
 
 def aligned_difference(a: np.ndarray, b: np.ndarray, order: SummationOrder | None) -> float:
-    """The difference of `a` from `b`, after the samples of `a` are put back in their order."""
+    """The largest difference of `a` from `b`, with the samples of `a` in their original order."""
     originals = order.possible_originals(a) if order else [a]
     return min(max_difference(original, b) for original in originals)
 
 
 def max_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference; infinite for different shapes, NaN or infinities."""
+    """The largest absolute difference.
+
+    It is infinite if the shapes differ, or if an element is NaN or infinite in one array only.  Two
+    NaN, or two equal infinities, differ by 0.
+    """
     if a.shape != b.shape:
         return np.inf
     a = a.astype("float64")

@@ -41,7 +41,7 @@ pre {
 
 
 def html_report(results: Sequence[Verification]) -> str:
-    """The page of these results."""
+    """One HTML page with these results and the environment."""
     return "\n".join(_page(results))
 
 
@@ -52,8 +52,8 @@ def _page(results: Sequence[Verification]) -> Iterator[str]:
     yield (f"<p>Each training run is done on two backends. A number is the ratio of a tensor's "
            f"difference from the reference in float64 to the rounding noise. The noise is the "
            f"largest difference of the reference from its own runs in other summation orders, but "
-           f"at least {FLOOR} units in the last place. Ratios up to {LIMIT:g} are due to "
-           f"rounding.</p>")
+           f"at least {FLOOR} units in the last place. Ratios up to {LIMIT:g} are "
+           f"attributed to rounding.</p>")
     for result in results:
         yield from _section(result)
     environment = _environment.format_info(_environment.info())
@@ -63,8 +63,9 @@ def _page(results: Sequence[Verification]) -> Iterator[str]:
 def _section(result: Verification) -> Iterator[str]:
     verdict = f'<span class="verdict s{result.status}">{result.verdict}</span>'
     yield f"<h2>{escape(result.name)} {verdict}</h2>"
-    yield (f"<p>{escape(result.candidate)} compared with {escape(result.reference)}, "
-           f"{result.steps} steps, seed {result.seed}")
+    steps = "1 step" if result.steps == 1 else f"{result.steps} steps"
+    yield (f"<p>{escape(result.candidate)} compared with {escape(result.reference)}, {steps}, "
+           f"seed {result.seed}")
     if result.first_difference:
         yield f"<br>First difference: <b>{escape(result.first_difference)}</b>"
     for line in (*result.notes, *result.bitwise_summary()):

@@ -31,7 +31,7 @@ class TensorRecord(NamedTuple):
     layer: str
     tensor: str  # "output", "gradient of weight", "update of bias" ...
     value: np.ndarray
-    scale: float | None = None  # if set, used for units in the last place instead of `value`'s own
+    scale: float | None = None  # sets the floor of the noise; if None, the largest of `value` does
 
 
 # The kinds of gradients, in the order in which a layer computes them.
@@ -88,7 +88,7 @@ class StepRecorder:
 
     def record(self, step: Callable, batch: Any, order_seed: int = 0,
                permute_samples: bool = True) -> StepRecord:
-        """Run and record one training step; with `order_seed`, with its sums in another order."""
+        """Run and record one training step.  If `order_seed` is not 0, it adds in another order."""
         host = [asnumpy(leaf) for leaf in tree_leaves(batch) if hasattr(leaf, "shape")]
         order = None
         if order_seed:
@@ -163,7 +163,7 @@ class StepRecorder:
         self._record_gradient(tensor, GradientLabel(layer, OUTPUT, name))
 
     def _replace_output(self, tensor: Tensor, value: np.ndarray | None) -> None:
-        """Continue with the output that another run had here."""
+        """Write `value`, the output of another run, to the tensor, if their shapes agree."""
         if value is None or value.shape != tensor.shape or not is_float(tensor.dtype):
             return
         array = self.backend.asarray(value, tensor.dtype)
@@ -207,7 +207,7 @@ class StepRecorder:
     # ---- backward
 
     def _record_gradient(self, tensor: Tensor, label: GradientLabel) -> Callable[[], None]:
-        """Record a tensor's gradient when it arrives.  The function that is returned stops it."""
+        """Record a tensor's gradient when it arrives, until the returned function is called."""
         key = id(tensor.node or tensor)
         self.known[key] = tensor.node or tensor
         if not tensor.requires_grad:
@@ -216,7 +216,7 @@ class StepRecorder:
         return tensor.register_hook(lambda g: self.gradients.append((key, asnumpy(g))))
 
     def _backward(self) -> list[TensorRecord]:
-        """Gradients from the last layer to the first, in a layer: of output, parameters, input."""
+        """Gradients from the last layer to the first: of its output, its parameters, its input."""
         found: list[tuple[tuple, TensorRecord]] = []
         times: Counter[GradientLabel] = Counter()
         for key, value in self.gradients:
@@ -227,8 +227,8 @@ class StepRecorder:
                 name += f" (backward {times[label]})"
             position = -self.call_order.get(label.layer, -1), label.kind, len(found)
             found.append((position, TensorRecord("backward", label.layer, name, value)))
-        # The parameters of a layer have one scale.  The gradient of a bias before a normalization,
-        # for example, is 0 but for rounding: measured against itself it would never agree.
+        # The parameters of a layer share one scale.  The gradient of a bias before a normalization,
+        # for example, is 0 except for rounding: relative to itself, it would never agree.
         scales: dict[str, float] = defaultdict(float)
         for (_, kind, _), t in found:
             if kind == PARAMETER:
@@ -254,13 +254,13 @@ class StepRecorder:
 
 
 def max_magnitude(a: np.ndarray) -> float:
-    """The largest absolute value, infinities and NaN left out."""
+    """The largest finite absolute value, or 0."""
     a = np.abs(a.astype("float64"))
     return float(a[np.isfinite(a)].max(initial=0))
 
 
 def _split(name: str, model: Module) -> tuple[str, str]:
-    """The layer of a parameter, and the parameter's name in it."""
+    """The layer of a parameter or buffer, and its name in that layer."""
     layer, _, own_name = name.rpartition(".")
     return layer or type(model).__name__, own_name
 

@@ -17,7 +17,7 @@ from gpuprop._core.ops import Spec
 
 
 def batch_size(arrays: list[np.ndarray]) -> int:
-    """The length of the first axis if all arrays of a batch have the same, else 0."""
+    """The length of the first axis if it is the same in all arrays of a batch, otherwise 0."""
     lengths = {a.shape[0] for a in arrays if a.ndim}
     return lengths.pop() if len(lengths) == 1 else 0
 
@@ -25,7 +25,7 @@ def batch_size(arrays: list[np.ndarray]) -> int:
 class SummationOrder:
     """A permutation of the samples of a batch, and permutations of matmul's inner axes.
 
-    With 0 `samples` the batch is not permuted.
+    If `samples` is 0, the batch is not permuted.
     """
 
     def __init__(self, samples: int, seed: int) -> None:
@@ -39,7 +39,7 @@ class SummationOrder:
         return a[self.permutation] if self.samples and a.ndim else a
 
     def possible_originals(self, a: np.ndarray) -> Iterator[np.ndarray]:
-        """`a` as it is, and with the permutation undone along each axis that may hold samples."""
+        """`a` as it is, then with the permutation undone along each axis that may hold samples."""
         yield a
         for axis in self._sample_axes(a.shape):
             yield self._take_samples(np, a, self.inverse, axis)
@@ -55,6 +55,7 @@ class SummationOrder:
         return sorted(axes, key=lambda i: shape[i] != self.samples)
 
     def _take_samples(self, xp: Any, a: Any, indices: Any, axis: int) -> Any:
+        """The samples `indices` along `axis`, each with all its rows."""
         rows_per_sample = a.shape[axis] // self.samples
         blocked = (*a.shape[:axis], self.samples, rows_per_sample, *a.shape[axis + 1:])
         return xp.take(a.reshape(blocked), indices, axis=axis).reshape(a.shape)
@@ -93,6 +94,7 @@ class SummationOrder:
         return in_original_order
 
     def _take_all(self, xp: Any, indices: Any, value: Any) -> Any:
+        """Take samples from every array in `value` that has a sample axis."""
         if isinstance(value, tuple | list):
             return tuple(self._take_all(xp, indices, v) for v in value)
         axes = self._sample_axes(getattr(value, "shape", ()))
@@ -100,7 +102,7 @@ class SummationOrder:
 
 
 class ReorderedMatmul:
-    """A backend's ``xp`` whose `matmul` permutes the inner axis."""
+    """A backend's ``xp`` whose `matmul` adds the products in a random order."""
 
     def __init__(self, backend: Backend, rng: np.random.Generator) -> None:
         self._backend = backend

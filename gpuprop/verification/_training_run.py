@@ -37,8 +37,8 @@ def record_run(make_run: Callable, backend: str, seed: int, steps: int, dtype: s
             model, step, batches = make_run()
             if any(backend_of(p.data) is not b for p in model.parameters()):
                 raise RuntimeError(
-                    f"make_run made its model on another backend than {backend!r}: it must not "
-                    f"choose a backend itself")
+                    f"make_run must make its model on the default backend, {backend!r}, but made "
+                    f"it on another: it must not choose a backend itself")
             record = RunRecord(dtype, model.state_dict(), [], [])
             if any(p.dtype != dtype for p in model.parameters()):
                 model.to(dtype=dtype)
@@ -55,9 +55,9 @@ def _train(record: RunRecord, backend: Backend, model: Module, step: Callable, b
            activations_from: RunRecord | None = None) -> None:
     """Train on these batches and add each step to `record`.
 
-    `order_seed`, if it is not 0, changes the order of all sums; samples are permuted only with
-    `permute_samples`.  With `start_from` each step starts from the state that run had before it.
-    With `activations_from` each layer's output is replaced by that run's.
+    If `order_seed` is not 0, it changes the order of all sums; samples are permuted only if
+    `permute_samples` is true.  With `start_from`, each step starts from the state that the other
+    run had before it.  With `activations_from`, the other run's outputs replace each layer's.
     """
     optimizers: dict[Optimizer, None] = {}
     for i, batch in enumerate(batches):

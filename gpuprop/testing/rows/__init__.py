@@ -1,8 +1,8 @@
 """The table of calls with which every op is checked, on every backend.
 
-From the arrays of a row (float64 and integers) the checks derive gradients of first and second
-order, other dtypes, other memory layouts and other backends.  There is one module for each family
-of ops.
+A row calls one op with float64 and integer arrays.  The checks test its first- and second-order
+gradients, and repeat it with other dtypes, other memory layouts and on other backends.  There is
+one module for each family of ops.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _text(value: Any) -> str:
 
 @functools.cache
 def _rng(module: str) -> np.random.Generator:
-    """A generator for each module: adding rows to one does not change the numbers of another."""
+    """The generator of a module: new rows in one module do not change the numbers of another."""
     return np.random.default_rng(list(module.encode()))
 
 
@@ -120,7 +120,7 @@ def _calling_module() -> str:
 
 
 def floats(*shape: int, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Random float64: normal, or uniform between `low` and `high`."""
+    """Random float64: uniform in [low, high) if both are given, otherwise standard normal."""
     rng = _rng(_calling_module())
     if low is None or high is None:
         return np.asarray(rng.standard_normal(shape))
@@ -134,7 +134,7 @@ def integers(high: int, *shape: int, low: int = 0) -> np.ndarray:
 
 def pointwise(op: Callable, operands: int = 1, low: float | None = None,
               high: float | None = None, **kwargs: Any) -> list[Row]:
-    """Rows for an elementwise op: 2-d, 0-d, size 1, empty, 3-d and broadcast operands."""
+    """Rows for an elementwise op: 2-d, 0-d, size-1, empty, 3-d and broadcast operands."""
     same = [(4, 5), (), (1,), (0, 3), (2, 3, 4)]
     shapes: list[tuple[tuple[int, ...], ...]] = [(shape,) * operands for shape in same]
     if operands > 1:
@@ -145,7 +145,7 @@ def pointwise(op: Callable, operands: int = 1, low: float | None = None,
 
 
 def all_rows() -> list[Row]:
-    """All rows of the library."""
+    """The rows of all families."""
     rows = []
     for family in FAMILIES:
         rows += importlib.import_module(f"gpuprop.testing.rows._{family}").ROWS
