@@ -287,6 +287,21 @@ class TestTypes:
         with pytest.raises(BackendMismatchError, match=f"{names}.*{remedy}"):
             F.linear(leaf(backend), leaf(other, shape=(2, 3)))
 
+    @pytest.mark.parametrize("make", [lambda x: x * 2, lambda x: x], ids=["computed", "leaf"])
+    def test_a_hook_that_removes_itself(self, backend, make):
+        y = make(leaf(backend))
+        calls = []
+
+        def once(g):
+            calls.append("once")
+            remove()
+
+        remove = y.register_hook(once)
+        y.register_hook(lambda g: calls.append("always"))
+        y.sum().backward(retain_graph=True)
+        y.sum().backward()
+        assert calls == ["once", "always", "always"]
+
     def test_in_place_operators_of_parameters_raise(self, backend):
         p = Parameter(leaf(backend))
         with pytest.raises(TypeError, match=r"p.data\[...\] -= g"):

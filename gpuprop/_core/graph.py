@@ -100,8 +100,9 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
             if g is not None:
                 if has_devices:
                     _use_device_of(g)
-                for hook in node.hooks or ():
-                    g = hook(g)
+                if node.hooks:
+                    for hook in tuple(node.hooks):  # a hook may remove itself
+                        g = hook(g)
                 pullback = node.pullback
                 if type(pullback) is tuple:
                     for edge, f in zip(node.edges, pullback, strict=True):
