@@ -14,7 +14,7 @@ from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor
 from gpuprop._core.tree import tree_leaves, tree_map
-from gpuprop.nn._module import Module
+from gpuprop.nn import Module
 from gpuprop.nn.utils._reparametrization import ComputedWeight
 from gpuprop.optim.lr_scheduler import LRScheduler
 from gpuprop.random import Generator

@@ -287,6 +287,13 @@ class TestTypes:
         with pytest.raises(BackendMismatchError, match=f"{names}.*{remedy}"):
             F.linear(leaf(backend), leaf(other, shape=(2, 3)))
 
+    def test_retain_grad_twice(self, backend):
+        y = leaf(backend) * 2
+        y.retain_grad()
+        y.retain_grad()
+        y.sum().backward()
+        assert (values(backend, y.grad) == 1).all()
+
     @pytest.mark.parametrize("make", [lambda x: x * 2, lambda x: x], ids=["computed", "leaf"])
     def test_a_hook_that_removes_itself(self, backend, make):
         y = make(leaf(backend))

@@ -223,3 +223,60 @@ class TestArrays:
     def test_unknown_arrays(self):
         with pytest.raises(TypeError, match=r"no backend.*memoryview"):
             backend_of(memoryview(b""))
+
+
+class TestStoredChoices:
+    """`use` objects that are kept in variables."""
+
+    def test_the_later_choice_holds(self):
+        choice = use("strict")
+        choice = use("numpy")
+        assert B.default_backend().name == "numpy"
+        del choice
+        assert B.default_backend().name == "numpy"
+
+    def test_a_choice_that_is_freed_after_a_later_one(self):
+        def choose():
+            kept = use("strict")
+            use("numpy")
+            return repr(kept)
+
+        choose()
+        assert B.default_backend().name == "numpy"
+
+    def test_a_block_that_is_entered_twice(self):
+        block = use("strict:1")
+        for _ in range(2):
+            with block:
+                assert gpuprop.zeros(1).device == "strict:1"
+                with block:
+                    assert gpuprop.zeros(1).device == "strict:1"
+                assert gpuprop.zeros(1).device == "strict:1"
+        assert B.default_backend().name == "numpy"
+        assert get_backend("strict").device() == 0
+
+
+def test_a_backend_that_is_registered_again_while_it_is_the_default(registry):
+    def make(kind):
+        class Toy(Backend):
+            name, xp, array_type = "toy", np, kind
+
+            def asarray(self, value, dtype=None):
+                return np.asarray(value, dtype).view(kind)
+
+            def _to_numpy(self, array):
+                return np.array(array)
+
+        return Toy
+
+    first, second = (type(name, (np.ndarray,), {}) for name in ("First", "Second"))
+    register("toy", make(first))
+    use("toy")
+    assert type(B.default_backend().asarray([1.0])) is first
+    register("toy", make(second))
+    assert type(B.default_backend().asarray([1.0])) is second
+    with pytest.raises(TypeError, match="priority"):
+        broken = make(first)
+        broken.priority = None
+        register("broken", broken)
+    use("numpy")

@@ -1,10 +1,12 @@
 """Blocks and decorators that change how things run: no_grad, autocast, no_sync, debug."""
 
 import asyncio
+import threading
 
 import pytest
 
 import gpuprop
+from gpuprop._core.mode import Mode, current
 
 BLOCKS = {
     "no_grad": (lambda: gpuprop.no_grad(), lambda: not gpuprop.is_grad_enabled()),
@@ -121,3 +123,39 @@ def test_an_asynchronous_generator_is_refused():
 def test_autocast_takes_floating_dtypes(dtype):
     with pytest.raises(TypeError, match="floating dtype"):
         gpuprop.autocast(dtype)
+
+
+def test_blocks_of_generators_overlap():
+    def batches():
+        with gpuprop.no_sync():
+            yield 1
+
+    @gpuprop.no_grad()
+    def steps():
+        with gpuprop.enable_grad():
+            yield gpuprop.is_grad_enabled()
+
+    batch = batches()
+    with gpuprop.no_grad():
+        next(batch)
+    assert gpuprop.exp(gpuprop.ones(2)).shape == (2,) and gpuprop.is_grad_enabled()
+    assert refuses_to_wait()  # the generator is still inside of its block
+    batch.close()
+    assert not refuses_to_wait()
+    assert [(inside, gpuprop.is_grad_enabled()) for inside in steps()] == [(True, True)]
+
+
+def test_a_generator_that_another_thread_ends():
+    def batches():
+        with gpuprop.no_grad():
+            yield 1
+
+    batch = batches()
+    next(batch)
+    thread = threading.Thread(target=batch.close)
+    thread.start()
+    thread.join()
+    assert not gpuprop.is_grad_enabled()  # it began here
+    with gpuprop.enable_grad():
+        assert gpuprop.is_grad_enabled()
+    current.set(Mode())

@@ -200,6 +200,14 @@ def test_names_that_load_at_first_use_in_several_threads(names):
         assert fresh(code) == []
 
 
+def test_a_name_and_an_import_statement_at_the_same_time():
+    code = ("import gpuprop, importlib\n"
+            "load = lambda: importlib.import_module('gpuprop.training')\n"
+            "parallel(lambda: gpuprop.summary, load)")
+    for _ in range(3):
+        assert fresh(code) == []
+
+
 def test_a_device_that_is_chosen_for_the_process_is_every_threads():
     device = lambda: gpuprop.zeros(1).device
     gpuprop.use("strict:1")

@@ -679,3 +679,22 @@ def test_memory_does_not_grow():
         gc.collect()
         counts.append(len(gc.get_objects()))
     assert counts[1] - counts[0] < 40
+
+
+def test_a_loss_that_reduces_for_itself():
+    class Focal(nn.CrossEntropyLoss):
+        def __init__(self):
+            super().__init__(reduction="none")
+
+        def forward(self, input, target):
+            loss = super().forward(input, target)
+            return ((1 - gpuprop.exp(-loss)) ** 2 * loss).mean()
+
+    hooked = nn.CrossEntropyLoss(reduction="none")
+    hooked.register_forward_hook(lambda module, args, output: output.mean())
+    x, y = np.ones((4, 3), "float32"), np.zeros(4, "int64")
+    for loss in (Focal(), hooked):
+        model = nn.Linear(3, 2)
+        Trainer(model, loss, optim.SGD(model.parameters())).fit((x, y), epochs=1, batch_size=2)
+    with pytest.raises(ValueError, match="must be a mean"):
+        Trainer(model, nn.CrossEntropyLoss(reduction="none"), optim.SGD(model.parameters()))

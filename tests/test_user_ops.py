@@ -67,7 +67,8 @@ def test_postponed_annotations_of_arrays(annotation):
 
 @pytest.mark.parametrize("annotation", [
     list[gp.Array], tuple[gp.Array, ...], Annotated[gp.Array, "weights"], np.ndarray, gp.Tensor,
-    gp.Array | int, "list[Array]", "np.ndarray", "Tensor", "ArrayLike", "Array | float"])
+    gp.Array | int, "list[Array]", "list[A]", "dict[str, A]", "np.ndarray", "Tensor", "ArrayLike",
+    "Array | float"])
 def test_what_only_looks_like_an_array_is_refused(annotation):
     with pytest.raises(TypeError, match=r"'w' is annotated .*gpuprop\.Array"):
         scope["make"](annotation) if isinstance(annotation, str) else scaled(annotation)
@@ -198,3 +199,21 @@ def test_a_composed_function_of_several_outputs_takes_plain_arrays():
     one, other = both(np.ones(2))
     assert type(one) is type(other) is np.ndarray and other.tolist() == [2.0, 2.0]
     assert all(isinstance(t, gp.Tensor) for t in both(gp.ones(2)))
+
+
+def test_an_op_that_refers_to_itself():
+    source = """
+from __future__ import annotations
+from typing import Optional
+import gpuprop as gp
+from gpuprop import Array as A
+
+def make():
+    @gp.op
+    def double(xp, x: A, w: Optional[A] = None, n=0):
+        return double.fn(xp, x, w) if n else (x * 2, (lambda d: d * 2, None))
+    return double
+"""
+    names = {"__name__": "itself"}
+    exec(source, names)
+    assert names["make"]()(gp.ones(1), n=1).tolist() == [2.0]

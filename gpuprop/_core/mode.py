@@ -93,8 +93,26 @@ def _code_flags(fn: Any) -> int:
     return getattr(getattr(fn, "__code__", None), "co_flags", 0)
 
 
-# The values around the blocks that are entered, outermost first.
-_outer: ContextVar[tuple[Any, ...]] = ContextVar("gpuprop_outer_values", default=())
+# (block, what it needs to end) for each block that is entered, outermost first.
+_open_blocks: ContextVar[tuple[tuple[Block, Any], ...]] = ContextVar("gpuprop_blocks", default=())
+
+
+def push_block(block: Block, saved: Any) -> None:
+    """Keep what the end of a block needs, in this context."""
+    _open_blocks.set((*_open_blocks.get(), (block, saved)))
+
+
+def pop_block(block: Block) -> tuple[Any, ...]:
+    """(saved,) of the last entry of a block; () if it was entered in another context.
+
+    It need not be the innermost block: those of generators overlap.
+    """
+    entries = _open_blocks.get()
+    for i in reversed(range(len(entries))):
+        if entries[i][0] is block:
+            _open_blocks.set(entries[:i] + entries[i + 1:])
+            return (entries[i][1],)
+    return ()
 
 
 class Setting(Block):
@@ -106,13 +124,12 @@ class Setting(Block):
 
     def __enter__(self) -> None:
         before = self._variable.get()
-        _outer.set((*_outer.get(), before))
+        push_block(self, before)
         self._variable.set(self._changed(before))
 
     def __exit__(self, *error: Any) -> None:
-        *outer, before = _outer.get()
-        _outer.set(tuple(outer))
-        self._variable.set(before)
+        for before in pop_block(self):
+            self._variable.set(before)
 
     def _changed(self, before: Any) -> Any:
         return self._value

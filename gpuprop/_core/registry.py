@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import threading
@@ -38,9 +39,9 @@ def register(name: str, cls: type[Backend]) -> None:
     if missing:
         raise TypeError(f"{cls.__name__} is not a backend: it lacks {', '.join(missing)}; "
                         f"derive it from gpuprop.Backend")
-    if ":" in name or isinstance(cls.aliases, str):
-        raise TypeError(f"backend {name!r}: its name must not contain ':', and its aliases must "
-                        f"be a tuple of names")
+    if ":" in name or isinstance(cls.aliases, str) or not isinstance(cls.priority, int):
+        raise TypeError(f"backend {name!r}: its name must not contain ':', its aliases must be a "
+                        f"tuple of names, and its priority an int")
     if _classes.get(name, cls) is not cls:
         _forget(name)
     _classes[name] = cls
@@ -81,11 +82,11 @@ def load(name: str) -> type[Backend]:
     entry_point = known[name]
     try:
         cls = entry_point.load()
+        register(name, cls)
     except Exception as e:
         what = f"{type(e).__name__}: {e}"
         raise ImportError(
             f"backend {name!r} ({entry_point.value}) cannot be imported: {what}") from e
-    register(name, cls)
     return _classes[name]
 
 
@@ -196,6 +197,10 @@ class Choice(NamedTuple):
 
     backend: Backend
     device: int | None
+    number: int  # in the order of the calls
+
+
+_numbers = itertools.count()
 
 
 def default_backend() -> Backend:
@@ -210,7 +215,11 @@ def chosen_backend() -> Backend | None:
     """The default backend, or None if neither the user nor `default_backend` has chosen one yet."""
     found = _context_backend.get()
     choice = _process_choice
-    if found is not None or choice is None:
+    if found is None and choice is not None:
+        found = choice.backend
+    if found is None or BY_TYPE.get(found.array_type) is not found:  # replaced by `register`
+        return found and get_backend(found.name)
+    if choice is None or _context_backend.get() is not None:
         return found
     if choice.device is not None and getattr(_thread, "choice", None) is not choice:
         _thread.choice = choice
@@ -223,13 +232,15 @@ def set_default_backend(name: str, device: int | None = None) -> Backend:
     backend, index = parse_backend(name, device)
     if index is not None:
         backend.use_device(index)
-    _choose_for_process(backend, index)
+    _choose_for_process(Choice(backend, index, next(_numbers)))
     return backend
 
 
-def _choose_for_process(backend: Backend, device: int | None) -> None:
+def _choose_for_process(choice: Choice) -> None:
+    """Set the choice of the process, unless a later one has been made."""
     global _process_choice
-    _process_choice = _thread.choice = Choice(backend, device)
+    if _process_choice is None or _process_choice.number < choice.number:
+        _process_choice = _thread.choice = choice
 
 
 class use:
@@ -249,6 +260,8 @@ class use:
 
     def __init__(self, name: str, device: int | None = None) -> None:
         self._pending = False
+        self._number = next(_numbers)
+        self._blocks: list[tuple] = []  # (token, device before) of each block that is entered
         self.backend, self._device = parse_backend(name, device)
         self._backend_before = _context_backend.get()
         self._device_before = self.backend.device()
@@ -258,21 +271,28 @@ class use:
         self._pending = True  # until a block is entered, or the object is deleted
 
     def __enter__(self) -> Backend:
+        if self._pending:
+            _context_backend.set(self._backend_before)
+        else:  # entered before, or a statement
+            self._device_before = self.backend.device()
+            if self._device is not None:
+                self.backend.use_device(self._device)
         self._pending = False
-        _context_backend.set(self._backend_before)
-        self._token = _context_backend.set(self.backend)
+        self._blocks.append((_context_backend.set(self.backend), self._device_before))
         return self.backend
 
     def __exit__(self, *_: object) -> None:
-        _context_backend.reset(self._token)
-        self.backend.use_device(self._device_before)
+        token, device_before = self._blocks.pop()
+        _context_backend.reset(token)
+        self.backend.use_device(device_before)
 
     def _finish_statement(self) -> None:
         """Runs when the object is deleted or displayed: without a block, it is a statement."""
         if self._pending:
             self._pending = False
-            _choose_for_process(self.backend, self._device)
-            _context_backend.set(None)
+            _choose_for_process(Choice(self.backend, self._device, self._number))
+            if _context_backend.get() is self.backend:
+                _context_backend.set(None)
 
     __del__ = _finish_statement
 

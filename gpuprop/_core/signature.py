@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable
@@ -96,7 +97,7 @@ def is_array(fn: Any, name: str, annotation: Any) -> bool:
     parts = get_args(found) if get_origin(found) in (Union, UnionType) else (found,)
     if Array in parts and set(parts) <= {Array, type(None)}:
         return True
-    if looks_like_one or Array in parts:
+    if looks_like_one or Array in parts or LOOKS_LIKE_AN_ARRAY.search(str(found)):
         raise TypeError(
             f"{fn.__qualname__}(): {name!r} is annotated {text!r}: annotate an array with "
             f"gpuprop.Array or gpuprop.Array | None, several arrays with *{name}: gpuprop.Array, "
@@ -106,8 +107,11 @@ def is_array(fn: Any, name: str, annotation: Any) -> bool:
 
 def _closure(fn: Any) -> dict[str, Any]:
     """The variables of enclosing functions that `fn` uses, by name."""
-    cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
-    return {name: cell.cell_contents for name, cell in cells}
+    found = {}
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # empty, such as the name of a function being made
+            found[name] = cell.cell_contents
+    return found
 
 
 def unwrapped(fn: Any) -> Any:

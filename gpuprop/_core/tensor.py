@@ -102,6 +102,8 @@ class Tensor(Methods, Variable):
     def retain_grad(self) -> None:
         """Store the gradient of this tensor in `.grad` too, although an op made it."""
         if self.node is not None:
+            if any(getattr(hook, "retains", False) for hook in self.node.hooks or ()):
+                return
             reference = weakref.ref(self)  # the tensor holds the node: avoid a cycle
 
             def store(g: Any) -> None:
@@ -110,6 +112,7 @@ class Tensor(Methods, Variable):
                     t.receive(g)
 
             self.register_hook(store)
+            self.node.hooks[-1].retains = True
         elif not self.requires_grad:
             raise RuntimeError("retain_grad() on a tensor that requires no gradient")
 

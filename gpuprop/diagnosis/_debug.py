@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from contextvars import ContextVar
 from typing import Any
 
 from gpuprop._core.instruments import check_at_once
-from gpuprop._core.mode import Block, Setting
+from gpuprop._core.mode import Block, Setting, pop_block, push_block
 from gpuprop.diagnosis._nan import detect_nan
 
 
@@ -30,10 +29,6 @@ def debug(nan: bool = False) -> Block:
     return Debug() if nan else Setting(check_at_once, True)
 
 
-# The exit stacks of the entered blocks, outermost first.
-_open: ContextVar[tuple[contextlib.ExitStack, ...]] = ContextVar("gpuprop_debug", default=())
-
-
 class Debug(Block):
     """``debug(nan=True)``: each entry of the block has a detector of its own."""
 
@@ -41,9 +36,8 @@ class Debug(Block):
         stack = contextlib.ExitStack()
         stack.enter_context(Setting(check_at_once, True))
         stack.enter_context(detect_nan())
-        _open.set((*_open.get(), stack))
+        push_block(self, stack)
 
     def __exit__(self, *error: Any) -> None:
-        *outer, stack = _open.get()
-        _open.set(tuple(outer))
-        stack.__exit__(*error)
+        for stack in pop_block(self):
+            stack.__exit__(*error)

@@ -16,8 +16,8 @@ from gpuprop._core.instruments import around_modules, inspect_ops, parameter_cha
 from gpuprop._core.ops import Spec
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter
+from gpuprop.nn import Module
 from gpuprop.nn._locate import module_path
-from gpuprop.nn._module import Module
 
 FLAG_ROWS = 4096  # the host reads the flags of a device after so many checks
 

@@ -12,7 +12,7 @@ from gpuprop._core.mode import no_grad
 from gpuprop._core.namespace import namespace
 from gpuprop._core.placement import place_of, write
 from gpuprop._core.registry import default_backend, making_on
-from gpuprop.nn._module import Module
+from gpuprop.nn import Module
 from gpuprop.random import Generator, default_generator
 
 

@@ -121,10 +121,12 @@ def sum_and_count(loss: Callable) -> Callable | None:
     its own is called instead, so that the result is then the layer's output.  Raises ValueError if
     the reduction of a gpuprop loss is not a mean.
     """
-    if isinstance(loss, Loss | LinearCrossEntropyLoss):
-        check_mean(getattr(loss, "reduction", "mean"))
     if callable(getattr(loss, "sum_and_count", None)):
-        return method_in_place_of_call(loss)
+        method = method_in_place_of_call(loss)
+        is_gpuprops = isinstance(loss, Loss | LinearCrossEntropyLoss)
+        if is_gpuprops and method is not None and not computes_its_own(loss):
+            check_mean(getattr(loss, "reduction", "mean"))
+        return method
     function, options = loss, {}
     if isinstance(loss, functools.partial) and not loss.args:
         function, options = loss.func, loss.keywords
@@ -145,9 +147,14 @@ def method_in_place_of_call(loss: Any) -> Callable | None:
     return functools.partial(_call_layer, loss) if isinstance(loss, Module) else loss.sum_and_count
 
 
+def computes_its_own(layer: Any) -> bool:
+    """True if a layer has hooks, or an attribute `forward`: only the call knows its output."""
+    return any(layer._forward_hook_lists.values()) or "forward" in vars(layer)
+
+
 def _call_layer(layer: Any, *inputs: Any) -> Any:
     """(sum, count) of a layer; its output if it has hooks or a forward of its own."""
-    if any(layer._forward_hook_lists.values()) or "forward" in vars(layer):
+    if computes_its_own(layer):
         return layer(*inputs)
     return call_method(layer, layer.sum_and_count, inputs)
 

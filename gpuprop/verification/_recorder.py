@@ -18,7 +18,8 @@ from gpuprop._core.instruments import around_modules, inspect_ops
 from gpuprop._core.ops import Spec
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 from gpuprop._core.tree import tree_leaves, tree_map
-from gpuprop.nn._module import Module, state_tensors
+from gpuprop.nn import Module
+from gpuprop.nn._module import state_tensors
 from gpuprop.verification._summation_order import SummationOrder, batch_size
 
 OUTSIDE = "(training step)"  # in place of a layer's name, for computations outside of all layers

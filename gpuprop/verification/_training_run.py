@@ -13,7 +13,8 @@ from gpuprop._core.backend import Backend
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.registry import backend_of, making_on
 from gpuprop._core.tensor import Parameter
-from gpuprop.nn._module import Module, state_tensors
+from gpuprop.nn import Module
+from gpuprop.nn._module import state_tensors
 from gpuprop.optim import Optimizer
 from gpuprop.random import manual_seed
 from gpuprop.verification._recorder import StepRecord, StepRecorder
