@@ -46,6 +46,8 @@ __all__ = [
     "unstack",
 ]
 
+INTEGERS = (int, np.integer)
+
 
 @op(half="exact")
 def astype(xp, x: Array, dtype: Any):
@@ -188,7 +190,7 @@ def repeat(xp, x: Array, repeats: int | Sequence[int], axis: int | None = None):
     after = flat.shape[axis + 1:]
 
     def x_grad(d):
-        if isinstance(repeats, int | np.integer):
+        if isinstance(repeats, INTEGERS):
             dx = d.reshape(*before, n, repeats, *after).sum(axis=axis + 1)
         else:
             source = xp.repeat(xp.arange(n), repeats)
@@ -229,9 +231,9 @@ def pad(xp, array: Array, pad_width: Any, mode: str = "constant", constant_value
 
 def _pairs_per_axis(width, ndim):
     """Any form of NumPy's `pad_width` as a pair (before, after) per axis."""
-    if isinstance(width, int | np.integer):
+    if isinstance(width, INTEGERS):
         return ((width, width),) * ndim
-    if all(isinstance(w, int | np.integer) for w in width):
+    if all(isinstance(w, INTEGERS) for w in width):
         return ((width[0], width[-1]),) * ndim
     if len(width) not in (1, ndim):
         raise ValueError(f"pad: pad_width has {len(width)} pairs for an array with {ndim} axes")
@@ -325,7 +327,7 @@ def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 
     """
     leading = (slice(None),) * normalize_axis(ary, axis)
     n = ary.shape[axis]
-    if isinstance(indices_or_sections, int | np.integer):
+    if isinstance(indices_or_sections, INTEGERS):
         sections = indices_or_sections
         if n % sections:
             raise ValueError(f"split: an axis of size {n} cannot be split into {sections} equal "
