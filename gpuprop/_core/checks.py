@@ -1,0 +1,76 @@
+"""Checks of arguments that are no arrays: numbers, names and objects of a class.
+
+Each function returns the checked value, a NumPy number as a Python number, or raises with the call,
+the argument, the expected value and the given one.  `what` names the call and the argument, as in
+"Linear: in_features".
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def as_integer(what: str, value: Any, minimum: int | None = None,
+               maximum: int | None = None) -> int:
+    """`value` as an int.  Raises TypeError unless it is an integer, ValueError out of range."""
+    wanted = "an integer"
+    if minimum is not None and maximum is not None:
+        wanted += f" from {minimum} to {maximum}"
+    elif minimum is not None:
+        wanted += f" of at least {minimum}"
+    elif maximum is not None:
+        wanted += f" of at most {maximum}"
+    is_index = not isinstance(value, bool | np.bool_) and not hasattr(value, "shape")
+    try:
+        number = operator.index(value) if is_index or isinstance(value, np.integer) else None
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{what} must be {wanted}, got {value!r}")
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+    return number
+
+
+def as_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
+    """`value` as an int or float within an interval such as "[0, 1)"; NaN is in no interval.
+
+    Raises TypeError unless it is a real number, and ValueError outside of the interval.
+    """
+    if isinstance(value, np.integer | np.floating):
+        value = value.item()
+    described = "a number" if interval == "[-inf, inf]" else f"a number in {interval}"
+    if interval == "(-inf, inf)":
+        described = "a finite number"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{what} must be {described}, got {value!r}")
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise ValueError(f"{what} must be {described}, got {value!r}")
+    return value
+
+
+def as_choice(what: str, value: Any, choices: Sequence[Any]) -> Any:
+    """`value`, one of `choices`.  Raises ValueError for another one."""
+    if not any(value is choice or (type(value) is type(choice) and value == choice)
+               for choice in choices):
+        *others, last = map(repr, choices)
+        wanted = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+    return value
+
+
+def as_instance(what: str, value: Any, kind: type | tuple[type, ...], described: str) -> Any:
+    """`value`, an object of a class.  Raises TypeError, with the class `described` in words."""
+    if not isinstance(value, kind):
+        hint = ""
+        if isinstance(value, type) and issubclass(value, kind):
+            hint = f": construct it, as in {value.__name__}(...)"
+        raise TypeError(f"{what} must be {described}, got {value!r}{hint}")
+    return value

@@ -1,0 +1,67 @@
+"""The checks of arguments that are no arrays."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from gpuprop._core.checks import as_choice, as_instance, as_integer, as_number
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_as_integer_returns_an_int(value):
+    assert as_integer("f: n", value, 0) == 3
+    assert type(as_integer("f: n", value, 0)) is int
+
+
+@pytest.mark.parametrize("value", [1.0, "1", None, True, np.bool_(True), np.float32(1), [1],
+                                   np.array(1), math.nan])
+def test_as_integer_refuses_other_types(value):
+    message = f"f: n must be an integer of at least 0, got {value!r}"
+    with pytest.raises(TypeError, match=re.escape(message)):
+        as_integer("f: n", value, minimum=0)
+
+
+@pytest.mark.parametrize(("limits", "words"), [
+    ({"minimum": 5}, "of at least 5"), ({"maximum": 3}, "of at most 3"),
+    ({"minimum": 1, "maximum": 3}, "from 1 to 3")])
+def test_as_integer_checks_the_range(limits, words):
+    with pytest.raises(ValueError, match=f"f: n must be an integer {words}, got 4"):
+        as_integer("f: n", 4, **limits)
+
+
+@pytest.mark.parametrize(("interval", "inside", "outside"), [
+    ("[0, 1)", [0, 0.5, np.float32(0.5)], [1, -1e-9, math.nan, math.inf]),
+    ("(0, 1]", [1, 1e-9], [0, 1.1]),
+    ("(-inf, inf)", [0, -1e300], [math.inf, -math.inf, math.nan]),
+    ("[0, inf]", [math.inf], [-1]),
+])
+def test_as_number_checks_the_interval(interval, inside, outside):
+    for value in inside:
+        assert as_number("f: x", value, interval) == value
+        assert type(as_number("f: x", value, interval)) in (int, float)
+    for value in outside:
+        with pytest.raises(ValueError, match=r"f: x must be a .*number.*, got"):
+            as_number("f: x", value, interval)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, 1j, [1.0], np.array(1.0)])
+def test_as_number_refuses_other_types(value):
+    with pytest.raises(TypeError, match=re.escape(f"f: x must be a finite number, got {value!r}")):
+        as_number("f: x", value)
+
+
+@pytest.mark.parametrize("value", ["sums", 1, None, np.zeros(2), True])
+def test_as_choice(value):
+    assert as_choice("f: reduction", "sum", ("mean", "sum", "none")) == "sum"
+    with pytest.raises(ValueError, match="f: reduction must be 'mean', 'sum' or 'none', got"):
+        as_choice("f: reduction", value, ("mean", "sum", "none"))
+
+
+def test_as_instance():
+    assert as_instance("f: x", [1], list, "a list") == [1]
+    with pytest.raises(TypeError, match=r"f: x must be a list, got 5$"):
+        as_instance("f: x", 5, list, "a list")
+    with pytest.raises(TypeError, match=r"construct it, as in list\(\.\.\.\)"):
+        as_instance("f: x", list, list, "a list")
