@@ -1,5 +1,7 @@
 """Error notes with layers and shapes, `summary`, `debug` and `no_sync`."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,8 @@ from gpuprop import nn, optim
 from gpuprop._core.instruments import parameter_changed
 from gpuprop._core.mode import current
 from gpuprop.diagnosis import _nan
-from gpuprop.nn._locate import MAX_OPS
+from gpuprop.nn import _module
+from gpuprop.nn._locate import MAX_LAYERS, MAX_OPS
 
 
 class Net(nn.Module):
@@ -87,6 +90,116 @@ class TestShapes:
         with pytest.raises(ValueError, match="features") as error:
             layer(gpuprop.ones((4, 4)))
         assert notes(error)[1] == "  tensors in Linear: argument 0 (4, 4)"
+
+
+class Around(nn.Module):
+    """A module that calls another one."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def nest(depth, wrap=Around):
+    model = nn.Linear(3, 3)
+    for _ in range(depth):
+        model = wrap(model)
+    return model
+
+
+class TestNests:
+    """The note of an error in nested modules: its work and its length are linear in the depth."""
+
+    @pytest.fixture(autouse=True)
+    def deep_calls(self):
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(20_000)
+        yield
+        sys.setrecursionlimit(limit)
+
+    @pytest.fixture
+    def visits(self, monkeypatch):
+        """The modules whose submodules are listed, once for each listing."""
+        visited = []
+        listing = _module.child_modules
+
+        def child_modules(module):
+            visited.append(module)
+            return listing(module)
+
+        monkeypatch.setattr(_module, "child_modules", child_modules)
+        return visited
+
+    @pytest.mark.parametrize("wrap", [
+        Around,
+        lambda inner: nn.Sequential(inner),
+        lambda inner: nn.Sequential(nn.Sequential(nn.Tanh(), nn.Tanh()), inner),
+    ], ids=["attribute", "sequential", "siblings"])
+    def test_the_work_is_linear(self, wrap, visits):
+        work = []
+        for depth in (100, 200, 1000):
+            model = nest(depth, wrap)
+            visits.clear()
+            with pytest.raises(ValueError, match="features") as error:
+                model(gpuprop.ones((2, 4)))
+            path = notes(error)[0].removeprefix("in ").partition(":")[0]
+            assert model.get_submodule(path.partition(".")[2]) is [*model.modules()][-1]
+            assert len(notes(error)) <= MAX_LAYERS + 2
+            work.append(len(visits) / depth)
+        assert max(work) < 1.2 * min(work) < 15
+
+    def test_a_shared_module_has_the_name_under_which_it_was_called(self):
+        shared = nn.Linear(3, 3)
+        model = nn.Sequential(nn.Sequential(nn.Linear(4, 3), shared), nn.Tanh(), Around(shared))
+        model[2].forward = lambda x: model[2].inner(gpuprop.ones(2, 5))
+        with pytest.raises(ValueError, match="features") as error:
+            model(gpuprop.ones((2, 4)))
+        assert notes(error)[0].startswith("in Sequential.2.inner: Linear(")
+
+    def test_a_module_that_contains_itself(self):
+        model = Around(nn.Linear(3, 3))
+        model.inner.around = model
+        assert [name for name, _ in model.named_modules()] == ["", "inner"]
+        assert [*model.state_dict()] == ["inner.weight", "inner.bias"]
+        with pytest.raises(ValueError, match="features") as error:
+            model(gpuprop.ones((2, 4)))
+        assert notes(error)[0].startswith("in Around.inner: Linear(")
+
+    def test_a_module_that_calls_itself(self, visits):
+        class Recursive(nn.Module):
+            def __init__(self):
+                self.layer = nn.Linear(3, 3)
+
+            def forward(self, x, depth):
+                return self(x, depth - 1) if depth else self.layer(x)
+
+        with pytest.raises(ValueError, match="features") as error:
+            Recursive()(gpuprop.ones((2, 4)), 500)
+        assert notes(error)[0].startswith("in Recursive.layer: Linear(")
+        assert len(visits) < 10
+
+    def test_modules_that_are_shared_at_every_level(self):
+        class Twice(nn.Module):
+            def __init__(self, inner):
+                self.first = self.second = inner
+
+        assert len([*nest(1000, Twice).modules()]) == 1001
+        assert len([*nest(1000, Twice).parameters()]) == 2
+
+    def test_an_error_that_a_module_handles_and_replaces(self):
+        class Replaces(Around):
+            def forward(self, x):
+                try:
+                    return self.inner(x)
+                except ValueError as error:
+                    raise KeyError("wrong") from error
+
+        with pytest.raises(KeyError) as error:
+            nn.Sequential(Replaces(nn.Linear(3, 3)))(gpuprop.ones((2, 4)))
+        assert notes(error)[0] == "in Sequential.0: Replaces()"
+        assert error.value.__cause__.__notes__[0].startswith("in Sequential.0.inner: Linear(")
 
 
 class TestSummary:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 from gpuprop._core.graph import Node
@@ -15,13 +17,15 @@ from gpuprop._core.signature import caused_by_none, none_argument, none_error
 from gpuprop._core.tensor import Parameter, Tensor
 
 MAX_OPS = 12  # ops listed in a note
+MAX_LAYERS = 12  # layers whose tensors are listed
+CALLS = "__call__", "call_method"  # the functions that call a module's forward
 
 
 class ModuleFrame(NamedTuple):
-    """A module whose forward raised an error, and the shapes of the tensors in it by name."""
+    """A running module, and the tensors in its forward by name."""
 
     module: Any
-    shapes: dict[str, tuple]
+    tensors: dict[str, Tensor]
 
 
 class OpRecord(NamedTuple):
@@ -32,32 +36,25 @@ class OpRecord(NamedTuple):
     shape: tuple
 
 
-class Trace(NamedTuple):
-    """The contents of an error's note so far, and its index in `__notes__`."""
-
-    frames: list[ModuleFrame]  # from the outermost module to the innermost
-    ops: list[OpRecord]  # in the order of execution
-    note: int
-
-
 def locate(error: Exception, module: Any, args: tuple) -> None:
-    """Add the module's path, the shapes of its tensors and the last ops to the error's note.
+    """Add the module's path, the shapes of tensors in it and around it, and the last ops as a note.
 
-    The error propagates from inner to outer modules, which all add to the same note.
+    The innermost module does this once.  The modules around it, which the error then reaches, are
+    found on the stack.
     """
-    tensors = _tensors(error, module, args)
-    trace = vars(error).get("_gpuprop_trace")
-    if trace is None:
-        error.add_note("")
-        trace = Trace([], _history(tensors.values()), len(error.__notes__) - 1)
-        vars(error)["_gpuprop_trace"] = trace
-    trace.frames.insert(0, ModuleFrame(module, {name: t.shape for name, t in tensors.items()}))
-    error.__notes__[trace.note] = "\n  ".join(_lines(trace))
+    if vars(error).get("_gpuprop_located"):
+        return
+    vars(error)["_gpuprop_located"] = True
+    tensors = _local_tensors(module, _traceback_frames(error))
+    if tensors is None:
+        tensors = {f"argument {i}": a for i, a in enumerate(args) if isinstance(a, Tensor)}
+    frames = [*_outer_modules(sys._getframe(1), module), ModuleFrame(module, tensors)]
+    error.add_note("\n  ".join(_lines(frames)))
 
 
 def missing_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> TypeError | None:
     """A clearer error if a layer of gpuprop failed because a required input is None."""
-    if not caused_by_none(error) or "_gpuprop_trace" in vars(error):  # an inner layer failed
+    if not caused_by_none(error) or "_gpuprop_located" in vars(error):  # an inner layer failed
         return None
     called = module.forward
     if not str(getattr(called, "__module__", "")).startswith("gpuprop."):
@@ -70,26 +67,42 @@ def missing_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> T
 
 def module_path(modules: Sequence[Any]) -> str:
     """The path of the last module, such as ``MLP.body.0``; each module contains the next one."""
+    return ".".join(_path_parts(modules))
+
+
+def _path_parts(modules: Sequence[Any]) -> list[str]:
     names = [type(modules[0]).__name__]
+    known: dict[tuple[int, int], str] = {}  # modules that call each other are looked up once
     for outer, inner in itertools.pairwise(modules):
-        names.append(next((name for name, m in outer.named_modules() if m is inner), "?"))
-    return ".".join(names)
+        pair = id(outer), id(inner)
+        if pair not in known:
+            known[pair] = _name_within(outer, inner)
+        names.append(known[pair])
+    return names
 
 
-def _lines(trace: Trace) -> Iterator[str]:
-    modules = [frame.module for frame in trace.frames]
+def _name_within(outer: Any, inner: Any) -> str:
+    """The dotted name of a submodule, which most often is a direct one; "?" if it is none."""
+    pairs = itertools.chain(outer.named_children(), outer.named_modules())
+    return next((name for name, module in pairs if module is inner), "?")
+
+
+def _lines(frames: Sequence[ModuleFrame]) -> Iterator[str]:
+    modules = [frame.module for frame in frames]
     innermost = modules[-1]
     options = "..."
     with contextlib.suppress(Exception):  # it must not replace the error that the note explains
         options = innermost.extra_repr()
-    yield f"in {module_path(modules)}: {type(innermost).__name__}({options})"
-    for depth, frame in enumerate(trace.frames, 1):
-        if frame.shapes:
-            shapes = ", ".join(f"{name} {shape}" for name, shape in frame.shapes.items())
-            yield f"tensors in {module_path(modules[:depth])}: {shapes}"
-    if trace.ops:
+    parts = _path_parts(modules)
+    yield f"in {'.'.join(parts)}: {type(innermost).__name__}({options})"
+    for depth, frame in list(enumerate(frames, 1))[-MAX_LAYERS:]:
+        if frame.tensors:
+            shapes = ", ".join(f"{name} {t.shape}" for name, t in frame.tensors.items())
+            yield f"tensors in {'.'.join(parts[:depth])}: {shapes}"
+    ops = _history(frames[-1].tensors.values())
+    if ops:
         owners = {id(p): name.rpartition(".")[0] for name, p in modules[0].named_parameters()}
-        yield f"computed by: {', '.join(_describe(op, owners) for op in trace.ops)}"
+        yield f"computed by: {', '.join(_describe(op, owners) for op in ops)}"
 
 
 def _describe(op: OpRecord, owners: dict[int, str]) -> str:
@@ -98,20 +111,40 @@ def _describe(op: OpRecord, owners: dict[int, str]) -> str:
     return " ".join(filter(None, [layer, op.name, str(op.shape)]))
 
 
-def _tensors(error: Exception, module: Any, args: tuple) -> dict[str, Tensor]:
-    """The Tensors among the local variables of the module's forward, if the error was raised in it.
+def _outer_modules(call: FrameType, module: Any) -> list[ModuleFrame]:
+    """The modules around `module` whose forward is running, from the outermost; `call` calls it."""
+    found: list[ModuleFrame] = []
+    inner: list[FrameType] = []  # the frames between two calls of modules
+    frame: FrameType | None = call
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name in CALLS and code.co_filename == call.f_code.co_filename:
+            outer = frame.f_locals[code.co_varnames[0]]
+            if outer is not (found[-1].module if found else module):
+                found.append(ModuleFrame(outer, _local_tensors(outer, inner) or {}))
+            inner = []
+        else:
+            inner.append(frame)
+        frame = frame.f_back
+    return found[::-1]
 
-    Otherwise those among the positional arguments of the call.
-    """
+
+def _traceback_frames(error: Exception) -> Iterator[FrameType]:
     tb = error.__traceback__
     while tb is not None:
-        code = tb.tb_frame.f_code
-        variables = tb.tb_frame.f_locals
-        is_forward = code.co_name == "forward" and code.co_varnames
-        if is_forward and variables.get(code.co_varnames[0]) is module:  # its `self`
-            return {name: value for name, value in variables.items() if isinstance(value, Tensor)}
+        yield tb.tb_frame
         tb = tb.tb_next
-    return {f"argument {i}": a for i, a in enumerate(args) if isinstance(a, Tensor)}
+
+
+def _local_tensors(module: Any, frames: Iterable[FrameType]) -> dict[str, Tensor] | None:
+    """The Tensors among the local variables of the module's forward; None if it is no frame."""
+    for frame in frames:
+        code = frame.f_code
+        if code.co_name == "forward" and code.co_varnames:
+            variables = frame.f_locals
+            if variables.get(code.co_varnames[0]) is module:  # its `self`
+                return {name: v for name, v in variables.items() if isinstance(v, Tensor)}
+    return None
 
 
 def _history(tensors: Iterable[Tensor]) -> list[OpRecord]:

@@ -162,7 +162,7 @@ class Module(Convertible):
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all submodules with their dotted names, each once."""
-        return _unique(walk(self, prefix))
+        return walk(self, prefix, once=True)
 
     def modules(self) -> Iterator[Module]:
         """This module and all submodules, each once."""
@@ -265,7 +265,7 @@ class Module(Convertible):
 
         The mode affects dropout, batch normalization and similar layers.
         """
-        for _, module in _unique(walk(self)):
+        for _, module in walk(self, once=True):
             module.training = mode
         return self
 
@@ -332,12 +332,27 @@ def child_modules(module: Module) -> Iterator[tuple[str, Module]]:
     return ((name, value) for name, value in vars(module).items() if isinstance(value, Module))
 
 
-def walk(module: Module, prefix: str = "") -> Iterator[tuple[str, Module]]:
-    """The module and all submodules; a shared one once for each of its names."""
+def walk(module: Module, prefix: str = "", once: bool = False) -> Iterator[tuple[str, Module]]:
+    """The module and all submodules with dotted names, each before its own submodules.
+
+    A shared one comes once for each of its names, or only `once`.  A module inside itself is
+    skipped.
+    """
     yield prefix, module
-    for name, value in vars(module).items():
-        if isinstance(value, Module):
-            yield from walk(value, f"{prefix}.{name}".lstrip("."))
+    entered = {id(module)}  # those around the current one; with `once`, all so far
+    levels = [(prefix, module, child_modules(module))]
+    while levels:
+        path, owner, children = levels[-1]
+        name, child = next(children, ("", None))
+        if child is None:
+            levels.pop()
+            if not once:
+                entered.remove(id(owner))
+        elif id(child) not in entered:
+            entered.add(id(child))
+            path = f"{path}.{name}".lstrip(".")
+            yield path, child
+            levels.append((path, child, child_modules(child)))
 
 
 def is_parameter(module: Module, name: str, value: Any) -> bool:
@@ -353,8 +368,11 @@ def is_buffer(module: Module, name: str, value: Any) -> bool:
 
 def named_tensors(module: Module, predicate: Callable, prefix: str = "",
                   recurse: bool = True) -> Iterator[tuple[str, Any]]:
-    """The attributes with ``predicate(module, name, value)``, with dotted names."""
-    for path, owner in walk(module, prefix) if recurse else [(prefix, module)]:
+    """The attributes with ``predicate(module, name, value)``, with dotted names.
+
+    Those of a shared module come once, under its first name.
+    """
+    for path, owner in walk(module, prefix, once=True) if recurse else [(prefix, module)]:
         for name, value in vars(owner).items():
             if predicate(owner, name, value):
                 yield f"{path}.{name}".lstrip("."), value
