@@ -24,6 +24,7 @@ from gpuprop._capture_state import (
     unsupported_type,
 )
 from gpuprop._core.backend import BackendMismatchError, CaptureError
+from gpuprop._core.checks import as_callable
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
 from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
@@ -89,6 +90,7 @@ def capture(step: Callable) -> Callable:
     captured step, it is recorded as a part of that step.  Threads that call a captured step take
     turns, and each gets its own results.
     """
+    as_callable("capture: step", step)
     captured_steps: OrderedDict[Any, _CapturedStep] = OrderedDict()
     lock = threading.RLock()
 

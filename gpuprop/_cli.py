@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     for run, summary in ((info, INFO), (doctor, DOCTOR), (verify, VERIFY)):
         command = commands.add_parser(run.__name__, help=summary, description=summary)
         command.set_defaults(run=run)
-        command.add_argument("--json", nargs="?", const="-", metavar="FILE",
+        command.add_argument("--json", nargs="?", const="-", metavar="FILE", type=_output_file,
                              help="write JSON to FILE, or to standard output in place of the text")
         if run is verify:
             _add_verify_arguments(command)
@@ -43,12 +44,28 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
                          help="the backend to compare with (default: %(default)s)")
     command.add_argument("--candidate", default="cupy",
                          help="the backend to check (default: %(default)s)")
-    command.add_argument("--steps", type=int, default=3,
+    command.add_argument("--steps", type=_natural_number, default=3,
                          help="the number of training steps (default: %(default)s)")
-    command.add_argument("--seed", type=int, default=0,
+    command.add_argument("--seed", type=_natural_number, default=0,
                          help="the seed of all random numbers (default: %(default)s)")
-    command.add_argument("--html", metavar="FILE",
+    command.add_argument("--html", metavar="FILE", type=_output_file,
                          help="write an HTML page with the results of every layer and step")
+
+
+def _natural_number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def _output_file(path: str) -> str:
+    """The path of a file, checked before the work whose results it receives."""
+    folder = os.path.dirname(path) or "."
+    existing = path if os.path.exists(path) else folder
+    if path != "-" and (os.path.isdir(path) or not os.path.isdir(folder)
+                        or not os.access(existing, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"cannot write to {path!r}")
+    return path
 
 
 def info(args: argparse.Namespace) -> int:
@@ -70,15 +87,15 @@ def doctor(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     from gpuprop._core.registry import get_backend
-    from gpuprop.verification import NOT_COMPARED, verify
-    from gpuprop.verification._builtin_runs import RUNS, find_run
+    from gpuprop.verification import DIFFERENT, NOT_COMPARED, verify
+    from gpuprop.verification._builtin_runs import RUNS, UnknownRunError, find_run
     from gpuprop.verification._html_report import html_report
 
     if "strict" in (args.reference, args.candidate):
         import gpuprop.testing  # noqa: F401 (registers it)
     try:
         runs = [find_run(name) for name in args.name or RUNS]
-    except (ValueError, OSError, AttributeError) as error:
+    except UnknownRunError as error:
         print(f"gpuprop verify: {error}", file=sys.stderr)
         return NOT_COMPARED
     for name in (args.reference, args.candidate):
@@ -95,7 +112,8 @@ def verify(args: argparse.Namespace) -> int:
         with open(args.html, "w", encoding="utf-8") as file:
             file.write(html_report(results))
     _write(args.json, [r.to_dict() for r in results], "\n\n".join(map(str, results)))
-    return max((r.status for r in results), default=NOT_COMPARED)
+    statuses = [r.status for r in results]
+    return DIFFERENT if DIFFERENT in statuses else max(statuses)
 
 
 def _write(path: str | None, plain: Any, text: str) -> None:

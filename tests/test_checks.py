@@ -1,12 +1,15 @@
 """The checks of arguments that are no arrays."""
 
+import inspect
 import math
 import re
 
 import numpy as np
 import pytest
 
-from gpuprop._core.checks import as_choice, as_instance, as_integer, as_number
+import gpuprop
+import gpuprop.testing
+from gpuprop._core.checks import as_callable, as_choice, as_instance, as_integer, as_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -65,3 +68,50 @@ def test_as_instance():
         as_instance("f: x", 5, list, "a list")
     with pytest.raises(TypeError, match=r"construct it, as in list\(\.\.\.\)"):
         as_instance("f: x", list, list, "a list")
+
+
+def test_as_callable():
+    assert as_callable("f: g", len) is len
+    with pytest.raises(TypeError, match="f: g must be a function, got 5"):
+        as_callable("f: g", 5)
+
+
+class TestFunctionsOfFunctions:
+    """What takes a function refuses other objects in that call, not when it would call them."""
+
+    CALLS = {
+        "grad: f": gpuprop.grad,
+        "value_and_grad: f": gpuprop.value_and_grad,
+        "capture: step": gpuprop.capture,
+        "pointwise: the body": gpuprop.pointwise,
+        "the body of an op": gpuprop.op,
+        "the body of an op ": gpuprop.kernel,
+        "verify: make_run": gpuprop.verify,
+        "check: op": gpuprop.testing.check_grad,
+        "check: op ": lambda f: gpuprop.testing.check_parity(f, backend="numpy"),
+        "register_hook: hook": gpuprop.Parameter([1.0]).register_hook,
+        "Linear: the forward hook": gpuprop.nn.Linear(1, 1).register_forward_hook,
+        "Linear: the forward hook ": gpuprop.nn.Linear(1, 1).register_forward_pre_hook,
+        "Linear: the function to apply": gpuprop.nn.Linear(1, 1).apply,
+    }
+
+    @pytest.mark.parametrize("what", CALLS)
+    @pytest.mark.parametrize("value", [None, "text", 5, math.nan, [len]], ids=repr)
+    def test_refuses(self, what, value):
+        if value is None and self.CALLS[what] is gpuprop.op:
+            return  # op(None) is op(), a decorator with options
+        with pytest.raises(TypeError, match=f"{what.strip()} must be a .*got "):
+            self.CALLS[what](value)
+
+    def test_the_list_is_complete(self):
+        """Every public function of the root whose first parameter is annotated as a Callable."""
+        missing = []
+        for name in gpuprop.__all__:
+            function = getattr(gpuprop, name)
+            if not callable(function) or isinstance(function, type):
+                continue
+            first = next(iter(inspect.signature(function).parameters.values()), None)
+            takes_function = first is not None and "Callable" in str(first.annotation)
+            if takes_function and not any(call is function for call in self.CALLS.values()):
+                missing.append(name)
+        assert not missing

@@ -420,3 +420,18 @@ def test_debug_checks_indices_immediately(backend):
     logits = gpuprop.ones((2, 3))
     with gpuprop.debug(), pytest.raises(IndexError):
         F.cross_entropy(logits, gpuprop.tensor([0, 5]))
+
+
+@pytest.mark.parametrize(("call", "words"), [
+    (lambda: gpuprop.summary(None, (1, 2)), "model must be a Module, got None"),
+    (lambda: gpuprop.summary(nn.Linear, (1, 2)), "construct it"),
+    (lambda: gpuprop.summary(nn.Linear(2, 2), 5), "input_shapes .* got 5"),
+    (lambda: gpuprop.summary(nn.Linear(2, 2), np.ones((1, 2))), "input_shapes"),
+    (lambda: gpuprop.summary(nn.Linear(2, 2), (1, 2.5)), "got 2.5"),
+    (lambda: gpuprop.summary(nn.Linear(2, 2), (1, -2)), "got -2"),
+    (lambda: gpuprop.summary(nn.Linear(2, 2), (1, 2), dtype=["float32"] * 2), "each of the 1"),
+    (lambda: gpuprop.debug(nn.Linear(2, 2)), "nan must be True or False"),
+])
+def test_refused_arguments(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call()

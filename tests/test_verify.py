@@ -559,12 +559,49 @@ class TestReports:
 
     @pytest.mark.parametrize("name, message", [
         ("lmp", "unknown run 'lmp'"),
-        ("not_there.py", "No such file"),
-        (f"{__file__}:absent", "has no attribute 'absent'"),
+        ("not_there.py", "no file 'not_there.py'"),
+        (f"{__file__}:absent", "has no function 'absent'"),
     ])
     def test_command_with_an_unknown_run(self, name, message, capsys):
         assert main(["verify", name]) == NOT_COMPARED
         assert message in capsys.readouterr().err
+
+
+    @pytest.mark.parametrize("option", ["--html", "--json"])
+    def test_command_refuses_a_file_that_cannot_be_written(self, option, tmp_path, capsys):
+        for path in (tmp_path / "absent" / "file", tmp_path):
+            with pytest.raises(SystemExit):
+                main(["verify", "mlp", "--candidate", CANDIDATE, option, str(path)])
+            assert f"cannot write to {str(path)!r}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("option", ["--steps", "--seed"])
+    def test_command_refuses_other_numbers(self, option, capsys):
+        for value in ("-1", "1.5", "many"):
+            with pytest.raises(SystemExit):
+                main(["verify", f"{option}={value}"])
+            assert f"got {value!r}" in capsys.readouterr().err
+
+    def test_an_error_in_the_file_of_a_run_is_raised(self, tmp_path):
+        file = tmp_path / "mine.py"
+        file.write_text("import gpuprop\ngpuprop.nothing_of_this_name\n")
+        with pytest.raises(AttributeError, match="nothing_of_this_name"):
+            main(["verify", str(file)])
+
+    def test_a_difference_prevails_over_a_run_that_is_not_compared(self, tmp_path):
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "import gpuprop\n"
+            "from gpuprop.verification._builtin_runs import mlp\n"
+            "def different():\n"
+            "    name = gpuprop.backend.default_backend().name\n"
+            f"    gpuprop.manual_seed(name == {CANDIDATE!r})\n"
+            "    return mlp()\n"
+            "def without_batches():\n"
+            "    return (*mlp()[:2], [])\n")
+        runs = [f"{file}:different", f"{file}:without_batches"]
+        options = ["--candidate", CANDIDATE, "--steps", "1"]
+        assert main(["verify", runs[1], *options]) == NOT_COMPARED
+        assert main(["verify", *runs, *options]) == DIFFERENT
 
 
 def test_a_dropout_mask_that_only_the_candidate_draws():
@@ -593,3 +630,10 @@ def test_a_dropout_mask_that_only_the_candidate_draws():
 def test_a_negative_number_of_steps():
     with pytest.raises(ValueError, match=r"steps.*-1"):
         verify(steps=-1)
+
+
+@pytest.mark.parametrize("option", ["steps", "seed"])
+@pytest.mark.parametrize("value", [None, "1", -1, 1.5, True])
+def test_verify_refuses_other_numbers(option, value):
+    with pytest.raises((TypeError, ValueError), match=f"verify: {option} must be .* got {value!r}"):
+        verify(lambda: 1 / 0, **{option: value})

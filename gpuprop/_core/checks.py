@@ -8,7 +8,7 @@ the argument, the expected value and the given one.  `what` names the call and t
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,4 +73,11 @@ def as_instance(what: str, value: Any, kind: type | tuple[type, ...], described:
         if isinstance(value, type) and issubclass(value, kind):
             hint = f": construct it, as in {value.__name__}(...)"
         raise TypeError(f"{what} must be {described}, got {value!r}{hint}")
+    return value
+
+
+def as_callable(what: str, value: Any) -> Callable:
+    """`value`, a function or another callable.  Raises TypeError for other objects."""
+    if not callable(value):
+        raise TypeError(f"{what} must be a function, got {value!r}")
     return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gpuprop._core.checks import as_callable, as_integer
 from gpuprop._core.graph import level, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import namespace
@@ -23,13 +24,15 @@ def grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
     >>> gpuprop.grad(lambda x: (x**3).sum())(np.array([2.0]))
     array([12.])
     """
-    both = value_and_grad(f, argnum)
+    both = value_and_grad(as_callable("grad: f", f), argnum)
     return lambda *args, **kwargs: both(*args, **kwargs)[1]
 
 
 def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
     """The function that returns (f, d(f)/d(argument)); see `grad`."""
-    wanted = (argnum,) if isinstance(argnum, int) else tuple(argnum)
+    as_callable("value_and_grad: f", f)
+    numbers = argnum if isinstance(argnum, list | tuple) else (argnum,)
+    wanted = [as_integer("grad: argnum", n) for n in numbers]
 
     def both(*args: Any, **kwargs: Any) -> tuple:
         if not all(-len(args) <= n < len(args) for n in wanted):
@@ -51,7 +54,7 @@ def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
         found = tuple(
             tree_map(lambda x: None if x is None else next(grads), args[n]) for n in positions)
         value = leaves.like_given(any(leaves.were_tensors), y.data if depends else y)
-        return value, found[0] if isinstance(argnum, int) else found
+        return value, found if numbers is argnum else found[0]
 
     return both
 

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
+from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import is_half, widened
 from gpuprop._core.mode import is_generic
 from gpuprop._core.ops import Op, op
@@ -36,6 +37,7 @@ def pointwise(fn: F) -> F:
     >>> scaled_sum(np, np.array([1.0, 2.0]), np.array([3.0, 4.0]), scale=10)
     array([40., 60.])
     """
+    as_callable("pointwise: the body", fn)
     runners: dict[type, Callable] = {}
     plain = rounded_once(fn)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
+from gpuprop._core.checks import as_callable
 from gpuprop._core.declared import Methods
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import Node, Variable, clock, deliver, level, raw, run_backward
@@ -124,6 +125,7 @@ class Tensor(Methods, Variable):
         """
         if not self.requires_grad:
             raise RuntimeError("register_hook() on a tensor that requires no gradient")
+        as_callable("register_hook: hook", hook)
         owner: Any = self if self.node is None else self.node
         if owner.hooks is None:
             owner.hooks = []

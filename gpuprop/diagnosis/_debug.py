@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+from gpuprop._core.checks import as_instance
 from gpuprop._core.instruments import check_at_once
 from gpuprop._core.mode import Block, Setting, pop_block, push_block
 from gpuprop.diagnosis._nan import detect_nan
@@ -26,6 +27,7 @@ def debug(nan: bool = False) -> Block:
     Traceback (most recent call last):
     FloatingPointError: first NaN in the forward pass of log, computed from finite inputs
     """
+    as_instance("debug: nan", nan, bool, "True or False")
     return Debug() if nan else Setting(check_at_once, True)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpuprop._array.creation import zeros
+from gpuprop._core.checks import as_instance, as_integer
 from gpuprop._core.instruments import around_modules
 from gpuprop._core.mode import no_grad
 from gpuprop._core.namespace import namespace
@@ -71,10 +72,15 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
     ------------------------------------------
     58 parameters, 58 trainable, 0.000232 MB with buffers
     """
+    as_instance("summary: model", model, Module, "a Module")
+    shapes = [_shape(s) for s in input_shapes]
     first = next((p for p in model.parameters()), None)
     place = default_backend().name if first is None else place_of(first.data)
     default_dtype = "float32" if first is None else first.dtype
     dtypes = dtype if isinstance(dtype, list | tuple) else [dtype] * len(input_shapes)
+    if len(dtypes) != len(shapes):
+        raise ValueError(f"summary: dtype must have one dtype for each of the {len(shapes)} input "
+                         f"shapes, got {dtype!r}")
     outputs: dict[int, Any] = {}
 
     def record(module: Module, args: tuple, kwargs: dict, run: Callable) -> Any:
@@ -82,8 +88,8 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
         return outputs[id(module)]
 
     with making_on(place), no_grad(), _preserve_state(model), around_modules(record):
-        pairs = zip(input_shapes, dtypes, strict=True)
-        model.eval()(*(zeros(tuple(shape), dtype=dt or default_dtype) for shape, dt in pairs))
+        pairs = zip(shapes, dtypes, strict=True)
+        model.eval()(*(zeros(shape, dtype=dt or default_dtype) for shape, dt in pairs))
     rows = []
     for name, module in model.named_modules():
         kind = type(module).__name__
@@ -96,6 +102,14 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
         trainable=sum(p.size for p in parameters if p.requires_grad),
         bytes=sum(t.data.nbytes for t in (*parameters, *model.buffers())),
     )
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    """A shape given by the user, as a tuple of ints."""
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"summary: input_shapes must be tuples such as (1, 28, 28), got {given!r}: "
+                        f"give the shape of each input with its batch dimension")
+    return tuple(as_integer("summary: a size in input_shapes", n, 0) for n in given)
 
 
 def _shapes(output: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop._array.creation import full
 from gpuprop._array.methods import destination
 from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
+from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import module_call
 from gpuprop._core.placement import on_device_of, place, write
@@ -286,6 +287,7 @@ class Module(Convertible):
 
     def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` on every submodule, children before parents, and on this module last."""
+        as_callable(f"{type(self).__name__}: the function to apply", fn)
         for _, child in _unique(child_modules(self)):
             child.apply(fn)
         fn(self)
@@ -403,6 +405,7 @@ def check_buffer(module: Module, name: str, value: Any) -> None:
 
 def register_hook(module: Module, when: str, hook: Callable) -> Callable[[], None]:
     """Add a hook to the list `when`; returns a function that removes it."""
+    as_callable(f"{type(module).__name__}: the forward hook", hook)
     if not module._forward_hook_lists:
         module._forward_hook_lists = ForwardHooks(before=[], after=[])
     hooks = module._forward_hook_lists[when]

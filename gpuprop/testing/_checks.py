@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuprop._capture import capture
 from gpuprop._core.backend import Backend
+from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import HALF, as_dtype, is_float
 from gpuprop._core.gradient import grad
 from gpuprop._core.graph import raw
@@ -155,6 +156,7 @@ def _row(op: Any, args: tuple, kwargs: dict) -> Row:
     """The row of a call: its Tensors become arrays, and floating arrays become float64."""
     if isinstance(op, Row):
         return op
+    as_callable("check: op", op)
 
     def host(value: Any) -> Any:
         if isinstance(value, Tensor):

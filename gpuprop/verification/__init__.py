@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuprop import _environment
+from gpuprop._core.checks import as_callable, as_integer
 from gpuprop._core.registry import making_on
 from gpuprop.random import default_generator
 from gpuprop.verification._comparison import (
@@ -176,8 +177,9 @@ def verify(make_run: Callable, reference: str = "numpy", candidate: str = "cupy"
         print(result)
         assert result
     """
-    if steps < 0:
-        raise ValueError(f"steps must not be negative, got {steps}")
+    as_callable("verify: make_run", make_run)
+    steps = as_integer("verify: steps", steps, 0)
+    seed = as_integer("verify: seed", seed, 0, 2**64 - 1)
     run_name = str(name or getattr(make_run, "__name__", "the run"))
     result = Verification(run_name, reference, candidate, seed)
     if reference == candidate:

@@ -26,10 +26,14 @@ def builtin(make_run: Callable) -> Callable:
     return make_run
 
 
+class UnknownRunError(ValueError):
+    """There is no such built-in run, file or function."""
+
+
 def find_run(name: str) -> Callable:
     """The built-in run of this name, or a function in a file: ``file.py:function``.
 
-    ``file.py`` means ``file.py:make_run``.
+    ``file.py`` means ``file.py:make_run``.  Raises UnknownRunError, and what the file raises.
     """
     if name in RUNS:
         return RUNS[name]
@@ -37,12 +41,18 @@ def find_run(name: str) -> Callable:
     if ".py:" in name:
         path, _, function = name.rpartition(":")
     if not path.endswith(".py"):
-        raise ValueError(f"unknown run {name!r}: it must be one of {', '.join(RUNS)}, or "
-                         f"file.py:function")
+        raise UnknownRunError(f"unknown run {name!r}: it must be one of {', '.join(RUNS)}, or "
+                              f"file.py:function")
+    if not Path(path).is_file():
+        raise UnknownRunError(f"no file {path!r}")
     spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return getattr(module, function)
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise UnknownRunError(f"{path} has no function {function!r}, which must return "
+                              f"(model, step, batches)")
+    return found
 
 
 def supervised_run(model: nn.Module, loss: Callable, optimizer: optim.Optimizer, dataset: Any,
