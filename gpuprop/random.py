@@ -23,8 +23,10 @@ import numpy as np
 
 from gpuprop._core import philox
 from gpuprop._core.backend import Backend
+from gpuprop._core.checks import as_instance, as_integer
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
+from gpuprop._core.loading import as_entries
 from gpuprop._core.philox import DATA, INIT, NOISE
 from gpuprop._core.registry import backend_of, default_backend, get_backend
 from gpuprop._core.tensor import Tensor
@@ -88,16 +90,28 @@ class Generator:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned, on any backend; so do captured steps."""
-        seed = operator.index(state["seed"])
-        draws = [operator.index(d) for d in state["draws"]]
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed must be an integer with 0 <= seed < 2**64, got {seed}")
-        self.seed = seed
-        self._draws = draws
-        for (name, _), array in self._devices.items():
-            backend = get_backend(name)
-            with backend.at(array):
-                array[...] = self._initial(backend)
+        self._prepare_load(state)()
+
+    def _prepare_load(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check a state, and return a function that writes it."""
+        given = as_entries("Generator: the state", state, ("seed", "draws"), ())
+        seed = as_integer("Generator: seed", given["seed"], 0, 2**64 - 1)
+        numbers = as_instance("Generator: draws", given["draws"], (list, tuple),
+                              "a list of three numbers of draws")
+        if len(numbers) != 3:
+            raise ValueError(f"Generator: draws must be a list of three numbers of draws, got "
+                             f"{numbers!r}")
+        draws = [as_integer("Generator: draws", n, 0, 2**63 - 1) for n in numbers]
+
+        def write() -> None:
+            self.seed = seed
+            self._draws = draws[:]
+            for (name, _), array in self._devices.items():
+                backend = get_backend(name)
+                with backend.at(array):
+                    array[...] = self._initial(backend)
+
+        return write
 
     def __getstate__(self) -> dict[str, Any]:
         return self.get_state()

@@ -248,7 +248,7 @@ def test_errors(backend):
     with pytest.raises(TypeError, match="dict"):
         optimizer.add_param_group([q])
     for options in ({"betas": (1.0, 0.9)}, {"eps": -1}, {"lr": math.nan}):
-        with pytest.raises(ValueError, match="Invalid"):
+        with pytest.raises(ValueError, match=f"AdamW: {next(iter(options))}.* must be a number in"):
             optim.AdamW([p], **options)
 
 
@@ -387,7 +387,7 @@ def test_state_that_does_not_fit_changes_nothing(backend):
     wrong["state"][4]["exp_avg"] = np.ones((70, 1))
     fewer = {**before, "param_groups": [{**before["param_groups"][0], "params": [0, 1]}]}
     none = {**before, "param_groups": []}
-    shapes = r"exp_avg .*\(70, 1\).*\(1, 70\)"
+    shapes = r"exp_avg.* .*\(70, 1\).*\(1, 70\)"
     for saved, words in ((wrong, shapes), (fewer, "2 parameters"), (none, "0 parameter groups")):
         with pytest.raises(ValueError, match=words):
             optimizer.load_state_dict(saved)

@@ -505,8 +505,8 @@ def test_functions_have_the_signatures_and_docstrings_of_the_methods():
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda g: Generator(-1), ValueError, r"seed.*2\*\*64"),
-    (lambda g: Generator(2**64), ValueError, r"seed.*2\*\*64"),
+    (lambda g: Generator(-1), ValueError, r"seed must be an integer"),
+    (lambda g: Generator(2**64), ValueError, r"seed must be an integer"),
     (lambda g: Generator(0.5), TypeError, "integer"),
     (lambda g: g.uniform(3, 1, 0), ValueError, "low <= high"),
     (lambda g: g.uniform(3, 0, float("inf")), ValueError, "finite"),

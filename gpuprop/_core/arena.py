@@ -239,24 +239,19 @@ class Arena:
         self.set_histories(histories)
 
     def load_state(self, entries: Sequence[dict[str, Any]]) -> None:
-        """Replace all states and step counts by those of a `state_dict`.
+        """Replace all states and step counts.
 
-        `entries` has one dict per parameter, empty for a parameter that no step has updated.
+        `entries` has one dict per parameter, of host arrays in its shape and dtype and the number
+        "step", which is 1 by default; empty for a parameter that no step has updated.
         """
-        arrays = []
-        for entry in entries:
-            arrays.append({name: value for name, value in entry.items()
-                           if name != "step" and value is not None})
-        for entry in arrays:
-            self.add_states(entry)
-        for flat in self.states.values():
+        self.add_states(name for entry in entries for name in entry if name != "step")
+        for name, flat in self.states.items():
             flat[...] = 0
-        for i, entry in enumerate(arrays):
-            for name, value in entry.items():
-                self.view(self.states[name], i)[...] = to_backend(self.backend, value)
-        self.has_state = [bool(entry) for entry in arrays]
-        steps = [int(entry.get("step", has_state))  # without "step": 1 if there is a state
-                 for entry, has_state in zip(entries, self.has_state, strict=True)]
+            for i, entry in enumerate(entries):
+                if name in entry:
+                    self.view(flat, i)[...] = self.backend.asarray(entry[name])
+        self.has_state = [bool(entry) for entry in entries]
+        steps = [entry.get("step", int(bool(entry))) for entry in entries]
         self.step_counts[...] = self.backend.asarray(np.array(steps))
         self.set_histories(steps)
 

@@ -7,6 +7,7 @@ the argument, the expected value and the given one.  `what` names the call and t
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -49,8 +50,12 @@ def as_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{what} must be {described}, got {value!r}")
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    above = value >= low if interval[0] == "[" else value > low
-    below = value <= high if interval[-1] == "]" else value < high
+    try:
+        number = float(value)
+    except OverflowError:  # an int that is no float
+        number = math.nan
+    above = number >= low if interval[0] == "[" else number > low
+    below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(f"{what} must be {described}, got {value!r}")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -13,11 +13,12 @@ import numpy as np
 from gpuprop._array.creation import full
 from gpuprop._array.methods import destination
 from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
-from gpuprop._core.checks import as_callable
+from gpuprop._core.checks import as_callable, as_instance
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import module_call
+from gpuprop._core.loading import as_array
 from gpuprop._core.placement import on_device_of, place, write
-from gpuprop._core.tensor import Parameter, Tensor, asnumpy
+from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._locate import locate, missing_input
 
 
@@ -213,30 +214,13 @@ class Module(Convertible):
 
         Values are arrays, Tensors of gpuprop or PyTorch, or anything that NumPy can convert.
 
-        If entries are missing, unexpected or of a wrong shape, a ValueError lists all of them, and
-        nothing is written.  With ``strict=False``, missing and unexpected names are returned
-        instead.
+        If entries are missing, unexpected, of a wrong shape or no real numbers, a ValueError lists
+        all of them, and nothing is written.  With ``strict=False``, missing and unexpected names
+        are returned instead.
         """
-        own = state_tensors(self)
-        given = {name: _on_host(value) for name, value in state_dict.items()}
-        missing = [name for name in own if name not in given]
-        unexpected = [name for name in given if name not in own]
-        problems = [
-            f"{name} has shape {given[name].shape} in state_dict and {tensor.shape} in the model"
-            for name, tensor in own.items() if name in given and given[name].shape != tensor.shape]
-        if strict and missing:
-            problems.append(f"missing: {', '.join(missing)}")
-        if strict and unexpected:
-            problems.append(f"unexpected: {', '.join(unexpected)}")
-        if problems:
-            raise ValueError(f"state_dict does not match {type(self).__name__}, nothing was "
-                             f"loaded: {'; '.join(problems)}")
-        for name, tensor in own.items():
-            if name in given:
-                write(tensor.data, given[name])
-                if isinstance(tensor, Parameter):
-                    tensor.touch()
-        return LoadResult(missing, unexpected)
+        write, result = prepare_load(self, state_dict, strict)
+        write()
+        return result
 
     def to(self, *args: Any, device: str | None = None, dtype: Any = None) -> Self:
         """Move to a device or backend, cast to a floating dtype, or both; in place.
@@ -395,6 +379,41 @@ def state_tensors(module: Module) -> dict[str, Tensor]:
     return found
 
 
+def prepare_load(module: Module, state_dict: Mapping[str, Any],
+                 strict: bool = True) -> tuple[Callable[[], None], LoadResult]:
+    """Check and convert a whole state dict, and return a function that writes it.
+
+    Raises as `Module.load_state_dict`, before anything is changed.
+    """
+    given = as_instance(f"{type(module).__name__}: state_dict", state_dict, Mapping, "a dict")
+    own = state_tensors(module)
+    missing = [name for name in own if name not in given]
+    unexpected = [name for name in given if name not in own]
+    problems = []
+    values: list[tuple[Tensor, np.ndarray]] = []
+    for name, tensor in own.items():
+        if name in given:
+            try:
+                values.append((tensor, as_array(name, given[name], tensor.shape, tensor.dtype)))
+            except ValueError as error:
+                problems.append(str(error))
+    if strict and missing:
+        problems.append(f"missing: {', '.join(missing)}")
+    if strict and unexpected:
+        problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
+    if problems:
+        raise ValueError(f"state_dict does not match {type(module).__name__}, nothing was "
+                         f"loaded: {'; '.join(problems)}")
+
+    def write_all() -> None:
+        for tensor, value in values:
+            write(tensor.data, value)
+            if isinstance(tensor, Parameter):
+                tensor.touch()
+
+    return write_all, LoadResult(missing, unexpected)
+
+
 def check_buffer(module: Module, name: str, value: Any) -> None:
     """Raise TypeError unless `value` is a Tensor or None, as a buffer must be."""
     if value is not None and not isinstance(value, Tensor):
@@ -474,10 +493,3 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         if id(value) not in seen:
             seen.add(id(value))
             yield name, value
-
-
-def _on_host(value: Any) -> np.ndarray:
-    """An array, a Tensor of gpuprop or PyTorch, or a number as a NumPy array."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    return asnumpy(value) if hasattr(value, "shape") else np.asarray(value)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gpuprop._core.pointwise import pointwise
-from gpuprop._core.tensor import Tensor
 from gpuprop.optim._groups import TINY, may_be_nonzero
-from gpuprop.optim._optimizer import Optimizer, check_not_negative
+from gpuprop.optim._optimizer import Optimizer
 
 
 def adam_coefficients(xp, step, lr, beta1, beta2, eps, weight_decay):
@@ -55,7 +54,10 @@ class Adam(Optimizer):
     Defaults are PyTorch's.  `foreach`, `capturable` and `fused` are accepted and ignored.
     """
 
-    scalar_options = ("lr", "betas", "eps", "weight_decay")
+    scalar_options = {"lr": "[0, inf)", "betas": ("[0, 1)", "[0, 1)"), "eps": "[0, inf)",
+                      "weight_decay": "[0, inf)"}
+    flags = ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused",
+             "decoupled_weight_decay")
     kernel_coefficients = staticmethod(adam_coefficients)
     update_kernel = staticmethod(adam_update)
 
@@ -64,13 +66,6 @@ class Adam(Optimizer):
                  foreach: bool | None = None, maximize: bool = False, capturable: bool = False,
                  differentiable: bool = False, fused: bool | None = None,
                  decoupled_weight_decay: bool = False) -> None:
-        check_not_negative(lr=lr, eps=eps, weight_decay=weight_decay)
-        if len({isinstance(beta, Tensor) for beta in betas}) == 2:
-            raise ValueError("betas must be either both floats or both Tensors")
-        betas = tuple(float(beta) if isinstance(beta, Tensor) else beta for beta in betas)
-        for i, beta in enumerate(betas):
-            if not 0 <= beta < 1:
-                raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay,
             "amsgrad": amsgrad, "maximize": maximize, "foreach": foreach,
@@ -111,8 +106,12 @@ class AdamW(Adam):
                          maximize=maximize, capturable=capturable, differentiable=differentiable,
                          fused=fused, decoupled_weight_decay=True)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state dict of an AdamW or an Adam; weight decay stays decoupled."""
-        super().load_state_dict(state_dict)
-        for group in self.param_groups:
-            group["decoupled_weight_decay"] = True
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        write = super()._prepare_load(state_dict)
+
+        def write_decoupled() -> None:  # the state may be that of an Adam
+            write()
+            for group in self.param_groups:
+                group["decoupled_weight_decay"] = True
+
+        return write_decoupled

@@ -15,6 +15,7 @@ from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.optim._options import as_tuple, checked_options
 
 # Replaces eps = 0, with which elements that never had a gradient, such as padding, would become
 # 0 / 0.
@@ -61,8 +62,9 @@ def coefficient_function(formula: Callable) -> Coefficients:
 class Group(dict):
     """A parameter group: a dict of options, as in PyTorch.  `rule` is the Optimizer's class.
 
-    The rule's `scalar_options` are also stored in 0-d float64 arrays, `Arena.scalars`.  A captured
-    step reads these at each replay, so it follows changed options.
+    An assigned option is checked.  The rule's `scalar_options` are also stored in 0-d float64
+    arrays, `Arena.scalars`.  A captured step reads these at each replay, so it follows changed
+    options.
     """
 
     def __init__(self, options: dict[str, Any], rule: Any) -> None:
@@ -73,36 +75,41 @@ class Group(dict):
         self.build_arenas()
 
     def __setitem__(self, name: str, value: Any) -> None:
-        is_scalar = name in self.rule.scalar_options
-        if is_scalar:
-            _check_numbers(value)  # raises before anything changes
-        super().__setitem__(name, value)
-        if name == "params":
-            self.build_arenas()
-        self._read_options()
-        if is_scalar:
-            self.write_scalars(name)
+        self.update({name: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        for name, value in dict(*args, **kwargs).items():
-            self[name] = value
+        options = dict(*args, **kwargs)
+        params = options.pop("params", None)
+        self.assign(checked_options(self.rule, options, self))
+        if params is not None:
+            super().__setitem__("params", params)
+            self.build_arenas()
 
     def __ior__(self, other: Any) -> Group:  # type: ignore[misc]
         self.update(other)
         return self
 
-    def _read_options(self) -> None:
+    def assign(self, options: dict[str, Any]) -> None:
+        """Assign options that have been checked."""
+        self._derive({**self, **options})  # a rule may refuse them
+        super().update(options)
+        for name in self.rule.scalar_options:
+            if name in options:
+                self.write_scalars(name)
+
+    def _derive(self, options: dict[str, Any]) -> None:
         """Derive the kernel's constants and the names of the states from the options."""
-        self.kernel_constants = self.rule.kernel_constants(self)
-        self.state_names = self.rule.state_names(self)
+        constants, state_names = self.rule.kernel_constants(options), self.rule.state_names(options)
+        self.kernel_constants = constants
+        self.state_names = state_names
         self.tensor_options = [name for name in self.rule.scalar_options
-                               if any(isinstance(v, Tensor) for v in _as_tuple(self[name]))]
+                               if any(isinstance(v, Tensor) for v in as_tuple(options[name]))]
 
     def write_scalars(self, name: str) -> None:
         """Write an option to its 0-d arrays in every arena."""
-        names = self.rule.scalar_options
-        first = sum(len(_as_tuple(self[other])) for other in names[:names.index(name)])
-        values = _as_tuple(self[name])
+        names = list(self.rule.scalar_options)
+        first = sum(len(as_tuple(self[other])) for other in names[:names.index(name)])
+        values = as_tuple(self[name])
         for arena in self.arenas:
             with arena.on_device():
                 for scalar, value in zip(arena.scalars[first:], values, strict=False):
@@ -132,8 +139,8 @@ class Group(dict):
                 by_storage.setdefault(storage_key(p.data), []).append((p, name))
             else:
                 self.frozen.append(p)
-        self._read_options()
-        n_scalars = sum(len(_as_tuple(self[name])) for name in self.rule.scalar_options)
+        self._derive(self)
+        n_scalars = sum(len(as_tuple(self[name])) for name in self.rule.scalar_options)
         self.arenas = []
         for members in by_storage.values():
             first = members[0][0].data
@@ -182,13 +189,3 @@ class Group(dict):
 def may_be_nonzero(option: Any) -> bool:
     """False for the number 0: the kernel then omits the option.  A Tensor may change later."""
     return isinstance(option, Tensor) or option != 0
-
-
-def _as_tuple(value: Any) -> tuple:
-    return tuple(value) if isinstance(value, tuple | list) else (value,)
-
-
-def _check_numbers(value: Any) -> None:
-    for v in _as_tuple(value):
-        if not isinstance(v, Tensor):
-            float(v)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuprop._core.arena import Arena, Segment, copy_all
+from gpuprop._core.checks import as_instance, as_integer
 from gpuprop._core.graph import raw
 from gpuprop._core.instruments import optimizer_stepped
+from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.optim._groups import Coefficients, Group, coefficient_function
+from gpuprop.optim._options import ADDED_LATER, checked_options
 
 
 class Optimizer:
@@ -46,8 +49,12 @@ class Optimizer:
         the gradient `g`.  Each array is flat and holds many parameters, with padding between them:
         where p, g and the states are 0, the update must be 0.
     ``scalar_options``
-        The names of options that are numbers or tuples of numbers; default ``("lr",)``.  Their
-        values may change between steps, even if the step is captured.
+        The options that are numbers or tuples of numbers, with their intervals: a dict such as
+        ``{"lr": "[0, inf)", "betas": ("[0, 1)", "[0, 1)")}``, or only a tuple of their names;
+        default ``{"lr": "[0, inf)"}``.  Their values may change between steps, even if the step is
+        captured.
+    ``flags``
+        The names of options that are True or False; default ``()``.
     ``kernel_coefficients(xp, step, *scalar_options)``
         Returns the coefficients of the kernel as a tuple, computed in float64.  `step` is 1 in a
         parameter's first step, and always 0 for rules without states.  By default, the coefficients
@@ -65,7 +72,8 @@ class Optimizer:
     All but `update_segment` are class attributes or static methods.
     """
 
-    scalar_options: tuple[str, ...] = ("lr",)
+    scalar_options: dict[str, Any] | tuple[str, ...] = {"lr": "[0, inf)"}
+    flags: tuple[str, ...] = ()
     saves_step = True
     update_kernel: Callable
     _coefficients: Coefficients  # made from `kernel_coefficients`
@@ -91,7 +99,7 @@ class Optimizer:
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of Parameters or dicts, not one Tensor: "
                             "write [p]")
-        self.defaults = defaults
+        self.defaults = checked_options(type(self), defaults, defaults)
         self.param_groups: list[Group] = []
         groups = list(params)
         if not groups:
@@ -111,11 +119,8 @@ class Optimizer:
             raise TypeError("params must be ordered, because state_dict refers to them by index: "
                             "give a list, not a set")
         params: list[Any] = [given] if isinstance(given, Tensor) else list(given)
-        options = {**self.defaults, **param_group}
-        if options.get("differentiable"):
-            raise NotImplementedError(
-                "differentiable=True is not supported, because a step updates parameters in place: "
-                "write the update as an expression inside gpuprop.grad(f)")
+        options = checked_options(type(self), {**self.defaults, **param_group}, self.defaults)
+        self._check_new_group(options)
         names = [p[0] for p in params if isinstance(p, tuple)]
         if names:
             if len(names) < len(params):
@@ -131,6 +136,10 @@ class Optimizer:
             _check_parameter(p)
         check_no_ties([*self._params(), *params])
         self.param_groups.append(Group({**options, "params": params}, type(self)))
+
+    @staticmethod
+    def _check_new_group(options: dict[str, Any]) -> None:
+        """Raise ValueError for options that are not possible together."""
 
     def _params(self) -> Iterator[Parameter]:
         return (p for group in self.param_groups for p in group["params"])
@@ -264,49 +273,99 @@ class Optimizer:
         return {"state": dict(sorted(state.items())), "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a `state_dict`, or one of PyTorch in which NumPy arrays replace the tensors.
+        """Load a `state_dict`, of this library or of PyTorch's optimizer of the same name.
 
-        Raises ValueError, before anything is changed, if the groups or shapes do not match.
+        Raises ValueError or TypeError, before anything is changed, if an entry is missing, unknown,
+        of a wrong shape or out of its interval.
         """
-        saved_groups = state_dict["param_groups"]
-        self._check_groups(saved_groups)
-        entries = self._entries(state_dict["state"], saved_groups)
-        self._check_entries(entries)
-        for group, saved in zip(self.param_groups, saved_groups, strict=True):
-            group.update({name: value for name, value in saved.items() if name != "params"})
-            if any(id(p) in entries for p in group.frozen):
-                group.build_arenas(entries)
-        for arena in self._arenas():
-            with arena.on_device():
-                arena.load_state([entries.get(id(p), {}) for p in arena.params])
+        self._prepare_load(state_dict)()
 
-    def _check_groups(self, saved_groups: list[dict]) -> None:
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        """Check and convert a whole state dict, and return a function that writes it."""
+        if not self._is_bound():
+            self._sync_values()
+        name = type(self).__name__
+        saved = as_entries(f"{name}: the state dict", state_dict, ("state", "param_groups"), ())
+        groups = self._loaded_options(
+            as_instance(f"{name}: param_groups", saved["param_groups"], (list, tuple), "a list"))
+        entries = self._loaded_entries(
+            as_instance(f"{name}: state", saved["state"], Mapping, "a dict"), groups)
+
+        def write() -> None:
+            for group, options in zip(self.param_groups, groups, strict=True):
+                group.assign(options)
+                if any(id(p) in entries for p in group.frozen):
+                    group.build_arenas(entries)
+            for arena in self._arenas():
+                with arena.on_device():
+                    arena.load_state([entries.get(id(p), {}) for p in arena.params])
+
+        return write
+
+    def _loaded_options(self, saved_groups: Sequence) -> list[dict[str, Any]]:
+        """The options of each group in a state dict."""
+        rule = type(self)
         if len(saved_groups) != len(self.param_groups):
             raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, but the "
                              f"optimizer has {len(self.param_groups)}")
+        loaded = []
+        first = 0
         for i, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
-            if len(group["params"]) != len(saved["params"]):
-                raise ValueError(
-                    f"parameter group {i} has {len(saved['params'])} parameters in the state "
-                    f"dict, but {len(group['params'])} in the optimizer")
+            what = f"{rule.__name__}: param_groups[{i}]"
+            required = {"params", *self.defaults} - {*ADDED_LATER}
+            options = as_entries(what, saved, required)
+            n = len(group["params"])
+            params = as_instance(f"{what}['params']", options.pop("params"), (list, tuple),
+                                 "a list")
+            if len(params) != n:
+                raise ValueError(f"{what} has {len(params)} parameters in the state dict, but {n} "
+                                 f"in the optimizer")
+            if list(params) != list(range(first, first + n)):
+                raise ValueError(f"{what}['params'] must be the indices of the parameters, from "
+                                 f"{first} to {first + n - 1}, got {params!r}")
+            names = options.get("param_names", [""] * n)
+            if not isinstance(names, list) or [type(name) for name in names] != [str] * n:
+                raise ValueError(f"{what}['param_names'] must be a list of {n} names, got "
+                                 f"{names!r}")
+            absent = {name: False for name in ADDED_LATER if name in self.defaults}
+            loaded.append(checked_options(rule, {**absent, **options}, group))
+            first += n
+        return loaded
 
-    def _entries(self, state: dict[int, dict], saved_groups: list[dict]) -> dict[int, dict]:
-        """{id(parameter): entry} for the entries of a state dict that are not empty."""
-        entries = {}
-        for group, saved in zip(self.param_groups, saved_groups, strict=True):
-            for p, n in zip(group["params"], saved["params"], strict=True):
-                if state.get(n):
-                    entries[id(p)] = state[n]
+    def _loaded_entries(self, state: Mapping, groups: list[dict]) -> dict[int, dict[str, Any]]:
+        """{id(parameter): its states and step, converted}, for parameters that have any."""
+        rule = type(self).__name__
+        owners = [(p, options) for group, options in zip(self.param_groups, groups, strict=True)
+                  for p in group["params"]]
+        unknown = [key for key in state if key not in range(len(owners))]
+        if unknown:
+            raise ValueError(f"{rule}: state has entries of {unknown}, expected indices of the "
+                             f"{len(owners)} parameters")
+        entries: dict[int, dict[str, Any]] = {}
+        for i, (p, options) in enumerate(owners):
+            what = f"{rule}: state[{i}]"
+            saved = as_instance(what, state.get(i, {}), Mapping, "a dict")
+            saved = {name: value for name, value in saved.items() if value is not None}
+            if not saved:
+                continue
+            step = ["step"] if self.saves_step else []
+            as_entries(what, saved, [*self.state_names(options), *step],
+                       self._possible_states(options))
+            entries[id(p)] = {
+                name: as_array(f"{what}[{name!r}]", value, p.shape, p.dtype)
+                for name, value in saved.items() if name != "step"}
+            if step:
+                number = as_array(f"{what}['step']", saved["step"], (), "int64").item()
+                entries[id(p)]["step"] = as_integer(f"{what}['step']", number, 0)
         return entries
 
-    def _check_entries(self, entries: dict[int, dict]) -> None:
-        for p in self._params():
-            for name, value in entries.get(id(p), {}).items():
-                if name == "step" or value is None:
-                    continue
-                if np.shape(value) != p.data.shape:
-                    raise ValueError(f"{name} has shape {np.shape(value)} in the state dict, but "
-                                     f"its parameter has shape {p.data.shape}")
+    def _possible_states(self, options: dict[str, Any]) -> tuple[str, ...]:
+        """The names of all states that the rule has with some flags and numbers.
+
+        A state stays when a flag is changed during a run, and no longer needs it.
+        """
+        numbers = {n: 0.5 for n in self.scalar_options if not isinstance(options[n], tuple)}
+        return self.state_names({**options, **dict.fromkeys(self.flags, True), **numbers})
 
     def __getstate__(self) -> dict[str, Any]:
         groups = [dict(group) for group in self.param_groups]
@@ -348,16 +407,6 @@ def check_no_ties(params: Iterable[Parameter]) -> None:
                 raise ValueError(f"optimizer got {name} twice: to tie weights, use one Parameter "
                                  f"in both modules, and pass it to the optimizer once")
             seen.add(id(value))
-
-
-def check_not_negative(**options: Any) -> None:
-    """Raise PyTorch's errors for options that are negative, NaN or not scalar."""
-    names = {"lr": "learning rate", "eps": "epsilon value"}
-    for name, value in options.items():
-        if isinstance(value, Tensor) and value.size != 1:
-            raise ValueError(f"Tensor {name} must be 1-element, got shape {value.shape}")
-        if not float(value) >= 0:
-            raise ValueError(f"Invalid {names.get(name, f'{name} value')}: {value}")
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuprop._core.pointwise import pointwise
 from gpuprop.optim._groups import TINY, may_be_nonzero
-from gpuprop.optim._optimizer import Optimizer, check_not_negative
+from gpuprop.optim._optimizer import Optimizer
 
 
 def rmsprop_coefficients(xp, step, lr, alpha, eps, weight_decay, momentum):
@@ -52,7 +52,8 @@ class RMSprop(Optimizer):
     Defaults are PyTorch's.  `foreach` and `capturable` are accepted and ignored.
     """
 
-    scalar_options = ("lr", "alpha", "eps", "weight_decay", "momentum")
+    scalar_options = dict.fromkeys(("lr", "alpha", "eps", "weight_decay", "momentum"), "[0, inf)")
+    flags = ("centered", "capturable", "foreach", "maximize", "differentiable")
     kernel_coefficients = staticmethod(rmsprop_coefficients)
     update_kernel = staticmethod(rmsprop_update)
 
@@ -60,8 +61,6 @@ class RMSprop(Optimizer):
                  weight_decay: float = 0, momentum: float = 0, centered: bool = False,
                  capturable: bool = False, foreach: bool | None = None, maximize: bool = False,
                  differentiable: bool = False) -> None:
-        check_not_negative(lr=lr, eps=eps, momentum=momentum, weight_decay=weight_decay,
-                           alpha=alpha)
         defaults = {
             "lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "centered": centered,
             "weight_decay": weight_decay, "capturable": capturable, "foreach": foreach,
@@ -74,13 +73,13 @@ class RMSprop(Optimizer):
         names = ["square_avg"]
         if group["centered"]:
             names.append("grad_avg")
-        if group["momentum"] > 0:
+        if may_be_nonzero(group["momentum"]):
             names.append("momentum_buffer")
         return tuple(names)
 
     @staticmethod
     def kernel_constants(group: dict) -> dict[str, Any]:
         return {"centered": group["centered"],
-                "has_momentum": group["momentum"] > 0,
+                "has_momentum": may_be_nonzero(group["momentum"]),
                 "decay": may_be_nonzero(group["weight_decay"]),
                 "maximize": group["maximize"]}

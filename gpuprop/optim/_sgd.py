@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuprop._core.pointwise import pointwise
 from gpuprop.optim._groups import may_be_nonzero
-from gpuprop.optim._optimizer import Optimizer, check_not_negative
+from gpuprop.optim._optimizer import Optimizer
 
 
 def sgd_coefficients(xp, step, lr, momentum, dampening, weight_decay):
@@ -44,7 +44,9 @@ class SGD(Optimizer):
     are accepted and ignored.
     """
 
-    scalar_options = ("lr", "momentum", "dampening", "weight_decay")
+    scalar_options = {"lr": "[0, inf)", "momentum": "[0, inf)", "dampening": "(-inf, inf)",
+                      "weight_decay": "[0, inf)"}
+    flags = ("nesterov", "maximize", "foreach", "differentiable", "fused")
     saves_step = False
     kernel_coefficients = staticmethod(sgd_coefficients)
     update_kernel = staticmethod(sgd_update)
@@ -53,9 +55,6 @@ class SGD(Optimizer):
                  weight_decay: Any = 0, nesterov: bool = False, *, maximize: bool = False,
                  foreach: bool | None = None, differentiable: bool = False,
                  fused: bool | None = None) -> None:
-        check_not_negative(lr=lr, momentum=momentum, weight_decay=weight_decay)
-        if nesterov and (momentum <= 0 or dampening != 0):
-            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         defaults = {
             "lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
             "nesterov": nesterov, "maximize": maximize, "foreach": foreach,
@@ -64,8 +63,15 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
+    def _check_new_group(options: dict[str, Any]) -> None:
+        if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
+            raise ValueError(
+                f"SGD: Nesterov momentum requires a momentum and zero dampening, got momentum="
+                f"{options['momentum']} and dampening={options['dampening']}")
+
+    @staticmethod
     def state_names(group: dict) -> tuple[str, ...]:
-        return ("momentum_buffer",) if group["momentum"] != 0 else ()
+        return ("momentum_buffer",) if may_be_nonzero(group["momentum"]) else ()
 
     @staticmethod
     def kernel_constants(group: dict) -> dict[str, Any]:

@@ -7,16 +7,20 @@ group had when its first schedule was created.
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from gpuprop._core.checks import as_callable, as_choice, as_instance, as_integer, as_number
 from gpuprop._core.graph import raw
+from gpuprop._core.loading import as_entries
 from gpuprop._core.tensor import Tensor
 from gpuprop.optim._optimizer import Optimizer
+from gpuprop.optim._options import plain_scalar
 
 __all__ = [
     "ChainedScheduler",
@@ -34,6 +38,53 @@ __all__ = [
 ]
 
 
+Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the value to check
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+
+
+# ---- checks of attributes ------------------------------------------------------------------------
+
+
+def _integer(minimum: int) -> Check:
+    return functools.partial(as_integer, minimum=minimum)
+
+
+def _number(interval: str = "[0, inf)") -> Check:
+    return lambda what, value: as_number(what, plain_scalar(value), interval)
+
+
+def _choice(*choices: Any) -> Check:
+    return functools.partial(as_choice, choices=choices)
+
+
+def _list_of(check: Check) -> Check:
+    def check_list(what: str, value: Any) -> list:
+        items = as_instance(what, value, (list, tuple), "a list")
+        return [check(f"{what}[{i}]", item) for i, item in enumerate(items)]
+
+    return check_list
+
+
+def _one_or_list_of(check: Check) -> Check:
+    def check_value(what: str, value: Any) -> Any:
+        return _list_of(check)(what, value) if isinstance(value, list | tuple) \
+            else check(what, value)
+
+    return check_value
+
+
+def _same_kind(what: str, value: Any, own: Any) -> Any:
+    """An attribute that no class declares: a value of the type of the schedule's own, or None."""
+    if own is None or value is None:
+        return value
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return as_number(what, value, "[-inf, inf]")
+    return as_instance(what, value, type(own), f"a {type(own).__name__}")
+
+
+# ---- groups of an optimizer ----------------------------------------------------------------------
+
+
 def _lrs(optimizer: Optimizer, name: str = "lr") -> list[float]:
     """The learning rate of each group; `name` may be another option, such as "initial_lr"."""
     values = [group[name] for group in optimizer.param_groups]
@@ -47,19 +98,13 @@ def _set_lr(group: dict, lr: float) -> None:
         group["lr"] = lr
 
 
-def _checked_optimizer(optimizer: Any) -> Optimizer:
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{type(optimizer).__name__} is not an Optimizer of gpuprop.optim")
-    return optimizer
-
-
-def _per_group(name: str, value: Any, optimizer: Optimizer) -> list:
+def _per_group(what: str, value: Any, optimizer: Optimizer) -> list:
     """A list with one value per group; a single value is repeated for all groups."""
     n = len(optimizer.param_groups)
     if not isinstance(value, list | tuple):
         return [value] * n
     if len(value) != n:
-        raise ValueError(f"{name} has {len(value)} values, expected one for each of the "
+        raise ValueError(f"{what} has {len(value)} values, expected one for each of the "
                          f"optimizer's {n} parameter groups")
     return list(value)
 
@@ -81,8 +126,17 @@ class LRScheduler:
     0.5
     """
 
+    # The checks of attributes, in the constructor and in a state dict.
+    _checks: dict[str, Check] = {
+        "last_epoch": _integer(-1), "_step_count": _integer(0), "_is_initial": _choice(True, False),
+        "base_lrs": _list_of(_number()), "_last_lr": _list_of(_number())}
+    # Attributes in PyTorch's state dicts: their names here, and those that have no meaning here.
+    _names_in_pytorch: dict[str, str] = {}
+    _only_in_pytorch = {"verbose", "_get_lr_called_within_step"}
+
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
-        self.optimizer = _checked_optimizer(optimizer)
+        self.optimizer = self._checked("optimizer", optimizer)
+        last_epoch = self._checked("last_epoch", last_epoch)
         for i, (group, lr) in enumerate(zip(optimizer.param_groups, _lrs(optimizer), strict=True)):
             if last_epoch == -1:
                 group.setdefault("initial_lr", lr)
@@ -93,6 +147,18 @@ class LRScheduler:
         self.base_lrs = _lrs(optimizer, "initial_lr")
         self.last_epoch = last_epoch
         self._initial_step()
+
+    def _checked(self, name: str, value: Any) -> Any:
+        what = f"{type(self).__name__}: {name}"
+        if name == "optimizer":
+            return as_instance(what, value, Optimizer, "an Optimizer of gpuprop.optim")
+        checks = ChainMap(*[vars(cls).get("_checks", {}) for cls in type(self).__mro__])
+        if name not in checks:
+            return _same_kind(what, value, getattr(self, name, None))
+        value = checks[name](what, value)
+        if name in ("base_lrs", "_last_lr"):
+            return _per_group(what, value, self.optimizer)
+        return value
 
     def _initial_step(self) -> None:
         self._step_count = 0
@@ -115,9 +181,15 @@ class LRScheduler:
 
     def step(self) -> None:
         """Advance to the next epoch and set the learning rates."""
+        before = self._step_count, self.last_epoch
         self._step_count += 1
         self.last_epoch += 1
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        try:
+            lrs = self._checked("_last_lr", list(self.get_lr()))
+        except BaseException:
+            self._step_count, self.last_epoch = before
+            raise
+        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             _set_lr(group, lr)
         self._last_lr = _lrs(self.optimizer)
 
@@ -130,8 +202,29 @@ class LRScheduler:
         return {name: value for name, value in vars(self).items() if name != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the attributes from a `state_dict`."""
-        vars(self).update(state_dict)
+        """Restore the attributes from a `state_dict`, of this library or of PyTorch's schedule.
+
+        Raises ValueError or TypeError, before anything is changed, for attributes that are missing,
+        unknown, or that the constructor would refuse.
+        """
+        self._prepare_load(state_dict)()
+
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        """Check a whole state dict, and return a function that writes it."""
+        attributes = self._loaded(state_dict)
+        return lambda: vars(self).update(attributes)
+
+    def _loaded(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The checked attributes of a state dict."""
+        what = f"{type(self).__name__}: the state dict"
+        given = as_instance(what, state_dict, Mapping, "a dict, as state_dict() returns it")
+        renamed = {self._names_in_pytorch.get(name, name): value for name, value in given.items()
+                   if name not in self._only_in_pytorch}
+        own = self.state_dict()
+        required = [name for name, value in own.items()
+                    if isinstance(value, PLAIN) and name != "_is_initial"]  # new in PyTorch 2.7
+        saved = as_entries(what, renamed, required, own)
+        return {name: self._checked(name, value) for name, value in saved.items()}
 
 
 class LambdaLR(LRScheduler):
@@ -143,7 +236,10 @@ class LambdaLR(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        self.lr_lambdas = _per_group("lr_lambda", lr_lambda, _checked_optimizer(optimizer))
+        self.optimizer = self._checked("optimizer", optimizer)
+        self.lr_lambdas = _per_group("LambdaLR: lr_lambda", lr_lambda, optimizer)
+        for f in self.lr_lambdas:
+            as_callable("LambdaLR: lr_lambda", f)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -155,15 +251,28 @@ class LambdaLR(LRScheduler):
 
         A callable object in `lr_lambda` is saved as the dict of its attributes, a function as None.
         """
-        saved = [None if isinstance(f, types.FunctionType) else dict(vars(f))
+        saved = [None if isinstance(f, types.FunctionType) else dict(getattr(f, "__dict__", {}))
                  for f in self.lr_lambdas]
         return {**super().state_dict(), "lr_lambdas": saved}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "lr_lambdas"})
-        for f, saved in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
-            if saved is not None:
-                vars(f).update(saved)
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        attributes = self._loaded(state_dict)
+        own = self.state_dict()["lr_lambdas"]
+        what = "LambdaLR: lr_lambdas"
+        lambdas = as_instance(what, attributes.pop("lr_lambdas"), (list, tuple), "a list")
+        lambdas = _per_group(what, lambdas, self.optimizer)
+        for i, (mine, saved) in enumerate(zip(own, lambdas, strict=True)):
+            if type(mine) is not type(saved) or (saved and mine.keys() != saved.keys()):
+                raise ValueError(f"{what}[{i}] must be the attributes of this "
+                                 f"schedule's lr_lambda, {mine!r}, got {saved!r}")
+
+        def write() -> None:
+            vars(self).update(attributes)
+            for f, saved in zip(self.lr_lambdas, lambdas, strict=True):
+                if saved:
+                    vars(f).update(saved)
+
+        return write
 
 
 class StepLR(LRScheduler):
@@ -172,12 +281,12 @@ class StepLR(LRScheduler):
         lr = initial_lr * gamma ** (epoch // step_size)
     """
 
+    _checks = {"step_size": _integer(1), "gamma": _number()}
+
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1,
                  last_epoch: int = -1) -> None:
-        if step_size <= 0:
-            raise ValueError(f"StepLR: step_size must be positive, got {step_size}")
-        self.step_size = step_size
-        self.gamma = gamma
+        self.step_size = self._checked("step_size", step_size)
+        self.gamma = self._checked("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -194,15 +303,25 @@ class MultiStepLR(LRScheduler):
     A repeated milestone counts repeatedly.
     """
 
+    _checks = {"milestones": lambda what, value: _milestones(what, value), "gamma": _number()}
+
     def __init__(self, optimizer: Optimizer, milestones: Iterable[int], gamma: float = 0.1,
                  last_epoch: int = -1) -> None:
-        self.milestones = Counter(milestones)
-        self.gamma = gamma
+        what = "MultiStepLR: milestones"
+        epochs = list(as_instance(what, milestones, Iterable, "an iterable of epochs"))
+        self.milestones = self._checked("milestones", Counter(_list_of(_integer(0))(what, epochs)))
+        self.gamma = self._checked("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         count = self.milestones.get(self.last_epoch, 0)
         return self._scaled(self.gamma ** count) if count else _lrs(self.optimizer)
+
+
+def _milestones(what: str, value: Any) -> dict[int, int]:
+    """{epoch: how often it occurs}."""
+    return {as_integer(what, epoch, 0): as_integer(f"{what}[{epoch}]", n, 1)
+            for epoch, n in as_instance(what, value, Mapping, "a dict").items()}
 
 
 class ConstantLR(LRScheduler):
@@ -214,12 +333,12 @@ class ConstantLR(LRScheduler):
     schedule of the optimizer did before.
     """
 
+    _checks = {"factor": _number("[0, 1]"), "total_iters": _integer(0)}
+
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5,
                  last_epoch: int = -1) -> None:
-        if not 0 <= factor <= 1:
-            raise ValueError(f"ConstantLR: factor must be between 0 and 1, got {factor}")
-        self.factor = factor
-        self.total_iters = total_iters
+        self.factor = self._checked("factor", factor)
+        self.total_iters = self._checked("total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -239,16 +358,14 @@ class LinearLR(LRScheduler):
         lr = initial_lr * (start_factor + (end_factor - start_factor) * fraction)
     """
 
+    _checks = {"start_factor": _number("(0, 1]"), "end_factor": _number("[0, 1]"),
+               "total_iters": _integer(0)}
+
     def __init__(self, optimizer: Optimizer, start_factor: float = 1.0 / 3, end_factor: float = 1.0,
                  total_iters: int = 5, last_epoch: int = -1) -> None:
-        if not 0 < start_factor <= 1:
-            raise ValueError(f"LinearLR: start_factor must be greater than 0 and at most 1, "
-                             f"got {start_factor}")
-        if not 0 <= end_factor <= 1:
-            raise ValueError(f"LinearLR: end_factor must be between 0 and 1, got {end_factor}")
-        self.start_factor = start_factor
-        self.end_factor = end_factor
-        self.total_iters = total_iters
+        self.start_factor = self._checked("start_factor", start_factor)
+        self.end_factor = self._checked("end_factor", end_factor)
+        self.total_iters = self._checked("total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -269,8 +386,10 @@ class ExponentialLR(LRScheduler):
         lr = initial_lr * gamma ** epoch
     """
 
+    _checks = {"gamma": _number()}
+
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
-        self.gamma = gamma
+        self.gamma = self._checked("gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -285,12 +404,12 @@ class CosineAnnealingLR(LRScheduler):
     I. Loshchilov and F. Hutter, ICLR 2017, without their restarts.
     """
 
+    _checks = {"T_max": _integer(1), "eta_min": _number()}
+
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0,
                  last_epoch: int = -1) -> None:
-        if T_max <= 0:
-            raise ValueError(f"CosineAnnealingLR: T_max must be positive, got {T_max}")
-        self.T_max = T_max
-        self.eta_min = eta_min
+        self.T_max = self._checked("T_max", T_max)
+        self.eta_min = self._checked("eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -326,26 +445,45 @@ class OneCycleLR(LRScheduler):
     L. N. Smith and N. Topin, 2018.
     """
 
+    _checks = {
+        "total_steps": _integer(1), "epochs": _integer(1), "steps_per_epoch": _integer(1),
+        "anneal_strategy": _choice("cos", "linear"), "pct_start": _number("[0, 1]"),
+        "cycle_momentum": _choice(True, False), "three_phase": _choice(True, False),
+        "phases": lambda what, value: _phases(what, value),
+        "max_lr": _one_or_list_of(_number()), "div_factor": _number("(0, inf)"),
+        "final_div_factor": _number("(0, inf)"),
+        "base_momentum": _one_or_list_of(_number("[0, 1)")),
+        "max_momentum": _one_or_list_of(_number("[0, 1)"))}
+    _names_in_pytorch = {"_schedule_phases": "phases", "_anneal_func_type": "anneal_strategy"}
+    _only_in_pytorch = {"verbose", "_get_lr_called_within_step", "use_beta1"}
+
     def __init__(self, optimizer: Optimizer, max_lr: Any, total_steps: int | None = None,
                  epochs: int | None = None, steps_per_epoch: int | None = None,
                  pct_start: float = 0.3, anneal_strategy: str = "cos", cycle_momentum: bool = True,
                  base_momentum: Any = 0.85, max_momentum: Any = 0.95, div_factor: float = 25.0,
                  final_div_factor: float = 1e4, three_phase: bool = False,
                  last_epoch: int = -1) -> None:
-        _checked_optimizer(optimizer)
-        self.total_steps = _total_steps(total_steps, epochs, steps_per_epoch)
-        if not isinstance(pct_start, float) or not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycleLR: pct_start must be a float between 0 and 1, "
-                             f"got {pct_start!r}")
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"OneCycleLR: anneal_strategy must be 'cos' or 'linear', "
-                             f"got {anneal_strategy!r}")
+        self.optimizer = self._checked("optimizer", optimizer)
+        for name, value in {"pct_start": pct_start, "three_phase": three_phase,
+                            "div_factor": div_factor, "final_div_factor": final_div_factor}.items():
+            self._checked(name, value)
+        max_lrs, highs, lows = (
+            _per_group(f"OneCycleLR: {name}", self._checked(name, value), optimizer)
+            for name, value in {"max_lr": max_lr, "max_momentum": max_momentum,
+                                "base_momentum": base_momentum}.items())
+        if total_steps is None:
+            if epochs is None or steps_per_epoch is None:
+                raise ValueError(f"OneCycleLR: pass total_steps, or both epochs and "
+                                 f"steps_per_epoch, got epochs={epochs}, "
+                                 f"steps_per_epoch={steps_per_epoch}")
+            total_steps = (self._checked("epochs", epochs)
+                           * self._checked("steps_per_epoch", steps_per_epoch))
+        self.total_steps = self._checked("total_steps", total_steps)
+        self.anneal_strategy = self._checked("anneal_strategy", anneal_strategy)
+        self.cycle_momentum = self._checked("cycle_momentum", cycle_momentum)
         if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
             raise ValueError(f"OneCycleLR: {type(optimizer).__name__} has no option momentum or "
                              f"betas: set cycle_momentum=False")
-        self.anneal_strategy = anneal_strategy
-        self.cycle_momentum = cycle_momentum
-        self.use_beta1 = "betas" in optimizer.defaults
         # (last step of the phase, name of the initial lr, name of the final lr)
         last = self.total_steps - 1
         self.phases = [(pct_start * self.total_steps - 1, "initial_lr", "max_lr")]
@@ -355,13 +493,10 @@ class OneCycleLR(LRScheduler):
         else:
             self.phases.append((last, "max_lr", "min_lr"))
         if last_epoch == -1:
-            max_lrs = _per_group("max_lr", max_lr, optimizer)
             for group, maximum in zip(optimizer.param_groups, max_lrs, strict=True):
                 initial = maximum / div_factor
                 group.update(initial_lr=initial, max_lr=maximum, min_lr=initial / final_div_factor)
             if cycle_momentum:
-                highs = _per_group("max_momentum", max_momentum, optimizer)
-                lows = _per_group("base_momentum", base_momentum, optimizer)
                 for group, high, low in zip(optimizer.param_groups, highs, lows, strict=True):
                     group.update(max_momentum=high, base_momentum=low)
         super().__init__(optimizer, last_epoch)
@@ -377,7 +512,8 @@ class OneCycleLR(LRScheduler):
             i += 1
         end, source, target = self.phases[i]
         start = self.phases[i - 1][0] if i else 0
-        fraction = (t - start) / (end - start) if end != start else 1.0
+        # a last call, after `total_steps` steps, changes nothing
+        fraction = min((t - start) / (end - start), 1.0) if end != start else 1.0
         if self.cycle_momentum:
             self._set_momentum(source, target, fraction)
         return [self._between(group[source], group[target], fraction)
@@ -389,7 +525,7 @@ class OneCycleLR(LRScheduler):
         last = "base_momentum" if target == "max_lr" else "max_momentum"
         for group in self.optimizer.param_groups:
             momentum = self._between(group[first], group[last], fraction)
-            if self.use_beta1:
+            if "betas" in group:
                 group["betas"] = momentum, *group["betas"][1:]
             else:
                 group["momentum"] = momentum
@@ -400,22 +536,18 @@ class OneCycleLR(LRScheduler):
         return b + (a - b) / 2 * (math.cos(math.pi * fraction) + 1)
 
 
-def _total_steps(total_steps: int | None, epochs: int | None, steps_per_epoch: int | None) -> int:
-    """The number of steps of OneCycleLR."""
-    if total_steps is not None:
-        _check_positive("total_steps", total_steps)
-        return total_steps
-    if epochs is None or steps_per_epoch is None:
-        raise ValueError(f"OneCycleLR: pass total_steps, or both epochs and steps_per_epoch, got "
-                         f"epochs={epochs}, steps_per_epoch={steps_per_epoch}")
-    _check_positive("epochs", epochs)
-    _check_positive("steps_per_epoch", steps_per_epoch)
-    return epochs * steps_per_epoch
-
-
-def _check_positive(name: str, count: Any) -> None:
-    if not isinstance(count, int) or count <= 0:
-        raise ValueError(f"OneCycleLR: {name} must be a positive int, got {count!r}")
+def _phases(what: str, value: Any) -> list[tuple]:
+    """The phases of a OneCycleLR; PyTorch's are dicts."""
+    phases = []
+    names = ("initial_lr", "max_lr", "min_lr")
+    for i, phase in enumerate(as_instance(what, value, (list, tuple), "a list of phases")):
+        if isinstance(phase, Mapping):
+            phase = [phase.get(key) for key in ("end_step", "start_lr", "end_lr")]
+        end, first, last = as_instance(f"{what}[{i}]", phase, (list, tuple), "(end, lr, lr)")
+        phases.append((as_number(f"{what}[{i}]: the end", end),
+                       as_choice(f"{what}[{i}]: the first lr", first, names),
+                       as_choice(f"{what}[{i}]: the last lr", last, names)))
+    return phases
 
 
 class ReduceLROnPlateau(LRScheduler):
@@ -433,26 +565,26 @@ class ReduceLROnPlateau(LRScheduler):
     `eps` is skipped.
     """
 
+    _checks = {
+        "mode": _choice("min", "max"), "factor": _number("[0, 1)"), "patience": _integer(0),
+        "threshold": _number(), "threshold_mode": _choice("rel", "abs"), "cooldown": _integer(0),
+        "min_lr": _one_or_list_of(_number()), "eps": _number(), "best": _number("[-inf, inf]"),
+        "cooldown_counter": _integer(0), "num_bad_epochs": _integer(0)}
+    _names_in_pytorch = {"min_lrs": "min_lr"}
+    _only_in_pytorch = {"verbose", "default_min_lr", "mode_worse"}
+
     def __init__(self, optimizer: Optimizer, mode: str = "min", factor: float = 0.1,
                  patience: int = 10, threshold: float = 1e-4, threshold_mode: str = "rel",
                  cooldown: int = 0, min_lr: Any = 0, eps: float = 1e-8) -> None:
-        if factor >= 1:
-            raise ValueError(f"ReduceLROnPlateau: factor must be less than 1, got {factor}")
-        if mode not in ("min", "max"):
-            raise ValueError(f"ReduceLROnPlateau: mode must be 'min' or 'max', got {mode!r}")
-        if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"ReduceLROnPlateau: threshold_mode must be 'rel' or 'abs', "
-                             f"got {threshold_mode!r}")
-        self.optimizer = _checked_optimizer(optimizer)
-        _per_group("min_lr", min_lr, optimizer)  # checks the length of a list
-        self.min_lr = min_lr
-        self.mode = mode
-        self.factor = factor
-        self.patience = patience
-        self.cooldown = cooldown
-        self.eps = eps
-        self.threshold = threshold
-        self.threshold_mode = threshold_mode
+        self.optimizer = self._checked("optimizer", optimizer)
+        self.mode = self._checked("mode", mode)
+        self.factor = self._checked("factor", factor)
+        self.patience = self._checked("patience", patience)
+        self.cooldown = self._checked("cooldown", cooldown)
+        self.min_lr = self._checked("min_lr", min_lr)
+        self.eps = self._checked("eps", eps)
+        self.threshold = self._checked("threshold", threshold)
+        self.threshold_mode = self._checked("threshold_mode", threshold_mode)
         self.best = math.inf if mode == "min" else -math.inf
         self.cooldown_counter = 0
         self.num_bad_epochs = 0
@@ -501,13 +633,15 @@ class ReduceLROnPlateau(LRScheduler):
 class _Composed(LRScheduler):
     """Base class of schedules that combine several schedules of one optimizer."""
 
+    _only_in_pytorch = {"_step_count", "_is_initial"}
+
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler]) -> None:
+        self.optimizer = self._checked("optimizer", optimizer)
         for i, scheduler in enumerate(schedulers):
-            self._check(scheduler, i, optimizer)
-        self.optimizer = _checked_optimizer(optimizer)
+            self._check_part(scheduler, i, optimizer)
         self._schedulers = list(schedulers)
 
-    def _check(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
+    def _check_part(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
         owner = type(self).__name__
         name = type(scheduler).__name__
         if not isinstance(scheduler, LRScheduler):
@@ -524,10 +658,35 @@ class _Composed(LRScheduler):
         states = [scheduler.state_dict() for scheduler in self._schedulers]
         return {**super().state_dict(), "_schedulers": states}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({k: v for k, v in state_dict.items() if k != "_schedulers"})
-        for scheduler, saved in zip(self._schedulers, state_dict["_schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        attributes = self._loaded(state_dict)
+        states = attributes.pop("_schedulers")
+        if len(states) != len(self._schedulers):
+            raise ValueError(f"{type(self).__name__}: the state dict has {len(states)} schedulers, "
+                             f"expected {len(self._schedulers)}")
+        parts = [scheduler._prepare_load(state)
+                 for scheduler, state in zip(self._schedulers, states, strict=True)]
+
+        def write() -> None:
+            vars(self).update(attributes)
+            for part in parts:
+                part()
+
+        return write
+
+
+def _some_schedulers(owner: str, schedulers: Any) -> list:
+    found = list(as_instance(f"{owner}: schedulers", schedulers, Iterable, "a list"))
+    if not found:
+        raise ValueError(f"{owner}: expected at least one scheduler, got none")
+    return found
+
+
+def _increasing(what: str, value: Any) -> list[int]:
+    epochs = _list_of(_integer(0))(what, value)
+    if epochs != sorted(set(epochs)):
+        raise ValueError(f"{what} must increase, got {value!r}")
+    return epochs
 
 
 class ChainedScheduler(_Composed):
@@ -535,9 +694,9 @@ class ChainedScheduler(_Composed):
 
     def __init__(self, schedulers: Sequence[LRScheduler],
                  optimizer: Optimizer | None = None) -> None:
-        if not schedulers:
-            raise ValueError("ChainedScheduler: expected at least one scheduler, got none")
-        super().__init__(optimizer or schedulers[0].optimizer, schedulers)
+        parts = _some_schedulers("ChainedScheduler", schedulers)
+        own: Any = getattr(parts[0], "optimizer", None)
+        super().__init__(own if optimizer is None else optimizer, parts)
         self._last_lr = _lrs(self.optimizer)
 
     def step(self) -> None:
@@ -557,17 +716,18 @@ class SequentialLR(_Composed):
     At epoch ``milestones[i]``, schedule i + 1 starts at its own epoch 0, from `initial_lr`.
     """
 
+    _checks = {"_milestones": lambda what, value: _increasing(what, value)}
+
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
                  milestones: Sequence[int], last_epoch: int = -1) -> None:
-        if not schedulers:
-            raise ValueError("SequentialLR: expected at least one scheduler, got none")
-        super().__init__(optimizer, schedulers)
-        if len(milestones) != len(schedulers) - 1:
+        super().__init__(optimizer, _some_schedulers("SequentialLR", schedulers))
+        self._milestones = self._checked("_milestones", milestones)
+        self.last_epoch = self._checked("last_epoch", last_epoch)
+        if len(self._milestones) != len(self._schedulers) - 1:
             raise ValueError(
                 f"SequentialLR: the number of schedulers must be one more than the number of "
                 f"milestones, but got {len(schedulers)} and {len(milestones)}")
-        self._milestones = list(milestones)
-        self.last_epoch = last_epoch + 1
+        self.last_epoch += 1
         self._begin(bisect_right(self._milestones, 0))
 
     def step(self) -> None:

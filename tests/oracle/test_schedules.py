@@ -91,5 +91,31 @@ def test_schedule(name: str, record_property: Record) -> None:
     record_property("schedules", (name, len(SAMPLES[name])))
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_pytorchs_state_loads(name: str) -> None:
+    """A schedule that loads PyTorch's state continues as PyTorch's."""
+    for options in SAMPLES[name]:
+        runs = []
+        for library, parameter in ((torch.optim, lambda: torch.nn.Parameter(torch.zeros(2))),
+                                   (optim, lambda: Parameter(np.zeros(2)))):
+            optimizer = library.SGD(groups(parameter), lr=0.1, momentum=0.9)
+            schedulers = library.lr_scheduler
+            runs.append((optimizer, without_warnings(options, schedulers, optimizer)
+                         if callable(options)
+                         else without_warnings(getattr(schedulers, name), optimizer, **options)))
+        (theirs, their_schedule), (ours, our_schedule) = runs
+        step = lambda schedule: without_warnings(
+            schedule.step, *[1.0] * (name == "ReduceLROnPlateau"))
+        for _ in range(12):
+            step(their_schedule)
+        ours.load_state_dict(theirs.state_dict())
+        our_schedule.load_state_dict(their_schedule.state_dict())
+        for _ in range(12):
+            step(their_schedule)
+            step(our_schedule)
+            np.testing.assert_allclose(our_schedule.get_last_lr(), their_schedule.get_last_lr(),
+                                       rtol=1e-12)
+
+
 def test_every_schedule_has_samples() -> None:
     assert sorted(SAMPLES) == BOTH

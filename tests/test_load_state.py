@@ -1,0 +1,288 @@
+"""`load_state_dict` loads a state as it is written, or changes nothing.
+
+Every entry of the state of every optimizer, schedule, module and generator is removed, and replaced
+by values that are wrong in one way or another.
+"""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+from stepping import make, steps
+
+import gpuprop
+from gpuprop import Parameter, nn, optim
+from gpuprop._core.registry import get_backend
+from gpuprop.nn._module import prepare_load
+from gpuprop.optim import lr_scheduler
+from gpuprop.random import Generator
+
+MISSING = object()
+WRONG = [MISSING, None, "abc", object(), float("nan"), float("inf"), -1, 2.5, True, 1j,
+         10**400, [], {}, [[1], [2, 3]], np.zeros((2, 3, 4)), np.array(["a", "b", "c"]),
+         np.array([1, None, 2]), np.ma.masked_array([1.0, 2, 3], [0, 1, 0])]
+EXTRA = "something else"
+
+OPTIMIZERS = {
+    "SGD": lambda ps: optim.SGD(ps, momentum=0.9),
+    "SGD without momentum": optim.SGD,
+    "Adam": lambda ps: optim.Adam(ps, amsgrad=True),
+    "AdamW": optim.AdamW,
+    "RMSprop": lambda ps: optim.RMSprop(ps, momentum=0.5, centered=True),
+    "named": lambda ps: optim.Adam([(f"p{i}", p) for i, p in enumerate(ps)]),
+    "groups": lambda ps: optim.SGD([{"params": ps[:2], "lr": 0.1}, {"params": ps[2:]}],
+                                   momentum=0.9),
+}
+s = lr_scheduler
+SCHEDULES = {
+    "LambdaLR": lambda o: s.LambdaLR(o, lambda epoch: 0.9 ** epoch),
+    "StepLR": lambda o: s.StepLR(o, 2),
+    "MultiStepLR": lambda o: s.MultiStepLR(o, [1, 4, 4]),
+    "ConstantLR": lambda o: s.ConstantLR(o),
+    "LinearLR": lambda o: s.LinearLR(o),
+    "ExponentialLR": lambda o: s.ExponentialLR(o, 0.9),
+    "CosineAnnealingLR": lambda o: s.CosineAnnealingLR(o, 5),
+    "OneCycleLR": lambda o: s.OneCycleLR(o, 0.5, total_steps=9),
+    "ReduceLROnPlateau": lambda o: s.ReduceLROnPlateau(o),
+    "ChainedScheduler": lambda o: s.ChainedScheduler([s.StepLR(o, 2), s.ExponentialLR(o, 0.9)]),
+    "SequentialLR": lambda o: s.SequentialLR(o, [s.LinearLR(o), s.StepLR(o, 2)], [2]),
+}
+
+
+def test_every_class_is_here():
+    for module, base, known in ((optim, optim.Optimizer, OPTIMIZERS),
+                                (lr_scheduler, lr_scheduler.LRScheduler, SCHEDULES)):
+        found = {n for n in dir(module) if isinstance(c := getattr(module, n), type)
+                 and issubclass(c, base) and c is not base and not n.startswith("_")}
+        assert found <= set(known)
+
+
+def frozen(value):
+    """A value that is equal only for equal bits."""
+    if isinstance(value, dict):
+        return {k: frozen(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [frozen(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return type(value), repr(value)
+
+
+def paths(state, path=()):
+    """The paths of all entries of nested dicts and lists."""
+    items = state.items() if isinstance(state, dict) else \
+        enumerate(state) if isinstance(state, list | tuple) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from paths(value, (*path, key))
+
+
+def changed(state, path, value):
+    """A copy of a state with another value at a path, or without this entry."""
+    if not path:
+        return value
+    key, *rest = path
+    copied = dict(state) if isinstance(state, dict) else dict(enumerate(state))
+    if value is MISSING and not rest:
+        del copied[key]
+    else:
+        copied[key] = changed(copied.get(key), rest, value)
+    return copied if isinstance(state, dict) else type(state)(copied.values())
+
+
+def variants(state):
+    for path in paths(state):
+        for value in WRONG:
+            yield path, value, changed(state, path, value)
+    for path in [(), *paths(state)]:
+        owner = state
+        for key in path:
+            owner = owner[key]
+        if isinstance(owner, dict):
+            for key in (EXTRA, 99):
+                yield (*path, key), 1, changed(state, (*path, key), 1)
+    for value in WRONG[1:]:
+        yield (), value, value
+
+
+def same(a, b):
+    """True if two states hold the same values, in whatever types."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, str | dict | None) or isinstance(b, str | dict | None):
+        return a == b
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return np.array_equal(np.asarray(a, float), np.asarray(b, float), equal_nan=True)
+
+
+def check_all(make, snapshot, normal=lambda state: state):
+    """Load every variant of a state; return the paths of those that were accepted.
+
+    ``snapshot(owner)`` is all that a load may change.
+    """
+    owner = make()
+    good = copy.deepcopy(owner.state_dict())
+    owner.load_state_dict(good)
+    before = frozen(snapshot(owner))
+    accepted = set()
+    for path, value, state in variants(good):
+        try:
+            owner.load_state_dict(state)
+        except (TypeError, ValueError, NotImplementedError) as error:
+            after = frozen(snapshot(owner))
+            assert after == before, f"{path} = {value!r}: {error}, but something has changed"
+        else:
+            loaded = normal(owner.state_dict())
+            assert same(loaded, normal(state)), f"{path} = {value!r} was not loaded"
+            accepted.add(path)
+            owner = make()
+            owner.load_state_dict(good)
+    return accepted
+
+
+def optimizer_state(state):
+    """An optimizer's state as it is loaded: None is no state, and absent flags are False."""
+    entries = {}
+    for i, entry in state["state"].items():
+        entry = {name: v for name, v in (entry or {}).items() if v is not None}
+        if entry:
+            entries[i] = entry
+    names = ("maximize", "foreach", "capturable", "differentiable", "fused",
+             "decoupled_weight_decay")
+    groups = [{**dict.fromkeys(names, False), **group} for group in state["param_groups"]]
+    return {"state": entries, "param_groups": groups}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers(name):
+    def make_optimizer():
+        params = make(get_backend("numpy"), "float32")
+        optimizer = OPTIMIZERS[name](params)
+        steps(optimizer, params, [0, 1], (1,))
+        return optimizer
+
+    def snapshot(optimizer):
+        params = list(optimizer._params())
+        arenas = list(optimizer._arenas())
+        return [(p.data, p.grad) for p in params], optimizer.state_dict(), \
+            [{**group, "params": 0} for group in optimizer.param_groups], \
+            [(a.scalars, a.step_counts, a.histories, a.has_state) for a in arenas]
+
+    def normal(state):
+        state = optimizer_state(state)
+        for group in state["param_groups"]:
+            if name == "named":  # a state without names, as that of an older PyTorch
+                group.setdefault("param_names", [f"p{i}" for i in range(5)])
+            if name == "AdamW":  # the state may be that of an Adam
+                group["decoupled_weight_decay"] = True
+        return state
+
+    check_all(make_optimizer, snapshot, normal)
+
+
+def schedule_state(state):
+    """A schedule's state as it is loaded: an absent `_is_initial` is False."""
+    state = {name: value for name, value in state.items() if value is not False}
+    if "_schedulers" in state:
+        state["_schedulers"] = [schedule_state(part) for part in state["_schedulers"]]
+    return state
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name):
+    def make_schedule():
+        params = make(get_backend("numpy"), "float32")
+        groups = [{"params": params[:2], "lr": 0.1}, {"params": params[2:]}]
+        schedule = SCHEDULES[name](optim.SGD(groups, momentum=0.9))
+        for i in range(2):
+            schedule.step(*[1.0 - i] * (name == "ReduceLROnPlateau"))
+        return schedule
+
+    def snapshot(schedule):
+        return schedule.state_dict(), list(vars(schedule)), \
+            [{**group, "params": 0} for group in schedule.optimizer.param_groups]
+
+    accepted = check_all(make_schedule, snapshot, schedule_state)
+    assert not any(EXTRA in path or 99 in path for path in accepted if path[0] != "milestones")
+
+
+def test_generators():
+    def make_generator():
+        generator = Generator(3)
+        generator.normal(3)
+        generator.load_state_dict, generator.state_dict = generator.set_state, generator.get_state
+        return generator
+
+    check_all(make_generator, lambda generator: generator.get_state())
+
+
+def test_modules():
+    make_model = lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    accepted = check_all(make_model, lambda model: model.state_dict())
+    assert accepted == {("1.num_batches_tracked",)}  # the only 0-d array
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.permutations(SCHEDULES, 2)])
+def test_a_schedule_refuses_the_state_of_another_class(one, other):
+    states = []
+    for name in (one, other):
+        optimizer = optim.SGD(make(get_backend("numpy")), lr=0.1, momentum=0.9)
+        states.append(SCHEDULES[name](optimizer))
+    with pytest.raises(ValueError, match=f"{one}: the state dict (lacks|has unknown)"):
+        states[0].load_state_dict(states[1].state_dict())
+
+
+@pytest.mark.parametrize(("one", "other"), [*itertools.permutations(("SGD", "Adam", "RMSprop"), 2)])
+def test_an_optimizer_refuses_the_state_of_another_class(one, other):
+    optimizers = []
+    for name in (one, other):
+        params = make(get_backend("numpy"))
+        optimizers.append(OPTIMIZERS[name](params))
+        steps(optimizers[-1], params, [0])
+    with pytest.raises(ValueError, match=r"param_groups\[0\] lacks"):
+        optimizers[0].load_state_dict(optimizers[1].state_dict())
+
+
+def test_other_indices_are_refused():
+    params = make(get_backend("numpy"))
+    optimizer = optim.Adam(params)
+    state = optimizer.state_dict()
+    for indices in ([0, 0, 1, 2, 3], [1, 0, 2, 3, 4], [1, 2, 3, 4, 5], ["0", "1", "2", "3", "4"]):
+        group = {**state["param_groups"][0], "params": indices}
+        with pytest.raises(ValueError, match="must be the indices"):
+            optimizer.load_state_dict({**state, "param_groups": [group]})
+
+
+def test_values_are_converted_to_the_dtype_of_their_destination():
+    p = Parameter(np.zeros(2, "float16"))
+    optimizer = optim.SGD([p], momentum=0.9)
+    state = optimizer.state_dict()
+    optimizer.load_state_dict({**state, "state": {0: {"momentum_buffer": [0.1, float("nan")]}}})
+    moment = optimizer.state_dict()["state"][0]["momentum_buffer"]
+    np.testing.assert_array_equal(moment, np.array([0.1, np.nan], "float16"))
+    counter = nn.BatchNorm1d(2)
+    counter.load_state_dict({**counter.state_dict(), "num_batches_tracked": 3.0})
+    with pytest.raises(ValueError, match="num_batches_tracked must hold numbers of int64"):
+        counter.load_state_dict({**counter.state_dict(), "num_batches_tracked": 3.5})
+
+
+def test_a_prepared_load_writes_later():
+    model = nn.Linear(2, 2)
+    write, result = prepare_load(model, {"weight": np.ones((2, 2))}, strict=False)
+    assert result.missing_keys == ["bias"] and not (model.weight.numpy() == 1).any()
+    write()
+    assert (model.weight.numpy() == 1).all()
+
+
+def test_weights_may_be_exchanged():
+    one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    before = one.weight.numpy(), other.weight.numpy()
+    nn.ModuleList([one, other]).load_state_dict(
+        {"0.weight": other.weight.data, "1.weight": one.weight.data}, strict=False)
+    np.testing.assert_array_equal(one.weight.numpy(), before[1])
+    np.testing.assert_array_equal(other.weight.numpy(), before[0])
+    assert gpuprop.asnumpy(one.weight) is not before[1]
