@@ -87,6 +87,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     from gpuprop._core.registry import get_backend
+    from gpuprop.io import replacing
     from gpuprop.verification import DIFFERENT, NOT_COMPARED, verify
     from gpuprop.verification._builtin_runs import RUNS, UnknownRunError, find_run
     from gpuprop.verification._html_report import html_report
@@ -109,7 +110,7 @@ def verify(args: argparse.Namespace) -> int:
         for run in runs
     ]
     if args.html:
-        with open(args.html, "w", encoding="utf-8") as file:
+        with replacing(args.html) as file:
             file.write(html_report(results))
     _write(args.json, [r.to_dict() for r in results], "\n\n".join(map(str, results)))
     statuses = [r.status for r in results]
@@ -118,7 +119,9 @@ def verify(args: argparse.Namespace) -> int:
 
 def _write(path: str | None, plain: Any, text: str) -> None:
     """Print `text`, or JSON if `path` is "-"; write JSON to any other path."""
+    from gpuprop.io import replacing
+
     if path and path != "-":
-        with open(path, "w", encoding="utf-8") as file:
+        with replacing(path) as file:
             json.dump(plain, file, indent=1)
     print(json.dumps(plain, indent=1) if path == "-" else text)

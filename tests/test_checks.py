@@ -1,15 +1,24 @@
 """The checks of arguments that are no arrays."""
 
 import inspect
+import io
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import gpuprop
 import gpuprop.testing
-from gpuprop._core.checks import as_callable, as_choice, as_instance, as_integer, as_number
+from gpuprop._core.checks import (
+    as_callable,
+    as_choice,
+    as_instance,
+    as_integer,
+    as_number,
+    as_path,
+)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -115,3 +124,11 @@ class TestFunctionsOfFunctions:
             if takes_function and not any(call is function for call in self.CALLS.values()):
                 missing.append(name)
         assert not missing
+
+
+def test_as_path():
+    assert as_path("f: path", "a/b.csv") == as_path("f: path", Path("a/b.csv")) == Path("a/b.csv")
+    for value, error in [(None, TypeError), (b"a", TypeError), (3, TypeError), (["a"], TypeError),
+                         (io.BytesIO(), TypeError), ("", ValueError), ("a\0", ValueError)]:
+        with pytest.raises(error, match=f"f: path must be a path.*{re.escape(repr(value))}"):
+            as_path("f: path", value)

@@ -1,10 +1,18 @@
 """State files: exact round trips, formats of other libraries, and errors for invalid files."""
 
+import contextlib
+import copy
+import hashlib
 import io
 import json
+import os
 import pickle
 import sys
+import threading
+import time
+import tracemalloc
 import zipfile
+import zlib
 
 import ml_dtypes
 import numpy as np
@@ -164,7 +172,11 @@ def header_of(path):
 def test_the_bytes_of_a_flat_safetensors_file(tmp_path):
     state = {"b": np.array([1, 2], "uint8"), "a": np.array([[1.0]], "float32")}
     save(tmp_path / "a.safetensors", state)
-    header = (b'{"b":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},'
+    checksums = {"a": zlib.crc32(b"\x00\x00\x80\x3f"), "b": zlib.crc32(b"\x01\x02")}
+    content = [None, [["a", "F32", [1, 1], checksums["a"]], ["b", "U8", [2], checksums["b"]]]]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest().encode()
+    header = (b'{"__metadata__":{"gpuprop.digest":"' + digest + b'"},'
+              b'"b":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},'
               b'"a":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}')
     header += b" " * (-len(header) % 8)
     data = len(header).to_bytes(8, "little") + header + b"\x00\x00\x80\x3f\x01\x02"
@@ -175,6 +187,7 @@ def test_safetensors_aligns_every_array(tmp_path):
     dtypes = ("bool", "int64", "float16")
     save(tmp_path / "a.safetensors", {f"{n} {d}": np.ones(n, d) for n in (1, 3) for d in dtypes})
     header, _ = header_of(tmp_path / "a.safetensors")
+    del header["__metadata__"]
     sizes = {"BOOL": 1, "I64": 8, "F16": 2}
     assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in header.values())
 
@@ -254,20 +267,335 @@ def test_pickles_are_not_read(tmp_path):
             load(tmp_path / name)
 
 
-def test_damaged_files_raise_value_error(path, rng):
-    """Truncated files raise ValueError; a changed byte raises ValueError or no error at all."""
-    save(path, {"a": np.arange(3, dtype="float32"), "b": np.ones((2, 2), bool), "n": [1, "x"]})
+STATES = {
+    "nested": {"a": np.arange(3, dtype="float32"), "b": np.ones((2, 2), bool), "n": [1, "x"],
+               "inf": float("inf"), "half": np.ones(2, ml_dtypes.bfloat16)},
+    "flat": {"a": np.arange(3, dtype="float32"), "b": np.zeros((0, 2)), "c": np.array(2)},
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_every_damaged_byte_is_detected(path, state):
+    """Truncated files raise ValueError; a changed byte raises ValueError or changes no value."""
+    save(path, state)
     intact = path.read_bytes()
     for n in range(len(intact)):
         path.write_bytes(intact[:n])
         with pytest.raises(ValueError, match="is not a valid"):
             load(path)
-        changed = bytes([intact[n] ^ int(rng.integers(1, 256))])
-        path.write_bytes(intact[:n] + changed + intact[n + 1:])
+        change = 1 << n % 8 if n % 2 else 0xFF
+        path.write_bytes(intact[:n] + bytes([intact[n] ^ change]) + intact[n + 1:])
         try:
-            load(path)
+            assert same(load(path), state), f"byte {n}"
         except ValueError as e:
             assert "is not a valid" in str(e)
+    path.write_bytes(intact + b"\0")
+    with pytest.raises(ValueError, match="is not a valid"):
+        load(path)
+
+
+def replaced_entry(path, name, array):
+    """An npz file in which one entry is replaced; the comment of the archive stays."""
+    with zipfile.ZipFile(path) as archive:
+        comment = archive.comment
+        entries = {info: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = comment
+        for info, data in entries.items():
+            if info.filename == f"{name}.npy":
+                file = io.BytesIO()
+                np.lib.format.write_array(file, array)
+                data = file.getvalue()
+            archive.writestr(info.filename, data)
+
+
+def test_an_edited_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    save(path, {"a": np.zeros(2), "b": np.zeros(2)})
+    replaced_entry(path, "b", np.zeros(2))
+    assert same(load(path), {"a": np.zeros(2), "b": np.zeros(2)})
+    replaced_entry(path, "b", np.ones(2))
+    with pytest.raises(ValueError, match="digest"):
+        load(path)
+    save(path, {"a": np.zeros(2), "b": np.zeros(2)})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("c.npy", b"")
+    with pytest.raises(ValueError, match="digest"):
+        load(path)
+
+
+@pytest.mark.parametrize("edit", [
+    lambda header, data: ({**header, "c": header["a"], "a": header["b"]}, data),
+    lambda header, data: ({"__metadata__": header["__metadata__"], "a": header["b"],
+                           "b": header["a"]}, data),
+    lambda header, data: ({**header, "a": {**header["a"], "shape": [2, 1]}}, data),
+    lambda header, data: ({**header, "a": {**header["a"], "dtype": "U32"}}, data),
+    lambda header, data: (header, b"\1" + data[1:]),
+], ids=["name", "names", "shape", "dtype", "data"])
+def test_an_edited_safetensors_file(tmp_path, edit):
+    path = tmp_path / "a.safetensors"
+    save(path, {"a": np.ones(2, "float32"), "b": np.zeros(2, "float32")})
+    header, data = edit(*header_of(path))
+    path.write_bytes(safetensors_file(header, data))
+    with pytest.raises(ValueError, match=r"digest|belong to no array|expected data_offsets"):
+        load(path)
+
+
+def safetensors_file(header, data):
+    head = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + data
+
+
+def test_files_without_digest(tmp_path):
+    """Those of other programs and of earlier versions."""
+    state = {"a": np.arange(3.0)}
+    np.savez(tmp_path / "a.npz", **state)
+    entry = {"dtype": "F64", "shape": [3], "data_offsets": [0, 24]}
+    for metadata in ({}, {"__metadata__": {"format": "pt"}}):
+        data = safetensors_file({**metadata, "a": entry}, state["a"].tobytes())
+        (tmp_path / "a.safetensors").write_bytes(data)
+        assert same(load(tmp_path / "a.safetensors"), state)
+    assert same(load(tmp_path / "a.npz"), state)
+    tree = {"dict": [["a", {"array": "a"}], ["lr", float("nan")]]}
+    metadata = {"__metadata__": {"gpuprop": json.dumps(tree)}}
+    (tmp_path / "a.safetensors").write_bytes(
+        safetensors_file({**metadata, "a": entry}, state["a"].tobytes()))
+    assert same(load(tmp_path / "a.safetensors"), {**state, "lr": float("nan")})
+
+
+# ---- files that change while they are read -------------------------------------------------------
+
+CHANGES = {
+    "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "grown": lambda path: write_at(path, path.stat().st_size, b"x"),
+    "overwritten": lambda path: write_at(path, 0, bytes(path.stat().st_size)),
+    "one byte": lambda path: write_at(path, path.stat().st_size // 2, b"\x55"),
+}
+
+
+def write_at(path, offset, data):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("has_digest", [True, False])
+def test_a_file_that_changes_while_it_is_read(path, monkeypatch, change, has_digest):
+    state = {f"layer{n}": np.arange(50_000.0) for n in range(3)}
+    save(path, state)
+    if not has_digest:
+        make_foreign(path, state)
+    module = gpuprop.io._state.FORMATS[path.suffix]
+    check = "_check_entries" if path.suffix == ".npz" else "_checked_order"
+    original = getattr(module, check)
+
+    def check_and_change(*args):
+        time.sleep(0.02)  # file systems count time in ticks
+        change(path)
+        return original(*args)
+
+    monkeypatch.setattr(module, check, check_and_change)
+    with pytest.raises(ValueError, match="is not a valid"):
+        load(path)
+
+
+def make_foreign(path, state):
+    if path.suffix == ".npz":
+        np.savez(path, **state)
+    else:
+        header, data = header_of(path)
+        del header["__metadata__"]
+        path.write_bytes(safetensors_file(header, data))
+
+
+def test_a_thread_that_writes_into_the_file(path):
+    """Every load gives one of the two states or an error."""
+    contents = []
+    for k in range(2):
+        save(path, {"w": np.full(20_000, k), "k": k})
+        contents.append(path.read_bytes())
+    done = threading.Event()
+
+    def overwrite():
+        while not done.is_set():
+            for content in contents:
+                write_at(path, 0, content)
+
+    thread = threading.Thread(target=overwrite)
+    thread.start()
+    loaded = 0
+    for _ in range(300):
+        try:
+            state = load(path)
+        except ValueError:
+            continue
+        loaded += 1
+        assert (state["w"] == state["k"]).all()
+    done.set()
+    thread.join()
+    assert same(load(path)["k"], 1)
+
+
+# ---- files that are made to do harm --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def at_most(size):
+    """Raise if the block allocates more than `size` bytes."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < size
+    finally:
+        tracemalloc.stop()
+
+
+def npy(header, data=b"", version=(1, 0)):
+    """An npy file with a header, a dict or text."""
+    text = header if isinstance(header, bytes) else repr(header).encode()
+    size = len(text).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + size + text + data
+
+
+def npz(path, *entries, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries:
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data, compression)
+    return path
+
+
+def header(shape, descr="<f4", order=False):
+    return {"descr": descr, "fortran_order": order, "shape": shape}
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("content, message", [
+    (npy(header((10**15,)), b"1234"), "need 4000000000000000 bytes, .* has 4"),
+    (npy(header((2**62, 2**62)), b"1234"), "shape"),
+    (npy(header((10**30, 0)), b""), "'a'"),
+    (npy(header((-1, -1)), b"1234"), "shape"),
+    (npy(header((-1,)), b"1234"), "shape"),
+    (npy(header((2,)), b"1234"), "need 8 bytes, .* has 4"),
+    (npy(header((0,)), b"1234"), "need 0 bytes, .* has 4"),
+    (npy(header((1.5,)), b"1234"), "shape"),
+    (npy(header((1,), "<f5"), b"1234"), "descr"),
+    (npy(header((1,), "f4, (10000,10000)f8"), b"1234"), "need"),
+    (npy(header((1,), "<U1000000000"), b"1234"), "need|descr"),
+    (npy(header((1,), "|O"), b"1234"), "Python objects"),
+    (npy(header((1,), "|O"), b"1234", (2, 0)), "Python objects"),
+    (npy(header((1,), [("x", "|O")]), b"1234"), "Python objects"),
+    (npy(header((1,), "<f4"), b"1234", (3, 0)), "version"),
+    (npy(header((1,), "<f4"), b"1234", (9, 9)), "version"),
+    (npy(b"(" * 9000), "'a'"),
+    (npy(b"[" * 9000 + b"]" * 9000), "'a'"),
+    (npy(b" " * 60_000), "large"),
+    (npy(b"__import__('os').abort()"), "'a'"),
+    (b"", "'a'"), (b"\x93NUMPY", "'a'"), (b"\x93NUMPY\1\0\xff\xff", "'a'"),
+], ids=lambda value: repr(value[:60]))
+def test_arrays_in_an_npz_that_are_not_what_they_say(tmp_path, content, compression, message):
+    path = npz(tmp_path / "a.npz", ("a", content), compression=compression)
+    with at_most(3e6), pytest.raises(ValueError, match=message) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_sparse_arrays_of_numpy(tmp_path):
+    """Zeros compress a thousandfold; the memory is that of the array."""
+    zeros = np.zeros(3_000_000)
+    np.savez_compressed(tmp_path / "a.npz", a=zeros)
+    assert (tmp_path / "a.npz").stat().st_size < zeros.nbytes / 900
+    with at_most(zeros.nbytes + 4e6):
+        state = load(tmp_path / "a.npz")
+    assert same(state, {"a": zeros})
+
+
+def test_archives_that_inflate(tmp_path):
+    content = npy(header((10**7,), "|u1"), bytes(10**7))
+    for compression in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = npz(tmp_path / "a.npz", ("a", content), compression=compression)
+        with at_most(3e6), pytest.raises(ValueError, match="compression"):
+            load(path)
+
+    # a hundred entries of the directory for the same compressed bytes
+    path = npz(tmp_path / "a.npz", ("a", content), compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path, "a") as archive:
+        info = archive.infolist()[0]
+        archive.filelist += [copy.copy(info) for _ in range(99)]
+        archive._didModify = True
+    with at_most(3e6), pytest.raises(ValueError, match="overlap"):
+        load(path)
+
+    # a size that the compressed bytes cannot have
+    path = npz(tmp_path / "a.npz", ("a", npy(header((10**12,), "|u1"), bytes(100))))
+    for compression, size in [(zipfile.ZIP_STORED, 10**12), (zipfile.ZIP_DEFLATED, 10**12)]:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.infolist()[0].file_size = size
+            archive.infolist()[0].compress_type = compression
+            archive._didModify = True
+        with at_most(3e6), pytest.raises(ValueError, match="claims to have 1000000000000 bytes"):
+            load(path)
+
+
+def test_two_entries_of_one_name(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate"):
+        npz(tmp_path / "a.npz", ("a", npy(header((0,)))), ("a", npy(header((0,)))))
+    (tmp_path / "a.safetensors").write_bytes(safetensors_file(
+        b'{"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},'
+        b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)))
+    for suffix in SUFFIXES:
+        with pytest.raises(ValueError, match="two entries"):
+            load(tmp_path / f"a{suffix}")
+
+
+def test_deeply_nested_json(tmp_path):
+    for deep in (b"[" * 10**6, b'{"a":' * 10**6, b'{"a":' * 10**5 + b"1" + b"}" * 10**5):
+        (tmp_path / "a.safetensors").write_bytes(safetensors_file(deep, b""))
+        with pytest.raises(ValueError, match="is not a valid"):
+            load(tmp_path / "a.safetensors")
+    tree = '{"list":[' * 50_000 + "]}" * 50_000
+    metadata = {"__metadata__": {"gpuprop": tree}}
+    (tmp_path / "a.safetensors").write_bytes(safetensors_file(metadata, b""))
+    with pytest.raises(ValueError, match="is not a valid"):
+        load(tmp_path / "a.safetensors")
+
+
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 70), st.floats(),
+              st.sampled_from([2**31, 2**63, 10**30, "F32", "BF16", "U8", "", "<f4", "|O", "a"])),
+    lambda values: st.one_of(st.lists(values, max_size=3), st.dictionaries(
+        st.sampled_from(["dtype", "shape", "data_offsets", "a"]), values, max_size=3)),
+    max_leaves=6)
+ENTRIES = st.fixed_dictionaries({
+    "dtype": st.one_of(st.sampled_from(["F32", "BF16", "U8", "BOOL", "C64"]), VALUES),
+    "shape": st.one_of(st.lists(st.integers(-1, 4), max_size=3), VALUES),
+    "data_offsets": st.one_of(st.lists(st.integers(-1, 32), min_size=2, max_size=2), VALUES)})
+HEADERS = st.one_of(VALUES, st.dictionaries(
+    st.sampled_from(["a", "b", "__metadata__"]), st.one_of(ENTRIES, VALUES), max_size=3))
+
+
+@settings(deadline=None, max_examples=300)
+@given(header=HEADERS, size=st.integers(0, 40))
+def test_any_safetensors_header(tmp_path_factory, header, size):
+    path = tmp_path_factory.getbasetemp() / "fuzz.safetensors"
+    path.write_bytes(safetensors_file(header, bytes(size)))
+    with contextlib.suppress(ValueError):
+        state = load(path)
+        assert sum(array.nbytes for array in state.values()) == size
+
+
+@settings(deadline=None, max_examples=300)
+@given(descr=st.one_of(st.sampled_from(["<f4", ">f8", "|b1", "<U2", "|V3", "|O", "<M8[s]", "|S0"]),
+                       VALUES),
+       order=st.one_of(st.booleans(), VALUES),
+       shape=st.one_of(st.lists(st.integers(-1, 4), max_size=3).map(tuple), VALUES),
+       size=st.integers(0, 40))
+def test_any_npy_header(tmp_path_factory, descr, order, shape, size):
+    path = tmp_path_factory.getbasetemp() / "fuzz.npz"
+    npz(path, ("a", npy(header(shape, descr, order), bytes(size))))
+    with contextlib.suppress(ValueError):
+        assert load(path)["a"].nbytes == size
 
 
 def test_a_changed_number_in_an_npz_is_detected(tmp_path):
@@ -286,7 +614,14 @@ ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     ({"a": {**ENTRY, "data_offsets": [4, 8]}}, r"'a' .* expected .*\[0, 4\], got \[4, 8\]"),
     ({"a": {**ENTRY, "shape": [2]}}, r"'a' of shape \[2\] and dtype F32"),
     ({"a": {**ENTRY, "shape": [2**60], "data_offsets": [0, 2**62]}}, "'a' ends at byte .* 4 bytes"),
-    ({"a": {**ENTRY, "shape": [-1, -1]}}, "one unknown dimension"),
+    ({"a": {**ENTRY, "shape": [-1, -1]}}, "shape .* at least 0, got -1"),
+    ({"a": {**ENTRY, "shape": [float("nan")]}}, "shape .* integer .* got nan"),
+    ({"a": {**ENTRY, "shape": [True]}}, "shape .* integer .* got True"),
+    ({"a": {**ENTRY, "shape": "1"}}, "shape .* integer .* got '1'"),
+    ({"a": {**ENTRY, "shape": [1] * 65}}, "65 dimensions"),
+    ({"a": {**ENTRY, "shape": [0, 10**4000]}}, "'a'"),
+    ({"a": {**ENTRY, "data_offsets": [-4, 0]}}, "data_offsets .* at least 0, got -4"),
+    ({"__metadata__": {"n": 1}, "a": ENTRY}, "__metadata__ must hold strings"),
     ({"a": {**ENTRY, "dtype": "F4"}}, "'a' has unknown dtype 'F4'"),
     ({"a": ENTRY, "b": ENTRY}, "'b' of shape"),
     ({}, "4 of 4 bytes of data belong to no array"),
@@ -294,8 +629,7 @@ ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
     ([1], "AttributeError|TypeError"),
 ], ids=str)
 def test_invalid_safetensors_headers(tmp_path, header, message):
-    head = json.dumps(header).encode()
-    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + bytes(4))
+    (tmp_path / "a.safetensors").write_bytes(safetensors_file(header, bytes(4)))
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "a.safetensors")
 

@@ -1,4 +1,4 @@
-"""Checks of arguments that are no arrays: numbers, names and objects of a class.
+"""Checks of arguments that are no arrays: numbers, names, paths and objects of a class.
 
 Each function returns the checked value, a NumPy number as a Python number, or raises with the call,
 the argument, the expected value and the given one.  `what` names the call and the argument, as in
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,3 +88,13 @@ def as_callable(what: str, value: Any) -> Callable:
     if not callable(value):
         raise TypeError(f"{what} must be a function, got {value!r}")
     return value
+
+
+def as_path(what: str, value: Any) -> Path:
+    """`value` as a Path.  Raises TypeError unless it is a string or path, ValueError if empty."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{what} must be a path, a string or os.PathLike, got {value!r}")
+    if not text or "\0" in text:
+        raise ValueError(f"{what} must be a path, got {value!r}")
+    return Path(text)

@@ -6,14 +6,16 @@ A file holds the arrays by name.  Its metadata hold the structure and the plain 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
+from gpuprop._core.checks import as_path
 from gpuprop._core.registry import get_backend
 from gpuprop._core.tensor import asnumpy
 from gpuprop.io import _npz as npz
@@ -23,14 +25,16 @@ from gpuprop.io._files import replacing
 FORMATS: dict[str, ModuleType] = {".npz": npz, ".safetensors": safetensors}
 RESERVED_NAMES = (npz.METADATA, npz.EXTENSION_DTYPES, safetensors.METADATA)
 PYTORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+MAX_DEPTH = 100  # of a state; JSON cannot be nested much deeper
 
 
 def save(path: str | os.PathLike, state: Mapping) -> None:
     """Write a state, such as ``model.state_dict()``, to a ``.npz`` or ``.safetensors`` file.
 
     Values are arrays of any backend, Tensors, numbers, strings, None, and dicts, lists and tuples
-    of them.  A flat dict of arrays is saved without metadata, as other libraries do.  The file is
-    written completely or not at all.  Raises TypeError for other values, before writing anything.
+    of them.  A flat dict of arrays is saved as other libraries do, so that they can read it.  The
+    file is written completely or not at all, as by `gpuprop.io.replacing`, with a digest of its
+    content.  Raises TypeError for other values, before writing anything.
 
     >>> import tempfile
     >>> import gpuprop
@@ -44,14 +48,14 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     """
     if isinstance(path, Mapping):
         raise TypeError("save(path, state): the path comes first, as in numpy.save")
-    file_format = _format(path)
+    path, file_format = _path_and_format("save", path)
     if not isinstance(state, Mapping):
         hint = ": pass its state_dict()" if hasattr(state, "state_dict") else ""
         raise TypeError(f"a state must be a dict, got {type(state).__name__}{hint}")
     arrays: dict[str, np.ndarray] = {}
     tree = _pack(state, "", arrays)
     is_flat = all(entry == {"array": key} for key, entry in tree["dict"])
-    metadata = None if is_flat else json.dumps(tree)
+    metadata = None if is_flat else json.dumps(tree, allow_nan=False)
     with replacing(path, binary=True) as file:
         file_format.write(file, arrays, metadata)
 
@@ -60,46 +64,60 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     """Read a state that `save` or another library wrote; its arrays are NumPy arrays.
 
     ``model.load_state_dict(gpuprop.load(path))`` loads a model.  bfloat16 becomes float32 if
-    ml_dtypes is not installed.  Raises ValueError if the file is damaged, holds pickles or has
-    another format.
+    ml_dtypes is not installed.  Raises ValueError if the file is damaged, changes while it is read,
+    does not match the digest that `save` wrote, holds pickles or has another format.
     """
-    file_format = _format(path)
-    with open(path, "rb") as file:
+    path, file_format = _path_and_format("load", path)
+    with path.open("rb") as file:
         try:
+            before = _version(file)
             arrays, metadata = file_format.read(file)
+            if _version(file) != before:
+                raise ValueError("another program changed it while it was read: load it again")
             return arrays if metadata is None else _unpack(json.loads(metadata), arrays)
         except MemoryError:
             raise
         except Exception as e:
             reason = e if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
-            raise ValueError(f"{os.fspath(path)!r} is not a valid {Path(path).suffix} file: "
-                             f"{reason}") from e
+            raise ValueError(f"{str(path)!r} is not a valid {path.suffix} file: {reason}") from e
 
 
-def _format(path: str | os.PathLike) -> Any:
-    suffix = Path(path).suffix
-    if suffix not in FORMATS:
+def _version(file: IO[bytes]) -> tuple[int, int]:
+    """What differs after another program has written into a file."""
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _path_and_format(call: str, path: str | os.PathLike) -> tuple[Path, Any]:
+    path = as_path(f"{call}: path", path)
+    if path.suffix not in FORMATS:
         hint = ""
-        if suffix in PYTORCH_SUFFIXES:
+        if path.suffix in PYTORCH_SUFFIXES:
             hint = (": PyTorch files are pickles, which can run any code; convert the file with "
                     "safetensors.torch.save_file")
-        raise ValueError(f"the path of a state must end in .npz or .safetensors, got "
-                         f"{os.fspath(path)!r}{hint}")
-    return FORMATS[suffix]
+        raise ValueError(f"{call}: the path of a state must end in .npz or .safetensors, got "
+                         f"{str(path)!r}{hint}")
+    return path, FORMATS[path.suffix]
 
 
-def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
+def _pack(value: Any, name: str, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
     """Convert `value` for JSON, and add its arrays to `arrays` by name.
 
-    A dict, list or tuple becomes {type: entries}, an array {"array": name}.
+    A dict, list or tuple becomes {type: entries}, an array {"array": name}, and an infinite float
+    or NaN, which JSON lacks, {"float": text}.
     """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the state contains itself, or is nested deeper than {MAX_DEPTH} levels, "
+                         f"at {name[:200]!r}")
     if isinstance(value, np.generic) and value.dtype.kind in "biufU":
         value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(float(value))}
     if value is None or isinstance(value, bool | int | float | str):
         return value
 
     def pack_entry(key: Any, entry: Any) -> Any:
-        return _pack(entry, f"{name}.{key}" if name else f"{key}", arrays)
+        return _pack(entry, f"{name}.{key}" if name else f"{key}", arrays, depth + 1)
 
     if isinstance(value, Mapping):
         for key in value:
@@ -117,6 +135,7 @@ def _pack(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
             found += " of Python objects"
         raise TypeError(f"cannot save {_describe(name)}, {found}: a state may hold arrays, "
                         f"numbers, strings, None, and dicts, lists and tuples of them")
+    name = name.replace("\0", "_").encode(errors="replace").decode()  # what files can represent
     while name in arrays or name in RESERVED_NAMES:
         name += "_"
     arrays[name] = array
@@ -141,6 +160,8 @@ def _unpack(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     (kind, content), = tree.items()
     if kind == "array":
         return arrays[content]
+    if kind == "float":
+        return float(content)
     if kind == "dict":
         return {key: _unpack(entry, arrays) for key, entry in content}
     container: type = {"list": list, "tuple": tuple}[kind]
