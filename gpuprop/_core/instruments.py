@@ -10,9 +10,56 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from gpuprop._core.mode import Setting, Switch, current
+from gpuprop._core.mode import Mode, Setting, current
 
-Listeners = tuple[Callable[[Any], None], ...]
+class Observer(Setting):
+    """A setting in which `function` observes something.
+
+    It observes nothing more once its block has ended, even if that was in another context, such as
+    the thread that closed the generator with the block.
+    """
+
+    def __init__(self, variable: Any, function: Callable) -> None:
+        super().__init__(variable, function)
+        self._entries: list[None] = []  # one for each open block of this object, in any context
+
+    def __enter__(self) -> None:
+        self._entries.append(None)
+        super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._entries.pop()
+        super().__exit__(*error)
+
+    def has_ended(self) -> bool:
+        """True if no block is open; this context then forgets the observer."""
+        if not self._entries:
+            Setting.__exit__(self)
+        return not self._entries
+
+
+class Flag(Observer):
+    """The true value of a variable that is otherwise False."""
+
+    def __init__(self, variable: Any) -> None:
+        super().__init__(variable, bool)
+
+    def __bool__(self) -> bool:
+        return not self.has_ended()
+
+    def _changed(self, before: Any) -> Any:
+        return self
+
+
+class Listener(Observer):
+    """Calls a function for each event of one kind."""
+
+    def __call__(self, subject: Any) -> None:
+        if not self.has_ended():
+            self._value(subject)
+
+    def _changed(self, before: tuple[Listener, ...]) -> tuple[Listener, ...]:
+        return (*before, self)
 
 
 class Event:
@@ -24,20 +71,16 @@ class Event:
     __slots__ = ("_listeners",)
 
     def __init__(self, name: str) -> None:
-        self._listeners: ContextVar[Listeners] = ContextVar(f"gpuprop_{name}", default=())
+        self._listeners: ContextVar[tuple[Listener, ...]] = ContextVar(
+            f"gpuprop_{name}", default=())
 
     def __call__(self, subject: Any) -> None:
         for listener in self._listeners.get():
             listener(subject)
 
-    @contextlib.contextmanager
-    def listen(self, listener: Callable[[Any], None]) -> Iterator[None]:
-        """Call `listener(subject)` for each event inside the block."""
-        token = self._listeners.set((*self._listeners.get(), listener))
-        try:
-            yield
-        finally:
-            self._listeners.reset(token)
+    def listen(self, listener: Callable[[Any], None]) -> Listener:
+        """A context manager: call `listener(subject)` for each event inside the block."""
+        return Listener(self._listeners, listener)
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[dict[int, Any]]:
@@ -49,7 +92,7 @@ class Event:
     @property
     def is_watched(self) -> bool:
         """True if there are listeners in this context."""
-        return bool(self._listeners.get())
+        return not all([listener.has_ended() for listener in self._listeners.get()])
 
 
 leaf_reached = Event("leaf_reached")  # a leaf Tensor receives a gradient in backward
@@ -60,44 +103,53 @@ optimizer_stepped = Event("optimizer_stepped")  # an optimizer has taken a step
 # ---- calls of ops and modules --------------------------------------------------------------------
 
 
-def inspect_ops(inspect: Callable) -> Switch:
+def inspect_ops(inspect: Callable) -> OpInspector:
     """A context manager that replaces the function `run` of each op by another one.
 
     ``inspect(spec, backend, run)`` returns that function.  Like the body of an op, it takes
     ``(xp, *arrays, **constants)`` and returns (out, pullbacks).  No step is captured inside the
     block.
     """
-    outer = current.get().inspect
-    if outer is None:
-        return Switch(inspect=inspect)
+    return OpInspector(current, inspect)
 
-    def nested(spec: Any, backend: Any, run: Callable) -> Callable:
-        return inspect(spec, backend, outer(spec, backend, run))
 
-    return Switch(inspect=nested)
+class OpInspector(Observer):
+    """See `inspect_ops`."""
+
+    def _changed(self, before: Mode) -> Mode:
+        outer = before.inspect
+
+        def nested(spec: Any, backend: Any, run: Callable) -> Callable:
+            if outer is not None:
+                run = outer(spec, backend, run)
+            return run if self.has_ended() else self._value(spec, backend, run)
+
+        return before._replace(inspect=nested)
 
 
 _module_call: ContextVar[Callable | None] = ContextVar("gpuprop_module_call", default=None)
 module_call = _module_call.get  # returns the `call` of `around_modules`, or None
 
 
-@contextlib.contextmanager
-def around_modules(call: Callable) -> Iterator[None]:
-    """Replace each call of a module inside the block by ``call(module, args, kwargs, run)``.
+def around_modules(call: Callable) -> ModuleObserver:
+    """A context manager: each call of a module becomes ``call(module, args, kwargs, run)``.
 
     ``run(module, args, kwargs)`` makes the original call and returns its output.
     """
-    outer = module_call()
+    return ModuleObserver(_module_call, call)
 
-    def nested(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
-        inner = run if outer is None else lambda m, a, k: outer(m, a, k, run)
-        return call(module, args, kwargs, inner)
 
-    token = _module_call.set(nested)
-    try:
-        yield
-    finally:
-        _module_call.reset(token)
+class ModuleObserver(Observer):
+    """See `around_modules`."""
+
+    def _changed(self, outer: Callable | None) -> Callable:
+        def nested(module: Any, args: tuple, kwargs: dict, run: Callable) -> Any:
+            inner = run if outer is None else lambda m, a, k: outer(m, a, k, run)
+            if self.has_ended():
+                return inner(module, args, kwargs)
+            return self._value(module, args, kwargs, inner)
+
+        return nested
 
 
 @contextlib.contextmanager
@@ -115,19 +167,23 @@ def collect_modules() -> Iterator[dict[Any, None]]:
 
 # ---- waiting for a device ------------------------------------------------------------------------
 
-# True inside gpuprop.debug()
-check_at_once: ContextVar[bool] = ContextVar("gpuprop_check_at_once", default=False)
-_no_sync: ContextVar[bool] = ContextVar("gpuprop_no_sync", default=False)
+check_at_once: ContextVar[Flag | bool] = ContextVar("gpuprop_check_at_once", default=False)
+_no_sync: ContextVar[Flag | bool] = ContextVar("gpuprop_no_sync", default=False)
 
 
-def no_sync() -> Setting:
+def checking_at_once() -> Flag:
+    """Inside the block, as in `gpuprop.debug()`, a failed `Backend.check` raises at once."""
+    return Flag(check_at_once)
+
+
+def no_sync() -> Flag:
     """Raise RuntimeError when this thread would wait for a device inside the block.
 
     It waits when the host reads a value of a Tensor, and in `synchronize`.  On NumPy nothing waits,
     but the same calls raise, because they would wait on a device.  Methods of a device array
     itself, such as CuPy's `.get()`, are not checked.
     """
-    return Setting(_no_sync, True)
+    return Flag(_no_sync)
 
 
 def waits(what: str) -> None:

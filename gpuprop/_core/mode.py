@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -34,30 +34,32 @@ class Block(contextlib.ContextDecorator):
     while it runs, and its caller has not.
     """
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         raise NotImplementedError
 
     def __exit__(self, *error: Any) -> None:
         raise NotImplementedError
 
     def __call__(self, fn: F) -> F:
+        if isinstance(fn, type):
+            raise TypeError(f"class {fn.__qualname__} cannot be decorated: decorate its methods")
         flags = _code_flags(fn)
         if flags & CO_GENERATOR:
             return cast(F, self._generator_function(fn))
+        if flags & CO_ASYNC_GENERATOR:
+            return cast(F, self._async_generator_function(fn))
         if flags & CO_COROUTINE:
             return cast(F, self._coroutine_function(fn))
-        if flags & CO_ASYNC_GENERATOR:
-            raise TypeError(f"{fn.__qualname__} is an asynchronous generator, whose code runs "
-                            f"between those of its caller: use a `with` block inside of it")
         return super().__call__(fn)
 
     def _generator_function(self, fn: Callable) -> Callable:
         @functools.wraps(fn)
         def generate(*args: Any, **kwargs: Any) -> Generator:
             generator = fn(*args, **kwargs)
+            resumed = _Resumed(self)
             resume: Callable[[], Any] = functools.partial(next, generator)
             while True:
-                with self:  # not around `yield`: the caller is outside of the block
+                with resumed:  # not around `yield`: the caller is outside of the block
                     try:
                         value = resume()
                     except StopIteration as end:
@@ -65,13 +67,38 @@ class Block(contextlib.ContextDecorator):
                 try:
                     sent = yield value
                 except GeneratorExit:
-                    with self:
+                    with resumed:
                         generator.close()
                     raise
                 except BaseException as error:
                     resume = functools.partial(generator.throw, error)
                 else:
                     resume = functools.partial(generator.send, sent)
+
+        return generate
+
+    def _async_generator_function(self, fn: Callable) -> Callable:
+        @functools.wraps(fn)
+        async def generate(*args: Any, **kwargs: Any) -> AsyncGenerator:
+            generator = fn(*args, **kwargs)
+            resumed = _Resumed(self)
+            resume: Callable[[], Any] = generator.__anext__
+            while True:
+                with resumed:
+                    try:
+                        value = await resume()
+                    except StopAsyncIteration:
+                        return
+                try:
+                    sent = yield value
+                except GeneratorExit:
+                    with resumed:
+                        await generator.aclose()
+                    raise
+                except BaseException as error:
+                    resume = functools.partial(generator.athrow, error)
+                else:
+                    resume = functools.partial(generator.asend, sent)
 
         return generate
 
@@ -88,8 +115,8 @@ CO_GENERATOR, CO_COROUTINE, CO_ASYNC_GENERATOR = 0x20, 0x80, 0x200  # as `inspec
 
 
 def _code_flags(fn: Any) -> int:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
+    while isinstance(fn, functools.partial | staticmethod):
+        fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     return getattr(getattr(fn, "__code__", None), "co_flags", 0)
 
 
@@ -115,21 +142,61 @@ def pop_block(block: Block) -> tuple[Any, ...]:
     return ()
 
 
-class Setting(Block):
-    """A block in which a context variable has another value."""
+class _Resumed:
+    """The blocks that a suspended generator is in: they are open only while its body runs."""
 
-    def __init__(self, variable: ContextVar, value: Any) -> None:
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._inner: tuple[tuple[Block, Any], ...] = ()  # those that the body has opened
+
+    def __enter__(self) -> None:
+        self._block.__enter__()
+        self._outer = len(_open_blocks.get())
+        for block, saved in self._inner:
+            if isinstance(block, Setting):
+                Setting.__enter__(block)
+            else:
+                push_block(block, saved)
+
+    def __exit__(self, *error: Any) -> None:
+        self._inner = _open_blocks.get()[self._outer:]
+        for block, _ in reversed(self._inner):
+            if isinstance(block, Setting):
+                Setting.__exit__(block)
+            else:
+                pop_block(block)
+        self._block.__exit__(*error)
+
+
+class Setting(Block):
+    """A block in which a context variable, or an object with its `get` and `set`, is changed."""
+
+    def __init__(self, variable: Any, value: Any) -> None:
         self._variable = variable
         self._value = value
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Any:
         before = self._variable.get()
         push_block(self, before)
         self._variable.set(self._changed(before))
 
     def __exit__(self, *error: Any) -> None:
-        for before in pop_block(self):
-            self._variable.set(before)
+        """Take back this change; those of later blocks that are still open stay.
+
+        In a context that did not enter the block, nothing changes.
+        """
+        entries = _open_blocks.get()
+        for i in reversed(range(len(entries))):
+            if entries[i][0] is self:
+                value = entries[i][1]
+                later = []
+                for block, saved in entries[i + 1:]:
+                    if isinstance(block, Setting) and block._variable == self._variable:
+                        saved, value = value, block._changed(value)
+                    later.append((block, saved))
+                _open_blocks.set((*entries[:i], *later))
+                self._variable.set(value)
+                return
 
     def _changed(self, before: Any) -> Any:
         return self._value

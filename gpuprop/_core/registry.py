@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable
 from gpuprop._core.extras import complete
+from gpuprop._core.mode import Block, Setting
 
 GROUP = "gpuprop.backends"
 HOST = "numpy"  # the backend whose arrays are in host memory; it is always usable
@@ -243,11 +244,23 @@ def _choose_for_process(choice: Choice) -> None:
         _process_choice = _thread.choice = choice
 
 
-class use:
+class _DeviceOf(NamedTuple):
+    """The current device of this thread, as a variable for `Setting`."""
+
+    backend: Backend
+
+    def get(self) -> int:
+        return self.backend.device()
+
+    def set(self, index: int) -> None:
+        self.backend.use_device(index)
+
+
+class use(Block):
     """Choose the default backend, on which new arrays are made.
 
-    As a statement, `use` chooses for the process, so every thread follows.  As a context manager it
-    chooses for its block and its context; other threads do not see the choice.
+    As a statement, `use` chooses for the process, so every thread follows.  As a context manager or
+    decorator it chooses for its block and its context; other threads do not see the choice.
 
     `name` is the name or an alias of a backend, such as "numpy", "cpu" and "cuda"; "cuda:1" also
     names a device, and "auto" is the usable backend with the highest priority.
@@ -261,30 +274,36 @@ class use:
     def __init__(self, name: str, device: int | None = None) -> None:
         self._pending = False
         self._number = next(_numbers)
-        self._blocks: list[tuple] = []  # (token, device before) of each block that is entered
         self.backend, self._device = parse_backend(name, device)
         self._backend_before = _context_backend.get()
         self._device_before = self.backend.device()
+        self._settings = (Setting(_context_backend, self.backend),
+                          _DeviceSetting(_DeviceOf(self.backend), self._device))
         if self._device is not None:
             self.backend.use_device(self._device)
         _context_backend.set(self.backend)
         self._pending = True  # until a block is entered, or the object is deleted
 
     def __enter__(self) -> Backend:
-        if self._pending:
-            _context_backend.set(self._backend_before)
-        else:  # entered before, or a statement
-            self._device_before = self.backend.device()
-            if self._device is not None:
-                self.backend.use_device(self._device)
-        self._pending = False
-        self._blocks.append((_context_backend.set(self.backend), self._device_before))
+        self._take_back()
+        for setting in self._settings:
+            setting.__enter__()
         return self.backend
 
-    def __exit__(self, *_: object) -> None:
-        token, device_before = self._blocks.pop()
-        _context_backend.reset(token)
-        self.backend.use_device(device_before)
+    def __exit__(self, *error: object) -> None:
+        for setting in reversed(self._settings):
+            setting.__exit__()
+
+    def __call__(self, fn: Any) -> Any:
+        self._take_back()
+        return super().__call__(fn)
+
+    def _take_back(self) -> None:
+        """Undo what the constructor has chosen: it was no statement."""
+        if self._pending:
+            self._pending = False
+            _context_backend.set(self._backend_before)
+            self.backend.use_device(self._device_before)
 
     def _finish_statement(self) -> None:
         """Runs when the object is deleted or displayed: without a block, it is a statement."""
@@ -301,6 +320,13 @@ class use:
         return f"<new arrays are made on {self.backend.name!r}>"
 
 
+class _DeviceSetting(Setting):
+    """A block in which a device is the current one; with None, one that restores the device."""
+
+    def _changed(self, before: int) -> int:
+        return before if self._value is None else self._value
+
+
 @contextlib.contextmanager
 def making_on(name: str) -> Iterator[Backend]:
     """Make new arrays on a backend or device inside the block, in this context only.
@@ -308,12 +334,8 @@ def making_on(name: str) -> Iterator[Backend]:
     `name` is as for `use`.
     """
     backend, device = parse_backend(name)
-    token = _context_backend.set(backend)
-    try:
-        with backend.on_device(device):
-            yield backend
-    finally:
-        _context_backend.reset(token)
+    with Setting(_context_backend, backend), backend.on_device(device):
+        yield backend
 
 
 def on_host() -> contextlib.AbstractContextManager[Backend]:

@@ -6,8 +6,8 @@ import contextlib
 from typing import Any
 
 from gpuprop._core.checks import as_instance
-from gpuprop._core.instruments import check_at_once
-from gpuprop._core.mode import Block, Setting, pop_block, push_block
+from gpuprop._core.instruments import checking_at_once
+from gpuprop._core.mode import Block, pop_block, push_block
 from gpuprop.diagnosis._nan import detect_nan
 
 
@@ -28,18 +28,23 @@ def debug(nan: bool = False) -> Block:
     FloatingPointError: first NaN in the forward pass of log, computed from finite inputs
     """
     as_instance("debug: nan", nan, bool, "True or False")
-    return Debug() if nan else Setting(check_at_once, True)
+    return Debug() if nan else checking_at_once()
 
 
 class Debug(Block):
     """``debug(nan=True)``: each entry of the block has a detector of its own."""
 
+    def __init__(self) -> None:
+        self._open: list[contextlib.ExitStack] = []
+
     def __enter__(self) -> None:
         stack = contextlib.ExitStack()
-        stack.enter_context(Setting(check_at_once, True))
+        stack.enter_context(checking_at_once())
         stack.enter_context(detect_nan())
         push_block(self, stack)
+        self._open.append(stack)
 
     def __exit__(self, *error: Any) -> None:
-        for stack in pop_block(self):
-            stack.__exit__(*error)
+        stack, = pop_block(self) or self._open[-1:]  # the latter if another context ends the block
+        self._open.remove(stack)
+        stack.__exit__(*error)

@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop._core.backend import Backend
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import around_modules, inspect_ops, parameter_changed
+from gpuprop._core.mode import Setting
 from gpuprop._core.ops import Spec
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter
@@ -31,7 +32,7 @@ def detect_nan() -> Iterator[None]:
     """
     detector = NanDetector()
     try:
-        with (np.errstate(all="ignore"), around_modules(detector.call),
+        with (Setting(NumpyErrors, IGNORED), around_modules(detector.call),
               inspect_ops(detector.inspect), parameter_changed.listen(detector.update)):
             yield
     except FloatingPointError:
@@ -42,6 +43,19 @@ def detect_nan() -> Iterator[None]:
             error.add_note(message)
         raise
     _raise(detector.read())
+
+
+class NumpyErrors:
+    """NumPy's reactions to floating-point errors, as a variable for `Setting`."""
+
+    get = staticmethod(np.geterr)
+
+    @staticmethod
+    def set(reactions: dict[str, Any]) -> None:
+        np.seterr(**reactions)
+
+
+IGNORED = dict.fromkeys(("divide", "over", "under", "invalid"), "ignore")
 
 
 class Check(NamedTuple):
