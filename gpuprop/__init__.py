@@ -4,7 +4,6 @@ The package also has NumPy's functions (`gpuprop.exp`, `gpuprop.sum`, ...), for 
 arrays of every backend.
 """
 
-from threading import RLock as _RLock
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
@@ -14,6 +13,7 @@ from gpuprop._array import *
 from gpuprop._core.backend import Backend, BackendMismatchError
 from gpuprop._core.gradient import grad, value_and_grad
 from gpuprop._core.instruments import no_sync
+from gpuprop._core.locks import new_rlock as _new_rlock
 from gpuprop._core.mode import autocast, enable_grad, generic, is_grad_enabled, no_grad
 from gpuprop._core.namespace import get_array_module
 from gpuprop._core.ops import kernel, op
@@ -78,7 +78,7 @@ _NAME_HERE = {  # PyTorch's name -> the name in gpuprop, for the error message
 }
 
 
-_LOADING = _RLock()
+_LOADING = _new_rlock()
 
 if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -28,6 +27,7 @@ from gpuprop._core.checks import as_callable
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
 from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
+from gpuprop._core.locks import new_rlock
 from gpuprop._core.mode import Mode, current
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
@@ -92,7 +92,7 @@ def capture(step: Callable) -> Callable:
     """
     as_callable("capture: step", step)
     captured_steps: OrderedDict[Any, _CapturedStep] = OrderedDict()
-    lock = threading.RLock()
+    lock = new_rlock()
 
     def captured_for(args: tuple, kwargs: dict, backend: Any, mode: Mode) -> _CapturedStep:
         key = (backend.name, backend.device(), mode, signature_of(args), signature_of(kwargs))

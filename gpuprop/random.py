@@ -15,7 +15,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
@@ -27,6 +26,7 @@ from gpuprop._core.checks import as_instance, as_integer
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
+from gpuprop._core.locks import new_lock
 from gpuprop._core.philox import DATA, INIT, NOISE
 from gpuprop._core.registry import backend_of, default_backend, get_backend
 from gpuprop._core.tensor import Tensor
@@ -67,7 +67,7 @@ class Generator:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._lock = threading.Lock()
+        self._lock = new_lock()
         # (seed, draw) on each device, updated in place because captured steps read these arrays
         self._devices: dict[tuple[str, int], Any] = {}
         self.manual_seed(seed)

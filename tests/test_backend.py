@@ -129,6 +129,96 @@ class TestFailures:
             use("cpu:3")
 
 
+PLUGIN = """
+import numpy as np
+from gpuprop import Backend
+
+class Plugin(Backend):
+    name, xp, array_type = "NAME", np, type("Array", (np.ndarray,), {})
+    aliases = ("cpu", "cuda", "other_NAME")
+
+    def asarray(self, value, dtype=None):
+        return np.asarray(value, dtype).view(self.array_type)
+
+    def _to_numpy(self, array):
+        return np.array(array)
+"""
+PLUGINS = {  # module -> (name of the backend, the code of the module)
+    "a_numpy": ("numpy", PLUGIN), "a_cupy": ("cupy", PLUGIN), "a_cpu": ("cpu", PLUGIN),
+    "a_cuda": ("cuda", PLUGIN), "a_twin": ("twin", PLUGIN), "a_twin_of_it": ("twin", PLUGIN),
+    "a_fine": ("fine", PLUGIN), "a_lost": ("lost", "import nowhere"),
+    "a_syntax": ("syntax", "def"), "an_exit": ("exit", "raise SystemExit(3)"),
+    "an_empty": ("empty", ""), "a_foreign": ("foreign", "class Plugin: pass"),
+    "a_listed": ("listed", PLUGIN.replace('("cpu", "cuda", "other_NAME")', "'cpu'")),
+}
+
+
+@pytest.fixture(scope="module")
+def run_with_plugins(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plugins")
+    for module, (name, code) in PLUGINS.items():
+        (folder / f"{module}.py").write_text(code.replace("NAME", name))
+        info = folder / f"{module}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[gpuprop.backends]\n{name} = {module}:Plugin\n")
+
+    def run(code, *options):
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        return subprocess.run([sys.executable, *options, "-c", code], text=True,
+                              capture_output=True, env={**os.environ, "PYTHONPATH": path})
+
+    return run
+
+
+class TestPlugins:
+    """Installed packages that claim names of others, or that cannot be imported."""
+
+    def test_own_names_stay_own_and_the_package_is_named_once(self, run_with_plugins):
+        done = run_with_plugins("""
+import gpuprop
+from gpuprop._core.registry import get_backend, load
+for _ in range(2):
+    for name in ("numpy", "cpu", "twin", "fine", "other_fine"):
+        print(type(get_backend(name)).__module__)
+print(load("cuda").__module__, load("cupy").__module__)
+""")
+        own, plugin = ["gpuprop_numpy"] * 2, ["a_twin", "a_fine", "a_fine"]
+        assert done.stdout.split() == [*own, *plugin, *own, *plugin] + ["gpuprop_cupy"] * 2
+        warnings = [line for line in done.stderr.splitlines() if "is left out, because" in line]
+        assert len(warnings) == 5
+        for package in ("a_numpy", "a_cupy", "a_cpu", "a_cuda", "a_twin_of_it"):
+            assert any(repr(package) in line for line in warnings), done.stderr
+
+    def test_a_broken_one_is_named_when_it_is_used(self, run_with_plugins):
+        broken = {module: PLUGINS[module][0] for module in
+                  "a_lost a_syntax an_exit an_empty a_foreign a_listed".split()}
+        done = run_with_plugins(f"""
+import gpuprop
+for name in {list(broken.values())}:
+    try:
+        gpuprop.use(name)
+    except ImportError as error:
+        print(gpuprop.ones(2).sum().item(), str(error))
+""")
+        lines = [line for line in done.stdout.splitlines() if line.startswith("2.0")]
+        for line, (module, name) in zip(lines, broken.items(), strict=True):
+            assert repr(name) in line and repr(module) in line
+
+    def test_doctor_names_each(self, run_with_plugins):
+        done = run_with_plugins("from gpuprop._cli import main; main(['doctor'])")
+        for module in PLUGINS:
+            if module not in ("a_fine", "a_twin"):
+                assert module in done.stdout + done.stderr, done.stdout + done.stderr
+        assert "PASS  numpy" in done.stdout
+
+    def test_own_names_cannot_be_registered(self):
+        for name in ("numpy", "cpu", "cupy", "cuda"):
+            with pytest.raises(ValueError, match=f"{name}.*own"):
+                register(name, Absent)
+        assert get_backend("cpu").name == "numpy"
+
+
 class TestDefaultBackend:
     def test_with_block_restores_the_default(self):
         use("numpy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.instruments import check_at_once, waits
+from gpuprop._core.locks import new_lock
 
 
 class BackendMismatchError(TypeError):
@@ -238,7 +238,7 @@ class Flags:
         self.xp = xp
         self.arrays: list[Any] = []
         self.flags: dict[str, Any] = {}  # message -> its flag, a 0-d view of an array
-        self._lock = threading.Lock()
+        self._lock = new_lock()
 
     def of(self, message: str) -> Any:
         """The flag of a message: a 0-d array."""

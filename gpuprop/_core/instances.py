@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import threading
 from collections.abc import Iterator
 from typing import Any
 
+from gpuprop._core.locks import new_rlock
+
 # `instances` holds this lock while it references all objects of a class.  Code that tests whether
 # an array is still referenced acquires it, to not count these references.
-instances_lock = threading.RLock()
+instances_lock = new_rlock()
 
 
 @contextlib.contextmanager

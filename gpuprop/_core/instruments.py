@@ -12,6 +12,7 @@ from typing import Any
 
 from gpuprop._core.mode import Mode, Setting, current
 
+
 class Observer(Setting):
     """A setting in which `function` observes something.
 

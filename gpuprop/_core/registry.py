@@ -16,14 +16,16 @@ import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable
 from gpuprop._core.extras import complete
+from gpuprop._core.locks import new_rlock
 from gpuprop._core.mode import Block, Setting
+from gpuprop._core.warnings import warn_once
 
 GROUP = "gpuprop.backends"
 HOST = "numpy"  # the backend whose arrays are in host memory; it is always usable
 
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
-_creation_lock = threading.RLock()
+_creation_lock = new_rlock()
 backend_checks: list[Callable[[str, Backend], None]] = []  # called as check(name, new backend)
 
 
@@ -31,8 +33,17 @@ def register(name: str, cls: type[Backend]) -> None:
     """Register a backend under a name in this process.
 
     An installed package uses an entry point instead.  Another class of the same name replaces the
-    backend; arrays of the old one belong to none then.
+    backend; arrays of the old one belong to none then.  The names of gpuprop's own backends cannot
+    be registered.
     """
+    owner = _own_names().get(name)
+    if owner is not None and cls is not load(owner):
+        raise ValueError(f"register: the name {name!r} belongs to gpuprop's own backend {owner!r}: "
+                         f"choose another one")
+    _add(name, cls)
+
+
+def _add(name: str, cls: type[Backend]) -> None:
     if not isinstance(cls, type):
         raise TypeError(f"backend {name!r}: expected a class, got {cls!r}")
     required = "asarray", "to_numpy", "_to_numpy"
@@ -40,12 +51,17 @@ def register(name: str, cls: type[Backend]) -> None:
     if missing:
         raise TypeError(f"{cls.__name__} is not a backend: it lacks {', '.join(missing)}; "
                         f"derive it from gpuprop.Backend")
-    if ":" in name or isinstance(cls.aliases, str) or not isinstance(cls.priority, int):
-        raise TypeError(f"backend {name!r}: its name must not contain ':', its aliases must be a "
-                        f"tuple of names, and its priority an int")
-    if _classes.get(name, cls) is not cls:
-        _forget(name)
-    _classes[name] = cls
+    if ":" in name or not isinstance(cls.priority, int):
+        raise TypeError(f"backend {name!r}: its name must not contain ':', and its priority must "
+                        f"be an int")
+    for attribute in ("aliases", "array_modules", "dlpack_devices"):
+        if not isinstance(getattr(cls, attribute), tuple):
+            raise TypeError(f"backend {name!r}: {attribute} must be a tuple, got "
+                            f"{getattr(cls, attribute)!r}")
+    with _creation_lock:
+        if _classes.get(name, cls) is not cls:
+            _forget(name)
+        _classes[name] = cls
 
 
 def _forget(name: str) -> None:
@@ -60,12 +76,57 @@ def _forget(name: str) -> None:
 def backends() -> dict[str, Any]:
     """All installed and registered backends by name.
 
-    A value is the backend's class if that has been loaded, else its entry point; nothing is
-    imported.
+    A value is the backend's class if that has been loaded, else its entry point.  A package that
+    claims a name of gpuprop's own backends, or one that another package has, is left out with a
+    warning.
     """
+    found: dict[str, Any] = {}
+    points = _entry_points()
+    own = _own_names() if points and not _is_own(points[-1]) else {}
+    for point in points:
+        if found.setdefault(point.name, point) is not point:
+            _warn_of_claim(point, f"{found[point.name].value} has that name")
+        elif not _is_own(point) and point.name in own:
+            del found[point.name]
+            _warn_of_claim(point, f"it is an alias of {own[point.name]!r}")
+    return {**found, **_classes}
+
+
+def _entry_points() -> list[Any]:
+    """The entry points of all backends, gpuprop's own first."""
     from importlib.metadata import entry_points  # 15 ms that `import gpuprop` does not need
 
-    return {**{ep.name: ep for ep in entry_points(group=GROUP)}, **_classes}
+    return sorted(entry_points(group=GROUP),
+                  key=lambda point: (not _is_own(point), point.name, _source(point)))
+
+
+def _is_own(point: Any) -> bool:
+    return _package(point) == "gpuprop"
+
+
+def _package(point: Any) -> str:
+    """The name of the installed package that an entry point is from, or ""."""
+    return getattr(getattr(point, "dist", None), "name", "")
+
+
+def _own_names() -> dict[str, str]:
+    """The names and aliases of the backends that come with gpuprop: {name or alias: name}."""
+    names = {}
+    for point in _entry_points():
+        if _is_own(point):
+            names |= dict.fromkeys((point.name, *point.load().aliases), point.name)
+    return names
+
+
+def _source(point: Any) -> str:
+    """Where an entry point is from, for messages."""
+    package = _package(point)
+    return f"{point.value} of the package {package!r}" if package else point.value
+
+
+def _warn_of_claim(point: Any, why: str) -> None:
+    warn_once(f"backend {point.name!r}, {_source(point)}, is left out, because {why}: uninstall "
+              f"that package, or let its authors choose another name")
 
 
 def load(name: str) -> type[Backend]:
@@ -80,18 +141,20 @@ def load(name: str) -> type[Backend]:
         return _classes[name]
     if name not in known:
         return _class_with_alias(name, known)
-    entry_point = known[name]
+    point = known[name]
     try:
-        cls = entry_point.load()
-        register(name, cls)
-    except Exception as e:
+        _add(name, point.load())
+    except (Exception, SystemExit) as e:
         what = f"{type(e).__name__}: {e}"
         raise ImportError(
-            f"backend {name!r} ({entry_point.value}) cannot be imported: {what}") from e
+            f"backend {name!r} ({_source(point)}) cannot be imported: {what}") from e
     return _classes[name]
 
 
 def _class_with_alias(alias: str, known: Iterable[str]) -> type[Backend]:
+    owner = _own_names().get(alias)
+    if owner is not None:
+        return load(owner)
     names = set(known)
     for _, cls in _loadable():
         if alias in cls.aliases:
@@ -135,11 +198,12 @@ def _make(name: str, cls: type[Backend]) -> Backend:
     complete(backend, backend if name == HOST else get_backend(HOST))
     for check in backend_checks:
         check(name, backend)
+    has_devices = backend.device_count() > 1
     owner = BY_TYPE.setdefault(backend.array_type, backend)
     if owner is not backend:
         raise TypeError(f"backend {name!r}: its array_type {backend.array_type.__name__} belongs "
                         f"to backend {owner.name!r}")
-    if backend.device_count() > 1:
+    if has_devices:
         MULTI_DEVICE.append(backend)
     return backend
 

@@ -24,6 +24,16 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
+_issued: set[str] = set()  # the messages of `warn_once`
+
+
+def warn_once(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning, as `warn` does, once in a process."""
+    if message not in _issued:
+        _issued.add(message)
+        warn(message, category)
+
+
 SKIPPED_MODULES = ("gpuprop._core.", "numpy", "contextlib")
 
 

@@ -120,6 +120,16 @@ def _close_all() -> None:
         pool.close(kill=True)
 
 
+def _abandon_all() -> None:
+    """Forget the workers in a forked process: threads do not survive a fork."""
+    for pool in list(_open_pools):
+        pool._workers = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_all)
+
+
 def _serve(tasks: queue.SimpleQueue, runner: Callable) -> None:
     """Run tasks until the queue returns None."""
     while (job := tasks.get()) is not None:
