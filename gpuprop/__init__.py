@@ -86,13 +86,16 @@ if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
         """Import a submodule, or a name from one, at its first use."""
         import importlib
 
-        with _LOADING:  # two threads that import each other's packages would see halves of them
-            if name in _MODULES:
+        # Two threads that import each other's packages would see halves of them.  A module of
+        # gpuprop must not import lazy names from here: its thread holds the lock of that module.
+        if name in _MODULES:
+            with _LOADING:
                 return importlib.import_module(f"gpuprop.{name}")
-            if name in _MODULE_OF:
+        if name in _MODULE_OF:
+            with _LOADING:
                 module = importlib.import_module(f"gpuprop.{_MODULE_OF[name]}")
-                value = globals()[name] = getattr(module, name)
-                return value
+            value = globals()[name] = getattr(module, name)
+            return value
         hint = f": use gpuprop.{_NAME_HERE[name]}" if name in _NAME_HERE else ""
         raise AttributeError(f"module 'gpuprop' has no attribute {name!r}{hint}")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop import _environment, optim
+from gpuprop import _environment
 from gpuprop._array.reduction import argsort
 from gpuprop._capture import capture
 from gpuprop._core.backend import Unavailable
@@ -20,6 +20,7 @@ from gpuprop._core.registry import backends, load, use
 from gpuprop._core.tensor import Tensor
 from gpuprop._environment import Driver
 from gpuprop.nn import Linear, Sequential, Tanh
+from gpuprop.optim import SGD
 
 MIN_DRIVERS = {12: 525, 13: 580}  # CUDA's major version -> the first NVIDIA driver that supports it
 
@@ -178,7 +179,7 @@ def _task(backend: Any, dtype: str) -> tuple:
     for p in model.parameters():
         p.data[...] = numbers(*p.shape)
     labels = Tensor(backend.asarray(np.array([0, 1, 1, 0])))
-    return model, optim.SGD(model.parameters(), lr=0.5), Tensor(numbers(4, 3)), labels
+    return model, SGD(model.parameters(), lr=0.5), Tensor(numbers(4, 3)), labels
 
 
 # ---- known problems ------------------------------------------------------------------------------

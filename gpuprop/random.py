@@ -82,11 +82,12 @@ class Generator:
 
         The host waits for the devices.  If several devices drew noise, it is their largest number.
         """
-        noise = [self._draws[NOISE]]
-        for (name, device), array in self._devices.items():
-            draw = int(get_backend(name).to_numpy(array)[1])
-            noise.append(draw - _first_draw(device))
-        return {"seed": self.seed, "draws": [*self._draws[:NOISE], max(noise)]}
+        with self._lock:
+            noise = [self._draws[NOISE]]
+            for (name, device), array in self._devices.items():
+                draw = int(get_backend(name).to_numpy(array)[1])
+                noise.append(draw - _first_draw(device))
+            return {"seed": self.seed, "draws": [*self._draws[:NOISE], max(noise)]}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue from a state that `get_state` returned, on any backend; so do captured steps."""
@@ -104,12 +105,13 @@ class Generator:
         draws = [as_integer("Generator: draws", n, 0, 2**63 - 1) for n in numbers]
 
         def write() -> None:
-            self.seed = seed
-            self._draws = draws[:]
-            for (name, _), array in self._devices.items():
-                backend = get_backend(name)
-                with backend.at(array):
-                    array[...] = self._initial(backend)
+            with self._lock:
+                self.seed = seed
+                self._draws = draws[:]
+                for (name, _), array in self._devices.items():
+                    backend = get_backend(name)
+                    with backend.at(array):
+                        array[...] = self._initial(backend)
 
         return write
 

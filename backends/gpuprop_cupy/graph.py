@@ -80,7 +80,8 @@ class Recording:
         and because a replay must overwrite neither the results of the previous replay nor the
         memory that it still reads.
         """
-        turns = _turns[self.device]
+        with _memory_lock:
+            turns = _turns[self.device]
         with turns.lock:
             stream = cupy.cuda.get_current_stream()
             if turns.event is not None and turns.stream != stream.ptr:

@@ -11,7 +11,6 @@ import functools
 import math
 import os
 import threading
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -161,7 +160,7 @@ class _Handles(threading.local):
     Handles are never destroyed, because that waits for the whole device.
     """
 
-    spare: defaultdict[int, list[Handle]] = defaultdict(list)
+    spare: dict[int, list[Handle]] = {}
 
     def __init__(self) -> None:
         self.own: dict[int, Handle] = {}
@@ -172,7 +171,7 @@ class _Handles(threading.local):
         if handle is None:
             try:
                 handle = self.spare[device].pop()
-            except IndexError:
+            except (KeyError, IndexError):
                 handle = Handle()
             self.own[device] = handle
         return handle
@@ -181,14 +180,14 @@ class _Handles(threading.local):
 class _AtEnd:
     """Returns a thread's handles when the thread ends."""
 
-    def __init__(self, own: dict[int, Handle], spare: defaultdict[int, list[Handle]]) -> None:
+    def __init__(self, own: dict[int, Handle], spare: dict[int, list[Handle]]) -> None:
         self.own = own
         self.spare = spare
 
     def __del__(self) -> None:
         for device, handle in self.own.items():
             handle.stream = handle.workspace = handle.shared_workspace = None
-            self.spare[device].append(handle)
+            self.spare.setdefault(device, []).append(handle)
 
 
 _handles = _Handles()

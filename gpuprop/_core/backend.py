@@ -213,16 +213,20 @@ class Backend(ABC):
     _flags: dict[int, Flags] | None = None  # by device
 
     def _current_flags(self) -> Flags:
-        if self._flags is None:
-            self._flags = {}
         device = self.device()
-        if device not in self._flags:
-            self._flags[device] = Flags(self.xp)
+        if self._flags is None or device not in self._flags:
+            with _flags_lock:
+                self._flags = self._flags or {}
+                if device not in self._flags:
+                    self._flags[device] = Flags(self.xp)
         return self._flags[device]
 
     def _read_flags(self, flags: Any) -> np.ndarray:
         """Copy an array of bools to host memory."""
         return self._to_numpy(flags)
+
+
+_flags_lock = new_lock()
 
 
 class Flags:

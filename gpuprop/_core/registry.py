@@ -265,6 +265,8 @@ class Choice(NamedTuple):
     number: int  # in the order of the calls
 
 
+UNASKED = -1  # the number of a choice that the user did not make
+_choice_lock = new_rlock()
 _numbers = itertools.count()
 
 
@@ -273,7 +275,12 @@ def default_backend() -> Backend:
 
     It is the context's choice, else the process's, else that of GPUPROP_BACKEND, else "auto".
     """
-    return chosen_backend() or set_default_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
+    found = chosen_backend()
+    if found is None:
+        backend, index = parse_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
+        _choose_for_process(Choice(backend, index, UNASKED))
+        found = chosen_backend() or backend
+    return found
 
 
 def chosen_backend() -> Backend | None:
@@ -304,8 +311,9 @@ def set_default_backend(name: str, device: int | None = None) -> Backend:
 def _choose_for_process(choice: Choice) -> None:
     """Set the choice of the process, unless a later one has been made."""
     global _process_choice
-    if _process_choice is None or _process_choice.number < choice.number:
-        _process_choice = _thread.choice = choice
+    with _choice_lock:
+        if _process_choice is None or _process_choice.number < choice.number:
+            _process_choice = _thread.choice = choice
 
 
 class _DeviceOf(NamedTuple):

@@ -16,8 +16,11 @@ from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import Node, Variable, clock, deliver, level, raw, run_backward
 from gpuprop._core.instruments import parameter_changed
 from gpuprop._core.interchange import PickledArray, adopt
+from gpuprop._core.locks import new_rlock
 from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend
+
+_accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf
 
 
 class Tensor(Methods, Variable):
@@ -48,13 +51,18 @@ class Tensor(Methods, Variable):
 
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient.  Other code may hold `g` too, so the first one is copied."""
-        self.grad = _copy(g) if self.grad is None else _as_array(self.grad + g)
+        with _accumulation_lock:
+            self.grad = _copy(g) if self.grad is None else _as_array(self.grad + g)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `grad` of every leaf that this tensor was computed from.
 
         `gradient` is d(loss)/d(self), an array or Tensor of this tensor's shape; for a tensor with
         one element it defaults to 1.  The graph is freed unless `retain_graph` is True.
+
+        Several threads may run backward at once, each through its own graph.  In a leaf that the
+        graphs share, the gradients add up in the order of their arrival, so the last bits of the
+        sum may differ from run to run.
 
         >>> w = gpuprop.tensor([3.0], requires_grad=True)
         >>> (w * w).sum().backward()
@@ -248,13 +256,14 @@ class Parameter(Tensor):
 
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient, in `grad_buffer` if that exists."""
-        if self.grad is self.grad_buffer is not None:
-            self.grad += g
-        elif self.grad_buffer is None or self.grad is not None:  # the user's array: do not write
-            super().receive(g)
-        else:
-            self.grad_buffer[...] = g
-            self.grad = self.grad_buffer
+        with _accumulation_lock:
+            if self.grad is self.grad_buffer is not None:
+                self.grad += g
+            elif self.grad_buffer is None or self.grad is not None:  # the user's array: keep it
+                super().receive(g)
+            else:
+                self.grad_buffer[...] = g
+                self.grad = self.grad_buffer
 
     def touch(self) -> None:
         """Report an in-place change of the values: backward through earlier uses now raises."""
