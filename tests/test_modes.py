@@ -162,7 +162,7 @@ def test_a_decorated_asynchronous_generator(make, is_on):
 
 @each
 def test_a_class_is_refused(make, is_on):
-    with pytest.raises(TypeError, match="Model.*methods"):
+    with pytest.raises(TypeError, match=r"Model.*methods"):
         @make()
         class Model:
             pass
