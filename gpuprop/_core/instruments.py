@@ -55,7 +55,7 @@ class Flag(Observer):
 class Listener(Observer):
     """Calls a function for each event of one kind."""
 
-    def __call__(self, subject: Any) -> None:
+    def notify(self, subject: Any) -> None:
         if not self.has_ended():
             self._value(subject)
 
@@ -77,7 +77,7 @@ class Event:
 
     def __call__(self, subject: Any) -> None:
         for listener in self._listeners.get():
-            listener(subject)
+            listener.notify(subject)
 
     def listen(self, listener: Callable[[Any], None]) -> Listener:
         """A context manager: call `listener(subject)` for each event inside the block."""

@@ -30,7 +30,7 @@ def new_rlock() -> Any:
 
 def _release_all() -> None:
     for lock in list(_locks):
-        lock._at_fork_reinit()  # type: ignore[attr-defined]  # as `threading` and `logging` do
+        lock._at_fork_reinit()  # as `threading` and `logging` do
 
 
 if hasattr(os, "register_at_fork"):

@@ -111,7 +111,7 @@ def _package(point: Any) -> str:
 
 def _own_names() -> dict[str, str]:
     """The names and aliases of the backends that come with gpuprop: {name or alias: name}."""
-    names = {}
+    names: dict[str, str] = {}
     for point in _entry_points():
         if _is_own(point):
             names |= dict.fromkeys((point.name, *point.load().aliases), point.name)
