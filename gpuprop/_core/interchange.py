@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, NO_SWITCH
+from gpuprop._core.dtypes import as_dtype
 from gpuprop._core.registry import backend_for, default_backend
 
 CUDA = 2  # DLPack's device type kDLCUDA
@@ -26,6 +28,9 @@ def adopt(value: Any) -> Any:
         device = int(value.__dlpack_device__()[0])
         backend = backend_for(lambda cls: device in cls.dlpack_devices) or default_backend()
         try:
+            if str(getattr(value, "dtype", "")) in ("bfloat16", "torch.bfloat16"):
+                bits = backend.xp.from_dlpack(_int16_view(value))
+                return bits.view(as_dtype("bfloat16"))
             return backend.xp.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError, ValueError) as e:
             dtype = getattr(value, "dtype", "of no dtype")
@@ -36,6 +41,14 @@ def adopt(value: Any) -> Any:
         owner = backend_for(lambda cls: CUDA in cls.dlpack_devices)
         return value if owner is None else owner.asarray(value)
     return value
+
+
+def _int16_view(value: Any) -> Any:
+    """The bits of a bfloat16 array of PyTorch or JAX, since NumPy's DLPack has no bfloat16."""
+    if getattr(value, "requires_grad", False):
+        raise BufferError("it requires a gradient: use .detach()")
+    is_torch = str(value.dtype) == "torch.bfloat16"
+    return value.view(sys.modules["torch"].int16 if is_torch else "int16")
 
 
 class PickledArray:

@@ -320,7 +320,7 @@ def from_dlpack(x: Any) -> Tensor:
 
     Each library sees what the other one writes.  Raises TypeError for objects with neither DLPack
     nor CUDA's array interface, and BufferError for memory that cannot be shared, such as that of
-    bfloat16 arrays and of tensors that require a gradient.
+    tensors that require a gradient.
     """
     array = adopt(x)
     with on_device_of((array,)):

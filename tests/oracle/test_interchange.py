@@ -1,5 +1,7 @@
 """Memory shared with PyTorch and JAX, and safetensors files written by either side."""
 
+import sys
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -70,10 +72,51 @@ def test_ops_on_foreign_arrays_suggest_from_dlpack(value):
             call()
 
 
-def test_bfloat16_is_named_in_the_error():
-    for value in (torch.ones(2, dtype=torch.bfloat16), jnp.ones(2, "bfloat16")):
-        with pytest.raises(BufferError, match=r"\((torch\.)?bfloat16\)"):
-            gpuprop.tensor(value)
+SPECIAL = [1.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 3.3895314e38, 1.0078125]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: torch.tensor(SPECIAL).bfloat16(),
+    lambda: torch.tensor(SPECIAL).bfloat16().reshape(2, 4).T,
+    lambda: torch.tensor(2.5).bfloat16(), lambda: torch.zeros(0, 2).bfloat16(),
+    lambda: jnp.asarray(SPECIAL, "bfloat16")],
+    ids=["torch", "transposed", "0-d", "empty", "jax"])
+def test_bfloat16_is_read_exactly(make):
+    theirs = make()
+    is_torch = isinstance(theirs, torch.Tensor)
+    bits = theirs.view(torch.int16).numpy() if is_torch else np.asarray(theirs).view("int16")
+    for convert in (gpuprop.tensor, gpuprop.from_dlpack, gpuprop.asnumpy):
+        ours = gpuprop.asnumpy(convert(theirs))
+        assert ours.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(ours.view("int16"), bits)
+
+
+def test_memory_of_bfloat16_is_shared_with_torch(monkeypatch):
+    t = torch.zeros(3).bfloat16()
+    x = gpuprop.from_dlpack(t)
+    t[0] = 5
+    assert x.numpy().tolist() == [5, 0, 0] and address(x) == t.data_ptr()
+    with pytest.raises(BufferError, match="detach"):
+        gpuprop.tensor(torch.nn.Parameter(t))
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="pip install ml_dtypes"):
+        gpuprop.tensor(t)
+
+
+@pytest.mark.parametrize("has_ml_dtypes", [True, False])
+def test_bfloat16_states_of_pytorch(monkeypatch, has_ml_dtypes):
+    if not has_ml_dtypes:
+        monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    theirs, ours = torch.nn.Linear(3, 2).bfloat16(), nn.Linear(3, 2)
+    their_adam = torch.optim.Adam(theirs.parameters())
+    theirs(torch.ones(4, 3).bfloat16()).sum().backward()
+    their_adam.step()
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.weight.numpy().tolist() == theirs.weight.tolist()
+    adam = gpuprop.optim.Adam(ours.parameters())
+    adam.load_state_dict(their_adam.state_dict())
+    moment = adam.state_dict()["state"][0]["exp_avg"]
+    assert moment.tolist() == their_adam.state_dict()["state"][0]["exp_avg"].tolist()
 
 
 @pytest.mark.parametrize(
