@@ -241,9 +241,42 @@ def test_subsets_and_concatenation(backend):
         assert [len(p) for p in parts] == sizes
         assert sorted(int(p[i]) for p in parts for i in range(len(p))) == list(range(10))
     assert [int(i) for i in random_split(TEN, [3, 7], rng=Generator(1))[0].indices] == [5, 3, 0]
-    for lengths in ([3, 3], [-1, 11], [0.2, 0.2], []):
+    for lengths in ([3, 3], [0.2, 0.2], [], [1.5, 8.5]):
         with pytest.raises(ValueError, match="lengths that sum to 10"):
             random_split(TEN, lengths)
+    for length in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"each of lengths .*got (-1|nan|inf)"):
+            random_split(TEN, [length, 11])
+
+
+MASK = [i in (1, 4) for i in range(10)]
+
+
+@pytest.mark.parametrize("make", [
+    lambda indices: list(Subset(TEN, indices)),
+    lambda indices: ArrayDataset(np.arange(10)).take_batch(indices)[0].tolist(),
+    lambda indices: gpuprop.asnumpy(
+        ArrayDataset(gpuprop.arange(10)).take_batch(indices)[0]).tolist(),
+], ids=["Subset", "take_batch", "take_batch on a device"])
+def test_indices_and_masks(backend, make):
+    """A mask chooses, an index counts from either end, and nothing else is taken for an index."""
+    for indices, expected in [
+            (MASK, [1, 4]), (np.array(MASK), [1, 4]), (gpuprop.tensor(MASK), [1, 4]),
+            ([False] * 10, []), ([], []), (np.zeros(0), []), ([-1, 0, 0], [9, 0, 0]),
+            (range(8, 10), [8, 9]), ((3,), [3]), (np.array([3, 250 - 241], "uint8"), [3, 9]),
+            (gpuprop.tensor([2, -10]), [2, 0])]:
+        assert make(indices) == expected
+    for indices, found in [([10], 10), ([0, -11], -11), (np.array([2**63], "uint64"), 2**63),
+                           (np.array([200], "uint8"), 200)]:
+        with pytest.raises(IndexError, match=f"index {found} is out of bounds .* 10 samples"):
+            make(indices)
+    for mask in (MASK[:9], [*MASK, True], [True]):
+        with pytest.raises(IndexError, match=f"mask .* 10 samples, got {len(mask)}"):
+            make(mask)
+    for indices in ([1.0], [0.5], [None], None, "12", ["1"], 3, [[1, 2]], [[1], [1, 2]], {1, 2},
+                    np.array([1], object), iter([1]), [float("nan")]):
+        with pytest.raises(TypeError, match="sequence of integers"):
+            make(indices)
 
 
 def test_samplers(backend):

@@ -3,6 +3,7 @@
 import gzip
 import struct
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -59,12 +60,21 @@ COMPRESSED = gzip.compress(COMPLETE, mtime=0)  # so that the test ids are the sa
     (COMPLETE[:6], "damaged IDX file"),
     (COMPLETE[:-1], r"expected 12 bytes .* shape \(3, 4\), got 11"), (COMPLETE + b"1", "got 13"),
     (COMPRESSED[:-9], "damaged IDX file"),
-    (COMPRESSED[:-1] + b"!", "damaged IDX file")])
+    (COMPRESSED[:-1] + b"!", "damaged IDX file"),
+    (b"\0\0\x08\x03" + b"\xff" * 12, "expected 79228162458924105385300197375 bytes"),
+    (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12, mtime=0), "damaged IDX file: expected"),
+    (b"\0\0\x08\x41" + b"\0\0\0\1" * 65 + b"1", "not an IDX file"),
+    (gzip.compress(COMPLETE + bytes(10**8), 9, mtime=0), "got 13 or more")])
 def test_files_that_are_not_idx(tmp_path, data, message):
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message) as caught:
-        read_idx(path)
+        tracemalloc.start()
+        try:
+            read_idx(path)
+        finally:
+            assert tracemalloc.get_traced_memory()[1] < 1e6
+            tracemalloc.stop()
     assert str(path) in str(caught.value)
 
 
@@ -98,15 +108,63 @@ def test_csv_without_header_and_with_columns(tmp_path):
     assert years.inputs.tolist() == [[1, 2]] and years.target is None
 
 
+def test_headers(tmp_path):
+    """A line of names is a header, even if the column of the row numbers has none."""
+    for text in (",width,kind\n0,1.5,cat\n", " ,width,kind\n0,1.5,cat\n"):
+        assert table(tmp_path, text, target="kind").inputs.tolist() == [[0, 1.5]]
+    for text in (",1\n2,3\n", "NA,cat\n1,dog\n", ",cat\n1,dog\n", ",,\n,,\n"):
+        assert len(table(tmp_path, text, columns=[0]).inputs) == 2
+    assert table(tmp_path, "a,b\n", columns=[]).inputs.shape == (0, 0)
+
+
+@pytest.mark.parametrize("missing", [
+    "", " ", '""', "NA", "na", "NaN", "nan", "n/a", "null", "None", "?"])
+@pytest.mark.parametrize("target", ["kind", -1, 1])
+def test_a_missing_label_is_no_class(tmp_path, missing, target):
+    text = f"x,kind\n1,cat\n2,{missing}\n3,dog\n"
+    with pytest.raises(ValueError, match=r"table.csv, line 3, column 'kind': .* missing.*remove"):
+        table(tmp_path, text, target=target)
+    numbers = table(tmp_path, f"x,y\n1,0\n2,{missing}\n", target="y").target
+    np.testing.assert_array_equal(numbers, [0, np.nan])
+
+
+def test_labels(tmp_path):
+    text = 'x,kind\n1, cat \n2,"cat"\n3,2020-01-01\n4,1.2.3\n5,"a,b"\n'
+    assert table(tmp_path, text, target=1).classes == ["1.2.3", "2020-01-01", "a,b", "cat"]
+    assert table(tmp_path, "x,y\n1,1.0\n2,2e0\n", target=1).target.dtype == "int64"
+    assert table(tmp_path, "x,y\n1,True\n2,False\n", target=1).target.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("text, kwargs, message", [
     ("", {}, "the file is empty"),
     ("a,b\n1,2\n1\n", {}, "line 3: expected 2 cells, got 1"),
     ("a,b\n1,2\n1,x\n", {}, "line 3, column 'b': 'x' is not a number"),
     ("a,b\n1,2\n", {"target": "c"}, "no column 'c': .* a, b"),
-    ("a,b\n1,2\n", {"columns": [2]}, "no column 2")])
+    ("a,b\n1,2\n", {"columns": [2]}, "no column 2"),
+    ("a,b\n1,1_000\n", {}, "line 2, column 'b': '1_000' is not a number"),
+    ('a,b\n1,"1,000"\n', {}, "line 2, column 'b': '1,000' is not a number"),
+    ('a,b\n1,"1,000.5"\n2,3\n', {"target": "b"}, "line 2, column 'b': '1,000.5' .* separators"),
+    ("a;b\n1;1,5\n2;3\n", {"target": "b", "delimiter": ";"}, "column 'b': '1,5' .* separators"),
+    ("a,b,a\n1,2,3\n", {"target": "a"}, "2 columns have the name 'a': .* index"),
+    ("a,b,a\n1,2,3\n", {"columns": ["b", "a"]}, "2 columns have the name 'a'"),
+    ('a,b\n1,"x\n2,y\n', {"target": "b"}, "line 3: unexpected end of data"),
+    ("a,b\n1,2\n", {"delimiter": ""}, "delimiter must be one character, got ''"),
+    ("a,b\n1,2\n", {"header": 0}, "header must be None, True or False, got 0"),
+])
 def test_csv_errors(tmp_path, text, kwargs, message):
     with pytest.raises(ValueError, match=message):
         table(tmp_path, text, **kwargs)
+
+
+def test_duplicate_names_that_nothing_selects(tmp_path):
+    assert table(tmp_path, "a,b,a\n1,2,3\n", target="b").columns == ["a", "a"]
+    assert table(tmp_path, "a,b,a\n1,2,3\n", columns=[2]).inputs.tolist() == [[3]]
+
+
+def test_csv_in_other_encodings(tmp_path):
+    (tmp_path / "a.csv").write_bytes("a,kind\n1,Österreich\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a.csv: .* not UTF-8"):
+        read_csv(tmp_path / "a.csv", target="kind")
 
 
 # ---- images --------------------------------------------------------------------------------------
@@ -148,6 +206,16 @@ def test_image_folder_errors(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"gpuprop\[images\]"):
         read_image(broken)
+
+
+def test_images_of_more_than_eight_bits(tmp_path):
+    """Pillow would cut off their values at 255."""
+    from PIL import Image
+
+    for dtype in ("uint16", "int32", "float32"):
+        Image.fromarray(np.full((2, 2), 300, dtype)).save(tmp_path / "a.tiff")
+        with pytest.raises(ValueError, match="8 bits"):
+            read_image(tmp_path / "a.tiff", "L")
 
 
 # ---- augmentation --------------------------------------------------------------------------------

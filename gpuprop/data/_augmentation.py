@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from gpuprop._core.checks import as_callable, as_instance, as_integer, as_number
 from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of, on_host
+from gpuprop._core.tensor import asnumpy
 from gpuprop.data._fetch import apply_transform, batch_rng
 from gpuprop.random import Generator
 
@@ -66,7 +69,8 @@ class Compose:
     """
 
     def __init__(self, transforms: Any) -> None:
-        self.transforms = list(transforms)
+        as_instance("Compose: transforms", transforms, Iterable, "a list of functions")
+        self.transforms = [as_callable("Compose: each of transforms", t) for t in transforms]
 
     def __call__(self, *batch: Any) -> Any:
         out: Any = batch if len(batch) > 1 else batch[0]
@@ -97,8 +101,8 @@ class Normalize(Augmentation):
     """``(images - mean) / std``, with `mean` and `std` one number or one number per channel."""
 
     def __init__(self, mean: Any, std: Any) -> None:
-        self.mean = np.asarray(mean, np.float64).reshape(-1, 1, 1)
-        self.std = np.asarray(std, np.float64).reshape(-1, 1, 1)
+        self.mean = _per_channel("Normalize: mean", mean)
+        self.std = _per_channel("Normalize: std", std)
         if (self.std <= 0).any():
             raise ValueError(f"Normalize: std must be positive, got {std}")
 
@@ -109,11 +113,19 @@ class Normalize(Augmentation):
         return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
 
 
+def _per_channel(what: str, value: Any) -> np.ndarray:
+    array = asnumpy(value)
+    is_vector = array.ndim <= 1 and array.size > 0
+    if array.dtype.kind not in "iuf" or not is_vector or not np.isfinite(array).all():
+        raise TypeError(f"{what} must be a finite number, or one for each channel, got {value!r}")
+    return array.astype(np.float64).reshape(-1, 1, 1)
+
+
 class RandomHorizontalFlip(Augmentation):
     """Flip each image left to right with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
-        self.p = p
+        self.p = as_number("RandomHorizontalFlip: p", p, "[0, 1]")
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         flipped = rng.bernoulli(self.p, len(images))
@@ -129,9 +141,11 @@ class RandomCrop(Augmentation):
     """
 
     def __init__(self, size: int | tuple[int, int], padding: int = 0, fill: float = 0) -> None:
-        self.size = (size, size) if isinstance(size, int | np.integer) else (size[0], size[1])
-        self.padding = padding
-        self.fill = fill
+        height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+        self.size = (as_integer("RandomCrop: size", height, 1),
+                     as_integer("RandomCrop: size", width, 1))
+        self.padding = as_integer("RandomCrop: padding", padding, 0)
+        self.fill = as_number("RandomCrop: fill", fill)
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         padded = images
@@ -157,8 +171,8 @@ class Cutout(Augmentation):
     """
 
     def __init__(self, size: int, fill: float = 0) -> None:
-        self.size = size
-        self.fill = fill
+        self.size = as_integer("Cutout: size", size, 0)
+        self.fill = as_number("Cutout: fill", fill)
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
         n, _, height, width = images.shape
@@ -184,10 +198,10 @@ class Mixup:
     """
 
     def __init__(self, alpha: float, num_classes: int | None = None) -> None:
-        if not alpha > 0:
-            raise ValueError(f"Mixup: alpha must be positive, got {alpha}")
-        self.alpha = alpha
+        self.alpha = as_number("Mixup: alpha", alpha, "(0, inf)")
         self.num_classes = num_classes
+        if num_classes is not None:
+            self.num_classes = as_integer("Mixup: num_classes", num_classes, 1)
 
     def __call__(self, inputs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _host_array(inputs)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from gpuprop._core.checks import as_path
+from gpuprop._core.checks import as_choice, as_path
 
 try:
     import fcntl
@@ -41,6 +41,7 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     ...     Path(folder, "notes.txt").read_text()
     'all or nothing'
     """
+    as_choice("replacing: binary", binary, (False, True))
     options: Any = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": ""}
     path = as_path("replacing: path", path)
     try:

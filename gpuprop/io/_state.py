@@ -51,7 +51,7 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     path, file_format = _path_and_format("save", path)
     if not isinstance(state, Mapping):
         hint = ": pass its state_dict()" if hasattr(state, "state_dict") else ""
-        raise TypeError(f"a state must be a dict, got {type(state).__name__}{hint}")
+        raise TypeError(f"save: state must be a dict, got {type(state).__name__}{hint}")
     arrays: dict[str, np.ndarray] = {}
     tree = _pack(state, "", arrays)
     is_flat = all(entry == {"array": key} for key, entry in tree["dict"])
