@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor
 from gpuprop._core.tree import tree_leaves, tree_map
@@ -341,6 +341,7 @@ class Replay:
         self._changed: list[Any] = [
             new.tensor for old, new in zip(before.tensors, after.tensors, strict=True)
             if new.changed != old.changed]
+        self._extents = [extent(t.data) for t in self._changed]
 
     def __call__(self, arrays: list) -> Any:
         with self.recording.turn():
@@ -349,8 +350,10 @@ class Replay:
             self.recording.replay()
             result = detached_copy(self.result)
         self.after.restore_gradients_and_modes()
+        for where in self._extents:
+            written(where)
         for t in self._changed:
-            t.touch()
+            t._mark_changed()
         return result
 
 

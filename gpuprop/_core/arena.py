@@ -20,7 +20,7 @@ import numpy as np
 
 from gpuprop._core.backend import BackendMismatchError
 from gpuprop._core.dtypes import compute_dtype
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 
@@ -74,6 +74,7 @@ class Segment:
         self.xp = arena.xp
         self.params = arena.params[first:last]
         self.data = arena.data[part]
+        self.extent = extent(self.data)
         self.grad = arena.grad[part]
         self.states = [arena.states[name][part] for name in state_names]
         self.step_counts = arena.step_counts[first:last]  # one per parameter, all equal

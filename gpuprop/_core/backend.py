@@ -183,6 +183,20 @@ class Backend(ABC):
         """
         return 4 << 20
 
+    def extent(self, array: Any) -> tuple[int, int]:
+        """The addresses of an array's first byte and of the byte after its last one.
+
+        It shows whether two arrays share memory.  By default it is read from the array's interface
+        (``__array_interface__`` or ``__cuda_array_interface__``); an array without one shares its
+        memory only with itself.
+        """
+        interface = getattr(array, "__array_interface__", None)
+        if interface is None:
+            interface = getattr(array, "__cuda_array_interface__", None)
+        if interface is None:
+            return id(array), id(array) + 1
+        return span(interface["data"][0], array)
+
     def memory(self) -> dict[str, int]:
         """Bytes by kind (``used``, ``reserved`` ...), as far as the library reports them."""
         return {}
@@ -260,6 +274,15 @@ class Flags:
         values = [value for array in list(self.arrays) for value in read(array)]
         pairs = zip(list(self.flags.items()), values, strict=False)
         return [item for item, value in pairs if not value]
+
+
+def span(pointer: int, array: Any) -> tuple[int, int]:
+    """The addresses from which to which the elements of a strided array are."""
+    if not array.size:
+        return pointer, pointer
+    steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    return (pointer + sum(step for step in steps if step < 0),
+            pointer + sum(step for step in steps if step > 0) + array.itemsize)
 
 
 # The registry fills these two.  They are in this module because every op looks up its arrays.

@@ -6,16 +6,19 @@ their gradients to the nodes and leaves that made their inputs.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import widened
 from gpuprop._core.instruments import leaf_reached
 
-clock = itertools.count()  # orders recorded nodes and in-place changes of parameters
+clock = itertools.count()  # orders recorded nodes and in-place writes
 _creation = operator.attrgetter("order")
 
 
@@ -83,13 +86,82 @@ class Node:
         return self.op.label(self.shape)
 
 
+# ---- writes in place -----------------------------------------------------------------------------
+
+MAX_WRITES = 1000
+_writes: dict[tuple[int, int], int] = {}  # extent -> `clock` of its last write, the oldest first
+
+
+def extent(array: Any) -> tuple[int, int]:
+    """The addresses of an array's first byte and of the byte after its last one."""
+    return BY_TYPE[type(array)].extent(array)
+
+
+def written(where: tuple[int, int]) -> None:
+    """Declare that memory was written in place: backward through earlier uses of it now raises.
+
+    The library calls it for each of its writes to the array of a Tensor.
+    """
+    _writes.pop(where, None)
+    _writes[where] = next(clock)
+    if len(_writes) > MAX_WRITES:
+        for oldest in list(_writes)[:MAX_WRITES // 2]:
+            _writes.pop(oldest, None)  # another thread may have removed it
+
+
+def _check_unwritten(nodes: Sequence[Node]) -> None:
+    """Raise RuntimeError if memory that a pullback reads was written after its op was recorded."""
+    start = nodes[-1].order
+    recent = [(where, time) for where, time in list(_writes.items()) if time > start]
+    if not recent:
+        return
+    for node in nodes:
+        later = [where for where, time in recent if time > node.order]
+        for a in _arrays_of(node.pullback) if later else ():
+            first, end = extent(a)
+            if any(first < other_end and other_first < end for other_first, other_end in later):
+                raise RuntimeError(
+                    f"backward through {node.name}: an array of shape {a.shape} that it reads was "
+                    f"changed by a step or a load, or written in place, after the forward pass "
+                    f"used it, so the gradient would be wrong: run the forward pass again, or "
+                    f"write into a copy, t.clone()")
+
+
+def _arrays_of(pullback: Any) -> Iterator[Any]:
+    """The arrays that a pullback holds: in its closure and in tuples, lists and dicts in it."""
+    seen = set()
+    stack = [pullback]
+    while stack:
+        x = raw(stack.pop())
+        kind = type(x)
+        if kind in BY_TYPE:
+            yield x
+        elif id(x) not in seen:
+            seen.add(id(x))
+            if isinstance(x, tuple | list):
+                stack += x
+            elif isinstance(x, dict):
+                stack += x.values()
+            elif kind is types.FunctionType:
+                stack += x.__defaults__ or ()
+                for cell in x.__closure__ or ():
+                    with contextlib.suppress(ValueError):  # an empty cell
+                        stack.append(cell.cell_contents)
+            elif kind is functools.partial:
+                stack += (x.func, *x.args, *x.keywords.values())
+            elif kind is types.MethodType:
+                stack += (x.__func__, *getattr(x.__self__, "__dict__", {}).values())
+
+
 # ---- backward ------------------------------------------------------------------------------------
 
 
 def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     """Backpropagate the gradient of `root`, and add the results to the gradients of the leaves."""
-    root.grad = gradient
     nodes = _reachable(root)
+    if _writes:
+        _check_unwritten(nodes)
+    root.grad = gradient
     # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
     waiting: dict[int, tuple[Variable, Any]] = {}
     has_devices = bool(MULTI_DEVICE)
@@ -195,7 +267,7 @@ def _already_freed(g: Any) -> Any:
                        "forward pass again, or call the first backward with retain_graph=True")
 
 
-def _reachable(node: Node) -> Iterable[Node]:
+def _reachable(node: Node) -> Sequence[Node]:
     """This node and all nodes that its gradient reaches, newest first."""
     seen, stack = {node}, [node]
     while stack:

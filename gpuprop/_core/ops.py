@@ -214,7 +214,8 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
     """Make a kernel of ``fn(xp, a: Array, n)``: it has no gradient and may write into its arrays.
 
     The public function has the body's signature without `xp`.  It takes Tensors too: the body gets
-    their arrays.  The result is returned as it is.
+    their arrays.  The result is returned as it is.  Unlike a write to a Tensor, a write of a kernel
+    to an array that an op has read is not noticed by backward: such an op must read a copy.
     """
     spec = Spec(fn)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, NO_SWITCH
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.registry import backend_of, parse_backend
 
 F = TypeVar("F", bound=Callable)
@@ -41,6 +41,7 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
         if isinstance(value, np.ndarray | list | tuple):
             value = backend.asarray(value, array.dtype)
         array[key] = backend.asarray(value) if type(value) is backend.array_type else value
+    written(extent(array))
 
 
 def on_device_of(values: Iterable) -> Any:

@@ -13,7 +13,17 @@ from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
 from gpuprop._core.checks import as_callable
 from gpuprop._core.declared import Methods
 from gpuprop._core.dtypes import as_dtype, is_float
-from gpuprop._core.graph import Node, Variable, clock, deliver, level, raw, run_backward
+from gpuprop._core.graph import (
+    Node,
+    Variable,
+    clock,
+    deliver,
+    extent,
+    level,
+    raw,
+    run_backward,
+    written,
+)
 from gpuprop._core.instruments import parameter_changed
 from gpuprop._core.interchange import PickledArray, adopt
 from gpuprop._core.locks import new_rlock
@@ -267,6 +277,11 @@ class Parameter(Tensor):
 
     def touch(self) -> None:
         """Report an in-place change of the values: backward through earlier uses now raises."""
+        written(extent(self.data))
+        self._mark_changed()
+
+    def _mark_changed(self) -> None:
+        """`touch` without the report of the memory, which the caller makes for many parameters."""
         self.changed = next(clock)
         parameter_changed(self)
 

@@ -12,7 +12,7 @@ from gpuprop._array.reduction import argmax, norm
 from gpuprop._array.scatter import put_rows
 from gpuprop._array.shape import astype
 from gpuprop._core.dtypes import compute_dtype, widened
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.ops import kernel, op
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
@@ -90,6 +90,7 @@ def limit_row_norms(weight: Any, input: Any, max_norm: float, norm_type: float) 
     rows = take(weight, index, 0)
     norms = norm(rows, norm_type, 1, True)
     assign_rows(weight, index, rows * where(norms > max_norm, max_norm / (norms + 1e-7), 1))
+    written(extent(weight))
 
 
 @kernel

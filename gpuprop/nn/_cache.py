@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpuprop._array.indexing import take
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.ops import kernel
 from gpuprop._core.placement import write
 from gpuprop._core.signature import Array
@@ -65,6 +65,8 @@ class KeyValueCache(Module):
         if key.shape[-2] > max_length:
             raise IndexError(OVERFLOW.format(max_length))
         cache_append(self.keys, self.values, self.length, key, value)
+        for buffer in self.buffers():
+            written(extent(buffer.data))
         return self.keys, self.values
 
     def mask(self, queries: int = 1, window: int | None = None) -> Tensor:

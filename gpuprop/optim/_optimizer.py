@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuprop._core.arena import Arena, Segment, copy_all
 from gpuprop._core.checks import as_instance, as_integer
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
@@ -182,8 +182,9 @@ class Optimizer:
                 segment.step_counts += 1
             coefficients = type(self)._coefficients(arena, segment)
             self.update_segment(segment, coefficients, group.kernel_constants)
+            written(segment.extent)
             for p in segment.params:
-                p.touch()
+                p._mark_changed()
 
     def update_segment(self, segment: Segment, coefficients: tuple,
                        constants: dict[str, Any]) -> None:
@@ -221,6 +222,7 @@ class Optimizer:
         copy_all((view, p.data) for p, view in outside)
         for p, view in outside:
             p.data = view
+            written(extent(view))
 
     def _capture_key(self) -> tuple:
         """A key that changes when a recorded step is no longer valid.

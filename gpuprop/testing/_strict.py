@@ -652,6 +652,9 @@ class StrictBackend(Backend):
         self.machine.sync("to_numpy()")
         return array._a.copy()
 
+    def extent(self, array: Any) -> tuple[int, int]:
+        return super().extent(array._a)
+
     def _read_flags(self, flags: Any) -> np.ndarray:
         self.machine.forbid("reading the flags of check()")
         return flags._a.copy()
