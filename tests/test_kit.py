@@ -148,7 +148,7 @@ class TestOverrides:
     def test_wrong_for_negative_strides(self):
         def override(xp, input, inplace=False):
             a = input if not input.ndim or input.strides[-1] > 0 else input[..., ::-1]
-            return xp.maximum(a, 0), (lambda d: d * (input > 0),)
+            return xp.maximum(a, 0), F.relu.fn(xp, input)[1]
 
         with pytest.raises(AssertionError, match="negative strides"):
             self.check(override)
@@ -156,7 +156,7 @@ class TestOverrides:
     def test_wrong_for_empty_input(self):
         def override(xp, input, inplace=False):
             out = xp.maximum(input, 0) if input.size else xp.zeros((1,), input.dtype)
-            return out, (lambda d: d * (input > 0),)
+            return out, F.relu.fn(xp, input)[1]
 
         with pytest.raises(AssertionError, match="shape"):
             self.check(override)

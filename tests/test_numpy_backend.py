@@ -1,5 +1,6 @@
 """The NumPy backend: special functions, elementwise bodies in blocks and threads, freed memory."""
 
+import itertools
 import math
 import os
 import platform
@@ -83,6 +84,23 @@ def test_check(check):
         check(table < 4, "below 4", table)
     with pytest.raises(IndexError, match=r"got 7 at index \(\)"):
         check(np.array(7) < 4, "below 4", np.array(7))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "int32", "bfloat16"])
+def test_where_equals_numpys(dtype):
+    """Bit for bit, for masks, numbers and arrays of every kind, and with NaN and infinities."""
+    masks = [r.random((80, 80)) < 0.5, (r.random((80, 80)) < 0.5).T, r.random((160, 80))[::2] < 0.5,
+             np.broadcast_to(r.random((80, 1)) < 0.5, (80, 80)), r.random((80, 80)), True]
+    values = r.standard_normal((2, 80, 80))
+    values[0, :9] = nan, inf, -inf, -0.0, *[1.0] * 76
+    with np.errstate(invalid="ignore"):
+        x = values.astype(bfloat16 if dtype == "bfloat16" else dtype)
+    choices = [x, x[:, ::-1], x[0].T, x[0, :, :1], x[0, 3, 0]]
+    for mask, a in itertools.product(masks, choices):
+        for pair in (a, 0), (0, a), (a, 0.0), (-0.0, a), (a, x), (a, 2), (False, a):
+            got, want = xp.where(mask, *pair), np.where(mask, *pair)
+            assert got.dtype == want.dtype and got.shape == want.shape
+            assert got.tobytes() == want.tobytes()
 
 
 def test_memory(backend):

@@ -8,7 +8,14 @@ import pytest
 from tested_backends import BACKENDS, RECORDS
 
 from gpuprop._core.ops import definitions
-from gpuprop.testing import all_rows, check_capture, check_grad, check_parity, check_second
+from gpuprop.testing import (
+    all_rows,
+    check_capture,
+    check_grad,
+    check_hidden,
+    check_parity,
+    check_second,
+)
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 ROWS = all_rows()
@@ -37,6 +44,12 @@ def test_second_order(row):
     skipped = {"gradient", "second"} & row.skipped.keys()
     if not skipped and any(a.dtype.kind == "f" for a in row.arrays()):
         check_second(row)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_hidden(row, name):
+    if "hidden" not in row.skipped:
+        check_hidden(row, backend=name)
 
 
 @pytest.mark.parametrize("name", BACKENDS)

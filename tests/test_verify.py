@@ -226,7 +226,7 @@ class TestDifferentRuns:
         self.assert_first_difference("batches, batch 0, step 0", make_run)
 
     def test_other_dropout_masks(self):
-        def wrong(xp, input, rng_key, p):
+        def wrong(xp, input, rng_key, p, leading=None):
             return dropout_by_key.fn(xp, input, rng_key + 1, p)
 
         with override_on_candidate(dropout_by_key, wrong):

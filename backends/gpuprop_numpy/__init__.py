@@ -49,6 +49,28 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
     return a
 
 
+INTEGERS: dict[Any, np.dtype] = {
+    np.dtype(f"float{bits}"): np.dtype(f"int{bits}") for bits in (16, 32, 64)}
+MIN_WHERE = 4096  # elements; np.where is as fast below
+
+
+def where(condition: Any, *choices: Any) -> Any:
+    """``np.where``, but faster if one choice is the number 0.
+
+    np.where branches on every element, which takes ten times as long if the condition is random.
+    The bits of the other choice times 0 or 1 are the same result, NaN and infinity included.
+    """
+    if choices and type(condition) is np.ndarray and condition.size >= MIN_WHERE:
+        x, y = choices
+        dtype = INTEGERS.get(getattr(x, "dtype", None) or getattr(y, "dtype", None))
+        if dtype is not None and condition.dtype == bool:
+            if type(y) is int and y == 0:
+                return (x.view(dtype) * condition.view(np.int8)).view(x.dtype)
+            if type(x) is int and x == 0:
+                return (y.view(dtype) * (~condition).view(np.int8)).view(y.dtype)
+    return np.where(condition, *choices)
+
+
 def check(condition: Any, message: str, values: Any = None) -> None:
     """Raise IndexError(message) unless every element of `condition` is true.
 
@@ -95,6 +117,7 @@ xp = Namespace(
     matmul=matmul,
     polygamma=special.polygamma,
     sigmoid=special.sigmoid,
+    where=where,
 )
 
 

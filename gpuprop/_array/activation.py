@@ -24,7 +24,7 @@ def relu(xp, input: Array, inplace: bool = False):
 
 @relu.backward_from_output
 def relu_backward(xp, output, dy):
-    return dy * (output > 0)
+    return xp.where(output <= 0, 0, dy)
 
 
 @op(precision="full")

@@ -84,19 +84,19 @@ def power(xp, x1: Array, x2: Array):
     def exponent_grad(d):
         base = x1 if hasattr(x1, "shape") else xp.full_like(x2, x1)
         is_zero = (base == 0) & (x2 >= 0)
-        return d * xp.where(is_zero, 0, y * xp.log(xp.where(is_zero, 1, base)))
+        return xp.where(is_zero, 0, d * y * xp.log(xp.where(is_zero, 1, base)))
 
-    return y, (lambda d: d * _power_derivative(xp, x1, x2), exponent_grad)
+    return y, (lambda d: _power_grad(xp, d, x1, x2), exponent_grad)
 
 
-def _power_derivative(xp, x, n):
-    """``n * x ** (n - 1)``, and 0 where n is 0, for any x."""
+def _power_grad(xp, d, x, n):
+    """``d * n * x ** (n - 1)``, and 0 where n is 0, for any x and d."""
     if not hasattr(n, "shape"):
         if n == 0:
-            return xp.zeros_like(x)
-        return n * (x if n == 2 else x ** (n - 1))
+            return xp.zeros_like(d)
+        return d * (n * (x if n == 2 else x ** (n - 1)))
     is_zero = n == 0
-    return xp.where(is_zero, 0, n * x ** xp.where(is_zero, 1, n - 1))
+    return xp.where(is_zero, 0, d * n * x ** xp.where(is_zero, 1, n - 1))
 
 
 @pointwise

@@ -125,19 +125,21 @@ def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = 
         return count, (lambda d: xp.zeros_like(x),)
     if p in OF_ABSOLUTE_VALUES:
         y, (abs_grad,) = OF_ABSOLUTE_VALUES[p].fn(xp, xp.abs(x), axis, keepdims)
-        return y, (lambda d: xp.sign(x) * abs_grad(d),)
+        return y, (lambda d: xp.where(x == 0, 0, xp.sign(x) * abs_grad(d)),)
     powers = x * x if p == 2 else xp.abs(x) ** p
     kept = _root(xp, powers.sum(axis=axis, keepdims=True), p)
 
-    def derivative():
+    def x_grad(d):
+        d = _with_axes(xp, d, axis, keepdims)
         divisor = xp.where(kept == 0, 1, kept)
         if p == 2:
-            return x / divisor
+            return xp.where(kept == 0, 0, d * (x / divisor))
         zero = (kept == 0) | (x == 0)
-        return xp.where(zero, 0, xp.sign(x) * (xp.where(zero, 1, xp.abs(x)) / divisor) ** (p - 1))
+        ratio = xp.where(zero, 1, xp.abs(x)) / divisor
+        return xp.where(zero, 0, d * xp.sign(x) * ratio ** (p - 1))
 
     y = kept.sum(axis=axis, keepdims=keepdims)  # a sum of one element each: removes the axes
-    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * derivative(),)
+    return y, (x_grad,)
 
 
 def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
@@ -149,12 +151,15 @@ def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
 
 
 def _extreme_grad(xp, x, y, axis, keepdims):
-    """The pullback of a maximum or minimum `y`: elements equal to it share the gradient equally."""
+    """The pullback of a maximum or minimum `y`: elements equal to it share the gradient equally.
+
+    If `y` is NaN, these are the elements that are NaN.
+    """
 
     def pullback(d):
-        is_extreme = (x == _with_axes(xp, y, axis, keepdims)).astype(x.dtype)
-        parts = is_extreme / is_extreme.sum(axis=axis, keepdims=True)
-        return _with_axes(xp, d, axis, keepdims) * parts
+        is_extreme = (x == _with_axes(xp, y, axis, keepdims)) | (x != x)
+        count = is_extreme.astype(x.dtype).sum(axis=axis, keepdims=True)
+        return xp.where(is_extreme, _with_axes(xp, d, axis, keepdims) / count, 0)
 
     return pullback
 

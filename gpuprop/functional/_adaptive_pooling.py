@@ -102,11 +102,12 @@ def adaptive_mean(xp, x, axis, count):
     if is_float(x.dtype):
         weights = weights.astype(x.dtype)
     weights = weights.reshape(*weights.shape, *(1,) * (x.ndim - axis - 1))
-    y = (xp.take(x, positions, axis=axis) * weights).sum(axis=axis + 1)
+    average = lambda a: xp.where(weights == 0, 0, a * weights)
+    y = average(xp.take(x, positions, axis=axis)).sum(axis=axis + 1)
 
     def pullback(dy):
         dy = dy.reshape(*dy.shape[:axis + 1], 1, *dy.shape[axis + 1:])
-        return put_rows.on(xp, dy * weights, positions, axis=axis, n=length)
+        return put_rows.on(xp, average(dy), positions, axis=axis, n=length)
 
     return y, pullback
 

@@ -76,6 +76,12 @@ def masked_softmax(xp, s):
     return weights
 
 
+def hides_all(mask, band, n, m):
+    """False if each of `n` queries certainly attends to some of `m` keys."""
+    first, last = band
+    return mask is not None or (first or 0) > m - n or (last or 0) < 0
+
+
 def is_additive(mask):
     return mask is not None and mask.dtype.kind != "b"
 
@@ -113,8 +119,8 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
 
     `mask` (..., L, S) is boolean, True where a query attends to a key, or floating and added to the
     scores.  ``slopes * |i + S - L - j|`` is subtracted from the scores.  Floating `mask` and
-    `slopes` have gradients if `bias_requires_grad`.  A query that attends to no key gives zeros.
-    If `rng_key` is given, weights are dropped with probability `p`.
+    `slopes` have gradients if `bias_requires_grad`.  A query that attends to no key gives zeros
+    and gets no gradient.  If `rng_key` is given, weights are dropped with probability `p`.
     """
     check_dtypes(query, key, value, mask)
     n = query.shape[-2]
@@ -131,6 +137,8 @@ def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: A
     y = xp.matmul(cast(drop(weights), dtype), value, dtype=full)
 
     def pullback(dy):
+        if hides_all(mask, band, n, m):
+            dy = xp.where(xp.any(weights, axis=-1, keepdims=True), dy, 0)
         ds = drop(xp.matmul(dy, value.swapaxes(-1, -2), dtype=full))
         ds -= (cast(dy, full) * y).sum(axis=-1, keepdims=True)
         ds *= weights
@@ -283,6 +291,8 @@ def backward_sweep(xp, tiles, value, forward, dy, bias_requires_grad):
     query, key, mask, slopes = tiles.query, tiles.key, tiles.mask, tiles.slopes
     dtype = query.dtype
     full = compute_dtype(dtype)
+    if hides_all(mask, tiles.band, tiles.n, tiles.m):
+        dy = xp.where(forward.top == -largest(forward.top.dtype), 0, dy)
     with_mask = bias_requires_grad and is_additive(mask)
     with_slopes = bias_requires_grad and slopes is not None
     mean_da = (cast(dy, full) * forward.y).sum(axis=-1, keepdims=True)
@@ -369,11 +379,11 @@ def scaled_dot_product_attention(
     broadcast.  Memory is linear in L and S, apart from the mask.
 
     `attn_mask` broadcasts to (..., L, S).  It is boolean, True where a query attends to a key, or
-    floating and added to the scores.  A query that attends to no key gives zeros.  `is_causal` lets
-    query i attend to keys 0 to i, whatever L and S are.  `dropout_p` is the probability of dropping
-    a weight, drawn from `rng` or the default generator; give 0 in eval mode.  `scale` is
-    ``1 / sqrt(E)`` by default.  With `enable_gqa`, each head (axis -3) of `key` and `value` serves
-    an equal number of heads of `query`.
+    floating and added to the scores.  A query that attends to no key gives zeros and gets no
+    gradient.  `is_causal` lets query i attend to keys 0 to i, whatever L and S are.  `dropout_p` is
+    the probability of dropping a weight, drawn from `rng` or the default generator; give 0 in eval
+    mode.  `scale` is ``1 / sqrt(E)`` by default.  With `enable_gqa`, each head (axis -3) of `key`
+    and `value` serves an equal number of heads of `query`.
 
     Two options that PyTorch lacks align the last query with the last key.  ``window=(left, right)``
     lets query i attend to the keys from i + S - L - left to i + S - L + right; -1 means no limit,

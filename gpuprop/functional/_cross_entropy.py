@@ -58,16 +58,16 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
         class_weight = 1
         if weight is not None:
             class_weight = expand_class_weight(weight.astype(log_p.dtype), log_p)
-        over_classes = (log_p * class_weight).sum(axis=axis) * counted
+        over_classes = xp.where(counted, (log_p * class_weight).sum(axis=axis), 0)
         losses = (1 - label_smoothing) * losses - label_smoothing / classes * over_classes
     loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
-        d = to_losses(d)
+        d = xp.where(counted, to_losses(d), 0)
         at_labels = ((label_smoothing - 1) * label_weight * d)[with_class_axis]
         dx = put_along_axis.on(xp, at_labels, label[with_class_axis], axis=axis, n=classes)
         if label_smoothing:
-            uniform_part = counted * d * (label_smoothing / classes)
+            uniform_part = d * (label_smoothing / classes)
             dx = dx - uniform_part[with_class_axis] * class_weight
         return dx, None, None
 
@@ -118,7 +118,7 @@ def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduc
     loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
-        d = to_losses(d) * label_weight
+        d = xp.where(counted, to_losses(d) * label_weight, 0)
         dx = p * (d / total)[:, None]
         dx[at_labels] -= d
         return dx, None, None

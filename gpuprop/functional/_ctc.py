@@ -95,7 +95,7 @@ def ctc_nll(xp, log_probs: Array, targets: Array, input_lengths: Array, target_l
         occupancies = xp.stack(occupancies[::-1]) if steps else emitted
         by_class = scatter.on(xp, occupancies, states_of_steps, axis=2, shape=log_probs.shape)
         of_infeasible = 0 if zero_infinity else math.nan
-        dx = xp.where(is_infeasible, of_infeasible, xp.exp(log_probs) - by_class) * d[:, None]
+        dx = xp.where(is_infeasible, of_infeasible, (xp.exp(log_probs) - by_class) * d[:, None])
         return xp.where(xp.arange(steps)[:, None, None] < input_lengths[:, None], dx, 0)
 
     return nll[:, 0], (to_logits, None, None, None)

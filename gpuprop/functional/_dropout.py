@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuprop._array.arithmetic import add, multiply
-from gpuprop._core.graph import raw
-from gpuprop._core.namespace import namespace
+from gpuprop._array.arithmetic import where
+from gpuprop._core.composed import composed
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_mask
-from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.random import Generator, default_generator
@@ -18,22 +16,30 @@ from gpuprop.random import Generator, default_generator
 
 @pointwise
 def mask_and_scale(xp, x, mask, scale):
-    return x * mask * scale
+    return xp.where(mask, x * scale, 0)
 
 
 def apply_dropout_mask(xp, x, mask, p):
-    """``x * mask / (1 - p)``, or 0 for ``p=1``."""
+    """``x / (1 - p)`` where `mask` is True, else 0."""
     # the scale is an argument, not a constant of the body, so that all p share one compiled kernel
     return mask_and_scale(xp, x, mask, 1 / (1 - p) if p < 1 else 0.0)
 
 
+def mask_shape(input: Any, leading: int | None) -> tuple[int, ...]:
+    """The shape of a mask for `input` that is constant along all axes but the first `leading`."""
+    if leading is None:
+        return input.shape
+    return (*input.shape[:leading], *(1,) * (input.ndim - leading))
+
+
 @op(half="exact", name="dropout")
-def dropout_by_key(xp, input: Array, rng_key: Array, p: float):
+def dropout_by_key(xp, input: Array, rng_key: Array, p: float, leading: int | None = None):
     """`dropout` in training, with the mask that `rng_key` determines.
 
-    The pullback draws the mask again instead of keeping it.
+    If `leading` is given, elements with the same index in the first `leading` axes are dropped
+    together.  The pullback draws the mask again instead of keeping it.
     """
-    shape = input.shape
+    shape = mask_shape(input, leading)
 
     def drop(x):
         return apply_dropout_mask(xp, x, keep_mask(rng_key, shape, p), p)
@@ -42,9 +48,9 @@ def dropout_by_key(xp, input: Array, rng_key: Array, p: float):
 
 
 @dropout_by_key.faster
-def dropout_with_kept_mask(xp, input, rng_key, p):
+def dropout_with_kept_mask(xp, input, rng_key, p, leading=None):
     """`dropout_by_key` that keeps the mask, one byte per element, instead of drawing it again."""
-    mask = keep_mask(rng_key, input.shape, p)
+    mask = keep_mask(rng_key, mask_shape(input, leading), p)
 
     def drop(x):
         return apply_dropout_mask(xp, x, mask, p)
@@ -83,19 +89,6 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool =
 # ---- dropout of channels, and dropout for selu -------------------------------------------------
 
 
-def scaled_mask(input: Any, leading: int | None, p: float, rng: Generator | None) -> Any:
-    """A factor for each element of `input`: 0 with probability `p`, otherwise 1 / (1 - p).
-
-    If `leading` is given, elements with the same index in the first `leading` axes share a factor.
-    """
-    if leading is None:
-        shape = input.shape
-    else:
-        shape = (*input.shape[:leading], *(1,) * (input.ndim - leading))
-    ones = namespace(raw(input)).ones(shape, input.dtype)
-    return dropout_by_key(ones, (rng or default_generator).noise(input), p)
-
-
 def _dropout_nd(n: int, input: Array, p: float, training: bool, rng: Generator | None) -> Array:
     name = f"dropout{n}d"
     check_probability(name, p)
@@ -104,7 +97,7 @@ def _dropout_nd(n: int, input: Array, p: float, training: bool, rng: Generator |
                          f"shape {input.shape}")
     if not training or p == 0:
         return input
-    return multiply(input, scaled_mask(input, input.ndim - n, p, rng))
+    return dropout_by_key(input, (rng or default_generator).noise(input), p, input.ndim - n)
 
 
 def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
@@ -137,18 +130,23 @@ def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool
     return _dropout_nd(3, input, p, training, rng)
 
 
-@on_device_of_arguments
 def _alpha_dropout(name: str, input: Array, leading: int | None, p: float, training: bool,
                    rng: Generator | None) -> Array:
     check_probability(name, p)
     if not training or p == 0:
         return input
+    rng_key = (rng or default_generator).noise(input)
     if p == 1:
-        return multiply(input, 0)
+        return dropout_by_key(input, rng_key, p)
+    return drop_for_selu(input, keep_mask(rng_key, mask_shape(input, leading), p), p)
+
+
+@composed(full=True)
+def drop_for_selu(input: Array, keep: Array, p: float) -> Array:
+    """`input` where `keep` is True, else -1.758, scaled and shifted as in `alpha_dropout`."""
     low = -1.7580993408473766  # the limit of selu(x) for x -> -inf
     scale = 1 / math.sqrt((1 + low * low * p) * (1 - p))
-    mask = scaled_mask(input, leading, p, rng) * (1 - p)  # 0 or 1
-    return add(multiply(input, mask * scale), (1 - mask) * (low * scale) - low * p * scale)
+    return (where(keep, input, low) - low * p) * scale
 
 
 def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,

@@ -116,6 +116,7 @@ def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, 
     losses += xp.where(counted, q_sum * logsumexp, 0)
 
     def pullback(d):
+        d = xp.where(counted, d, 0)
         dx = xp.zeros_like(input)
         dw = xp.empty(linear_weight.shape, input.dtype)
         db = None if linear_bias is None else xp.empty(linear_bias.shape, input.dtype)

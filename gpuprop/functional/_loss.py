@@ -388,9 +388,9 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
     check_labels("multi_margin_loss", input, target, weight)
     classes = input.shape[-1]
-    is_label = encode_one_hot(target, classes, "multi_margin_loss")
-    at_label = (input * is_label).sum(axis=-1, keepdims=True)
-    excess = relu(margin - at_label + input) ** p * (1 - is_label)
+    is_label = encode_one_hot(target, classes, "multi_margin_loss") == 1
+    at_label = where(is_label, input, 0).sum(axis=-1, keepdims=True)
+    excess = where(is_label, 0, relu(margin - at_label + input) ** p)
     if weight is not None:
         excess = excess * weight[target][..., None]
     return reduce_loss(excess.sum(axis=-1) / classes, None, reduction)
@@ -414,10 +414,12 @@ def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean")
     check_labels(name, input, target[..., 0])
     classes = input.shape[-1]
     is_given = cumsum(target < 0, -1) == 0  # before the first -1
-    is_label = encode_one_hot(where(is_given, target, 0), classes, name) * is_given[..., None]
-    is_other = is_given[..., None] * (1 - is_label.max(axis=-2, keepdims=True))
-    at_label = (is_label * input[..., None, :]).sum(axis=-1, keepdims=True)
-    excess = relu(1 - at_label + input[..., None, :]) * is_other  # (N, labels, C)
+    is_given = is_given[..., None]
+    is_label = is_given & (encode_one_hot(where(is_given[..., 0], target, 0), classes, name) == 1)
+    is_other = is_given & ~is_label.any(axis=-2, keepdims=True)
+    scores = input[..., None, :]
+    at_label = where(is_label, scores, 0).sum(axis=-1, keepdims=True)
+    excess = where(is_other, relu(1 - at_label + scores), 0)  # (N, labels, C)
     return reduce_loss(excess.sum(axis=(-1, -2)) / classes, None, reduction)
 
 
@@ -444,7 +446,7 @@ def hinge(xp, input: Array):
 
 @hinge.backward
 def hinge_backward(xp, input, dy):
-    return dy * (input >= 0)
+    return xp.where(input >= 0, dy, 0)
 
 
 @composed(full=True)
@@ -467,7 +469,7 @@ def hinge_embedding_loss(input: Array, target: Array, margin: float = 1.0,
     raised.  `reduction` is "mean", "sum" or "none".
     """
     target = match_shape_and_dtype("hinge_embedding_loss", input, target)
-    loss = input * (target != -1) + hinge(margin - input) * (target != 1)
+    loss = where(target == -1, 0, input) + where(target == 1, 0, hinge(margin - input))
     return reduce_loss(loss, None, reduction)
 
 
@@ -485,7 +487,8 @@ def cosine_embedding_loss(input1: Array, input2: Array, target: Array, margin: f
                          f"must have the same shape, and target this shape without the last axis, "
                          f"got {target.shape}")
     cosine = cosine_similarity(input1, input2, -1)
-    loss = (1 - cosine) * (target == 1) + hinge(cosine - margin) * (target == -1)
+    similar = where(target == 1, 1 - cosine, 0)
+    loss = similar + where(target == -1, hinge(cosine - margin), 0)
     return reduce_loss(loss, None, reduction)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from gpuprop._array.activation import softmax
@@ -11,6 +12,8 @@ from gpuprop._array.comparison import logical_not, logical_or
 from gpuprop._array.products import matmul
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
 from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import raw
+from gpuprop._core.namespace import namespace
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
 from gpuprop.functional._attention import scaled_dot_product_attention
@@ -51,8 +54,9 @@ def multi_head_attention_forward(
     (N * num_heads, S, E / num_heads) replace projected keys and values.
 
     Masks, `attn_mask` (L, S) or (N * num_heads, L, S) and `key_padding_mask` (N, S), are boolean,
-    True where a query may *not* attend to a key, or floating and added to the scores.  `is_causal`
-    is a hint that `attn_mask` is causal.
+    True where a query may *not* attend to a key, or floating and added to the scores.  The heads
+    and weights of a query that may attend to no key are zeros, without gradient.  `is_causal` is a
+    hint that `attn_mask` is causal.
 
     Raises ValueError for shapes or options that do not fit, and TypeError for other masks.  A.
     Vaswani et al., NeurIPS 2017.
@@ -91,11 +95,13 @@ def multi_head_attention_forward(
     weights = None
     if need_weights:
         scores = matmul(q * math.sqrt(1 / q.shape[-1]), k.swapaxes(-1, -2))
-        weights = softmax(_add_masks(mask, scores), -1)
+        scores = _add_masks(mask, scores)
+        conceal = _zeros_where_all_hidden(mask, raw(scores))
+        weights = conceal(softmax(conceal(scores), -1))
         if weights.dtype != v.dtype:
             weights = astype(weights, v.dtype)
         weights = dropout(weights, dropout_p, rng=rng)
-        y = matmul(weights, v)
+        y = conceal(matmul(weights, v))
         if average_attn_weights:
             weights = weights.mean(axis=1)
         if query.ndim == 2:
@@ -210,6 +216,14 @@ def _append_positions(k: Any, v: Any, mask: Any, bias_k: Any, bias_v: Any,
 
 
 # ---- masks: boolean, True where hidden, or floating and added to the scores --------------------
+
+
+def _zeros_where_all_hidden(mask: Any, scores: Any) -> Callable:
+    """A function of arrays (..., L, n): zeros for the queries of which all scores are -inf."""
+    if mask is None:
+        return lambda a: a
+    sees_nothing = namespace(scores).all(scores == -math.inf, axis=-1, keepdims=True)
+    return lambda a: where(sees_nothing, 0, a)
 
 
 def _merge_masks(attn_mask: Any, key_padding_mask: Any, shape: tuple[int, ...],

@@ -190,9 +190,9 @@ def max_pool_by_offset(xp, input, size, counts, stride, padding, dilation, retur
         for i, part in enumerate(parts):
             if overlap:
                 target = dx[part]
-                target += dy * (best_offset == i)
+                target += xp.where(best_offset == i, dy, 0)
             else:
-                dx[part] = dy * (best_offset == i)
+                dx[part] = xp.where(best_offset == i, dy, 0)
         return dx[unpadded]
 
     return best, (input_grad,)

@@ -42,7 +42,7 @@ def relu_forward(xp, x, g):
 
 @pointwise
 def relu_backward(xp, dh, h):
-    return dh * (h > 0)
+    return xp.where(h <= 0, 0, dh)
 
 
 def elman_cell(forward: Callable, backward: Callable) -> Callable:

@@ -374,7 +374,7 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     d = len(space)
     coordinates = []
     for axis, n in enumerate(space):
-        x = grid[..., d - 1 - axis].reshape(batch, math.prod(out))
+        x = grid[..., d - 1 - axis].reshape(batch, 1, math.prod(out))
         x = (x + 1) * ((n - 1) / 2) if align_corners else ((x + 1) * n - 1) / 2
         if mode != "bicubic":  # it handles the taps instead
             x = apply_padding_mode(padding_mode, align_corners, x, n)
@@ -384,15 +384,15 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
     total: Any = 0
     for corner in itertools.product(*(taps(mode, x) for x in coordinates)):
         index: Any = 0
-        weight: Any = None
+        weight: Any = 1.0
+        is_inside: Any = True
         for (x, tap_weight), n in zip(corner, space, strict=True):
             if mode == "bicubic":
                 x = apply_padding_mode(padding_mode, align_corners, x, n)
-            is_inside = (x >= 0) & (x <= n - 1)
-            tap_weight = is_inside.astype(input.dtype) * tap_weight
-            weight = tap_weight if weight is None else weight * tap_weight
-            index = index * n + clip(where(is_inside, x, 0), 0, n - 1).astype("int64")
-        total = total + take_along_axis(flat, index[:, None], 2) * weight[:, None]
+            is_inside = (x >= 0) & (x <= n - 1) & is_inside
+            weight = weight * tap_weight
+            index = index * n + where(is_inside, x, 0).astype("int64")
+        total = total + where(is_inside, take_along_axis(flat, index, 2) * weight, 0)
     return total.reshape(batch, channels, *out)
 
 

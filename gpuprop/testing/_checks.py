@@ -295,6 +295,50 @@ def _check_along_direction(row: Row, value: Callable, gradients: Callable, step:
         f"{row}: the {what} along a random direction is {got}, finite differences give {want}")
 
 
+def check_hidden(op: Any, *args: Any, backend: str = "numpy", **kwargs: Any) -> None:
+    """Check that infinite gradients pass no input that ``op(*args, **kwargs)`` hides.
+
+    The gradient of one element of an output is 1, then infinite, then NaN; that of all others is 0.
+    Where the gradient of an input is 0 in the first case, it must be 0 in the others: a pullback
+    must choose the gradients that it passes, since ``inf * 0`` is NaN.  Inputs of one element are
+    not checked: the gradient of a function that normalizes one element is a difference of equal
+    terms.  The versions that `backend` chooses and the definitions are checked, in float64, for
+    some elements of each output.
+
+    >>> from gpuprop.testing import check_hidden
+    >>> check_hidden(gpuprop.maximum, np.array([0.0, 1.0]), np.array([1.0, 0.0]))
+    """
+    row = _row(op, args, kwargs)
+    b = get_backend(backend)
+    inputs: list[Tensor] = []
+
+    def place(a: np.ndarray) -> Tensor:
+        inputs.append(Tensor(_contiguous(b, a), requires_grad=_is_floating(a)))
+        return inputs[-1]
+
+    def gradients(output: Tensor, element: int, value: float) -> list[np.ndarray]:
+        d = np.zeros(output.size)
+        d[element] = value
+        for t in inputs:
+            t.grad = None
+        output.backward(b.asarray(d.reshape(output.shape)), retain_graph=True)
+        return [b.to_numpy(t.grad) for t in inputs if t.grad is not None and t.size > 1]
+
+    for version in (contextlib.nullcontext(), generic()):
+        inputs.clear()
+        with use(b.name), version, np.errstate(invalid="ignore"):
+            outputs = [o for o in _tensors(row.map_arrays(place)()) if o.requires_grad and o.size]
+            for i, output in enumerate(outputs):
+                for element in {0, output.size // 2, output.size - 1}:
+                    finite = gradients(output, element, 1.0)
+                    for value in (np.inf, np.nan):
+                        pairs = zip(gradients(output, element, value), finite, strict=True)
+                        assert not any(((f == 0) & (g != 0)).any() for g, f in pairs), (
+                            f"{row} on {backend!r}: the gradient {value} of element {element} of "
+                            f"output {i} reaches an input that is hidden from it: choose the "
+                            f"gradient, as in xp.where(mask, dy, 0), in place of dy * mask")
+
+
 def check_parity(op: Any, *args: Any, backend: str, dtype: str = "float32", **kwargs: Any) -> None:
     """Check that ``op(*args, **kwargs)`` on a backend agrees with NumPy's definition in float64.
 
@@ -419,6 +463,8 @@ def check_kernel(backend: str, name: str, rows: Iterable[Row],
         for row in own:
             for dtype in ("float64", "float32"):
                 check_parity(row, backend=backend, dtype=dtype)
+            if "hidden" not in row.skipped:
+                check_hidden(row, backend=backend)
     finally:
         b.kernels = before
         forget_choices()
@@ -509,5 +555,7 @@ def conformance(backend: str, rows: Iterable[Row] | None = None) -> Callable:
     def test_conformance(row: Row, dtype: str) -> None:
         if "parity" not in row.skipped:
             check_parity(row, backend=backend, dtype=dtype)
+        if "hidden" not in row.skipped and dtype == "float64":
+            check_hidden(row, backend=backend)
 
     return test_conformance

@@ -41,7 +41,7 @@ FAMILIES = (
     "attention",
     "sequences",
 )
-CHECKS = {"gradient", "second", "capture", "parity", "layouts"}
+CHECKS = {"gradient", "second", "hidden", "capture", "parity", "layouts"}
 
 
 class Row:
@@ -62,7 +62,7 @@ class Row:
     def skip(self, **reasons: str) -> Row:
         """Skip checks, each with a reason: ``row.skip(gradient="the output is random")``.
 
-        The checks are `gradient`, `second`, `capture`, `parity` and `layouts`.
+        The checks are `gradient`, `second`, `hidden`, `capture`, `parity` and `layouts`.
         """
         unknown = reasons.keys() - CHECKS
         if unknown:

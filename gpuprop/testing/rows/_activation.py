@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 import gpuprop.functional as F
 from gpuprop.functional import _activation as A
 from gpuprop.testing.rows import Row, floats, pointwise
@@ -102,8 +104,11 @@ def along_a_dimension():
             yield Row(F.gumbel_softmax, floats(*shape), tau=0.5, hard=hard, dim=0).skip(**RANDOM)
     for shape, dim in (((4, 5), 1), ((2, 3, 4), -1), ((1,), 0), ((0, 3), 1)):
         yield Row(F.normalize, floats(*shape), dim=dim)
-    for p in (1.0, 1.5, 3.0, math.inf):
+    yield Row(F.normalize, np.zeros((2, 3))).skip(gradient="it has a kink there")
+    for p in (1.0, 1.5, 3.0):
         yield Row(F.normalize, floats(4, 5), p, 0, 0.25)
+    row = Row(F.normalize, floats(4, 5), math.inf, 0, 0.25)
+    yield row.skip(hidden="the largest element is divided by itself: equal terms cancel")
 
 
 ROWS = [*elementwise(), *along_a_dimension()]

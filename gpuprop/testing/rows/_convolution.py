@@ -8,6 +8,7 @@ import gpuprop.functional as F
 from gpuprop.functional import _convolution as C
 from gpuprop.testing.rows import Row, floats
 
+PADDING = "the gradient of the weight is a product with the zeros of the padding; so in PyTorch"
 SPACE = {1: (7,), 2: (5, 6), 3: (3, 4, 4)}  # spatial shape by number of dimensions
 KERNEL = {1: (3,), 2: (3, 2), 3: (2, 3, 2)}
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -41,7 +42,7 @@ def of_dimensions(n):
         for op, channels in ((CONV[n], (2, 3)), (TRANSPOSED[n], (3, 2))):
             x = floats(*batch, 3, *SPACE[n])
             weight = floats(*channels, *KERNEL[n])
-            yield Row(op, x, weight, floats(2), stride=2, padding=1)
+            yield Row(op, x, weight, floats(2), stride=2, padding=1).skip(hidden=PADDING)
             x = floats(*batch, 3, *SPACE[n])
             weight = floats(*channels, *KERNEL[n])
             yield Row(op, x, weight, stride=1, padding=0)
@@ -49,7 +50,8 @@ def of_dimensions(n):
 
 def of_images():
     for x, w, options in CASES:
-        yield Row(F.conv2d, floats(*x), floats(*w), floats(w[0]), **options)
+        row = Row(F.conv2d, floats(*x), floats(*w), floats(w[0]), **options)
+        yield row.skip(hidden=PADDING) if "padding" in options else row
     for x, w, options in TRANSPOSED_CASES:
         channels = w[1] * options.get("groups", 1)
         yield Row(F.conv_transpose2d, floats(*x), floats(*w), floats(channels), **options)
@@ -64,10 +66,11 @@ def of_ops():
     """Rows of internal ops."""
     arguments = op_arguments(1, groups=2)
     for n in (0, 1, 3):
-        yield Row(C.conv, floats(n, 4, 6), floats(2, 2, 3), floats(2), *arguments)
+        row = Row(C.conv, floats(n, 4, 6), floats(2, 2, 3), floats(2), *arguments)
+        yield row.skip(hidden=PADDING)
     yield Row(C.conv, floats(1, 1, 1), floats(1, 1, 1), None, *op_arguments(1, 0))
     large = Row(C.conv, floats(3, 4, 48, 48), floats(2, 4, 6, 6), None, *op_arguments(2, 2))
-    yield large.skip(layouts="slow, and this row is for its size")
+    yield large.skip(layouts="slow, and this row is for its size", hidden=PADDING)
     for n in (0, 1, 3):
         yield Row(C.conv_transpose, floats(n, 4, 3), floats(4, 1, 3), floats(2), (5,), *arguments)
     yield Row(C.conv_transpose, floats(1, 1, 1), floats(1, 1, 1), None, (1,), *op_arguments(1, 0))

@@ -17,6 +17,8 @@ def rows():
         for p in (0.25, 0.5):
             yield Row(dropout_by_key, floats(*shape), RNG_KEY, p)
     yield Row(dropout_by_key, floats(4, 5), RNG_KEY, 1.0)
+    for shape, leading in (((3, 4, 2, 5), 2), ((6, 3), 1), ((2, 0, 3), 2), ((1, 1), 1)):
+        yield Row(dropout_by_key, floats(*shape), RNG_KEY, 0.5, leading)
     for shape in ((4, 5), (), (1,), (0, 3)):
         yield Row(F.dropout, floats(*shape)).skip(**RANDOM)
     yield Row(F.dropout, floats(4, 5), 0.5, False)

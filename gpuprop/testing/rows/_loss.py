@@ -137,7 +137,8 @@ def of_classes():
         labels = integers(shape[-1], *shape[:-1])
         weight = probabilities(shape[-1])
         yield Row(F.multi_margin_loss, floats(*shape), labels, **sum_if_empty(shape))
-        yield Row(F.multi_margin_loss, floats(*shape), labels, 2, 0.5, weight, "sum")
+        row = Row(F.multi_margin_loss, floats(*shape), labels, 2, 0.5, weight, "sum")
+        yield row.skip(hidden="the gradient of the weight is a product with losses that are 0")
 
 
 def of_several_labels():

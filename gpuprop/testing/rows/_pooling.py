@@ -19,6 +19,7 @@ OPTIONS: list[dict[str, Any]] = [
     dict(stride=2, ceil_mode=True),
 ]
 POSITIVE = dict(low=0.5, high=2)
+KINK = "it has a kink there"
 PIECEWISE_CONSTANT = "steps of whole elements"
 
 
@@ -56,6 +57,7 @@ def of_dimensions(n):
         yield Row(avg_pool, floats(*shape), 3, **options)
         yield Row(avg_pool, floats(*shape), 3, count_include_pad=False, **options)
         if "padding" not in options:
+            yield Row(lp_pool, np.zeros(shape), 2.0, 3, **options).skip(gradient=KINK)
             yield Row(lp_pool, floats(*shape, **POSITIVE), 3.0, 3, **options)
     yield Row(max_pool, distinct(*shape), 2, 1, 1, 3)
     for batch_size in (1, 0):

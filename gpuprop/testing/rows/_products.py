@@ -90,7 +90,7 @@ EINSUM: list[tuple[Any, ...]] = [  # subscripts, shapes
 def rows():
     for a, b in MATMUL:
         yield Row(P.matmul, floats(*a), floats(*b))
-    yield Row(P.matmul, integers(2, 3, 4), floats(4, 5))
+    yield Row(P.matmul, integers(4, 3, 4, low=1), floats(4, 5))
     for op, shapes in ((P.bmm, BMM), (P.outer, OUTER), (P.dot, DOT), (P.inner, INNER)):
         for a, b in shapes:
             yield Row(op, floats(*a), floats(*b))
