@@ -97,7 +97,7 @@ def test_where_equals_numpys(dtype):
         x = values.astype(bfloat16 if dtype == "bfloat16" else dtype)
     choices = [x, x[:, ::-1], x[0].T, x[0, :, :1], x[0, 3, 0]]
     for mask, a in itertools.product(masks, choices):
-        for pair in (a, 0), (0, a), (a, 0.0), (-0.0, a), (a, x), (a, 2), (False, a):
+        for pair in (a, 0), (0, a), (a, 0.0), (-0.0, a), (a, x), (a, 2), (0.1, a), (False, a):
             got, want = xp.where(mask, *pair), np.where(mask, *pair)
             assert got.dtype == want.dtype and got.shape == want.shape
             assert got.tobytes() == want.tobytes()

@@ -130,10 +130,10 @@ def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = 
     kept = _root(xp, powers.sum(axis=axis, keepdims=True), p)
 
     def x_grad(d):
-        d = _with_axes(xp, d, axis, keepdims)
+        d = xp.where(kept == 0, 0, _with_axes(xp, d, axis, keepdims))
         divisor = xp.where(kept == 0, 1, kept)
         if p == 2:
-            return xp.where(kept == 0, 0, d * (x / divisor))
+            return d * (x / divisor)
         zero = (kept == 0) | (x == 0)
         ratio = xp.where(zero, 1, xp.abs(x)) / divisor
         return xp.where(zero, 0, d * xp.sign(x) * ratio ** (p - 1))

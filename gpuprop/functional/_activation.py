@@ -152,9 +152,7 @@ def hardswish(xp, input: Array, inplace: bool = False):
 
 @hardswish.backward
 def hardswish_backward(xp, input, dy):
-    is_curved = input < 3
-    slope = xp.where(is_curved, input / 3 + 0.5, 0) + ~is_curved
-    return xp.where(input <= -3, 0, dy * slope)
+    return xp.where(input <= -3, 0, dy * xp.where(input < 3, input / 3 + 0.5, 1))
 
 
 # ---- smooth ------------------------------------------------------------------------------------
@@ -168,9 +166,8 @@ def elu_op(xp, input: Array, scale: float, negative_scale: float, rate: float):
 
 @elu_op.backward
 def elu_backward(xp, input, dy, scale, negative_scale, rate):
-    positive = input > 0
     negative_slope = negative_scale * rate * xp.exp(rate * xp.minimum(input, 0))
-    return xp.where(positive, scale * dy, 0) + xp.where(positive, 0, negative_slope * dy)
+    return dy * xp.where(input > 0, scale, negative_slope)
 
 
 def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
