@@ -214,7 +214,7 @@ X = (2, 3, 5, 4)
 
 
 @pytest.mark.parametrize(("shapes", "options", "message"), [
-    ([X, X, X], {"dropout_p": 1.5}, "dropout_p .*probability.* 1.5"),
+    ([X, X, X], {"dropout_p": 1.5}, r"dropout_p .*\[0, 1\].* 1.5"),
     ([X, X, X], {"attn_mask": np.ones((5, 5), bool), "is_causal": True},
      "attn_mask .*is_causal=True"),
     ([X, X, X], {"attn_mask": np.ones((4, 5), bool)},

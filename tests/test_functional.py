@@ -393,3 +393,61 @@ def test_gumbel_softmax_draws_classes_by_their_probability(backend):
     x.grad = None
     (soft * gp.tensor(weights)).sum().backward()
     np.testing.assert_allclose(gradient_of_hard, gp.asnumpy(x.grad))
+
+
+# ---- inputs without axes, as in PyTorch ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_gumbel_softmax_of_one_number(hard):
+    x = gp.tensor(0.5, requires_grad=True)
+    y = F.gumbel_softmax(x, hard=hard)
+    y.backward()
+    assert (y.shape, y.item(), x.grad.item()) == ((), 1, 0)
+    with pytest.raises(IndexError):
+        F.gumbel_softmax(x, hard=hard, dim=1)
+
+
+@pytest.mark.parametrize("f", [F.softmax, F.log_softmax, F.softmin])
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
+def test_softmax_along_an_axis_that_does_not_exist(f, shape):
+    for dim in (len(shape) + 1, -len(shape) - 2):
+        with pytest.raises(IndexError):
+            f(gp.zeros(shape), dim)
+
+
+@pytest.mark.parametrize(("input", "target", "output"), [
+    ((), (), ()), ((), (1,), (1,)), ((1,), (), ()), ((1,), (1,), (1,)), ((5,), (1,), (1,))])
+def test_multi_margin_loss_of_one_sample(input, target, output):
+    labels = gp.zeros(target, "int64")
+    assert F.multi_margin_loss(gp.ones(input), labels, reduction="none").shape == output
+
+
+@pytest.mark.parametrize("input", [(), (1,)])
+@pytest.mark.parametrize("target", [(), (1,)])
+def test_multilabel_margin_loss_of_one_class(input, target):
+    labels = gp.zeros(target, "int64")
+    loss = F.multilabel_margin_loss(gp.ones(input), labels, reduction="none")
+    assert (loss.shape, loss.item()) == ((), 0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norm_of_nothing(training):
+    x = gp.zeros(0)
+    assert F.batch_norm(x, gp.zeros(0), gp.ones(0), training=training).shape == (0,)
+    with pytest.raises(ValueError, match=r"batch_norm.*N, C"):
+        F.batch_norm(gp.zeros(3), gp.zeros(3), gp.ones(3), training=training)
+
+
+def test_bias_that_does_not_fit():
+    x, w = gp.ones((2, 5)), gp.ones((3, 5))
+    for shape in ((), (1,), (3,), (2, 3), (1, 1)):  # as in PyTorch
+        b = gp.ones(shape).requires_grad_()
+        y = F.linear(x, w, b)
+        y.sum().backward()
+        assert (y.shape, b.grad.shape) == ((2, 3), shape)
+    for shape in ((4,), (2, 1, 3), (3, 1)):
+        with pytest.raises(ValueError, match=r"linear: bias.*broadcast"):
+            F.linear(x, w, gp.ones(shape))
+        with pytest.raises(ValueError, match=r"bilinear: bias.*broadcast"):
+            F.bilinear(x, x, gp.ones((3, 5, 5)), gp.ones(shape))

@@ -9,9 +9,11 @@ import pytest
 
 import gpuprop
 import gpuprop as gp
+import gpuprop.functional as F
 from gpuprop import Array as A
 from gpuprop import kernel, op
 from gpuprop._core.composed import composed
+from gpuprop.testing import Row, all_rows
 
 POSTPONED = """
 from __future__ import annotations
@@ -217,3 +219,31 @@ def make():
     names = {"__name__": "itself"}
     exec(source, names)
     assert names["make"]()(gp.ones(1), n=1).tolist() == [2.0]
+
+
+def float_constants():
+    """The rows of every constant of a public function that is a float in some row."""
+    found = {}
+    for row in all_rows():
+        name = row.op.__name__
+        if row.op not in (getattr(gp, name, None), getattr(F, name, None)):
+            continue
+        bound = inspect.signature(row.op).bind(*row.args, **row.kwargs)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            is_array = "Array" in str(bound.signature.parameters[name].annotation)
+            if isinstance(value, float) and not is_array and name != "norm_type":  # unused there
+                found.setdefault((row.name, name), (row, bound))
+    return found
+
+
+@pytest.mark.parametrize("key", FLOATS := float_constants(), ids=".".join)
+def test_a_tensor_is_no_constant(key):
+    """Its gradient would be lost; the message names the parameter."""
+    _, name = key
+    row, bound = FLOATS[key]
+    arguments = inspect.BoundArguments(bound.signature, {
+        **bound.arguments, name: gpuprop.tensor(bound.arguments[name], requires_grad=True)})
+    call = Row(row.op, *arguments.args, **arguments.kwargs).map_arrays(gpuprop.tensor)
+    with pytest.raises(TypeError, match=f"{name}.*Tensor|{name}.*must be .*got tensor"):
+        call()

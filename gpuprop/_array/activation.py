@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from numpy.exceptions import AxisError
+
 from gpuprop._array.shape import astype
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise_op
@@ -42,9 +44,9 @@ def softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """
     if dtype is not None:
         return cast_and_apply(xp, softmax, input, dim, dtype)
+    dim = choose_dim("softmax", input, dim)
     if input.size == 0:  # max() of no elements raises
         return input, (lambda dy: dy,)
-    dim = choose_dim("softmax", input, dim)
     y = xp.exp(input - input.max(axis=dim, keepdims=True))
     y /= y.sum(axis=dim, keepdims=True)
     return y, (lambda dy: y * (dy - (y * dy).sum(axis=dim, keepdims=True)),)
@@ -58,9 +60,9 @@ def log_softmax(xp, input: Array, dim: int | None = None, dtype: Any = None):
     """
     if dtype is not None:
         return cast_and_apply(xp, log_softmax, input, dim, dtype)
+    dim = choose_dim("log_softmax", input, dim)
     if input.size == 0:
         return input, (lambda dy: dy,)
-    dim = choose_dim("log_softmax", input, dim)
     y = input - input.max(axis=dim, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=dim, keepdims=True))
     return y, (lambda dy: dy - xp.exp(y) * dy.sum(axis=dim, keepdims=True),)
@@ -74,9 +76,15 @@ def cast_and_apply(xp, op, input, dim, dtype):
 
 
 def choose_dim(name: str, input: Any, dim: int | None) -> int | None:
-    """`dim`, or PyTorch's choice if it is None.  The result is None for a 0-D input."""
+    """`dim`, or PyTorch's choice if it is None.  The result is None for a 0-D input.
+
+    Raises AxisError, an IndexError, if `dim` is out of bounds; 0-D input counts as 1-D.
+    """
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
         warn(f"{name}: dim was not given; PyTorch's choice for {input.ndim}-D input is used: "
              f"pass dim={dim}")
+    axes = input.ndim or 1
+    if not -axes <= dim < axes:
+        raise AxisError(dim, axes)
     return dim if input.ndim else None

@@ -14,6 +14,7 @@ from gpuprop._core.graph import level, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.placement import on_device_of, on_device_of_arguments
 from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend
+from gpuprop._core.signature import module_of, unwrapped
 from gpuprop._core.spec import Spec
 from gpuprop._core.tensor import Tensor
 
@@ -91,6 +92,21 @@ def _owner(spec: Spec, arrays: list) -> Backend:
                 f"{backend.name!r} and {name!r} on {other.name!r}: move one of them, for example "
                 f"with {name}.to({backend.name!r})")
     return backend or default_backend()
+
+
+def refuse_tensors(fn: Callable, caller: str, constants: dict) -> None:
+    """Raise TypeError for a Tensor that is given for a constant: its gradient would be lost.
+
+    Constants of gpuprop's functions that are annotated Any, such as an index, may be Tensors.
+    """
+    is_own = module_of(fn).startswith("gpuprop.")
+    annotations = unwrapped(fn).__annotations__
+    for name, value in constants.items():
+        may_be_tensor = is_own and annotations.get(name) == "Any"
+        if isinstance(value, Tensor) and not may_be_tensor:
+            hint = "" if is_own else ", or annotate the parameter with gpuprop.Array"
+            raise TypeError(f"{caller}(): {name!r} is given a Tensor, but is a constant: give a "
+                            f"Python value, such as {name}.item(){hint}")
 
 
 def promoted(arrays: list) -> list:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, ParamSpec, overload
 
+from gpuprop._core.arguments import refuse_tensors
 from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.placement import on_device_of
 from gpuprop._core.signature import caused_by_none, none_argument, none_error
@@ -28,11 +29,19 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
     if fn is None:
         return functools.partial(composed, full=full)
 
+    code = fn.__code__
+    names = code.co_varnames[:code.co_argcount]
+    constants = {name for name, annotation in fn.__annotations__.items()
+                 if str(annotation).startswith(("float", "int", "bool", "str"))}
+
     def as_tensor(a: Any) -> Any:
         return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if isinstance(value, Tensor) and name in constants:
+                refuse_tensors(fn, fn.__name__, {name: value})
         arrays = [a for a in (*args, *kwargs.values()) if hasattr(a, "shape")]
         dtypes = {a.dtype for a in arrays if is_float(a.dtype)} if full else set()
         all_half = bool(dtypes) and all(map(is_half, dtypes))

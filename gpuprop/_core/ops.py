@@ -18,6 +18,7 @@ from gpuprop._core.arguments import (
     autocast_arguments,
     for_half_types,
     promoted,
+    refuse_tensors,
     resolve,
 )
 from gpuprop._core.backend import BY_TYPE
@@ -28,7 +29,6 @@ from gpuprop._core.namespace import Differentiable
 from gpuprop._core.signature import (
     REQUIRED,
     caused_by_none,
-    module_of,
     none_error,
     public_function,
 )
@@ -120,7 +120,6 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
     chosen = spec.chosen
     spec.is_op = True
     widens = half is None
-    is_users = not module_of(spec.fn).startswith("gpuprop.")
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
@@ -166,8 +165,10 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in NUMBERS and x.dtype is not y.dtype:
                 arrays = promoted(arrays)
-        if is_users and constants:
-            _refuse_tensors(spec, constants)
+        if constants:
+            for value in constants.values():
+                if isinstance(value, Tensor):
+                    refuse_tensors(spec.fn, spec.label(None), constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):
@@ -278,14 +279,6 @@ def called_as(signature: Callable[P, Any]) -> Callable[[Any], Op[P]]:
 
 
 # ---- recording -----------------------------------------------------------------------------------
-
-
-def _refuse_tensors(spec: Spec, constants: dict) -> None:
-    """Raise for a Tensor that is given for a constant: its gradient would be lost."""
-    for name, value in constants.items():
-        if isinstance(value, Tensor):
-            raise TypeError(f"{spec.label(None)}(): {name!r} is given a Tensor, but is a constant: "
-                            f"annotate the parameter with gpuprop.Array")
 
 
 def _recorded(out: Any, node: Node) -> Tensor:

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from gpuprop._array.activation import softmax
+from gpuprop._core.checks import as_number
 from gpuprop._core.composed import composed
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -85,7 +86,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False
 
     `inplace` has no effect.
     """
-    return leaky_relu_op(input, negative_slope)
+    return leaky_relu_op(input, as_number("leaky_relu: negative_slope", negative_slope))
 
 
 def prelu(input: Array, weight: Array) -> Array:
@@ -175,7 +176,7 @@ def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 
     `inplace` has no effect.  D.-A. Clevert et al., ICLR 2016.
     """
-    return elu_op(input, 1.0, alpha, 1.0)
+    return elu_op(input, 1.0, as_number("elu: alpha", alpha), 1.0)
 
 
 def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
@@ -183,6 +184,7 @@ def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 
     Its derivative is continuous for every `alpha`.  `inplace` has no effect.  J. T. Barron, 2017.
     """
+    alpha = as_number("celu: alpha", alpha)
     return elu_op(input, 1.0, alpha, 1 / alpha)
 
 
@@ -378,6 +380,8 @@ def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bo
     `rng` or the default generator.  Otherwise the slope is ``(lower + upper) / 2``.  `inplace` has
     no effect.  Raises ValueError if `lower` is greater than `upper`.  B. Xu et al., 2015.
     """
+    lower = as_number("rrelu: lower", lower)
+    upper = as_number("rrelu: upper", upper)
     if lower > upper:
         raise ValueError(f"rrelu: lower {lower} must not be greater than upper {upper}")
     if not training:
@@ -407,4 +411,4 @@ def gumbel_softmax(logits: Array, tau: float = 1.0, hard: bool = False, eps: flo
     xp = namespace(u)
     gumbel = -xp.log(-xp.log(xp.maximum(u, 2.0**-54)))  # u may be 0
     sample = softmax((logits + gumbel.astype(logits.dtype)) / tau, dim)
-    return straight_through_one_hot(sample, dim) if hard else sample
+    return straight_through_one_hot(sample, dim) if hard and sample.ndim else sample

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuprop._array.scatter import put_rows
+from gpuprop._core.checks import as_number
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -323,7 +324,6 @@ def fractional_counts(name: str, space: Sequence[int], output_size: Any,
     if output_size is not None:
         return int_tuple(name, "output_size", output_size, n)
     ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * n
-    if not all(0 < r < 1 for r in ratios):
-        raise ValueError(f"{name}: output_ratio must be between 0 and 1, not {output_ratio}")
+    ratios = [as_number(f"{name}: output_ratio", ratio, "(0, 1)") for ratio in ratios]
     counts = [int(length * r) for length, r in zip(space, ratios, strict=True)]
     return int_tuple(name, "output_size", counts, n)

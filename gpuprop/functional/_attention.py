@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpuprop._core.checks import as_number
 from gpuprop._core.dtypes import compute_dtype, is_float, largest
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_rows
@@ -400,9 +401,7 @@ def scaled_dot_product_attention(
     array([[1.],
            [2.]], dtype=float32)
     """
-    if not 0 <= dropout_p <= 1:
-        raise ValueError(
-            f"{NAME}: dropout_p must be a probability between 0 and 1, got {dropout_p}")
+    dropout_p = as_number(f"{NAME}: dropout_p", dropout_p, "[0, 1]")
     if is_causal and attn_mask is not None:
         raise ValueError(
             f"{NAME}: give either attn_mask or is_causal=True, not both: a mask can be causal")
@@ -410,6 +409,8 @@ def scaled_dot_product_attention(
     band = _band(query.shape[-2], key.shape[-2], is_causal, window)
     if scale is None:
         scale = 1 / math.sqrt(query.shape[-1] or 1)
+    else:
+        scale = as_number(f"{NAME}: scale", scale)
     slopes = None if alibi_slopes is None else alibi_slopes[..., None, None]
     rng_key = (rng or default_generator).noise(query) if dropout_p > 0 else None
     bias_requires_grad = any(isinstance(a, Tensor) and a.requires_grad for a in (attn_mask, slopes))

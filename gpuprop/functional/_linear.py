@@ -8,6 +8,16 @@ from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
 
 
+def add_bias(name, y, bias):
+    """``y + bias``, in place; ValueError unless `bias` broadcasts to the shape of `y`."""
+    try:
+        y += bias
+    except ValueError:
+        raise ValueError(f"{name}: bias {bias.shape} does not broadcast to the output {y.shape}: "
+                         f"it must be (out,)") from None
+    return y
+
+
 @op(precision="low")
 def linear(xp, input: Array, weight: Array, bias: Array = None):
     """Linear map of the last axis: ``y = input @ weight.T + bias``.
@@ -29,7 +39,7 @@ def linear(xp, input: Array, weight: Array, bias: Array = None):
                          f"{weight.shape} takes {weight.shape[1]}")
     y = xp.matmul(input, weight.T)
     if bias is not None:
-        y += bias
+        y = add_bias("linear", y, bias)
     return y, (
         lambda dy: xp.matmul(dy, weight),
         lambda dy: xp.matmul(as_matrix(dy).T, as_matrix(input)),
@@ -59,7 +69,7 @@ def bilinear(xp, input1: Array, input2: Array, weight: Array, bias: Array = None
     x1_w = xp.matmul(x1, w).reshape(n, out, in2)
     y = xp.matmul(x1_w, x2[:, :, None]).reshape(*batch, out)
     if bias is not None:
-        y = y + bias
+        y = add_bias("bilinear", y, bias)
 
     def dy_x2(dy):
         return (dy.reshape(n, out, 1) * x2[:, None]).reshape(n, out * in2)

@@ -379,13 +379,18 @@ def multi_margin_loss(input: Array, target: Array, p: int = 1, margin: float = 1
 
     ``y = sum_j weight[target] * max(0, margin - input[target] + input[j])**p / C``
 
-    `input` is (N, C) or (C,), `target` holds labels (N,) or (), and `weight` is (C,).  `p` is 1 or
-    2.  `reduction` is "mean", "sum" or "none".  Raises ValueError for other shapes or `p`,
-    TypeError if labels are not integers, and IndexError if one is out of range (on a device, when a
-    value is next read).
+    `input` is (N, C) or (C,), or () for one class, `target` holds labels (N,) or (), and `weight`
+    is (C,).  For one sample `target` may also be (1,), as is then the result.  `p` is 1 or 2.
+    `reduction` is "mean", "sum" or "none".  Raises ValueError for other shapes or `p`, TypeError if
+    labels are not integers, and IndexError if one is out of range (on a device, when a value is
+    next read).
     """
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, got {p}")
+    if input.ndim == 0:
+        input = input[None]
+    if input.ndim == 1 and target.shape == (1,):  # a batch of one
+        input = input[None]
     check_labels("multi_margin_loss", input, target, weight)
     classes = input.shape[-1]
     is_label = encode_one_hot(target, classes, "multi_margin_loss") == 1
@@ -402,13 +407,15 @@ def multilabel_margin_loss(input: Array, target: Array, reduction: str = "mean")
 
     ``y = sum_ij max(0, 1 - input[i] + input[j]) / C``
 
-    `input` and `target` are (N, C) or (C,).  The labels of a sample are the elements of `target`
-    before the first negative one, usually -1.  `reduction` is "mean", "sum" or "none".  Raises
-    ValueError for other shapes, TypeError if labels are not integers, and IndexError if one is out
-    of range (on a device, when a value is next read).
+    `input` and `target` are (N, C) or (C,), or () for one class.  The labels of a sample are the
+    elements of `target` before the first negative one, usually -1.  `reduction` is "mean", "sum" or
+    "none".  Raises ValueError for other shapes, TypeError if labels are not integers, and
+    IndexError if one is out of range (on a device, when a value is next read).
     """
     name = "multilabel_margin_loss"
-    if input.shape != target.shape or input.ndim == 0:
+    if {input.shape, target.shape} <= {(), (1,)}:
+        input, target = input.reshape(1), target.reshape(1)
+    if input.shape != target.shape:
         raise ValueError(f"{name}: input {input.shape} and target {target.shape} must both have "
                          f"shape (N, C) or (C,)")
     check_labels(name, input, target[..., 0])

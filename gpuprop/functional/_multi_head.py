@@ -11,6 +11,7 @@ from gpuprop._array.arithmetic import where
 from gpuprop._array.comparison import logical_not, logical_or
 from gpuprop._array.products import matmul
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
+from gpuprop._core.checks import as_number
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -91,7 +92,7 @@ def multi_head_attention_forward(
     mask = _merge_masks(attn_mask, key_padding_mask, score_shape, batched=query.ndim == 3)
     k, v, mask = _append_positions(k, v, mask, bias_k, bias_v, add_zero_attn)
 
-    dropout_p = dropout_p if training else 0.0
+    dropout_p = as_number(f"{NAME}: dropout_p", dropout_p, "[0, 1]") if training else 0.0
     weights = None
     if need_weights:
         scores = matmul(q * math.sqrt(1 / q.shape[-1]), k.swapaxes(-1, -2))

@@ -223,6 +223,10 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
     Raises ValueError for parameters of another shape, if `eps` is not positive, or for a training
     batch with one value per channel.  S. Ioffe and C. Szegedy, ICML 2015.
     """
+    if input.shape == (0,):  # no samples and no channels, as in PyTorch
+        y = batch_norm(input.reshape(0, 0), running_mean, running_var, weight, bias, training,
+                       momentum, eps)
+        return y.reshape(0)
     if input.ndim < 2:
         raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {input.shape}")
     if eps <= 0:

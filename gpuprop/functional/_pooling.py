@@ -78,7 +78,7 @@ def pool_windows(name: str, x: Any, kernel_size: Any, stride: Any, padding: Any,
 
 def pool_stride(name: str, stride: Any, size: tuple[int, ...]) -> tuple[int, ...]:
     """The stride per spatial dimension, by default the kernel size."""
-    if stride in (None, (), []):
+    if stride is None or (isinstance(stride, tuple | list) and not stride):
         return size
     return int_tuple(name, "stride", stride, len(size))
 

@@ -12,6 +12,7 @@ from gpuprop._array.arithmetic import clip, minimum, remainder, where
 from gpuprop._array.indexing import take_along_axis
 from gpuprop._array.mathematics import floor, round
 from gpuprop._array.products import matmul
+from gpuprop._core.checks import as_number
 from gpuprop._core.composed import composed
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -294,6 +295,8 @@ def output_sizes(space: Sequence[int], size: Any, scale_factor: Any,
                          f"scale_factor={scale_factor}")
     name, given = ("size", size) if scale_factor is None else ("scale_factor", scale_factor)
     values = list(given) if isinstance(given, Sequence) else [given] * len(space)
+    if name == "scale_factor":
+        values = [as_number("interpolate: scale_factor", value) for value in values]
     if len(values) != len(space):
         raise ValueError(f"interpolate: {name} must be a number or a sequence of length "
                          f"{len(space)}, not {given}")

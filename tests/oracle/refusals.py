@@ -98,14 +98,6 @@ OPS = [
              when=has_option("dtype")),
     *exclude("no nuclear norm", *with_methods("norm"), when=lambda call: "nuc" in call.args),
     *exclude("in place, which autograd does not record", "Tensor.zero_"),
-    # scalars
-    *exclude("the input of one sample must be (C,) with a label ()",
-             "nn.functional.multi_margin_loss",
-             when=lambda call: is_0d(call) or call.args[0].ndim == call.args[1].ndim),
-    *exclude("the input of one sample must be (C,) with targets (C,)",
-             "nn.functional.multilabel_margin_loss", when=is_0d),
-    *exclude("the input must have an axis of channels", "nn.functional.batch_norm",
-             when=lambda call: call.args[0].ndim < 2),
     # derivatives
     *exclude("PyTorch has no second derivative", "nn.functional.ctc_loss",
              when=lambda sample: sample.second),
