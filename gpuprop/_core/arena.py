@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from gpuprop._core.backend import BackendMismatchError
-from gpuprop._core.dtypes import compute_dtype
+from gpuprop._core.dtypes import compute_dtype, is_real
 from gpuprop._core.graph import extent, raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
@@ -94,6 +95,7 @@ class Arena:
         n = len(params)
         self.params = list(params)
         self.names = list(names)
+        self.shapes = [p.data.shape for p in params]
         self.serial = next(_serials)
         self.storage_key = storage_key(first)
         self.dtype = first.dtype
@@ -141,8 +143,9 @@ class Arena:
 
     def view(self, flat: Any, i: int) -> Any:
         """The elements of a flat array that belong to parameter `i`, in the parameter's shape."""
-        p = self.params[i]
-        return flat[self.starts[i]:self.starts[i] + p.data.size].reshape(p.data.shape)
+        shape = self.shapes[i]
+        start = self.starts[i]
+        return flat[start:start + math.prod(shape)].reshape(shape)
 
     # ---- which parameters a step updates
 
@@ -164,6 +167,9 @@ class Arena:
         return outside
 
     def _check_gradient(self, p: Parameter, g: Any, name: str) -> None:
+        if not hasattr(g, "dtype") or not is_real(g.dtype):
+            raise TypeError(f"{name}: its .grad must be an array of real numbers, got "
+                            f"{getattr(g, 'dtype', type(g).__name__)}")
         if g.shape != p.data.shape:
             raise ValueError(f"{name} has shape {p.data.shape}, but its .grad has shape {g.shape}")
         is_scalar = isinstance(g, np.generic)  # such as p.grad * 2 of a 0-d parameter
@@ -201,6 +207,12 @@ class Arena:
             first = last
         self._plans[self.has_grad, state_names] = plan
         return plan
+
+    def forget_unstepped(self) -> None:
+        """Parameters that were planned to be updated, but have made no step, have no state."""
+        steps = self.backend.to_numpy(self.step_counts).tolist()
+        self.has_state = [old and n > 0 for old, n in zip(self.has_state, steps, strict=True)]
+        self._plans.clear()
 
     def set_histories(self, keys: Sequence) -> None:
         """Number the histories; parameters with equal keys get one number and share segments."""

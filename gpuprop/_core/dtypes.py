@@ -24,6 +24,11 @@ def is_float(dtype: Any) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
+def is_real(dtype: Any) -> bool:
+    """True for a dtype of real numbers: integers, bools and floating-point numbers."""
+    return dtype.kind in "biuf" or is_extension(dtype)
+
+
 def is_half(dtype: Any) -> bool:
     """True for float16 and bfloat16."""
     return dtype.char in HALF

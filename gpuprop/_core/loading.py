@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.checks import as_instance
-from gpuprop._core.dtypes import is_extension, is_float
+from gpuprop._core.dtypes import is_float, is_real
 from gpuprop._core.registry import HOST, get_backend
 from gpuprop._core.tensor import asnumpy
 
@@ -46,7 +46,7 @@ def as_array(what: str, value: Any, shape: tuple[int, ...], dtype: Any) -> np.nd
     except Exception as error:  # the converters belong to other libraries
         raise ValueError(f"{what} must be an array of shape {shape}, and this "
                          f"{type(value).__name__} is not converted: {error}") from error
-    if array.dtype.kind not in "biuf" and not is_extension(array.dtype):
+    if not is_real(array.dtype):
         raise ValueError(f"{what} must hold real numbers, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{what} has shape {array.shape}, expected {shape}")

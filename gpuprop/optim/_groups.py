@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.arena import Arena, Segment, storage_key, to_backend
+from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.optim._fixed import Params
 from gpuprop.optim._options import as_tuple, checked_options
 
 # Replaces eps = 0, with which elements that never had a gradient, such as padding, would become
@@ -62,14 +65,16 @@ def coefficient_function(formula: Callable) -> Coefficients:
 class Group(dict):
     """A parameter group: a dict of options, as in PyTorch.  `rule` is the Optimizer's class.
 
-    An assigned option is checked.  The rule's `scalar_options` are also stored in 0-d float64
+    An assigned option is checked, and the group's parameters and the options that it was made with
+    stay.  The rule's `scalar_options` are also stored in 0-d float64
     arrays, `Arena.scalars`.  A captured step reads these at each replay, so it follows changed
     options.
     """
 
     def __init__(self, options: dict[str, Any], rule: Any) -> None:
-        super().__init__(options)
+        super().__init__({**options, "params": Params(options["params"])})
         self.rule = rule
+        self.fixed = {*options}
         self.arenas: list[Arena] = []
         self.frozen: list[Parameter] = []  # parameters that are in no arena
         self.build_arenas()
@@ -79,15 +84,42 @@ class Group(dict):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         options = dict(*args, **kwargs)
-        params = options.pop("params", None)
+        params = options.pop("params", self["params"])
+        if list(map(id, params)) != list(map(id, self["params"])):
+            self["params"].clear()  # raises
         self.assign(checked_options(self.rule, options, self))
-        if params is not None:
-            super().__setitem__("params", params)
-            self.build_arenas()
 
     def __ior__(self, other: Any) -> Group:  # type: ignore[misc]
         self.update(other)
         return self
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.fixed:
+            raise TypeError(f"{self.rule.__name__}: the option {name!r} of a parameter group "
+                            f"cannot be removed: assign another value")
+        super().__delitem__(name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        value = self.get(name, *default) if default else self[name]
+        if name in self:
+            del self[name]
+        return value
+
+    def popitem(self) -> tuple:
+        name = next(reversed(self))
+        return name, self.pop(name)
+
+    def clear(self) -> None:
+        for name in list(self):
+            del self[name]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        return dict, (dict(self),)  # a copy belongs to no optimizer
 
     def assign(self, options: dict[str, Any]) -> None:
         """Assign options that have been checked."""
@@ -162,12 +194,15 @@ class Group(dict):
     def _has_unfrozen(self) -> bool:
         return any(p.requires_grad or p.grad is not None for p in self.frozen)
 
-    def check_shapes(self) -> None:
-        """Raise ValueError if a parameter's shape changed; make NumPy scalars arrays again."""
+    def check_data(self) -> None:
+        """Raise if a parameter's data cannot be trained; make NumPy scalars arrays again."""
         for arena in self.arenas:
             for (p, view, _), name in zip(arena.views, arena.names, strict=True):
                 if isinstance(p.data, np.generic):  # such as p.data * 2 of a 0-d parameter
                     p.data = arena.backend.own(p.data)
+                if type(p.data) not in BY_TYPE or not is_float(p.data.dtype):
+                    raise TypeError(f"{name}: its .data must be a floating-point array, got "
+                                    f"{getattr(p.data, 'dtype', type(p.data).__name__)}")
                 if p.data.shape != view.shape:
                     raise ValueError(
                         f"{name} had shape {view.shape} when the optimizer was created, but has "

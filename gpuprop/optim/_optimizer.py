@@ -15,8 +15,9 @@ from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.optim._fixed import Groups, State
 from gpuprop.optim._groups import Coefficients, Group, coefficient_function
-from gpuprop.optim._options import ADDED_LATER, checked_options
+from gpuprop.optim._options import ADDED_LATER, SCHEDULED, checked_options
 
 
 class Optimizer:
@@ -96,32 +97,50 @@ class Optimizer:
             cls._coefficients = staticmethod(coefficient_function(cls.kernel_coefficients))
 
     def __init__(self, params: Iterable, defaults: dict[str, Any]) -> None:
+        rule = type(self)
+        what = f"{rule.__name__}: params"
         if isinstance(params, Tensor):
-            raise TypeError("params must be an iterable of Parameters or dicts, not one Tensor: "
-                            "write [p]")
-        self.defaults = checked_options(type(self), defaults, defaults)
-        self.param_groups: list[Group] = []
-        groups = list(params)
+            raise TypeError(f"{what} must be an iterable of Parameters or dicts, not one Tensor: "
+                            f"write [p]")
+        groups = _as_list(what, params)
         if not groups:
-            raise ValueError("optimizer got an empty parameter list: either the model has no "
-                             "parameters, or an iterator was already exhausted")
+            raise ValueError(f"{what}: the optimizer got an empty parameter list: either the model "
+                             f"has no parameters, or an iterator was already exhausted")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
+        self.defaults = checked_options(rule, defaults, defaults)
+        checked: list[dict] = []
         for group in groups:
-            self.add_param_group(group)
+            checked.append(self._checked_group(group, checked))
+        self._groups: list[Group] = Groups(Group(options, rule) for options in checked)
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The parameter groups: dicts of "params" and options, whose values can be assigned."""
+        return self._groups
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group ``{"params": [...], "lr": ...}``; `defaults` supply its missing options."""
-        if not isinstance(param_group, dict):
-            raise TypeError(f"param_group must be a dict, got {type(param_group).__name__}")
-        given = param_group["params"]
-        if isinstance(given, set):
-            raise TypeError("params must be ordered, because state_dict refers to them by index: "
-                            "give a list, not a set")
-        params: list[Any] = [given] if isinstance(given, Tensor) else list(given)
-        options = checked_options(type(self), {**self.defaults, **param_group}, self.defaults)
+        options = self._checked_group(param_group, self._groups)
+        list.append(self._groups, Group(options, type(self)))
+
+    def _checked_group(self, group: Any, others: Sequence[dict]) -> dict[str, Any]:
+        """The options of a new group, with its "params" as a list."""
+        name = type(self).__name__
+        as_instance(f"{name}: a parameter group", group, dict, "a dict")
+        if "params" not in group:
+            raise ValueError(f"{name}: a parameter group needs 'params', as in "
+                             f"{{'params': [...], 'lr': 0.1}}, got the options {[*group]}")
+        unknown = group.keys() - {"params", "param_names", *self.defaults, *SCHEDULED}
+        if unknown:
+            raise ValueError(f"{name}: a parameter group has no option {sorted(unknown)}, only "
+                             f"{', '.join(self.defaults)}: assign values of your own later, as in "
+                             f"optimizer.param_groups[0]['name'] = value")
+        options = checked_options(type(self), {**self.defaults, **group}, self.defaults)
         self._check_new_group(options)
-        names = [p[0] for p in params if isinstance(p, tuple)]
+        given = group["params"]
+        params = [given] if isinstance(given, Tensor) else _as_list(f"{name}: params", given)
+        names = [p[0] for p in params if isinstance(p, tuple) and len(p) == 2]
         if names:
             if len(names) < len(params):
                 raise ValueError(f"all optimizer params should be with/without names, but "
@@ -129,23 +148,25 @@ class Optimizer:
             options["param_names"] = names
             params = [p[1] for p in params]
         is_named = "param_names" in options
-        if any(is_named != ("param_names" in group) for group in self.param_groups):
+        if is_named:
+            check_names(f"{name}: param_names", options["param_names"], len(params))
+        if any(is_named != ("param_names" in other) for other in others):
             raise ValueError(f"all optimizer param groups should be with/without names, but this "
                              f"group has {'names' if is_named else 'none'}, unlike the others")
         for p in params:
             _check_parameter(p)
-        check_no_ties([*self._params(), *params])
-        self.param_groups.append(Group({**options, "params": params}, type(self)))
+        check_no_ties([p for other in (*others, {"params": params}) for p in other["params"]])
+        return {**options, "params": params}
 
     @staticmethod
     def _check_new_group(options: dict[str, Any]) -> None:
         """Raise ValueError for options that are not possible together."""
 
     def _params(self) -> Iterator[Parameter]:
-        return (p for group in self.param_groups for p in group["params"])
+        return (p for group in self._groups for p in group["params"])
 
     def _arenas(self) -> Iterator[Arena]:
-        return (arena for group in self.param_groups for arena in group.arenas)
+        return (arena for group in self._groups for arena in group.arenas)
 
     # ---- a step
 
@@ -168,23 +189,40 @@ class Optimizer:
                 loss = closure()
         optimizer_stepped(self)
         self._sync_arenas()
-        for group in self.param_groups:
-            for name in group.tensor_options:
-                group.write_scalars(name)
-            for arena in group.arenas:
-                with arena.on_device():
-                    self._update_arena(arena, group)
-        return loss
-
-    def _update_arena(self, arena: Arena, group: Group) -> None:
-        for segment in arena.segments(group.state_names):
-            if group.state_names:
-                segment.step_counts += 1
-            coefficients = type(self)._coefficients(arena, segment)
-            self.update_segment(segment, coefficients, group.kernel_constants)
+        for arena, group, segment, coefficients in self._updates():
+            with arena.on_device():
+                self.update_segment(segment, coefficients, group.kernel_constants)
             written(segment.extent)
             for p in segment.params:
                 p._mark_changed()
+        return loss
+
+    def _updates(self) -> list[tuple[Arena, Group, Segment, tuple]]:
+        """What a step updates, in all groups, with the coefficients; counts the step.
+
+        If a coefficient cannot be computed, nothing is counted.
+        """
+        updates = []
+        counted = []
+        try:
+            for group in self._groups:
+                for name in group.tensor_options:
+                    group.write_scalars(name)
+                for arena in group.arenas:
+                    with arena.on_device():
+                        for segment in arena.segments(group.state_names):
+                            if group.state_names:
+                                segment.step_counts += 1
+                                counted.append(segment)
+                            coefficients = type(self)._coefficients(arena, segment)
+                            updates.append((arena, group, segment, coefficients))
+        except BaseException:
+            for segment in counted:
+                segment.step_counts -= 1
+            for arena in self._arenas():
+                arena.forget_unstepped()
+            raise
+        return updates
 
     def update_segment(self, segment: Segment, coefficients: tuple,
                        constants: dict[str, Any]) -> None:
@@ -194,7 +232,7 @@ class Optimizer:
 
     def _is_bound(self) -> bool:
         """True if every `p.data` is a view of its arena."""
-        return all(group.is_bound() for group in self.param_groups)
+        return all(group.is_bound() for group in self._groups)
 
     def _sync_arenas(self) -> None:
         """Copy arrays that the user assigned to `p.data` or `p.grad` into the arenas.
@@ -212,11 +250,11 @@ class Optimizer:
                 p.grad = view
 
     def _sync_values(self) -> None:
-        for group in self.param_groups:
-            group.check_shapes()
+        for group in self._groups:
+            group.check_data()
         check_no_ties(list(self._params()))
         outside: list[tuple[Parameter, Any]] = []
-        for group in self.param_groups:
+        for group in self._groups:
             group.rebuild_if_moved()
             outside += group.unbound()
         copy_all((view, p.data) for p, view in outside)
@@ -240,17 +278,18 @@ class Optimizer:
 
     @property
     def state(self) -> dict[Parameter, dict[str, Any]]:
-        """The states of each parameter that has any, as views of its arena."""
-        found: dict[Parameter, dict[str, Any]] = {}
+        """The states of each parameter that has any, as arrays that can be written in place.
+
+        The number of steps is a NumPy number: to change it, use `load_state_dict`.
+        """
+        found = {}
         for arena in self._arenas():
+            steps = arena.backend.to_numpy(arena.step_counts)
             for i, p in enumerate(arena.params):
-                if not arena.has_state[i]:
-                    continue
-                found[p] = {}
-                if self.saves_step:
-                    found[p]["step"] = arena.step_counts[i:i + 1].reshape(())
-                found[p] |= arena.state_of(i)
-        return found
+                if arena.has_state[i]:
+                    step = {"step": steps[i]} if self.saves_step else {}
+                    found[p] = State({**step, **arena.state_of(i)})
+        return State(found)
 
     def state_dict(self) -> dict[str, Any]:
         """The states and options in PyTorch's layout, as Python numbers and NumPy arrays.
@@ -259,17 +298,21 @@ class Optimizer:
         """
         number = {id(p): n for n, p in enumerate(self._params())}
         state: dict[int, dict[str, Any]] = {}
-        for arena in self._arenas():
-            to_numpy = arena.backend.to_numpy
-            steps = to_numpy(arena.step_counts).tolist()
-            for i, p in enumerate(arena.params):
-                if arena.has_state[i]:
-                    entry = {"step": steps[i]} if self.saves_step else {}
-                    for name, value in arena.state_of(i).items():
-                        entry[name] = to_numpy(value)
-                    state[number[id(p)]] = entry
+        for group in self._groups:
+            for arena in group.arenas:
+                to_numpy = arena.backend.to_numpy
+                steps = to_numpy(arena.step_counts).tolist()
+                if any(arena.has_state):  # an option may have changed since the last step
+                    with arena.on_device():
+                        arena.add_states(group.state_names)
+                for i, p in enumerate(arena.params):
+                    if arena.has_state[i]:
+                        entry = {"step": steps[i]} if self.saves_step else {}
+                        for name, value in arena.state_of(i).items():
+                            entry[name] = to_numpy(value)
+                        state[number[id(p)]] = entry
         groups = []
-        for group in self.param_groups:
+        for group in self._groups:
             options = {name: _plain(value) for name, value in group.items() if name != "params"}
             groups.append({**options, "params": [number[id(p)] for p in group["params"]]})
         return {"state": dict(sorted(state.items())), "param_groups": groups}
@@ -294,7 +337,7 @@ class Optimizer:
             as_instance(f"{name}: state", saved["state"], Mapping, "a dict"), groups)
 
         def write() -> None:
-            for group, options in zip(self.param_groups, groups, strict=True):
+            for group, options in zip(self._groups, groups, strict=True):
                 group.assign(options)
                 if any(id(p) in entries for p in group.frozen):
                     group.build_arenas(entries)
@@ -307,12 +350,12 @@ class Optimizer:
     def _loaded_options(self, saved_groups: Sequence) -> list[dict[str, Any]]:
         """The options of each group in a state dict."""
         rule = type(self)
-        if len(saved_groups) != len(self.param_groups):
+        if len(saved_groups) != len(self._groups):
             raise ValueError(f"the state dict has {len(saved_groups)} parameter groups, but the "
-                             f"optimizer has {len(self.param_groups)}")
+                             f"optimizer has {len(self._groups)}")
         loaded = []
         first = 0
-        for i, (group, saved) in enumerate(zip(self.param_groups, saved_groups, strict=True)):
+        for i, (group, saved) in enumerate(zip(self._groups, saved_groups, strict=True)):
             what = f"{rule.__name__}: param_groups[{i}]"
             required = {"params", *self.defaults} - {*ADDED_LATER}
             options = as_entries(what, saved, required)
@@ -325,10 +368,8 @@ class Optimizer:
             if list(params) != list(range(first, first + n)):
                 raise ValueError(f"{what}['params'] must be the indices of the parameters, from "
                                  f"{first} to {first + n - 1}, got {params!r}")
-            names = options.get("param_names", [""] * n)
-            if not isinstance(names, list) or [type(name) for name in names] != [str] * n:
-                raise ValueError(f"{what}['param_names'] must be a list of {n} names, got "
-                                 f"{names!r}")
+            if "param_names" in options:
+                check_names(f"{what}['param_names']", options["param_names"], n)
             absent = {name: False for name in ADDED_LATER if name in self.defaults}
             loaded.append(checked_options(rule, {**absent, **options}, group))
             first += n
@@ -337,7 +378,7 @@ class Optimizer:
     def _loaded_entries(self, state: Mapping, groups: list[dict]) -> dict[int, dict[str, Any]]:
         """{id(parameter): its states and step, converted}, for parameters that have any."""
         rule = type(self).__name__
-        owners = [(p, options) for group, options in zip(self.param_groups, groups, strict=True)
+        owners = [(p, options) for group, options in zip(self._groups, groups, strict=True)
                   for p in group["params"]]
         unknown = [key for key in state if key not in range(len(owners))]
         if unknown:
@@ -370,18 +411,18 @@ class Optimizer:
         return self.state_names({**options, **dict.fromkeys(self.flags, True), **numbers})
 
     def __getstate__(self) -> dict[str, Any]:
-        groups = [dict(group) for group in self.param_groups]
-        return {**vars(self), "param_groups": groups, "saved": self.state_dict()}
+        groups = [dict(group) for group in self._groups]
+        return {**vars(self), "_groups": groups, "saved": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.pop("saved")
-        groups = [Group(options, type(self)) for options in state["param_groups"]]
-        vars(self).update(state, param_groups=groups)
+        groups = Groups(Group(options, type(self)) for options in state["_groups"])
+        vars(self).update(state, _groups=groups)
         self.load_state_dict(saved)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
-        for i, group in enumerate(self.param_groups):
+        for i, group in enumerate(self._groups):
             lines.append(f"Parameter Group {i}")
             for name in sorted(group):
                 if name != "params":
@@ -395,9 +436,31 @@ Optimizer._coefficients = staticmethod(coefficient_function(Optimizer.kernel_coe
 def _check_parameter(p: Any) -> None:
     if isinstance(p, Parameter):
         return
-    hint = ": convert it with gpuprop.Parameter(x)" if isinstance(p, Tensor) else ""
+    hint = ""
+    if isinstance(p, Tensor):
+        hint = ": convert it with gpuprop.Parameter(x)"
+    elif hasattr(p, "parameters"):
+        hint = ": write model.parameters()"
     raise TypeError(f"optimizer can only optimize Parameters, but one of the params is a "
                     f"{type(p).__name__}{hint}")
+
+
+def _as_list(what: str, params: Any) -> list:
+    """The items of an iterable of Parameters, of names and Parameters, or of groups."""
+    if isinstance(params, set | frozenset):
+        raise TypeError(f"{what} must be ordered, because state_dict refers to them by index: "
+                        f"give a list, not a set")
+    if isinstance(params, str | Mapping) or not isinstance(params, Iterable):
+        hint = ": write model.parameters()" if hasattr(params, "parameters") else ""
+        raise TypeError(f"{what} must be an iterable of Parameters or of groups, got a "
+                        f"{type(params).__name__}{hint}")
+    return list(params)
+
+
+def check_names(what: str, names: Any, n: int) -> None:
+    """Raise ValueError unless `names` is a list of n strings."""
+    if not isinstance(names, list) or [type(name) for name in names] != [str] * n:
+        raise ValueError(f"{what} must be a list of {n} names, got {names!r}")
 
 
 def check_no_ties(params: Iterable[Parameter]) -> None:

@@ -39,6 +39,7 @@ __all__ = [
 
 
 Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the value to check
+PER_GROUP = {"base_lrs", "_last_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
@@ -156,7 +157,7 @@ class LRScheduler:
         if name not in checks:
             return _same_kind(what, value, getattr(self, name, None))
         value = checks[name](what, value)
-        if name in ("base_lrs", "_last_lr"):
+        if name in PER_GROUP and isinstance(value, list):
             return _per_group(what, value, self.optimizer)
         return value
 
@@ -464,6 +465,7 @@ class OneCycleLR(LRScheduler):
                  final_div_factor: float = 1e4, three_phase: bool = False,
                  last_epoch: int = -1) -> None:
         self.optimizer = self._checked("optimizer", optimizer)
+        last_epoch = self._checked("last_epoch", last_epoch)
         for name, value in {"pct_start": pct_start, "three_phase": three_phase,
                             "div_factor": div_factor, "final_div_factor": final_div_factor}.items():
             self._checked(name, value)
