@@ -115,6 +115,25 @@ class Generator:
 
         return write
 
+    def _snapshot(self) -> Callable[[], None]:
+        """A function that takes back all later draws; does not wait for the devices."""
+        seed = self.seed
+        draws = self._draws[:]
+        devices = {}
+        for key, array in self._devices.items():
+            with get_backend(key[0]).at(array):
+                devices[key] = array.copy()
+
+        def undo() -> None:
+            self.seed = seed
+            self._draws = draws[:]
+            for key, array in self._devices.items():
+                backend = get_backend(key[0])
+                with backend.at(array):
+                    array[...] = devices[key] if key in devices else self._initial(backend)
+
+        return undo
+
     def __getstate__(self) -> dict[str, Any]:
         return self.get_state()
 

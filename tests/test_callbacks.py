@@ -18,6 +18,7 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim
 from gpuprop.data import ArrayDataset, DataLoader
+from gpuprop.random import Generator
 from gpuprop.training import Callback, Checkpoint, EarlyStopping, History, HistoryLogger, Trainer
 
 # ---- callbacks -----------------------------------------------------------------------------------
@@ -100,6 +101,7 @@ class Planned(Callback):
 
     def __init__(self, column, values):
         self.column = column
+        self.columns = [column]
         self.values = iter(values)
         self.weights = []
 
@@ -136,6 +138,37 @@ def test_min_delta_and_a_second_fit():
     assert len(t.history) == 3
     t.fit(data(), epochs=9, callbacks=[Planned("loss", [3.4, 3.3, 3.2, 3.1]), stopping])
     assert len(t.history) == 6  # 3.4 was better by more than 0.5, nothing after it
+
+
+def test_early_stopping_over_several_fits(tmp_path):
+    """The best weights of the whole run are restored; further fits go on from the last ones."""
+    values = [4, 1, 3, 2, 5, 6]
+    straight, straight_plan = trainer(), Planned("val_loss", values)
+    straight.fit(data(), epochs=6, callbacks=[straight_plan, EarlyStopping()])
+    t, plan, stopping = trainer(), Planned("val_loss", values), EarlyStopping()
+    gpuprop.manual_seed(3)
+    trainer()  # the same draws as before
+    for epochs in (3, 1, 2):
+        t.fit(data(), epochs=epochs, callbacks=[plan, stopping])
+        assert stopping.best == 2
+        assert_same_weights(t.model.state_dict(), plan.weights[1])
+        state = t.state_dict()
+    other = trainer()
+    other.load_state_dict(state)
+    other.fit(data(), epochs=1, callbacks=[Planned("val_loss", [0.5]), again := EarlyStopping()])
+    assert again.best == 7
+    new = trainer()
+    new.fit(data(), epochs=1, callbacks=[Planned("val_loss", [9]), again])
+    assert again.best == 1  # of another run
+    fine_tuned = trainer()
+    fine_tuned.load_state_dict(state)
+    fine_tuned.model[0].weight.data[...] = 0
+    fine_tuned.fit(data(), epochs=0, callbacks=[Planned("val_loss", []), EarlyStopping()])
+
+
+def assert_same_weights(found, want):
+    for name, value in want.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 def test_early_stopping_without_validation():
@@ -202,13 +235,15 @@ def test_schedules_are_resumed(scheduler, tmp_path):
     functools.partial(optim.lr_scheduler.OneCycleLR, max_lr=0.1, epochs=3, steps_per_epoch=5),
     functools.partial(optim.lr_scheduler.ExponentialLR, gamma=0.9),
 ])
-def test_the_schedule_of_an_interrupted_epoch_is_rewound(scheduler, tmp_path):
-    """A resumed run trains the epoch again, with the learning rates of an uninterrupted run."""
+def test_an_interrupted_epoch_is_continued(scheduler, tmp_path):
+    """Nothing is rewound: the next `fit` does the steps that are left, with their learning rates.
+
+    `test_continuing.py` compares all of the state.
+    """
     straight, first, second = (trainer(scheduler=scheduler, schedule="step") for _ in range(3))
-    x, y = (a[:40] for a in data())
 
     def fit(t, epochs, *callbacks):
-        t.fit((x, y), epochs=epochs, batch_size=8, callbacks=callbacks)
+        t.fit(data(), epochs=epochs, batch_size=8, callbacks=callbacks)
 
     fit(straight, 3)
 
@@ -218,15 +253,119 @@ def test_the_schedule_of_an_interrupted_epoch_is_rewound(scheduler, tmp_path):
         def on_step_end(self, t):
             self.steps += 1
             if self.steps == 7:
-                t.history.interrupted = True
                 t.stop()
 
     fit(first, 3, Stop(), Checkpoint(tmp_path / "c.npz"))
     second.load_state_dict(gpuprop.load(tmp_path / "c.npz"))
     for t in first, second:
-        assert len(t.history) == 1
+        assert len(t.history) == 1 and t.is_within_epoch and t.steps_done == 2
         fit(t, 2)
         assert t.history["lr"] == straight.history["lr"]
+        assert t.optimizer.state_dict()["state"][0]["step"] == 15
+
+
+def test_other_data_do_not_continue_an_epoch():
+    """They are refused before any work; `reset_data` gives the epoch up."""
+    class Stop(Callback):
+        def on_step_end(self, t):
+            t.stop()
+
+    t = trainer()
+    own = DataLoader(ArrayDataset(*data()), 8, shuffle=True, rng=Generator(7))
+    t.fit(own, callbacks=[Stop()])
+    state = t.state_dict()
+    fresh = trainer()
+    fresh.load_state_dict(state)
+    others = {
+        "batch_size is 8 in the state, but 10": DataLoader(ArrayDataset(*data()), 10,
+                                                           rng=Generator(7)),
+        "batches is 5 in the state, but 2": DataLoader(ArrayDataset(*data(16)), 8,
+                                                       rng=Generator(7)),
+        r"pass rng=Generator": DataLoader(ArrayDataset(*data()), 8, shuffle=True),
+        "data lacks 'start'": split(data(), 8),
+    }
+    for each in t, fresh:
+        for message, other in others.items():
+            with pytest.raises(ValueError, match=rf"do not continue.*{message}.*reset_data\(\)"):
+                each.fit(other, batch_size=8)
+        assert each.steps_done == 1
+    t.reset_data()
+    assert not t.is_within_epoch
+    t.fit(split(data(), 8))
+    assert len(t.history) == 1
+    fresh.fit(own)
+    assert fresh.optimizer.state_dict()["state"][0]["step"] == 5
+
+
+def test_batches_that_are_missing_when_they_are_read_again():
+    class Shrinking:
+        batches = split(data(), 8)
+
+        def __iter__(self):
+            return iter(self.batches)
+
+    class Stop(Callback):
+        def on_step_end(self, t):
+            if t.steps_done == 2:
+                t.stop()
+
+    t = trainer()
+    shrinking = Shrinking()
+    t.fit(shrinking, callbacks=[Stop()])
+    shrinking.batches = split(data(), 40)
+    with pytest.raises(ValueError, match=r"after batch 2, but .* only 1.*reset_data"):
+        t.fit(shrinking)
+    with pytest.raises(ValueError, match=r"batches is None in the state, but there are 5 now"):
+        t.fit(split(data(), 8))
+
+
+def test_an_iterator_is_read_further():
+    class Stop(Callback):
+        def on_step_end(self, t):
+            t.stop()
+
+    t, straight = trainer(), trainer()
+    gpuprop.manual_seed(1)
+    batches = iter(split(data(), 8))
+    t.fit(batches, callbacks=[Stop()])
+    t.fit(batches)
+    gpuprop.manual_seed(1)
+    straight.fit(split(data(), 8))
+    assert_equal(t, straight)
+    assert t.history["loss"] == straight.history["loss"]
+
+
+def test_a_fit_in_a_fit():
+    """It would end with callbacks and data of its own."""
+    with pytest.raises(RuntimeError, match="a fit of this Trainer is running"):
+        trainer().fit(data(), callbacks=[lambda t: t.fit(data())])
+
+
+def test_a_callback_that_finds_generators_during_a_fit():
+    """Such as those of the model, which its fresh copy does not hold."""
+    class Watch(Callback):
+        def on_fit_start(self, t):
+            self.model = t.model
+
+    def make():
+        t = trainer()
+        t.model[2].rng = Generator(5)
+        return t
+
+    t, again = make(), make()
+    t.fit(data(), callbacks=[Watch()])
+    again.load_state_dict(t.state_dict())
+    again.fit(data(), callbacks=[Watch()])
+    assert len(again.history) == 2
+
+
+def test_data_that_failed_in_the_first_step_may_be_replaced():
+    t = trainer()
+    wrong = data()[0], np.full(40, 7)
+    with pytest.raises(IndexError):
+        t.fit(wrong)
+    t.fit(data(24), batch_size=8)
+    assert t.optimizer.state_dict()["state"][0]["step"] == 3
 
 
 def test_best_checkpoint(tmp_path):
@@ -237,12 +376,35 @@ def test_best_checkpoint(tmp_path):
     assert len(t.history) == 2
 
 
+def test_a_diverged_run_does_not_replace_a_checkpoint(tmp_path):
+    """Neither at the end of an epoch nor within one; one warning says so."""
+    t = trainer()
+    path = tmp_path / "c.npz"
+    t.fit(data(), callbacks=[checkpoint := Checkpoint(path)])
+    good = path.read_bytes()
+
+    class Diverge(Callback):
+        def on_step_end(self, t):
+            t.model[3].weight.data[0, 0] = np.nan
+            if t.history.rows[1:]:
+                t.stop()
+
+    message = r"c\.npz' is not written.*diverged.*3\.weight.*NaN"
+    with pytest.warns(UserWarning, match=message) as found:
+        t.fit(data(), epochs=5, batch_size=40, callbacks=[checkpoint, Diverge()])
+    assert len(found) == 1 and len(t.history) == 2 and t.is_within_epoch
+    assert path.read_bytes() == good
+    with pytest.warns(UserWarning, match="its loss is nan"):
+        trainer().fit((data()[0], np.full(40, -100)), callbacks=[Checkpoint(path)])
+    assert path.read_bytes() == good
+
+
 def test_states_that_do_not_fit():
     t, before = trainer(), trainer()
     for each in (t, before):
         gpuprop.manual_seed(0)
         fit(each, 1)
-    with pytest.raises(ValueError, match=r"keys model, optimizer, .*, got 0.weight, "):
+    with pytest.raises(ValueError, match=r"lacks 'model', .* unknown '0.weight'"):
         t.load_state_dict(t.model.state_dict())
     other = nn.Linear(5, 3)
     wrong = Trainer(other, F.cross_entropy, optim.Adam(other.parameters())).state_dict()
@@ -266,6 +428,14 @@ def test_logs(tmp_path):
     t.history.to_json(tmp_path / "log.json")
     written = json.loads((tmp_path / "log.json").read_text())
     assert written == {"interrupted": False, "rows": t.history.rows}
+    t.history[-1]["loss"] = np.nan
+    t.history[-1]["confusion_matrix"] = [[1.0, -np.inf]]
+    for name in ("log.json", "log.jsonl"):
+        getattr(t.history, f"to_{name[4:]}")(tmp_path / name)
+        text = (tmp_path / name).read_text()
+        last = json.loads(text)["rows"][-1] if name == "log.json" else json.loads(
+            text.splitlines()[-1])
+        assert last["loss"] is None and last["confusion_matrix"] == [[1.0, None]]
     with pytest.raises(ValueError, match=r"\.csv or \.jsonl.*'log.txt'"):
         HistoryLogger("log.txt")
 

@@ -12,6 +12,7 @@ import pytest
 import gpuprop
 import gpuprop.testing
 from gpuprop._core.checks import (
+    as_bool,
     as_callable,
     as_choice,
     as_instance,
@@ -62,6 +63,13 @@ def test_as_number_checks_the_interval(interval, inside, outside):
 def test_as_number_refuses_other_types(value):
     with pytest.raises(TypeError, match=re.escape(f"f: x must be a finite number, got {value!r}")):
         as_number("f: x", value)
+
+
+def test_as_bool():
+    assert as_bool("f: x", True) is True and as_bool("f: x", np.bool_(False)) is False
+    for value in (1, "no", None, np.array(True)):
+        with pytest.raises(TypeError, match="f: x must be True or False, got"):
+            as_bool("f: x", value)
 
 
 @pytest.mark.parametrize("value", ["sums", 1, None, np.zeros(2), True])

@@ -1,6 +1,9 @@
 """Datasets, samplers and the DataLoader: order, contents, types and resuming."""
 
 import collections
+import copy
+import functools
+import inspect
 import itertools
 import json
 
@@ -12,6 +15,7 @@ from gpuprop._core.registry import backend_of, use
 from gpuprop.data import (
     ArrayDataset,
     BatchSampler,
+    Compose,
     ConcatDataset,
     DataLoader,
     Dataset,
@@ -162,6 +166,13 @@ def test_collate_keeps_the_type_of_containers():
     ([(1, 2), (1,)], ValueError, "lengths"),
     ([{"a": 1}, {"b": 1}], ValueError, "keys"),
     ([1, None], TypeError, "NoneType, int"),
+    ([1, "a"], TypeError, "int, str: .*one kind"),
+    (["a", 1], TypeError, "int, str: .*one kind"),
+    (["ab", (1, 2)], TypeError, "str, tuple"),
+    ([(1, 2), "ab"], TypeError, "str, tuple"),
+    ([(1, 2), {"a": 1, "b": 2}], TypeError, "dict, tuple"),
+    ([np.ones(2), 1.0], TypeError, "float, ndarray"),
+    ([], ValueError, "without samples"),
     ([{1}], TypeError, "cannot collate set")])
 def test_samples_that_cannot_be_collated(samples, error, message):
     with pytest.raises(error, match=message):
@@ -313,21 +324,68 @@ def test_pytorch_samplers():
     (lambda: RandomSampler(TEN, num_samples=0), "at least 1"),
     (lambda: WeightedRandomSampler([1, -1], 1), "not negative"),
     (lambda: WeightedRandomSampler([1, 0], 2, replacement=False), "at most 1"),
-    (lambda: BatchSampler(TEN, 0), "positive integer"),
-    (lambda: DataLoader(TEN, 2.5), "positive integer"),
     (lambda: DataLoader(3), "int has neither"),
+    (lambda: DataLoader(Stream), r"is a class: .*Stream\(\.\.\.\)"),
+    (lambda: DataLoader("images"), "must hold samples"),
+    (lambda: DataLoader(Dataset()), "Dataset has no length"),
     (lambda: DataLoader(Stream(), shuffle=True), "own order"),
     (lambda: DataLoader(TEN, shuffle=True, sampler=TEN), "leave out shuffle"),
     (lambda: DataLoader(TEN, 2, batch_sampler=[[1]]), "leave out batch_size"),
     (lambda: DataLoader(TEN, None, drop_last=True), "leave out drop_last"),
-    (lambda: DataLoader(TEN, num_workers=-1), "not be negative"),
-    (lambda: DataLoader(TEN, worker="fork"), "spawned"),
     (lambda: DataLoader(TEN, timeout=1), "num_workers > 0"),
-    (lambda: DataLoader(TEN, num_workers=1, prefetch_factor=0), "at least 1"),
     (lambda: DataLoader(TEN, dtype="int32"), "dtype must be floating-point, got int32")])
 def test_invalid_arguments(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+# the values that each parameter accepts besides its type; all others of `BAD` must be refused
+BAD = {"none": None, "text": "abc", "object": object(), "negative": -1, "zero": 0, "number": 1.5,
+       "nan": float("nan"), "bool": True, "class": Generator, "integer": 3}
+ACCEPTED = {
+    (DataLoader, "dataset"): "",
+    (DataLoader, "batch_size"): "none integer",
+    (DataLoader, "sampler"): "none text",
+    (DataLoader, "batch_sampler"): "none text",
+    (DataLoader, "num_workers"): "zero integer",
+    (DataLoader, "timeout"): "zero integer number",
+    (DataLoader, "prefetch_factor"): "none integer",
+    (DataLoader, "dtype"): "none",
+    (BatchSampler, "sampler"): "text",
+    (SequentialSampler, "data_source"): "text",
+    (RandomSampler, "data_source"): "text",
+    (WeightedRandomSampler, "weights"): "",
+    **{(cls, name): "bool" for cls, names in {
+        DataLoader: "shuffle pin_memory drop_last persistent_workers",
+        BatchSampler: "drop_last", RandomSampler: "replacement",
+        WeightedRandomSampler: "replacement"}.items() for name in names.split()},
+    **{(DataLoader, name): "none class" for name in ("collate_fn", "transform", "worker_init_fn")},
+    (DataLoader, "rng"): "none",
+    (DataLoader, "worker"): "",
+    (BatchSampler, "batch_size"): "integer",
+    (RandomSampler, "num_samples"): "none integer",
+    (WeightedRandomSampler, "num_samples"): "integer",
+}
+VALID = {DataLoader: {"dataset": TEN}, BatchSampler: {"sampler": TEN, "batch_size": 2},
+         SequentialSampler: {"data_source": TEN}, RandomSampler: {"data_source": TEN},
+         WeightedRandomSampler: {"weights": [1, 2, 3], "num_samples": 2}}
+
+
+@pytest.mark.parametrize("cls, name", [
+    (cls, name) for cls in VALID for name in inspect.signature(cls).parameters])
+def test_wrong_values_of_every_parameter(cls, name):
+    """They are refused by the constructor, which names the parameter."""
+    for kind, value in BAD.items():
+        arguments = {**VALID[cls], name: value}
+        if name in ("prefetch_factor", "timeout", "persistent_workers"):
+            arguments["num_workers"] = 1
+        if name == "batch_sampler" and kind == "text":
+            arguments["batch_size"] = 1
+        if kind in ACCEPTED[cls, name].split():
+            cls(**arguments)
+            continue
+        with pytest.raises((TypeError, ValueError), match=rf"{cls.__name__}: .*{name}"):
+            cls(**arguments)
 
 
 # ---- resuming -----------------------------------------------------------------------------------
@@ -365,6 +423,133 @@ def test_resuming_between_epochs():
     again = DataLoader(Numbers(), 4, shuffle=True, rng=Generator(1))
     again.load_state_dict(state)
     assert as_lists(again) == second
+
+
+def leaves(state, path=()):
+    """The paths of all entries of nested dicts and lists, whole containers included."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    for key, value in items:
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from leaves(value, (*path, key))
+
+
+def replaced(state, path, value):
+    """A copy of a state with another value at a path; without the entry if it is `leaves`."""
+    state = copy.deepcopy(state)
+    owner = functools.reduce(lambda owner, key: owner[key], path[:-1], state)
+    if value is leaves:
+        del owner[path[-1]]
+    else:
+        owner[path[-1]] = value
+    return state
+
+
+class Noise:
+    """A transform with a generator of its own."""
+
+    def __init__(self):
+        self.rng = Generator(3)
+
+    def __call__(self, x):
+        return x + self.rng.uniform(x.shape)
+
+
+class Shuffled(Sampler):
+    """A sampler as written for PyTorch, with a generator of its own."""
+
+    def __init__(self):
+        self.rng = Generator(4)
+
+    def __len__(self):
+        return 10
+
+    def __iter__(self):
+        return iter(self.rng.permutation(10).tolist())
+
+
+class NoisyStream(IterableDataset):
+    def __init__(self):
+        self.rng = Generator(6)
+
+    def __iter__(self):
+        return iter(self.rng.uniform(10))
+
+
+LOADERS = {
+    "default": lambda: DataLoader(ArrayDataset(TEN), 3, shuffle=True),
+    "own": lambda: DataLoader(ArrayDataset(TEN), 3, shuffle=True, rng=Generator(7)),
+    "transform": lambda: DataLoader(TEN.astype(float), 3, transform=Noise(), rng=Generator(7)),
+    "composed": lambda: DataLoader(TEN.astype(float), 3, transform=Compose([Noise(), Noise()])),
+    "closure": lambda: DataLoader(TEN.astype(float), 3, transform=Noise().__call__),
+    "sampler": lambda: DataLoader(TEN, 3, sampler=Shuffled(), num_workers=2),
+    "batch sampler": lambda: DataLoader(TEN, batch_sampler=BatchSampler(Shuffled(), 3)),
+    "stream": lambda: DataLoader(NoisyStream(), 3, rng=Generator(7)),
+    "noisy stream": lambda: DataLoader(NoisyStream(), 3, transform=Noise()),
+}
+
+
+@pytest.mark.parametrize("done", range(5))
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_loader_continues_at_every_batch(backend, name, done):
+    """Whatever generators it holds; `done` is the number of batches of the second epoch."""
+    make = LOADERS[name]
+    gpuprop.manual_seed(5)
+    loader = make()
+    list(loader)
+    batches = iter(loader)
+    for _ in range(done):
+        next(batches)
+    state = json.loads(json.dumps(loader.state_dict()))
+    want = as_lists(batches) + as_lists(loader) + as_lists(loader)
+    gpuprop.manual_seed(99)
+    again = make()
+    again.load_state_dict(state)
+    assert again.state_dict() == state
+    assert as_lists(again) + as_lists(again) + as_lists(again) == want
+
+
+@pytest.mark.parametrize("name", ["own", "transform", "sampler"])
+def test_wrong_entries_of_a_loader_state(name):
+    """Each entry that is missing or wrong is refused, and the loader stays as it was."""
+    loader = LOADERS[name]()
+    next(iter(loader))
+    state = loader.state_dict()
+    refused = 0
+    for path in leaves(state):
+        for value in (leaves, None, "abc", float("nan"), -1, object(), [1], 99, True):
+            again = LOADERS[name]()
+            before = again.state_dict()
+            wrong = replaced(state, path, value)
+            try:
+                again.load_state_dict(wrong)
+            except (TypeError, ValueError) as error:
+                assert path[0] in str(error)
+                assert again.state_dict() == before
+                refused += 1
+            else:
+                assert again.state_dict() == wrong
+    assert refused > 50
+
+
+def test_a_position_that_the_loader_does_not_have():
+    loader = LOADERS["own"]()
+    next(iter(loader))
+    state = loader.state_dict()
+    for wrong, message in [({"batch": 99}, "batch must be an integer from 0 to 4, got 99"),
+                           ({"batch_size": 2}, "batch_size is 2 in the state, but 3"),
+                           ({"batches": 5}, "batches is 5 in the state, but 4"),
+                           ({"epoch": None}, "batch must be 0 if epoch is None")]:
+        with pytest.raises(ValueError, match=message):
+            loader.load_state_dict({**state, **wrong})
+    with pytest.raises(ValueError, match=r"pass rng=Generator"):
+        LOADERS["default"]().load_state_dict(state)
+    with pytest.raises(ValueError, match=r"states of transform\.rng, got none"):
+        LOADERS["transform"]().load_state_dict(state)
+    stream = DataLoader(Stream(3), 1)
+    stream.load_state_dict({**stream.state_dict(), "epoch": 1, "batch": 9})
+    with pytest.raises(ValueError, match="after batch 9, but the Stream has only 3 batches"):
+        list(stream)
 
 
 def test_breaking_out_of_an_epoch_starts_a_new_one():

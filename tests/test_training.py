@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import inspect
 import itertools
 import threading
 import warnings
@@ -14,7 +15,14 @@ import gpuprop.functional as F
 from gpuprop import nn, optim
 from gpuprop._core.instruments import collect_modules
 from gpuprop.data import ArrayDataset, DataLoader, IterableDataset
-from gpuprop.training import Callback, Metric, Trainer
+from gpuprop.training import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    HistoryLogger,
+    Metric,
+    Trainer,
+)
 
 
 def data(n=40, features=5, classes=3, dtype="float32"):
@@ -599,7 +607,7 @@ def test_invalid_batches():
     for found, wrong in wrong_batches.items():
         with pytest.raises(TypeError, match=rf"tuple \(\*inputs, target\), got ({found})"):
             trainer().fit(wrong)
-    with pytest.raises(TypeError, match=r"data must be .*, got int"):
+    with pytest.raises(TypeError, match=r"data must be .*, got 3"):
         trainer().fit(3)
 
 
@@ -614,12 +622,76 @@ def test_invalid_arguments():
     m = model()
     with pytest.raises(ValueError, match="none of the model's parameters"):
         Trainer(m, F.cross_entropy, optim.SGD(model().parameters()))
-    with pytest.raises(ValueError, match=r"accumulate must be at least 1.*, got 0"):
-        trainer(accumulate=0)
-    with pytest.raises(ValueError, match="'epoch' or 'step'"):
-        trainer(schedule="batch")
     with pytest.raises(ValueError, match="unknown metric 'acc'"):
         trainer(metrics="acc")
+    with pytest.raises(ValueError, match="different names"):
+        trainer(metrics=["accuracy", "accuracy"])
+    other = optim.SGD(model().parameters())
+    with pytest.raises(ValueError, match="scheduler has another optimizer"):
+        trainer(scheduler=lambda optimizer: optim.lr_scheduler.ExponentialLR(other, 0.9))
+    for callback, message in [(5, "callbacks.0. .*got 5"), (Callback, r"construct .*Callback\(")]:
+        with pytest.raises(TypeError, match=message):
+            trainer().fit(data(), callbacks=[callback])
+
+
+# the values that each parameter accepts besides its type; all others of `BAD` must be refused
+BAD = {"none": None, "text": "abc", "object": object(), "negative": -1, "zero": 0, "number": 1.5,
+       "nan": float("nan"), "bool": True, "class": nn.MSELoss, "integer": 3}
+ACCEPTED = {
+    (Trainer, "model"): "", (Trainer, "loss"): "", (Trainer, "optimizer"): "",
+    (Trainer, "metrics"): "", (Trainer, "scheduler"): "none", (Trainer, "schedule"): "",
+    (Trainer, "accumulate"): "integer",
+    (Trainer, "clip_grad_norm"): "none zero integer number", (Trainer, "capture"): "bool",
+    ("fit", "train"): "", ("fit", "validation"): "none", ("fit", "epochs"): "zero integer",
+    ("fit", "batch_size"): "integer", ("fit", "callbacks"): "", ("fit", "progress"): "bool",
+    ("evaluate", "data"): "", ("evaluate", "batch_size"): "integer",
+    ("predict", "data"): "", ("predict", "batch_size"): "integer",
+    (EarlyStopping, "monitor"): "text", (EarlyStopping, "patience"): "integer",
+    (EarlyStopping, "min_delta"): "zero integer number", (EarlyStopping, "restore_best"): "bool",
+    (Checkpoint, "path"): "", (Checkpoint, "monitor"): "none text", (HistoryLogger, "path"): "",
+}
+
+
+@pytest.mark.parametrize("call, name", [
+    (call, name) for call in (Trainer, "fit", "evaluate", "predict", EarlyStopping, Checkpoint,
+                              HistoryLogger)
+    for name in inspect.signature(getattr(Trainer, call) if isinstance(call, str) else call)
+    .parameters if name != "self"])
+def test_wrong_values_of_every_parameter(call, name):
+    """They are refused at once, by name, before the model or the generators change."""
+    m = model()
+    valid = {Trainer: {"model": m, "loss": nn.CrossEntropyLoss(),
+                       "optimizer": optim.SGD(m.parameters())},
+             Checkpoint: {"path": "run.npz"}, EarlyStopping: {}, HistoryLogger: {},
+             "fit": {"train": data()}, "evaluate": {"data": data()}, "predict": {"data": data()[0]}}
+    t = Trainer(**valid[Trainer])
+    before = t.state_dict()
+    f = getattr(t, call) if isinstance(call, str) else call
+    for kind, value in BAD.items():
+        arguments = {**valid[call], name: value}
+        if kind in ACCEPTED[call, name].split():
+            f(**arguments)
+            before = t.state_dict()
+            continue
+        words = {"train": "data", "validation": "data", "metrics": "metric"}
+        with pytest.raises((TypeError, ValueError), match=words.get(name, name)):
+            f(**arguments)
+        assert repr(t.state_dict()) == repr(before)
+
+
+@pytest.mark.parametrize("loss, error, message", [
+    (lambda output, target: None, TypeError, "got None"),
+    (lambda output, target: output, ValueError, "one number"),
+    (lambda output, target: F.cross_entropy(output.detach(), target), ValueError, "no gradient"),
+    (lambda output, target: gpuprop.tensor(1.0), ValueError, "no gradient"),
+    (lambda output, target: (gpuprop.tensor(1.0), 3), ValueError, "no gradient"),
+])
+def test_losses_without_a_gradient(backend, loss, error, message):
+    """They are named at the first call, and the model stays as it was."""
+    t, same = trainer(loss=loss), trainer()
+    with pytest.raises(error, match=message):
+        t.fit(data())
+    assert_equal(t, same)
 
 
 # ---- modes, prediction and resources -------------------------------------------------------------

@@ -63,6 +63,13 @@ def as_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     return value
 
 
+def as_bool(what: str, value: Any) -> bool:
+    """`value` as a bool.  Raises TypeError for anything else, also for 0 and 1."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{what} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_choice(what: str, value: Any, choices: Sequence[Any]) -> Any:
     """`value`, one of `choices`.  Raises ValueError for another one."""
     if not any(value is choice or (type(value) is type(choice) and value == choice)

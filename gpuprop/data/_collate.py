@@ -23,7 +23,12 @@ def default_collate(samples: Sequence) -> Any:
     >>> default_collate([(1, "a"), (2, "b")])
     (array([1, 2]), ['a', 'b'])
     """
+    if not len(samples):
+        raise ValueError("cannot collate a batch without samples")
     first = samples[0]
+    types = {type(sample): sample for sample in samples}
+    if len({_kind(sample) for sample in types.values()}) > 1:
+        raise _error(samples, "samples of one batch must be of one kind")
     if isinstance(first, str | bytes):
         return list(samples)
     if isinstance(first, bool | int | float | complex | np.generic):
@@ -41,9 +46,22 @@ def default_collate(samples: Sequence) -> Any:
         arrays = [raw(s) for s in samples]
         _check_equal("shapes", [getattr(a, "shape", None) for a in arrays])
         return namespace(arrays[0]).stack(arrays)
+    raise _error(samples, "samples must be arrays, numbers, strings, or tuples, lists and dicts of "
+                          "these")
+
+
+def _kind(sample: Any) -> type:
+    """The type that stands for all types which are collated together."""
+    for types in ((str, bytes), (bool, int, float, complex, np.generic), (Mapping,), (tuple, list)):
+        if isinstance(sample, types):
+            return types[0]
+    return object
+
+
+def _error(samples: Sequence, reason: str) -> TypeError:
     types = ", ".join(sorted({type(s).__name__ for s in samples}))
-    raise TypeError(f"cannot collate {types}: samples must be arrays, numbers, strings, or tuples, "
-                    f"lists and dicts of these; convert them in the dataset, or pass collate_fn=")
+    return TypeError(f"cannot collate {types}: {reason}; convert them in the dataset, or pass "
+                     f"collate_fn=")
 
 
 def _check_equal(property_name: str, values: list) -> None:

@@ -11,12 +11,26 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.checks import (
+    as_bool,
+    as_callable,
+    as_choice,
+    as_instance,
+    as_integer,
+    as_number,
+)
+from gpuprop._core.dtypes import as_dtype, is_float
+from gpuprop._core.loading import as_entries
 from gpuprop._core.registry import backend_of, default_backend, on_host
 from gpuprop._core.tensor import Tensor
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.data._dataset import ArrayDataset, Subset
 from gpuprop.data._fetch import EndOfData, Fetcher, StreamFetcher, generator
+from gpuprop.data._generators import (
+    generator_states,
+    named_generators,
+    prepare_generators,
+)
 from gpuprop.data._sampler import BatchSampler, RandomSampler, SequentialSampler, epoch_indices
 from gpuprop.data._workers import Pool
 from gpuprop.random import DATA, Generator, default_generator
@@ -60,24 +74,35 @@ class DataLoader:
         rng: Generator | None = None, dtype: Any = "float32", transform: Callable | None = None,
         worker: str = "thread",
     ) -> None:
+        indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
         self.dataset = dataset
+        self.streams = hasattr(dataset, "__iter__") and not indexed
+        _check_dataset(dataset, self.streams, sampler is not None or batch_sampler is not None)
+        as_bool("DataLoader: shuffle", shuffle)
+        as_bool("DataLoader: pin_memory", pin_memory)
+        if batch_size is not None:
+            batch_size = as_integer("DataLoader: batch_size", batch_size, 1)
         self.batch_size = batch_size
-        self.drop_last = drop_last
-        self.rng = rng
-        self.num_workers = num_workers
-        self.worker = worker
+        self.drop_last = as_bool("DataLoader: drop_last", drop_last)
+        self.rng = _or_none("rng", rng, Generator, "a Generator or None")
+        self.num_workers = as_integer("DataLoader: num_workers", num_workers, 0)
+        self.worker = as_choice("DataLoader: worker", worker, ("thread", "process"))
+        for name, function in {"worker_init_fn": worker_init_fn, "collate_fn": collate_fn,
+                               "transform": transform}.items():
+            if function is not None:
+                as_callable(f"DataLoader: {name}", function)
         self.worker_init_fn = worker_init_fn
-        self.timeout = timeout
-        self.prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
-        self.persistent_workers = persistent_workers
+        self.timeout = as_number("DataLoader: timeout", timeout, "[0, inf)")
+        self.prefetch_factor = 2 if prefetch_factor is None else as_integer(
+            "DataLoader: prefetch_factor", prefetch_factor, 1)
+        self.persistent_workers = as_bool("DataLoader: persistent_workers", persistent_workers)
         self.collate_fn = collate_fn
         self.transform = transform
-        self.dtype = None if dtype is None else np.dtype(dtype)
-        indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
-        self.streams = hasattr(dataset, "__iter__") and not indexed
-        self._check(shuffle, sampler, batch_sampler, prefetch_factor)
-        self.sampler: Any = sampler
-        self.batch_sampler: Any = batch_sampler
+        self.dtype = _floating(dtype)
+        self.sampler: Any = _or_none("sampler", sampler, Iterable, "an iterable of indices")
+        self.batch_sampler: Any = _or_none(
+            "batch_sampler", batch_sampler, Iterable, "an iterable of lists of indices")
+        self._check_combination(shuffle, prefetch_factor)
         if not self.streams and batch_sampler is None:
             if sampler is None:
                 self.sampler = RandomSampler(dataset) if shuffle else SequentialSampler(dataset)
@@ -87,12 +112,19 @@ class DataLoader:
         self._batches_done = 0  # how many batches of that epoch have been returned
         self._is_resuming = False  # True if the next iteration continues that epoch
         self._pool: Pool | None = None
+        self._sample_generators, self._order_generators = self._find_generators()
+        # the states of these generators: at the start of the epoch, and before each batch that has
+        # been made and not been returned
+        self._order_states: dict[str, dict] = {}
+        self._sample_states: dict[int, dict[str, dict]] = {}
 
     def __iter__(self) -> Iterator[Any]:
         if not self._is_resuming:
             with on_host():
                 self._epoch_seed = int(self._generator().integers(0, 2**63))
                 self._batches_done = 0
+                self._order_states = generator_states(self._order_generators)
+        self._sample_states.clear()
         self._is_resuming = False
         return self._run(self._epoch_seed, self._batches_done)  # type: ignore[arg-type]
 
@@ -102,10 +134,11 @@ class DataLoader:
         try:
             batches: Iterator = itertools.takewhile(lambda b: b is not EndOfData, host_batches)
             if self.streams:
-                batches = itertools.islice(batches, first, None)
+                self._skip(batches, first)
             for number, batch in enumerate(self._to_tensors(batches), first):
                 if self._epoch_seed == seed:
                     self._batches_done = number + 1
+                    self._sample_states.pop(number, None)
                 yield batch
             if self._epoch_seed == seed:
                 self._epoch_seed = None
@@ -113,12 +146,21 @@ class DataLoader:
         finally:
             host_batches.close()
 
+    def _skip(self, batches: Iterator, count: int) -> None:
+        """Read and discard the batches before the position from which the epoch continues."""
+        found = sum(1 for _ in itertools.islice(batches, count))
+        if found < count:
+            raise ValueError(f"DataLoader: the epoch is to continue after batch {count}, but the "
+                             f"{type(self.dataset).__name__} has only {found} batches now")
+
     def _host_batches(self, tasks: Iterator[tuple]) -> Any:
         """The batches before the copy to the device, made in this thread or by workers."""
         make_fetcher = StreamFetcher if self.streams else Fetcher
         fetcher = make_fetcher(self.dataset, self.collate_fn, self.transform, self.dtype)
         if not self.num_workers:
             for task in tasks:
+                if self._sample_generators:
+                    self._sample_states[task[1]] = generator_states(self._sample_generators)
                 yield fetcher(*task)
         else:
             ahead = self.num_workers * self.prefetch_factor
@@ -177,15 +219,10 @@ class DataLoader:
             return len(self.dataset)
         return len(BatchSampler(self.dataset, self.batch_size, self.drop_last))
 
-    def _check(
-        self, shuffle: bool, sampler: Any, batch_sampler: Any, prefetch_factor: int | None
-    ) -> None:
-        has_sampler = sampler is not None
-        has_batch_sampler = batch_sampler is not None
+    def _check_combination(self, shuffle: bool, prefetch_factor: int | None) -> None:
+        has_sampler = self.sampler is not None
+        has_batch_sampler = self.batch_sampler is not None
         errors = [
-            (not self.streams and not hasattr(self.dataset, "__getitem__"),
-             f"a dataset must define __getitem__ and __len__, or __iter__, but "
-             f"{type(self.dataset).__name__} has neither"),
             (self.streams and (shuffle or has_sampler or has_batch_sampler),
              "an IterableDataset has its own order: leave out shuffle, sampler and batch_sampler"),
             (shuffle and has_sampler, "sampler determines the order: leave out shuffle"),
@@ -195,54 +232,147 @@ class DataLoader:
              "drop_last"),
             (self.batch_size is None and self.drop_last,
              "batch_size=None returns single samples: leave out drop_last"),
-            (self.num_workers < 0 or self.timeout < 0,
-             "num_workers and timeout must not be negative"),
-            (self.worker not in ("thread", "process"),
-             f"worker must be 'thread' or 'process', got {self.worker!r} (processes are spawned, "
-             f"since CUDA does not work in forked ones)"),
-            (self.prefetch_factor < 1, "prefetch_factor must be at least 1"),
             (not self.num_workers
              and (prefetch_factor is not None or self.timeout or self.persistent_workers),
              "prefetch_factor, timeout and persistent_workers need num_workers > 0"),
             (self.num_workers and _is_on_device(self.dataset),
              "the dataset is already on a device: use num_workers=0"),
-            (self.dtype is not None and not is_float(self.dtype),
-             f"dtype must be floating-point, got {self.dtype}"),
         ]
         for wrong, message in errors:
             if wrong:
                 raise ValueError(f"DataLoader: {message}")
+
+    def _find_generators(self) -> tuple[dict[str, Generator], dict[str, Generator]]:
+        """The generators that make the samples, and those that make their order.
+
+        A stream is read again from its start, so that all of its generators make its order.
+        """
+        held = {"dataset": self.dataset, "transform": self.transform, "collate_fn": self.collate_fn}
+        samples = named_generators(held)
+        if self.streams:
+            return {}, samples
+        found = named_generators({"sampler": self.sampler, "batch_sampler": self.batch_sampler})
+        of_samples = set(map(id, samples.values()))
+        return samples, {name: g for name, g in found.items() if id(g) not in of_samples}
 
     def _generator(self) -> Generator:
         return default_generator if self.rng is None else self.rng
 
     # ---- resuming --------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, int | None]:
+    def state_dict(self) -> dict[str, Any]:
         """The position of the loader, for `load_state_dict`.
 
-        The entries are the epoch's seed, the number of batches returned, the generator's seed and
-        its number of draws.
+        The entries are the epoch's seed, or None between epochs; the number of batches returned;
+        the seed of the generator, its number of draws, and whether it is the loader's `rng`; the
+        batch size and the number of batches of an epoch, with which the position agrees; and the
+        states of other generators that the sampler, the dataset, the transform and `collate_fn`
+        hold.  Batches that workers made in advance are not counted.
         """
-        state = self._generator().get_state()
-        return {"epoch": self._epoch_seed, "batch": self._batches_done,
-                "seed": state["seed"], "draws": state["draws"][DATA]}
+        samples = self._sample_states.get(self._batches_done)
+        if samples is None:
+            samples = generator_states(self._sample_generators)
+        order = self._order_states
+        if self._epoch_seed is None:
+            order = generator_states(self._order_generators)
+        return {"epoch": self._epoch_seed, "batch": self._batches_done, **self._rng_state(),
+                "batch_size": self.batch_size, "batches": self._length(),
+                "generators": {**order, **samples}}
 
-    def load_state_dict(self, state: dict[str, int | None]) -> None:
+    def _rng_state(self) -> dict[str, Any]:
+        rng = self._generator()  # its `get_state` would wait for the device
+        return {"seed": rng.seed, "draws": rng._draws[DATA], "own_rng": self.rng is not None}
+
+    def _length(self) -> int | None:
+        try:
+            return len(self)
+        except TypeError:
+            return None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a saved position.
 
         The next iteration returns the remaining batches of that epoch; later epochs are the same as
         without the interruption.  The generator's seed and its number of data draws are restored.
         A sampler without `epoch_indices` must yield the same order again.  An IterableDataset is
-        read again from its start up to the position.
+        read again from its start up to the position.  A dataset or a transform that draws from a
+        Generator of its own continues exactly only without workers: with workers, draw from
+        `batch_rng`.
+
+        Raises, before anything changes, if an entry is missing or wrong, or if it is the state of a
+        loader with another number of batches, another batch size or other generators.
         """
+        self._prepare_load(state)()
+
+    def _prepare_load(self, state: Any) -> Callable[[], None]:
+        """Check a state; returns the function that writes it."""
+        what = "DataLoader.load_state_dict"
+        own = self.state_dict()
+        state = as_entries(f"{what}: the state", state, own, ())
+        seed = state["epoch"]
+        if seed is not None:
+            seed = as_integer(f"{what}: epoch", seed, 0, 2**63 - 1)
+        batch = as_integer(f"{what}: batch", state["batch"], 0, self._length())
+        if seed is None and batch:
+            raise ValueError(f"{what}: batch must be 0 if epoch is None, got {batch}")
+        for name in "batch_size", "batches":
+            if type(state[name]) is not type(own[name]) or state[name] != own[name]:
+                raise ValueError(f"{what}: {name} is {state[name]!r} in the state, but {own[name]} "
+                                 f"in this loader: construct the loader as before")
+        if as_bool(f"{what}: own_rng", state["own_rng"]) and self.rng is None:
+            raise ValueError(f"{what}: own_rng is True, since the state is that of a loader with a "
+                             f"generator of its own: pass rng=Generator(...) to the DataLoader")
         rng = self._generator()
         draws = rng.get_state()["draws"]
-        draws[DATA] = state["draws"]
-        rng.set_state({"seed": state["seed"], "draws": draws})
-        self._epoch_seed = state["epoch"]
-        self._batches_done = state["batch"] or 0
-        self._is_resuming = self._epoch_seed is not None
+        draws[DATA] = as_integer(f"{what}: draws", state["draws"], 0)
+        rng_state = {"seed": as_integer(f"{what}: seed", state["seed"], 0, 2**64 - 1),
+                     "draws": draws}
+        generators = {**self._order_generators, **self._sample_generators}
+        saved = prepare_generators(f"{what}: generators", generators, state["generators"])
+
+        def write() -> None:
+            rng.set_state(rng_state)
+            saved()
+            self._order_states = {name: state["generators"][name]
+                                  for name in self._order_generators}
+            self._sample_states.clear()
+            self._epoch_seed = seed
+            self._batches_done = batch
+            self._is_resuming = seed is not None
+
+        return write
+
+
+def _check_dataset(dataset: Any, streams: bool, has_order: bool) -> None:
+    """Raise TypeError unless a loader can read `dataset`."""
+    name = type(dataset).__name__
+    if isinstance(dataset, type):
+        raise TypeError(f"DataLoader: dataset is a class: construct it, as in "
+                        f"{dataset.__name__}(...)")
+    if isinstance(dataset, str | bytes):
+        raise TypeError(f"DataLoader: dataset must hold samples, got the {name} {dataset!r}")
+    if not streams and not hasattr(dataset, "__getitem__"):
+        raise TypeError(f"DataLoader: a dataset must define __getitem__ and __len__, or __iter__, "
+                        f"but {name} has neither")
+    if not streams and not has_order and not hasattr(dataset, "__len__"):
+        raise TypeError(f"DataLoader: {name} has no length: define __len__, or pass sampler=")
+
+
+def _or_none(name: str, value: Any, kind: Any, described: str) -> Any:
+    return None if value is None else as_instance(f"DataLoader: {name}", value, kind, described)
+
+
+def _floating(dtype: Any) -> np.dtype | None:
+    if dtype is None:
+        return None
+    try:
+        found = as_dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"DataLoader: dtype must be a floating-point dtype or None, got "
+                        f"{dtype!r}") from error
+    if not is_float(found):
+        raise ValueError(f"DataLoader: dtype must be floating-point, got {found}")
+    return found
 
 
 def _is_copied(leaf: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop._core.checks import as_bool, as_instance, as_integer
 from gpuprop._core.registry import on_host
 from gpuprop.random import Generator, default_generator
 
@@ -41,11 +42,15 @@ def epoch_indices(sampler: Iterable, rng: Generator) -> Iterable:
         return sampler.epoch_indices(rng) if isinstance(sampler, Sampler) else sampler
 
 
+def _sized(name: str, data_source: Any) -> Sized:
+    return as_instance(f"{name}: data_source", data_source, Sized, "a dataset with a length")
+
+
 class SequentialSampler(Sampler):
     """All samples, in the order of the dataset."""
 
     def __init__(self, data_source: Sized) -> None:
-        self.data_source = data_source
+        self.data_source = _sized("SequentialSampler", data_source)
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -63,11 +68,11 @@ class RandomSampler(Sampler):
     def __init__(
         self, data_source: Sized, replacement: bool = False, num_samples: int | None = None
     ) -> None:
-        self.data_source = data_source
-        self.replacement = replacement
-        self._num_samples = num_samples
-        if num_samples is not None and num_samples <= 0:
-            raise ValueError(f"RandomSampler: num_samples must be at least 1, got {num_samples}")
+        self.data_source = _sized("RandomSampler", data_source)
+        self.replacement = as_bool("RandomSampler: replacement", replacement)
+        self._num_samples = None
+        if num_samples is not None:
+            self._num_samples = as_integer("RandomSampler: num_samples", num_samples, 1)
         if not len(data_source):
             raise ValueError("RandomSampler: the dataset is empty")
 
@@ -94,16 +99,16 @@ class WeightedRandomSampler(Sampler):
     def __init__(
         self, weights: Sequence[float] | np.ndarray, num_samples: int, replacement: bool = True
     ) -> None:
-        self.weights = np.asarray(weights, np.float64)
-        self.num_samples = num_samples
-        self.replacement = replacement
-        w = self.weights
+        try:
+            self.weights = w = np.asarray(weights, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"WeightedRandomSampler: weights must be numbers, got "
+                            f"{weights!r}") from error
+        self.num_samples = as_integer("WeightedRandomSampler: num_samples", num_samples, 1)
+        self.replacement = as_bool("WeightedRandomSampler: replacement", replacement)
         if w.ndim != 1 or not np.isfinite(w).all() or (w < 0).any() or not w.sum() > 0:
             raise ValueError("WeightedRandomSampler: weights must be one-dimensional, finite, "
                              "not negative and not all 0")
-        if num_samples <= 0:
-            raise ValueError(f"WeightedRandomSampler: num_samples must be at least 1, got "
-                             f"{num_samples}")
         positive = np.count_nonzero(w)
         if not replacement and num_samples > positive:
             raise ValueError(f"WeightedRandomSampler: without replacement num_samples must be at "
@@ -132,15 +137,13 @@ class BatchSampler(Sampler):
     """
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
-        is_integer = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-        if not is_integer or batch_size <= 0:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-        self.sampler = sampler
-        self.batch_size = int(batch_size)
-        self.drop_last = drop_last
+        self.sampler = as_instance("BatchSampler: sampler", sampler, Iterable,
+                                   "an iterable of indices")
+        self.batch_size = as_integer("BatchSampler: batch_size", batch_size, 1)
+        self.drop_last = as_bool("BatchSampler: drop_last", drop_last)
 
     def __len__(self) -> int:
-        n = len(self.sampler)  # type: ignore[arg-type]
+        n = len(self.sampler)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def epoch_indices(self, rng: Generator) -> Iterator[Any]:

@@ -48,7 +48,8 @@ def save(path: str | os.PathLike, state: Mapping) -> None:
     """
     if isinstance(path, Mapping):
         raise TypeError("save(path, state): the path comes first, as in numpy.save")
-    path, file_format = _path_and_format("save", path)
+    path = checked_path("save", path)
+    file_format = FORMATS[path.suffix]
     if not isinstance(state, Mapping):
         hint = ": pass its state_dict()" if hasattr(state, "state_dict") else ""
         raise TypeError(f"save: state must be a dict, got {type(state).__name__}{hint}")
@@ -67,7 +68,8 @@ def load(path: str | os.PathLike) -> dict[str, Any]:
     ml_dtypes is not installed.  Raises ValueError if the file is damaged, changes while it is read,
     does not match the digest that `save` wrote, holds pickles or has another format.
     """
-    path, file_format = _path_and_format("load", path)
+    path = checked_path("load", path)
+    file_format = FORMATS[path.suffix]
     with path.open("rb") as file:
         try:
             before = _version(file)
@@ -88,7 +90,8 @@ def _version(file: IO[bytes]) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _path_and_format(call: str, path: str | os.PathLike) -> tuple[Path, Any]:
+def checked_path(call: str, path: str | os.PathLike) -> Path:
+    """`path` as a Path; raises unless its suffix is that of a format."""
     path = as_path(f"{call}: path", path)
     if path.suffix not in FORMATS:
         hint = ""
@@ -97,7 +100,7 @@ def _path_and_format(call: str, path: str | os.PathLike) -> tuple[Path, Any]:
                     "safetensors.torch.save_file")
         raise ValueError(f"{call}: the path of a state must end in .npz or .safetensors, got "
                          f"{str(path)!r}{hint}")
-    return path, FORMATS[path.suffix]
+    return path
 
 
 def _pack(value: Any, name: str, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpuprop._core.checks import as_integer
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.namespace import get_array_module
 from gpuprop._core.placement import place
@@ -13,15 +14,22 @@ from gpuprop.random import Generator
 
 
 def as_batches(
-    data: Any, batch_size: int, dtype: Any, shuffle: bool = False, targets: bool = True
+    data: Any, batch_size: int, dtype: Any, rng: Generator | None, shuffle: bool = False,
+    targets: bool = True,
 ) -> Any:
     """`data` as an iterable of batches.
 
-    An array, a tuple of arrays or a dataset is wrapped in a DataLoader; any other iterable must
-    yield batches and is returned unchanged.  Floating-point arrays are cast to `dtype` once, here.
+    An array, a tuple of arrays or a dataset is wrapped in a DataLoader with the generator `rng`;
+    any other iterable must yield batches and is returned unchanged.  `shuffle` applies to what has
+    indices.  Floating-point arrays are cast to `dtype` once, here.
     With `targets` the last array holds the targets.  Raises ValueError if there are no data, if
     arrays differ in length, or if targets are NaN.
     """
+    batch_size = as_integer("Trainer: batch_size", batch_size, 1)
+    is_iterable = hasattr(data, "__getitem__") or hasattr(data, "__iter__")
+    if isinstance(data, str | bytes | type) or not is_iterable:
+        raise TypeError(f"the data must be a tuple of arrays, a dataset, a DataLoader or another "
+                        f"iterable of batches, got {data!r}")
     if hasattr(data, "shape"):
         data = (data,)
     if isinstance(data, tuple):
@@ -36,12 +44,7 @@ def as_batches(
         _check_no_nan(dataset.arrays[-1])
     if is_dataset:
         shuffle &= not isinstance(data, IterableDataset)
-        # unless it shuffles, the loader must not draw from the default generator
-        rng = None if shuffle else Generator()
         data = DataLoader(data, batch_size, shuffle, dtype=dtype, rng=rng)
-    if not hasattr(data, "__iter__"):
-        raise TypeError(f"data must be a tuple of arrays, a dataset, a DataLoader or another "
-                        f"iterable of batches, got {type(data).__name__}")
     if length(data) == 0:
         samples = length(dataset)
         hint = ""

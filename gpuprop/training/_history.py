@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
+from gpuprop._core.checks import as_instance, as_integer, as_number
+from gpuprop._core.loading import as_entries
+from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.io._files import replacing
 
 NOT_MEASURED = ("epoch", "seconds", "lr")  # columns that are neither losses nor metrics
@@ -66,14 +71,19 @@ class History:
         return any(isinstance(row.get(column), list) for row in self.rows)
 
     def to_json(self, path: str | os.PathLike) -> None:
-        """Write one JSON object with the keys "interrupted" and "rows"."""
+        """Write one JSON object with the keys "interrupted" and "rows".
+
+        JSON has no NaN and no infinity: they are written as null.
+        """
+        state = _without_nan({"interrupted": self.interrupted, "rows": self.rows})
         with replacing(path) as file:
-            json.dump({"interrupted": self.interrupted, "rows": self.rows}, file, indent=1)
+            json.dump(state, file, indent=1, allow_nan=False)
 
     def to_jsonl(self, path: str | os.PathLike) -> None:
-        """Write one line with one JSON object for each epoch."""
+        """Write one line with one JSON object for each epoch; NaN and infinity are null."""
         with replacing(path) as file:
-            file.writelines(json.dumps(row) + "\n" for row in self.rows)
+            for row in self.rows:
+                file.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Plot the training and validation curves of the loss and each metric.
@@ -118,6 +128,33 @@ class History:
             return "History(no epochs yet)"
         interrupted = ", interrupted" if self.interrupted else ""
         return f"History({len(self)} epochs{interrupted}; {describe(self.rows[-1])})"
+
+
+def _without_nan(tree: Any) -> Any:
+    """A tree with None in place of NaN and infinity."""
+    return tree_map(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf)
+                    else leaf, tree)
+
+
+def checked_rows(what: str, rows: Any) -> list[dict[str, Any]]:
+    """Copies of the rows of a history; raises if they are none."""
+    as_instance(what, rows, (list, tuple), "a list of rows")
+    checked = []
+    for number, row in enumerate(rows, 1):
+        where = f"{what}: row {number}"
+        entries = as_entries(where, row, ("epoch", "seconds", "lr", "loss"))
+        as_integer(f"{where}: epoch", entries["epoch"], number, number)
+        as_number(f"{where}: seconds", entries["seconds"], "[0, inf)")
+        as_number(f"{where}: lr", entries["lr"])
+        for name, value in entries.items():
+            as_instance(f"{what}: a name of a column", name, str, "a text")
+            if name.removeprefix("val_") == "loss" and type(value) not in (int, float):
+                raise TypeError(f"{where}: {name} must be a number, got {value!r}")
+            for leaf in tree_leaves(value):
+                as_instance(f"{where}: {name}", leaf, (bool, int, float, str, type(None)),
+                            "a number, a text or a list of them")
+        checked.append(copy.deepcopy(entries))
+    return checked
 
 
 def measured_numbers(row: dict[str, Any]) -> dict[str, float]:

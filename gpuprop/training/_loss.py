@@ -27,6 +27,10 @@ class BatchLoss(NamedTuple):
 
     def backward(self, mean: bool) -> None:
         """Accumulate the gradient of the mean of the losses, or of their sum."""
+        if not self.value.requires_grad:
+            raise ValueError("the training loss has no gradient: compute it from the model's "
+                             "output with functions of gpuprop, outside of no_grad() and without "
+                             ".detach(), and train at least one parameter")
         value = self.value.data
         gradient = self.scale / safe_divisor(self.count) if mean else self.scale
         self.value.backward(backend_of(value).xp.full_like(value, gradient))

@@ -66,12 +66,14 @@ class ProgressBar(ProgressLines):
     def on_fit_start(self, trainer: Trainer) -> None:
         epochs = trainer.last_epoch - len(trainer.history)
         steps = trainer.steps_per_epoch
-        total = None if steps is None else steps * epochs
+        total = None if steps is None else steps * epochs - trainer.steps_done
         self._bar = self._tqdm(total=total, dynamic_ncols=True, bar_format=BAR_FORMAT)
         self._steps_done = 0
         self._next_redraw = 0.0
         self._last_read = time.perf_counter()
         self._shown: dict[str, float] = {}
+        if trainer.is_within_epoch:  # which began in an earlier fit
+            self.on_epoch_start(trainer)
 
     def on_epoch_start(self, trainer: Trainer) -> None:
         epoch = len(trainer.history) + 1

@@ -1,0 +1,162 @@
+"""The parts of a run's state that are neither model nor optimizer: epoch, events, data, callbacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gpuprop._core.checks import as_choice, as_instance, as_integer, as_number
+from gpuprop._core.loading import as_entries
+from gpuprop._core.tree import tree_leaves
+from gpuprop.data._generators import generator_states, named_generators, prepare_generators
+from gpuprop.random import Generator
+from gpuprop.training._callbacks import EVENTS, Callback
+from gpuprop.training._running_metrics import RunningMetrics, checked_sums
+from gpuprop.training._source import Source
+from gpuprop.training.metrics import Metric
+
+# the states of what a `fit` was given, before the first one
+NO_FIT: dict[str, Any] = {"data": None, "validation": {}, "callbacks": {}}
+
+
+@contextlib.contextmanager
+def naming(entry: str) -> Iterator[None]:
+    """Name the entry of the Trainer's state in the errors of this block."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"Trainer: {entry}: {error}") from error
+
+
+@dataclass
+class Epoch:
+    """An epoch that has begun and not ended."""
+
+    metrics: Any  # RunningMetrics, or their state
+    steps: int = 0
+    seconds: float = 0.0
+    results: list[tuple] = field(default_factory=list)  # of the last step, not yet in the metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        metrics = self.metrics
+        if isinstance(metrics, RunningMetrics):
+            metrics = metrics.state_dict()
+        return {"steps": self.steps, "seconds": self.seconds, "metrics": metrics}
+
+    @classmethod
+    def from_state(cls, what: str, state: Any, metrics: Iterable[Metric]) -> Epoch | None:
+        """The epoch of a state, None for None; raises if the state is wrong."""
+        if state is None:
+            return None
+        entries = as_entries(what, state, ("steps", "seconds", "metrics"), ())
+        return cls(copy.deepcopy(checked_sums(f"{what}: metrics", entries["metrics"], metrics)),
+                   as_integer(f"{what}: steps", entries["steps"], 0),
+                   as_number(f"{what}: seconds", entries["seconds"], "[0, inf)"))
+
+
+@dataclass
+class Event:
+    """An event of which some callbacks have been told, by their keys, and others have not."""
+
+    name: str
+    called: list[str]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "called": list(self.called)}
+
+    @classmethod
+    def from_state(cls, what: str, state: Any) -> Event | None:
+        """The event of a state, None for None; raises if the state is wrong."""
+        if state is None:
+            return None
+        entries = as_entries(what, state, ("name", "called"), ())
+        called = as_instance(f"{what}: called", entries["called"], (list, tuple), "a list of names")
+        for key in called:
+            as_instance(f"{what}: called", key, str, "a list of names")
+        return cls(as_choice(f"{what}: name", entries["name"], EVENTS), list(called))
+
+
+def by_key(callbacks: Iterable[Callback]) -> dict[str, Callback]:
+    """The callbacks by `state_key`; equal keys are numbered."""
+    found: dict[str, Callback] = {}
+    for callback in callbacks:
+        key = callback.state_key
+        number = 2
+        while key in found:
+            key = f"{callback.state_key} {number}"
+            number += 1
+        found[key] = callback
+    return found
+
+
+@dataclass
+class Fit:
+    """What a `fit` was given."""
+
+    source: Source
+    validation_generators: dict[str, Generator]
+    callbacks: dict[str, Callback]
+
+    def state_dict(self, previous: dict[str, Any]) -> dict[str, Any]:
+        """The states of the data and callbacks; those of absent callbacks are the previous ones."""
+        own = {key: {"state": callback.state_dict(),
+                     "generators": generator_states(named_generators(callback))}
+               for key, callback in self.callbacks.items()}
+        kept = {key: state for key, state in own.items() if any(state.values())}
+        return {"data": self.source.state_dict(),
+                "validation": generator_states(self.validation_generators),
+                "callbacks": {**previous["callbacks"], **kept}}
+
+    def prepare_data(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check the states of the data; returns the function that continues from them."""
+        if state["data"] is None:
+            return lambda: None
+        load = self.source.prepare_load(state["data"])
+        own = self.validation_generators if state["validation"] else {}
+        write = prepare_generators("Trainer.fit: the validation data do not continue the run",
+                                   own, state["validation"] if own else {})
+
+        def load_all() -> None:
+            load()
+            write()
+
+        return load_all
+
+    def load_callback(self, key: str, states: Mapping[str, Any]) -> None:
+        """Give its state to a callback, if there is one.
+
+        Generators that a callback held only during a `fit`, such as those of a model, are left out.
+        """
+        if key in states:
+            callback = self.callbacks[key]
+            saved = states[key]["generators"]
+            own = {name: g for name, g in named_generators(callback).items() if name in saved}
+            write = prepare_generators(f"Trainer.fit: {key}", own, {name: saved[name]
+                                                                     for name in own})
+            if states[key]["state"]:
+                callback.load_state_dict(states[key]["state"])
+            write()
+
+
+def checked_fit_state(what: str, state: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the states of data and callbacks; raises if their form is wrong.
+
+    The next `fit` checks whether they match its data and callbacks.
+    """
+    if state["data"] is not None:
+        as_entries(f"{what}: data", state["data"], ["batch"])
+    as_entries(f"{what}: validation", state["validation"], ())
+    for key, entry in as_entries(f"{what}: callbacks", state["callbacks"], ()).items():
+        as_entries(f"{what}: callbacks: {key}", entry, ("state", "generators"), ())
+    for name, entry in state.items():
+        for leaf in tree_leaves(entry):
+            as_instance(f"{what}: {name}", leaf,
+                        (bool, int, float, str, type(None), np.ndarray, np.generic),
+                        "a state of numbers, texts and arrays")
+    return copy.deepcopy(state)
