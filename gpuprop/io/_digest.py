@@ -20,5 +20,5 @@ def digest(content: Any) -> str:
 def check_digest(saved: str, content: Any) -> None:
     """Raise ValueError unless `saved` is the digest of `content`."""
     if saved != digest(content):
-        raise ValueError("its digest does not match its content: the file was damaged, or another "
-                         "program changed it, after it was saved")
+        raise ValueError("its digest does not match its content: it was damaged, or another "
+                         "program changed it, after it was saved: use another copy")

@@ -58,7 +58,7 @@ def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
         # zipfile accepts a cut comment; a length of 2 bytes precedes it
         file.seek(-2 - len(archive.comment), os.SEEK_END)
         if file.read(2) != len(archive.comment).to_bytes(2, "little"):
-            raise ValueError("the file was cut, or something was appended")
+            raise ValueError("it was cut, or something was appended: use another copy")
         if archive.comment.startswith(COMMENT):
             check_digest(archive.comment.removeprefix(COMMENT).decode(), _content(archive))
         _check_entries(archive)

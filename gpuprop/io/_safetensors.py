@@ -86,7 +86,7 @@ def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
         begin, end = header[name]["data_offsets"]
         data = np.empty(end - begin, "uint8")
         if file.readinto(data.data) != len(data):
-            raise ValueError(f"the file was cut while it was read, within {name!r}")
+            raise ValueError(f"it was cut while it was read, within {name!r}: use another copy")
         if DIGEST in metadata:
             checksums[name] = zlib.crc32(data.data)
         code = header[name]["dtype"]
