@@ -174,7 +174,7 @@ def test_the_bytes_of_a_flat_safetensors_file(tmp_path):
     save(tmp_path / "a.safetensors", state)
     checksums = {"a": zlib.crc32(b"\x00\x00\x80\x3f"), "b": zlib.crc32(b"\x01\x02")}
     content = [None, [["a", "F32", [1, 1], checksums["a"]], ["b", "U8", [2], checksums["b"]]]]
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest().encode()
+    digest = b"gpuprop:" + hashlib.sha256(json.dumps(content).encode()).hexdigest().encode()
     header = (b'{"__metadata__":{"gpuprop.digest":"' + digest + b'"},'
               b'"b":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},'
               b'"a":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}')
@@ -331,7 +331,10 @@ def test_an_edited_npz(tmp_path):
     lambda header, data: ({**header, "a": {**header["a"], "shape": [2, 1]}}, data),
     lambda header, data: ({**header, "a": {**header["a"], "dtype": "U32"}}, data),
     lambda header, data: (header, b"\1" + data[1:]),
-], ids=["name", "names", "shape", "dtype", "data"])
+    lambda header, data: (
+        {**header, "__metadata__": {"x": header["__metadata__"]["gpuprop.digest"]}}, bytes(16)),
+    lambda header, data: ({**header, "__metadata__": {"gpuprop.digest": "x"}}, data),
+], ids=["name", "names", "shape", "dtype", "data", "the digest's key", "the digest"])
 def test_an_edited_safetensors_file(tmp_path, edit):
     path = tmp_path / "a.safetensors"
     save(path, {"a": np.ones(2, "float32"), "b": np.zeros(2, "float32")})

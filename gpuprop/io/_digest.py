@@ -11,10 +11,12 @@ import hashlib
 import json
 from typing import Any
 
+PREFIX = "gpuprop:"
+
 
 def digest(content: Any) -> str:
-    """The SHA-256 of values that JSON can represent."""
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    """The prefix and the SHA-256 of values that JSON can represent."""
+    return PREFIX + hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def check_digest(saved: str, content: Any) -> None:

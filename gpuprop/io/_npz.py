@@ -12,14 +12,12 @@ import numpy as np
 from numpy.lib import format as npy
 
 from gpuprop._core.dtypes import extension_dtype, is_extension
-from gpuprop.io._digest import check_digest, digest
+from gpuprop.io._digest import PREFIX, check_digest, digest
 
 # two entries of the archive hold a string instead of an array of the state
 METADATA = "__metadata__"
 EXTENSION_DTYPES = "__types__"  # JSON: {array name: dtype name} of extension dtypes like bfloat16
 
-# The digest is in the comment of the archive, so that NumPy sees nothing but the arrays.
-COMMENT = b"gpuprop "
 LOCAL_HEADER = 30  # bytes before an entry, and its name
 DEFLATE_RATIO = 1032  # the most that deflate can compress
 
@@ -43,7 +41,8 @@ def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) 
             info = zipfile.ZipInfo(f"{name}.npy")
             with archive.open(info, "w", force_zip64=True) as entry:
                 npy.write_array(entry, array, allow_pickle=False)
-        archive.comment = COMMENT + digest(_content(archive)).encode()
+        # a comment, so that NumPy sees nothing but the arrays
+        archive.comment = digest(_content(archive)).encode()
 
 
 def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
@@ -59,8 +58,8 @@ def read(file: IO[bytes]) -> tuple[dict[str, np.ndarray], str | None]:
         file.seek(-2 - len(archive.comment), os.SEEK_END)
         if file.read(2) != len(archive.comment).to_bytes(2, "little"):
             raise ValueError("it was cut, or something was appended: use another copy")
-        if archive.comment.startswith(COMMENT):
-            check_digest(archive.comment.removeprefix(COMMENT).decode(), _content(archive))
+        if archive.comment.startswith(PREFIX.encode()):
+            check_digest(archive.comment.decode(), _content(archive))
         _check_entries(archive)
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpuprop._core.checks import as_integer
 from gpuprop._core.dtypes import extension_dtype
-from gpuprop.io._digest import check_digest, digest
+from gpuprop.io._digest import PREFIX, check_digest, digest
 
 METADATA = "__metadata__"  # the only key of the header that is not the name of an array
 DIGEST = "gpuprop.digest"
@@ -81,20 +81,23 @@ def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
     order = _checked_order(header, size)
     arrays: dict[str, Any] = dict.fromkeys(name for name in header if name != METADATA)
     metadata = header.get(METADATA, {})
+    # either the key or the prefix of the value tells that there is a digest, if one is damaged
+    digests = [value for key, value in metadata.items()
+               if key == DIGEST or value.startswith(PREFIX)]
     checksums = {}
     for name in order:
         begin, end = header[name]["data_offsets"]
         data = np.empty(end - begin, "uint8")
         if file.readinto(data.data) != len(data):
             raise ValueError(f"it was cut while it was read, within {name!r}: use another copy")
-        if DIGEST in metadata:
+        if digests:
             checksums[name] = zlib.crc32(data.data)
         code = header[name]["dtype"]
         array = data.view(_stored_dtype(code)).reshape(header[name]["shape"])
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
         arrays[name] = _bfloat16(native) if code == "BF16" else native
-    if DIGEST in metadata:
-        check_digest(metadata[DIGEST], _content(header, checksums))
+    for value in digests:
+        check_digest(value, _content(header, checksums))
     return arrays, metadata.get("gpuprop")
 
 
