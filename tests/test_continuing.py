@@ -319,6 +319,32 @@ def test_an_interruption_after_every_step(data, tmp_path):
     assert_same(run.state(), want)
 
 
+def test_parameters_outside_of_the_model():
+    """Those of the loss and of the optimizer alone are trained, and part of the state."""
+    def make():
+        gpuprop.manual_seed(3)
+        loss = nn.LinearCrossEntropyLoss(5, 3)
+        scale = nn.Parameter(np.ones(5, "float32"))
+        model = nn.Linear(5, 5)
+        model.register_forward_hook(lambda module, args, output: output * scale)
+        optimizer = optim.Adam([*model.parameters(), scale, *loss.parameters()], lr=0.1)
+        return Trainer(model, loss, optimizer)
+
+    straight, first, second = make(), make(), make()
+    data = [(X, Y)]
+    straight.fit(data, epochs=4)
+    first.fit(data, epochs=2)
+    state = first.state_dict()
+    assert state["parameters"].keys() == {"2"} and "linear.weight" in state["loss"]
+    second.load_state_dict(state)
+    second.fit(data, epochs=2)
+    for name in ("model", "loss", "parameters", "optimizer"):
+        assert_same(second.state_dict()[name], straight.state_dict()[name])
+    for name, wrong in [("loss", {"linear.weight": np.zeros((1, 2))}), ("parameters", {})]:
+        with pytest.raises(ValueError, match=f"Trainer: {name}: "):
+            first.load_state_dict({**state, name: wrong})
+
+
 # ---- wrong states --------------------------------------------------------------------------------
 
 

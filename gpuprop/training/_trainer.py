@@ -54,8 +54,8 @@ STATE_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 # the names of the entries of a state
-ENTRIES = ("model", "optimizer", "scheduler", "generator", "generators", "history", "epoch",
-           "event", *NO_FIT)
+ENTRIES = ("model", "loss", "parameters", "optimizer", "scheduler", "generator", "generators",
+           "history", "epoch", "event", *NO_FIT)
 
 
 class Trainer:
@@ -99,6 +99,7 @@ class Trainer:
         self.model = as_instance(f"{what}: model", model, Module, "a module of gpuprop.nn")
         self._batch_loss = batch_loss(loss)
         self.loss = loss
+        self._loss_module = loss if isinstance(loss, Module) else Module()  # it may have a state
         self.optimizer = as_instance(f"{what}: optimizer", optimizer, Optimizer,
                                      "an optimizer of gpuprop.optim")
         of_model = {id(p) for p in model.parameters()}
@@ -185,7 +186,7 @@ class Trainer:
             stack.enter_context(self._on_model_device(training=True))
             stack.enter_context(self._interrupt.handled())
             self._kept_generators = {"": default_generator, **self._generators()}
-            self._kept_buffers = list(self.model.buffers())
+            self._kept_buffers = [*self.model.buffers(), *self._loss_module.buffers()]
             self._captured_step = captured(self._step) if self.capture else self._step
             self._call("on_fit_start")
             self._tell_remaining()
@@ -227,13 +228,14 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """The state of the run: all that its continuation depends on, also within an epoch.
 
-        It has the states of the model, the optimizer, the scheduler, the default generator and
-        those of layers, the history, the unfinished epoch with its losses and metrics, and the
-        states of the data and the callbacks of the last `fit`, with their generators.
+        It has the states of the model, the loss, the optimizer, the scheduler, the default
+        generator and those of layers, the history, the unfinished epoch with its losses and
+        metrics, and the states of the data and the callbacks of the last `fit`, with their
+        generators.
         """
         fit = self._last_fit if self._fit is None else self._fit.state_dict(self._last_fit)
         return {
-            "model": self.model.state_dict(),
+            **{name: module.state_dict() for name, module in self._modules().items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": _schedule_state(self.scheduler),
             "generator": default_generator.get_state(),
@@ -255,8 +257,10 @@ class Trainer:
         if self._fit is not None:
             raise RuntimeError("Trainer.load_state_dict: fit is running")
         entries = as_entries("Trainer: the state", state, ENTRIES, ())
-        with naming("model"):
-            writes = [prepare_load(self.model, entries["model"])[0]]
+        writes = []
+        for name, module in self._modules().items():
+            with naming(name):
+                writes.append(prepare_load(module, entries[name])[0])
         with naming("optimizer"):
             writes.append(self.optimizer._prepare_load(entries["optimizer"]))
         with naming("scheduler"):
@@ -285,6 +289,15 @@ class Trainer:
         self._epoch = None
         self._event = None
         self._last_fit = {**NO_FIT, "callbacks": self._last_fit["callbacks"]}
+
+    def _modules(self) -> dict[str, Module]:
+        """The modules in the state; "parameters" has those that only the optimizer knows."""
+        known = {id(p) for m in (self.model, self._loss_module) for p in m.parameters()}
+        others = Module()
+        for i, p in enumerate(self._parameters()):
+            if id(p) not in known:
+                setattr(others, str(i), p)
+        return {"model": self.model, "loss": self._loss_module, "parameters": others}
 
     def _generators(self) -> dict[str, Generator]:
         """The generators of the layers, besides the default one."""
