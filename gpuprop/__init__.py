@@ -24,6 +24,7 @@ from gpuprop._core.tensor import Parameter, Tensor, asnumpy, from_dlpack, tensor
 
 if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
     from gpuprop import (
+        amp,
         backend,
         data,
         decoding,
@@ -47,7 +48,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
 __version__ = "0.1.0"
 
 __all__ = [
-    "Array", "Backend", "BackendMismatchError", "Parameter", "Tensor", "asnumpy", "autocast",
+    "Array", "Backend", "BackendMismatchError", "Parameter", "Tensor", "amp", "asnumpy", "autocast",
     "backend", "backends", "capture", "data", "debug", "decoding", "diagnosis", "enable_grad",
     "float16", "float32", "float64", "from_dlpack", "functional", "generic", "get_array_module",
     "grad", "int8", "int16", "int32", "int64", "io", "is_grad_enabled", "kernel", "load",
@@ -58,7 +59,7 @@ __all__ = [
 __all__ += _array.__all__
 
 _MODULES = {
-    "backend", "data", "decoding", "diagnosis", "functional", "io", "nn", "optim", "random",
+    "amp", "backend", "data", "decoding", "diagnosis", "functional", "io", "nn", "optim", "random",
     "testing", "training", "verification",
 }
 _MODULE_OF = {

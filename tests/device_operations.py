@@ -16,6 +16,7 @@ import numpy as np
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
+from gpuprop.amp import GradScaler
 
 PAGE = Path(__file__).parents[1] / "docs" / "device-operations.md"
 TEXT = """# Device operations
@@ -127,6 +128,19 @@ def clip_grad_norm() -> Callable:
     return lambda: nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
+def scaled_step(make: Callable) -> Callable:
+    model = nn.Linear(64, 64)
+    optimizer = make(model.parameters())
+    scaler = GradScaler()
+    scaler.scale(model(floats(2, 64)).sum()).backward()
+
+    def step() -> None:
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
 def loss_item() -> Callable:
     loss = F.cross_entropy(floats(4, 3), integers(3, 4))
     return loss.item
@@ -180,6 +194,7 @@ CALLS: dict[str, Callable[[], Callable]] = {
     "SGD with momentum": lambda: optimizer_step(lambda p: optim.SGD(p, lr=0.1, momentum=0.9)),
     "RMSprop": lambda: optimizer_step(optim.RMSprop),
     "clip_grad_norm_": clip_grad_norm,
+    "GradScaler: step and update, Adam": lambda: scaled_step(optim.Adam),
     "Linear 64-64": lambda: both(nn.Linear(64, 64), floats(8, 64)),
     "Conv2d 64-64, 3x3, batch 128, 32x32": conv2d,
     "ConvTranspose2d 4-4, 3x3": lambda: both(nn.ConvTranspose2d(4, 4, 3), floats(2, 4, 8, 8)),

@@ -50,6 +50,7 @@ SAFE = {
     "gpuprop._core.instruments.parameter_changed": CONTEXT,
     "gpuprop._core.locks._locks": "threads only add; read in a forked process, by its only thread",
     "gpuprop._core.mode._open_blocks": CONTEXT,
+    "gpuprop._core.mode.backward_checks": "at worst a warning is issued twice",
     "gpuprop._core.mode.current": CONTEXT,
     "gpuprop._core.pointwise.pointwise.runners": CACHE,
     "gpuprop._core.pointwise.pointwise_op.gradients": IMPORT,

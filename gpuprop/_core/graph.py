@@ -17,6 +17,7 @@ from typing import Any
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import widened
 from gpuprop._core.instruments import leaf_reached
+from gpuprop._core.mode import backward_checks
 
 clock = itertools.count()  # orders recorded nodes and in-place writes
 _creation = operator.attrgetter("order")
@@ -161,6 +162,8 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     nodes = _reachable(root)
     if _writes:
         _check_unwritten(nodes)
+    for check in backward_checks:
+        check(nodes)
     root.grad = gradient
     # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
     waiting: dict[int, tuple[Variable, Any]] = {}

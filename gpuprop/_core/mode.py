@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar, cast
 
 from gpuprop._core.dtypes import as_dtype, is_float
+from gpuprop._core.warnings import warn_once, was_issued
 
 F = TypeVar("F", bound=Callable)
 
@@ -232,11 +233,31 @@ def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
 
     The casts are recorded.  Parameters and their gradients keep their dtype.  An op with a float64
     argument is not changed.
+
+    In float16, gradients below 6e-8 become 0 unless a `gpuprop.amp.GradScaler` scales the loss; the
+    first backward without it warns.  bfloat16 has the range of float32.
     """
     low = as_dtype(dtype)
     if not is_float(low):
         raise TypeError(f"autocast: expected a floating dtype, got {low}")
+    if enabled and low == "float16" and not backward_checks and not was_issued(UNSCALED):
+        backward_checks.append(_check_scaling)
     return Switch(low=low if enabled else None)
+
+
+loss_scaling_ops: set[Any] = set()  # the `Spec`s of ops that scale losses
+backward_checks: list[Callable[[Iterable[Any]], None]] = []  # called with the nodes of a backward
+UNSCALED = ("backward in float16 without loss scaling: gradients below 6e-8 become 0: scale the "
+            "loss with gpuprop.amp.GradScaler, or use autocast('bfloat16')")
+
+
+def _check_scaling(nodes: Iterable[Any]) -> None:
+    """Warn, once in a process, if a backward passes through float16 and its loss is not scaled."""
+    if any(node.op in loss_scaling_ops for node in nodes):
+        return
+    if any(node.dtype == "float16" for node in nodes):
+        backward_checks.clear()
+        warn_once(UNSCALED)
 
 
 def is_grad_enabled() -> bool:

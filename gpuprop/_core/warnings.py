@@ -34,6 +34,11 @@ def warn_once(message: str, category: type[Warning] = UserWarning) -> None:
         warn(message, category)
 
 
+def was_issued(message: str) -> bool:
+    """True if `warn_once` has issued this warning."""
+    return message in _issued
+
+
 SKIPPED_MODULES = ("gpuprop._core.", "numpy", "contextlib")
 
 

@@ -286,7 +286,7 @@ class Optimizer:
         for arena in self._arenas():
             steps = arena.backend.to_numpy(arena.step_counts)
             for i, p in enumerate(arena.params):
-                if arena.has_state[i]:
+                if arena.has_state[i] and steps[i]:
                     step = {"step": steps[i]} if self.saves_step else {}
                     found[p] = State({**step, **arena.state_of(i)})
         return State(found)
@@ -306,7 +306,7 @@ class Optimizer:
                     with arena.on_device():
                         arena.add_states(group.state_names)
                 for i, p in enumerate(arena.params):
-                    if arena.has_state[i]:
+                    if arena.has_state[i] and steps[i]:  # 0 if GradScaler skipped the first step
                         entry = {"step": steps[i]} if self.saves_step else {}
                         for name, value in arena.state_of(i).items():
                             entry[name] = to_numpy(value)
