@@ -196,8 +196,10 @@ def backend(name):
         assert gpuprop.backend.get_backend(name).name in (name, "numpy")
     return make
 
-USES = [lambda n=n: getattr(gpuprop, n) for n in gpuprop.__all__]
+USES = [lambda n=n: getattr(gpuprop, n) for n in sorted(gpuprop._MODULES | {*gpuprop._MODULE_OF})]
 USES += [lambda n=n: importlib.import_module("gpuprop." + n) for n in sorted(gpuprop._MODULES)]
+LAZY = len(USES)
+USES += [lambda n=n: getattr(gpuprop, n) for n in gpuprop.__all__]
 USES += [op, step, captured, backend("strict"), backend("cpu")]
 USES += [
     lambda: gpuprop.tensor([1.0]), lambda: gpuprop.ones(2) + np.ones(2, "float32"),
@@ -211,7 +213,8 @@ barrier = threading.Barrier(COUNT)
 errors = []
 
 def run(number, seed):
-    order = np.random.default_rng([seed, number]).permutation(len(USES))
+    rng = np.random.default_rng([seed, number])
+    order = [*rng.permutation(LAZY), *LAZY + rng.permutation(len(USES) - LAZY)]
     barrier.wait(60)
     for i in order:
         try:
@@ -446,7 +449,7 @@ def test_threads_that_run_backward_through_graphs_with_common_leaves(name, has_a
         del optimizer
 
 
-def test_threads_call_captured_steps_of_their_own_and_a_common_one(recorder):
+def test_threads_call_captured_steps_of_their_own_and_a_common_one(recorder, eager_switches):
     with gpuprop.use(recorder):
         total = nn.Parameter(gpuprop.zeros(1))
         common = gpuprop.capture(lambda x: x * 3)

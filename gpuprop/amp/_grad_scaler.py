@@ -1,4 +1,4 @@
-"""Mixed precision: `autocast`, and `GradScaler`, which keeps small float16 gradients."""
+"""`GradScaler`: losses are scaled, so that float16 keeps small gradients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuprop._core.arena import Arena, gradient_arrays
 from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
-from gpuprop._core.mode import autocast, loss_scaling_ops
+from gpuprop._core.mode import loss_scaling_ops
 from gpuprop._core.ops import op
 from gpuprop._core.placement import place, place_of, write
 from gpuprop._core.pointwise import pointwise
@@ -22,8 +22,6 @@ from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor
 from gpuprop.optim import Optimizer
-
-__all__ = ["GradScaler", "autocast"]
 
 SMALLEST = 2.0**-127  # its reciprocal is still a finite float32
 
