@@ -474,3 +474,14 @@ def test_index_add_checks_bounds(index):
     with pytest.raises(IndexError, match=f"index {index} .*axis 0 .*size 7"):
         index_add(a, np.array([0, index]), np.ones((2, 2)))
     assert not a.any()
+
+
+def test_where_of_bfloat16_and_integers_damages_no_memory():
+    """NumPy 2.0 loses references to the dtype: the interpreter would crash after some thousands."""
+    code = ("import numpy as np, ml_dtypes\n"
+            "from gpuprop.backend import get_backend\n"
+            "xp, x = get_backend('numpy').xp, np.ones(3, ml_dtypes.bfloat16)\n"
+            "for _ in range(10_000):\n"
+            "    y = xp.where(x > 1, x, 0), xp.where(x > 0, 2, x)\n"
+            "assert [a.tolist() for a in y] == [[0] * 3, [2] * 3] and y[0].dtype == x.dtype\n")
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -115,8 +115,17 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float32) if is_half(a.dtype) else a
 
 
+def where(condition: Any, *choices: Any) -> Any:
+    """``np.where`` for NumPy 2.0, which damages memory for bfloat16 beside a Python integer."""
+    halves = [c.dtype for c in choices if hasattr(c, "dtype") and is_half(c.dtype)]
+    return np.where(condition, *[halves[0].type(c) if halves and type(c) is int else c
+                                 for c in choices])
+
+
+REPAIRED = {"where": where} if np.lib.NumpyVersion(np.__version__) < "2.1.0" else {}
 xp = Namespace(
     np,
+    **REPAIRED,
     check=check,
     digamma=special.digamma,
     erf=special.erf,
