@@ -55,7 +55,6 @@ class OwnStep(optim.SGD):
             for p in group["params"]:
                 if p.grad is not None:
                     p.data = p.data - 0.5 * p.grad
-                    p.touch()
 
 
 RULES = {name: getattr(optim, name) for name in optim.__all__
@@ -198,6 +197,18 @@ def test_several_losses_and_optimizers(backend):
     scaler.update()
     assert asnumpy(p).tolist() == [-2, -2] and asnumpy(q).tolist() == [1, 1]
     assert scaler.get_scale() == 4
+
+
+def test_backward_of_a_loss_with_an_earlier_scale_raises(backend):
+    p = nn.Parameter(gpuprop.ones(2))
+    optimizer = optim.SGD([p])
+    scaler = GradScaler(4.0)
+    early = scaler.scale((gpuprop.ones(2) * 3 * p).sum())
+    scaler.scale(p.sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    with pytest.raises(RuntimeError, match="changed"):
+        early.backward()
 
 
 def model_and_data(rows=16):

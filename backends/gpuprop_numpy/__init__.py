@@ -66,10 +66,10 @@ def where(condition: Any, *choices: Any) -> Any:
     if type(number) is np.ndarray:
         array, number = number, array
     if type(array) is not np.ndarray or array.size < MIN_WHERE or type(number) not in NUMBERS:
-        return np.where(condition, *choices)
+        return _plain_where(condition, *choices)
     integer = INTEGERS.get(array.dtype)
     if integer is None or type(condition) is not np.ndarray or condition.dtype != bool:
-        return np.where(condition, *choices)
+        return _plain_where(condition, *choices)
     chosen = (condition if array is choices[0] else ~condition).view(np.int8)
     if condition.size < array.size:  # to cast it is cheap, and products of one dtype are faster
         chosen = chosen.astype(integer)
@@ -79,6 +79,17 @@ def where(condition: Any, *choices: Any) -> Any:
     result = (array.view(integer) ^ bits) * chosen
     result ^= bits
     return result.view(array.dtype)
+
+
+def _plain_where(condition: Any, *choices: Any) -> Any:
+    """``np.where``, but NumPy 2.0 damages memory for bfloat16 beside a Python integer."""
+    halves = [c.dtype for c in choices if hasattr(c, "dtype") and is_half(c.dtype)]
+    return np.where(condition, *[halves[0].type(c) if halves and type(c) is int else c
+                                 for c in choices])
+
+
+if np.lib.NumpyVersion(np.__version__) >= "2.1.0":
+    _plain_where = np.where  # type: ignore[assignment]
 
 
 def check(condition: Any, message: str, values: Any = None) -> None:
@@ -115,17 +126,8 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
     return a.astype(np.float32) if is_half(a.dtype) else a
 
 
-def where(condition: Any, *choices: Any) -> Any:
-    """``np.where`` for NumPy 2.0, which damages memory for bfloat16 beside a Python integer."""
-    halves = [c.dtype for c in choices if hasattr(c, "dtype") and is_half(c.dtype)]
-    return np.where(condition, *[halves[0].type(c) if halves and type(c) is int else c
-                                 for c in choices])
-
-
-REPAIRED = {"where": where} if np.lib.NumpyVersion(np.__version__) < "2.1.0" else {}
 xp = Namespace(
     np,
-    **REPAIRED,
     check=check,
     digamma=special.digamma,
     erf=special.erf,

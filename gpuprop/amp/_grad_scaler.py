@@ -12,7 +12,7 @@ import numpy as np
 
 from gpuprop._core.arena import Arena, gradient_arrays
 from gpuprop._core.checks import as_instance, as_integer, as_number
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.loading import as_entries
 from gpuprop._core.mode import loss_scaling_ops
 from gpuprop._core.ops import op
@@ -157,6 +157,7 @@ class GradScaler:
                                      "or unscale_() first")
             scale = arrays["scale"]
             any_found = _any(found, scale)
+            written(extent(scale))  # backward of losses that were scaled before now raises
             with backend_of(scale).at(scale), np.errstate(over="ignore"):
                 scale[...], arrays["_growth_tracker"][...] = updated(
                     backend_of(scale).xp, scale, arrays["_growth_tracker"], any_found,
