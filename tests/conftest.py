@@ -27,7 +27,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(config, items):
     """Mark tests with the parameter "cupy" as gpu; skip tests whose device is missing."""
     if config.getoption("op"):
-        of_rows = [item for item in items if "row" in getattr(item, "fixturenames", ())]
+        of_rows = [item for item in items
+                   if {"row", "distinct_row"} & {*getattr(item, "fixturenames", ())}]
         config.hook.pytest_deselected(items=[item for item in items if item not in of_rows])
         items[:] = of_rows
     for item in items:

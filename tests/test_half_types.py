@@ -11,6 +11,7 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
 from gpuprop._core.dtypes import as_dtype
+from gpuprop.training import Trainer
 
 HALVES = ["float16", "bfloat16"]
 halves = pytest.mark.parametrize("dtype", HALVES)
@@ -46,6 +47,49 @@ def test_the_gradient_of_a_bias_is_summed_in_float32(backend, dtype):
     assert y.dtype == as_dtype(dtype)
     y.sum().backward()
     assert layer.bias.grad.tolist() == [4096, 4096]
+
+
+@halves
+def test_gradients_of_many_uses_are_added_in_float32(backend, dtype):
+    """Of leaves and of other tensors, with hooks and without, through casts and without."""
+    n = 5000
+    plain, hooked, other = (half(np.ones(2), dtype, requires_grad=True) for _ in range(3))
+    hooked.register_hook(lambda g: g)
+    for make in (lambda: plain, lambda: hooked, lambda: other * 1):
+        x = make()
+        gpuprop.stack([x.sum().astype("float32") for _ in range(n // 2)]).sum().backward()
+        gpuprop.stack([make()] * (n // 2)).sum().backward()
+    for x in (plain, hooked, other):
+        found = backend.to_numpy(x.grad).astype("float32")
+        np.testing.assert_allclose(found, n, rtol=1e-2)
+
+
+@halves
+def test_layers_with_long_batches(backend, dtype):
+    """Gradients of parameters under autocast are those of float32, rounded once at each cast."""
+    for layer, shape in (
+            (nn.Linear(3, 2), (4096, 3)),
+            (nn.Conv2d(2, 2, 3), (4, 2, 34, 34)),
+            (nn.ConvTranspose2d(2, 2, 3), (4, 2, 32, 32)),
+            (nn.LSTM(3, 2), (2, 2048, 3)),
+            (nn.MultiheadAttention(4, 2), (2, 2048, 4)),
+            (nn.LayerNorm(3), (4096, 3)),
+            (nn.BatchNorm1d(3), (4096, 3)),
+            (nn.Bilinear(3, 3, 2), (4096, 3)),
+            (nn.PReLU(), (4096, 3))):
+        several = {nn.MultiheadAttention: 3, nn.Bilinear: 2}.get(type(layer), 1)
+        x = gpuprop.tensor(np.random.default_rng(0).standard_normal(shape).astype("float32"))
+        grads = []
+        for context in (contextlib.nullcontext(), gpuprop.autocast(dtype)):
+            layer.zero_grad()
+            with context:
+                y = layer(*[x] * several)
+            y = y[0] if isinstance(y, tuple) else y
+            y.astype("float32").sum().backward()
+            grads.append([backend.to_numpy(p.grad) for p in layer.parameters()])
+        for want, found in zip(*grads, strict=True):
+            np.testing.assert_allclose(found, want, rtol=2e-2, atol=2e-2 * abs(want).max() + 1e-3,
+                                       err_msg=f"{layer}")
 
 
 @halves
@@ -198,6 +242,22 @@ def transformer():
 
 def batch_norm():
     return nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+@halves
+@pytest.mark.parametrize("loss", [
+    nn.CrossEntropyLoss(),
+    F.cross_entropy,
+    lambda output, target: F.cross_entropy(output, target),
+], ids=["layer", "function", "user's function"])
+def test_the_trainer_adds_losses_in_float32(backend, dtype, loss):
+    """The sum of the losses of 90,000 labels is above the largest float16."""
+    model = nn.Linear(2, 3, bias=False).to(dtype)
+    x, labels = np.zeros((90_000, 2), "float32"), np.zeros(90_000, "int64")
+    trainer = Trainer(model, loss, optim.SGD(model.parameters(), lr=0.1))
+    history = trainer.fit((x, labels), epochs=1, batch_size=90_000)
+    assert history["loss"][0] == pytest.approx(math.log(3), rel=1e-2)
+    assert trainer.evaluate((x, labels), batch_size=90_000)["loss"] == history["loss"][0]
 
 
 @halves

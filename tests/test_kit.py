@@ -18,10 +18,13 @@ from gpuprop._core.tensor import Parameter
 from gpuprop.testing import (
     Row,
     check_grad,
+    check_half,
+    check_integers,
     check_kernel,
     check_parity,
     check_second,
     check_training,
+    distinct,
     floats,
     integers,
     pointwise,
@@ -124,6 +127,86 @@ class TestOps:
             check_second(faulty, x)
         with pytest.raises(AssertionError, match="second-order gradient"):
             check_grad(faulty, x, order=2)
+
+
+class TestTypes:
+    """Bodies that compute in the narrow type of an operand."""
+
+    halves = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+
+    @staticmethod
+    def check(faulty, *args, dtype, message):
+        for backend in ("numpy", "strict"):
+            with pytest.raises(AssertionError, match=message):
+                check_half(faulty, *args, backend=backend, dtype=dtype)
+
+    @halves
+    def test_a_sum_in_a_half_type(self, dtype):
+        @op(half="exact")
+        def faulty(xp, x: Array):
+            total = x[0]
+            for row in x[1:]:
+                total = total + row
+            shape = x.shape
+            return total, (lambda d: xp.broadcast_to(d, shape),)
+
+        self.check(faulty, x, dtype=dtype, message="output 0")
+
+    @halves
+    def test_a_gradient_summed_in_a_half_type(self, dtype):
+        @op(half="exact")
+        def faulty(xp, x: Array, bias: Array):
+            def of_bias(d):
+                total = d[0]
+                for row in d[1:]:
+                    total = total + row
+                return total
+
+            return x + bias, (lambda d: d, of_bias)
+
+        self.check(faulty, x, y, dtype=dtype, message="gradient 1")
+
+    def test_a_square_that_overflows(self):
+        @op(half="exact")
+        def faulty(xp, x: Array):
+            norm = (x * x).mean(axis=-1, keepdims=True) ** 0.5
+            return x / norm, (lambda d: d / norm,)
+
+        self.check(faulty, x, dtype="float16", message="output 0")
+
+    def test_an_index_in_a_narrow_type(self):
+        @op
+        def faulty(xp, x: Array, index: Array):
+            columns = x.shape[1]
+            flat = index * columns + 1
+            return xp.take(x.reshape(-1), flat), None
+
+        for backend in ("numpy", "strict"):
+            with pytest.raises((AssertionError, OverflowError), match=r"as u?int8|out of bounds"):
+                check_integers(faulty, x, integers(3, 4), backend=backend)
+
+    def test_an_integer_that_widens_a_float(self):
+        @op
+        def faulty(xp, x1: Array, x2: Array):
+            return x1 * x2, (lambda d: d * x2, lambda d: d * x1)
+
+        for backend in ("numpy", "strict"):
+            with pytest.raises(AssertionError, match="is float64, expected float32"):
+                check_integers(faulty, x, y, backend=backend)
+
+    def test_correct_ops(self):
+        for backend in ("numpy", "strict"):
+            check_integers(gpuprop.take, x, integers(20, 3), backend=backend)
+            check_integers(gpuprop.multiply, x, y, backend=backend)
+            for dtype in ("float16", "bfloat16"):
+                check_half(F.linear, x, floats(3, 5), floats(3), backend=backend, dtype=dtype)
+
+    def test_distinct(self):
+        rows = pointwise(gpuprop.multiply, 2)
+        assert len(distinct(rows)) < len(rows)
+        assert all(a.size for row in distinct(rows) for a in row.arrays())
+        options = [Row(gpuprop.sum, x, axis=axis) for axis in (0, 1, 0)]
+        assert distinct(options) == options[:2]
 
 
 def _with_definition(faulty, definition):

@@ -23,6 +23,7 @@ from gpuprop.training.metrics import (
     TopK,
     metric,
 )
+from gpuprop.training.metrics._classes import ClassificationMetric
 
 
 def measured(measure, output, target, size=17):
@@ -132,6 +133,33 @@ def test_ignored_labels_do_not_count(backend, classes, cls):
     kept = ignored != -100
     want = measured(cls(), output[kept], target[kept])
     np.testing.assert_allclose(measured(cls(), output, ignored), want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16"])
+def test_labels_of_narrow_types(backend, rng, dtype):
+    """Every metric of classification, with more classes than a uint8 can square."""
+    labels = np.concatenate([np.arange(21), rng.integers(0, 21, 60)])
+    scores = rng.standard_normal((81, 21))
+    assert measured("f1", np.eye(21)[labels], labels.astype(dtype)) == 1
+    for name in (*METRICS, "top5"):
+        if isinstance(metric(name), ClassificationMetric) and "binary" not in name:
+            np.testing.assert_array_equal(measured(name, scores, labels.astype(dtype)),
+                                          measured(name, scores, labels), err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_scores_of_half_types(backend, dtype):
+    """The sum of 90,000 losses is above the largest float16."""
+    scores = gpuprop.zeros((90_000, 3)).astype(dtype)
+    target = gpuprop.zeros(90_000, dtype="int64")
+    for name, want in (("perplexity", 3), ("accuracy", 1), ("top1", 0)):
+        measure = metric(name)
+        measure.update(scores, target)
+        assert measure.compute() == pytest.approx(want, rel=1e-3), name
+    for name in ("mae", "rmse"):
+        measure = metric(name)
+        measure.update(scores[:, 0] + 1, gpuprop.zeros(90_000))
+        assert measure.compute() == 1
 
 
 # ---- ranking -------------------------------------------------------------------------------------

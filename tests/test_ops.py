@@ -12,27 +12,38 @@ from gpuprop.testing import (
     all_rows,
     check_capture,
     check_grad,
+    check_half,
     check_hidden,
+    check_integers,
     check_parity,
     check_second,
+    distinct,
 )
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 ROWS = all_rows()
+DISTINCT = distinct(ROWS)
+# one row of each op, for checks that take long
+FIRST = {row.name: row for row in DISTINCT[::-1] if not {"half", "parity"} & row.skipped.keys()}
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrize tests with a `row` by all rows, or by those of the ops in ``--op``."""
-    if "row" not in metafunc.fixturenames:
+    """Parametrize tests with a `row` by all rows, or by those of the ops in ``--op``.
+
+    Slow tests have a `distinct_row`.
+    """
+    name = next((n for n in ("row", "distinct_row") if n in metafunc.fixturenames), None)
+    if name is None:
         return
     ops = metafunc.config.getoption("op")
     function_names = {row.name.partition(":")[2] for row in ROWS}
     unknown = set(ops) - function_names
     if unknown:
         raise pytest.UsageError(f"--op: no rows for {', '.join(sorted(unknown))}")
-    selected = [pytest.param(row, id=f"{i}-{row!r}") for i, row in enumerate(ROWS)
+    rows = ROWS if name == "row" else DISTINCT
+    selected = [pytest.param(row, id=f"{i}-{row!r}") for i, row in enumerate(rows)
                 if not ops or row.name.partition(":")[2] in ops]
-    metafunc.parametrize("row", selected)
+    metafunc.parametrize(name, selected)
 
 
 def test_gradient(row):
@@ -57,6 +68,22 @@ def test_hidden(row, name):
 def test_parity(row, name, dtype):
     if "parity" not in row.skipped:
         check_parity(row, backend=name, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types(distinct_row, name, dtype):
+    is_slow = dtype == "float16" or name == "cupy"
+    if not {"half", "parity"} & distinct_row.skipped.keys() and (
+            not is_slow or distinct_row is FIRST[distinct_row.name]):
+        check_half(distinct_row, backend=name, dtype=dtype)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_integers(distinct_row, name):
+    if not {"integers", "parity"} & distinct_row.skipped.keys() and (
+            name != "cupy" or distinct_row is FIRST.get(distinct_row.name)):
+        check_integers(distinct_row, backend=name)
 
 
 @pytest.mark.parametrize("name", RECORDS)

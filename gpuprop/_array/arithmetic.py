@@ -143,7 +143,7 @@ def fmin(xp, x1: Array, x2: Array):
     )
 
 
-@op
+@op(promote=True)
 def clip(xp, x: Array, min: Array = None, max: Array = None):
     """`x` limited to [`min`, `max`], where None is no bound; `clamp` in PyTorch.
 
@@ -205,7 +205,7 @@ def copysign(xp, x1: Array, x2: Array):
     return y, (lambda d: d * xp.sign(x1) * xp.sign(y), xp.zeros_like)
 
 
-@op(promote=True, half="rounded")
+@op(promote="x y", half="rounded")
 def where(xp, condition: Array, x: Array, y: Array):
     """`x` where `condition` is True, else `y`.
 

@@ -114,7 +114,7 @@ def gather(xp, x: Array, axis: int, index: Array):
     )
 
 
-@op(half="exact")
+@op(promote="x src", half="exact")
 def scatter_add(xp, x: Array, axis: int, index: Array, src: Array):
     """`x` with ``src[i, j]`` added at ``[i, index[i, j]]`` along an axis (here 1).
 
@@ -133,7 +133,7 @@ def scatter_add(xp, x: Array, axis: int, index: Array, src: Array):
     return x + added, (lambda d: d, lambda d: None, src_grad)
 
 
-@op(half="exact")
+@op(promote="x source", half="exact")
 def index_add(xp, x: Array, axis: int, index: Array, source: Array):
     """`x` with the slices of `source` added at `index` (1-D) along an axis; duplicates are summed.
 
@@ -152,7 +152,7 @@ def index_add(xp, x: Array, axis: int, index: Array, source: Array):
     )
 
 
-@op(half="rounded")
+@op(promote="x value", half="rounded")
 def masked_fill(xp, x: Array, mask: Array, value: Array):
     """`x` with `value`, a number or 0-d array, where `mask` is True."""
     return xp.where(mask, value, x), (

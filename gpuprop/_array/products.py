@@ -14,6 +14,7 @@ from gpuprop._array.indexing import diagonal
 from gpuprop._array.reduction import sum
 from gpuprop._array.scatter import normalize_axis
 from gpuprop._array.shape import astype, reshape, transpose
+from gpuprop._core.arguments import promoted
 from gpuprop._core.dtypes import widened
 from gpuprop._core.ops import op
 from gpuprop._core.placement import on_device_of_arguments
@@ -229,7 +230,7 @@ def _size_mismatch(label, n, other):
 
 def _contract(operands, labels, output, order):
     """Contract labelled operands in pairs, in the order of `_best_order`, to the output labels."""
-    terms = dict(enumerate(zip(operands, labels, strict=True)))
+    terms = dict(enumerate(zip(promoted(operands), labels, strict=True)))
     for i, j in order:
         x, x_labels = terms.pop(i)
         y, y_labels = terms.pop(j)
@@ -283,7 +284,8 @@ def _contract_pair(x, x_labels, y, y_labels, needed):
     elif summed:  # products of rows with rows, which need no matrix product
         x_rows = widened(grouped(x, x_labels, summed))
         y_rows = widened(grouped(y, y_labels, summed))
-        z = astype(sum(multiply(x_rows, y_rows), -1), x.dtype)
+        products = multiply(x_rows, y_rows)
+        z = astype(sum(products, -1), x.dtype if x.dtype == y.dtype else products.dtype)
     else:
         z = multiply(grouped(x, x_labels, free_x, []), grouped(y, y_labels, [], free_y))
     labels = batch + free_x + free_y

@@ -18,7 +18,7 @@ from gpuprop._array.scatter import (
     pad_with,
     put_rows,
 )
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.ops import called_as, op
 from gpuprop._core.signature import Array
 
@@ -53,7 +53,7 @@ INTEGERS = (int, np.integer)
 def astype(xp, x: Array, dtype: Any):
     """`x` converted to another dtype; no gradient passes a conversion to integers or bools."""
     old = x.dtype
-    y = x.astype(dtype)
+    y = x.astype(as_dtype(dtype))
     return y, (lambda d: d.astype(old),) if is_float(y.dtype) else None
 
 
@@ -269,7 +269,7 @@ def _joining(arrays: Iterable[Any], axis: int = 0) -> Any:
 
 
 @called_as(_joining)
-@op(half="exact")
+@op(promote=True, half="exact")
 def concatenate(xp, *arrays: Array, axis: int = 0):
     """A sequence of arrays joined along an existing axis.
 
@@ -289,7 +289,7 @@ def concatenate(xp, *arrays: Array, axis: int = 0):
 
 
 @called_as(_joining)
-@op(half="exact")
+@op(promote=True, half="exact")
 def stack(xp, *arrays: Array, axis: int = 0):
     """A sequence of arrays of equal shape joined along a new axis.
 

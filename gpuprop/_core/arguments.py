@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,19 +109,20 @@ def refuse_tensors(fn: Callable, caller: str, constants: dict) -> None:
                             f"Python value, such as {name}.item(){hint}")
 
 
-def promoted(arrays: list) -> list:
-    """The arrays, where an integer or bool operand has the floating dtype of the other operand.
+def promoted(arrays: list, operands: Sequence[int] | None = None) -> list:
+    """The arrays, with the integer and bool operands cast to the floating dtype of the others.
 
-    The operands are the last two arrays: `where` has a condition before them.
+    `operands` are positions in `arrays`, by default all.
     """
-    *rest, x, y = arrays
-    if is_float(x.dtype) and y.dtype.kind in "iub":
-        with on_device_of((y,)):
-            y = y.astype(x.dtype)
-    elif is_float(y.dtype) and x.dtype.kind in "iub":
-        with on_device_of((x,)):
-            x = x.astype(y.dtype)
-    return [*rest, x, y]
+    operands = range(len(arrays)) if operands is None else operands
+    dtypes = {i: arrays[i].dtype for i in operands if type(arrays[i]) not in NUMBERS}
+    floating = list(filter(is_float, dtypes.values()))
+    if not floating or len(floating) == len(dtypes):
+        return arrays
+    widest = max(floating, key=lambda dtype: dtype.itemsize)
+    with on_device_of([arrays[i] for i in dtypes]):
+        return [a.astype(widest) if i in dtypes and dtypes[i].kind in "iub" else a
+                for i, a in enumerate(arrays)]
 
 
 def autocast_arguments(args: tuple, precision: str, low: Any) -> tuple | None:

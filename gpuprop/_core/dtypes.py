@@ -39,6 +39,11 @@ def widened(a: Any) -> Any:
     return a.astype("float32") if a.dtype.char in HALF else a
 
 
+def cast(a: Any, dtype: Any) -> Any:
+    """An array cast to `dtype`; the array itself if it has this dtype."""
+    return a if a.dtype == dtype else a.astype(dtype)
+
+
 def compute_dtype(dtype: Any) -> str:
     """The dtype in which arrays of `dtype`, and their coefficients, are computed.
 

@@ -167,11 +167,15 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     root.grad = gradient
     # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
     waiting: dict[int, tuple[Variable, Any]] = {}
+    # nodes whose gradients of a half type are added in float32, and ids of leaves of half types
+    halves: set = set()
     has_devices = bool(MULTI_DEVICE)
     try:
         for node in nodes:
             g = node.grad
             node.grad = None
+            if halves and node in halves:
+                g = g.astype(node.dtype)
             if g is not None:
                 if has_devices:
                     _use_device_of(g)
@@ -184,17 +188,17 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                         if edge is not None and f is not None:
                             d = f(g)
                             if d is not None:
-                                _send(node, edge, d, waiting)
+                                _send(node, edge, d, waiting, halves)
                 else:
                     grads = _checked_gradients(node, pullback(g))
                     for edge, d in zip(node.edges, grads, strict=True):
                         if edge is not None and d is not None:
-                            _send(node, edge, d, waiting)
+                            _send(node, edge, d, waiting, halves)
             if not retain_graph:  # free the activations that the pullback holds
                 node.pullback = _already_freed
                 node.edges = ()
         for leaf, g in waiting.values():
-            deliver(leaf, g)
+            deliver(leaf, g if g.dtype is leaf.data.dtype else g.astype(leaf.data.dtype))
     except BaseException:
         for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
@@ -223,8 +227,11 @@ def _use_device_of(g: Any) -> None:
         backend.use_device(backend.device_of(a))
 
 
-def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
-    """Add a gradient to the node or leaf that made the input, in the input's shape and dtype."""
+def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
+    """Add a gradient to the node or leaf that made the input, in the input's shape and dtype.
+
+    Gradients of half types are added in float32: a sum of many would stop growing.
+    """
     if MULTI_DEVICE:
         _use_device_of(g)
     if type(edge) is Node:
@@ -232,7 +239,13 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
             g = _unbroadcast(node, g, edge.shape)
         if g.dtype is not edge.dtype:
             g = g.astype(edge.dtype)
-        edge.grad = g if edge.grad is None else edge.grad + g
+        if edge.grad is None:
+            edge.grad = g
+        elif g.dtype.itemsize == 2:
+            halves.add(edge)
+            edge.grad = widened(edge.grad) + widened(g)
+        else:
+            edge.grad = edge.grad + g
         return
     if edge.changed > node.order:
         raise RuntimeError(
@@ -246,12 +259,15 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict) -> None:
     if g.dtype is not data.dtype:
         edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
         g = g.astype(data.dtype)
-    if not edge.hooks:
-        edge.receive(g)
-    elif id(edge) in waiting:
-        waiting[id(edge)] = edge, waiting[id(edge)][1] + g
+    key = id(edge)
+    if key in waiting:
+        waiting[key] = edge, waiting[key][1] + widened(g)
+    elif edge.hooks or key in halves:
+        waiting[key] = edge, widened(g)
     else:
-        waiting[id(edge)] = edge, g
+        if g.dtype.itemsize == 2:
+            halves.add(key)  # later gradients in this pass are added in float32
+        edge.receive(g)
 
 
 def _checked_gradients(node: Node, result: Any) -> Any:

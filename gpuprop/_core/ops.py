@@ -67,9 +67,9 @@ class LinearOp(Op[P], Protocol[P]):
 @overload
 def op(fn: Callable[Concatenate[Any, P], Any]) -> Op[P]: ...
 @overload
-def op(*, precision: str | None = None, promote: bool = False, half: str | None = None,
+def op(*, precision: str | None = None, promote: bool | str = False, half: str | None = None,
        name: str | None = None) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]: ...
-def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
+def op(fn: Any = None, *, precision: str | None = None, promote: bool | str = False,
        half: str | None = None, name: str | None = None) -> Any:
     """Make an op of ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)``.
 
@@ -80,9 +80,10 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
     body returns several outputs as a tuple; its pullbacks then take a tuple of gradients.
 
     `precision` is the dtype of the computation inside autocast: "low" (autocast's dtype), "full"
-    (float32) or "widest" (autocast's dtype if all floating arguments have it, else float32).  With
-    `promote`, the last two arrays are operands: if one is an integer or bool array and the other
-    floating, the former is cast to the floating dtype.  `name` is the name for messages if it
+    (float32) or "widest" (autocast's dtype if all floating arguments have it, else float32).
+    `promote` says which arrays are operands of one expression: all (True), or those of these names,
+    as in ``promote="x y"``.  If one of them is floating, integer and bool operands are cast to its
+    dtype, so that they never widen it.  `name` is the name for messages if it
     differs from the body's name; "{n}" in it becomes the number of spatial dimensions of the
     output.
 
@@ -109,17 +110,20 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool = False,
         raise ValueError(f"op(precision={precision!r}, half={half!r}): expected a precision of "
                          f"{PRECISIONS} and half of {HALF_RULES}")
     spec = Spec(fn, label=name)
-    if promote and len(spec.arrays) < 2:
-        raise TypeError(f"{spec.name}: promote=True needs two arrays")
+    if promote and len(spec.arrays) < 2 and not spec.variadic:
+        raise TypeError(f"{spec.name}: promote={promote!r} needs two arrays")
     return _make_op(spec, precision, promote, "exact" if precision == "low" else half)
 
 
-def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
+def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = False,
              half: str | None = None) -> Any:
     choose = spec.choose
     chosen = spec.chosen
     spec.is_op = True
     widens = half is None
+    names = [p.name for p in spec.arrays]
+    operands = [*map(names.index, names if promote is True else (promote or "").split())]
+    promotes_last_two = operands == [len(names) - 2, len(names) - 1]
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
@@ -161,10 +165,12 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool = False,
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
             may_have_half = True
-        if promote:
+        if promotes_last_two:
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in NUMBERS and x.dtype is not y.dtype:
-                arrays = promoted(arrays)
+                arrays = promoted(arrays, operands)
+        elif operands:
+            arrays = promoted(arrays, None if spec.variadic else operands)
         if constants:
             for value in constants.values():
                 if isinstance(value, Tensor):

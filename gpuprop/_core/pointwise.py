@@ -72,11 +72,13 @@ class PointwiseOp(Op[P], Protocol[P]):
 @overload
 def pointwise_op(fn: Callable[Concatenate[Any, P], Any]) -> PointwiseOp[P]: ...
 @overload
-def pointwise_op(*, precision: str | None = None, name: str | None = None,
+def pointwise_op(*, precision: str | None = None, promote: bool | str = False,
+                 name: str | None = None,
                  ) -> Callable[[Callable[Concatenate[Any, P], Any]], PointwiseOp[P]]: ...
 
 
-def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | None = None) -> Any:
+def pointwise_op(fn: Any = None, *, precision: str | None = None, promote: bool | str = False,
+                 name: str | None = None) -> Any:
     """Make an op of ``fn(xp, input: Array, ..., alpha=1.0)``, a `pointwise` body.
 
     ``@name.backward`` declares the gradient of an array, and is used once for each array, in order:
@@ -85,7 +87,7 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | No
     `inplace` is accepted and ignored.
     """
     if fn is None:
-        return functools.partial(pointwise_op, precision=precision, name=name)
+        return functools.partial(pointwise_op, precision=precision, promote=promote, name=name)
     forward = pointwise(fn)
     defaults = {p.name: p.default for p in parameters(fn) if p.default is not REQUIRED}
     gradients: list[tuple[Callable, bool]] = []  # (pointwise body, whether it takes the output)
@@ -105,7 +107,7 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, name: str | No
         gradients.append((pointwise(gradient), from_output))
         return gradient
 
-    call: Any = op(precision=precision, half="exact", name=name)(body)
+    call: Any = op(precision=precision, promote=promote, half="exact", name=name)(body)
     call.backward = backward
     call.backward_from_output = functools.partial(backward, from_output=True)
     return call

@@ -64,7 +64,7 @@ def relu6(input: Array, inplace: bool = False) -> Array:
     return hardtanh(input, 0, 6)
 
 
-@pointwise_op(name="leaky_relu")
+@pointwise_op(promote=True, name="leaky_relu")
 def leaky_relu_op(xp, input: Array, slope: Array):
     """`leaky_relu` with an array of slopes, which broadcasts."""
     return xp.maximum(input, 0) + slope * xp.minimum(input, 0)
@@ -314,7 +314,7 @@ def tanhshrink_backward(xp, input, dy):
 # ---- along an axis -----------------------------------------------------------------------------
 
 
-@pointwise_op(name="glu")
+@pointwise_op(promote=True, name="glu")
 def sigmoid_gate(xp, input: Array, gate: Array):
     """``input * sigmoid(gate)``."""
     return input * xp.sigmoid(gate)

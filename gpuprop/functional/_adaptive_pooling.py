@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuprop._array.scatter import put_rows
 from gpuprop._core.checks import as_number
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import is_float, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
@@ -52,7 +52,7 @@ def fractional_positions(xp, samples, length, size, count):
     """
     step = (length - size) / max(count - 1, 1)
     i = xp.arange(count)
-    u = samples[..., None]
+    u = widened(samples)[..., None]
     start = ((i + u) * step).astype("int64") - (u * step).astype("int64")
     start = xp.where(i == count - 1, length - size, start)
     return start[..., None] + xp.arange(size)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core.checks import as_number
-from gpuprop._core.dtypes import compute_dtype, is_float, largest
+from gpuprop._core.dtypes import cast, compute_dtype, is_float, largest
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_rows
 from gpuprop._core.pointwise import pointwise
@@ -85,10 +85,6 @@ def hides_all(mask, band, n, m):
 
 def is_additive(mask):
     return mask is not None and mask.dtype.kind != "b"
-
-
-def cast(a, dtype):
-    return a if a.dtype == dtype else a.astype(dtype)
 
 
 def check_dtypes(query, key, value, mask):

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuprop._array.shape import pad
 from gpuprop._core.composed import composed
-from gpuprop._core.dtypes import compute_dtype, widened
+from gpuprop._core.dtypes import cast, compute_dtype, widened
 from gpuprop._core.ops import op
 from gpuprop._core.registry import backend_of
 from gpuprop._core.signature import Array
@@ -54,12 +54,16 @@ def conv_forward(xp, x, w, counts, stride, padding, dilation, groups):
 
 
 def conv_input_grad(xp, dy, w, space, stride, padding, dilation, groups):
-    """The gradient of `conv_forward` with respect to x, which has spatial shape `space`."""
+    """The gradient of `conv_forward` with respect to x, which has spatial shape `space`.
+
+    float32 for half types, so that the windows that share an element are added before they are
+    rounded.
+    """
     batch, _, *counts = dy.shape
     out, channels, *size = w.shape
     n = len(size)
     filters = w.reshape(groups, out // groups, math.prod(w.shape[1:])).swapaxes(1, 2)
-    columns = xp.matmul(filters, group_matrices(dy, groups))
+    columns = xp.matmul(filters, group_matrices(dy, groups), dtype=compute_dtype(dy.dtype))
     columns = columns.reshape(groups * channels, *size, batch, *counts)
     columns = columns.transpose((n + 1, *range(n + 1), *range(n + 2, 2 * n + 2)))
     padded = tuple(s + before + after for s, (before, after) in zip(space, padding, strict=True))
@@ -179,7 +183,7 @@ def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, 
     y = conv_input_grad(xp, input, weight, space, *options)
     if bias is not None:
         y += per_channel(bias, len(space))
-    return y, (
+    return cast(y, input.dtype), (
         lambda dy: conv_forward(xp, dy, weight, counts, *options),
         lambda dy: conv_weight_grad(xp, dy, input, weight_shape, *options),
         bias_grad)

@@ -11,6 +11,7 @@ from gpuprop._core.composed import composed
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
+from gpuprop.functional._checks import check_floating
 from gpuprop.functional._loss_common import match_dtype, reduce_loss
 
 
@@ -190,6 +191,7 @@ def check_labels(loss: str, input: Any, target: Any, weight: Any = None) -> None
     if input.ndim == 0 or target.shape != shape:
         raise ValueError(f"{loss}: target must have shape {shape} for input {input.shape}, one "
                          f"label per sample, got {target.shape}")
+    check_floating(loss, input)
     if target.dtype.kind not in "iu":
         raise TypeError(f"{loss}: target must hold integer labels, got {target.dtype.name}")
     if weight is not None and weight.shape != (input.shape[axis],):

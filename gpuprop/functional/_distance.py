@@ -7,6 +7,7 @@ import numpy as np
 from gpuprop._array.arithmetic import maximum
 from gpuprop._array.reduction import norm
 from gpuprop._array.shape import broadcast_to, concatenate
+from gpuprop._core.arguments import promoted
 from gpuprop._core.composed import composed
 from gpuprop._core.signature import Array
 
@@ -37,6 +38,7 @@ def cosine_similarity(x1: Array, x2: Array, dim: int = 1, eps: float = 1e-8) -> 
     >>> F.cosine_similarity(gp.tensor([[2.0, 0.0]]), gp.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
     [1.0, 0.0]
     """
+    x1, x2 = promoted([x1, x2])
     if x1.shape != x2.shape:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
         x1 = broadcast_to(x1, shape)

@@ -11,6 +11,7 @@ from gpuprop._array.indexing import take, take_along_axis
 from gpuprop._array.reduction import argmax, norm
 from gpuprop._array.scatter import put_rows
 from gpuprop._array.shape import astype
+from gpuprop._core.arguments import promoted
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.ops import kernel, op
@@ -131,6 +132,7 @@ def embedding_bag(input: Array, weight: Array, offsets: Array = None,
     if max_norm is not None:
         limit_row_norms(weight, input, max_norm, norm_type)
     input = raw(input)
+    weight, per_sample_weights = promoted([weight, per_sample_weights])
     rows = widened(embedding_lookup(input, weight, None, scale_grad_by_freq))
     if per_sample_weights is not None:
         rows = multiply(rows, widened(per_sample_weights)[..., None])
@@ -227,6 +229,7 @@ def bag_argmax(xp, rows: Array, bags: Array, n):
     rows = rows.astype(compute_dtype(rows.dtype), copy=False)
     rows = xp.where(rows == rows, rows + 0.0, math.inf)  # NaN is the largest; -0.0 becomes 0.0
     index = xp.arange(count, dtype="int32")[:, None]
+    bags = bags.astype("int64", copy=False)  # flat indices overflow narrow types
     flat = (bags[:, None] * features + xp.arange(features)).reshape(count * features)
     keys = ordered_bits(rows)
     largest = ordered_bits(xp.full(n * features, -math.inf, rows.dtype))

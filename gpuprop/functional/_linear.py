@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpuprop._array.products import as_matrix
+from gpuprop._core.dtypes import cast, compute_dtype, widened
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
@@ -66,15 +67,16 @@ def bilinear(xp, input1: Array, input2: Array, weight: Array, bias: Array = None
     x2 = as_matrix(input2)
     n = len(x1)
     w = weight.transpose(1, 0, 2).reshape(in1, out * in2)
-    x1_w = xp.matmul(x1, w).reshape(n, out, in2)
+    # products that are multiplied further are not rounded to half types
+    x1_w = xp.matmul(x1, w, dtype=compute_dtype(w.dtype)).reshape(n, out, in2)
     y = xp.matmul(x1_w, x2[:, :, None]).reshape(*batch, out)
     if bias is not None:
         y = add_bias("bilinear", y, bias)
 
     def dy_x2(dy):
-        return (dy.reshape(n, out, 1) * x2[:, None]).reshape(n, out * in2)
+        return (widened(dy).reshape(n, out, 1) * x2[:, None]).reshape(n, out * in2)
 
-    return y, (
+    return cast(y, w.dtype), (
         lambda dy: xp.matmul(dy_x2(dy), w.T).reshape(*batch, in1),
         lambda dy: xp.matmul(dy.reshape(n, 1, out), x1_w).reshape(*batch, in2),
         lambda dy: xp.matmul(x1.T, dy_x2(dy)).reshape(in1, out, in2).transpose(1, 0, 2),

@@ -8,7 +8,6 @@ from typing import Any
 from gpuprop._array.activation import log_softmax
 from gpuprop._array.indexing import take
 from gpuprop._core.composed import composed
-from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
@@ -138,7 +137,7 @@ def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, 
     return losses, pullback
 
 
-@composed
+@composed(full=True)
 def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *,
                          linear_bias: Array = None, weight: Array = None, reduction: str = "mean",
                          ignore_index: int | None = None, label_smoothing: float = 0.0,
@@ -193,9 +192,7 @@ def linear_cross_entropy(input: Array, linear_weight: Array, target: Array, *,
     label_weight = counted
     if weight is not None:
         label_weight = take(weight.detach(), target * counted) * counted
-    dtype = losses.dtype
-    total = label_weight.astype(compute_dtype(dtype)).sum()
-    losses = reduce_loss(widened(losses), total, reduction).astype(dtype)
+    losses = reduce_loss(losses, label_weight.astype(losses.dtype).sum(), reduction)
     return losses[0] if losses.ndim and not batch else losses
 
 

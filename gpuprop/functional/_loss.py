@@ -16,7 +16,7 @@ from gpuprop._core.namespace import namespace
 from gpuprop._core.pointwise import pointwise_op
 from gpuprop._core.signature import Array
 from gpuprop.functional._activation import log1p_exp, logsigmoid
-from gpuprop.functional._checks import broadcasts_to
+from gpuprop.functional._checks import broadcasts_to, check_floating
 from gpuprop.functional._cross_entropy import check_labels, encode_one_hot
 from gpuprop.functional._distance import cosine_similarity, pairwise_distance
 from gpuprop.functional._loss_common import match_dtype, match_shape_and_dtype, reduce_loss
@@ -34,7 +34,7 @@ def negated(body: Callable) -> Callable:
     return minus
 
 
-@pointwise_op(precision="full", name="mse_loss")
+@pointwise_op(precision="full", promote=True, name="mse_loss")
 def squared_error(xp, input: Array, target: Array):
     """``(input - target)**2``."""
     d = input - target
@@ -46,7 +46,7 @@ def squared_error_backward(xp, input, target, dy):
     return 2 * dy * (input - target)
 
 
-@pointwise_op(precision="full", name="l1_loss")
+@pointwise_op(precision="full", promote=True, name="l1_loss")
 def absolute_error(xp, input: Array, target: Array):
     """``|input - target|``."""
     return xp.abs(input - target)
@@ -57,7 +57,7 @@ def absolute_error_backward(xp, input, target, dy):
     return dy * xp.sign(input - target)
 
 
-@pointwise_op(precision="full", name="huber_loss")
+@pointwise_op(precision="full", promote=True, name="huber_loss")
 def huber_error(xp, input: Array, target: Array, delta: float):
     """``d**2 / 2 if |d| < delta else delta * (|d| - delta / 2)``, where d is input - target."""
     d = input - target
@@ -145,7 +145,7 @@ def smooth_l1_loss(input: Array, target: Array, reduction: str = "mean",
     return reduce_loss(loss, None, reduction) / beta
 
 
-@pointwise_op(precision="full", name="gaussian_nll_loss")
+@pointwise_op(precision="full", promote=True, name="gaussian_nll_loss")
 def gaussian_nll(xp, input: Array, target: Array, var: Array, eps: float):
     """``(log(var) + (input - target)**2 / var) / 2``; `var` is at least `eps`.
 
@@ -182,6 +182,7 @@ def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = Fals
     "mean", "sum" or "none".  Raises ValueError for other shapes, and IndexError if a variance is
     negative (on a device, when a value is next read).
     """
+    check_floating("gaussian_nll_loss", input)
     if not hasattr(var, "shape"):
         var = namespace(input).full_like(input, var)
     elif var.shape == input.shape[:-1] != input.shape:
@@ -199,7 +200,7 @@ def gaussian_nll_loss(input: Array, target: Array, var: Array, full: bool = Fals
     return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full", name="poisson_nll_loss")
+@pointwise_op(precision="full", promote=True, name="poisson_nll_loss")
 def poisson_nll(xp, input: Array, target: Array, log_input: bool, full: bool, eps: float):
     """``rate - target * log(rate)``; `full` adds Stirling's approximation of ``log(target!)``."""
     loss = xp.exp(input) - target * input if log_input else input - target * xp.log(input + eps)
@@ -251,7 +252,7 @@ def clamped_log_complement(xp, p):
     return xp.where(p < 1, xp.log1p(-p * (p < 1)), -100)
 
 
-@pointwise_op(precision="full", name="binary_cross_entropy")
+@pointwise_op(precision="full", promote=True, name="binary_cross_entropy")
 def bernoulli_nll(xp, input: Array, target: Array):
     """``-target * log(input) - (1 - target) * log(1 - input)``, with logs of at least -100."""
     return (target - 1) * clamped_log_complement(xp, input) - target * clamped_log(xp, input)
@@ -286,7 +287,7 @@ def binary_cross_entropy(input: Array, target: Array, weight: Array = None,
     return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full", name="binary_cross_entropy_with_logits")
+@pointwise_op(precision="full", promote=True, name="binary_cross_entropy_with_logits")
 def logistic_nll(xp, input: Array, target: Array, pos_weight: Array):
     """`bernoulli_nll` of ``sigmoid(input)``, with `pos_weight` on the term of ``target = 1``."""
     return (1 - target) * input + ((pos_weight - 1) * target + 1) * log1p_exp(xp, -input)
@@ -330,7 +331,7 @@ def binary_cross_entropy_with_logits(input: Array, target: Array, weight: Array 
     return reduce_loss(loss, None, reduction)
 
 
-@pointwise_op(precision="full", name="kl_div")
+@pointwise_op(precision="full", promote=True, name="kl_div")
 def relative_entropy(xp, input: Array, target: Array, log_target: bool):
     """``target * (log(target) - input)``; with `log_target`, `target` holds logarithms."""
     if log_target:
@@ -509,7 +510,7 @@ def margin_ranking_loss(input1: Array, input2: Array, target: Array, margin: flo
     """
     name = "margin_ranking_loss"
     difference = input1 - match_shape_and_dtype(name, input1, input2, "input2")
-    target = match_shape_and_dtype(name, input1, target)
+    target = match_shape_and_dtype(name, difference, target)
     return reduce_loss(hinge(margin - target * difference), None, reduction)
 
 

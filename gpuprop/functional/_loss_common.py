@@ -7,9 +7,10 @@ from typing import Any
 
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
+from gpuprop.functional._checks import check_floating
 
 
-@op(precision="full")
+@op(precision="full", promote=True)
 def reduce_loss(xp, loss: Array, total: Array = None, reduction: str = "mean"):
     """The losses ("none"), their "sum", or their "mean", which is the sum divided by `total`.
 
@@ -43,8 +44,10 @@ def match_shape_and_dtype(loss: str, input: Any, other: Any, name: str = "target
 def match_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:
     """`other`, cast to the dtype of `input` if it holds integers or bools.
 
-    Raises TypeError for float64, which would widen an `input` of another dtype.
+    Raises TypeError for float64, which would widen an `input` of another dtype, and for an `input`
+    of integers, whose differences may overflow.
     """
+    check_floating(loss, input)
     if other.dtype.kind in "iub":
         return other.astype(input.dtype)
     if other.dtype == "float64" and input.dtype != "float64":

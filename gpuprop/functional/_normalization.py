@@ -16,7 +16,7 @@ from gpuprop._core.dtypes import HALF, compute_dtype, widened
 from gpuprop._core.ops import kernel, op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
-from gpuprop.functional._checks import check_dtypes
+from gpuprop.functional._checks import check_dtypes, check_floating
 
 # ---- ops and kernels ----------------------------------------------------------------------------
 
@@ -231,6 +231,7 @@ def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Ar
         raise ValueError(f"batch_norm: input must be (N, C, ...), got shape {input.shape}")
     if eps <= 0:
         raise ValueError(f"batch_norm: eps must be positive, got {eps}")
+    check_floating("batch_norm", input)
     if input.dtype.char in HALF:  # running statistics are updated before any rounding
         check_dtypes("batch_norm", input, weight, bias)
         weight, bias = optional_widened(weight), optional_widened(bias)

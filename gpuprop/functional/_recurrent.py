@@ -317,7 +317,7 @@ def unpack(xp, packed: Array, sizes, total, value=0.0):
     return out
 
 
-@op(half="exact", name="pad_sequence")
+@op(promote=True, half="exact", name="pad_sequence")
 def stack_padded(xp, *sequences: Array, batch_first=False, value=0.0, left=False):
     """Stack sequences (L, ...), padded with `value` to the length of the longest."""
     longest = max(len(s) for s in sequences)

@@ -85,9 +85,10 @@ class Loss(Function):
     def sum_and_count(self, *inputs: Any) -> tuple[Tensor, Any]:
         """The sum of the losses of a batch, and the count by which their mean divides it.
 
-        The count is a number or a 0-d array.  Depending on the loss, it is the number of elements,
-        of samples or of labels that are not ignored, or the sum of weights.  The mean over several
-        batches is the total of the sums divided by the total of the counts.
+        The sum of half types is float32.  The count is a number or a 0-d array.  Depending on the
+        loss, it is the number of elements, of samples or of labels that are not ignored, or the sum
+        of weights.  The mean over several batches is the total of the sums divided by the total of
+        the counts.
 
         Raises ValueError unless the reduction is a mean.
         """
@@ -108,7 +109,8 @@ def function_sum_and_count(cls: type[Loss], options: dict[str, Any],
                            *inputs: Any) -> tuple[Tensor, Any]:
     """`Loss.sum_and_count` for the function of a class and these options."""
     check_mean(options.get("reduction", "mean"))
-    total = cls.function(*inputs, **{**options, "reduction": "sum"})
+    wide = [widened(a) if hasattr(a, "dtype") else a for a in inputs]
+    total = cls.function(*wide, **{**options, "reduction": "sum"})
     return total, cls.mean_divisor(*map(raw, inputs), **options)
 
 
@@ -351,7 +353,7 @@ class LinearCrossEntropyLoss(Module):
         labels = raw(target)
         ignore_index = -100 if self.ignore_index is None else self.ignore_index
         count = label_weight(labels, labels, self.weight, ignore_index)
-        return _linear_cross_entropy(self, input, target, "sum"), count
+        return widened(_linear_cross_entropy(self, input, target, "none")).sum(), count
 
     def extra_repr(self) -> str:
         return (f"num_classes={self.num_classes}, out_features={self.out_features}, "

@@ -15,10 +15,11 @@ from gpuprop.testing._checks import (
     check_parity,
     check_second,
     check_training,
-    conformance,
     no_syncs,
 )
+from gpuprop.testing._conformance import conformance
 from gpuprop.testing._strict import StrictArray, StrictBackend
+from gpuprop.testing._types import check_half, check_integers, distinct
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 
 __all__ = [
@@ -30,12 +31,15 @@ __all__ = [
     "all_rows",
     "check_capture",
     "check_grad",
+    "check_half",
     "check_hidden",
+    "check_integers",
     "check_kernel",
     "check_parity",
     "check_second",
     "check_training",
     "conformance",
+    "distinct",
     "floats",
     "integers",
     "no_syncs",

@@ -27,7 +27,7 @@ from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.tree import tree_map
 from gpuprop.nn._module import state_tensors
 from gpuprop.random import manual_seed
-from gpuprop.testing.rows import Row, all_rows
+from gpuprop.testing.rows import Row
 
 # The tolerance of a result in each dtype, relative to its largest element.
 TOLERANCE = {"float64": 1e-11, "float32": 3e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
@@ -87,8 +87,13 @@ class Result(NamedTuple):
 
 
 def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "contiguous",
-            gradients: bool = True) -> Result:
-    """Call a row on a backend with its floats in `dtype`, then `backward` of a weighted sum."""
+            gradients: bool = True, weights: Callable | None = None,
+            pullbacks: bool = True) -> Result:
+    """Call a row on a backend with its floats in `dtype`, then `backward` of a weighted sum.
+
+    `weights` is by default `_weights`.  With `pullbacks`, their dtypes are found.
+    """
+    weights = weights or _weights
     inputs: list[Tensor] = []
     before: list[np.ndarray] = []
 
@@ -104,9 +109,10 @@ def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "c
     with use(backend.name), no_syncs(backend, repr(row)):
         outputs = _tensors(call())
         differentiable = [o for o in outputs if o.requires_grad]
-        dtypes = [pair for o in differentiable for pair in _pullback_dtypes(o, backend)]
+        dtypes = [pair for o in differentiable if pullbacks
+                  for pair in _pullback_dtypes(o, backend)]
         if differentiable:
-            weighted = [(o * Tensor(backend.asarray(_weights(o)))).sum() for o in differentiable]
+            weighted = [(o * Tensor(backend.asarray(weights(o)))).sum() for o in differentiable]
             _sum(weighted).backward()
     for tensor, host in zip(inputs, before, strict=True):
         _assert_close(tensor.numpy(), host, "float64", f"{row} modified its input", factor=0)
@@ -534,28 +540,3 @@ def _tied_parameters(model: Any) -> list[list[str]]:
         if isinstance(value, Parameter):
             names.setdefault(id(value), []).append(name)
     return [group for group in names.values() if len(group) > 1]
-
-
-# ---- all checks, for a backend -------------------------------------------------------------------
-
-
-def conformance(backend: str, rows: Iterable[Row] | None = None) -> Callable:
-    """A pytest function that checks a backend with every row, in every floating dtype.
-
-    A backend package tests itself with one line::
-
-        test_backend = gpuprop.testing.conformance("mine")
-    """
-    import pytest  # needed by tests only
-
-    table = list(all_rows() if rows is None else rows)
-
-    @pytest.mark.parametrize("row", table, ids=repr)
-    @pytest.mark.parametrize("dtype", list(TOLERANCE))
-    def test_conformance(row: Row, dtype: str) -> None:
-        if "parity" not in row.skipped:
-            check_parity(row, backend=backend, dtype=dtype)
-        if "hidden" not in row.skipped and dtype == "float64":
-            check_hidden(row, backend=backend)
-
-    return test_conformance

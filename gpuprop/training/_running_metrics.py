@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuprop._core.backend import Backend
 from gpuprop._core.checks import as_instance, as_number
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import is_float, widened
 from gpuprop._core.loading import as_entries
 from gpuprop._core.tensor import asnumpy
 from gpuprop.training._loss import BatchLoss
@@ -42,7 +42,7 @@ class RunningMetrics:
             for metric, sums in zip(self.metrics, before, strict=True):
                 metric._sums = sums
             raise
-        self.total = self.total + loss.value.data * loss.scale
+        self.total = self.total + widened(loss.value.data) * loss.scale
         self.count = self.count + loss.count
 
     def loss(self) -> float:

@@ -41,7 +41,8 @@ FAMILIES = (
     "attention",
     "sequences",
 )
-CHECKS = {"gradient", "second", "hidden", "capture", "parity", "layouts"}
+CHECKS = {"gradient", "second", "hidden", "capture", "parity", "layouts", "half", "large",
+          "integers"}
 
 
 class Row:
@@ -62,7 +63,8 @@ class Row:
     def skip(self, **reasons: str) -> Row:
         """Skip checks, each with a reason: ``row.skip(gradient="the output is random")``.
 
-        The checks are `gradient`, `second`, `hidden`, `capture`, `parity` and `layouts`.
+        The checks are `gradient`, `second`, `hidden`, `capture`, `parity`, `layouts`, `half`,
+        `integers`, and `large`, the part of `half` with large numbers.
         """
         unknown = reasons.keys() - CHECKS
         if unknown:

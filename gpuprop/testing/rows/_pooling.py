@@ -20,6 +20,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 POSITIVE = dict(low=0.5, high=2)
 KINK = "it has a kink there"
+NO_OPERANDS = "samples are no operands of the input"
 PIECEWISE_CONSTANT = "steps of whole elements"
 
 
@@ -74,13 +75,14 @@ def fractional(n):
     op = function("fractional_max_pool", n)
     samples = floats(2, 2, n, low=0.1, high=0.9)
     x = distinct(2, 2, *SPACE[n])
-    skip = dict(gradient=PIECEWISE_CONSTANT, layouts="they would repeat the samples")
+    skip = dict(gradient=PIECEWISE_CONSTANT, layouts="they would repeat the samples",
+                integers=NO_OPERANDS)
     row = Row(op, x, 2, 3, _random_samples=samples, return_indices=True)
     yield row.skip(**skip)
     yield Row(op, x, 2, output_ratio=0.5, _random_samples=samples).skip(**skip)
     for shape in ((1, 1, *(1,) * n), (0, 2, *(3,) * n)):
         row = Row(op, distinct(*shape), 1, shape[-1], _random_samples=floats(*shape[:2], n))
-        yield row.skip(gradient=PIECEWISE_CONSTANT)
+        yield row.skip(gradient=PIECEWISE_CONSTANT, integers=NO_OPERANDS)
     yield Row(function("avg_pool", n), floats(2, 2, *SPACE[n]), 2, divisor_override=3)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import is_float, widened
 from gpuprop.training.metrics._metric import Metric, ratio
 
 
@@ -25,7 +25,10 @@ class ClassificationMetric(Metric):
         self.ignore_index = ignore_index
 
     def _labels(self, xp: Any, output: Any, target: Any) -> tuple:
-        """(predicted labels, targets or 0 if ignored, mask of targets that count, classes)."""
+        """(predicted labels, targets or 0 if ignored, mask of targets that count, classes).
+
+        Targets are int64: `ConfusionMatrix` computes indices from them.
+        """
         if self._has_class_axis(output, target):
             predicted = xp.argmax(output, axis=1)
             classes = output.shape[1]
@@ -34,7 +37,7 @@ class ClassificationMetric(Metric):
             classes = 2
             target = target > 0.5 if is_float(target.dtype) else target
         counted = target != self.ignore_index
-        return predicted, target * counted, counted, classes
+        return predicted, (target * counted).astype("int64"), counted, classes
 
     def _has_class_axis(self, output: Any, target: Any) -> bool:
         return output.ndim == target.ndim + 1 and output.shape[1] > 1
@@ -84,9 +87,8 @@ class TopK(ClassificationMetric):
         if not self._has_class_axis(output, target):
             raise ValueError(f"{self.name} needs scores (N, C, ...) and labels (N, ...), got "
                              f"{output.shape} and {target.shape}")
-        counted = target != self.ignore_index
-        classes = output.shape[1]
-        label = xp.expand_dims(target * counted, 1)
+        _, actual, counted, classes = self._labels(xp, output, target)
+        label = xp.expand_dims(actual, 1)
         label_score = xp.take_along_axis(output, label, axis=1)
         index = xp.arange(classes).reshape(-1, *(1,) * (output.ndim - 2))
         # comparisons with NaN are False, so a NaN score never counts as correct
@@ -184,7 +186,8 @@ class Perplexity(ClassificationMetric):
     higher_is_better = False
 
     def batch_sums(self, xp: Any, output: Any, target: Any) -> tuple:
-        total = F.cross_entropy(output, target, ignore_index=self.ignore_index, reduction="sum")
+        total = F.cross_entropy(
+            widened(output), target, ignore_index=self.ignore_index, reduction="sum")
         return total.astype("float64"), (target != self.ignore_index).sum()
 
     def from_sums(self, total: Any, n: Any) -> Any:
