@@ -541,6 +541,17 @@ def test_archives_that_inflate(tmp_path):
             load(path)
 
 
+@pytest.mark.parametrize("size", [0, 1, 3, 2**20 + 1])
+def test_compressed_entries_that_end_early(tmp_path, size):
+    content = npy(header((size + 4,), "|u1"), b"x" * size)
+    path = npz(tmp_path / "a.npz", ("a", content), compression=zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.infolist()[0].file_size += 4
+        archive._didModify = True
+    with pytest.raises(ValueError, match="'a'"):
+        load(path)
+
+
 def test_two_entries_of_one_name(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"):
         npz(tmp_path / "a.npz", ("a", npy(header((0,)))), ("a", npy(header((0,)))))

@@ -121,7 +121,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         data = np.empty(available, np.uint8)
         for start in range(0, available, BLOCK):
             block = entry.read(min(BLOCK, available - start))
-            data[start:start + BLOCK] = np.frombuffer(block, np.uint8)
+            data.data[start:start + BLOCK] = block  # raises if the block is shorter
         entry.read()  # reaches the end, where zipfile checks the CRC-32
     array = np.ndarray(shape, dtype, data, order="F" if is_fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
