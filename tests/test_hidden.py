@@ -3,6 +3,7 @@
 `check_hidden` tests each op by its rows, in tests/test_ops.py; here are whole expressions.
 """
 
+import contextlib
 import functools
 import math
 
@@ -194,3 +195,24 @@ def test_versions_agree_on_queries_without_keys(monkeypatch):
         for other in results[1:]:
             for a, b in zip(other, results[0], strict=True):
                 np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+# ---- ignored samples -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("definition", [False, True])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.25}], ids=str)
+@pytest.mark.parametrize("f", [F.nll_loss, F.cross_entropy, F.linear_cross_entropy])
+def test_ignored_sample_that_is_nan(f, options, definition, backend):
+    """Its loss is 0, in every version."""
+    if f is F.nll_loss:
+        options = {}
+    with gpuprop.use(backend), np.errstate(all="ignore"):
+        x = gpuprop.tensor([[math.nan, 1.0], [0.5, 1.0]])
+        weight = [gpuprop.tensor([[1.0, 0.0], [0.0, 1.0]])] if f is F.linear_cross_entropy else []
+        with gpuprop.generic() if definition else contextlib.nullcontext():
+            losses = f(x, *weight, gpuprop.tensor([9, 1]), ignore_index=9, reduction="none",
+                       **options).numpy()
+    assert losses[0] == 0
+    assert np.isfinite(losses[1])

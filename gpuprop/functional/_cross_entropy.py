@@ -9,6 +9,7 @@ from gpuprop._array.activation import log_softmax
 from gpuprop._array.scatter import put_along_axis
 from gpuprop._core.composed import composed
 from gpuprop._core.ops import op
+from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
 from gpuprop.functional._checks import check_floating
@@ -101,6 +102,11 @@ def cross_entropy_from_indices(xp, input: Array, target: Array, weight: Array = 
     return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
 
 
+@pointwise
+def weigh_counted(xp, d, weight, counted):
+    return xp.where(counted, d * weight, 0)
+
+
 @cross_entropy_from_indices.faster
 def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduction="mean",
                         label_smoothing=0.0):
@@ -119,7 +125,7 @@ def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduc
     loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
-        d = xp.where(counted, to_losses(d) * label_weight, 0)
+        d = weigh_counted(xp, to_losses(d), label_weight, counted)
         dx = p * (d / total)[:, None]
         dx[at_labels] -= d
         return dx, None, None

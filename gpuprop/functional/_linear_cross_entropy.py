@@ -112,7 +112,7 @@ def chunked_linear_cross_entropy(xp, input, linear_weight, linear_bias, target, 
         total = total * xp.exp(top - shift) + xp.exp(logits, out=logits).sum(axis=1)
         top = new_top
     logsumexp = xp.log(total) + top
-    losses += xp.where(counted, q_sum * logsumexp, 0)
+    losses = xp.where(counted, losses + q_sum * logsumexp, 0)
 
     def pullback(d):
         d = xp.where(counted, d, 0)
