@@ -329,6 +329,40 @@ def test_a_schedule_that_raises_stays_where_it_is(backend):
     assert schedule.last_epoch == 3
 
 
+@pytest.mark.parametrize("combine", [
+    lambda o, parts: lr_scheduler.ChainedScheduler(parts, o),
+    lambda o, parts: lr_scheduler.SequentialLR(o, parts, [1]),
+    lambda o, parts: lr_scheduler.SequentialLR(o, parts, [2]),
+])
+def test_combined_schedules_that_raise_stay_where_they_are(backend, combine):
+    lr = gpuprop.tensor(0.1)
+    optimizer = optim.SGD([{"params": make(backend)[:2]}, {"params": make(backend)[2:], "lr": lr}])
+    rate = {2: -1.0}
+    parts = [lr_scheduler.ExponentialLR(optimizer, 0.5),
+             lr_scheduler.LambdaLR(optimizer, lambda epoch: rate.get(epoch, 1.0))]
+    schedule = combine(optimizer, parts)
+    snapshot = lambda: frozen([schedule.state_dict(), lr.item(),
+                               [group["lr"] for group in optimizer.param_groups[:1]]])
+    with pytest.raises(ValueError, match="LambdaLR"):
+        for _ in range(5):
+            before = snapshot()
+            schedule.step()
+    assert snapshot() == before
+    rate.clear()
+    epoch = schedule.state_dict()["_schedulers"][1]["last_epoch"]
+    schedule.step()
+    assert schedule.state_dict()["_schedulers"][1]["last_epoch"] == epoch + 1
+
+
+@pytest.mark.parametrize("metric", [None, "0.5", object(), True, 1j, [1.0]])
+def test_the_metric_of_a_plateau(backend, metric):
+    schedule = lr_scheduler.ReduceLROnPlateau(optim.SGD(make(backend)))
+    before = frozen(schedule.state_dict())
+    with pytest.raises(TypeError, match="metrics must be a number"):
+        schedule.step(metric)
+    assert frozen(schedule.state_dict()) == before
+
+
 @pytest.mark.parametrize("make_schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("wrong", [None, "sgd", nn.Linear(1, 1), 5, optim.SGD])
 def test_the_optimizer_of_a_schedule(make_schedule, wrong):

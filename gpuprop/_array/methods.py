@@ -301,7 +301,10 @@ class Methods:
         return indexing.getitem(self, _key(self, key))
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
-        """Write in place.  Raises TypeError if the tensor is part of a graph."""
+        """Write in place.  Raises TypeError if the tensor is part of a graph.
+
+        Backward through an op that has read the old values raises.
+        """
         _write(self, _key(self, key), value)
 
     # ---- elementwise

@@ -12,8 +12,8 @@ import math
 import types
 from bisect import bisect_right
 from collections import ChainMap, Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 from gpuprop._core.checks import as_callable, as_choice, as_instance, as_integer, as_number
 from gpuprop._core.graph import raw
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 
+F = TypeVar("F", bound=Callable)
 Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the value to check
 PER_GROUP = {"base_lrs", "_last_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
@@ -110,6 +111,28 @@ def _per_group(what: str, value: Any, optimizer: Optimizer) -> list:
     return list(value)
 
 
+def _whole(step: F) -> F:
+    """A step that, if it raises, leaves the schedule and the optimizer's options as they were."""
+
+    @functools.wraps(step)
+    def whole_step(self: Any) -> None:
+        groups = self.optimizer.param_groups
+        options = [{n: v for n, v in group.items() if n != "params"} for group in groups]
+        lrs = _lrs(self.optimizer)
+        attributes = [(part, dict(vars(part))) for part in self._parts()]
+        try:
+            step(self)
+        except BaseException:
+            for part, own in attributes:
+                vars(part).update(own)
+            for group, own, lr in zip(groups, options, lrs, strict=True):
+                group.update(own)
+                _set_lr(group, lr)
+            raise
+
+    return cast(F, whole_step)
+
+
 class LRScheduler:
     """Base class of learning rate schedules.
 
@@ -172,6 +195,10 @@ class LRScheduler:
         self.last_epoch = -1
         self._initial_step()
 
+    def _parts(self) -> Iterator[LRScheduler]:
+        """This schedule and those that it combines."""
+        yield self
+
     def get_lr(self) -> list[float]:
         """The learning rate of each group in epoch ``self.last_epoch``."""
         raise NotImplementedError
@@ -180,16 +207,12 @@ class LRScheduler:
         """The learning rate of each group, as set by the last step."""
         return self._last_lr
 
+    @_whole
     def step(self) -> None:
         """Advance to the next epoch and set the learning rates."""
-        before = self._step_count, self.last_epoch
         self._step_count += 1
         self.last_epoch += 1
-        try:
-            lrs = self._checked("_last_lr", list(self.get_lr()))
-        except BaseException:
-            self._step_count, self.last_epoch = before
-            raise
+        lrs = self._checked("_last_lr", list(self.get_lr()))
         for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
             _set_lr(group, lr)
         self._last_lr = _lrs(self.optimizer)
@@ -598,7 +621,9 @@ class ReduceLROnPlateau(LRScheduler):
 
         `metrics` is a number or a Tensor with one element; reading a Tensor waits for its device.
         """
-        current = float(metrics)
+        current = metrics.item() if hasattr(metrics, "item") else metrics
+        if isinstance(current, bool) or not isinstance(current, int | float):
+            raise TypeError(f"ReduceLROnPlateau: metrics must be a number, got {metrics!r}")
         self.last_epoch += 1
         if self._is_better(current):
             self.best = current
@@ -642,6 +667,11 @@ class _Composed(LRScheduler):
         for i, scheduler in enumerate(schedulers):
             self._check_part(scheduler, i, optimizer)
         self._schedulers = list(schedulers)
+
+    def _parts(self) -> Iterator[LRScheduler]:
+        yield self
+        for scheduler in self._schedulers:
+            yield from scheduler._parts()
 
     def _check_part(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
         owner = type(self).__name__
@@ -701,6 +731,7 @@ class ChainedScheduler(_Composed):
         super().__init__(own if optimizer is None else optimizer, parts)
         self._last_lr = _lrs(self.optimizer)
 
+    @_whole
     def step(self) -> None:
         for scheduler in self._schedulers:
             scheduler.step()
@@ -732,6 +763,7 @@ class SequentialLR(_Composed):
         self.last_epoch += 1
         self._begin(bisect_right(self._milestones, 0))
 
+    @_whole
     def step(self) -> None:
         self.last_epoch += 1
         i = bisect_right(self._milestones, self.last_epoch)
