@@ -210,6 +210,29 @@ def test_schedules(name):
     assert not any(EXTRA in path or 99 in path for path in accepted if path[0] != "milestones")
 
 
+def test_a_schedule_of_a_user_loads_its_own_state(tmp_path):
+    class Mine(lr_scheduler.LRScheduler):
+        def __init__(self, optimizer):
+            self.best, self.scale, self.note = float("nan"), np.float32(2), None
+            self.rule = lambda epoch: 0.9 ** epoch
+            self.window = (1, 2)
+            super().__init__(optimizer)
+
+        def get_lr(self):
+            return [self.scale * self.rule(self.last_epoch) for _ in self.base_lrs]
+
+    one, other = (Mine(optim.SGD(make(get_backend("numpy")))) for _ in range(2))
+    one.step()
+    one.note = "stepped"
+    state = {name: value for name, value in one.state_dict().items() if name != "rule"}
+    gpuprop.save(tmp_path / "state.npz", state)
+    other.load_state_dict(gpuprop.load(tmp_path / "state.npz"))
+    assert other.last_epoch == 1 and other.note == "stepped" and other.window == (1, 2)
+    for name, value in (("best", "abc"), ("window", 5), ("last_epoch", float("nan")), ("other", 1)):
+        with pytest.raises((TypeError, ValueError), match=name):
+            other.load_state_dict({**state, name: value})
+
+
 def test_generators():
     def make_generator():
         generator = Generator(3)

@@ -26,7 +26,8 @@ def fixed(base: type, remedy: str) -> Any:
 Groups = fixed(list, "param_groups is not changed by assignments or as a list, which the optimizer "
                      "would not see: call optimizer.add_param_group({...}), or create a new "
                      "optimizer")
-Params = fixed(list, "the params of a group do not change: call optimizer.add_param_group({...}) "
-                     "to add parameters, or create a new optimizer")
+PARAMS_STAY = ("the params of a group do not change: call optimizer.add_param_group({...}) to add "
+               "parameters, or create a new optimizer")
+Params = fixed(list, PARAMS_STAY)
 State = fixed(dict, "optimizer.state is a view: write into its arrays, as in "
                     "state[p]['exp_avg'][...] = values, or call optimizer.load_state_dict(...)")

@@ -17,7 +17,7 @@ from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.optim._fixed import Params
+from gpuprop.optim._fixed import PARAMS_STAY, Params
 from gpuprop.optim._options import as_tuple, checked_options
 
 # Replaces eps = 0, with which elements that never had a gradient, such as padding, would become
@@ -86,7 +86,7 @@ class Group(dict):
         options = dict(*args, **kwargs)
         params = options.pop("params", self["params"])
         if list(map(id, params)) != list(map(id, self["params"])):
-            self["params"].clear()  # raises
+            raise TypeError(PARAMS_STAY)
         self.assign(checked_options(self.rule, options, self))
 
     def __ior__(self, other: Any) -> Group:  # type: ignore[misc]

@@ -15,6 +15,8 @@ from collections import ChainMap, Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import numpy as np
+
 from gpuprop._core.checks import as_callable, as_choice, as_instance, as_integer, as_number
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
@@ -40,7 +42,9 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable)
 Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the value to check
+# Attributes and arguments that, as a list, have one value per group.
 PER_GROUP = {"base_lrs", "_last_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
+# The types of attributes that a state dict must have; a function, for example, may be left out.
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
@@ -76,12 +80,12 @@ def _one_or_list_of(check: Check) -> Check:
 
 
 def _same_kind(what: str, value: Any, own: Any) -> Any:
-    """An attribute that no class declares: a value of the type of the schedule's own, or None."""
-    if own is None or value is None:
+    """An attribute that no class declares: a value of the kind of the schedule's own, or None."""
+    kinds = (bool,), (int, float, np.number), (str,), (list, tuple), (dict,)
+    kind = next((kind for kind in kinds if isinstance(own, kind)), None)
+    if kind is None or value is None:
         return value
-    if isinstance(own, int | float) and not isinstance(own, bool):
-        return as_number(what, value, "[-inf, inf]")
-    return as_instance(what, value, type(own), f"a {type(own).__name__}")
+    return as_instance(what, value, kind, f"a {type(own).__name__}")
 
 
 # ---- groups of an optimizer ----------------------------------------------------------------------
@@ -124,6 +128,7 @@ def _whole(step: F) -> F:
             step(self)
         except BaseException:
             for part, own in attributes:
+                vars(part).clear()
                 vars(part).update(own)
             for group, own, lr in zip(groups, options, lrs, strict=True):
                 group.update(own)
