@@ -4,6 +4,7 @@ Backward uses the values of the forward pass, or it raises.
 """
 
 import contextlib
+import functools
 import threading
 
 import numpy as np
@@ -68,6 +69,37 @@ def test_every_op(versions):
                 for a, e in zip(actual, expected, strict=True):
                     np.testing.assert_array_equal(a, e, f"{row}, array {i}")
     assert refused > 1000
+
+
+class Scaled:
+    def __init__(self, by):
+        self.by = [by]
+
+    def __call__(self, dy):
+        return dy * self.by[0]
+
+    def method(self, dy):
+        return dy * self.by[0]
+
+
+def keyword_only(x):
+    return lambda dy, *, by=x: dy * by
+
+
+@pytest.mark.parametrize("pullback", [
+    Scaled, lambda x: Scaled(x).method, lambda x: functools.partial(lambda x, dy: dy * x, x),
+    keyword_only, lambda x: lambda dy, by=({"x": x},): dy * by[0]["x"],
+    lambda x: (lambda dy: (lambda: dy * x)())])
+def test_pullbacks_of_every_kind(pullback):
+    @gpuprop.op
+    def scale(xp, w: gpuprop.Array, x: gpuprop.Array):
+        return w * x, (pullback(x), None)
+
+    w, x = Parameter([1.0, 2]), gpuprop.tensor([1.0, 2])
+    y = scale(w, x).sum()
+    x.zero_()
+    with pytest.raises(RuntimeError, match=REFUSED):
+        y.backward()
 
 
 def weight_and_input(backend):

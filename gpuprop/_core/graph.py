@@ -6,7 +6,6 @@ their gradients to the nodes and leaves that made their inputs.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import operator
@@ -129,9 +128,15 @@ def _check_unwritten(nodes: Sequence[Node]) -> None:
 
 
 def _arrays_of(pullback: Any) -> Iterator[Any]:
-    """The arrays that a pullback holds: in its closure and in tuples, lists and dicts in it."""
+    """The arrays that pullbacks hold: in their closures and in tuples, lists and dicts in these.
+
+    A pullback may also be a method or an object, whose attributes may be arrays.
+    """
     seen = set()
     stack = [pullback]
+    for f in pullback if type(pullback) is tuple else stack[:]:
+        stack += getattr(getattr(f, "__self__", f), "__dict__", {}).values()
+        stack.append(getattr(f, "__func__", None))
     while stack:
         x = raw(stack.pop())
         kind = type(x)
@@ -145,13 +150,15 @@ def _arrays_of(pullback: Any) -> Iterator[Any]:
                 stack += x.values()
             elif kind is types.FunctionType:
                 stack += x.__defaults__ or ()
+                stack += (x.__kwdefaults__ or {}).values()
                 for cell in x.__closure__ or ():
-                    with contextlib.suppress(ValueError):  # an empty cell
-                        stack.append(cell.cell_contents)
+                    try:
+                        value = cell.cell_contents
+                    except ValueError:  # an empty cell
+                        continue
+                    stack.append(value)
             elif kind is functools.partial:
                 stack += (x.func, *x.args, *x.keywords.values())
-            elif kind is types.MethodType:
-                stack += (x.__func__, *getattr(x.__self__, "__dict__", {}).values())
 
 
 # ---- backward ------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 
-F = TypeVar("F", bound=Callable)
+_Step = TypeVar("_Step", bound=Callable)
 Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the value to check
 # Attributes and arguments that, as a list, have one value per group.
 PER_GROUP = {"base_lrs", "_last_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
@@ -115,7 +115,7 @@ def _per_group(what: str, value: Any, optimizer: Optimizer) -> list:
     return list(value)
 
 
-def _whole(step: F) -> F:
+def _whole(step: _Step) -> _Step:
     """A step that, if it raises, leaves the schedule and the optimizer's options as they were."""
 
     @functools.wraps(step)
@@ -135,7 +135,7 @@ def _whole(step: F) -> F:
                 _set_lr(group, lr)
             raise
 
-    return cast(F, whole_step)
+    return cast(_Step, whole_step)
 
 
 class LRScheduler:
