@@ -242,6 +242,12 @@ def test_copies_of_groups_and_states_are_plain(backend):
         other.param_groups.append({})
 
 
+@pytest.mark.parametrize("defaults", [None, 5, {}, {"momentum": 1}])
+def test_the_defaults_of_a_users_rule(defaults):
+    with pytest.raises((TypeError, ValueError), match="Optimizer: defaults"):
+        optim.Optimizer([Parameter([1.0])], defaults)
+
+
 def failing_rule():
     class Rule(optim.Optimizer):
         scalar_options = ("lr", "power")

@@ -108,6 +108,11 @@ class Optimizer:
                              f"has no parameters, or an iterator was already exhausted")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
+        as_instance(f"{rule.__name__}: defaults", defaults, dict, "a dict")
+        missing = [option for option in rule.scalar_options if option not in defaults]
+        if missing:
+            raise ValueError(f"{rule.__name__}: defaults must have a value for each of the "
+                             f"scalar_options, and has none for {', '.join(missing)}")
         self.defaults = checked_options(rule, defaults, defaults)
         checked: list[dict] = []
         for group in groups:
@@ -357,7 +362,7 @@ class Optimizer:
         first = 0
         for i, (group, saved) in enumerate(zip(self._groups, saved_groups, strict=True)):
             what = f"{rule.__name__}: param_groups[{i}]"
-            required = {"params", *self.defaults} - {*ADDED_LATER}
+            required = ["params", *(name for name in self.defaults if name not in ADDED_LATER)]
             options = as_entries(what, saved, required)
             n = len(group["params"])
             params = as_instance(f"{what}['params']", options.pop("params"), (list, tuple),

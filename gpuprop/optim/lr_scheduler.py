@@ -681,8 +681,6 @@ class _Composed(LRScheduler):
     def _check_part(self, scheduler: Any, i: int, optimizer: Optimizer) -> None:
         owner = type(self).__name__
         name = type(scheduler).__name__
-        if not isinstance(scheduler, LRScheduler):
-            raise TypeError(f"{owner}: the item at index {i} must be an LRScheduler, got {name}")
         if isinstance(scheduler, ReduceLROnPlateau):
             raise ValueError(f"{owner} does not support `ReduceLROnPlateau`, whose step requires a "
                              f"metric: remove the one at index {i}")
@@ -716,6 +714,10 @@ def _some_schedulers(owner: str, schedulers: Any) -> list:
     found = list(as_instance(f"{owner}: schedulers", schedulers, Iterable, "a list"))
     if not found:
         raise ValueError(f"{owner}: expected at least one scheduler, got none")
+    for i, scheduler in enumerate(found):
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(f"{owner}: the item at index {i} must be an LRScheduler, got a "
+                            f"{type(scheduler).__name__}")
     return found
 
 
@@ -732,8 +734,7 @@ class ChainedScheduler(_Composed):
     def __init__(self, schedulers: Sequence[LRScheduler],
                  optimizer: Optimizer | None = None) -> None:
         parts = _some_schedulers("ChainedScheduler", schedulers)
-        own: Any = getattr(parts[0], "optimizer", None)
-        super().__init__(own if optimizer is None else optimizer, parts)
+        super().__init__(parts[0].optimizer if optimizer is None else optimizer, parts)
         self._last_lr = _lrs(self.optimizer)
 
     @_whole
