@@ -642,6 +642,7 @@ ACCEPTED = {
     (Trainer, "metrics"): "", (Trainer, "scheduler"): "none", (Trainer, "schedule"): "",
     (Trainer, "accumulate"): "integer",
     (Trainer, "clip_grad_norm"): "none zero integer number", (Trainer, "capture"): "bool",
+    (Trainer, "autocast"): "none",
     ("fit", "train"): "", ("fit", "validation"): "none", ("fit", "epochs"): "zero integer",
     ("fit", "batch_size"): "integer", ("fit", "callbacks"): "", ("fit", "progress"): "bool",
     ("evaluate", "data"): "", ("evaluate", "batch_size"): "integer",

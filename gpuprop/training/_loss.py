@@ -10,6 +10,7 @@ import numpy as np
 from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor
+from gpuprop.amp import GradScaler
 from gpuprop.nn._loss import sum_and_count
 
 
@@ -25,15 +26,16 @@ class BatchLoss(NamedTuple):
     scale: int
     count: Any  # a number or a 0-d array
 
-    def backward(self, mean: bool) -> None:
-        """Accumulate the gradient of the mean of the losses, or of their sum."""
+    def backward(self, scaler: GradScaler, mean: bool) -> None:
+        """Accumulate the gradient of the mean of the losses, or of their sum, scaled."""
         if not self.value.requires_grad:
             raise ValueError("the training loss has no gradient: compute it from the model's "
                              "output with functions of gpuprop, outside of no_grad() and without "
                              ".detach(), and train at least one parameter")
-        value = self.value.data
+        scaled = scaler.scale(self.value)
+        value = scaled.data
         gradient = self.scale / safe_divisor(self.count) if mean else self.scale
-        self.value.backward(backend_of(value).xp.full_like(value, gradient))
+        scaled.backward(backend_of(value).xp.full_like(value, gradient))
 
 
 def safe_divisor(count: Any) -> Any:

@@ -14,15 +14,16 @@ import numpy as np
 from gpuprop._array.shape import concatenate
 from gpuprop._capture import capture as captured
 from gpuprop._core.arena import gradient_arrays
-from gpuprop._core.backend import MULTI_DEVICE
+from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.checks import as_bool, as_choice, as_instance, as_integer, as_number
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
-from gpuprop._core.mode import no_grad
+from gpuprop._core.mode import autocast, no_grad
 from gpuprop._core.placement import place, place_of
 from gpuprop._core.registry import backend_of, making_on
 from gpuprop._core.tensor import Tensor
+from gpuprop.amp import GradScaler
 from gpuprop.data._generators import generator_states, named_generators, prepare_generators
 from gpuprop.nn import Module
 from gpuprop.nn._module import prepare_load
@@ -54,8 +55,8 @@ STATE_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 # the names of the entries of a state
-ENTRIES = ("model", "loss", "parameters", "optimizer", "scheduler", "generator", "generators",
-           "history", "epoch", "event", *NO_FIT)
+ENTRIES = ("model", "loss", "parameters", "optimizer", "scheduler", "scaler", "generator",
+           "generators", "history", "epoch", "event", *NO_FIT)
 
 
 class Trainer:
@@ -71,6 +72,8 @@ class Trainer:
     - `accumulate`: the number of batches per step; the gradient equals that of one large batch.
     - `clip_grad_norm`: the maximum norm of the gradients, as in `nn.utils.clip_grad_norm_`.
     - `capture`: capture and replay the step on devices that can; see `gpuprop.capture`.
+    - `autocast`: "float16" or "bfloat16" runs the model and the loss inside `gpuprop.autocast`.
+      With "float16", `scaler` scales the loss: steps whose gradients overflow are skipped.
 
     Data are a DataLoader, another iterable of batches ``(*inputs, target)``, a dataset of such
     samples, or a tuple of arrays ``(*inputs, target)``.  Arrays are moved to the model's device;
@@ -93,7 +96,7 @@ class Trainer:
         self, model: Module, loss: Callable, optimizer: Optimizer,
         metrics: Iterable[str | Metric] = (), scheduler: LRScheduler | None = None, *,
         schedule: str = "epoch", accumulate: int = 1, clip_grad_norm: float | None = None,
-        capture: bool = False,
+        capture: bool = False, autocast: str | None = None,
     ) -> None:
         what = "Trainer"
         self.model = as_instance(f"{what}: model", model, Module, "a module of gpuprop.nn")
@@ -120,6 +123,10 @@ class Trainer:
             clip_grad_norm = as_number(f"{what}: clip_grad_norm", clip_grad_norm, "[0, inf]")
         self.clip_grad_norm = clip_grad_norm
         self.capture = as_bool(f"{what}: capture", capture)
+        self.autocast = as_choice(f"{what}: autocast", autocast, (None, "float16", "bfloat16"))
+        if autocast is not None:
+            as_dtype(autocast)  # raises if bfloat16 needs a package
+        self.scaler = GradScaler(enabled=autocast == "float16")
         self.history = History()
         self.last_epoch = 0  # the number of the last epoch of `fit`
         self.steps_per_epoch: int | None = None  # None if the data have no length
@@ -217,7 +224,7 @@ class Trainer:
                 return batch[:-1] or batch
             return (batch,)
 
-        with self._on_model_device(training=False), no_grad():
+        with self._on_model_device(training=False), no_grad(), self._precision():
             outputs = [self.model(*map(self._as_input, inputs(batch))) for batch in source]
         if not outputs:
             raise ValueError("predict: no data: the iterable has no batches")
@@ -238,6 +245,7 @@ class Trainer:
             **{name: module.state_dict() for name, module in self._modules().items()},
             "optimizer": self.optimizer.state_dict(),
             "scheduler": _schedule_state(self.scheduler),
+            "scaler": self.scaler.state_dict(),
             "generator": default_generator.get_state(),
             "generators": generator_states(self._generators()),
             "history": [dict(row) for row in self.history],
@@ -265,6 +273,12 @@ class Trainer:
             writes.append(self.optimizer._prepare_load(entries["optimizer"]))
         with naming("scheduler"):
             writes.append(_prepare_schedule(self.scheduler, entries["scheduler"]))
+        with naming("scaler"):
+            scaler = as_instance("Trainer: scaler", entries["scaler"], dict, "a dict")
+            if scaler and not self.scaler.is_enabled():
+                raise ValueError("Trainer: the state was saved with autocast='float16': construct "
+                                 "the Trainer with it")
+            writes.append(self.scaler._prepare_load(scaler))
         with naming("generator"):
             writes.append(default_generator._prepare_load(entries["generator"]))
         writes.append(prepare_generators(
@@ -462,6 +476,7 @@ class Trainer:
             yield
         except BaseException:
             self._interrupt.is_updating = False
+            self.scaler._optimizers.clear()
             for each in undo:
                 each()
             for buffer, array, values in buffers:
@@ -500,8 +515,12 @@ class Trainer:
 
     def _forward(self, *batch: Tensor) -> tuple[Tensor | None, BatchLoss]:
         """The output (None if there are no metrics, which need it) and the loss of a batch."""
-        output = self.model(*batch[:-1])
-        return output if self.metrics else None, self._batch_loss(output, batch[-1])
+        with self._precision():
+            output = self.model(*batch[:-1])
+            return output if self.metrics else None, self._batch_loss(output, batch[-1])
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        return NO_SWITCH if self.autocast is None else autocast(self.autocast)
 
     def _step(self, *group: tuple) -> list:
         """Update the parameters once, with the gradient of the mean loss of all batches."""
@@ -509,8 +528,9 @@ class Trainer:
         results = []
         for batch in group:
             output, loss = self._forward(*batch)
-            loss.backward(mean=len(group) == 1)
+            loss.backward(self.scaler, mean=len(group) == 1)
             results.append((output, loss))
+        self.scaler.unscale_(self.optimizer)
         if len(group) > 1:
             scale = 1 / safe_divisor(sum(loss.count for _, loss in results))
             for gradient in gradient_arrays(self._parameters())[0]:
@@ -518,7 +538,8 @@ class Trainer:
         if self.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters(), self.clip_grad_norm)
         self._interrupt.is_updating = True
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return results
 
     def _parameters(self) -> list:
