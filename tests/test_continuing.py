@@ -7,9 +7,11 @@ history, random numbers, data and callbacks.
 import contextlib
 import copy
 import functools
+import itertools
 import json
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -315,6 +317,32 @@ def test_an_interruption_after_every_step(data, tmp_path):
         gpuprop.save(tmp_path / "run.npz", run.trainer.state_dict())
         run = Run(configuration, Interruption("step end", 1, "stop"))
         run.trainer.load_state_dict(gpuprop.load(tmp_path / "run.npz"))
+    run.fit()
+    assert_same(run.state(), want)
+
+
+@pytest.mark.parametrize("part", range(12))
+def test_two_ctrl_c_at_any_line(part, tmp_path):
+    """They may come anywhere in the code of the Trainer; nothing is torn."""
+    want = uninterrupted(json.dumps({}))
+    lines = itertools.count(1)
+    due = 40 + 107 * part  # the first epoch has about 1,300 lines, the construction 100
+
+    def trace(frame, event, argument):
+        if "gpuprop/training" in frame.f_code.co_filename.replace(os.sep, "/"):
+            if event == "line" and next(lines) == due:
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGINT)
+            return trace
+        return None
+
+    run = Run({})
+    with pytest.raises(KeyboardInterrupt):
+        sys.settrace(trace)
+        try:
+            run.fit()
+        finally:
+            sys.settrace(None)
     run.fit()
     assert_same(run.state(), want)
 

@@ -12,25 +12,34 @@ from typing import Any
 class Interrupt:
     """What ctrl-C does within `handled`: the first one calls `stop`, the next KeyboardInterrupt.
 
-    While `is_updating`, the second one waits for `end_update`, so that no update is torn.
+    The KeyboardInterrupt waits until it is `allowed`, so that it tears nothing that must be whole,
+    such as an update of the parameters.
     """
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
         self._presses = 0
-        self.is_updating = False
-
-    def end_update(self) -> None:
-        """Note that the update is whole; raises a KeyboardInterrupt that came during it."""
-        self.is_updating = False
-        if self._presses > 1:
-            raise KeyboardInterrupt
+        self.is_allowed = False
 
     def _handle(self, *_: Any) -> None:
         self._presses += 1
         if self._presses == 1:
             self._stop()
-        elif not self.is_updating or self._presses > 2:
+        elif self.is_allowed:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def allowed(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt at once within this block; the block may forbid it again."""
+        self.is_allowed = True
+        try:
+            yield
+        finally:
+            self.is_allowed = False
+
+    def raise_pending(self) -> None:
+        """Raise a KeyboardInterrupt that came when it was not allowed."""
+        if self._presses > 1:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
@@ -46,3 +55,4 @@ class Interrupt:
             yield
         finally:
             signal.signal(signal.SIGINT, default)
+        self.raise_pending()

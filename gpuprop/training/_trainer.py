@@ -150,8 +150,9 @@ class Trainer:
 
         Arrays and datasets are divided into batches of `batch_size`, and shuffled for training.  A
         function in `callbacks` is called with the trainer after each epoch.  ctrl-C ends training
-        after the current step; a second ctrl-C raises KeyboardInterrupt at once.  At the end each
-        module returns to the mode, training or eval, that it had before.
+        after the current step; a second ctrl-C raises KeyboardInterrupt at once, or as soon as an
+        update that has begun is whole.  At the end each module returns to the mode, training or
+        eval, that it had before.
 
         If the last `fit` ended within an epoch, by ctrl-C, `stop` or an error, that epoch is
         continued, as the first of the `epochs`, and the run is the same, bit for bit, as one
@@ -172,26 +173,27 @@ class Trainer:
             validation = as_batches(validation, batch_size, dtype, self._validation_rng)
         check_monitors(own, self._future_columns(own, validation is not None))
         fit = Fit(Source(train, self._last_iterator), named_generators(validation), by_key(own))
-        self._resume(fit)
         self._is_stopping = False
-        self.history.interrupted = False
-        self.last_epoch = len(self.history) + epochs
-        batch_count = length(train)
-        self.steps_per_epoch = None if batch_count is None else -(-batch_count // self.accumulate)
-        active = by_key(progress_callbacks() if progress else []) | fit.callbacks
-        self._hooks = {
-            event: [(key, c) for key, c in active.items()
-                    if getattr(type(c), event) is not getattr(Callback, event)]
-            for event in EVENTS
-        }
         self._interrupt = Interrupt(self._stop_by_interrupt)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._interrupt.handled())
+            self._resume(fit)
+            self.history.interrupted = False
+            self.last_epoch = len(self.history) + epochs
+            batch_count = length(train)
+            self.steps_per_epoch = (
+                None if batch_count is None else -(-batch_count // self.accumulate))
+            active = by_key(progress_callbacks() if progress else []) | fit.callbacks
+            self._hooks = {
+                event: [(key, c) for key, c in active.items()
+                        if getattr(type(c), event) is not getattr(Callback, event)]
+                for event in EVENTS
+            }
             for callback in active.values():
                 stack.callback(callback.close)
             self._fit = fit
             stack.callback(self._end_fit, fit)
             stack.enter_context(self._on_model_device(training=True))
-            stack.enter_context(self._interrupt.handled())
             self._kept_generators = {"": default_generator, **self._generators()}
             self._kept_buffers = [*self.model.buffers(), *self._loss_module.buffers()]
             self._captured_step = captured(self._step) if self.capture else self._step
@@ -413,7 +415,6 @@ class Trainer:
         finally:
             epoch.seconds = time.perf_counter() - start
         row = {"epoch": len(self.history) + 1, "seconds": epoch.seconds, "lr": lr, **row}
-        self._interrupt.is_updating = True
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(row.get("val_loss", row["loss"]))
         elif self.scheduler is not None and self.schedule == "epoch":
@@ -446,7 +447,7 @@ class Trainer:
             group = [self._as_batch(b) for b in itertools.islice(batches, self.accumulate)]
             if not group:
                 return False
-            self._interrupt.is_updating = self.capture
+            self._interrupt.is_allowed = not self.capture
             results = self._captured_step(*group)
         source.advance(len(group))
         epoch.steps += 1
@@ -469,13 +470,14 @@ class Trainer:
         On a device, copies of all buffers in each step would take too long: there, running
         statistics keep what the failed step added.
         """
+        self._interrupt.raise_pending()
         undo = [g._snapshot() for g in {**self._kept_generators, **generators}.values()]
         kept = [] if self._backend.records else self._kept_buffers
         buffers = [(b, b.data, b.data.copy()) for b in kept]
         try:
-            yield
+            with self._interrupt.allowed():
+                yield
         except BaseException:
-            self._interrupt.is_updating = False
             self.scaler._optimizers.clear()
             for each in undo:
                 each()
@@ -537,7 +539,7 @@ class Trainer:
                 gradient *= scale
         if self.clip_grad_norm is not None:
             clip_grad_norm_(self._parameters(), self.clip_grad_norm)
-        self._interrupt.is_updating = True
+        self._interrupt.is_allowed = False  # the update is whole or not at all
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return results
@@ -554,8 +556,7 @@ class Trainer:
         """As `_call`; if a callback raises, the next `fit` calls the ones after it."""
         if self._hooks[event]:
             self._event = Event(event, [])
-        self._interrupt.end_update()
-        self._tell_remaining()
+            self._tell_remaining()
 
     def _tell_remaining(self) -> None:
         event = self._event
@@ -563,6 +564,7 @@ class Trainer:
             return
         remaining = [pair for pair in self._hooks[event.name] if pair[0] not in event.called]
         for key, callback in remaining:
+            self._interrupt.raise_pending()
             event.called.append(key)
             if callback is remaining[-1][1]:
                 self._event = None
@@ -571,7 +573,8 @@ class Trainer:
 
     def _call_one(self, callback: Callback, event: str) -> None:
         try:
-            getattr(callback, event)(self)
+            with self._interrupt.allowed():
+                getattr(callback, event)(self)
         except Exception as error:
             error.add_note(f"raised by {type(callback).__name__}.{event} after "
                            f"{len(self.history)} epochs; the model keeps its parameters")
