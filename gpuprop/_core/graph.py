@@ -266,14 +266,16 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
     if g.dtype is not data.dtype:
         edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
         g = g.astype(data.dtype)
+    if not edge.hooks and g.dtype.itemsize > 2:
+        edge.receive(g)
+        return
     key = id(edge)
     if key in waiting:
         waiting[key] = edge, waiting[key][1] + widened(g)
     elif edge.hooks or key in halves:
         waiting[key] = edge, widened(g)
     else:
-        if g.dtype.itemsize == 2:
-            halves.add(key)  # later gradients in this pass are added in float32
+        halves.add(key)  # later gradients in this pass are added in float32
         edge.receive(g)
 
 
