@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 from gpuprop._array.reduction import argmax, cumsum, sort, topk
@@ -27,6 +26,7 @@ from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.mode import no_grad
 from gpuprop._core.namespace import namespace
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor, tensor
@@ -51,14 +51,15 @@ def greedy(logits: Array) -> Array:
     return argmax(logits, -1)
 
 
+@checks_options
 @composed
 def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None,
            top_p: float | None = None, rng: Generator | None = None) -> Array:
     """Tokens (...) drawn from ``softmax(logits / temperature)``, with logits (..., V).
 
-    `top_k_filter` and then `top_p_filter` are applied first if `top_k` and `top_p` are given.  The
-    noise is drawn on the device of the logits, so the host does not wait; the tokens are the same
-    on every backend.
+    `greedy` is the limit of temperature 0.  If `top_k` and `top_p` are given, `top_k_filter` and
+    then `top_p_filter` are applied first.  The noise is drawn on the device of the logits, so the
+    host does not wait; the tokens are the same on every backend.
 
     >>> import gpuprop
     >>> logits = gpuprop.tensor([0.0, 1.0, 5.0])
@@ -66,9 +67,6 @@ def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None,
     2
     """
     _check_logits("sample", logits)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"sample: temperature must be positive and finite, got {temperature}; "
-                         f"greedy() is the limit of temperature 0")
     logits = logits.detach().astype("float64") / temperature
     if top_k is not None:
         logits = top_k_filter(logits, top_k)
@@ -77,6 +75,7 @@ def sample(logits: Array, temperature: float = 1.0, top_k: int | None = None,
     return argmax(gumbel_softmax(logits, rng=rng), -1)
 
 
+@checks_options
 @composed
 def top_k_filter(logits: Array, top_k: int) -> Array:
     """The logits (..., V) with all but the `top_k` largest replaced by -inf.
@@ -88,11 +87,11 @@ def top_k_filter(logits: Array, top_k: int) -> Array:
     [-inf, 4.0, 2.0]
     """
     _check_logits("top_k_filter", logits)
-    _check_positive("top_k", top_k)
     largest, _ = topk(logits, min(top_k, logits.shape[-1]))
     return _mask_below(largest[..., -1:], logits)
 
 
+@checks_options
 @composed
 def top_p_filter(logits: Array, top_p: float) -> Array:
     """The logits (..., V) with all but those of the nucleus replaced by -inf.
@@ -102,8 +101,6 @@ def top_p_filter(logits: Array, top_p: float) -> Array:
     case of neural text degeneration", ICLR 2020.
     """
     _check_logits("top_p_filter", logits)
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be a probability with 0 < top_p <= 1, got {top_p}")
     ascending = sort(logits)
     cumulative = cumsum(softmax(ascending.astype("float64"), -1), -1)
     # the largest logit is always kept
@@ -120,6 +117,7 @@ def _mask_below(threshold: Tensor, logits: Tensor) -> Tensor:
 # ---- sequences ---------------------------------------------------------------------------------
 
 
+@checks_options
 @no_grad()
 @on_device_of_arguments
 def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = None,
@@ -137,7 +135,7 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
     >>> gpuprop.decoding.generate(step, [[0, 1], [1, 2]], 4, eos=4).tolist()
     [[0, 1, 2, 3, 4], [1, 2, 3, 4, 4]]
     """
-    sequences = _prompts("generate", tokens, max_new_tokens)
+    sequences = _prompts("generate", tokens)
     new = sequences
     xp = namespace(sequences)
     done = xp.zeros((len(sequences), 1), "bool")
@@ -153,6 +151,7 @@ def generate(step: Step, tokens: Any, max_new_tokens: int, *, eos: int | None = 
     return sequences
 
 
+@checks_options
 @no_grad()
 @on_device_of_arguments
 def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
@@ -176,8 +175,7 @@ def beam_search(step: Step, tokens: Any, max_new_tokens: int, beams: int, *,
     Therefore ``reorder(index)`` is called first, to reorder the state of `step`: by
     ``state = state[index]``, or by ``cache.reorder(index)`` for a cache.
     """
-    _check_positive("beams", beams)
-    prompts = _prompts("beam_search", tokens, max_new_tokens)
+    prompts = _prompts("beam_search", tokens)
     xp = namespace(prompts)
     n = len(prompts)
     pad = next(p for p in (pad, eos, 0) if p is not None)
@@ -233,18 +231,12 @@ def _check_logits(name: str, logits: Any) -> None:
                          f"got {logits.shape} and {logits.dtype.name}")
 
 
-def _check_positive(name: str, count: Any) -> None:
-    if not isinstance(count, Integral) or count < 1:
-        raise ValueError(f"{name} must be a positive integer, got {count!r}")
-
-
-def _prompts(name: str, tokens: Any, max_new_tokens: int) -> Tensor:
+def _prompts(name: str, tokens: Any) -> Tensor:
     """The prompts as int64 tokens (N, T)."""
     tokens = tensor(tokens)
     if tokens.ndim != 2 or not tokens.shape[1] or tokens.dtype.kind not in "iu":
         raise ValueError(f"{name}: tokens must be integers of shape (N, T) with T > 0, "
                          f"got {tokens.dtype.name} of shape {tokens.shape}")
-    _check_positive("max_new_tokens", max_new_tokens)
     return tokens.astype("int64")
 
 

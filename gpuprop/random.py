@@ -23,10 +23,11 @@ import numpy as np
 from gpuprop._core import philox
 from gpuprop._core.backend import Backend
 from gpuprop._core.checks import as_instance, as_integer
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
 from gpuprop._core.locks import new_lock
+from gpuprop._core.options import checks_options
 from gpuprop._core.philox import DATA, INIT, NOISE
 from gpuprop._core.registry import backend_of, default_backend, get_backend
 from gpuprop._core.tensor import Tensor
@@ -154,6 +155,7 @@ class Generator:
         with backend.at(raw(like)):
             return self._take_rng_key(backend)
 
+    @checks_options
     def uniform(self, shape: int | Sequence[int] = (), low: float = 0.0, high: float = 1.0,
                 dtype: Any = None, stream: int = DATA) -> Any:
         """Uniform numbers in [low, high), from 53 random bits; `dtype` None means float32."""
@@ -168,12 +170,11 @@ class Generator:
 
         return self._draw(shape, sample, stream)
 
+    @checks_options
     def normal(self, shape: int | Sequence[int] = (), mean: float = 0.0, std: float = 1.0,
                dtype: Any = None, stream: int = DATA) -> Any:
         """Normal numbers, at most 8.2 `std` from `mean`; `dtype` None means float32."""
         dtype = _floating(dtype)
-        if not std >= 0:
-            raise ValueError(f"normal: expected std >= 0, got {std}")
         on_host = stream != NOISE
 
         def sample(xp: Any, words: Any) -> Any:
@@ -181,6 +182,7 @@ class Generator:
 
         return self._draw(shape, sample, stream)
 
+    @checks_options
     def truncated_normal(self, shape: int | Sequence[int] = (), mean: float = 0.0,
                          std: float = 1.0, low: float = -2.0, high: float = 2.0,
                          dtype: Any = None, stream: int = DATA) -> Any:
@@ -202,26 +204,25 @@ class Generator:
 
         return self._draw(shape, sample, stream)
 
+    @checks_options
     def integers(self, low: int, high: int, shape: int | Sequence[int] = (),
                  stream: int = DATA) -> Any:
         """Integers (int64) in [low, high).
 
         With n = high - low, the relative error of each probability 1 / n is at most n / 2**64.
         """
-        low = operator.index(low)
-        high = operator.index(high)
         if not -(2**63) <= low < high <= 2**63 or high - low > 2**63:
             raise ValueError(f"integers: expected low < high in the range of int64, "
                              f"got low={low}, high={high}")
         n = np.uint64(high - low)
         return self._draw(shape, lambda xp, w: philox.integers_from(xp, w, low, n), stream)
 
+    @checks_options(p="[0, 1]")
     def bernoulli(self, p: float, shape: int | Sequence[int] = (), stream: int = DATA) -> Any:
         """Booleans that are True with probability `p`: never for 0 and always for 1."""
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"bernoulli: expected a probability 0 <= p <= 1, got {p}")
         return self._draw(shape, lambda xp, w: philox.truths(xp, w, p), stream)
 
+    @checks_options(n=0)
     def permutation(self, n: int, stream: int = DATA) -> Any:
         """The integers 0, ..., n - 1 (int64) in random order."""
         bits = max(n - 1, 0).bit_length()
@@ -281,7 +282,7 @@ def _first_draw(device: int) -> int:
 
 
 def _floating(dtype: Any) -> np.dtype:
-    dtype = np.dtype("float32" if dtype is None else dtype)
+    dtype = as_dtype("float32" if dtype is None else dtype)
     if not is_float(dtype):
         raise TypeError(f"dtype must be floating, got {dtype}; draw float32 and convert by astype")
     return dtype

@@ -28,7 +28,7 @@ ERRORS = [  # a call, and the words that its message must contain
     (lambda: F.conv2d(X, zeros(6, 3, 3, 3)), ["conv2d", "4 channels", "takes 3"]),
     (lambda: F.conv2d(X, zeros(6, 4, 3, 3), groups=2), ["4 channels", "groups=2", "takes 8"]),
     (lambda: F.conv2d(X, zeros(5, 2, 3, 3), groups=2), ["groups=2", "5 filters"]),
-    (lambda: F.conv2d(X, W, groups=0), ["groups=0"]),
+    (lambda: F.conv2d(X, W, groups=0), ["groups", "at least 1", "0"]),
     (lambda: F.conv2d(X, W, zeros(4)), ["bias", "(6,)", "(4,)"]),
     (lambda: F.conv2d(X, zeros(6, 4, 3, 12), padding=1),
      ["conv2d", "(3, 12)", "padded input", "(11, 11)"]),

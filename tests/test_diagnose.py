@@ -80,7 +80,7 @@ class TestShapes:
         assert notes(error)[-1].count("tanh") == MAX_OPS
 
     def test_argument_that_is_no_tensor(self):
-        with pytest.raises(TypeError, match=r"flatten.*is None") as error:
+        with pytest.raises(TypeError, match=r"Flatten.*is None") as error:
             nn.Flatten()(None)
         assert notes(error) == ["in Flatten: Flatten(start_dim=1, end_dim=-1)"]
 

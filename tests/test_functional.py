@@ -154,7 +154,7 @@ def test_nodes_have_the_names_of_public_functions(f, arguments, name):
 
 
 def test_errors_name_the_public_function():
-    with pytest.raises(TypeError, match=r"leaky_relu\(\): 'input' must be"):
+    with pytest.raises(TypeError, match=r"leaky_relu\(\): input must be"):
         F.leaky_relu([1.0])
 
 
@@ -187,7 +187,7 @@ ERRORS = [
     (lambda x: F.mse_loss(x, x, "avg"), ValueError, "reduction.*'none', 'mean' or 'sum'.*'avg'"),
     (lambda x: F.cross_entropy(x, np.zeros(3, int), reduction="batchmean"), ValueError,
      "reduction.*'batchmean'"),
-    (lambda x: F.huber_loss(x, x, delta=0), ValueError, "delta.*positive"),
+    (lambda x: F.huber_loss(x, x, delta=0), ValueError, r"delta.*\(0, inf\)"),
     (lambda x: F.smooth_l1_loss(x, x, beta=-1), ValueError, "beta.*negative"),
     (lambda x: F.cross_entropy(x, np.zeros(4, int)), ValueError,
      r"target.*\(3,\).*input \(3, 4\).*got \(4,\)"),
@@ -198,7 +198,7 @@ ERRORS = [
     (lambda x: F.cross_entropy(x, np.zeros(3, int), np.ones(3)), ValueError,
      r"weight.*\(4,\), one per class.*\(3,\)"),
     (lambda x: F.cross_entropy(x, np.zeros(3, int), label_smoothing=2), ValueError,
-     "label_smoothing.*between 0 and 1.*2"),
+     r"label_smoothing.*\[0, 1\].*2"),
     (lambda x: F.gaussian_nll_loss(x, x, np.ones(4)), ValueError, r"var \(4,\).*\(3, 4\)"),
     (lambda x: F.multi_margin_loss(x, np.zeros(3, int), 3), ValueError, "p .*1 or 2.*3"),
     (lambda x: F.triplet_margin_loss(x, x, x, 0), ValueError, "margin.*positive"),

@@ -398,8 +398,8 @@ class TestLayers:
         assert list(learned.named_buffers()) == []
 
     def test_sizes_are_no_buffers(self):
-        layer = nn.AdaptiveAvgPool2d(np.array([1, 1]))
-        assert layer.state_dict() == {} and isinstance(layer.output_size, np.ndarray)
+        layer = nn.AdaptiveAvgPool2d((np.int64(1), 1))
+        assert layer.state_dict() == {} and layer.output_size == (1, 1)
 
     def test_inputs_by_name(self, backend):
         x, y = gpuprop.ones(3), gpuprop.zeros(3)
@@ -423,7 +423,7 @@ class TestLayers:
         assert abs((y == 0).mean() - 0.25) < 0.02
         assert set(np.unique(y).tolist()) == {0.0, np.float32(1 / 0.75).item()}
         assert layer.eval()(x) is x
-        with pytest.raises(ValueError, match="probability"):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
             nn.Dropout(1.5)
 
 
@@ -517,17 +517,17 @@ class TestMistakes:
         assert list(block.named_buffers()) == [] and "seen" not in block.state_dict()
 
     @pytest.mark.parametrize("call, message", [
-        (lambda: nn.Linear(2, 3)(None), "linear.*input.* is None"),
-        (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU())(None), "linear.*input.* is None"),
-        (lambda: nn.ReLU()(None), "relu.*input.* is None"),
-        (lambda: nn.Sigmoid()(None), "sigmoid.*: x is None"),
-        (lambda: nn.Softmax(1)(None), "softmax.*input.* is None"),
+        (lambda: nn.Linear(2, 3)(None), "Linear.*input.* is None"),
+        (lambda: nn.Sequential(nn.Linear(2, 3), nn.ReLU())(None), "Linear.*input.* is None"),
+        (lambda: nn.ReLU()(None), "ReLU.*input.* is None"),
+        (lambda: nn.Sigmoid()(None), "Sigmoid.*: x is None"),
+        (lambda: nn.Softmax(1)(None), "Softmax.*input.* is None"),
         (lambda: nn.Conv2d(1, 1, 1)(None), "Conv2d.*input.* is None"),
         (lambda: nn.LSTM(2, 2)(None), "LSTM.*input.* is None"),
         (lambda: nn.BatchNorm1d(2)(input=None), "BatchNorm1d.*input.* is None"),
         (lambda: nn.Dropout()(None), "Dropout.*input.* is None"),
         (lambda: nn.MaxPool2d(2)(None), "MaxPool2d.*input.* is None"),
-        (lambda: nn.MSELoss()(gpuprop.ones(2), None), "mse_loss.*target.* is None"),
+        (lambda: nn.MSELoss()(gpuprop.ones(2), None), "MSELoss.*target.* is None"),
         (lambda: F.mse_loss(None, gpuprop.ones(2)), "mse_loss.*input.* is None"),
         (lambda: nn.CrossEntropyLoss()(None, gpuprop.zeros(2, dtype="int64")),
          "CrossEntropyLoss.*input.* is None"),

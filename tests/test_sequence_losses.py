@@ -338,7 +338,7 @@ ERRORS = [
      r"target .*\(4,\).*one label per sample.*\(3,\)"),
     (lambda: linear_loss(weight=(4,)), ValueError, r"weight .*\(5,\), one per class.*\(4,\)"),
     (lambda: linear_loss(label_smoothing=1.5), ValueError,
-     "label_smoothing .*between 0 and 1.*1.5"),
+     r"label_smoothing .*\[0, 1\].*1.5"),
     (lambda: linear_loss(reduction="max"), ValueError, "reduction.*'max'"),
     (lambda: linear_loss(target=(4, 5)), TypeError, "probabilities.*int64"),
     (lambda: linear_loss(target=(4, 5), ignore_index=1), ValueError,
@@ -351,7 +351,7 @@ ERRORS = [
     (lambda: nn.LinearCrossEntropyLoss(2, 3, label_smoothing=-1.0), ValueError,
      "label_smoothing.*-1.0"),
     *((lambda cutoffs=cutoffs: adaptive(*cutoffs), ValueError, "cutoffs .*n_classes")
-      for cutoffs in ((), (0, 5), (5, 5), (5, 3), (10,), (2.5,))),
+      for cutoffs in ((), (0, 5), (5, 5), (5, 3), (10,))),
     (lambda: adaptive(5)(gp.ones((2, 4)), labels(1)), ValueError, r"\(2, 4\) .*\(1,\)"),
     (lambda: adaptive(5)(gp.ones((1, 4)), gp.ones((1,))), TypeError, "target .*labels.*float32"),
     (lambda: adaptive(5)(gp.ones((1, 4)), labels(10)), IndexError, "AdaptiveLogSoftmax.*label"),

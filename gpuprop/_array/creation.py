@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop._core.dtypes import as_dtype
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.registry import default_backend, making_on
@@ -38,7 +39,7 @@ def _make(name: str, *args: Any, dtype: Any, device: str | None = None,
     if device:
         with making_on(device):
             return _make(name, *args, dtype=dtype, requires_grad=requires_grad)
-    array = getattr(default_backend().xp, name)(*args, dtype=dtype)
+    array = getattr(default_backend().xp, name)(*args, dtype=as_dtype(dtype))
     return Tensor(array).requires_grad_(requires_grad)
 
 
@@ -126,5 +127,5 @@ def full_like(x: Any, value: Any, dtype: Any = None) -> Any:
     It has the shape and device of `x`, and by default the dtype of `x`.
     """
     xp = namespace(raw(x))
-    array = xp.full(x.shape, value, x.dtype if dtype is None else dtype)
+    array = xp.full(x.shape, value, x.dtype if dtype is None else as_dtype(dtype))
     return Tensor(array) if isinstance(x, Tensor) else array

@@ -36,8 +36,16 @@ __all__ = [
 
 
 def _check_index(xp, index, n, name):
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"{name}: indices must be integers, got {index.dtype}")
     xp.check((index >= -n) & (index < n),
              f"{name}: index out of range for an axis of size {n}", index)
+
+
+def _check_ndim(x, index, name):
+    if index.ndim != x.ndim:
+        raise ValueError(f"{name}: x {x.shape} and index {index.shape} must have the same number "
+                         f"of axes")
 
 
 @op(half="exact")
@@ -107,6 +115,7 @@ def gather(xp, x: Array, axis: int, index: Array):
     """
     axis = normalize_axis(x, axis)
     shape = x.shape
+    _check_ndim(x, index, "gather")
     _check_index(xp, index, shape[axis], "gather")
     return take_covered(xp, x, index, axis), (
         lambda d: scatter.on(xp, d, index, axis=axis, shape=shape),
@@ -123,6 +132,7 @@ def scatter_add(xp, x: Array, axis: int, index: Array, src: Array):
     axis = normalize_axis(x, axis)
     shape = x.shape
     src_shape = src.shape
+    _check_ndim(x, index, "scatter_add")
     _check_index(xp, index, shape[axis], "scatter_add")
     covered = tuple(map(slice, index.shape))
     added = scatter.on(xp, src[covered], index, axis=axis, shape=shape)

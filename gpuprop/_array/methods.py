@@ -173,10 +173,11 @@ def destination(args: Sequence, device: Any = None, dtype: Any = None) -> tuple[
 
 
 def _is_dtype(name: str) -> bool:
+    """True for the name of a dtype, also of one that tensors cannot have."""
     try:
-        as_dtype(name)
+        np.dtype(name)
     except TypeError:
-        return False
+        return name == "bfloat16"
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, BackendMismatchError
-from gpuprop._core.dtypes import is_float, is_half, widened
+from gpuprop._core.dtypes import as_supported, is_float, is_half, widened
 from gpuprop._core.graph import level, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.placement import on_device_of, on_device_of_arguments
@@ -57,9 +57,12 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
 def _normalized(a: Any, spec: Spec, i: int) -> Any:
     """Convert a NumPy scalar to a Python number, and an array of a subclass to its base class."""
     if isinstance(a, np.generic):
-        return a.item() if a.dtype.kind in "biuf" else np.asarray(a)
+        if a.dtype.kind in "biuf":
+            return a.item()
+        a = np.asarray(a)
     if isinstance(a, np.ndarray):
-        return get_backend(HOST).asarray(a)
+        a = get_backend(HOST).asarray(a)
+        return as_supported(f"{spec.label(None)}(): {spec.argument_name(i)!r}", a)
     if isinstance(a, int | float) and type(a) not in NUMBERS:  # an IntEnum, a Tensor's size
         return int(a) if isinstance(a, int) else float(a)
     if type(a) not in NUMBERS and type(a) not in BY_TYPE:
@@ -67,12 +70,16 @@ def _normalized(a: Any, spec: Spec, i: int) -> Any:
             backend_of(a)
         except TypeError:
             kind = f"{type(a).__module__}.{type(a).__qualname__}".removeprefix("builtins.")
-            hint = "convert it with gpuprop.tensor(...)"
+            hint = ""
             if hasattr(a, "__dlpack__"):
-                hint += ", or with gpuprop.from_dlpack(...), which makes no copy"
+                hint = (": convert it with gpuprop.tensor(...), or with gpuprop.from_dlpack(...), "
+                        "which makes no copy")
+            elif isinstance(a, list | tuple):
+                hint = (": convert it with gpuprop.tensor(...), or join tensors with "
+                        "gpuprop.stack(...)")
             raise TypeError(
                 f"{spec.label(None)}(): {spec.argument_name(i)!r} must be a Tensor, an array or a "
-                f"number, not {kind}: {hint}") from None
+                f"number, not {kind}{hint}") from None
     return a
 
 

@@ -8,11 +8,43 @@ from typing import Any, ParamSpec, overload
 
 from gpuprop._core.arguments import refuse_tensors
 from gpuprop._core.dtypes import is_float, is_half, widened
+from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.placement import on_device_of
-from gpuprop._core.signature import caused_by_none, none_argument, none_error
+from gpuprop._core.signature import argument_error, unwrapped
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
+
+
+def checks_arguments(fn: Callable[P, Any]) -> Callable[P, Any]:
+    """Check the numbers among the arguments of `fn` before each call.
+
+    A call that fails names an argument that should be an array but is none.
+    """
+    guards = option_guards(fn.__annotations__)
+    code = unwrapped(fn).__code__
+    positions = {name: i for i, name in enumerate(code.co_varnames[:code.co_argcount])}
+    by_position = [(positions[name], *guard) for guard in guards
+                   if (name := guard[0]) in positions]
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        n = len(args)
+        for i, name, is_valid, check in by_position:
+            if i < n and not is_valid(args[i]):
+                value = check(f"{fn.__name__}: {name}", args[i])
+                args = (*args[:i], value, *args[i + 1:])
+        if kwargs:
+            check_guarded(fn.__name__, guards, kwargs)
+        try:
+            return fn(*args, **kwargs)
+        except Exception as error:
+            clearer = argument_error(error, f"{fn.__name__}()", fn, args, kwargs)
+            if clearer is not None:
+                raise clearer from error
+            raise
+
+    return call
 
 
 @overload
@@ -37,6 +69,7 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
     def as_tensor(a: Any) -> Any:
         return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a
 
+    @checks_arguments
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         for name, value in (*zip(names, args, strict=False), *kwargs.items()):
@@ -49,13 +82,7 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
         widen = lambda a: widened(as_tensor(a)) if hasattr(a, "shape") else a
         convert = widen if all_half else as_tensor
         with on_device_of(arrays):
-            try:
-                out = fn(*map(convert, args), **{k: convert(v) for k, v in kwargs.items()})
-            except (AttributeError, TypeError) as error:
-                name = none_argument(fn, args, kwargs) if caused_by_none(error) else None
-                if name is not None:
-                    raise none_error(f"{fn.__name__}()", name) from error
-                raise
+            out = fn(*map(convert, args), **{k: convert(v) for k, v in kwargs.items()})
             if half is not None:
                 narrow = lambda t: t.astype(half) if t.dtype == "float32" else t
                 out = tuple(map(narrow, out)) if isinstance(out, tuple) else narrow(out)

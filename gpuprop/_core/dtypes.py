@@ -9,14 +9,60 @@ import numpy as np
 HALF = "eE"  # `dtype.char` of float16 and bfloat16
 
 
+NATIVE = {id(dtype): dtype for dtype in map(np.dtype, "?bhilqBHILQefd")}  # of almost all arrays
+
+
 def as_dtype(dtype: Any) -> np.dtype:
-    """`dtype` as a NumPy dtype.  The name "bfloat16" needs the package ml_dtypes."""
+    """`dtype` as a NumPy dtype in native byte order, one that arrays may have.
+
+    The name "bfloat16" needs the package ml_dtypes.
+    """
     if isinstance(dtype, str) and dtype == "bfloat16":
         found = extension_dtype("bfloat16")
         if found is None:
             raise ImportError("bfloat16 needs the package ml_dtypes: pip install ml_dtypes")
         return found
-    return np.dtype(dtype)
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be one such as 'float32', 'bfloat16', 'int64' or 'bool', got "
+                        f"{dtype!r}") from None
+    if not is_supported(found):
+        raise TypeError(f"dtype must be bool, integer or floating, such as 'float32', "
+                        f"got {dtype!r}")
+    return found.newbyteorder("=")
+
+
+def is_supported(dtype: Any) -> bool:
+    """True for bools, integers and floating dtypes of up to 64 bits, and those of ml_dtypes."""
+    return (dtype.kind in "biuf" and dtype.itemsize <= 8) or is_extension(dtype)
+
+
+def as_supported(what: str, array: Any) -> Any:
+    """The array in native byte order.  Raises TypeError for objects, text, complex numbers etc.
+
+    `what` names the array in messages, as in "linear(): 'input'".
+    """
+    dtype = array.dtype
+    if id(dtype) in NATIVE:
+        return array
+    if not is_supported(dtype):
+        remedies = {
+            "O": "give an array of numbers of equal shapes: join arrays with np.stack",
+            "c": "give its real and imaginary parts, array.real and array.imag, as two arrays",
+            "f": "convert it with array.astype('float64')",
+            "M": "convert it to numbers, for example with array.astype('int64')",
+            "m": "convert it to numbers, for example with array.astype('int64')",
+        }
+        text = "encode it as integers, such as class or token numbers"
+        remedy = remedies.get(dtype.kind, "give its fields one by one" if dtype.names else text)
+        raise TypeError(f"{what} has dtype {dtype}, but must be bool, integer or floating: "
+                        f"{remedy}")
+    if not dtype.isnative:
+        return array.astype(dtype.newbyteorder("="))
+    if np.dtype(dtype.type) is dtype:  # one object for all arrays, such as bfloat16
+        NATIVE[id(dtype)] = dtype
+    return array
 
 
 def is_float(dtype: Any) -> bool:

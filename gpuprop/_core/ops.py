@@ -22,15 +22,17 @@ from gpuprop._core.arguments import (
     resolve,
 )
 from gpuprop._core.backend import BY_TYPE
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import NATIVE, is_float
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
+from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.signature import (
-    REQUIRED,
-    caused_by_none,
+    module_of,
+    no_array_error,
     none_error,
     public_function,
+    unwrapped,
 )
 from gpuprop._core.spec import Spec, definitions, forget_choices
 from gpuprop._core.tensor import Tensor
@@ -124,6 +126,8 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     names = [p.name for p in spec.arrays]
     operands = [*map(names.index, names if promote is True else (promote or "").split())]
     promotes_last_two = operands == [len(names) - 2, len(names) - 1]
+    is_users = not module_of(spec.fn).startswith("gpuprop.")
+    guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
@@ -131,17 +135,18 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         edges = []  # the node or leaf that receives the gradient of each array, or None
         wanted = 0  # the number of edges that are not None
         owner = None  # the type of the first array
-        has_tensors = has_numbers = False
+        has_tensors = has_numbers = has_none = False
         is_simple = True  # only numbers and arrays of one type, inside at most one Tensor each
         may_have_half = False
-        for a in args:
+        for arg in args:
+            a = arg
             edge = None
-            if isinstance(a, Tensor):
+            if isinstance(arg, Tensor):
                 has_tensors = True
-                if a.requires_grad:
-                    edge = a.node or a
+                if arg.requires_grad:
+                    edge = arg.node or arg
                     wanted += 1
-                a = a.data
+                a = arg.data
             arrays.append(a)
             edges.append(edge)
             kind = type(a)
@@ -151,11 +156,17 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                 else:
                     if kind not in NUMBERS:
                         is_simple = False
-                    elif a is not None:
+                    elif a is None:
+                        has_none = True
+                    else:
                         has_numbers = True
                     continue
             if widens and a.itemsize == 2:
                 may_have_half = True
+            if a is arg and id(a.dtype) not in NATIVE:
+                is_simple = False
+        if has_none:
+            check_required(spec, args)
         mode = current.get()
         if mode.low is not None and precision and has_tensors:
             cast_args = autocast_arguments(args, precision, mode.low)
@@ -175,15 +186,16 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
             for value in constants.values():
                 if isinstance(value, Tensor):
                     refuse_tensors(spec.fn, spec.label(None), constants)
+        if guards:
+            check_guarded(spec.label(None), guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):
             arrays, run = for_half_types(half, arrays, run)
         try:
             result = run(backend.xp, *arrays, **constants)
-        except (AttributeError, TypeError) as error:
-            if caused_by_none(error):
-                check_required(spec, args, error)
+        except AttributeError as error:
+            check_numbers(spec, args, error)
             raise
         if type(result) is not tuple:
             raise _wrong_result(spec, result)
@@ -204,7 +216,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
             elif not wanted == len(edges) == len(pullback):
                 edges, pullback = _only_wanted(spec, edges, pullback)
             return _recorded(out, Node(spec, edges, pullback, out.shape, out.dtype))
-        return Tensor(out) if has_tensors else out
+        return _unrecorded(out) if has_tensors else out
 
     call = public_function(spec.fn, spec.parameters, record)
 
@@ -295,11 +307,26 @@ def _recorded(out: Any, node: Node) -> Tensor:
     return t
 
 
-def check_required(spec: Spec, args: tuple, error: Exception) -> None:
-    """Raise a clearer TypeError than `error` if an array without a default is None."""
+def _unrecorded(out: Any) -> Tensor:
+    """``Tensor(out)`` without the checks of `Tensor.__init__`."""
+    t = object.__new__(Tensor)
+    t.data, t.requires_grad = out, False
+    t.node = t.grad = t.hooks = None
+    return t
+
+
+def check_required(spec: Spec, args: tuple) -> None:
+    """Raise TypeError if an array that must be given is None."""
+    for i in range(len(args)) if spec.variadic and spec.required else spec.required:
+        if args[i] is None:
+            raise none_error(f"{spec.label(None)}()", spec.argument_name(i))
+
+
+def check_numbers(spec: Spec, args: tuple, error: AttributeError) -> None:
+    """Raise a clearer TypeError than `error` if an argument is a number without a shape."""
     for i, a in enumerate(args):
-        if a is None and (spec.variadic or spec.arrays[i].default is REQUIRED):
-            raise none_error(f"{spec.label(None)}()", spec.argument_name(i)) from error
+        if isinstance(a, int | float):
+            raise no_array_error(f"{spec.label(None)}()", spec.argument_name(i), a) from error
 
 
 def _wrong_result(spec: Spec, result: Any) -> TypeError:

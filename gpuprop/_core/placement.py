@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, NO_SWITCH
+from gpuprop._core.dtypes import as_supported
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.registry import backend_of, parse_backend
 
@@ -39,6 +40,7 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
     backend = backend_of(array)
     with backend.at(array):
         if isinstance(value, np.ndarray | list | tuple):
+            value = as_supported("the values to write", np.asarray(value))
             value = backend.asarray(value, array.dtype)
         array[key] = backend.asarray(value) if type(value) is backend.array_type else value
     written(extent(array))

@@ -24,6 +24,8 @@ REQUIRED = object()  # stands for the default of a parameter without one
 ARRAY_BY_NAME = re.compile(r"(\w+\.)*Array( *\| *None)?|None *\| *(\w+\.)*Array")
 CO_VARARGS = 4  # inspect's; importing it takes 15 ms
 CO_VARKEYWORDS = 8
+TAKES_AN_ARRAY = re.compile(r"\bArray\b")
+TAKES_ANYTHING = re.compile(r"\b(Array|Any)\b")
 LOOKS_LIKE_AN_ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b")
 
 
@@ -35,6 +37,7 @@ class Parameter(NamedTuple):
     is_array: bool
     variadic: bool
     keyword_only: bool
+    must_be_given: bool = True  # False if the argument may be None
 
 
 def parameters(fn: Callable) -> list[Parameter]:
@@ -56,9 +59,12 @@ def parameters(fn: Callable) -> list[Parameter]:
     defaults |= fn.__kwdefaults__ or {}
     result = []
     for name in (*positional, *rest, *keyword):
-        array = name in annotations and is_array(fn, name, annotations[name])
+        annotation = annotations.get(name)
+        array = name in annotations and is_array(fn, name, annotation)
+        default = defaults.get(name, REQUIRED)
+        must_be_given = default is REQUIRED and "None" not in str(annotation)
         result.append(Parameter(
-            name, defaults.get(name, REQUIRED), array, name in rest, name in keyword))
+            name, default, array, name in rest, name in keyword, must_be_given))
     arrays = [p for p in result if p.is_array]
     if code.co_flags & CO_VARKEYWORDS or any(p.variadic and arrays != [p] for p in result):
         raise TypeError(f"{fn.__qualname__}(): a body has no **parameters, and *parameters only if "
@@ -128,18 +134,16 @@ def signature_text(fn: Callable) -> str:
     return str(inspect.signature(fn))
 
 
-# ---- arguments that are None ---------------------------------------------------------------------
+# ---- arguments that are no arrays ----------------------------------------------------------------
 
 
-def caused_by_none(error: Exception) -> bool:
-    """True if the error may be that of an operation on None."""
-    text = str(error)
-    mentions_none = "NoneType" in text or "got object" in text  # NumPy makes object arrays of None
-    return isinstance(error, AttributeError | TypeError) and mentions_none
+def argument_error(error: Exception, caller: str, fn: Callable, args: tuple,
+                   kwargs: dict) -> TypeError | None:
+    """A clearer error of a call that failed because it was given something else for an array.
 
-
-def none_argument(fn: Callable, args: tuple, kwargs: dict) -> str | None:
-    """The name of the first parameter of `fn` without a default whose argument is None."""
+    None if all arguments for parameters annotated as arrays may be arrays.  In the forward of a
+    layer, such parameters are annotated `Any`.
+    """
     import inspect  # 15 ms that `import gpuprop` does not need
 
     signature = inspect.signature(fn)
@@ -147,17 +151,41 @@ def none_argument(fn: Callable, args: tuple, kwargs: dict) -> str | None:
         arguments = signature.bind_partial(*args, **kwargs).arguments
     except TypeError:
         return None
+    takes_array = TAKES_AN_ARRAY if fn.__name__ != "forward" else TAKES_ANYTHING
+    numbers = []
     for name, value in arguments.items():
         parameter = signature.parameters[name]
-        if value is None and parameter.default is parameter.empty:
-            return name
-    return None
+        annotation = str(parameter.annotation)
+        is_required = parameter.default is parameter.empty
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_variadic or hasattr(value, "shape") or not takes_array.search(annotation):
+            continue
+        if isinstance(value, int | float):
+            numbers += [(name, value)] * is_required
+        elif value is None:
+            if is_required and "None" not in annotation:
+                return none_error(caller, name)
+        elif not (isinstance(value, list | tuple) and (
+                type(value) not in (list, tuple)  # such as a PackedSequence
+                or "Sequence" in annotation or ("Any" in annotation and not is_required))):
+            return no_array_error(caller, name, value)
+    needs_array = numbers and isinstance(error, AttributeError | TypeError)
+    return no_array_error(caller, *numbers[0]) if needs_array else None
 
 
 def none_error(caller: str, name: str) -> TypeError:
     """The error of a call whose argument `name` must not be None."""
     return TypeError(f"{caller}: {name} is None, but must be an array or a Tensor: check that the "
                      f"function or forward that computed it returns its result")
+
+
+def no_array_error(caller: str, name: str, value: Any) -> TypeError:
+    """The error of a call whose argument `name` is no array."""
+    hint = ""
+    if isinstance(value, list | tuple):
+        hint = ": convert it with gpuprop.tensor(...), or join tensors with gpuprop.stack(...)"
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return TypeError(f"{caller}: {name} must be a Tensor or an array, not {kind}{hint}")
 
 
 # ---- the public function -------------------------------------------------------------------------

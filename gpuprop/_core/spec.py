@@ -30,6 +30,7 @@ class Spec:
             raise TypeError(f"{self.name}: annotate the parameters that are arrays "
                             f"with gpuprop.Array")
         self.variadic = self.arrays[0].variadic
+        self.required = [i for i, p in enumerate(self.arrays) if p.must_be_given]
         leading = self.parameters[: len(self.arrays)] == self.arrays
         by_name = any(p.keyword_only for p in self.arrays)
         self.arrays_first = self.variadic or (leading and not by_name)

@@ -12,7 +12,7 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
 from gpuprop._core.checks import as_callable
 from gpuprop._core.declared import Methods
-from gpuprop._core.dtypes import as_dtype, is_float
+from gpuprop._core.dtypes import NATIVE, as_dtype, as_supported, is_float
 from gpuprop._core.graph import (
     Node,
     Variable,
@@ -44,8 +44,11 @@ class Tensor(Methods, Variable):
     __array_ufunc__ = None  # NumPy then leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
-        if type(data) not in BY_TYPE and not isinstance(data, Tensor):
-            data = tensor(data).data
+        if not isinstance(data, Tensor):
+            if type(data) not in BY_TYPE:
+                data = tensor(data).data
+            elif id(data.dtype) not in NATIVE:
+                data = as_supported("Tensor: the array", data)
         if requires_grad and node is None:
             check_floating(data)
         self.data = data
@@ -174,6 +177,11 @@ class Tensor(Methods, Variable):
         return self.numpy().tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if self.requires_grad:
+            raise RuntimeError(
+                "a tensor that requires a gradient is not converted to a NumPy array implicitly, "
+                "because the gradient would be lost: join tensors with gpuprop.stack or "
+                "gpuprop.concatenate, or give up the gradient with .detach() or .numpy()")
         if backend_of(raw(self)).name != HOST:
             raise TypeError("a tensor on a device is not converted to a NumPy array implicitly: "
                             "use .numpy()")
@@ -301,10 +309,10 @@ class Parameter(Tensor):
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """A new Tensor with a copy of `value`.
 
-    An array keeps its dtype; Python floats become float32, ints int64, bools bool.  Host data, such
-    as lists and NumPy arrays, is copied to the default backend; an array on a device stays on its
-    backend.  Arrays of other libraries, such as PyTorch and JAX, are read through DLPack; to share
-    their memory without a copy, use `from_dlpack`.
+    An array keeps its dtype, which is bool, integer or floating; Python floats become float32, ints
+    int64, bools bool.  Host data, such as lists and NumPy arrays, is copied to the default backend;
+    an array on a device stays on its backend.  Arrays of other libraries, such as PyTorch and JAX,
+    are read through DLPack; to share their memory without a copy, use `from_dlpack`.
 
     >>> gpuprop.tensor([1, 2.5])
     Tensor([1. , 2.5])
@@ -317,10 +325,11 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
         if isinstance(value, np.ndarray):
             value = get_backend(HOST).asarray(value)  # raises for masked arrays
         else:
-            value = np.asarray(value)
+            value = _converted(value)
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:
         backend = backend_of(value)
+    value = as_supported("tensor: the array", value)
     with on_device_of((value,)):
         data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
         if data is value or getattr(data, "base", None) is not None:
@@ -328,6 +337,20 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
     if requires_grad:
         check_floating(data)
     return Tensor(data, requires_grad)
+
+
+def _converted(value: Any) -> np.ndarray:
+    """A number, or nested lists of numbers, as a NumPy array."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise ValueError(f"tensor: the lists have no common shape: pad them to one length, for "
+                         f"example with nn.utils.rnn.pad_sequence: {error}") from error
+    if array.dtype.kind == "O":
+        kinds = sorted({type(x).__name__ for x in array.flat if not isinstance(x, int | float)})
+        raise TypeError(f"tensor: expected an array, a number or lists of numbers, got "
+                        f"{', '.join(kinds) or 'integers beyond 64 bits'}")
+    return array
 
 
 def from_dlpack(x: Any) -> Tensor:
@@ -415,6 +438,7 @@ def _as_gradient(root: Tensor, gradient: Any) -> Any:
                 f"backward(gradient): the tensor is on {here!r} and its gradient on "
                 f"{place_of(raw(gradient))!r}: move the gradient with "
                 f"gpuprop.tensor(gradient).to({here!r})")
+        gradient = as_supported("backward(gradient): the gradient", gradient)
         if gradient.shape != root.shape:
             raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, "
                              f"the tensor {root.shape}")

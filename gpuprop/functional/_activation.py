@@ -10,8 +10,7 @@ import math
 from typing import Any
 
 from gpuprop._array.activation import softmax
-from gpuprop._core.checks import as_number
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
@@ -81,14 +80,16 @@ def leaky_relu_backward_slope(xp, input, slope, dy):
     return xp.where(input > 0, 0, dy * input)
 
 
+@checks_arguments
 def leaky_relu(input: Array, negative_slope: float = 0.01, inplace: bool = False) -> Array:
     """ReLU with a small slope below 0: ``y = max(input, 0) + negative_slope * min(input, 0)``.
 
     `inplace` has no effect.
     """
-    return leaky_relu_op(input, as_number("leaky_relu: negative_slope", negative_slope))
+    return leaky_relu_op(input, negative_slope)
 
 
+@checks_arguments
 def prelu(input: Array, weight: Array) -> Array:
     """Leaky ReLU with a learned slope: ``y = max(input, 0) + weight * min(input, 0)``.
 
@@ -171,20 +172,21 @@ def elu_backward(xp, input, dy, scale, negative_scale, rate):
     return dy * xp.where(input > 0, scale, negative_slope)
 
 
+@checks_arguments
 def elu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     """Exponential linear unit: ``y = input if input > 0 else alpha * (exp(input) - 1)``.
 
     `inplace` has no effect.  D.-A. Clevert et al., ICLR 2016.
     """
-    return elu_op(input, 1.0, as_number("elu: alpha", alpha), 1.0)
+    return elu_op(input, 1.0, alpha, 1.0)
 
 
+@checks_arguments
 def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     """Differentiable ELU: ``y = input if input > 0 else alpha * (exp(input / alpha) - 1)``.
 
     Its derivative is continuous for every `alpha`.  `inplace` has no effect.  J. T. Barron, 2017.
     """
-    alpha = as_number("celu: alpha", alpha)
     return elu_op(input, 1.0, alpha, 1 / alpha)
 
 
@@ -372,6 +374,7 @@ def uniform_like(x: Any, low: float, high: float, dtype: Any, rng: Generator | N
         return (rng or default_generator).uniform(x.shape, low, high, dtype, NOISE)
 
 
+@checks_arguments
 def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
           inplace: bool = False, rng: Generator | None = None) -> Array:
     """Randomized leaky ReLU: ``y = max(input, 0) + slope * min(input, 0)``.
@@ -380,8 +383,6 @@ def rrelu(input: Array, lower: float = 1 / 8, upper: float = 1 / 3, training: bo
     `rng` or the default generator.  Otherwise the slope is ``(lower + upper) / 2``.  `inplace` has
     no effect.  Raises ValueError if `lower` is greater than `upper`.  B. Xu et al., 2015.
     """
-    lower = as_number("rrelu: lower", lower)
-    upper = as_number("rrelu: upper", upper)
     if lower > upper:
         raise ValueError(f"rrelu: lower {lower} must not be greater than upper {upper}")
     if not training:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpuprop._array.scatter import put_rows
 from gpuprop._core.checks import as_number
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import is_float, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -137,6 +138,7 @@ def adaptive_avg_pool_of_equal_windows(xp, input, counts):
     return y, (input_grad,)
 
 
+@checks_arguments
 def adaptive_avg_pool1d(input: Array, output_size: Any) -> Array:
     """The means of `output_size` windows that cover a signal.
 
@@ -146,6 +148,7 @@ def adaptive_avg_pool1d(input: Array, output_size: Any) -> Array:
     return adaptive_avg_pool_nd(1, "adaptive_avg_pool1d", input, output_size)
 
 
+@checks_arguments
 def adaptive_avg_pool2d(input: Array, output_size: Any) -> Array:
     """The means of `output_size` windows that cover an image.
 
@@ -163,6 +166,7 @@ def adaptive_avg_pool2d(input: Array, output_size: Any) -> Array:
     return adaptive_avg_pool_nd(2, "adaptive_avg_pool2d", input, output_size)
 
 
+@checks_arguments
 def adaptive_avg_pool3d(input: Array, output_size: Any) -> Array:
     """The means of `output_size` windows that cover a volume.
 
@@ -202,6 +206,7 @@ def adaptive_max_pool_of_equal_windows(xp, input, counts, return_indices):
         xp, input, size, counts, size, padding, dilation, return_indices)
 
 
+@checks_arguments
 def adaptive_max_pool1d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
     """The maxima of `output_size` windows that cover a signal.
 
@@ -211,6 +216,7 @@ def adaptive_max_pool1d(input: Array, output_size: Any, return_indices: bool = F
     return adaptive_max_pool_nd(1, "adaptive_max_pool1d", input, output_size, return_indices)
 
 
+@checks_arguments
 def adaptive_max_pool2d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
     """The maxima of `output_size` windows that cover an image: those of `adaptive_avg_pool2d`.
 
@@ -221,6 +227,7 @@ def adaptive_max_pool2d(input: Array, output_size: Any, return_indices: bool = F
     return adaptive_max_pool_nd(2, "adaptive_max_pool2d", input, output_size, return_indices)
 
 
+@checks_arguments
 def adaptive_max_pool3d(input: Array, output_size: Any, return_indices: bool = False) -> Any:
     """The maxima of `output_size` windows that cover a volume.
 
@@ -252,6 +259,7 @@ def fractional_max_pool(xp, input: Array, positions: Array, counts, return_indic
     return outputs, (input_grad, None)
 
 
+@checks_arguments
 def fractional_max_pool2d(input: Array, kernel_size: Sizes, output_size: Any = None,
                           output_ratio: Any = None, return_indices: bool = False,
                           _random_samples: Array = None, rng: Generator | None = None) -> Any:
@@ -270,6 +278,7 @@ def fractional_max_pool2d(input: Array, kernel_size: Sizes, output_size: Any = N
                                   output_ratio, return_indices, _random_samples, rng)
 
 
+@checks_arguments
 def fractional_max_pool3d(input: Array, kernel_size: Sizes, output_size: Any = None,
                           output_ratio: Any = None, return_indices: bool = False,
                           _random_samples: Array = None, rng: Generator | None = None) -> Any:

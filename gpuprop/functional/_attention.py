@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core.checks import as_number
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import cast, compute_dtype, is_float, largest
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_rows
@@ -110,8 +111,8 @@ def dropout_of(xp, keep, p):
 
 
 @op(precision="low", name=NAME)
-def attention(xp, query: Array, key: Array, value: Array, mask: Array, slopes: Array,
-              rng_key: Array, scale: float, band: Band, p: float, bias_requires_grad: bool):
+def attention(xp, query: Array, key: Array, value: Array, mask: Array | None, slopes: Array | None,
+              rng_key: Array | None, scale: float, band: Band, p: float, bias_requires_grad: bool):
     """``softmax(scale * query @ key.T) @ value`` of (..., L, E), (..., S, E) and (..., S, V).
 
     `mask` (..., L, S) is boolean, True where a query attends to a key, or floating and added to the
@@ -363,6 +364,7 @@ def _add_part(total, index, part):
 # ---- the public functions ----------------------------------------------------------------------
 
 
+@checks_arguments
 def scaled_dot_product_attention(
         query: Array, key: Array, value: Array, attn_mask: Array = None, dropout_p: float = 0.0,
         is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuprop._array.shape import pad
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dtypes import cast, compute_dtype, widened
 from gpuprop._core.ops import op
 from gpuprop._core.registry import backend_of
@@ -102,7 +102,7 @@ def per_channel(bias, n):
 
 
 @op(name="conv{n}d", precision="low")
-def conv(xp, input: Array, weight: Array, bias: Array, stride, padding, dilation, groups):
+def conv(xp, input: Array, weight: Array, bias: Array | None, stride, padding, dilation, groups):
     """(N, C, *space), weight (O, C / groups, *size), bias (O,) or None -> (N, O, *counts).
 
     `padding` is a pair (before, after) per spatial dimension; the two may differ.
@@ -173,8 +173,8 @@ def conv_flipped(xp, input, weight, bias, stride, padding, dilation, groups):
 
 
 @op(name="conv_transpose{n}d", precision="low")
-def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, padding, dilation,
-                   groups):
+def conv_transpose(xp, input: Array, weight: Array, bias: Array | None, space, stride, padding,
+                   dilation, groups):
     """(N, C, *counts), weight (C, O / groups, *size), bias (O,) or None -> (N, O, *space)."""
     counts = input.shape[2:]
     weight_shape = weight.shape
@@ -192,6 +192,7 @@ def conv_transpose(xp, input: Array, weight: Array, bias: Array, space, stride, 
 # ---- convolution -------------------------------------------------------------------------------
 
 
+@checks_arguments
 def conv1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
            padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
     """1-d convolution (cross-correlation) of a signal with filters.
@@ -206,6 +207,7 @@ def conv1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
     return conv_nd(1, "conv1d", input, weight, bias, stride, padding, dilation, groups)
 
 
+@checks_arguments
 def conv2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
            padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
     """2-d convolution (cross-correlation) of images with filters.
@@ -238,6 +240,7 @@ def conv2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
     return conv_nd(2, "conv2d", input, weight, bias, stride, padding, dilation, groups)
 
 
+@checks_arguments
 def conv3d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
            padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1) -> Array:
     """3-d convolution (cross-correlation) of volumes with filters.
@@ -303,6 +306,7 @@ def check_channels(name: str, n: int, x: Any, weight: Any, bias: Any, groups: in
 # ---- transposed convolution --------------------------------------------------------------------
 
 
+@checks_arguments
 def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:
@@ -319,6 +323,7 @@ def conv_transpose1d(input: Array, weight: Array, bias: Array = None, stride: Si
                              output_padding, groups, dilation)
 
 
+@checks_arguments
 def conv_transpose2d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:
@@ -348,6 +353,7 @@ def conv_transpose2d(input: Array, weight: Array, bias: Array = None, stride: Si
                              output_padding, groups, dilation)
 
 
+@checks_arguments
 def conv_transpose3d(input: Array, weight: Array, bias: Array = None, stride: Sizes = 1,
                      padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                      dilation: Sizes = 1) -> Array:

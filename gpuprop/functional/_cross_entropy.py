@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuprop._array.activation import log_softmax
 from gpuprop._array.scatter import put_along_axis
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
@@ -133,6 +133,7 @@ def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduc
     return loss, pullback
 
 
+@checks_arguments
 def cross_entropy(input: Array, target: Array, weight: Array = None, ignore_index: int = -100,
                   reduction: str = "mean", label_smoothing: float = 0.0) -> Array:
     """Cross entropy: ``y = -(weight * q * log_softmax(input, 1)).sum(1)``.
@@ -212,6 +213,7 @@ def encode_one_hot(xp, input: Array, num_classes: int, name: str = "one_hot"):
     return (input[..., None] == xp.arange(num_classes)).astype("int64"), None
 
 
+@checks_arguments
 def one_hot(input: Array, num_classes: int = -1) -> Array:
     """One-hot encoding: ``y[..., c] = 1 if input[...] == c else 0``, in int64.
 

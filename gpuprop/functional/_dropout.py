@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from gpuprop._array.arithmetic import where
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.ops import op
 from gpuprop._core.philox import keep_mask
 from gpuprop._core.pointwise import pointwise
@@ -63,6 +63,7 @@ def check_probability(name: str, p: float) -> None:
         raise ValueError(f"{name}: p must be a probability between 0 and 1, got {p}")
 
 
+@checks_arguments
 def dropout(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
             rng: Generator | None = None) -> Array:
     """Set elements to 0 with probability `p`: ``y = input * mask / (1 - p)``.
@@ -100,6 +101,7 @@ def _dropout_nd(n: int, input: Array, p: float, training: bool, rng: Generator |
     return dropout_by_key(input, (rng or default_generator).noise(input), p, input.ndim - n)
 
 
+@checks_arguments
 def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
     """`dropout` of whole channels of an input (N, C, L) or (C, L).
@@ -110,6 +112,7 @@ def dropout1d(input: Array, p: float = 0.5, training: bool = True, inplace: bool
     return _dropout_nd(1, input, p, training, rng)
 
 
+@checks_arguments
 def dropout2d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
     """`dropout` of whole channels of an input (N, C, H, W) or (C, H, W).
@@ -120,6 +123,7 @@ def dropout2d(input: Array, p: float = 0.5, training: bool = True, inplace: bool
     return _dropout_nd(2, input, p, training, rng)
 
 
+@checks_arguments
 def dropout3d(input: Array, p: float = 0.5, training: bool = True, inplace: bool = False,
               rng: Generator | None = None) -> Array:
     """`dropout` of whole channels of an input (N, C, D, H, W) or (C, D, H, W).
@@ -149,6 +153,7 @@ def drop_for_selu(input: Array, keep: Array, p: float) -> Array:
     return (where(keep, input, low) - low * p) * scale
 
 
+@checks_arguments
 def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace: bool = False,
                   rng: Generator | None = None) -> Array:
     """Dropout for `selu`: ``y = a * (input if mask else low) + b``.
@@ -162,6 +167,7 @@ def alpha_dropout(input: Array, p: float = 0.5, training: bool = False, inplace:
     return _alpha_dropout("alpha_dropout", input, None, p, training, rng)
 
 
+@checks_arguments
 def feature_alpha_dropout(input: Array, p: float = 0.5, training: bool = False,
                           inplace: bool = False, rng: Generator | None = None) -> Array:
     """`alpha_dropout` of whole channels of (N, C, ...).

@@ -12,6 +12,7 @@ from gpuprop._array.reduction import argmax, norm
 from gpuprop._array.scatter import put_rows
 from gpuprop._array.shape import astype
 from gpuprop._core.arguments import promoted
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.ops import kernel, op
@@ -39,6 +40,7 @@ def embedding_lookup(xp, input: Array, weight: Array, padding_idx: int | None = 
     return xp.take(weight, input, axis=0), (None, to_weight)
 
 
+@checks_arguments
 def embedding(input: Array, weight: Array, padding_idx: int | None = None,
               max_norm: float | None = None, norm_type: float = 2.0,
               scale_grad_by_freq: bool = False, sparse: bool = False) -> Array:
@@ -103,6 +105,7 @@ def assign_rows(xp, x: Array, index: Array, rows: Array):
 # ---- bags --------------------------------------------------------------------------------------
 
 
+@checks_arguments
 @on_device_of_arguments
 def embedding_bag(input: Array, weight: Array, offsets: Array = None,
                   max_norm: float | None = None, norm_type: float = 2,

@@ -27,8 +27,9 @@ MIN_CLASSES = 1024  # per chunk: products of fewer classes are slower
 
 
 @op(precision="full", name=NAME)
-def linear_cross_entropy_per_sample(xp, input: Array, linear_weight: Array, linear_bias: Array,
-                                    target: Array, weight: Array, ignore_index: int,
+def linear_cross_entropy_per_sample(xp, input: Array, linear_weight: Array,
+                                    linear_bias: Array | None, target: Array,
+                                    weight: Array | None, ignore_index: int,
                                     label_smoothing: float):
     """`cross_entropy` of ``linear(input, linear_weight, linear_bias)``, not reduced.
 

@@ -10,7 +10,7 @@ from typing import Any
 from gpuprop._array.activation import relu
 from gpuprop._array.arithmetic import minimum, where
 from gpuprop._array.reduction import cumsum
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.pointwise import pointwise_op
@@ -536,6 +536,7 @@ def triplet_margin_with_distance_loss(
     return reduce_loss(hinge(margin + to_positive - to_negative), None, reduction)
 
 
+@checks_arguments
 def triplet_margin_loss(anchor: Array, positive: Array, negative: Array, margin: float = 1.0,
                         p: float = 2.0, eps: float = 1e-6, swap: bool = False,
                         reduction: str = "mean") -> Array:

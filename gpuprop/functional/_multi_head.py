@@ -12,6 +12,7 @@ from gpuprop._array.comparison import logical_not, logical_or
 from gpuprop._array.products import matmul
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
 from gpuprop._core.checks import as_number
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
@@ -25,11 +26,13 @@ from gpuprop.random import Generator
 NAME = "multi_head_attention_forward"
 
 
+@checks_arguments
 @on_device_of_arguments
 def multi_head_attention_forward(
         query: Array, key: Array, value: Array, embed_dim_to_check: int, num_heads: int,
-        in_proj_weight: Array, in_proj_bias: Array, bias_k: Array, bias_v: Array,
-        add_zero_attn: bool, dropout_p: float, out_proj_weight: Array, out_proj_bias: Array,
+        in_proj_weight: Array | None, in_proj_bias: Array | None, bias_k: Array | None,
+        bias_v: Array | None, add_zero_attn: bool, dropout_p: float, out_proj_weight: Array,
+        out_proj_bias: Array | None,
         training: bool = True, key_padding_mask: Array = None, need_weights: bool = True,
         attn_mask: Array = None, use_separate_proj_weight: bool = False,
         q_proj_weight: Array = None, k_proj_weight: Array = None, v_proj_weight: Array = None,

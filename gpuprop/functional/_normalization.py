@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._array.scatter import pad_with
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dtypes import HALF, compute_dtype, widened
 from gpuprop._core.ops import kernel, op
 from gpuprop._core.pointwise import pointwise
@@ -39,8 +39,8 @@ def affine(z, weight, bias):
 
 
 @op(precision="full", name="normalization")
-def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, subtract_mean=True,
-                return_stats=False):
+def standardize(xp, input: Array, weight: Array | None, bias: Array | None, axes, eps,
+                subtract_mean=True, return_stats=False):
     """``z * weight + bias`` with ``z = (input - mean) / sqrt(variance + eps)`` over `axes`.
 
     Without `subtract_mean`, z is ``input / sqrt(mean(input**2) + eps)``.  With `return_stats` the
@@ -68,8 +68,8 @@ def standardize(xp, input: Array, weight: Array, bias: Array, axes, eps, subtrac
 
 
 @op(precision="full", name="batch_norm")
-def normalize_by_stats(xp, input: Array, mean: Array, variance: Array, weight: Array, bias: Array,
-                       eps):
+def normalize_by_stats(xp, input: Array, mean: Array, variance: Array, weight: Array | None,
+                       bias: Array | None, eps):
     """``(input - mean) / sqrt(variance + eps) * weight + bias`` with a given mean and variance."""
     check_dtypes("normalization", input, weight, bias, mean, variance)
     scale = 1 / xp.sqrt(variance + eps)
@@ -147,6 +147,7 @@ def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int]
     return tuple(range(input.ndim - len(shape), input.ndim))
 
 
+@checks_arguments
 def layer_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array = None,
                bias: Array = None, eps: float = 1e-5) -> Array:
     """Layer normalization: mean 0 and variance 1 over the last axes of each sample.
@@ -168,6 +169,7 @@ def layer_norm(input: Array, normalized_shape: int | Sequence[int], weight: Arra
     return standardize(input, weight, bias, axes, eps)
 
 
+@checks_arguments
 def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array = None,
              eps: float | None = None) -> Array:
     """Root mean square normalization over the last axes.
@@ -205,9 +207,9 @@ def channel_parameter(name: str, key: str, values: Any, channels: int,
 
 
 @composed
-def batch_norm(input: Array, running_mean: Array, running_var: Array, weight: Array = None,
-               bias: Array = None, training: bool = False, momentum: float = 0.1,
-               eps: float = 1e-5) -> Array:
+def batch_norm(input: Array, running_mean: Array | None, running_var: Array | None,
+               weight: Array = None, bias: Array = None, training: bool = False,
+               momentum: float | Array = 0.1, eps: float = 1e-5) -> Array:
     """Batch normalization: mean 0 and variance 1 in each channel.
 
     ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
@@ -281,7 +283,7 @@ def group_norm(input: Array, num_groups: int, weight: Array = None, bias: Array 
 @composed
 def instance_norm(input: Array, running_mean: Array = None, running_var: Array = None,
                   weight: Array = None, bias: Array = None, use_input_stats: bool = True,
-                  momentum: float = 0.1, eps: float = 1e-5) -> Array:
+                  momentum: float | Array = 0.1, eps: float = 1e-5) -> Array:
     """Instance normalization: mean 0 and variance 1 in each channel of each sample.
 
     ``y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias``
@@ -330,6 +332,7 @@ def _standardize_groups(name, input, groups, weight, bias, eps, return_stats=Fal
     return y.reshape(input.shape), mean, variance
 
 
+@checks_arguments
 def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: float = 0.75,
                         k: float = 1.0) -> Array:
     """Local response normalization: divide by a power of the mean square of nearby channels.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gpuprop._array.activation import relu
 from gpuprop._array.mathematics import abs, sign
 from gpuprop._array.scatter import inner_slices, pad_with, put_along_axis, scatter
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
@@ -208,6 +208,7 @@ def first_valid_offset(xp, size, counts, stride, padding, dilation):
     return flat
 
 
+@checks_arguments
 def max_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
     """The maximum of each window of a signal.
@@ -222,6 +223,7 @@ def max_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
                        return_indices)
 
 
+@checks_arguments
 def max_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
     """The maximum of each window of an image.
@@ -255,6 +257,7 @@ def max_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
                        return_indices)
 
 
+@checks_arguments
 def max_pool3d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                dilation: Sizes = 1, ceil_mode: bool = False, return_indices: bool = False) -> Any:
     """The maximum of each window of a volume.
@@ -319,6 +322,7 @@ def window_divisor(xp, space, size, counts, stride, padding, count_include_pad):
     return divisor
 
 
+@checks_arguments
 def avg_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                ceil_mode: bool = False, count_include_pad: bool = True) -> Array:
     """The mean of each window of a signal.
@@ -334,6 +338,7 @@ def avg_pool1d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
                        count_include_pad, None)
 
 
+@checks_arguments
 def avg_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                ceil_mode: bool = False, count_include_pad: bool = True,
                divisor_override: int | None = None) -> Array:
@@ -359,6 +364,7 @@ def avg_pool2d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
                        count_include_pad, divisor_override)
 
 
+@checks_arguments
 def avg_pool3d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                ceil_mode: bool = False, count_include_pad: bool = True,
                divisor_override: int | None = None) -> Array:
@@ -390,6 +396,7 @@ def avg_pool_nd(n: int, name: str, input: Any, kernel_size: Any, stride: Any, pa
 # ---- power-average pooling ---------------------------------------------------------------------
 
 
+@checks_arguments
 def lp_pool1d(input: Array, norm_type: int | float, kernel_size: Sizes,
               stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
     """The p-norm of each window of a signal: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
@@ -403,6 +410,7 @@ def lp_pool1d(input: Array, norm_type: int | float, kernel_size: Sizes,
     return lp_pool_nd(1, "lp_pool1d", input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@checks_arguments
 def lp_pool2d(input: Array, norm_type: int | float, kernel_size: Sizes,
               stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
     """The p-norm of each window of an image: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
@@ -421,6 +429,7 @@ def lp_pool2d(input: Array, norm_type: int | float, kernel_size: Sizes,
     return lp_pool_nd(2, "lp_pool2d", input, norm_type, kernel_size, stride, ceil_mode)
 
 
+@checks_arguments
 def lp_pool3d(input: Array, norm_type: int | float, kernel_size: Sizes,
               stride: Sizes | None = None, ceil_mode: bool = False) -> Array:
     """The p-norm of each window of a volume: ``sum(x**p) ** (1 / p)``, p = `norm_type`.
@@ -447,6 +456,7 @@ def lp_pool_nd(n: int, name: str, input: Any, norm_type: float, kernel_size: Any
 # ---- max unpooling -----------------------------------------------------------------------------
 
 
+@checks_arguments
 def max_unpool1d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
     """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool1d`.
@@ -462,6 +472,7 @@ def max_unpool1d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes
                          output_size)
 
 
+@checks_arguments
 def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
     """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool2d`.
@@ -491,6 +502,7 @@ def max_unpool2d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes
                          output_size)
 
 
+@checks_arguments
 def max_unpool3d(input: Array, indices: Array, kernel_size: Sizes, stride: Sizes | None = None,
                  padding: Sizes = 0, output_size: Sequence[int] | None = None) -> Array:
     """Write the elements of `input` at `indices` into zeros: a partial inverse of `max_pool3d`.

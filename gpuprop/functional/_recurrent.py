@@ -150,7 +150,7 @@ CELLS = {
 
 
 @op(precision="low", name="rnn")
-def scan(xp, input: Array, h: Array, c: Array, weight_ih: Array, weight_hh: Array,
+def scan(xp, input: Array, h: Array, c: Array | None, weight_ih: Array, weight_hh: Array,
          bias_ih: Array = None, bias_hh: Array = None, weight_hr: Array = None, mode="LSTM",
          sizes=(), reverse=False):
     """One recurrent layer in one direction: (output, last h[, last c]).

@@ -13,7 +13,7 @@ from gpuprop._array.indexing import take_along_axis
 from gpuprop._array.mathematics import floor, round
 from gpuprop._array.products import matmul
 from gpuprop._core.checks import as_number
-from gpuprop._core.composed import composed
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
@@ -220,6 +220,7 @@ DIMENSIONS = {  # the number of spatial dimensions that a mode requires; None is
 AXIS_MODES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
 
 
+@checks_arguments
 def interpolate(input: Array, size: int | Sequence[int] | None = None,
                 scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
                 align_corners: bool | None = None, recompute_scale_factor: bool | None = None,
@@ -308,6 +309,7 @@ def output_sizes(space: Sequence[int], size: Any, scale_factor: Any,
     return sizes, [None if recompute else factor for factor in values]
 
 
+@checks_arguments
 def upsample(input: Array, size: int | Sequence[int] | None = None,
              scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
              align_corners: bool | None = None) -> Array:

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from gpuprop._array.scatter import inner_slices, pad_with
 from gpuprop._core.dtypes import HALF, widened
 from gpuprop._core.ops import linear_op
@@ -152,7 +154,7 @@ def int_tuple(name: str, parameter: str, value: Any, n: int, least: int = 1) -> 
     is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
     given = tuple(value) if is_sequence else (value,)
     expected = f"an int or a sequence of length {n}"
-    if not all(hasattr(v, "__index__") for v in given):
+    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
         raise TypeError(f"{name}: {parameter} must be {expected}, not {value!r}")
     if len(given) not in (1, n):
         raise ValueError(f"{name}: {parameter} must be {expected}, not {value!r}")

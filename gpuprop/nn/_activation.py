@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._function import Function, option_values
 from gpuprop.nn._module import Module, new_tensor
@@ -50,6 +51,7 @@ class Hardshrink(Function):
 
 
 class Softshrink(Function):
+    _limits = {"lambd": "[0, inf)"}
     function = staticmethod(F.softshrink)
     lambd: float = 0.5
 
@@ -171,6 +173,7 @@ class PReLU(Module):
     (N, C, ...).  Its initial value is `init`.  K. He et al., ICCV 2015.
     """
 
+    @checks_options
     def __init__(self, num_parameters: int = 1, init: float = 0.25, device: str | None = None,
                  dtype: Any = None) -> None:
         self.num_parameters = num_parameters

@@ -12,6 +12,7 @@ from gpuprop._array.reduction import argmax
 from gpuprop._array.shape import concatenate
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
+from gpuprop._core.options import checks_options
 from gpuprop.nn._container import ModuleList, Sequential
 from gpuprop.nn._linear import Linear
 from gpuprop.nn._module import Module
@@ -44,6 +45,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
     E. Grave et al., ICML 2017.
     """
 
+    @checks_options
     def __init__(self, in_features: int, n_classes: int, cutoffs: Sequence[int],
                  div_value: float = 4.0, head_bias: bool = False, device: str | None = None,
                  dtype: Any = None, rng: Generator | None = None) -> None:
@@ -84,6 +86,9 @@ class AdaptiveLogSoftmaxWithLoss(Module):
                 f"AdaptiveLogSoftmaxWithLoss: expected input (N, {self.in_features}) and target "
                 f"(N,), or ({self.in_features},) and (), got {input_.shape} and {target_.shape}")
         label = raw(target_)
+        if label.dtype.kind not in "iu":
+            raise TypeError(f"AdaptiveLogSoftmaxWithLoss: target must hold integer labels, got "
+                            f"{label.dtype}")
         namespace(label).check(
             (label >= 0) & (label < self.n_classes),
             f"AdaptiveLogSoftmaxWithLoss: label out of range: expected 0 <= label < "

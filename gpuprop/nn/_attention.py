@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._linear import Linear
 from gpuprop.nn._module import Module, new_tensor
@@ -37,15 +38,14 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
+    @checks_options
     def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0, bias: bool = True,
                  add_bias_kv: bool = False, add_zero_attn: bool = False, kdim: int | None = None,
                  vdim: int | None = None, batch_first: bool = False, device: str | None = None,
                  dtype: Any = None, rng: Generator | None = None) -> None:
-        if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+        if embed_dim % num_heads:
             raise ValueError(f"MultiheadAttention: num_heads={num_heads} must divide "
-                             f"embed_dim={embed_dim}, and both must be positive")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"MultiheadAttention: dropout must be a probability, got {dropout}")
+                             f"embed_dim={embed_dim}")
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads

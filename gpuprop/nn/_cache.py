@@ -7,6 +7,7 @@ from typing import Any
 from gpuprop._array.indexing import take
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.ops import kernel
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import write
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor
@@ -38,6 +39,7 @@ class KeyValueCache(Module):
     values: Tensor
     length: Tensor
 
+    @checks_options(dim=1)
     def __init__(self, batch: int, max_length: int, heads: int, dim: int,
                  device: str | None = None, dtype: Any = None) -> None:
         for name in ("keys", "values"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._convolution import resolve_padding
 from gpuprop.functional._windows import Sizes, int_tuple
@@ -32,7 +33,7 @@ class ConvolutionBase(Module):
         self.kernel_size = int_tuple(name, "kernel_size", kernel_size, self._dims)
         self.stride = int_tuple(name, "stride", stride, self._dims)
         self.dilation = int_tuple(name, "dilation", dilation, self._dims)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        if in_channels % groups or out_channels % groups:
             raise ValueError(f"{name}: groups={groups} must divide in_channels={in_channels} and "
                              f"out_channels={out_channels}")
         self.in_channels = in_channels
@@ -74,6 +75,7 @@ class ConvolutionBase(Module):
 class Convolution(ConvolutionBase):
     """Abstract: Conv1d, Conv2d and Conv3d."""
 
+    @checks_options
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1,
                  padding: Sizes | str = 0, dilation: Sizes = 1, groups: int = 1,
                  bias: bool = True, padding_mode: str = "zeros", device: str | None = None,
@@ -105,6 +107,7 @@ class Convolution(ConvolutionBase):
 class TransposedConvolution(ConvolutionBase):
     """Abstract: ConvTranspose1d, ConvTranspose2d and ConvTranspose3d."""
 
+    @checks_options
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Sizes, stride: Sizes = 1,
                  padding: Sizes = 0, output_padding: Sizes = 0, groups: int = 1,
                  bias: bool = True, dilation: Sizes = 1, padding_mode: str = "zeros",

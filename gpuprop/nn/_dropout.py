@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop.nn._module import Module
 from gpuprop.random import Generator
 
@@ -19,9 +20,8 @@ class DropoutLayer(Module):
 
     _function: ClassVar[Callable]
 
+    @checks_options(p="[0, 1]")
     def __init__(self, p: float = 0.5, inplace: bool = False, rng: Generator | None = None) -> None:
-        if not 0 <= p <= 1:
-            raise ValueError(f"{type(self).__name__}: p must be a probability, got {p}")
         self.p = p
         self.rng = rng
 

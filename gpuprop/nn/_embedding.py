@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._embedding import nonnegative_padding_idx
 from gpuprop.nn._module import Module, new_tensor
@@ -77,6 +78,7 @@ class Embedding(EmbeddingTable):
     _repr_defaults = {"padding_idx": None, "max_norm": None, "norm_type": 2,
                       "scale_grad_by_freq": False, "sparse": False}
 
+    @checks_options
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None,
                  max_norm: float | None = None, norm_type: float = 2.0,
                  scale_grad_by_freq: bool = False, sparse: bool = False, _weight: Any = None,
@@ -127,6 +129,7 @@ class EmbeddingBag(EmbeddingTable):
     _repr_defaults = {"max_norm": None, "norm_type": 2, "scale_grad_by_freq": False,
                       "mode": None, "padding_idx": None}
 
+    @checks_options
     def __init__(self, num_embeddings: int, embedding_dim: int, max_norm: float | None = None,
                  norm_type: float = 2.0, scale_grad_by_freq: bool = False, mode: str = "mean",
                  sparse: bool = False, _weight: Any = None, include_last_offset: bool = False,

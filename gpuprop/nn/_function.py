@@ -12,6 +12,7 @@ from typing import Any, ClassVar, dataclass_transform
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.options import Check, Limits, check_options, option_checks
 from gpuprop._core.tensor import Parameter, Tensor, tensor
 from gpuprop.nn._module import Module
 
@@ -43,6 +44,8 @@ class Function(Module):
 
     function: ClassVar[Callable]
     _function_options: ClassVar[dict[str, bool]] = {}  # name -> whether arrays become buffers
+    _limits: ClassVar[Limits] = {}  # those of options, where they differ from `options.LIMITS`
+    _option_checks: ClassVar[dict[str, Check]] = {}
     __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -61,6 +64,7 @@ class Function(Module):
                 annotations = f"{fields[name]} {parameter.annotation}"
                 takes_arrays[name] = ARRAY.search(annotations) is not None
         cls._function_options = takes_arrays
+        cls._option_checks = option_checks(fields, cls._limits)
         try:
             cls.__signature__ = inspect.Signature(options)
         except ValueError as error:  # an option with a default before one without
@@ -76,6 +80,7 @@ class Function(Module):
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{type(self).__name__}{signature}: {error}") from None
+        check_options(type(self).__name__, bound.arguments, self._option_checks)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             setattr(self, name, value.detach() if isinstance(value, Tensor) else value)

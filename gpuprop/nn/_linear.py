@@ -8,6 +8,7 @@ from typing import Any
 
 import gpuprop.functional as F
 from gpuprop._array.shape import flatten
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._module import Module, new_tensor
 from gpuprop.nn.init import uniform_
@@ -38,6 +39,7 @@ class Linear(Module):
     Linear(in_features=4, out_features=3, bias=True)
     """
 
+    @checks_options
     def __init__(self, in_features: int, out_features: int, bias: bool = True,
                  device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
@@ -67,6 +69,7 @@ class Bilinear(Module):
     in [-k, k], with k = 1 / sqrt(in1_features).
     """
 
+    @checks_options
     def __init__(self, in1_features: int, in2_features: int, out_features: int,
                  bias: bool = True, device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
@@ -93,6 +96,7 @@ class Bilinear(Module):
 class Flatten(Module):
     """Merge the axes from `start_dim` to `end_dim` into one: (N, C, H, W) -> (N, C * H * W)."""
 
+    @checks_options
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
         self.start_dim = start_dim
         self.end_dim = end_dim
@@ -114,6 +118,7 @@ class Unflatten(Module):
     (2, 3, 4)
     """
 
+    @checks_options
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:
         self.dim = dim
         self.unflattened_size = tuple(unflattened_size)

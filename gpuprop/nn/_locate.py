@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from gpuprop._core.graph import Node
-from gpuprop._core.signature import caused_by_none, none_argument, none_error
+from gpuprop._core.signature import argument_error
 from gpuprop._core.tensor import Parameter, Tensor
 
 MAX_OPS = 12  # ops listed in a note
@@ -52,17 +52,16 @@ def locate(error: Exception, module: Any, args: tuple) -> None:
     error.add_note("\n  ".join(_lines(frames)))
 
 
-def missing_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> TypeError | None:
-    """A clearer error if a layer of gpuprop failed because a required input is None."""
-    if not caused_by_none(error) or "_gpuprop_located" in vars(error):  # an inner layer failed
+def wrong_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> TypeError | None:
+    """A clearer error if a layer of gpuprop failed because an input is no array."""
+    if "_gpuprop_located" in vars(error):  # an inner layer failed
         return None
     called = module.forward
     if not str(getattr(called, "__module__", "")).startswith("gpuprop."):
         return None
     if called.__qualname__ == "Function.forward":  # it passes all inputs to this function
         called = type(module).function
-    name = none_argument(called, args, kwargs)
-    return None if name is None else none_error(type(module).__name__, name)
+    return argument_error(error, type(module).__name__, called, args, kwargs)
 
 
 def module_path(modules: Sequence[Any]) -> str:

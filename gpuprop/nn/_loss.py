@@ -13,6 +13,7 @@ import numpy as np
 import gpuprop.functional as F
 from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import raw
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Tensor
 from gpuprop.nn._function import Function, as_tensor, option_values
 from gpuprop.nn._linear import Linear
@@ -174,6 +175,7 @@ class MSELoss(Loss):
 
 
 class SmoothL1Loss(Loss):
+    _limits = {"beta": "[0, inf)"}
     function = staticmethod(F.smooth_l1_loss)
     reduction: str = "mean"
     beta: float = 1.0
@@ -216,6 +218,7 @@ class BCEWithLogitsLoss(Loss):
 
 
 class KLDivLoss(Loss):
+    _limits = {"reduction": ("none", "mean", "sum", "batchmean")}
     function = staticmethod(F.kl_div)
     mean_divisor = staticmethod(divergence_count)
     reduction: str = "mean"
@@ -262,6 +265,7 @@ class MarginRankingLoss(Loss):
 
 
 class MultiMarginLoss(Loss):
+    _limits = {"p": 1}
     function = staticmethod(F.multi_margin_loss)
     mean_divisor = staticmethod(sample_count)
     p: int = 1
@@ -321,6 +325,7 @@ class LinearCrossEntropyLoss(Module):
 
     weight: Tensor | None
 
+    @checks_options(num_classes=1)
     def __init__(self, in_features: int, num_classes: int, *, out_features: tuple[int, ...] = (),
                  bias: bool = False, device: str | None = None, dtype: Any = None,
                  reduction: str = "mean", weight: Tensor | None = None,
@@ -330,9 +335,6 @@ class LinearCrossEntropyLoss(Module):
         if weight is not None and weight.shape != (num_classes,):
             raise ValueError(f"{name}: weight must have shape (num_classes,) = ({num_classes},), "
                              f"got {weight.shape}")
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"{name}: label_smoothing must be between 0 and 1, "
-                             f"got {label_smoothing}")
         self.num_classes = num_classes
         self.out_features = tuple(out_features)
         self.reduction = reduction

@@ -19,7 +19,7 @@ from gpuprop._core.instruments import module_call
 from gpuprop._core.loading import as_array
 from gpuprop._core.placement import on_device_of, place, write
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.nn._locate import locate, missing_input
+from gpuprop.nn._locate import locate, wrong_input
 
 
 def new_tensor(shape: tuple[int, ...], device: str | None = None, dtype: Any = None,
@@ -111,7 +111,7 @@ class Module(Convertible):
                 return forward_with_hooks(self, args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
-            clearer = missing_input(error, self, args, kwargs)
+            clearer = wrong_input(error, self, args, kwargs)
             if clearer is not None:
                 locate(clearer, self, args)
                 raise clearer from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.functional._normalization import count_batch
@@ -53,6 +54,7 @@ class LayerNorm(AffineLayer):
 
     _repr_names = ("normalized_shape", "eps", "elementwise_affine")
 
+    @checks_options
     def __init__(self, normalized_shape: int | Sequence[int], eps: float = 1e-5,
                  elementwise_affine: bool = True, bias: bool = True, device: str | None = None,
                  dtype: Any = None) -> None:
@@ -75,6 +77,7 @@ class RMSNorm(AffineLayer):
 
     _repr_names = ("normalized_shape", "eps", "elementwise_affine")
 
+    @checks_options
     def __init__(self, normalized_shape: int | Sequence[int], eps: float | None = None,
                  elementwise_affine: bool = True, device: str | None = None,
                  dtype: Any = None) -> None:
@@ -101,9 +104,10 @@ class GroupNorm(AffineLayer):
 
     _repr_names = ("num_groups", "num_channels", "eps", "affine")
 
+    @checks_options
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True,
                  device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:
-        if num_groups < 1 or num_channels % num_groups:
+        if num_channels % num_groups:
             raise ValueError(f"GroupNorm: num_channels={num_channels} must be divisible by "
                              f"num_groups={num_groups}")
         self.num_groups = num_groups
@@ -177,6 +181,7 @@ class ChannelNorm(AffineLayer):
 class BatchNorm(ChannelNorm):
     """Abstract: BatchNorm1d, BatchNorm2d and BatchNorm3d."""
 
+    @checks_options
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
                  affine: bool = True, track_running_stats: bool = True,
                  device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:
@@ -240,6 +245,7 @@ class BatchNorm3d(BatchNorm):
 class InstanceNorm(ChannelNorm):
     """Abstract: InstanceNorm1d, InstanceNorm2d and InstanceNorm3d."""
 
+    @checks_options
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1,
                  affine: bool = False, track_running_stats: bool = False,
                  device: str | None = None, dtype: Any = None, *, bias: bool = True) -> None:

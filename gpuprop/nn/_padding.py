@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop.nn._module import Module
 
 
@@ -20,6 +21,7 @@ class Padding(Module):
     _mode: ClassVar[str]
     value: float | None = None
 
+    @checks_options(padding=None)
     def __init__(self, padding: int | Sequence[int]) -> None:
         sides = 2 * self._dims
         self.padding = (padding,) * sides if isinstance(padding, int) else tuple(padding)
@@ -43,6 +45,7 @@ class ConstantPadding(Padding):
 
     _mode = "constant"
 
+    @checks_options(padding=None)
     def __init__(self, padding: int | Sequence[int], value: float) -> None:
         super().__init__(padding)
         self.value = value

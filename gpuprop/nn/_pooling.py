@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Tensor
 from gpuprop.functional._windows import Sizes
 from gpuprop.nn._function import Function
@@ -21,6 +22,7 @@ class MaxPool(Module):
 
     _dims: ClassVar[int]  # spatial dimensions
 
+    @checks_options
     def __init__(self, kernel_size: Sizes, stride: Sizes | None = None, padding: Sizes = 0,
                  dilation: Sizes = 1, return_indices: bool = False,
                  ceil_mode: bool = False) -> None:

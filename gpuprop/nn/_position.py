@@ -10,6 +10,7 @@ import gpuprop.functional as F
 from gpuprop._array.indexing import take
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import place
 from gpuprop._core.registry import default_backend
 from gpuprop._core.tensor import Tensor
@@ -75,6 +76,7 @@ class SinusoidalPositionalEncoding(PositionTables):
 
     waves: Tensor
 
+    @checks_options(dim=1)
     def __init__(self, dim: int, max_seq_len: int = 4096, base: float = 10_000.0,
                  batch_first: bool = False, device: str | None = None) -> None:
         angles = position_angles(max_seq_len, dim, base)
@@ -118,6 +120,7 @@ class RotaryPositionalEmbeddings(PositionTables):
     cos: Tensor
     sin: Tensor
 
+    @checks_options(dim=1)
     def __init__(self, dim: int, max_seq_len: int = 4096, base: float = 10_000.0,
                  interleaved: bool = True, device: str | None = None) -> None:
         if dim < 2 or dim % 2:

@@ -9,8 +9,10 @@ from typing import Any
 import gpuprop.functional as F
 from gpuprop._array.indexing import take
 from gpuprop._array.shape import concatenate, stack
+from gpuprop._core.checks import as_choice
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._recurrent import CELLS, scan
 from gpuprop.nn._module import Module, new_tensor
@@ -84,13 +86,6 @@ class Recurrent(Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *options])
 
 
-def check_types(layer: str, expected: type, **arguments: Any) -> None:
-    for name, value in arguments.items():
-        if not isinstance(value, expected):
-            raise TypeError(f"{layer}: {name} must be of type {expected.__name__}, "
-                            f"got {type(value).__name__}")
-
-
 def unwrap_single(states: list) -> Any:
     """h alone, or the tuple (h, c), from a list of states."""
     return states[0] if len(states) == 1 else tuple(states)
@@ -120,6 +115,7 @@ class RNNBase(Recurrent):
     parameters are initialized uniformly in [-k, k], with k = 1 / sqrt(hidden_size).
     """
 
+    @checks_options
     def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int = 1,
                  bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
                  bidirectional: bool = False, proj_size: int = 0, device: str | None = None,
@@ -127,15 +123,6 @@ class RNNBase(Recurrent):
         name = type(self).__name__
         if mode not in CELLS:
             raise ValueError(f"{name}: mode must be one of {', '.join(CELLS)}, got {mode!r}")
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        check_types(name, int, **sizes)
-        check_types(name, bool, bias=bias, batch_first=batch_first)
-        for argument, size in sizes.items():
-            if size <= 0:
-                raise ValueError(f"{name}: {argument} must be positive, got {size}")
-        is_number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
-        if not is_number or not 0 <= dropout <= 1:
-            raise ValueError(f"{name}: dropout must be a probability, got {dropout!r}")
         if not 0 <= proj_size < hidden_size:
             raise ValueError(f"{name}: proj_size must be 0 (no projection) or less than "
                              f"hidden_size={hidden_size}, got {proj_size}")
@@ -348,8 +335,7 @@ class GRU(RNNBase):
 
 
 def rnn_mode(name: str, nonlinearity: str) -> str:
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"{name}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    as_choice(f"{name}: nonlinearity", nonlinearity, ("tanh", "relu"))
     return f"RNN_{nonlinearity.upper()}"
 
 
@@ -359,9 +345,9 @@ def rnn_mode(name: str, nonlinearity: str) -> str:
 class RNNCellBase(Recurrent):
     """Abstract: RNNCell, LSTMCell and GRUCell."""
 
+    @checks_options
     def __init__(self, mode: str, input_size: int, hidden_size: int, bias: bool,
                  device: str | None, dtype: Any, rng: Generator | None) -> None:
-        check_types(type(self).__name__, bool, bias=bias)
         self.mode = mode
         self.input_size = input_size
         self.hidden_size = hidden_size

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gpuprop.functional as F
+from gpuprop._core.options import checks_options
 from gpuprop.nn._function import Function
 from gpuprop.nn._module import Module
 
@@ -37,6 +38,7 @@ class Upsample(Module):
     (1, 3, 8, 8)
     """
 
+    @checks_options
     def __init__(self, size: int | Sequence[int] | None = None,
                  scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
                  align_corners: bool | None = None,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import gpuprop.functional as F
 from gpuprop._array.creation import full
 from gpuprop._array.indexing import triu
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Tensor
 from gpuprop.nn._attention import MultiheadAttention
 from gpuprop.nn._container import ModuleList
@@ -29,6 +30,7 @@ class TransformerLayer(Module):
 
     _attention_names: ClassVar[tuple[str, ...]]
 
+    @checks_options
     def __init__(self, d_model: int, nhead: int, dim_feedforward: int = 2048,
                  dropout: float = 0.1, activation: Activation = F.relu,
                  layer_norm_eps: float = 1e-5, batch_first: bool = False,
@@ -143,6 +145,7 @@ class TransformerDecoderLayer(TransformerLayer):
 class TransformerStack(Module):
     """Abstract: copies of a layer in sequence, and an optional final norm."""
 
+    @checks_options
     def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
         # The copies share the layer's generators, so that each copy draws different numbers:
         # deepcopy does not copy objects that are in its memo.
@@ -212,6 +215,7 @@ class Transformer(Module):
     A. Vaswani et al., NeurIPS 2017.
     """
 
+    @checks_options
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6,
                  num_decoder_layers: int = 6, dim_feedforward: int = 2048, dropout: float = 0.1,
                  activation: Activation = F.relu, custom_encoder: Any = None,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.graph import raw
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import write
 from gpuprop._core.registry import on_host
 from gpuprop._core.tensor import Parameter, Tensor
@@ -58,24 +59,28 @@ def _draw(tensor: Tensor, rng: Generator | None, distribution: str, *parameters:
         return draw(shape, *parameters, dtype="float64", stream=INIT)
 
 
+@checks_options
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0,
              generator: Generator | None = None) -> Tensor:
     """Fill with random numbers from the uniform distribution on [a, b)."""
     return _fill(tensor, _draw(tensor, generator, "uniform", a, b))
 
 
+@checks_options
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0,
             generator: Generator | None = None) -> Tensor:
     """Fill with random numbers from the normal distribution N(mean, std**2)."""
     return _fill(tensor, _draw(tensor, generator, "normal", mean, std))
 
 
+@checks_options
 def trunc_normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0,
                   b: float = 2.0, generator: Generator | None = None) -> Tensor:
     """Fill with random numbers from N(mean, std**2), truncated to [a, b]."""
     return _fill(tensor, _draw(tensor, generator, "truncated_normal", mean, std, a, b))
 
 
+@checks_options
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`."""
     return _fill(tensor, val)
@@ -98,6 +103,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return _fill(tensor, np.eye(*tensor.shape))
 
 
+@checks_options
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     """Fill the weight (out, in, ...) of a convolution that copies its input channels.
 
@@ -118,6 +124,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     return _fill(tensor, values)
 
 
+@checks_options
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which the standard deviation of a weight is scaled for an activation.
 
@@ -149,6 +156,7 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
     return channels * math.prod(size), out * math.prod(size)
 
 
+@checks_options
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0,
                     generator: Generator | None = None) -> Tensor:
     """Fill with uniform random numbers in [-a, a], ``a = gain * sqrt(6 / (fan_in + fan_out))``.
@@ -159,6 +167,7 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0,
     return uniform_(tensor, -bound, bound, generator)
 
 
+@checks_options
 def xavier_normal_(tensor: Tensor, gain: float = 1.0,
                    generator: Generator | None = None) -> Tensor:
     """Fill with random numbers from N(0, std**2), ``std = gain * sqrt(2 / (fan_in + fan_out))``.
@@ -178,6 +187,7 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
     return calculate_gain(nonlinearity, a) / math.sqrt(fan or 1)
 
 
+@checks_options
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                      nonlinearity: str = "leaky_relu",
                      generator: Generator | None = None) -> Tensor:
@@ -191,6 +201,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
     return uniform_(tensor, -bound, bound, generator)
 
 
+@checks_options
 def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                     nonlinearity: str = "leaky_relu",
                     generator: Generator | None = None) -> Tensor:
@@ -202,6 +213,7 @@ def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
     return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
 
 
+@checks_options
 def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with a random (semi-)orthogonal matrix times `gain`.
 
@@ -221,6 +233,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     return _fill(tensor, gain * matrix.reshape(tensor.shape))
 
 
+@checks_options
 def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01,
             generator: Generator | None = None) -> Tensor:
     """Fill a matrix from N(0, std**2), and set the fraction `sparsity` of each column to zero.

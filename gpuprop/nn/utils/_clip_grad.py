@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gpuprop._core.arena import gradient_arrays
+from gpuprop._core.checks import as_number
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
@@ -28,6 +29,8 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     With `error_if_nonfinite`, a norm that is infinite or NaN raises RuntimeError, and the call
     waits for the device.
     """
+    as_number("clip_grad_norm_: max_norm", max_norm, "[0, inf]")
+    as_number("clip_grad_norm_: norm_type", norm_type, "[-inf, inf]")
     # The zeros of an arena's padding do not change norms of positive order.
     grads, arenas = gradient_arrays(_as_list(parameters), flat=norm_type > 0)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
@@ -41,6 +44,7 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
 
     For the options see `clip_grad_norm_`.
     """
+    as_number("get_total_norm: norm_type", norm_type, "[-inf, inf]")
     arrays = [raw(t) for t in _as_list(tensors)]
     if not arrays:
         return Tensor(default_backend().xp.zeros((), "float32"))
@@ -58,6 +62,7 @@ def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float
 
     `foreach` is accepted and ignored.
     """
+    as_number("clip_grads_with_norm_: max_norm", max_norm, "[0, inf]")
     grads, arenas = gradient_arrays(_as_list(parameters))
     _scale_gradients(grads, arenas, max_norm, raw(total_norm))
 
@@ -78,8 +83,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float,
 
     `foreach` is accepted and ignored.
     """
-    if clip_value < 0:
-        raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
+    as_number("clip_grad_value_: clip_value", clip_value, "[0, inf]")
     grads, _ = gradient_arrays(_as_list(parameters))
     for g in grads:
         backend = backend_of(g)

@@ -10,6 +10,7 @@ from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import kernel
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor
@@ -67,6 +68,7 @@ class SpectralNorm(Reparametrization):
         return (widened(original) / sigma).astype(original.dtype)
 
 
+@checks_options
 def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int = 1,
                   eps: float = 1e-12, dim: int | None = None) -> Layer:
     """Divide a parameter by its largest singular value before each forward.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from gpuprop._array.reduction import norm
+from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._module import Module
 from gpuprop.nn.utils._reparametrization import Reparametrization
@@ -34,6 +35,7 @@ class WeightNorm(Reparametrization):
         return v * (g / self.norm(v))
 
 
+@checks_options
 def weight_norm(module: Layer, name: str = "weight", dim: int | None = 0) -> Layer:
     """Replace a parameter by two: its norm `name`_g and its direction `name`_v.
 

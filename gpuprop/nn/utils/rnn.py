@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuprop._array.indexing import take
 from gpuprop._core.graph import raw
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import place
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor
@@ -93,6 +94,7 @@ def invert_permutation(permutation: Any) -> Any:
     return None if permutation is None else permutation.argsort()
 
 
+@checks_options
 def pack_padded_sequence(input: Any, lengths: Lengths, batch_first: bool = False,
                          enforce_sorted: bool = True) -> PackedSequence:
     """Pack padded sequences (T, N, ...), or (N, T, ...) with `batch_first`.
@@ -133,6 +135,7 @@ def pack_padded_sequence(input: Any, lengths: Lengths, batch_first: bool = False
     return PackedSequence(data, Tensor(sizes), order)
 
 
+@checks_options
 def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
                         padding_value: float = 0.0,
                         total_length: int | None = None) -> tuple[Any, Tensor]:
@@ -157,6 +160,7 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
     return padded.swapaxes(0, 1) if batch_first else padded, Tensor(lengths)
 
 
+@checks_options
 def pad_sequence(sequences: Iterable, batch_first: bool = False, padding_value: float = 0.0,
                  padding_side: str = "right") -> Any:
     """Pad N sequences (L, ...) to the largest length T, and stack them to (T, N, ...).
@@ -182,6 +186,7 @@ def pad_sequence(sequences: Iterable, batch_first: bool = False, padding_value: 
     return recurrent.stack_padded(sequences, batch_first, padding_value, is_left)
 
 
+@checks_options
 def unpad_sequence(padded_sequences: Any, lengths: Lengths, batch_first: bool = False) -> list:
     """Undo `pad_sequence`: the list of N sequences (L, ...), with the given lengths."""
     rows = padded_sequences if batch_first else padded_sequences.swapaxes(0, 1)
@@ -192,6 +197,7 @@ def unpad_sequence(padded_sequences: Any, lengths: Lengths, batch_first: bool = 
     return [rows[i, :max(n, 0)] for i, n in enumerate(ends.tolist())]
 
 
+@checks_options
 def pack_sequence(sequences: Sequence, enforce_sorted: bool = True) -> PackedSequence:
     """Pack sequences (L, ...); their lengths must be descending if `enforce_sorted`."""
     lengths = [len(s) for s in sequences]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import gpuprop.functional as F
-from gpuprop._core.dtypes import is_float, widened
+from gpuprop._core.dtypes import widened
 from gpuprop.training.metrics._metric import Metric, ratio
 
 
@@ -35,12 +35,28 @@ class ClassificationMetric(Metric):
         else:
             predicted = binary_scores(output, target) > 0
             classes = 2
-            target = target > 0.5 if is_float(target.dtype) else target
-        counted = target != self.ignore_index
-        return predicted, (target * counted).astype("int64"), counted, classes
+            target = target if target.dtype.kind in "iu" else target > 0.5
+        actual, counted = self._targets(xp, target, classes)
+        return predicted, actual, counted, classes
 
     def _has_class_axis(self, output: Any, target: Any) -> bool:
-        return output.ndim == target.ndim + 1 and output.shape[1] > 1
+        """Whether the output has scores of several classes; raises for labels that do not fit."""
+        if output.ndim != target.ndim + 1 or output.shape[1] < 2:
+            return False
+        if target.shape != (expected := (output.shape[0], *output.shape[2:])):
+            raise ValueError(f"{self.name}: target must have shape {expected} for output "
+                             f"{output.shape}, one label per sample, got {target.shape}")
+        if target.dtype.kind not in "iu":
+            raise TypeError(f"{self.name}: target must hold integer labels, got {target.dtype}")
+        return True
+
+    def _targets(self, xp: Any, target: Any, classes: int) -> tuple:
+        """(targets or 0 if ignored, mask of targets that count); all must be below `classes`."""
+        counted = target != self.ignore_index
+        xp.check(((target >= 0) & (target < classes)) | ~counted,
+                 f"{self.name}: label out of range: expected 0 <= label < {classes} or label == "
+                 f"{self.ignore_index} (ignore_index)", target)
+        return (target * counted).astype("int64"), counted
 
 
 def binary_scores(output: Any, target: Any) -> Any:
@@ -87,7 +103,8 @@ class TopK(ClassificationMetric):
         if not self._has_class_axis(output, target):
             raise ValueError(f"{self.name} needs scores (N, C, ...) and labels (N, ...), got "
                              f"{output.shape} and {target.shape}")
-        _, actual, counted, classes = self._labels(xp, output, target)
+        classes = output.shape[1]
+        actual, counted = self._targets(xp, target, classes)
         label = xp.expand_dims(actual, 1)
         label_score = xp.take_along_axis(output, label, axis=1)
         index = xp.arange(classes).reshape(-1, *(1,) * (output.ndim - 2))

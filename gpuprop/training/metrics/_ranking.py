@@ -29,6 +29,14 @@ class RankingMetric(ClassificationMetric):
         if output.ndim != 2 or target.ndim != 1:
             raise ValueError(f"{self.name} needs scores (N, C) or (N,) and labels (N,), got "
                              f"{output.shape} and {target.shape}")
+        classes = output.shape[1]
+        if output.shape[0] != len(target):
+            raise ValueError(f"{self.name}: there are {output.shape[0]} scores, but {len(target)} "
+                             f"labels")
+        if target.dtype.kind in "iu":
+            self._targets(xp, target, max(classes, 2))
+        elif classes > 2:
+            raise TypeError(f"{self.name}: target must hold integer labels, got {target.dtype}")
         return output, xp.copy(target)  # a loader may reuse the memory of the target
 
     def compute(self) -> Any:

@@ -1,0 +1,226 @@
+"""Options of constructors and functions, checked by their names and annotations.
+
+A parameter annotated `int`, `float`, `bool`, `str` or `Sizes`, or a union of these with None, takes
+no other values, and numbers only within the limits of its name.  The other parameters are left to
+the code that uses them.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+
+from gpuprop._core.checks import as_instance, as_integer, as_number
+from gpuprop._core.dtypes import as_dtype, is_float
+
+F = TypeVar("F", bound=Callable)
+Check = Callable[[str, Any], Any]  # (what, value) -> the checked value
+Limits = Mapping[str, Any]  # name -> minimum of integers, or interval of numbers
+
+LIMITS: Limits = {
+    # sizes and counts
+    **dict.fromkeys("""in_features out_features in1_features in2_features in_channels out_channels
+        num_embeddings embedding_dim num_features num_channels num_parameters dim_feedforward kdim
+        vdim padding output_padding output_size proj_size blank num_encoder_layers
+        num_decoder_layers normalized_shape""".split(), 0),
+    **dict.fromkeys("""kernel_size stride dilation groups num_groups input_size hidden_size
+        num_layers embed_dim num_heads nhead d_model upscale_factor downscale_factor size
+        n_power_iterations top_k beams max_new_tokens batch max_length heads max_seq_len
+        n_classes""".split(), 1),
+    "shape": 0,
+    # numbers
+    **dict.fromkeys("dropout dropout_p label_smoothing momentum sparsity".split(), "[0, 1]"),
+    **dict.fromkeys("eps layer_norm_eps std".split(), "[0, inf)"),
+    **dict.fromkeys("base delta div_value temperature scale_factor".split(), "(0, inf)"),
+    "top_p": "(0, 1]",
+    "max_norm": "[0, inf]",
+}
+SPATIAL = "kernel_size", "stride", "padding", "dilation", "output_padding"
+CHOICES = {"reduction": ("none", "mean", "sum"), "approximate": ("none", "tanh")}
+
+
+@overload
+def checks_options(fn: F) -> F: ...
+@overload
+def checks_options(**limits: Any) -> Callable[[F], F]: ...
+def checks_options(fn: Any = None, **limits: Any) -> Any:
+    """Check the options of a constructor or function before it runs.
+
+    `limits` replaces those of `LIMITS` for this function: a minimum for integers, an interval such
+    as "[0, 1]" for numbers.
+    """
+    if fn is None:
+        return functools.partial(checks_options, **limits)
+    is_constructor = fn.__name__ == "__init__"
+
+    @functools.cache
+    def signature() -> tuple[Any, dict[str, Check]]:
+        import inspect  # 15 ms that `import gpuprop` does not need
+
+        found = inspect.signature(fn)
+        annotations = {p.name: p.annotation for p in found.parameters.values()}
+        return found, option_checks(annotations, limits)
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found, checks = signature()
+        try:
+            bound = found.bind(*args, **kwargs)
+        except TypeError:
+            return fn(*args, **kwargs)  # raises, and names the function
+        caller = type(args[0]).__name__ if is_constructor else fn.__name__
+        check_options(caller, bound.arguments, checks)
+        return fn(*bound.args, **bound.kwargs)
+
+    return call
+
+
+def check_options(caller: str, arguments: dict[str, Any], checks: Mapping[str, Check]) -> None:
+    """Check arguments by name, and replace NumPy's numbers among them by Python's."""
+    for name, check in checks.items():
+        if name in arguments:
+            arguments[name] = check(f"{caller}: {name}", arguments[name])
+
+
+def option_checks(annotations: Mapping[str, Any], limits: Limits) -> dict[str, Check]:
+    """The checks of the parameters whose annotations, as text, say what they take."""
+    checks = {}
+    for name, annotation in annotations.items():
+        kinds = [kind.strip() for kind in str(annotation).split("|")]
+        limit = limits.get(name, LIMITS.get(name))
+        check = _check(name, [k for k in kinds if k != "None"], limit)
+        if check is not None:
+            checks[name] = functools.partial(_unless_none, check) if "None" in kinds else check
+    return checks
+
+
+def _unless_none(check: Check, what: str, value: Any) -> Any:
+    return None if value is None else check(what, value)
+
+
+def _check(name: str, kinds: list[str], limit: Any) -> Check | None:
+    if name == "dtype":
+        return as_floating_dtype
+    if kinds == ["str"]:
+        choices = limit or CHOICES.get(name)
+        return as_text if choices is None else _one_of(choices)
+    if kinds == ["bool"]:
+        return as_bool
+    if kinds == ["int"]:
+        return lambda what, value: as_integer(what, value, limit)
+    if "float" in kinds and set(kinds) <= {"int", "float"}:
+        return lambda what, value: as_number(what, value, limit or "[-inf, inf]")
+    if kinds == ["Any"] and name == "output_size":
+        return lambda what, value: as_sizes(what, value, limit, may_be_none=True)
+    if "Sequence[float]" in kinds:
+        return lambda what, value: as_numbers(what, value, limit)
+    if set(kinds) & {"Sizes", "Sequence[int]", "tuple[int, int]"}:
+        is_spatial = name in SPATIAL and limit is not None
+        may_be_text = "str" in kinds
+        return lambda what, value: as_sizes(what, value, limit, is_spatial, may_be_text)
+    return None
+
+
+def _one_of(choices: Sequence[str]) -> Check:
+    def check(what: str, value: Any) -> str:
+        if as_text(what, value) not in choices:
+            *others, last = map(repr, choices)
+            raise ValueError(f"{what} must be {', '.join(others)} or {last}, got {value!r}")
+        return value
+
+    return check
+
+
+def as_text(what: str, value: Any) -> str:
+    return as_instance(what, value, str, "a string")
+
+
+def as_bool(what: str, value: Any) -> bool:
+    return bool(as_instance(what, value, (bool, np.bool_), "True or False"))
+
+
+def as_floating_dtype(what: str, value: Any) -> Any:
+    """`value`, the dtype of parameters or None."""
+    try:
+        dtype = "float32" if value is None else value
+        if is_float(as_dtype(dtype)):
+            return value
+    except TypeError as error:
+        raise TypeError(f"{what} must be a floating dtype such as 'float32', got {value!r}: "
+                        f"{error}") from None
+    raise TypeError(f"{what} must be a floating dtype such as 'float32', got {value!r}")
+
+
+def as_numbers(what: str, value: Any, interval: str) -> Any:
+    """`value`, a number or a sequence of numbers."""
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return as_number(what, value, interval)
+    return [as_number(f"{what}[{i}]", number, interval) for i, number in enumerate(value)]
+
+
+def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool = False,
+             may_be_text: bool = False, may_be_none: bool = False) -> Any:
+    """`value`, an integer or a sequence of integers.
+
+    A spatial option of "Conv2d" and the like has 1 or 2 of them.
+    """
+    if (may_be_text and isinstance(value, str)) or (may_be_none and value is None):
+        return value
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return as_integer(what, value, minimum)
+    for i, size in enumerate(value):
+        if size is not None or not may_be_none:
+            as_integer(f"{what}[{i}]", size, minimum)
+    n = re.match(r"\w*?([123])d:", what)
+    if is_spatial and n is not None and len(value) not in (1, int(n[1])):
+        raise ValueError(f"{what} must be an integer or a sequence of {n[1]} integers, "
+                         f"got {value!r}")
+    return value
+
+
+# ---- in every call of a function -----------------------------------------------------------------
+
+Guard = tuple[str, Callable[[Any], bool], Check]  # (name, whether a value needs no check, check)
+
+
+def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
+    """Guards of the parameters that are numbers.
+
+    Flags are left out, and sizes and names, which the functions check themselves.
+    """
+    guards = []
+    for name, check in option_checks(annotations, {}).items():
+        kinds = {kind.strip() for kind in str(annotations[name]).split("|")} - {"None"}
+        limit = LIMITS.get(name)
+        if kinds == {"int"}:
+            guards.append((name, _is_integer(limit), check))
+        elif kinds <= {"int", "float"}:
+            guards.append((name, _is_number(limit or "[-inf, inf]"), check))
+    return guards
+
+
+def _is_integer(minimum: int | None) -> Callable[[Any], bool]:
+    if minimum is None:
+        return lambda value: type(value) is int
+    return lambda value: type(value) is int and value >= minimum
+
+
+def _is_number(interval: str) -> Callable[[Any], bool]:
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    return {
+        "[]": lambda value: type(value) is float and low <= value <= high,
+        "[)": lambda value: type(value) is float and low <= value < high,
+        "(]": lambda value: type(value) is float and low < value <= high,
+        "()": lambda value: type(value) is float and low < value < high,
+    }[interval[0] + interval[-1]]
+
+
+def check_guarded(caller: str, guards: list[Guard], options: dict[str, Any]) -> None:
+    """Check the options of a call by name, and replace NumPy's numbers among them by Python's."""
+    for name, is_valid, check in guards:
+        if name in options and not is_valid(options[name]):
+            options[name] = check(f"{caller}: {name}", options[name])

@@ -1,0 +1,234 @@
+"""Wrong numbers, flags and names are refused by the call that gives them.
+
+The tests enumerate all options of all public constructors and functions.
+"""
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import data, decoding, nn, random
+from gpuprop.nn import init, utils
+from gpuprop.testing import all_rows
+
+T = gpuprop.zeros
+X = np.ones((4, 4), "float32")
+REQUIRED = {  # the values of options without a default
+    "in_features": 4, "out_features": 4, "in1_features": 3, "in2_features": 3, "in_channels": 4,
+    "out_channels": 4, "kernel_size": 2, "num_embeddings": 5, "embedding_dim": 4,
+    "num_features": 4, "num_channels": 4, "num_groups": 2, "normalized_shape": 4, "input_size": 4,
+    "hidden_size": 4, "embed_dim": 4, "num_heads": 2, "nhead": 2, "d_model": 4, "batch": 2,
+    "max_length": 3, "heads": 2, "dim": 4, "num_layers": 2, "upscale_factor": 2,
+    "downscale_factor": 2, "groups": 2, "num_classes": 5, "n_classes": 9, "cutoffs": [3],
+    "padding": 1, "value": 0.5, "threshold": 0.5, "norm_type": 2, "output_size": 3,
+    "unflattened_size": (2, 2), "mode": "LSTM", "size": 2, "alpha": 0.5, "mean": [0.5],
+    "std": [0.5], "tensor": T(4, 4), "val": 1.0, "sparsity": 0.5, "nonlinearity": "relu",
+    "low": 0, "high": 5, "p": 0.5, "n": 4, "logits": T(2, 5), "top_k": 2, "top_p": 0.5,
+    "step": lambda tokens: T(len(tokens), 5), "tokens": [[1, 2]], "max_new_tokens": 2, "beams": 2,
+    "encoder_layer": nn.TransformerEncoderLayer(4, 2, 4),
+    "decoder_layer": nn.TransformerDecoderLayer(4, 2, 4), "seed": 1, "transforms": [],
+    "max_norm": 1.0, "parameters": [T(2)], "total_norm": 1.0, "clip_value": 1.0,
+    "tensors": [T(2)], "sequences": [T(2)], "input": T(3, 2, 4), "lengths": [3, 2],
+    "sequence": utils.rnn.pack_sequence([T(3, 2), T(2, 2)]), "padded_sequences": T(3, 2),
+    "module": nn.Linear(2, 2),
+}
+OWN = {  # call -> further values
+    "dirac_": {"tensor": T(4, 4, 3)}, "TransformerEncoder": {"num_layers": 1},
+    "RotaryPositionalEmbeddings": {"dim": 4}, "FractionalMaxPool2d": {"output_size": 2},
+    "FractionalMaxPool3d": {"output_size": 2}, "Threshold": {"value": 0.0},
+}
+ABSTRACT = {"Module", "Function", "Loss", "Parameter"}
+IGNORED = {"inplace", "sparse", "foreach", "enable_nested_tensor", "mask_check",
+           "error_if_nonfinite"}  # without effect, or only tested for truth
+TAKE_A_LAYER = ("fuse_", "remove_")  # functions without numbers
+OTHER_NAMES = {"manual_seed": "Generator"}
+
+
+def public_calls():
+    """(name, function) of all public constructors and functions with options."""
+    for package in (nn, init, utils, utils.rnn, random, decoding, data):
+        for name in package.__all__:
+            found = getattr(package, name)
+            is_class = isinstance(found, type)
+            if not callable(found) or name in ABSTRACT or (is_class and issubclass(
+                    found, BaseException | data.DataLoader | data.Sampler | data.Dataset)):
+                continue
+            if package is data and not issubclass(found if is_class else int, data.Augmentation
+                                                  | data.Mixup):
+                continue
+            yield name, found
+    for method in ("uniform", "normal", "truncated_normal", "integers", "bernoulli",
+                   "permutation", "manual_seed"):
+        yield f"Generator.{method}", getattr(random.Generator(), method)
+
+
+def wrong_values(annotation):
+    """Values that an option with this annotation never takes; () if it says too little."""
+    kinds = {kind.strip() for kind in str(annotation).split("|")}
+    is_optional = "None" in kinds
+    kinds.discard("None")
+    wrong = ["text", object(), {}, math.nan, np.array([1, 2])]
+    if not is_optional:
+        wrong.append(None)
+    if kinds <= {"int", "Sizes", "Sequence[int]", "tuple[int, int]"}:
+        wrong += [1.5, True, "3"]
+    elif kinds <= {"float", "int"}:
+        wrong += [True, [0.5]]
+    elif kinds == {"bool"}:
+        wrong += [1.5, 2, "yes"]
+    elif kinds == {"str"}:
+        wrong = [*wrong[1:], 1, b"text"]
+    else:
+        return []
+    return wrong
+
+
+ALLOWED_NEGATIVE = {  # options that may be -1, with the reason
+    "dim": "an axis", "start_dim": "an axis", "end_dim": "an axis", "padding_idx": "from the end",
+    "ignore_index": "any number", "padding": "of Pad layers: crops",
+    "unflattened_size": "is inferred", "divisor_override": "any number but 0",
+    "norm_type": "any number", "low": "any integer", "high": "any integer", "eos": "no token",
+    "pad": "no token",
+}
+CALLS = dict(public_calls())
+
+
+def options():
+    for name, call in CALLS.items():
+        for parameter in inspect.signature(call).parameters.values():
+            has_wrong = len(wrong_values(parameter.annotation)) > 0
+            if has_wrong and parameter.name not in IGNORED and not name.startswith(TAKE_A_LAYER):
+                yield pytest.param(name, parameter, id=f"{name}-{parameter.name}")
+
+
+def arguments(name, parameter):
+    """Arguments that the call accepts, all of them by name."""
+    given = {}
+    for p in inspect.signature(CALLS[name]).parameters.values():
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            given[p.name] = OWN.get(name, {}).get(p.name, REQUIRED[p.name])
+    return given
+
+
+@pytest.mark.parametrize(("name", "parameter"), [*options()])
+def test_wrong_values(name, parameter):
+    given = arguments(name, parameter)
+    for wrong in wrong_values(parameter.annotation):
+        with pytest.raises((TypeError, ValueError)) as error:
+            CALLS[name](**{**given, parameter.name: wrong})
+        message = str(error.value)
+        caller = name.rpartition(".")[2]
+        assert OTHER_NAMES.get(caller, caller) in message, message
+        assert parameter.name in message
+        assert repr(wrong) in message
+
+
+@pytest.mark.parametrize(("name", "parameter"), [
+    p for p in options()
+    if str(p.values[1].annotation).startswith(("int", "Sizes"))
+    and p.values[1].name not in ALLOWED_NEGATIVE])
+def test_negative_counts(name, parameter):
+    with pytest.raises(ValueError, match=f"{parameter.name}.*-1"):
+        CALLS[name](**{**arguments(name, parameter), parameter.name: -1})
+
+
+@pytest.mark.parametrize("cls", [c for c in CALLS.values() if isinstance(c, type)
+                                 and "dtype" in inspect.signature(c).parameters])
+@pytest.mark.parametrize("dtype", ["int32", "bool", "text", "object", 3])
+def test_dtypes_of_parameters(cls, dtype):
+    with pytest.raises(TypeError, match=f"{cls.__name__}.*dtype"):
+        cls(**arguments(cls.__name__, None), dtype=dtype)
+
+
+@pytest.mark.parametrize("cls", [c for c in CALLS.values() if isinstance(c, type)
+                                 and "device" in inspect.signature(c).parameters])
+@pytest.mark.parametrize("device", ["nowhere", 5, object()])
+def test_devices_of_parameters(cls, device):
+    if cls.__name__.startswith("InstanceNorm") and isinstance(device, str):
+        return  # by default it has no parameters
+    with pytest.raises((TypeError, ValueError), match=r"device|backend"):
+        cls(**arguments(cls.__name__, None), device=device)
+
+
+def test_numbers_of_numpy_are_numbers():
+    layer = nn.Linear(np.int64(3), np.uint8(2))
+    assert type(layer.in_features) is type(layer.out_features) is int
+    assert nn.Dropout(np.float32(0.5)).p == 0.5
+    assert nn.LeakyReLU(np.float64(0.1)).negative_slope == 0.1
+    assert nn.Conv2d(np.int32(3), 4, (np.int64(3), 3)).weight.shape == (4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: nn.Conv2d(3, 4, (3, 3, 3)), r"Conv2d: kernel_size.*2 integers.*\(3, 3, 3\)"),
+    (lambda: nn.Conv2d(3, 4, 3, groups=2), "Conv2d.*groups=2.*in_channels=3"),
+    (lambda: nn.Embedding(5, 4, padding_idx=5), "Embedding.*padding_idx.*5"),
+    (lambda: nn.MultiheadAttention(4, 3), "num_heads=3.*embed_dim=4"),
+    (lambda: nn.MSELoss(reduction="avg"), "MSELoss: reduction.*'mean' or 'sum'.*'avg'"),
+    (lambda: nn.GELU("fast"), "GELU: approximate.*'fast'"),
+    (lambda: nn.BatchNorm1d(4, momentum=2), r"BatchNorm1d: momentum.*\[0, 1\].*2"),
+    (lambda: nn.LayerNorm(4, eps=-1), "LayerNorm: eps.*-1"),
+    (lambda: init.normal_(T(2), std=-1), "normal_: std.*-1"),
+    (lambda: decoding.sample(T(5), temperature=0), r"sample: temperature.*\(0, inf\)"),
+    (lambda: decoding.sample(T(5), top_p=1.5), "top_p.*1.5"),
+    (lambda: utils.clip_grad_norm_([T(2)], -1), "max_norm.*-1"),
+])
+def test_intervals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# ---- functions that are called in every step -----------------------------------------------------
+
+
+def functional_options():
+    """The numbers of all functions of gpuprop.functional, with the arguments of a row."""
+    rows = {}
+    for row in all_rows():
+        if all(a.size for a in row.arrays()):
+            rows.setdefault(row.op, row)
+    for name in F.__all__:
+        row = rows.get(getattr(F, name))
+        if row is None:
+            continue
+        signature = inspect.signature(row.op)
+        for parameter in signature.parameters.values():
+            kinds = set(str(parameter.annotation).split(" | ")) - {"None"}
+            if kinds <= {"int", "float", "Sizes"}:
+                given = signature.bind(*row.args, **row.kwargs).arguments
+                yield pytest.param(row.op, dict(given), parameter, id=f"{name}-{parameter.name}")
+
+
+@pytest.mark.parametrize(("function", "given", "parameter"), [*functional_options()])
+def test_wrong_values_in_functions(function, given, parameter):
+    for wrong in wrong_values(parameter.annotation):
+        with pytest.raises((TypeError, ValueError)) as error:
+            function(**{**given, parameter.name: wrong})
+        message = str(error.value)
+        name = function.__name__
+        assert name in message or name.replace("upsample", "interpolate") in message, message
+        assert parameter.name in message
+        assert repr(wrong).removeprefix("array(").rstrip(")") in message
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: F.dropout(X, 2), "dropout: p.*2"),
+    (lambda: F.layer_norm(X, 4, eps=-1), r"layer_norm: eps.*\[0, inf\).*-1"),
+    (lambda: F.cross_entropy(X, X, label_smoothing=1.5), "cross_entropy: label_smoothing.*1.5"),
+    (lambda: F.conv1d(X[None], X[None], stride=0), "conv1d: stride.*0"),
+    (lambda: F.max_pool1d(X[None], 0), "max_pool1d: kernel_size.*0"),
+    (lambda: F.huber_loss(X, X, delta=0.0), r"huber_loss: delta.*\(0, inf\).*0.0"),
+    (lambda: F.scaled_dot_product_attention(X, X, X, dropout_p=-0.5), "dropout_p.*-0.5"),
+])
+def test_intervals_of_functions(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_numbers_of_numpy_in_functions():
+    np.testing.assert_array_equal(F.leaky_relu(X, np.float32(0.5)), F.leaky_relu(X, 0.5))
+    np.testing.assert_array_equal(F.softmax(X, np.int64(1)), F.softmax(X, 1))
+    assert F.max_pool1d(X[None], (np.int64(2),)).shape == (1, 4, 2)
