@@ -90,6 +90,7 @@ class Node:
 
 MAX_WRITES = 1000
 _writes: dict[tuple[int, int], int] = {}  # extent -> `clock` of its last write, the oldest first
+_last_write = -1  # its `clock`
 
 
 def extent(array: Any) -> tuple[int, int]:
@@ -102,8 +103,9 @@ def written(where: tuple[int, int]) -> None:
 
     The library calls it for each of its writes to the array of a Tensor.
     """
+    global _last_write
     _writes.pop(where, None)
-    _writes[where] = next(clock)
+    _writes[where] = _last_write = next(clock)
     if len(_writes) > MAX_WRITES:
         for oldest in list(_writes)[:MAX_WRITES // 2]:
             _writes.pop(oldest, None)  # another thread may have removed it
@@ -113,8 +115,6 @@ def _check_unwritten(nodes: Sequence[Node]) -> None:
     """Raise RuntimeError if memory that a pullback reads was written after its op was recorded."""
     start = nodes[-1].order
     recent = [(where, time) for where, time in list(_writes.items()) if time > start]
-    if not recent:
-        return
     for node in nodes:
         later = [where for where, time in recent if time > node.order]
         for a in _arrays_of(node.pullback) if later else ():
@@ -167,7 +167,7 @@ def _arrays_of(pullback: Any) -> Iterator[Any]:
 def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     """Backpropagate the gradient of `root`, and add the results to the gradients of the leaves."""
     nodes = _reachable(root)
-    if _writes:
+    if _last_write > nodes[-1].order:  # the oldest node
         _check_unwritten(nodes)
     for check in backward_checks:
         check(nodes)
@@ -246,13 +246,14 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
             g = _unbroadcast(node, g, edge.shape)
         if g.dtype is not edge.dtype:
             g = g.astype(edge.dtype)
-        if edge.grad is None:
+        before = edge.grad
+        if before is None:
             edge.grad = g
         elif g.dtype.itemsize == 2:
             halves.add(edge)
-            edge.grad = widened(edge.grad) + widened(g)
+            edge.grad = widened(before) + widened(g)
         else:
-            edge.grad = edge.grad + g
+            edge.grad = before + g
         return
     if edge.changed > node.order:
         raise RuntimeError(

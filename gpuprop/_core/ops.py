@@ -35,12 +35,13 @@ from gpuprop._core.signature import (
     unwrapped,
 )
 from gpuprop._core.spec import Spec, definitions, forget_choices
-from gpuprop._core.tensor import Tensor
+from gpuprop._core.tensor import Parameter, Tensor
 
 __all__ = ["Kernel", "LinearOp", "Op", "Spec", "called_as", "definitions", "forget_choices",
            "kernel", "linear_op", "op"]
 
 P = ParamSpec("P")
+TENSORS = frozenset((Tensor, Parameter))
 PRECISIONS = None, "low", "full", "widest"
 HALF_RULES = None, "exact", "rounded"
 
@@ -182,10 +183,8 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                 arrays = promoted(arrays, operands)
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
-        if constants:
-            for value in constants.values():
-                if isinstance(value, Tensor):
-                    refuse_tensors(spec.fn, spec.label(None), constants)
+        if constants and not TENSORS.isdisjoint(map(type, constants.values())):
+            refuse_tensors(spec.fn, spec.label(None), constants)
         if guards:
             check_guarded(spec.label(None), guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
