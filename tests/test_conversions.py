@@ -251,3 +251,13 @@ def test_inputs_of_layers_that_are_no_arrays(layer, inputs):
             continue
         assert type(layer).__name__ in str(error.value)
         assert any(name in str(error.value) for name in inputs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", ">f4", np.dtype("f4").newbyteorder("=")], ids=repr)
+def test_equal_dtypes_are_one_object(dtype):
+    """The engine compares dtypes by `is`, and would cast every gradient otherwise."""
+    one = np.dtype("float32")
+    assert gpuprop.zeros(2, dtype=dtype).dtype is one
+    assert gpuprop.nn.Linear(2, 2, dtype=dtype).weight.dtype is one
+    assert gpuprop.tensor(np.zeros(2, ">f4")).dtype is one
+    assert gpuprop.relu(np.zeros(2, ">f4")).dtype is one

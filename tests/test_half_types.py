@@ -1,6 +1,7 @@
 """float16 and bfloat16 are computed in float32 and rounded once: ops, modules and gradients."""
 
 import contextlib
+import itertools
 import math
 
 import ml_dtypes
@@ -11,6 +12,8 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
 from gpuprop._core.dtypes import as_dtype
+from gpuprop.testing._types import distinct
+from gpuprop.testing.rows import all_rows
 from gpuprop.training import Trainer
 
 HALVES = ["float16", "bfloat16"]
@@ -315,3 +318,24 @@ def test_two_half_types_together_give_float32(backend):
     x, y = (gpuprop.tensor([1.5]).astype(dtype) for dtype in ("float16", "bfloat16"))
     for _ in range(3):
         assert gpuprop.functional.mse_loss(x, y).dtype == (x * y).dtype == "float32"
+
+
+SEVERAL = [row for row in distinct(all_rows()) if "parity" not in row.skipped
+           and sum(a.dtype.kind == "f" for a in row.arrays()) > 1]
+
+
+@halves
+@pytest.mark.parametrize("row", SEVERAL, ids=repr)
+def test_autocast_takes_one_array_of_a_half_type(backend, dtype, row):
+    """The output of a layer in low precision, and float32 parameters, as of batch normalization."""
+    for chosen in range(2):
+        numbers = itertools.count()
+
+        def place(a):
+            if a.dtype.kind != "f":
+                return gpuprop.tensor(a)
+            t = gpuprop.tensor(a.astype("float32"))
+            return t.astype(dtype) if next(numbers) == chosen else t  # noqa: B023
+
+        with gpuprop.autocast(dtype):
+            row.map_arrays(place)()

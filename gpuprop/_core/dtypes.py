@@ -30,7 +30,7 @@ def as_dtype(dtype: Any) -> np.dtype:
     if not is_supported(found):
         raise TypeError(f"dtype must be bool, integer or floating, such as 'float32', "
                         f"got {dtype!r}")
-    return found.newbyteorder("=")
+    return np.dtype(found.type)  # the one object for all arrays: the engine compares by `is`
 
 
 def is_supported(dtype: Any) -> bool:
@@ -59,7 +59,7 @@ def as_supported(what: str, array: Any) -> Any:
         raise TypeError(f"{what} has dtype {dtype}, but must be bool, integer or floating: "
                         f"{remedy}")
     if not dtype.isnative:
-        return array.astype(dtype.newbyteorder("="))
+        return array.astype(np.dtype(dtype.type))
     if np.dtype(dtype.type) is dtype:  # one object for all arrays, such as bfloat16
         NATIVE[id(dtype)] = dtype
     return array

@@ -265,6 +265,11 @@ def is_grad_enabled() -> bool:
     return current.get().recording
 
 
+def is_autocasting() -> bool:
+    """True inside autocast()."""
+    return current.get().low is not None
+
+
 def is_generic() -> bool:
     """True inside generic()."""
     return current.get().generic

@@ -129,6 +129,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     promotes_last_two = operands == [len(names) - 2, len(names) - 1]
     is_users = not module_of(spec.fn).startswith("gpuprop.")
     guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
+    label = spec.label(None)
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
@@ -139,15 +140,14 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         has_tensors = has_numbers = has_none = False
         is_simple = True  # only numbers and arrays of one type, inside at most one Tensor each
         may_have_half = False
-        for arg in args:
-            a = arg
+        for a in args:
             edge = None
-            if isinstance(arg, Tensor):
+            if isinstance(a, Tensor):
                 has_tensors = True
-                if arg.requires_grad:
-                    edge = arg.node or arg
+                if a.requires_grad:
+                    edge = a.node or a
                     wanted += 1
-                a = arg.data
+                a = a.data
             arrays.append(a)
             edges.append(edge)
             kind = type(a)
@@ -164,7 +164,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                     continue
             if widens and a.itemsize == 2:
                 may_have_half = True
-            if a is arg and id(a.dtype) not in NATIVE:
+            if edge is None and id(a.dtype) not in NATIVE:  # Tensors have native dtypes
                 is_simple = False
         if has_none:
             check_required(spec, args)
@@ -184,9 +184,9 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
         if constants and not TENSORS.isdisjoint(map(type, constants.values())):
-            refuse_tensors(spec.fn, spec.label(None), constants)
+            refuse_tensors(spec.fn, label, constants)
         if guards:
-            check_guarded(spec.label(None), guards, constants)
+            check_guarded(label, guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):

@@ -38,7 +38,7 @@ class GradScaler:
     >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
     >>> scaler = gpuprop.amp.GradScaler()
     >>> with gpuprop.autocast("float16"):
-    ...     loss = model(gpuprop.ones(4, 2)).sum()
+    ...     loss = model(gpuprop.ones(4, 2)).mean()
     >>> scaler.scale(loss).backward()
     >>> scaler.step(optimizer)
     >>> scaler.update()

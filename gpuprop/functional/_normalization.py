@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop._array.scatter import pad_with
 from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dtypes import HALF, compute_dtype, widened
+from gpuprop._core.mode import is_autocasting
 from gpuprop._core.ops import kernel, op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
@@ -191,9 +192,17 @@ def rms_norm(input: Array, normalized_shape: int | Sequence[int], weight: Array 
 # ---- over channels -----------------------------------------------------------------------------
 
 
-def optional_widened(a: Any) -> Any:
-    """`a`, cast to float32 if it has a half type; None stays None."""
-    return None if a is None else widened(a)
+def norm_of_half_type(norm: Callable, input: Any, running_mean: Any, running_var: Any,
+                      weight: Any, bias: Any, *options: Any) -> Any:
+    """``norm(input, ...)`` in float32, so that running statistics see no rounded values.
+
+    The result is rounded, except inside autocast: norms are computed in full precision there.
+    """
+    if not is_autocasting():
+        check_dtypes(norm.__name__, input, weight, bias)
+    weight, bias = (None if a is None else widened(a) for a in (weight, bias))
+    y = norm(widened(input), running_mean, running_var, weight, bias, *options)
+    return y if is_autocasting() else y.astype(input.dtype)
 
 
 def channel_parameter(name: str, key: str, values: Any, channels: int,
@@ -234,12 +243,9 @@ def batch_norm(input: Array, running_mean: Array | None, running_var: Array | No
     if eps <= 0:
         raise ValueError(f"batch_norm: eps must be positive, got {eps}")
     check_floating("batch_norm", input)
-    if input.dtype.char in HALF:  # running statistics are updated before any rounding
-        check_dtypes("batch_norm", input, weight, bias)
-        weight, bias = optional_widened(weight), optional_widened(bias)
-        y = batch_norm(widened(input), running_mean, running_var, weight, bias, training, momentum,
-                       eps)
-        return y.astype(input.dtype)
+    if input.dtype.char in HALF:
+        return norm_of_half_type(batch_norm, input, running_mean, running_var, weight, bias,
+                                 training, momentum, eps)
     channels = input.shape[1]
     shape = (-1, *(1,) * (input.ndim - 2))
     by_channel = functools.partial(channel_parameter, "batch_norm", channels=channels, shape=shape)
@@ -293,11 +299,8 @@ def instance_norm(input: Array, running_mean: Array = None, running_var: Array =
     D. Ulyanov, A. Vedaldi and V. Lempitsky, 2016.
     """
     if input.dtype.char in HALF:
-        check_dtypes("instance_norm", input, weight, bias)
-        weight, bias = optional_widened(weight), optional_widened(bias)
-        y = instance_norm(widened(input), running_mean, running_var, weight, bias, use_input_stats,
-                          momentum, eps)
-        return y.astype(input.dtype)
+        return norm_of_half_type(instance_norm, input, running_mean, running_var, weight, bias,
+                                 use_input_stats, momentum, eps)
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     n = math.prod(input.shape[2:])

@@ -17,7 +17,7 @@ def rotate_2d(xp, a, b, cos, sin):
     return a * cos - b * sin, b * cos + a * sin
 
 
-@op(half="exact")
+@op(precision="widest", half="exact")
 def rotary_embedding(xp, input: Array, cos: Array, sin: Array, interleaved: bool = True):
     """Rotary position embedding: rotate pairs (a, b) of features by angles that encode positions.
 

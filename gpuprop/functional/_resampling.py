@@ -14,7 +14,9 @@ from gpuprop._array.mathematics import floor, round
 from gpuprop._array.products import matmul
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import raw
+from gpuprop._core.mode import is_autocasting
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
@@ -372,6 +374,8 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
 
     Raises ValueError for shapes that do not match and TypeError for different dtypes.
     """
+    if is_autocasting():
+        input, grid = widened(input), widened(grid)
     check_grid(input, grid, mode, padding_mode)
     align_corners = bool(align_corners)
     batch, channels, *space = input.shape
