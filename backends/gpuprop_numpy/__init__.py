@@ -119,7 +119,8 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     if not (is_half(a.dtype) or is_half(b.dtype)):
         return np.matmul(a, b, dtype=dtype)
     y = np.matmul(_in_float32(a), _in_float32(b))  # NumPy's loop for float16 is 15 times slower
-    return y.astype(dtype or (a.dtype if a.dtype == b.dtype else y.dtype), copy=False)
+    with np.errstate(over="ignore"):  # loss scaling detects the infinities
+        return y.astype(dtype or (a.dtype if a.dtype == b.dtype else y.dtype), copy=False)
 
 
 def _in_float32(a: np.ndarray) -> np.ndarray:

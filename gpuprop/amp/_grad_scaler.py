@@ -36,14 +36,14 @@ class GradScaler:
     >>> from gpuprop import nn, optim
     >>> model = nn.Linear(2, 1)
     >>> optimizer = optim.SGD(model.parameters(), lr=0.1)
-    >>> scaler = gpuprop.amp.GradScaler()
+    >>> scaler = gpuprop.amp.GradScaler(init_scale=1024.0)
     >>> with gpuprop.autocast("float16"):
-    ...     loss = model(gpuprop.ones(4, 2)).mean()
+    ...     loss = model(gpuprop.ones(4, 2)).sum()
     >>> scaler.scale(loss).backward()
     >>> scaler.step(optimizer)
     >>> scaler.update()
     >>> scaler.get_scale()
-    65536.0
+    1024.0
 
     To use the gradients before the step, such as to clip them, call ``unscale_(optimizer)`` first.
     With several optimizers, call `step` for each and `update` once.  If the step is captured,
