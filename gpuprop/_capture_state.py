@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.graph import extent, raw, written
+from gpuprop._core.graph import extent, raw
 from gpuprop._core.registry import backend_of
-from gpuprop._core.tensor import Tensor
+from gpuprop._core.tensor import Tensor, mark_changed
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.nn import Module
 from gpuprop.nn.utils._reparametrization import ComputedWeight
@@ -350,10 +350,8 @@ class Replay:
             self.recording.replay()
             result = detached_copy(self.result)
         self.after.restore_gradients_and_modes()
-        for where in self._extents:
-            written(where)
-        for t in self._changed:
-            t._mark_changed()
+        for t, where in zip(self._changed, self._extents, strict=True):
+            mark_changed([t], where)
         return result
 
 

@@ -171,6 +171,8 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
         _check_unwritten(nodes)
     for check in backward_checks:
         check(nodes)
+    if leaf_reached.is_watched:
+        _report_leaves(nodes)
     root.grad = gradient
     # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
     waiting: dict[int, tuple[Variable, Any]] = {}
@@ -210,6 +212,13 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
         for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
         raise
+
+
+def _report_leaves(nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        for edge in node.edges:
+            if isinstance(edge, Variable):
+                leaf_reached(edge)
 
 
 def deliver(leaf: Any, g: Any) -> None:
@@ -260,7 +269,6 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
             f"backward through {node.name}: a parameter of shape {edge.shape} was changed by a "
             f"step or a load after the forward pass used it, so its gradient would be wrong: run "
             f"the forward pass again")
-    leaf_reached(edge)
     data = edge.data
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)

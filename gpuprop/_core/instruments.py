@@ -6,7 +6,7 @@ All state of this module is context-local: what one thread switches on does not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -79,6 +79,12 @@ class Event:
         for listener in self._listeners.get():
             listener.notify(subject)
 
+    def of_each(self, subjects: Iterable[Any]) -> None:
+        """Report the event for each of these objects."""
+        if self._listeners.get():
+            for subject in subjects:
+                self(subject)
+
     def listen(self, listener: Callable[[Any], None]) -> Listener:
         """A context manager: call `listener(subject)` for each event inside the block."""
         return Listener(self._listeners, listener)
@@ -96,7 +102,7 @@ class Event:
         return not all([listener.has_ended() for listener in self._listeners.get()])
 
 
-leaf_reached = Event("leaf_reached")  # a leaf Tensor receives a gradient in backward
+leaf_reached = Event("leaf_reached")  # a backward pass reaches a leaf Tensor
 parameter_changed = Event("parameter_changed")  # the values of a Parameter were changed in place
 optimizer_stepped = Event("optimizer_stepped")  # an optimizer has taken a step
 

@@ -137,7 +137,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         edges = []  # the node or leaf that receives the gradient of each array, or None
         wanted = 0  # the number of edges that are not None
         owner = None  # the type of the first array
-        has_tensors = has_numbers = has_none = False
+        has_tensors = has_numbers = False
         is_simple = True  # only numbers and arrays of one type, inside at most one Tensor each
         may_have_half = False
         for a in args:
@@ -158,7 +158,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                     if kind not in NUMBERS:
                         is_simple = False
                     elif a is None:
-                        has_none = True
+                        check_required(spec, args)
                     else:
                         has_numbers = True
                     continue
@@ -166,8 +166,6 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                 may_have_half = True
             if edge is None and id(a.dtype) not in NATIVE:  # Tensors have native dtypes
                 is_simple = False
-        if has_none:
-            check_required(spec, args)
         mode = current.get()
         if mode.low is not None and precision and has_tensors:
             cast_args = autocast_arguments(args, precision, mode.low)
@@ -183,10 +181,11 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                 arrays = promoted(arrays, operands)
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
-        if constants and not TENSORS.isdisjoint(map(type, constants.values())):
-            refuse_tensors(spec.fn, label, constants)
-        if guards:
-            check_guarded(label, guards, constants)
+        if constants:
+            if not TENSORS.isdisjoint(map(type, constants.values())):
+                refuse_tensors(spec.fn, label, constants)
+            if guards:
+                check_guarded(label, guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -285,13 +285,7 @@ class Parameter(Tensor):
 
     def touch(self) -> None:
         """Report an in-place change of the values: backward through earlier uses now raises."""
-        written(extent(self.data))
-        self._mark_changed()
-
-    def _mark_changed(self) -> None:
-        """`touch` without the report of the memory, which the caller makes for many parameters."""
-        self.changed = next(clock)
-        parameter_changed(self)
+        mark_changed([self], extent(self.data))
 
     def __setstate__(self, state: tuple) -> None:
         super().__setstate__(state)
@@ -304,6 +298,15 @@ class Parameter(Tensor):
 
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = _refuse
     __ipow__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
+
+
+def mark_changed(parameters: Sequence[Parameter], where: tuple[int, int]) -> None:
+    """Report an in-place change of the values of parameters, whose memory is at `where`."""
+    written(where)
+    now = next(clock)
+    for p in parameters:
+        p.changed = now
+    parameter_changed.of_each(parameters)
 
 
 def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:

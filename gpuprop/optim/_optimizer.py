@@ -14,7 +14,7 @@ from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
-from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop._core.tensor import Parameter, Tensor, mark_changed
 from gpuprop.optim._fixed import Groups, State
 from gpuprop.optim._groups import Coefficients, Group, coefficient_function
 from gpuprop.optim._options import ADDED_LATER, SCHEDULED, checked_options
@@ -197,9 +197,7 @@ class Optimizer:
         for arena, group, segment, coefficients in self._updates():
             with arena.on_device():
                 self.update_segment(segment, coefficients, group.kernel_constants)
-            written(segment.extent)
-            for p in segment.params:
-                p._mark_changed()
+            mark_changed(segment.params, segment.extent)
         return loss
 
     def _updates(self) -> list[tuple[Arena, Group, Segment, tuple]]:
