@@ -1,5 +1,6 @@
 """Fixtures and options of all tests."""
 
+import signal
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ import gpuprop
 from gpuprop._core.registry import use
 
 NO_PARAMETERS = SimpleNamespace(params={})
+# a shell starts background jobs with SIGINT ignored, and the tests of ctrl-C would wait for ever
+signal.signal(signal.SIGINT, signal.default_int_handler)
 collect_ignore = []
 if not HOSTCUDA:
     collect_ignore.append("hostcuda")

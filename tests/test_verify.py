@@ -543,7 +543,7 @@ class TestReports:
             "from gpuprop.verification._builtin_runs import mlp\n"
             "def make_run():\n"
             "    name = gpuprop.backend.default_backend().name\n"
-            f"    gpuprop.manual_seed(name == {CANDIDATE!r})\n"
+            f"    gpuprop.manual_seed(int(name == {CANDIDATE!r}))\n"
             "    return mlp()\n"
             "other = mlp\n")
         options = ["--candidate", CANDIDATE, "--steps", "1"]
@@ -594,7 +594,7 @@ class TestReports:
             "from gpuprop.verification._builtin_runs import mlp\n"
             "def different():\n"
             "    name = gpuprop.backend.default_backend().name\n"
-            f"    gpuprop.manual_seed(name == {CANDIDATE!r})\n"
+            f"    gpuprop.manual_seed(int(name == {CANDIDATE!r}))\n"
             "    return mlp()\n"
             "def without_batches():\n"
             "    return (*mlp()[:2], [])\n")

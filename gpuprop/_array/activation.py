@@ -7,6 +7,7 @@ from typing import Any
 from numpy.exceptions import AxisError
 
 from gpuprop._array.shape import astype
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise_op
 from gpuprop._core.signature import Array
@@ -80,6 +81,7 @@ def choose_dim(name: str, input: Any, dim: int | None) -> int | None:
 
     Raises AxisError, an IndexError, if `dim` is out of bounds; 0-D input counts as 1-D.
     """
+    check_floating(name, input)
     if dim is None:
         dim = 0 if input.ndim in (0, 1, 3) else 1
         warn(f"{name}: dim was not given; PyTorch's choice for {input.ndim}-D input is used: "

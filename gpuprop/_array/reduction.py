@@ -97,6 +97,7 @@ def _root(xp, x, p):
 @op(precision="full")
 def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """``log(exp(x).sum(axis))`` without overflow; -inf if there are no elements."""
+    x = in_floating(x)
     if x.size == 0:
         y = x.sum(axis=axis, keepdims=keepdims) - math.inf
         return y, (lambda d: xp.zeros_like(x),)
@@ -105,6 +106,11 @@ def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims:
     kept = xp.log(xp.exp(x - top).sum(axis=axis, keepdims=True)) + top
     y = kept.sum(axis=axis, keepdims=keepdims)  # a sum of one element each: removes the axes
     return y, (lambda d: _with_axes(xp, d, axis, keepdims) * xp.exp(x - kept),)
+
+
+def in_floating(x):
+    """`x`, in float64 if it has integers, as in NumPy: their squares would overflow."""
+    return x.astype("float64") if x.dtype.kind in "iub" else x
 
 
 @op(precision="full")
@@ -119,6 +125,7 @@ def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = 
     >>> gpuprop.norm(gpuprop.tensor([[3.0, 4.0], [0.0, 1.0]]), axis=1).tolist()
     [5.0, 1.0]
     """
+    x = in_floating(x)
     p = 2 if p == "fro" else p
     if p == 0:
         count = (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims)

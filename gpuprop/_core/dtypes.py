@@ -70,6 +70,13 @@ def is_float(dtype: Any) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
+def check_floating(name: str, array: Any) -> None:
+    """Raise TypeError unless the first argument of the function `name` has a floating dtype."""
+    if not is_float(array.dtype):
+        raise TypeError(f"{name}: input must be floating, got {array.dtype.name}: use "
+                        f"input.astype('float32')")
+
+
 def is_real(dtype: Any) -> bool:
     """True for a dtype of real numbers: integers, bools and floating-point numbers."""
     return dtype.kind in "biuf" or is_extension(dtype)

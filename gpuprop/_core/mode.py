@@ -6,8 +6,9 @@ import contextlib
 import functools
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
+from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.warnings import warn_once, was_issued
 
@@ -213,14 +214,26 @@ class Switch(Setting):
         return before._replace(**self._value)
 
 
-def no_grad() -> Switch:
-    """Record no op inside the block, or the decorated function."""
-    return Switch(recording=False)
+@overload
+def no_grad() -> Switch: ...
+@overload
+def no_grad(function: F) -> F: ...
+def no_grad(function: Any = None) -> Any:
+    """Record no op inside the block, or the function that `no_grad` or `no_grad()` decorates."""
+    return _block_or_decorated(Switch(recording=False), "no_grad", function)
 
 
-def enable_grad() -> Switch:
+@overload
+def enable_grad() -> Switch: ...
+@overload
+def enable_grad(function: F) -> F: ...
+def enable_grad(function: Any = None) -> Any:
     """Record ops inside the block, or the decorated function, even inside a no_grad()."""
-    return Switch(recording=True)
+    return _block_or_decorated(Switch(recording=True), "enable_grad", function)
+
+
+def _block_or_decorated(block: Switch, name: str, function: Any) -> Any:
+    return block if function is None else block(as_callable(f"{name}: function", function))
 
 
 def generic() -> Switch:
@@ -237,9 +250,12 @@ def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
     In float16, gradients below 6e-8 become 0 unless a `gpuprop.amp.GradScaler` scales the loss; the
     first backward without it warns.  bfloat16 has the range of float32.
     """
-    low = as_dtype(dtype)
-    if not is_float(low):
-        raise TypeError(f"autocast: expected a floating dtype, got {low}")
+    try:
+        low = None if dtype is None else as_dtype(dtype)
+    except TypeError:
+        low = None
+    if low is None or not is_float(low):
+        raise TypeError(f"autocast: expected a floating dtype such as 'bfloat16', got {dtype!r}")
     if enabled and low == "float16" and not backward_checks and not was_issued(UNSCALED):
         backward_checks.append(_check_scaling)
     return Switch(low=low if enabled else None)

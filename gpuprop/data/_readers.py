@@ -79,13 +79,13 @@ def read_csv(
     path: str | os.PathLike, target: str | int | None = None,
     columns: Iterable[str | int] | None = None, header: bool | None = None, delimiter: str = ",",
 ) -> Table:
-    """Read a CSV file into arrays; missing values (empty, NA, NaN, null, none, ?) become NaN.
+    """Read a CSV file into arrays; missing inputs (empty, NA, NaN, null, none, ?) become NaN.
 
     `target` is the column to predict, by name or index.  `columns` are the input columns, by
     default all others.  A target of strings becomes int64 indices into `classes`, the sorted
     distinct strings; a target of whole numbers becomes int64; any other numeric target becomes
     float64.  By default the first line is a header if none of its cells is a number.  Raises
-    ValueError, with the line and column, if an input is not a number, or if a label is missing.
+    ValueError, with the line and column, if an input is not a number, or if a target is missing.
     """
     path = as_path("read_csv: path", path)
     as_choice("read_csv: header", header, (None, True, False))
@@ -127,9 +127,9 @@ def read_csv(
     classes: list[str] = []
     if target_column is not None:
         cells = [row[target_column].strip() for row in rows]
-        if not all(map(_is_number, cells)):
-            for n, cell in enumerate(cells):
-                _check_label(where(n, target_column), cell)
+        are_labels = not all(map(_is_number, cells))
+        for n, cell in enumerate(cells):
+            _check_target(where(n, target_column), cell, are_labels)
         target_values, classes = _read_target(cells)
     return Table(inputs, target_values, [names[i] for i in input_columns], classes)
 
@@ -167,12 +167,12 @@ def _has_header(rows: list[list[str]]) -> bool:
                for row in others[:1] for name, cell in zip(first, row, strict=False))
 
 
-def _check_label(where: str, cell: str) -> None:
+def _check_target(where: str, cell: str, is_label: bool) -> None:
     if cell.lower() in MISSING:
         others = ", ".join(sorted(MISSING - {""}))
-        raise ValueError(f"{where}: the label is missing, got {cell!r}: remove the line, or write "
-                         f"a label; the name of a class is none of {others}")
-    if SEPARATED_NUMBER.fullmatch(cell):
+        raise ValueError(f"{where}: the target is missing, got {cell!r}: remove the line, or write "
+                         f"a value; the name of a class is none of {others}")
+    if is_label and SEPARATED_NUMBER.fullmatch(cell):
         raise ValueError(f"{where}: {cell!r} is not a number, and hardly a label: write numbers "
                          f"with a decimal point and without separators")
 

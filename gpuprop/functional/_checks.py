@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuprop._core.dtypes import is_float
-
 
 def check_dtypes(name: str, input: Any, *weights: Any) -> None:
     """Raise TypeError if a weight or bias has another dtype than the input.
@@ -19,13 +17,6 @@ def check_dtypes(name: str, input: Any, *weights: Any) -> None:
                 casts += f" or model.to(dtype={input.dtype.name!r})"
             raise TypeError(f"{name}: input is {input.dtype.name} but a bias or weight is "
                             f"{weight.dtype.name}: use {casts}")
-
-
-def check_floating(name: str, input: Any) -> None:
-    """Raise TypeError unless `input` has a floating dtype."""
-    if not is_float(input.dtype):
-        raise TypeError(f"{name}: input must be floating, got {input.dtype.name}: use "
-                        f"input.astype('float32')")
 
 
 def broadcasts_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from gpuprop._array.activation import log_softmax
 from gpuprop._array.scatter import put_along_axis
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
-from gpuprop.functional._checks import check_floating
 from gpuprop.functional._loss_common import match_dtype, reduce_loss
 
 

@@ -9,6 +9,7 @@ from gpuprop._array.reduction import norm
 from gpuprop._array.shape import broadcast_to, concatenate
 from gpuprop._core.arguments import promoted
 from gpuprop._core.composed import composed
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.signature import Array
 
 
@@ -23,6 +24,7 @@ def normalize(input: Array, p: float = 2.0, dim: int = 1, eps: float = 1e-12) ->
     >>> F.normalize(gp.tensor([[3.0, 4.0]])).numpy()
     array([[0.6, 0.8]], dtype=float32)
     """
+    check_floating("normalize", input)
     return input / maximum(norm(input, p, dim, True), eps)
 
 
@@ -53,6 +55,7 @@ def pairwise_distance(x1: Array, x2: Array, p: float = 2.0, eps: float = 1e-6,
 
     `x1` and `x2` broadcast.  (N, D), (N, D) -> (N,), or (N, 1) with `keepdim`.
     """
+    check_floating("pairwise_distance", x1)
     return norm(x1 - x2 + eps, p, -1, keepdim)
 
 
@@ -66,5 +69,6 @@ def pdist(input: Array, p: float = 2.0) -> Array:
         raise ValueError(f"pdist: input must be (N, D), got shape {input.shape}")
     if p < 0:
         raise ValueError(f"pdist: p must not be negative, got {p}")
+    check_floating("pdist", input)
     differences = [input[i] - input[i + 1:] for i in range(len(input))]
     return norm(concatenate([input[:0], *differences]), p, -1)

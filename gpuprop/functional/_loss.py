@@ -11,12 +11,13 @@ from gpuprop._array.activation import relu
 from gpuprop._array.arithmetic import minimum, where
 from gpuprop._array.reduction import cumsum
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.pointwise import pointwise_op
 from gpuprop._core.signature import Array
 from gpuprop.functional._activation import log1p_exp, logsigmoid
-from gpuprop.functional._checks import broadcasts_to, check_floating
+from gpuprop.functional._checks import broadcasts_to
 from gpuprop.functional._cross_entropy import check_labels, encode_one_hot
 from gpuprop.functional._distance import cosine_similarity, pairwise_distance
 from gpuprop.functional._loss_common import match_dtype, match_shape_and_dtype, reduce_loss

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
-from gpuprop.functional._checks import check_floating
 
 
 @op(precision="full", promote=True)

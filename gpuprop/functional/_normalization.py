@@ -12,12 +12,13 @@ import numpy as np
 
 from gpuprop._array.scatter import pad_with
 from gpuprop._core.composed import checks_arguments, composed
-from gpuprop._core.dtypes import HALF, compute_dtype, widened
+from gpuprop._core.dtypes import HALF, check_floating, compute_dtype, widened
+from gpuprop._core.graph import raw
 from gpuprop._core.mode import is_autocasting
 from gpuprop._core.ops import kernel, op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
-from gpuprop.functional._checks import check_dtypes, check_floating
+from gpuprop.functional._checks import check_dtypes
 
 # ---- ops and kernels ----------------------------------------------------------------------------
 
@@ -135,6 +136,7 @@ def response_norm(xp, input: Array, size, alpha, beta, k):
 def normalized_axes(name: str, input: Any, normalized_shape: int | Sequence[int],
                     **parameters: Any) -> tuple[int, ...]:
     """The last axes of `input`, of the sizes `normalized_shape`; ValueError for other shapes."""
+    check_floating(name, input)
     is_int = isinstance(normalized_shape, int | np.integer)
     shape = (normalized_shape,) if is_int else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or input.shape[-len(shape):] != shape:
@@ -201,6 +203,7 @@ def norm_of_half_type(norm: Callable, input: Any, running_mean: Any, running_var
     if not is_autocasting():
         check_dtypes(norm.__name__, input, weight, bias)
     weight, bias = (None if a is None else widened(a) for a in (weight, bias))
+    options = tuple(map(raw, options))  # momentum may be an array
     y = norm(widened(input), running_mean, running_var, weight, bias, *options)
     return y if is_autocasting() else y.astype(input.dtype)
 
@@ -318,6 +321,7 @@ def instance_norm(input: Array, running_mean: Array = None, running_var: Array =
 
 def _standardize_groups(name, input, groups, weight, bias, eps, return_stats=False):
     """`standardize` over each group of channels of each sample."""
+    check_floating(name, input)
     if input.ndim < 2 or groups < 1 or input.shape[1] % groups:
         raise ValueError(
             f"{name}: input must be (N, C, ...) with C divisible by num_groups={groups}, "
@@ -346,6 +350,7 @@ def local_response_norm(input: Array, size: int, alpha: float = 1e-4, beta: floa
     channels, with zeros before the first channel and after the last.  A. Krizhevsky, I. Sutskever
     and G. E. Hinton, NeurIPS 2012.
     """
+    check_floating("local_response_norm", input)
     if input.ndim < 3:
         raise ValueError(
             f"local_response_norm: input must be (N, C, ...) of 3 axes or more, got {input.shape}")

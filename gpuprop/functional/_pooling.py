@@ -12,10 +12,10 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gpuprop._array.activation import relu
-from gpuprop._array.mathematics import abs, sign
+from gpuprop._array.arithmetic import where
 from gpuprop._array.scatter import inner_slices, pad_with, put_along_axis, scatter
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dtypes import check_floating
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
@@ -384,6 +384,7 @@ def avg_pool3d(input: Array, kernel_size: Sizes, stride: Sizes | None = None, pa
 def avg_pool_nd(n: int, name: str, input: Any, kernel_size: Any, stride: Any, padding: Any,
                 ceil_mode: bool, count_include_pad: bool, divisor_override: int | None) -> Any:
     """Average pooling in `n` spatial dimensions; `name` is the public function's, for messages."""
+    check_floating(name, input)
     if divisor_override == 0:
         raise ValueError(f"{name}: divisor_override must not be 0")
     x, unbatch = as_batch(name, input, n)
@@ -450,7 +451,9 @@ def lp_pool_nd(n: int, name: str, input: Any, norm_type: float, kernel_size: Any
     """Power-average pooling in `n` spatial dimensions; `name` is the public function's."""
     mean = avg_pool_nd(n, name, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
     elements = math.prod(int_tuple(name, "kernel_size", kernel_size, n))
-    return (sign(mean) * relu(abs(mean)) * elements) ** (1 / norm_type)
+    total = mean * elements
+    is_zero = total == 0  # its gradient is 0, as in PyTorch; that of the power is infinite
+    return where(is_zero, 0, where(is_zero, 1, total) ** (1 / norm_type))
 
 
 # ---- max unpooling -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from gpuprop._array.mathematics import floor, round
 from gpuprop._array.products import matmul
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
-from gpuprop._core.dtypes import widened
+from gpuprop._core.dtypes import check_floating, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.mode import is_autocasting
 from gpuprop._core.namespace import namespace
@@ -261,6 +261,8 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
         raise ValueError(f"interpolate: input size {space} and output size {tuple(sizes)} must be "
                          f"positive")
     axis_mode = AXIS_MODES.get(mode, mode)
+    if axis_mode not in NEAREST:
+        check_floating("interpolate", input)
     steps = tuple(axis_step(n, m, factor, axis_mode, align_corners)
                   for n, m, factor in zip(space, sizes, factors, strict=True))
     return resample(input, tuple(sizes), axis_mode, steps, bool(align_corners), antialias)

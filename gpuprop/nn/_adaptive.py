@@ -93,6 +93,7 @@ class AdaptiveLogSoftmaxWithLoss(Module):
             (label >= 0) & (label < self.n_classes),
             f"AdaptiveLogSoftmaxWithLoss: label out of range: expected 0 <= label < "
             f"{self.n_classes}", label)
+        label = label.astype("int64")  # IGNORED is negative
         head_label = label
         cluster_labels = []
         for i, (first, end) in enumerate(self._clusters()):

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.loading import as_entries
+from gpuprop._core.tensor import asnumpy
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.io._files import replacing
 
@@ -130,10 +131,15 @@ class History:
         return f"History({len(self)} epochs{interrupted}; {describe(self.rows[-1])})"
 
 
+def plain(tree: Any) -> Any:
+    """A tree with Python numbers and lists in place of NumPy's numbers, arrays and Tensors."""
+    return tree_map(lambda leaf: asnumpy(leaf).tolist() if hasattr(leaf, "shape") else leaf, tree)
+
+
 def _without_nan(tree: Any) -> Any:
-    """A tree with None in place of NaN and infinity."""
+    """A plain tree with None in place of NaN and infinity."""
     return tree_map(lambda leaf: None if isinstance(leaf, float) and not math.isfinite(leaf)
-                    else leaf, tree)
+                    else leaf, plain(tree))
 
 
 def checked_rows(what: str, rows: Any) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gpuprop.random import Generator, default_generator
 from gpuprop.training._batches import as_batches, length
 from gpuprop.training._callbacks import EVENTS, Callback, check_monitors, checked_callbacks
-from gpuprop.training._history import NOT_MEASURED, History, checked_rows
+from gpuprop.training._history import NOT_MEASURED, History, checked_rows, plain
 from gpuprop.training._interrupt import Interrupt
 from gpuprop.training._loss import BatchLoss, batch_loss, safe_divisor
 from gpuprop.training._progress import progress_callbacks
@@ -250,7 +250,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "generator": default_generator.get_state(),
             "generators": generator_states(self._generators()),
-            "history": [dict(row) for row in self.history],
+            "history": [plain(row) for row in self.history],
             "epoch": None if self._epoch is None else self._epoch.state_dict(),
             "event": None if self._event is None else self._event.state_dict(),
             **copy.deepcopy(fit),

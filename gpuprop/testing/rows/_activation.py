@@ -104,7 +104,7 @@ def along_a_dimension():
             yield Row(F.gumbel_softmax, floats(*shape), tau=0.5, hard=hard, dim=0).skip(**RANDOM)
     for shape, dim in (((4, 5), 1), ((2, 3, 4), -1), ((1,), 0), ((0, 3), 1)):
         yield Row(F.normalize, floats(*shape), dim=dim)
-    yield Row(F.normalize, np.zeros((2, 3))).skip(gradient="it has a kink there")
+    yield Row(F.normalize, np.zeros((2, 3)), eps=0.25).skip(gradient="it has a kink there")
     for p in (1.0, 1.5, 3.0):
         yield Row(F.normalize, floats(4, 5), p, 0, 0.25)
     row = Row(F.normalize, floats(4, 5), math.inf, 0, 0.25)

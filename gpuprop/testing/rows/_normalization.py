@@ -14,7 +14,7 @@ from gpuprop.functional._normalization import (
 )
 from gpuprop.testing.rows import Row, floats, integers
 
-IN_PLACE = dict.fromkeys(("gradient", "parity", "capture"), "it writes into its arguments")
+IN_PLACE = dict.fromkeys("gradient hidden parity capture".split(), "it writes into its arguments")
 CHANNELS = ((4, 3), (2, 3, 5), (2, 3, 2, 3), (2, 1, 2, 1, 2), (0, 3, 2))  # shapes (N, C, ...)
 
 

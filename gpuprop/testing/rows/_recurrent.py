@@ -58,7 +58,8 @@ def scans():
             yield scan_row(mode, sizes, padded=True)
     for reverse in (False, True):
         for sizes in ((2, 2), (3, 1, 1)):
-            yield scan_row("LSTM", sizes, hidden=3, projected=2, reverse=reverse)
+            row = scan_row("LSTM", sizes, hidden=3, projected=2, reverse=reverse)
+            yield row.skip(half="with long states, gates saturate as with large numbers")
     yield scan_row("LSTM", (2, 1), projected=1, bias=False)
 
 
