@@ -142,6 +142,11 @@ def cases(name, body, dtype):
     _, *parameters = inspect.signature(body.fn).parameters.values()
     if module == "_core.philox":
         return  # its words are integers: tests/test_random.py compares their bits
+    if name == "amp._grad_scaler:updated":  # its tracker is an integer, and `found` a bool
+        scale, = positive(1, np.dtype("float32"))
+        tracker = np.arange(scale.size, dtype="int32").reshape(scale.shape)
+        yield [scale, tracker, tracker % 2 == 0, 2.0, 5, 0.5], {}
+        return
     if module.startswith("optim"):
         yield from optimizer_cases(name, parameters, dtype)
         return

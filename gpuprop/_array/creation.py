@@ -72,6 +72,8 @@ def full(shape: int | Sequence[int], value: Any, dtype: Any = None, device: str 
     >>> gpuprop.full((2, 2), 7).tolist()
     [[7, 7], [7, 7]]
     """
+    if isinstance(value, Tensor):
+        value = np.asarray(value)  # raises for a gradient, which would be lost, and on a device
     dtype = dtype or _dtype_of(value)
     return _make("full", shape, value, dtype=dtype, device=device, requires_grad=requires_grad)
 
