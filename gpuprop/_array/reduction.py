@@ -65,7 +65,7 @@ def mean(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool
 
 
 @op(precision="full")
-def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
+def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: float = 0,
         keepdims: bool = False):
     """The variance over axes, ``sum((x - mean) ** 2) / (n - ddof)``.
 
@@ -79,7 +79,7 @@ def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
 
 
 @op(precision="full")
-def std(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: int = 0,
+def std(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: float = 0,
         keepdims: bool = False):
     """The standard deviation over axes, the square root of `var`; its gradient at 0 is 0."""
     variance, (var_grad,) = var.fn(xp, x, axis, ddof, keepdims)
