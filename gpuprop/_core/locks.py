@@ -14,14 +14,14 @@ from typing import Any
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def new_lock() -> Any:
+def new_lock() -> threading.Lock:
     """A `threading.Lock` that is released in a forked process."""
     lock = threading.Lock()
     _locks.add(lock)
     return lock
 
 
-def new_rlock() -> Any:
+def new_rlock() -> threading.RLock:
     """A `threading.RLock` that is released in a forked process."""
     lock = threading.RLock()
     _locks.add(lock)
