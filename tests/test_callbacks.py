@@ -601,3 +601,21 @@ def test_history(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib: .*gpuprop\[train\]"):
         history.plot()
+
+
+def test_a_history_with_arrays_is_saved_and_continued(tmp_path):
+    def trainer():
+        model = nn.Linear(2, 1)
+        return Trainer(model, nn.MSELoss(), optim.SGD(model.parameters(), lr=0.1))
+
+    def add(t):
+        t.history[-1].update(norm=gpuprop.tensor(3.0), number=np.float32(2), rows=np.ones(2))
+
+    first = trainer()
+    first.fit((np.ones((4, 2)), np.ones((4, 1))), callbacks=[add], progress=False)
+    first.history.to_json(tmp_path / "history.json")
+    gpuprop.save(tmp_path / "state.npz", first.state_dict())
+    second = trainer()
+    second.load_state_dict(gpuprop.load(tmp_path / "state.npz"))
+    found = {name: second.history[-1][name] for name in ("norm", "number", "rows")}
+    assert found == {"norm": 3, "number": 2, "rows": [1, 1]}

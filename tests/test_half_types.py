@@ -339,3 +339,41 @@ def test_autocast_takes_one_array_of_a_half_type(backend, dtype, row):
 
         with gpuprop.autocast(dtype):
             row.map_arrays(place)()
+
+
+@halves
+def test_the_plain_average_of_batches(backend, dtype):
+    norm = nn.BatchNorm1d(2, momentum=None).to(dtype)
+    for values in ([[0, 1], [2, 3]], [[2, 3], [4, 5]]):
+        norm(half(values, dtype))
+    assert norm.running_mean.astype("float32").tolist() == [2, 3]
+
+
+NO_INTEGERS = {
+    "softmax": lambda x: F.softmax(x, 1), "rms_norm": lambda x: F.rms_norm(x, 4),
+    "layer_norm": lambda x: F.layer_norm(x, 4), "normalize": F.normalize, "pdist": F.pdist,
+    "avg_pool1d": lambda x: F.avg_pool1d(x, 2), "lp_pool1d": lambda x: F.lp_pool1d(x, 2, 2),
+    "pairwise_distance": lambda x: F.pairwise_distance(x, x),
+    "interpolate": lambda x: F.interpolate(x[None], 8, mode="linear"),
+}
+
+
+@pytest.mark.parametrize("name", NO_INTEGERS)
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64"])
+def test_means_and_norms_of_integers_are_refused(backend, name, dtype):
+    with pytest.raises(TypeError, match=rf"{name}: input must be floating, got {dtype}"):
+        NO_INTEGERS[name](gpuprop.ones((3, 4), dtype=dtype))
+
+
+def test_norm_and_logsumexp_of_narrow_integers(backend):
+    x = gpuprop.tensor(np.array([100, 100, 100, 3, 20], "int8"))
+    assert gpuprop.norm(x).item() == pytest.approx(math.sqrt(30409))
+    assert gpuprop.logsumexp(gpuprop.tensor(np.array([200, 100], "uint8"))).item() == 200
+
+
+def test_unsigned_targets_of_the_adaptive_softmax(backend):
+    layer = nn.AdaptiveLogSoftmaxWithLoss(8, 300, [10, 100])
+    x = gpuprop.ones((2, 8))
+    losses = {layer(x, gpuprop.tensor(np.array([5, 15], dtype))).loss.item()
+              for dtype in ("uint8", "uint16", "int64")}
+    assert len(losses) == 1

@@ -337,3 +337,14 @@ def test_a_generator_that_another_thread_ends():
     with gpuprop.enable_grad():
         assert gpuprop.is_grad_enabled()
     current.set(Mode())
+
+
+@pytest.mark.parametrize("mode, expected", [(gpuprop.no_grad, False), (gpuprop.enable_grad, True)])
+def test_decorators_without_parentheses(mode, expected):
+    @mode
+    def inside():
+        return gpuprop.is_grad_enabled()
+
+    assert inside() is expected and inside.__name__ == "inside"
+    with pytest.raises(TypeError, match="function must be a function, got 5"):
+        mode(5)

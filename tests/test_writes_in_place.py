@@ -260,3 +260,17 @@ def test_the_extent_of_an_array(backend, layout, dtype):
     if type(a) is np.ndarray:
         assert (first, end) == np.lib.array_utils.byte_bounds(a) or not a.size
     assert end - first >= a.nbytes
+
+
+def test_a_parameter_whose_values_are_not_read_may_change():
+    """The gradients of a table and of a bias do not depend on their values."""
+    table = nn.Embedding(4, 2)
+    bias = gpuprop.Parameter([0.0, 0.0])
+    optimizer = optim.SGD([*table.parameters(), bias], lr=0.1)
+    first, second = (table(gpuprop.tensor([i])).sum() + bias.sum() for i in range(2))
+    first.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    second.backward()
+    assert gpuprop.asnumpy(table.weight.grad)[:2].tolist() == [[0, 0], [1, 1]]
+    assert gpuprop.asnumpy(bias.grad).tolist() == [1, 1]

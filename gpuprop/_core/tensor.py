@@ -284,7 +284,7 @@ class Parameter(Tensor):
                 self.grad = self.grad_buffer
 
     def touch(self) -> None:
-        """Report an in-place change of the values: backward through earlier uses now raises."""
+        """Report an in-place change of the values: backward raises if it reads the old ones."""
         mark_changed([self], extent(self.data))
 
     def __setstate__(self, state: tuple) -> None:
