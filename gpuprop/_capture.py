@@ -185,7 +185,8 @@ class _CapturedStep:
         optimizers = tuple([optimizer._capture_key() for optimizer in self.optimizers])
         modules = tuple(map(module_key, self.modules))
         tensors = tuple([
-            (id(t.data), id(t.grad), t.requires_grad, tuple(map(id, t.hooks)) if t.hooks else None)
+            (id(t.array), id(t.gradient), t.requires_grad,
+             tuple(map(id, t.hooks)) if t.hooks else None)
             for t in self.tensors])
         return optimizers, modules, tensors
 
@@ -271,11 +272,11 @@ class _CapturedStep:
         for p in self.tensors:
             if not isinstance(p, Parameter) or p.grad_buffer is not None:
                 continue
-            with self.backend.at(p.data):
-                p.grad_buffer = self.backend.xp.empty_like(p.data)
-            if p.grad is not None:
-                p.grad_buffer[...] = p.grad
-                p.grad = p.grad_buffer
+            with self.backend.at(p.array):
+                p.grad_buffer = self.backend.xp.empty_like(p.array)
+            if p.gradient is not None:
+                p.grad_buffer[...] = p.gradient
+                p.gradient = p.grad_buffer
 
     def _reason_not_to_record(self, result: Any, variables: VariableSnapshot) -> str | None:
         schedule = variables.stepped_schedule()
@@ -348,8 +349,8 @@ class _CapturedStep:
 
     def _kept_array(self, replay: Replay) -> str | None:
         """The line of code that created an array that the step keeps, or None."""
-        expected = (replay.result, [t.grad for t in self.tensors],
-                    [slot.data for slot in replay.slots], computed_arrays(self.modules))
+        expected = (replay.result, [t.gradient for t in self.tensors],
+                    [slot.array for slot in replay.slots], computed_arrays(self.modules))
         return kept_array(replay.recording, expected)
 
     def _check_nothing_kept(self, recording: Any) -> None:
@@ -380,9 +381,9 @@ class _CapturedStep:
         slots = {id(slot) for slot in replay.slots}
 
         def is_used(t: Tensor) -> bool:
-            if id(t) in slots or not hasattr(t, "data"):  # another thread may be building it
+            if id(t) in slots or not hasattr(t, "array"):  # another thread may be building it
                 return False
-            return type(t.data) is self.backend.array_type and replay.recording.uses(t.data)
+            return type(t.array) is self.backend.array_type and replay.recording.uses(t.array)
 
         with instances(Tensor) as tensors:
             self._watch_tensors([t for t in tensors if is_used(t)])
@@ -457,11 +458,11 @@ class _CapturedStep:
         pairs = [(f"result {i}", raw(a), raw(b)) for i, (a, b) in enumerate(returned)]
         for state in after_run.tensors:
             t = state.tensor
-            if t.grad is state.grad:
+            if t.gradient is state.grad:
                 continue
-            if t.grad is None or state.grad is None:
+            if t.gradient is None or state.grad is None:
                 return f"whether {self._name(t)} has a gradient"
-            pairs.append((f"the gradient of {self._name(t)}", t.grad, state.grad))
+            pairs.append((f"the gradient of {self._name(t)}", t.gradient, state.grad))
         return self._first_unequal(pairs)
 
     def _different_memory(self, replayed: list, run: list) -> str | None:
@@ -473,9 +474,9 @@ class _CapturedStep:
         """(name, array, copy of the array) for the tensors and their gradients."""
         arrays = []
         for t in self.tensors:
-            arrays.append((self._name(t), t.data))
-            if t.grad is not None:
-                arrays.append((f"the gradient of {self._name(t)}", t.grad))
+            arrays.append((self._name(t), t.array))
+            if t.gradient is not None:
+                arrays.append((f"the gradient of {self._name(t)}", t.gradient))
         return [(name, a, self.backend.xp.copy(a)) for name, a in arrays]
 
     def _first_unequal(self, pairs: Iterable[tuple[str, Any, Any]]) -> str | None:
@@ -505,7 +506,7 @@ def _with_slots(arguments: Any, slots: list[Tensor]) -> Any:
 
     def replace(a: Any) -> Any:
         slot = next(rest)
-        return slot if isinstance(a, Tensor) else slot.data
+        return slot if isinstance(a, Tensor) else slot.array
 
     return map_arrays(replace, arguments)
 

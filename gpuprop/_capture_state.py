@@ -118,7 +118,7 @@ class VariableSnapshot:
                 _restore(container, values)
             for _, value, data in arrays:
                 if isinstance(value, Tensor):
-                    value.data = data
+                    value.array = data
 
     def _save(self, container: Any) -> None:
         self._saved.append((container, _copied(container), _arrays(container)))
@@ -298,20 +298,20 @@ class ModelSnapshot(NamedTuple):
 
     @classmethod
     def take(cls, modules: Iterable[Module], tensors: list[Tensor]) -> ModelSnapshot:
-        states = [TensorState(t, t.data, t.grad, t.requires_grad, t.changed) for t in tensors]
+        states = [TensorState(t, t.array, t.gradient, t.requires_grad, t.changed) for t in tensors]
         modes = [(module, module.training) for module in modules]
         return cls(states, modes, list(_all_hooks(modules, tensors)))
 
     def restore(self) -> None:
         """Restore the tensors' `data`, `grad` and `requires_grad`, and the modules' modes."""
         for state in self.tensors:
-            state.tensor.data = state.data
+            state.tensor.array = state.data
         self.restore_gradients_and_modes()
 
     def restore_gradients_and_modes(self) -> None:
         """Restore the tensors' `grad` and `requires_grad`, and the modules' modes."""
         for t, _, grad, requires_grad, _ in self.tensors:
-            t.grad = grad
+            t.gradient = grad
             t.requires_grad = requires_grad
         for module, training in self.modes:
             if module.training != training:
@@ -319,7 +319,7 @@ class ModelSnapshot(NamedTuple):
 
     def data_is_rebound(self) -> bool:
         """True if a tensor has a different array as its data now."""
-        return any(state.tensor.data is not state.data for state in self.tensors)
+        return any(state.tensor.array is not state.data for state in self.tensors)
 
 
 class Replay:
@@ -341,12 +341,12 @@ class Replay:
         self._changed: list[Any] = [
             new.tensor for old, new in zip(before.tensors, after.tensors, strict=True)
             if new.changed != old.changed]
-        self._extents = [extent(t.data) for t in self._changed]
+        self._extents = [extent(t.array) for t in self._changed]
 
     def __call__(self, arrays: list) -> Any:
         with self.recording.turn():
             for slot, a in zip(self.slots, arrays, strict=True):
-                slot.data[...] = raw(a)
+                slot.array[...] = raw(a)
             self.recording.replay()
             result = detached_copy(self.result)
         self.after.restore_gradients_and_modes()

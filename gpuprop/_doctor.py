@@ -132,7 +132,7 @@ def _step(backend: Any, dtype: str) -> tuple:
     model, optimizer, x, y = _task(backend, dtype)
     loss = F.cross_entropy(model(x), y)
     loss.backward()
-    gradients = [Tensor(p.grad) for p in model.parameters()]
+    gradients = [Tensor(p.gradient) for p in model.parameters()]
     squared: Any = sum((g * g).sum() for g in gradients)
     optimizer.step()
     return loss, F.cross_entropy(model(x), y), squared
@@ -177,7 +177,7 @@ def _task(backend: Any, dtype: str) -> tuple:
 
     model = Sequential(Linear(3, 5, dtype=dtype), Tanh(), Linear(5, 2, dtype=dtype))
     for p in model.parameters():
-        p.data[...] = numbers(*p.shape)
+        p.array[...] = numbers(*p.shape)
     labels = Tensor(backend.asarray(np.array([0, 1, 1, 0])))
     return model, SGD(model.parameters(), lr=0.5), Tensor(numbers(4, 3)), labels
 

@@ -143,14 +143,14 @@ def _check_device(t: Tensor, array: Any, name: str, why: str) -> None:
 def _write(t: Tensor, key: Any, value: Any) -> Tensor:
     """Write in place.  Raises TypeError if a recorded op may have read the old values."""
     recorded = is_grad_enabled() and (t.requires_grad or getattr(value, "requires_grad", False))
-    if t.node is not None or recorded or isinstance(t.data, Tensor):
+    if t.node is not None or recorded or isinstance(t.array, Tensor):
         raise TypeError("in-place writes are not recorded, but this tensor or the value is part of "
                         "a graph: make a new tensor with gpuprop.where or index_add, or write "
                         "t.data[...] = v, which no gradient sees")
     value = value.item() if isinstance(value, np.generic) else raw(value)
     if hasattr(value, "shape") and not isinstance(value, np.ndarray):
         _check_device(t, value, "value", "before the write")
-    write(t.data, value, key)
+    write(t.array, value, key)
     if isinstance(t, Parameter):
         t.touch()
     return t
@@ -186,8 +186,8 @@ def _moved(a: Any, device: str) -> Any:
     if not isinstance(a, Tensor):
         return place(a, device)
     source = a.device
-    data = _moved(a.data, device)
-    if data is a.data:
+    data = _moved(a.array, device)
+    if data is a.array:
         return a
     if not (a.requires_grad and is_grad_enabled()):
         return Tensor(data)
@@ -214,7 +214,7 @@ class Size(int):
     shape: tuple
 
     def __new__(cls, t: Tensor) -> Size:
-        self = super().__new__(cls, t.data.size)
+        self = super().__new__(cls, t.array.size)
         self.shape = t.shape
         return self
 
@@ -549,7 +549,7 @@ class Methods:
 
     def numel(self: Any) -> builtins.int:
         """The number of elements."""
-        return self.data.size
+        return self.array.size
 
     # ---- reading and writing at indices
 
@@ -580,7 +580,7 @@ class Methods:
         """Write the values of an array or Tensor on any device in place."""
         source = raw(source)
         if hasattr(source, "shape"):
-            source = place(source, place_of(self.data))
+            source = place(source, place_of(self.array))
         return _write(self, ..., source)
 
     # ---- types and devices

@@ -91,11 +91,11 @@ class Arena:
     """
 
     def __init__(self, params: Sequence[Parameter], names: Sequence[str], n_scalars: int) -> None:
-        first = params[0].data
+        first = params[0].array
         n = len(params)
         self.params = list(params)
         self.names = list(names)
-        self.shapes = [p.data.shape for p in params]
+        self.shapes = [p.array.shape for p in params]
         self.serial = next(_serials)
         self.storage_key = storage_key(first)
         self.dtype = first.dtype
@@ -104,7 +104,7 @@ class Arena:
         self.xp = self.backend.xp
 
         unit = ALIGNMENT // first.dtype.itemsize
-        self.starts = [0, *itertools.accumulate(-(-p.data.size // unit) * unit for p in params)]
+        self.starts = [0, *itertools.accumulate(-(-p.array.size // unit) * unit for p in params)]
         self.data = self._zeros()
         self.grad = self._zeros()
         self.states: dict[str, Any] = {}
@@ -121,10 +121,10 @@ class Arena:
                       for i, p in enumerate(params)]
         self.index_of_grad = {id(grad): i for i, (_, _, grad) in enumerate(self.views)}
         for p, data, grad in self.views:
-            data[...] = p.data
-            if p.grad is not None:  # the next step copies the gradient into the arena
-                p.grad = to_backend(self.backend, raw(p.grad))
-            p.data = data
+            data[...] = p.array
+            if p.gradient is not None:  # the next step copies the gradient into the arena
+                p.gradient = to_backend(self.backend, raw(p.gradient))
+            p.array = data
             p.grad_buffer = grad
             _arena_by_grad[id(grad)] = self
 
@@ -157,7 +157,7 @@ class Arena:
         outside = []
         has_grad = []
         for p, _, view in self.views:
-            g = p.grad
+            g = p.gradient
             if g is not None and g is not view:
                 self._check_gradient(p, raw(g), self.names[self.index_of_grad[id(view)]])
                 outside.append((p, view))
@@ -170,8 +170,8 @@ class Arena:
         if not hasattr(g, "dtype") or not is_real(g.dtype):
             raise TypeError(f"{name}: its .grad must be an array of real numbers, got "
                             f"{getattr(g, 'dtype', type(g).__name__)}")
-        if g.shape != p.data.shape:
-            raise ValueError(f"{name} has shape {p.data.shape}, but its .grad has shape {g.shape}")
+        if g.shape != p.array.shape:
+            raise ValueError(f"{name} has shape {p.array.shape}, but its .grad has shape {g.shape}")
         is_scalar = isinstance(g, np.generic)  # such as p.grad * 2 of a 0-d parameter
         if type(g) is not self.backend.array_type and not is_scalar:
             own, other = self.backend.name, backend_of(g).name
@@ -291,7 +291,7 @@ class Arena:
         """The indices of the padding, and a 0-d zero to write there, both on the device."""
         used = np.zeros(self.starts[-1], bool)
         for start, p in zip(self.starts, self.params, strict=False):
-            used[start:start + p.data.size] = True
+            used[start:start + p.array.size] = True
         return self.backend.asarray(np.flatnonzero(~used)), self.xp.zeros((), self.dtype)
 
 
@@ -307,7 +307,7 @@ def gradient_arrays(parameters: Iterable[Tensor],
     indices: dict[Arena, set[int]] = {}
     arena = None  # the previous gradient's arena, which is often also the next one's
     for p in parameters:
-        g = p.grad
+        g = p.gradient
         if g is None:
             continue
         if arena is None or id(g) not in arena.index_of_grad:

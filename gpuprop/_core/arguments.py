@@ -41,7 +41,7 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
     is_highest = [isinstance(a, Tensor) and level(a) == highest for a in args]
     values = [a if isinstance(a, Tensor) else _normalized(a, spec, i) for i, a in enumerate(args)]
     backend = _owner(spec, [raw(a) for a in values])
-    arrays = [a.data if unwrap else a for a, unwrap in zip(values, is_highest, strict=True)]
+    arrays = [a.array if unwrap else a for a, unwrap in zip(values, is_highest, strict=True)]
     edges = [(a.node or a) if unwrap and a.requires_grad else None
              for a, unwrap in zip(values, is_highest, strict=True)]
     wanted = sum(edge is not None for edge in edges)

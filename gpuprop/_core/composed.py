@@ -88,6 +88,6 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
                 out = tuple(map(narrow, out)) if isinstance(out, tuple) else narrow(out)
         if any(isinstance(a, Tensor) for a in arrays):
             return out
-        return tuple(t.data for t in out) if isinstance(out, tuple) else out.data
+        return tuple(t.array for t in out) if isinstance(out, tuple) else out.array
 
     return call

@@ -53,7 +53,7 @@ def value_and_grad(f: Callable, argnum: int | Sequence[int] = 0) -> Callable:
         grads = leaves.gradients()
         found = tuple(
             tree_map(lambda x: None if x is None else next(grads), args[n]) for n in positions)
-        value = leaves.like_given(any(leaves.were_tensors), y.data if depends else y)
+        value = leaves.like_given(any(leaves.were_tensors), y.array if depends else y)
         return value, found if numbers is argnum else found[0]
 
     return both
@@ -73,7 +73,7 @@ class _Leaves:
     def wrap(self, x: Any) -> Tensor | None:
         if x is None:
             return None
-        inner = x if hasattr(x, "shape") else tensor(x).data
+        inner = x if hasattr(x, "shape") else tensor(x).array
         check_floating(inner)
         while level(inner) < self.depth - 1:
             inner = Tensor(inner)
@@ -84,7 +84,7 @@ class _Leaves:
     def gradients(self) -> Any:
         """The gradients in order, zeros for an array on which the function does not depend."""
         for t, was_tensor in zip(self.tensors, self.were_tensors, strict=True):
-            g = namespace(t.data).zeros_like(t.data) if t.grad is None else t.grad
+            g = namespace(t.array).zeros_like(t.array) if t.gradient is None else t.gradient
             yield self.like_given(was_tensor, g)
 
     def like_given(self, was_tensor: bool, result: Any) -> Any:

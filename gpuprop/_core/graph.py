@@ -26,12 +26,12 @@ class Variable:
     """Abstract: an array, or another Variable, with its gradient and the node that made it.
 
     Tensor is the only subclass.  Besides these attributes, the graph uses the method `receive` of
-    leaves.
+    leaves.  The library reads `array` and `gradient`; users know them as `data` and `grad`.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "hooks", "node", "requires_grad")
-    data: Any
-    grad: Any
+    __slots__ = ("__weakref__", "array", "gradient", "hooks", "node", "requires_grad")
+    array: Any
+    gradient: Any
     hooks: list[Callable[[Any], Any]] | None  # each takes a gradient and returns the one to use
     node: Node | None
     requires_grad: bool
@@ -41,7 +41,7 @@ class Variable:
 def raw(a: Any) -> Any:
     """The array inside a Tensor, however deeply nested; other values are returned as they are."""
     while isinstance(a, Variable):
-        a = a.data
+        a = a.array
     return a
 
 
@@ -49,7 +49,7 @@ def level(a: Any) -> int:
     """The number of nested Tensors around an array: 0 for the array itself."""
     n = 0
     while isinstance(a, Variable):
-        a = a.data
+        a = a.array
         n += 1
     return n
 
@@ -207,7 +207,7 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                 node.pullback = _already_freed
                 node.edges = ()
         for leaf, g in waiting.values():
-            deliver(leaf, g if g.dtype is leaf.data.dtype else g.astype(leaf.data.dtype))
+            deliver(leaf, g if g.dtype is leaf.array.dtype else g.astype(leaf.array.dtype))
     except BaseException:
         for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
@@ -264,7 +264,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         else:
             edge.grad = before + g
         return
-    data = edge.data
+    data = edge.array
     if g.shape != data.shape:
         g = _unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:

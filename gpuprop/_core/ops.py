@@ -147,7 +147,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                 if a.requires_grad:
                     edge = a.node or a
                     wanted += 1
-                a = a.data
+                a = a.array
             arrays.append(a)
             edges.append(edge)
             kind = type(a)
@@ -300,16 +300,16 @@ def called_as(signature: Callable[P, Any]) -> Callable[[Any], Op[P]]:
 def _recorded(out: Any, node: Node) -> Tensor:
     """``Tensor(out, True, node)`` without the checks of `Tensor.__init__`."""
     t = object.__new__(Tensor)
-    t.data, t.node, t.requires_grad = out, node, True
-    t.grad = t.hooks = None
+    t.array, t.node, t.requires_grad = out, node, True
+    t.gradient = t.hooks = None
     return t
 
 
 def _unrecorded(out: Any) -> Tensor:
     """``Tensor(out)`` without the checks of `Tensor.__init__`."""
     t = object.__new__(Tensor)
-    t.data, t.requires_grad = out, False
-    t.node = t.grad = t.hooks = None
+    t.array, t.requires_grad = out, False
+    t.node = t.gradient = t.hooks = None
     return t
 
 

@@ -41,31 +41,33 @@ class Tensor(Methods, Variable):
     """
 
     __slots__ = ()
+    data: Any = vars(Variable)["array"]  # the same slots by the names that users know
+    grad: Any = vars(Variable)["gradient"]
     __array_ufunc__ = None  # NumPy then leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
         if not isinstance(data, Tensor):
             if type(data) not in BY_TYPE:
-                data = tensor(data).data
+                data = tensor(data).array
             elif id(data.dtype) not in NATIVE:
                 data = as_supported("Tensor: the array", data)
         if requires_grad and node is None:
             check_floating(data)
-        self.data = data
-        self.grad = None
+        self.array = data
+        self.gradient = None
         self.hooks = None
         self.requires_grad = requires_grad
         self.node = node
 
-    shape = property(lambda self: self.data.shape)
-    ndim = property(lambda self: self.data.ndim)
-    dtype = property(lambda self: self.data.dtype)
+    shape = property(lambda self: self.array.shape)
+    ndim = property(lambda self: self.array.ndim)
+    dtype = property(lambda self: self.array.dtype)
     is_leaf = property(lambda self: self.node is None)
 
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient.  Other code may hold `g` too, so the first one is copied."""
         with _accumulation_lock:
-            self.grad = _copy(g) if self.grad is None else _as_array(self.grad + g)
+            self.gradient = _copy(g) if self.gradient is None else _as_array(self.gradient + g)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `grad` of every leaf that this tensor was computed from.
@@ -88,7 +90,7 @@ class Tensor(Methods, Variable):
         if gradient is not None:
             gradient = _as_gradient(self, gradient)
         elif self.size == 1:
-            gradient = _ones_like(self.data)
+            gradient = _ones_like(self.array)
         else:
             raise RuntimeError(
                 f"backward() without a gradient needs a tensor with one element, and this one has "
@@ -105,16 +107,16 @@ class Tensor(Methods, Variable):
                 backend.use_device(device)
 
     def _check_floating(self) -> None:
-        check_floating(self.data)
+        check_floating(self.array)
 
     def detach(self) -> Tensor:
         """A Tensor of the same array, without history."""
-        return Tensor(self.data)
+        return Tensor(self.array)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad`; only a floating-point tensor can have a gradient."""
         if requires_grad:
-            check_floating(self.data)
+            check_floating(self.array)
         elif self.node is not None:
             raise RuntimeError("requires_grad_(False) on a tensor that an op made: use .detach() "
                                "for a tensor without history")
@@ -218,12 +220,12 @@ class Tensor(Methods, Variable):
         if self.node is not None:
             raise RuntimeError("only leaves can be copied and pickled, but an op made this "
                                "tensor: use .detach() first")
-        return PickledArray(self.data), self.requires_grad, PickledArray(self.grad, kept=False)
+        return PickledArray(self.array), self.requires_grad, PickledArray(self.gradient, kept=False)
 
     def __setstate__(self, state: tuple) -> None:
         data, requires_grad, grad = state
         Tensor.__init__(self, data.array, requires_grad)
-        self.grad = grad.array
+        self.gradient = grad.array
 
     def __dlpack__(self, **options: Any) -> Any:
         return self._exported(raw(self)).__dlpack__(**options)
@@ -265,7 +267,7 @@ class Parameter(Tensor):
     grad_buffer: Any
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        data = tensor(data).data if not isinstance(data, Tensor) else data.data
+        data = tensor(data).array if not isinstance(data, Tensor) else data.array
         if requires_grad:
             check_floating(data)
         super().__init__(data, requires_grad)
@@ -275,17 +277,17 @@ class Parameter(Tensor):
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient, in `grad_buffer` if that exists."""
         with _accumulation_lock:
-            if self.grad is self.grad_buffer is not None:
-                self.grad += g
-            elif self.grad_buffer is None or self.grad is not None:  # the user's array: keep it
+            if self.gradient is self.grad_buffer is not None:
+                self.gradient += g
+            elif self.grad_buffer is None or self.gradient is not None:  # the user's array: keep it
                 super().receive(g)
             else:
                 self.grad_buffer[...] = g
-                self.grad = self.grad_buffer
+                self.gradient = self.grad_buffer
 
     def touch(self) -> None:
         """Report an in-place change of the values: backward raises if it reads the old ones."""
-        mark_changed([self], extent(self.data))
+        mark_changed([self], extent(self.array))
 
     def __setstate__(self, state: tuple) -> None:
         super().__setstate__(state)
@@ -398,7 +400,7 @@ def _copy(g: Any) -> Any:
 
 def _ones_like(a: Any) -> Any:
     if isinstance(a, Tensor):
-        return Tensor(_ones_like(a.data))
+        return Tensor(_ones_like(a.array))
     backend = backend_of(a)
     with backend.at(a):
         return backend.xp.ones_like(a)
@@ -431,7 +433,7 @@ def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _as_gradient(root: Tensor, gradient: Any) -> Any:
     """The argument of `backward` as an array (a Tensor inside `grad`) like ``root.data``."""
     if isinstance(gradient, Tensor) and level(gradient) >= level(root):
-        gradient = gradient.data
+        gradient = gradient.array
     here = place_of(raw(root))
     with on_device_of((root,)):
         if not hasattr(gradient, "shape") or isinstance(gradient, np.generic):

@@ -101,7 +101,7 @@ class GradScaler:
         if state.stage is Stage.STEPPED:
             raise RuntimeError("unscale_() is being called after step(): call it before")
         params = [p for group in optimizer.param_groups for p in group["params"]]
-        if any(p.grad is not None and p.dtype == "float16" for p in params):
+        if any(p.gradient is not None and p.dtype == "float16" for p in params):
             raise ValueError("Attempting to unscale FP16 gradients: keep the parameters in float32 "
                              "and run the model inside autocast")
         optimizer._sync_arenas()

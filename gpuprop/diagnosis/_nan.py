@@ -138,7 +138,7 @@ class NanDetector:
         names = (name for root in self.roots.values() for name, q in root.named_parameters()
                  if q is p)
         name = next(names, f"a parameter of shape {p.shape}")
-        self.check(backend_of(p.data), p.data, p.grad, f"the update of {name}")
+        self.check(backend_of(p.array), p.array, p.gradient, f"the update of {name}")
 
     def check(self, backend: Backend, outputs: Any, inputs: Any, source: str) -> Any:
         """Check whether `outputs` and `inputs` are finite, and return `outputs`."""

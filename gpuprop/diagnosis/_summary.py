@@ -75,7 +75,7 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
     as_instance("summary: model", model, Module, "a Module")
     shapes = [_shape(s) for s in input_shapes]
     first = next((p for p in model.parameters()), None)
-    place = default_backend().name if first is None else place_of(first.data)
+    place = default_backend().name if first is None else place_of(first.array)
     default_dtype = "float32" if first is None else first.dtype
     dtypes = dtype if isinstance(dtype, list | tuple) else [dtype] * len(input_shapes)
     if len(dtypes) != len(shapes):
@@ -100,7 +100,7 @@ def summary(model: Module, *input_shapes: Sequence[int], dtype: Any = None) -> S
         rows,
         parameters=sum(p.size for p in parameters),
         trainable=sum(p.size for p in parameters if p.requires_grad),
-        bytes=sum(t.data.nbytes for t in (*parameters, *model.buffers())),
+        bytes=sum(t.array.nbytes for t in (*parameters, *model.buffers())),
     )
 
 
@@ -125,7 +125,7 @@ def _shapes(output: Any) -> Any:
 def _preserve_state(model: Module) -> Iterator[None]:
     """Undo what a forward pass in the block does to modes, buffers and random generators."""
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(b, b.data, namespace(b.data).copy(b.data)) for b in model.buffers()]
+    buffers = [(b, b.array, namespace(b.array).copy(b.array)) for b in model.buffers()]
     generators = {id(default_generator): default_generator}
     for module in model.modules():
         generators |= {id(g): g for g in vars(module).values() if isinstance(g, Generator)}
@@ -140,7 +140,7 @@ def _preserve_state(model: Module) -> Iterator[None]:
             module.training = training
         for buffer, data, values in buffers:
             write(data, values)
-            buffer.data = data
+            buffer.array = data
         for generator, counts, device_counts in draws:
             generator._draws = counts
             for key, array in list(generator._devices.items()):

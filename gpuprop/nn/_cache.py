@@ -68,7 +68,7 @@ class KeyValueCache(Module):
             raise IndexError(OVERFLOW.format(max_length))
         cache_append(self.keys, self.values, self.length, key, value)
         for buffer in self.buffers():
-            written(extent(buffer.data))
+            written(extent(buffer.array))
         return self.keys, self.values
 
     def mask(self, queries: int = 1, window: int | None = None) -> Tensor:
@@ -82,12 +82,12 @@ class KeyValueCache(Module):
     def reorder(self, index: Any) -> None:
         """Replace sample i by sample ``index[i]``, as `gpuprop.decoding.beam_search` requires."""
         for buffer in (self.keys, self.values):
-            write(buffer.data, take(buffer.data, raw(index), 0))
+            write(buffer.array, take(buffer.array, raw(index), 0))
 
     def reset(self) -> None:
         """Remove all positions."""
         for buffer in self.buffers():
-            write(buffer.data, 0)
+            write(buffer.array, 0)
 
     def extra_repr(self) -> str:
         n, heads, max_length, dim = self.keys.shape

@@ -49,7 +49,7 @@ class EmbeddingTable(Module):
         """Initialize `weight` again, with new random numbers; the row `padding_idx` is 0."""
         normal_(self.weight, generator=rng)
         if self.padding_idx is not None:
-            self.weight.data[self.padding_idx] = 0
+            self.weight.array[self.padding_idx] = 0
 
     def extra_repr(self) -> str:
         options = [f"{name}={getattr(self, name)!r}"

@@ -236,9 +236,9 @@ class Module(Convertible):
         buffers = named_tensors(self, is_buffer)
         for _, tensor in _unique(itertools.chain(parameters, buffers)):
             new_dtype = dtype if is_float(tensor.dtype) else None
-            tensor.data = place(tensor.data, device, new_dtype)
-            if tensor.grad is not None:
-                tensor.grad = place(tensor.grad, device, new_dtype)
+            tensor.array = place(tensor.array, device, new_dtype)
+            if tensor.gradient is not None:
+                tensor.gradient = place(tensor.gradient, device, new_dtype)
             if isinstance(tensor, Parameter):
                 tensor.grad_buffer = None
         return self
@@ -267,7 +267,7 @@ class Module(Convertible):
     def zero_grad(self) -> None:
         """Set the gradient of every parameter to None."""
         for p in self.parameters():
-            p.grad = None
+            p.gradient = None
 
     def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Call `fn` on every submodule, children before parents, and on this module last."""
@@ -407,7 +407,7 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
 
     def write_all() -> None:
         for tensor, value in values:
-            write(tensor.data, value)
+            write(tensor.array, value)
             if isinstance(tensor, Parameter):
                 tensor.touch()
 

@@ -164,7 +164,7 @@ class ChannelNorm(AffineLayer):
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1),
                               (self.num_batches_tracked, 0)):
             if buffer is not None:
-                write(buffer.data, value)
+                write(buffer.array, value)
 
     def reset_parameters(self) -> None:
         """Set the weight to 1 and the bias to 0, and reset the running statistics."""

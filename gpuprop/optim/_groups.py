@@ -167,15 +167,15 @@ class Group(dict):
         by_storage: dict[tuple, list[tuple[Parameter, str]]] = {}
         self.frozen = []
         for p, name in zip(self["params"], names, strict=True):
-            if p.requires_grad or p.grad is not None or id(p) in keep:
-                by_storage.setdefault(storage_key(p.data), []).append((p, name))
+            if p.requires_grad or p.gradient is not None or id(p) in keep:
+                by_storage.setdefault(storage_key(p.array), []).append((p, name))
             else:
                 self.frozen.append(p)
         self._derive(self)
         n_scalars = sum(len(as_tuple(self[name])) for name in self.rule.scalar_options)
         self.arenas = []
         for members in by_storage.values():
-            first = members[0][0].data
+            first = members[0][0].array
             with backend_of(first).at(first):
                 arena = Arena([p for p, _ in members], [name for _, name in members], n_scalars)
                 arena.copy_state_from(previous)
@@ -187,30 +187,30 @@ class Group(dict):
         """True if every `p.data` is a view of its arena and all frozen parameters still are."""
         for arena in self.arenas:
             for p, view, _ in arena.views:
-                if p.data is not view:
+                if p.array is not view:
                     return False
         return not self._has_unfrozen()
 
     def _has_unfrozen(self) -> bool:
-        return any(p.requires_grad or p.grad is not None for p in self.frozen)
+        return any(p.requires_grad or p.gradient is not None for p in self.frozen)
 
     def check_data(self) -> None:
         """Raise if a parameter's data cannot be trained; make NumPy scalars arrays again."""
         for arena in self.arenas:
             for (p, view, _), name in zip(arena.views, arena.names, strict=True):
-                if isinstance(p.data, np.generic):  # such as p.data * 2 of a 0-d parameter
-                    p.data = arena.backend.own(p.data)
-                if type(p.data) not in BY_TYPE or not is_float(p.data.dtype):
+                if isinstance(p.array, np.generic):  # such as p.data * 2 of a 0-d parameter
+                    p.array = arena.backend.own(p.array)
+                if type(p.array) not in BY_TYPE or not is_float(p.array.dtype):
                     raise TypeError(f"{name}: its .data must be a floating-point array, got "
-                                    f"{getattr(p.data, 'dtype', type(p.data).__name__)}")
-                if p.data.shape != view.shape:
+                                    f"{getattr(p.array, 'dtype', type(p.array).__name__)}")
+                if p.array.shape != view.shape:
                     raise ValueError(
                         f"{name} had shape {view.shape} when the optimizer was created, but has "
-                        f"shape {p.data.shape} now: create a new optimizer")
+                        f"shape {p.array.shape} now: create a new optimizer")
 
     def rebuild_if_moved(self) -> None:
         """Make new arenas if a parameter was cast, moved or unfrozen."""
-        is_moved = any(storage_key(p.data) != arena.storage_key
+        is_moved = any(storage_key(p.array) != arena.storage_key
                        for arena in self.arenas for p in arena.params)
         if is_moved or self._has_unfrozen():
             self.build_arenas()
@@ -218,7 +218,7 @@ class Group(dict):
     def unbound(self) -> list[tuple[Parameter, Any]]:
         """(parameter, data view) for each `p.data` that is not in the arena's memory."""
         return [(p, view) for arena in self.arenas for p, view, _ in arena.views
-                if p.data is not view]
+                if p.array is not view]
 
 
 def may_be_nonzero(option: Any) -> bool:

@@ -179,9 +179,9 @@ class Optimizer:
         """Set every gradient to None, or fill it with zeros if `set_to_none` is False."""
         for p in self._params():
             if set_to_none:
-                p.grad = None
-            elif p.grad is not None:
-                write(p.grad, 0)
+                p.gradient = None
+            elif p.gradient is not None:
+                write(p.gradient, 0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
@@ -248,9 +248,9 @@ class Optimizer:
         for arena in self._arenas():
             outside += arena.scan_gradients()
         if outside:
-            copy_all((view, raw(p.grad)) for p, view in outside)
+            copy_all((view, raw(p.gradient)) for p, view in outside)
             for p, view in outside:
-                p.grad = view
+                p.gradient = view
 
     def _sync_values(self) -> None:
         for group in self._groups:
@@ -260,9 +260,9 @@ class Optimizer:
         for group in self._groups:
             group.rebuild_if_moved()
             outside += group.unbound()
-        copy_all((view, p.data) for p, view in outside)
+        copy_all((view, p.array) for p, view in outside)
         for p, view in outside:
-            p.data = view
+            p.array = view
             written(extent(view))
 
     def _capture_key(self) -> tuple:
@@ -470,7 +470,7 @@ def check_no_ties(params: Iterable[Parameter]) -> None:
     """Raise ValueError if two entries share a Parameter or an array: it would be updated twice."""
     seen: set[int] = set()
     for p in params:
-        for value, name in ((p, "a Parameter"), (p.data, "the array of a Parameter")):
+        for value, name in ((p, "a Parameter"), (p.array, "the array of a Parameter")):
             if id(value) in seen:
                 raise ValueError(f"optimizer got {name} twice: to tie weights, use one Parameter "
                                  f"in both modules, and pass it to the optimizer once")

@@ -118,7 +118,7 @@ def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "c
         _assert_close(tensor.numpy(), host, "float64", f"{row} modified its input", factor=0)
     return Result(
         [o.numpy() for o in outputs],
-        [t.grad if t.grad is None else backend.to_numpy(t.grad)
+        [t.gradient if t.gradient is None else backend.to_numpy(t.gradient)
          for t in inputs if t.requires_grad],
         dtypes,
     )
@@ -153,7 +153,7 @@ def _pullback_dtypes(o: Tensor, backend: Backend) -> list[tuple[Any, Any]]:
         return []
     d = backend.xp.zeros(node.shape, node.dtype)
     gradients = [f(d) for f in node.pullback if f is not None]
-    inputs = [edge if hasattr(edge, "edges") else edge.data for edge in node.edges]
+    inputs = [edge if hasattr(edge, "edges") else edge.array for edge in node.edges]
     pairs = zip(gradients, inputs, strict=True)
     return [(g.dtype, i.dtype) for g, i in pairs if g is not None]
 
@@ -326,9 +326,9 @@ def check_hidden(op: Any, *args: Any, backend: str = "numpy", **kwargs: Any) -> 
         d = np.zeros(output.size)
         d[element] = value
         for t in inputs:
-            t.grad = None
+            t.gradient = None
         output.backward(b.asarray(d.reshape(output.shape)), retain_graph=True)
-        return [b.to_numpy(t.grad) for t in inputs if t.grad is not None and t.size > 1]
+        return [b.to_numpy(t.gradient) for t in inputs if t.gradient is not None and t.size > 1]
 
     for version in (contextlib.nullcontext(), generic()):
         inputs.clear()
@@ -425,12 +425,13 @@ def check_capture(op: Any, *args: Any, backend: str = "strict", **kwargs: Any) -
         outputs = _tensors(call())
         differentiable = [o for o in outputs if o.requires_grad]
         for t in inputs:
-            t.grad = None
+            t.gradient = None
         weights.extend(Tensor(b.asarray(_weights(o))) for o in differentiable[len(weights):])
         if differentiable:
             pairs = zip(differentiable, weights, strict=True)
             _sum([(o * w).sum() for o, w in pairs]).backward()
-        return [*(o.data for o in outputs), *(t.grad for t in inputs if t.grad is not None)]
+        gradients = [t.gradient for t in inputs if t.gradient is not None]
+        return [*(o.array for o in outputs), *gradients]
 
     with use(backend):
         expected = [b.to_numpy(a) for a in forward_and_backward()]

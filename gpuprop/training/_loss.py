@@ -33,7 +33,7 @@ class BatchLoss(NamedTuple):
                              "output with functions of gpuprop, outside of no_grad() and without "
                              ".detach(), and train at least one parameter")
         scaled = scaler.scale(self.value)
-        value = scaled.data
+        value = scaled.array
         gradient = self.scale / safe_divisor(self.count) if mean else self.scale
         scaled.backward(backend_of(value).xp.full_like(value, gradient))
 
@@ -88,7 +88,7 @@ def _check_tensor(value: Any, found: str = "") -> None:
 
 def _scalar(value: Tensor, role: str, reduction: str) -> Tensor:
     """A Tensor with one element as a 0-d Tensor."""
-    if value.data.size != 1:
+    if value.array.size != 1:
         raise ValueError(f"a training loss must return one number, the {role}, got shape "
                          f"{value.shape}: reduce it with {reduction}")
     return value if value.ndim == 0 else value.reshape(())
@@ -105,6 +105,6 @@ def _scalar_count(count: Any, total: Tensor) -> Any:
     if array.size != 1:
         raise ValueError(f"the count in a pair (sum, count) must be one number, got shape "
                          f"{array.shape}")
-    if isinstance(array, np.ndarray | np.generic) and not isinstance(total.data, np.ndarray):
+    if isinstance(array, np.ndarray | np.generic) and not isinstance(total.array, np.ndarray):
         return array.item()  # a host array, while the loss is on a device
     return array if array.ndim == 0 else array.reshape(())

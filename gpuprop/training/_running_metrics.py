@@ -42,7 +42,7 @@ class RunningMetrics:
             for metric, sums in zip(self.metrics, before, strict=True):
                 metric._sums = sums
             raise
-        self.total = self.total + widened(loss.value.data) * loss.scale
+        self.total = self.total + widened(loss.value.array) * loss.scale
         self.count = self.count + loss.count
 
     def loss(self) -> float:

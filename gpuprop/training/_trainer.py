@@ -473,7 +473,7 @@ class Trainer:
         self._interrupt.raise_pending()
         undo = [g._snapshot() for g in {**self._kept_generators, **generators}.values()]
         kept = [] if self._backend.records else self._kept_buffers
-        buffers = [(b, b.data, b.data.copy()) for b in kept]
+        buffers = [(b, b.array, b.array.copy()) for b in kept]
         try:
             with self._interrupt.allowed():
                 yield
@@ -483,7 +483,7 @@ class Trainer:
                 each()
             for buffer, array, values in buffers:
                 array[...] = values
-                buffer.data = array
+                buffer.array = array
             raise
 
     def _on_device(self, metrics: RunningMetrics | dict) -> RunningMetrics:
@@ -588,7 +588,7 @@ class Trainer:
 
     def _first_parameter(self) -> Any:
         """The array of the first parameter; its device and dtype are the model's."""
-        return next(self.model.parameters()).data
+        return next(self.model.parameters()).array
 
     @contextlib.contextmanager
     def _on_model_device(self, training: bool) -> Iterator[None]:
@@ -624,7 +624,7 @@ class Trainer:
     def _as_input(self, value: Any) -> Tensor:
         """A Tensor on the model's device; floating-point values are cast to the model's dtype."""
         if type(value) is Tensor:
-            data = value.data
+            data = value.array
             dtype_fits = data.dtype is self._dtype or data.dtype.kind in "iub"
             if (type(data) is self._array_type and dtype_fits
                     and (not MULTI_DEVICE or place_of(data) == self._place)):

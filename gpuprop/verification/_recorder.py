@@ -168,10 +168,10 @@ class StepRecorder:
         if value is None or value.shape != tensor.shape or not is_float(tensor.dtype):
             return
         array = self.backend.asarray(value, tensor.dtype)
-        if getattr(tensor.data, "base", tensor) is None:
-            tensor.data[...] = array  # in place: the layer's own pullback may read it
+        if getattr(tensor.array, "base", tensor) is None:
+            tensor.array[...] = array  # in place: the layer's own pullback may read it
         else:
-            tensor.data = array
+            tensor.array = array
 
     def _record_input(self, tensor: Tensor, layer: str) -> None:
         """Attribute a tensor's gradient to the first layer that takes it, the innermost if nested.

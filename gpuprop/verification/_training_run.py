@@ -36,7 +36,7 @@ def record_run(make_run: Callable, backend: str, seed: int, steps: int, dtype: s
         with making_on(backend) as b:
             manual_seed(seed)
             model, step, batches = make_run()
-            if any(backend_of(p.data) is not b for p in model.parameters()):
+            if any(backend_of(p.array) is not b for p in model.parameters()):
                 raise RuntimeError(
                     f"make_run must make its model on the default backend, {backend!r}, but made "
                     f"it on another: it must not choose a backend itself")
@@ -79,7 +79,7 @@ def _train(record: RunRecord, backend: Backend, model: Module, step: Callable, b
 def _load(model: Module, values: dict[str, np.ndarray], optimizers: Iterable[Optimizer],
           states: list[dict]) -> None:
     for name, tensor in state_tensors(model).items():
-        tensor.data[...] = backend_of(tensor.data).asarray(values[name], tensor.dtype)
+        tensor.array[...] = backend_of(tensor.array).asarray(values[name], tensor.dtype)
         if isinstance(tensor, Parameter):
             tensor.touch()
     for optimizer, state in zip(optimizers, states, strict=True):

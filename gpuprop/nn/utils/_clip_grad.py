@@ -34,7 +34,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     # The zeros of an arena's padding do not change norms of positive order.
     grads, arenas = gradient_arrays(_as_list(parameters), flat=norm_type > 0)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
-    _scale_gradients(grads, arenas, max_norm, norm.data)
+    _scale_gradients(grads, arenas, max_norm, norm.array)
     return norm
 
 

@@ -31,5 +31,5 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
         raise ValueError(f"vector_to_parameters: vec must have shape ({ends[-1]},), with all "
                          f"elements of the parameters, got {vec.shape}")
     for p, start, end in zip(parameters, ends, ends[1:], strict=False):
-        write(p.data, raw(vec[start:end].reshape(p.shape)))
+        write(p.array, raw(vec[start:end].reshape(p.shape)))
         p.touch()

@@ -37,7 +37,7 @@ class Reparametrization:
 
     def assign(self, module: Module, weight: Tensor) -> None:
         """Set the module's weight, with the history of `weight`."""
-        computed = ComputedWeight(weight.data, weight.requires_grad, weight.node)
+        computed = ComputedWeight(weight.array, weight.requires_grad, weight.node)
         setattr(module, self.name, computed)
 
     def pop_parameter(self, module: Module) -> Parameter:
@@ -63,7 +63,7 @@ class Reparametrization:
             raise ValueError(f"{cls.function_name} of {name!r} not found in "
                              f"{type(module).__name__}")
         hooks.remove(hook)
-        values = hook.compute(module, False).data
+        values = hook.compute(module, False).array
         delattr(module, name)
         for suffix in suffixes:
             delattr(module, name + suffix)
