@@ -68,3 +68,14 @@ def _check_no_nan(target: Any) -> None:
         if n:
             raise ValueError(f"the target has {n} NaN among its {target.size} values: remove the "
                              f"samples with NaN")
+
+
+def no_data() -> ValueError:
+    return ValueError("no data: the iterable has no batches; note that an iterator can be used "
+                      "only once")
+
+
+def close(batches: Any) -> None:
+    """Close an iterator that can be closed: that of a DataLoader then stops its workers."""
+    if hasattr(batches, "close"):
+        batches.close()

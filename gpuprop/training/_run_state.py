@@ -1,5 +1,4 @@
-"""The parts of a run's state that are neither model nor optimizer: epoch, events, data, callbacks.
-"""
+"""The parts of a run's state that are neither model nor optimizer: epoch, data, callbacks."""
 
 from __future__ import annotations
 
@@ -11,18 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.checks import as_choice, as_instance, as_integer, as_number
+from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.loading import as_entries
 from gpuprop._core.tree import tree_leaves
 from gpuprop.data._generators import generator_states, named_generators, prepare_generators
+from gpuprop.optim.lr_scheduler import LRScheduler
+from gpuprop.optim.lr_scheduler._base import PLAIN
 from gpuprop.random import Generator
-from gpuprop.training._callbacks import EVENTS, Callback
+from gpuprop.training._callbacks import Callback
 from gpuprop.training._running_metrics import RunningMetrics, checked_sums
 from gpuprop.training._source import Source
 from gpuprop.training.metrics import Metric
 
 # the states of what a `fit` was given, before the first one
 NO_FIT: dict[str, Any] = {"data": None, "validation": {}, "callbacks": {}}
+# the names of the entries of a state
+ENTRIES = ("model", "loss", "parameters", "optimizer", "scheduler", "scaler", "generator",
+           "generators", "history", "epoch", "event", *NO_FIT)
 
 
 @contextlib.contextmanager
@@ -58,28 +62,6 @@ class Epoch:
         return cls(copy.deepcopy(checked_sums(f"{what}: metrics", entries["metrics"], metrics)),
                    as_integer(f"{what}: steps", entries["steps"], 0),
                    as_number(f"{what}: seconds", entries["seconds"], "[0, inf)"))
-
-
-@dataclass
-class Event:
-    """An event of which some callbacks have been told, by their keys, and others have not."""
-
-    name: str
-    called: list[str]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "called": list(self.called)}
-
-    @classmethod
-    def from_state(cls, what: str, state: Any) -> Event | None:
-        """The event of a state, None for None; raises if the state is wrong."""
-        if state is None:
-            return None
-        entries = as_entries(what, state, ("name", "called"), ())
-        called = as_instance(f"{what}: called", entries["called"], (list, tuple), "a list of names")
-        for key in called:
-            as_instance(f"{what}: called", key, str, "a list of names")
-        return cls(as_choice(f"{what}: name", entries["name"], EVENTS), list(called))
 
 
 def by_key(callbacks: Iterable[Callback]) -> dict[str, Callback]:
@@ -160,3 +142,18 @@ def checked_fit_state(what: str, state: dict[str, Any]) -> dict[str, Any]:
                         (bool, int, float, str, type(None), np.ndarray, np.generic),
                         "a state of numbers, texts and arrays")
     return copy.deepcopy(state)
+
+
+def schedule_state(scheduler: LRScheduler | None) -> dict[str, Any]:
+    """What a state can hold of a scheduler's state; functions, for example, are left out."""
+    state = {} if scheduler is None else scheduler.state_dict()
+    return {name: value for name, value in state.items() if type(value) in PLAIN}
+
+
+def prepare_schedule(scheduler: LRScheduler | None, state: Any) -> Callable[[], None]:
+    """Check the state of a scheduler; returns the function that writes it."""
+    if scheduler is not None:
+        return scheduler._prepare_load(state)
+    if state != {}:
+        raise ValueError(f"expected {{}}, since the Trainer has no scheduler, got {state!r}")
+    return lambda: None

@@ -1,4 +1,4 @@
-"""The Trainer: the training loop, evaluation, prediction and resuming."""
+"""The Trainer: the training loop and its continuation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._array.shape import concatenate
 from gpuprop._capture import capture as captured
 from gpuprop._core.arena import gradient_arrays
-from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.checks import as_bool, as_choice, as_instance, as_integer, as_number
-from gpuprop._core.dtypes import as_dtype, is_float
-from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
-from gpuprop._core.mode import autocast, no_grad
-from gpuprop._core.placement import place, place_of
-from gpuprop._core.registry import backend_of, making_on
-from gpuprop._core.tensor import Tensor
 from gpuprop.amp import GradScaler
 from gpuprop.data._generators import generator_states, named_generators, prepare_generators
 from gpuprop.nn import Module
@@ -31,35 +23,31 @@ from gpuprop.nn.utils import clip_grad_norm_
 from gpuprop.optim import Optimizer
 from gpuprop.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from gpuprop.random import Generator, default_generator
-from gpuprop.training._batches import as_batches, length
-from gpuprop.training._callbacks import EVENTS, Callback, check_monitors, checked_callbacks
+from gpuprop.training._batches import as_batches, close, length, no_data
+from gpuprop.training._callbacks import Callback, check_monitors, checked_callbacks
+from gpuprop.training._evaluation import Evaluator
+from gpuprop.training._events import Event, Events
 from gpuprop.training._history import NOT_MEASURED, History, checked_rows, plain
 from gpuprop.training._interrupt import Interrupt
-from gpuprop.training._loss import BatchLoss, batch_loss, safe_divisor
+from gpuprop.training._loss import safe_divisor
 from gpuprop.training._progress import progress_callbacks
 from gpuprop.training._run_state import (
+    ENTRIES,
     NO_FIT,
     Epoch,
-    Event,
     Fit,
     by_key,
     checked_fit_state,
     naming,
+    prepare_schedule,
+    schedule_state,
 )
 from gpuprop.training._running_metrics import RunningMetrics
 from gpuprop.training._source import Source
-from gpuprop.training.metrics import Metric, metric
-
-# the types of a scheduler's attributes that a state can hold; functions, for example, are left out
-STATE_TYPES = (bool, int, float, str, list, tuple, dict, type(None))
+from gpuprop.training.metrics import Metric
 
 
-# the names of the entries of a state
-ENTRIES = ("model", "loss", "parameters", "optimizer", "scheduler", "scaler", "generator",
-           "generators", "history", "epoch", "event", *NO_FIT)
-
-
-class Trainer:
+class Trainer(Evaluator):
     """Trains and evaluates a model, predicts with it, and keeps the history of the run.
 
     - `loss`: a loss function or module of gpuprop, or any callable ``loss(output, target)`` that
@@ -98,10 +86,8 @@ class Trainer:
         schedule: str = "epoch", accumulate: int = 1, clip_grad_norm: float | None = None,
         capture: bool = False, autocast: str | None = None,
     ) -> None:
+        super().__init__(model, loss, metrics, autocast)
         what = "Trainer"
-        self.model = as_instance(f"{what}: model", model, Module, "a module of gpuprop.nn")
-        self._batch_loss = batch_loss(loss)
-        self.loss = loss
         self._loss_module = loss if isinstance(loss, Module) else Module()  # it may have a state
         self.optimizer = as_instance(f"{what}: optimizer", optimizer, Optimizer,
                                      "an optimizer of gpuprop.optim")
@@ -109,7 +95,6 @@ class Trainer:
         if not any(id(p) in of_model for p in self._parameters()):
             raise ValueError("Trainer: the optimizer has none of the model's parameters: construct "
                              "it with model.parameters()")
-        self.metrics = _checked_metrics(metrics)
         self.scheduler = scheduler
         if scheduler is not None:
             as_instance(f"{what}: scheduler", scheduler, LRScheduler,
@@ -123,9 +108,6 @@ class Trainer:
             clip_grad_norm = as_number(f"{what}: clip_grad_norm", clip_grad_norm, "[0, inf]")
         self.clip_grad_norm = clip_grad_norm
         self.capture = as_bool(f"{what}: capture", capture)
-        self.autocast = as_choice(f"{what}: autocast", autocast, (None, "float16", "bfloat16"))
-        if autocast is not None:
-            as_dtype(autocast)  # raises if bfloat16 needs a package
         self.scaler = GradScaler(enabled=autocast == "float16")
         self.history = History()
         self.last_epoch = 0  # the number of the last epoch of `fit`
@@ -135,7 +117,7 @@ class Trainer:
         self._is_stopping = False
         self._running: RunningMetrics | None = None  # of the current epoch
         self._epoch: Epoch | None = None  # that has begun and not ended
-        self._event: Event | None = None  # of which not all callbacks have been told
+        self._events = Events()
         self._fit: Fit | None = None  # what the running `fit` was given
         self._last_fit = NO_FIT  # the states of what the last `fit` was given, or loaded ones
         self._is_loaded = False  # True if `_last_fit` has been loaded and not been used
@@ -184,11 +166,7 @@ class Trainer:
             self.steps_per_epoch = (
                 None if batch_count is None else -(-batch_count // self.accumulate))
             active = by_key(progress_callbacks() if progress else []) | fit.callbacks
-            self._hooks = {
-                event: [(key, c) for key, c in active.items()
-                        if getattr(type(c), event) is not getattr(Callback, event)]
-                for event in EVENTS
-            }
+            self._events.start(active, self._interrupt)
             for callback in active.values():
                 stack.callback(callback.close)
             self._fit = fit
@@ -197,40 +175,12 @@ class Trainer:
             self._kept_generators = {"": default_generator, **self._generators()}
             self._kept_buffers = [*self.model.buffers(), *self._loss_module.buffers()]
             self._captured_step = captured(self._step) if self.capture else self._step
-            self._call("on_fit_start")
-            self._tell_remaining()
+            self._events.call("on_fit_start", self)
+            self._events.tell_remaining(self)
             while len(self.history) < self.last_epoch and not self._is_stopping:
                 self._train_epoch(fit, validation)
-            self._call("on_fit_end")
+            self._events.call("on_fit_end", self)
         return self.history
-
-    def evaluate(self, data: Any, batch_size: int = 256) -> dict[str, Any]:
-        """Return the loss and the metrics by name, computed with the model in eval mode.
-
-        Values are floats, or arrays such as the confusion matrix.
-        """
-        dtype = self._first_parameter().dtype
-        return self._evaluate(as_batches(data, batch_size, dtype, Generator()))
-
-    def predict(self, data: Any, batch_size: int = 256) -> Tensor:
-        """Return the outputs for all samples, in eval mode, as one Tensor on the model's device.
-
-        `data` is a single array, an iterable of arrays, or data as for `evaluate`, whose targets
-        are ignored.
-        """
-        dtype = self._first_parameter().dtype
-        source = as_batches(data, batch_size, dtype, Generator(), targets=False)
-
-        def inputs(batch: Any) -> tuple | list:
-            if isinstance(batch, tuple | list):
-                return batch[:-1] or batch
-            return (batch,)
-
-        with self._on_model_device(training=False), no_grad(), self._precision():
-            outputs = [self.model(*map(self._as_input, inputs(batch))) for batch in source]
-        if not outputs:
-            raise ValueError("predict: no data: the iterable has no batches")
-        return concatenate(outputs)
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -243,16 +193,17 @@ class Trainer:
         generators.
         """
         fit = self._last_fit if self._fit is None else self._fit.state_dict(self._last_fit)
+        event = self._events.pending
         return {
             **{name: module.state_dict() for name, module in self._modules().items()},
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": _schedule_state(self.scheduler),
+            "scheduler": schedule_state(self.scheduler),
             "scaler": self.scaler.state_dict(),
             "generator": default_generator.get_state(),
             "generators": generator_states(self._generators()),
             "history": [plain(row) for row in self.history],
             "epoch": None if self._epoch is None else self._epoch.state_dict(),
-            "event": None if self._event is None else self._event.state_dict(),
+            "event": None if event is None else event.state_dict(),
             **copy.deepcopy(fit),
         }
 
@@ -274,7 +225,7 @@ class Trainer:
         with naming("optimizer"):
             writes.append(self.optimizer._prepare_load(entries["optimizer"]))
         with naming("scheduler"):
-            writes.append(_prepare_schedule(self.scheduler, entries["scheduler"]))
+            writes.append(prepare_schedule(self.scheduler, entries["scheduler"]))
         with naming("scaler"):
             scaler = as_instance("Trainer: scaler", entries["scaler"], dict, "a dict")
             if scaler and not self.scaler.is_enabled():
@@ -293,7 +244,7 @@ class Trainer:
             write()
         self.history.rows[:] = rows
         self._epoch = epoch
-        self._event = event
+        self._events.pending = event
         self._last_fit = fit
         self._is_loaded = True
 
@@ -303,7 +254,7 @@ class Trainer:
         An epoch that was interrupted is given up; its updates of the model stay.
         """
         self._epoch = None
-        self._event = None
+        self._events.pending = None
         self._last_fit = {**NO_FIT, "callbacks": self._last_fit["callbacks"]}
 
     def _modules(self) -> dict[str, Module]:
@@ -398,7 +349,7 @@ class Trainer:
         if self._epoch is None:
             self._epoch = Epoch(self._new_metrics())
             self._running = self._epoch.metrics
-            self._tell("on_epoch_start")
+            self._events.tell("on_epoch_start", self)
         epoch = self._epoch
         epoch.metrics = self._running = self._on_device(epoch.metrics)
         start = time.perf_counter() - epoch.seconds
@@ -423,7 +374,7 @@ class Trainer:
             {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()})
         self._epoch = None
         fit.source.end_epoch()
-        self._tell("on_epoch_end")
+        self._events.tell("on_epoch_end", self)
 
     def _train_steps(self, source: Source, epoch: Epoch) -> None:
         """Do the steps that are left in an epoch, until `stop` is called."""
@@ -434,9 +385,9 @@ class Trainer:
             while not self._is_stopping and self._update(batches, source, epoch):
                 self._finish_step(epoch)
         finally:
-            _close(batches)
+            close(batches)
         if not epoch.steps and not self._is_stopping:
-            raise _no_data()
+            raise no_data()
 
     def _update(self, batches: Iterator, source: Source, epoch: Epoch) -> bool:
         """Update the parameters with the next batches; False if there are none.
@@ -461,7 +412,7 @@ class Trainer:
             del epoch.results[0]
         if self.scheduler is not None and self.schedule == "step":
             self.scheduler.step()
-        self._tell("on_step_end")
+        self._events.tell("on_step_end", self)
 
     @contextlib.contextmanager
     def _whole(self, generators: dict[str, Generator]) -> Iterator[None]:
@@ -486,44 +437,6 @@ class Trainer:
                 buffer.array = array
             raise
 
-    def _on_device(self, metrics: RunningMetrics | dict) -> RunningMetrics:
-        """Metrics on the model's device, which may be those of an epoch that was interrupted."""
-        if isinstance(metrics, RunningMetrics):
-            if metrics.backend is self._backend:
-                return metrics
-            metrics = metrics.state_dict()
-        running = self._new_metrics()
-        running.load_state_dict(metrics)
-        return running
-
-    def _evaluate(self, data: Iterable) -> dict[str, Any]:
-        """The loss and the metrics by name."""
-        with self._on_model_device(training=False), no_grad():
-            metrics = self._new_metrics()
-            empty = True
-            batches = iter(data)
-            try:
-                for batch in map(self._as_batch, batches):
-                    metrics.add(*self._forward(*batch), batch[-1])
-                    empty = False
-            finally:
-                _close(batches)
-            if empty:
-                raise _no_data()
-            return metrics.compute()
-
-    def _new_metrics(self) -> RunningMetrics:
-        return RunningMetrics(self._backend, self.metrics)
-
-    def _forward(self, *batch: Tensor) -> tuple[Tensor | None, BatchLoss]:
-        """The output (None if there are no metrics, which need it) and the loss of a batch."""
-        with self._precision():
-            output = self.model(*batch[:-1])
-            return output if self.metrics else None, self._batch_loss(output, batch[-1])
-
-    def _precision(self) -> contextlib.AbstractContextManager:
-        return NO_SWITCH if self.autocast is None else autocast(self.autocast)
-
     def _step(self, *group: tuple) -> list:
         """Update the parameters once, with the gradient of the mean loss of all batches."""
         self.optimizer.zero_grad()
@@ -547,131 +460,6 @@ class Trainer:
     def _parameters(self) -> list:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def _call(self, event: str) -> None:
-        """Call the method of this name of each callback that defines it."""
-        for _, callback in self._hooks[event]:
-            self._call_one(callback, event)
-
-    def _tell(self, event: str) -> None:
-        """As `_call`; if a callback raises, the next `fit` calls the ones after it."""
-        if self._hooks[event]:
-            self._event = Event(event, [])
-            self._tell_remaining()
-
-    def _tell_remaining(self) -> None:
-        event = self._event
-        if event is None:
-            return
-        remaining = [pair for pair in self._hooks[event.name] if pair[0] not in event.called]
-        for key, callback in remaining:
-            self._interrupt.raise_pending()
-            event.called.append(key)
-            if callback is remaining[-1][1]:
-                self._event = None
-            self._call_one(callback, event.name)
-        self._event = None
-
-    def _call_one(self, callback: Callback, event: str) -> None:
-        try:
-            with self._interrupt.allowed():
-                getattr(callback, event)(self)
-        except Exception as error:
-            error.add_note(f"raised by {type(callback).__name__}.{event} after "
-                           f"{len(self.history)} epochs; the model keeps its parameters")
-            raise
-
     def _stop_by_interrupt(self) -> None:
         self.history.interrupted = True
         self.stop()
-
-    # ---- the model's device ----------------------------------------------------------------------
-
-    def _first_parameter(self) -> Any:
-        """The array of the first parameter; its device and dtype are the model's."""
-        return next(self.model.parameters()).array
-
-    @contextlib.contextmanager
-    def _on_model_device(self, training: bool) -> Iterator[None]:
-        """Create arrays on the model's device, and set the model to training or eval mode.
-
-        At the end each module returns to its previous mode.
-        """
-        parameter = self._first_parameter()
-        self._backend = backend_of(parameter)
-        self._dtype = parameter.dtype
-        self._place = place_of(parameter)
-        self._array_type: Any = self._backend.array_type
-        if isinstance(self.loss, Module):  # it may have buffers, such as class weights
-            self.loss.to(self._place, self._dtype)
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.train(training)
-        try:
-            with making_on(self._place):
-                yield
-        finally:
-            for module, mode in modes:
-                module.training = mode
-
-    def _as_batch(self, batch: Any) -> tuple:
-        """The inputs and the target of a batch as Tensors on the model's device."""
-        is_sequence = isinstance(batch, list | tuple)
-        if not is_sequence or len(batch) < 2:
-            kind = type(batch).__name__
-            found = f"a {kind} of length {len(batch)}" if is_sequence else kind
-            raise TypeError(f"a batch must be a tuple (*inputs, target), got {found}")
-        return tuple(map(self._as_input, batch))
-
-    def _as_input(self, value: Any) -> Tensor:
-        """A Tensor on the model's device; floating-point values are cast to the model's dtype."""
-        if type(value) is Tensor:
-            data = value.array
-            dtype_fits = data.dtype is self._dtype or data.dtype.kind in "iub"
-            if (type(data) is self._array_type and dtype_fits
-                    and (not MULTI_DEVICE or place_of(data) == self._place)):
-                return value
-        data = raw(value)
-        if not hasattr(data, "shape"):
-            data = np.asarray(data)
-        return Tensor(place(data, self._place, self._dtype if is_float(data.dtype) else None))
-
-
-def _checked_metrics(metrics: Any) -> list[Metric]:
-    """The Metrics of names and Metrics; raises for other objects and for equal names."""
-    what = "Trainer: metrics"
-    if isinstance(metrics, str | Metric):
-        metrics = [metrics]
-    as_instance(what, metrics, Iterable, "a list of names and Metrics")
-    checked = [metric(as_instance(f"{what}[{i}]", m, (Metric, str), "a name or a Metric"))
-               for i, m in enumerate(metrics)]
-    names = [m.name for m in checked]
-    for name in names:
-        if names.count(name) > 1 or name == "loss":
-            raise ValueError(f"{what} must have different names, other than 'loss', got "
-                             f"{', '.join(names)}")
-    return checked
-
-
-def _no_data() -> ValueError:
-    return ValueError("no data: the iterable has no batches; note that an iterator can be used "
-                      "only once")
-
-
-def _close(batches: Any) -> None:
-    """Close an iterator that can be closed: that of a DataLoader then stops its workers."""
-    if hasattr(batches, "close"):
-        batches.close()
-
-
-def _schedule_state(scheduler: LRScheduler | None) -> dict[str, Any]:
-    """What a state can hold of a scheduler's state; functions, for example, are left out."""
-    state = {} if scheduler is None else scheduler.state_dict()
-    return {name: value for name, value in state.items() if type(value) in STATE_TYPES}
-
-
-def _prepare_schedule(scheduler: LRScheduler | None, state: Any) -> Callable[[], None]:
-    """Check the state of a scheduler; returns the function that writes it."""
-    if scheduler is not None:
-        return scheduler._prepare_load(state)
-    if state != {}:
-        raise ValueError(f"expected {{}}, since the Trainer has no scheduler, got {state!r}")
-    return lambda: None
