@@ -16,6 +16,7 @@ import gpuprop.functional as F
 from gpuprop import nn
 from gpuprop._core.registry import get_backend
 from gpuprop.functional._attention import attention
+from gpuprop.testing._checks import TOLERANCE
 
 HIDING = {
     "relu": F.relu,
@@ -153,6 +154,46 @@ def test_padded_sample_of_multi_head_attention(floating, options, training, back
     if not (training and "dropout" in options):  # the routes draw other masks
         for a, b in zip(*results, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+PADDING = np.array([[False, False, True], [True, True, True]])
+CAUSAL = np.tril(np.ones((3, 3), bool))
+CAUSAL[1] = False  # a query that sees nothing
+MASKS = {
+    "none": lambda visible, dtype: None,
+    "boolean": lambda visible, dtype: gpuprop.tensor(~visible),
+    "additive": lambda visible, dtype: additive(visible).astype(dtype),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("padding_kind", MASKS)
+def test_scores_beyond_float16_in_multi_head_attention(padding_kind, kind, dtype, backend):
+    """With weights and without, scores are not rounded to a half type, in which they are inf."""
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((2, 3, 4)) for _ in range(2))
+    results = []
+    with gpuprop.use(backend):
+        m = nn.MultiheadAttention(4, 2, batch_first=True)
+        m.in_proj_weight.data[...] = gpuprop.tensor(rng.standard_normal((12, 4)) * 20).data
+        m.to(dtype)
+        hidden = MASKS[kind](CAUSAL, dtype)
+        padding = MASKS[padding_kind](~PADDING, dtype)
+        for need_weights in (True, False):
+            q, k, v = (gpuprop.tensor(50 * x, dtype=dtype, requires_grad=True) for _ in "qkv")
+            y, weights = m(q, k, v, attn_mask=hidden, key_padding_mask=padding,
+                           need_weights=need_weights)
+            (y * gpuprop.tensor(dy, dtype=dtype)).sum().backward()
+            found = [y, q.grad, k.grad, v.grad, *[weights] * need_weights]
+            found = [gpuprop.asnumpy(a).astype("float64") for a in found]
+            assert all(np.isfinite(a).all() for a in found)
+            results.append(found)
+    # rounding errors of the gradients of q and k are as large as the scores
+    tolerance = TOLERANCE[dtype]
+    for a, b in zip(results[0][:4:3], results[1][:4:3], strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * abs(b).max())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -88,6 +88,21 @@ class TestOps:
         with pytest.raises(AssertionError, match="pullback returns float64"):
             check_parity(faulty, x, backend="strict")
 
+    def test_half_type_rounded_twice(self):
+        """The error is too large for one rounding, but not for a product and its pullback."""
+        @op(half="exact")
+        def faulty(xp, x: Array):
+            return x + 10 - 10, (lambda d: d,)
+
+        @op(precision="low")
+        def product(xp, x: Array):
+            return x + 10 - 10, (lambda d: d,)
+
+        x = np.array([1, 0.03])
+        check_parity(product, x, backend="strict", dtype="bfloat16")
+        with pytest.raises(AssertionError, match=r"faulty.*bfloat16: output 0"):
+            check_parity(faulty, x, backend="strict", dtype="bfloat16")
+
     def test_hidden_synchronization(self):
         @op
         def faulty(xp, x: Array):

@@ -123,6 +123,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     choose = spec.choose
     chosen = spec.chosen
     spec.is_op = True
+    spec.precision = precision
     widens = half is None
     names = [p.name for p in spec.arrays]
     operands = [*map(names.index, names if promote is True else (promote or "").split())]

@@ -36,6 +36,7 @@ class Spec:
         self.arrays_first = self.variadic or (leading and not by_name)
         self.chosen: dict[type, tuple[Any, Callable]] = {}  # array type -> (backend, version)
         self.is_op = False  # True for an op, False for a kernel
+        self.precision: str | None = None  # the argument of `ops.op`
         self._label = label or fn.__name__
         _choices.append(self.chosen)
         if registered:

@@ -13,7 +13,7 @@ from gpuprop._array.products import matmul
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import compute_dtype, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.placement import on_device_of_arguments
@@ -98,7 +98,8 @@ def multi_head_attention_forward(
     dropout_p = as_number(f"{NAME}: dropout_p", dropout_p, "[0, 1]") if training else 0.0
     weights = None
     if need_weights:
-        scores = matmul(q * math.sqrt(1 / q.shape[-1]), k.swapaxes(-1, -2))
+        q = q * math.sqrt(1 / q.shape[-1])
+        scores = matmul(q, k.swapaxes(-1, -2), dtype=compute_dtype(q.dtype))
         scores = _add_masks(mask, scores)
         conceal = _zeros_where_all_hidden(mask, raw(scores))
         weights = conceal(softmax(conceal(scores), -1))
