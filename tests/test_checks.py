@@ -66,8 +66,10 @@ def test_as_number_refuses_other_types(value):
 
 
 def test_as_bool():
-    assert as_bool("f: x", True) is True and as_bool("f: x", np.bool_(False)) is False
-    for value in (1, "no", None, np.array(True)):
+    for true, false in ((True, False), (1, 0), (np.bool_(True), np.bool_(False)),
+                        (np.int8(1), np.int8(0))):
+        assert as_bool("f: x", true) is True and as_bool("f: x", false) is False
+    for value in (2, -1, 1.0, "no", None, np.array(True), math.nan):
         with pytest.raises(TypeError, match="f: x must be True or False, got"):
             as_bool("f: x", value)
 

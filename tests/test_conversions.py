@@ -178,8 +178,7 @@ def test_byte_order_of_tensors(code, backend):
 
 WRONG = {"None": None, "text": "text", "object": object(), "module": nn.Linear(2, 2),
          "dict": {"a": 1}, "set": {1}}
-OTHER_NAMES = {"true_divide": "divide", "relu6": "hardtanh", "selu": "elu",
-               "mod": "remainder"}  # function -> the op that it calls
+OTHER_NAMES = {"true_divide": "divide", "mod": "remainder"}  # function -> the op that it calls
 NOT_USED = {  # (function, argument): not used in the first row, or a number
     ("instance_norm", "momentum"), ("batch_norm", "momentum"),
     ("instance_norm", "running_var"), *(

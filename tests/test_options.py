@@ -185,19 +185,19 @@ def test_intervals(make, message):
 
 
 def functional_options():
-    """The numbers of all functions of gpuprop.functional, with the arguments of a row."""
+    """The numbers and flags of all functions, with the arguments of a row."""
     rows = {}
     for row in all_rows():
         if all(a.size for a in row.arrays()):
             rows.setdefault(row.op, row)
-    for name in F.__all__:
-        row = rows.get(getattr(F, name))
+    for package, name in ((p, name) for p in (F, gpuprop) for name in p.__all__):
+        row = rows.get(getattr(package, name))
         if row is None:
             continue
         signature = inspect.signature(row.op)
         for parameter in signature.parameters.values():
             kinds = set(str(parameter.annotation).split(" | ")) - {"None"}
-            if kinds <= {"int", "float", "Sizes"}:
+            if kinds <= {"int", "float", "Sizes"} or kinds == {"bool"}:
                 given = signature.bind(*row.args, **row.kwargs).arguments
                 yield pytest.param(row.op, dict(given), parameter, id=f"{name}-{parameter.name}")
 
@@ -232,3 +232,31 @@ def test_numbers_of_numpy_in_functions():
     np.testing.assert_array_equal(F.leaky_relu(X, np.float32(0.5)), F.leaky_relu(X, 0.5))
     np.testing.assert_array_equal(F.softmax(X, np.int64(1)), F.softmax(X, 1))
     assert F.max_pool1d(X[None], (np.int64(2),)).shape == (1, 4, 2)
+
+
+FLAGS = {
+    "requires_grad": lambda flag: gpuprop.tensor(X, requires_grad=flag).requires_grad,
+    "Tensor": lambda flag: gpuprop.Tensor(X, flag).requires_grad,
+    "Parameter": lambda flag: nn.Parameter(X, flag).requires_grad,
+    "zeros": lambda flag: T(2, requires_grad=flag).requires_grad,
+    "requires_grad_": lambda flag: T(2).requires_grad_(flag).requires_grad,
+    "keepdims": lambda flag: gpuprop.sum(X, 0, keepdims=flag).shape == (1, 4),
+    "training": lambda flag: bool(F.dropout(X, 1.0, flag).max() == 0),
+    "bias": lambda flag: nn.Linear(2, 2, bias=flag).bias is not None,
+}
+
+
+@pytest.mark.parametrize("read", FLAGS.values(), ids=FLAGS)
+def test_flags_are_bools_or_0_or_1(read):
+    for true, false in ((True, False), (1, 0), (np.bool_(1), np.bool_(0)), (np.int64(1), 0)):
+        assert read(true) is True and read(false) is False
+    for wrong in ("False", "", 2, -1, 1.0, None, [], np.array(True)):
+        with pytest.raises(TypeError, match="must be True or False, got"):
+            read(wrong)
+
+
+@pytest.mark.parametrize("call", [lambda flag: gpuprop.autocast("bfloat16", flag),
+                                  lambda flag: T(1, requires_grad=True).backward(T(1), flag)])
+def test_flags_of_the_engine(call):
+    with pytest.raises(TypeError, match="must be True or False, got 'no'"):
+        call("no")

@@ -17,6 +17,7 @@ from gpuprop._array.scatter import (
     scatter,
     take_covered,
 )
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
@@ -76,7 +77,8 @@ def take(xp, x: Array, indices: Array, axis: int | None = None):
     )
 
 
-def index_select(x: Any, axis: int, index: Any) -> Any:
+@checks_arguments
+def index_select(x: Array, axis: int, index: Array) -> Any:
     """The slices of `x` at `index` along an axis: `take` with PyTorch's order of parameters."""
     return take(x, index, axis)
 
@@ -198,7 +200,8 @@ def diagonal(xp, x: Array, offset: int = 0, axis1: int = 0, axis2: int = 1):
     return xp.diagonal(x, offset, axis1, axis2), (x_grad,)
 
 
-def diag(v: Any, k: int = 0) -> Any:
+@checks_arguments
+def diag(v: Array, k: int = 0) -> Any:
     """The k-th diagonal of a matrix, or a matrix with a vector as its k-th diagonal."""
     if v.ndim == 2:
         return diagonal(v, k)

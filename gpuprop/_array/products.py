@@ -15,6 +15,7 @@ from gpuprop._array.reduction import sum
 from gpuprop._array.scatter import normalize_axis
 from gpuprop._array.shape import astype, reshape, transpose
 from gpuprop._core.arguments import promoted
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import widened
 from gpuprop._core.ops import op
 from gpuprop._core.placement import on_device_of_arguments
@@ -60,7 +61,8 @@ def as_matrix(a):
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
-def bmm(x1: Any, x2: Any) -> Any:
+@checks_arguments
+def bmm(x1: Array, x2: Array) -> Any:
     """Matrix products of two stacks, without broadcasting: (B, N, K), (B, K, M) -> (B, N, M)."""
     if x1.ndim != 3 or x2.ndim != 3 or x1.shape[0] != x2.shape[0]:
         raise ValueError(f"bmm: expected shapes (B, N, K) and (B, K, M), got {x1.shape} and "
@@ -68,17 +70,20 @@ def bmm(x1: Any, x2: Any) -> Any:
     return matmul(x1, x2)
 
 
-def outer(a: Any, b: Any) -> Any:
+@checks_arguments
+def outer(a: Array, b: Array) -> Any:
     """The outer product of flattened arrays, ``y[i, j] = a[i] * b[j]``: (N,), (M,) -> (N, M)."""
     return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
-def inner(a: Any, b: Any) -> Any:
+@checks_arguments
+def inner(a: Array, b: Array) -> Any:
     """The sum of products over the last axes of `a` and `b`."""
     return tensordot(a, b, ((-1,), (-1,))) if a.ndim and b.ndim else multiply(a, b)
 
 
-def dot(a: Any, b: Any) -> Any:
+@checks_arguments
+def dot(a: Array, b: Array) -> Any:
     """The sum of products over the last axis of `a` and the last but one of `b`.
 
     A 1-D `b` is summed over its only axis.
@@ -86,8 +91,9 @@ def dot(a: Any, b: Any) -> Any:
     return tensordot(a, b, ((-1,), (-min(b.ndim, 2),))) if a.ndim and b.ndim else multiply(a, b)
 
 
+@checks_arguments
 @on_device_of_arguments
-def tensordot(a: Any, b: Any, axes: int | Sequence[int | Sequence[int]] = 2) -> Any:
+def tensordot(a: Array, b: Array, axes: int | Sequence[int | Sequence[int]] = 2) -> Any:
     """The sum of products over pairs of axes.
 
     `axes` is a pair (axes of `a`, axes of `b`), or an int n, which pairs the last n axes of `a`
@@ -125,6 +131,7 @@ def _axis_list(x, axes):
 # ---- Einstein summation ------------------------------------------------------------------------
 
 
+@checks_arguments
 @on_device_of_arguments
 def einsum(subscripts: str, *operands: Any) -> Any:
     """Sums of products of `operands` over labelled axes (Einstein's summation convention).

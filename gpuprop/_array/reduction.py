@@ -11,6 +11,7 @@ from typing import Any
 
 from gpuprop._array.indexing import diagonal
 from gpuprop._array.scatter import flat_if_none, normalize_axis, put_along_axis
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
 
@@ -149,7 +150,8 @@ def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = 
     return y, (x_grad,)
 
 
-def trace(a: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+@checks_arguments
+def trace(a: Array, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
     """The sum along a diagonal of two axes."""
     return sum(diagonal(a, offset, axis1, axis2), -1)
 

@@ -18,6 +18,7 @@ from gpuprop._array.scatter import (
     pad_with,
     put_rows,
 )
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.ops import called_as, op
 from gpuprop._core.signature import Array
@@ -343,7 +344,8 @@ def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 
     return parts, lambda d: (xp.concatenate(d, axis=axis),)
 
 
-def chunk(x: Any, chunks: int, axis: int = 0) -> tuple[Any, ...]:
+@checks_arguments
+def chunk(x: Array, chunks: int, axis: int = 0) -> tuple[Any, ...]:
     """A tuple of at most `chunks` parts along an axis, of equal size except for the last.
 
     >>> import gpuprop

@@ -64,8 +64,8 @@ def as_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
 
 
 def as_bool(what: str, value: Any) -> bool:
-    """`value` as a bool.  Raises TypeError for anything else, also for 0 and 1."""
-    if not isinstance(value, bool | np.bool_):
+    """`value` as a bool; the integers 0 and 1 are flags too.  Raises TypeError for all else."""
+    if not isinstance(value, int | np.bool_ | np.integer) or value not in (0, 1):
         raise TypeError(f"{what} must be True or False, got {value!r}")
     return bool(value)
 

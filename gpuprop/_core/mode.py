@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar, cast, overload
 
-from gpuprop._core.checks import as_callable
+from gpuprop._core.checks import as_bool, as_callable
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.warnings import warn_once, was_issued
 
@@ -256,6 +256,7 @@ def autocast(dtype: Any = "float16", enabled: bool = True) -> Switch:
         low = None
     if low is None or not is_float(low):
         raise TypeError(f"autocast: expected a floating dtype such as 'bfloat16', got {dtype!r}")
+    enabled = as_bool("autocast: enabled", enabled)
     if enabled and low == "float16" and not backward_checks and not was_issued(UNSCALED):
         backward_checks.append(_check_scaling)
     return Switch(low=low if enabled else None)

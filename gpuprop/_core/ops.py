@@ -26,7 +26,7 @@ from gpuprop._core.dtypes import NATIVE, is_float
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
-from gpuprop._core.options import check_guarded, option_guards
+from gpuprop._core.options import check_guarded, is_flag, option_guards
 from gpuprop._core.signature import (
     module_of,
     no_array_error,
@@ -129,8 +129,11 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     operands = [*map(names.index, names if promote is True else (promote or "").split())]
     promotes_last_two = operands == [len(names) - 2, len(names) - 1]
     is_users = not module_of(spec.fn).startswith("gpuprop.")
-    guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
     label = spec.label(None)
+    guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
+    flags = {name: functools.partial(check, f"{label}: {name}")
+             for name, is_valid, check in guards if is_valid is is_flag}
+    guards = [guard for guard in guards if guard[0] not in flags]
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
     def record(args: tuple, constants: dict) -> Any:
@@ -217,7 +220,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
             return _recorded(out, Node(spec, edges, pullback, out.shape, out.dtype))
         return _unrecorded(out) if has_tensors else out
 
-    call = public_function(spec.fn, spec.parameters, record)
+    call = public_function(spec.fn, spec.parameters, record, flags)
 
     def faster(version: Callable) -> Callable:
         """Use a portable faster version of the body; it may write into arrays that it creates."""
@@ -246,7 +249,7 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
         backend, run = found or spec.choose(owner, mode)
         return run(backend.xp, *arrays, **constants)
 
-    call = public_function(fn, spec.parameters, run_now)
+    call = public_function(fn, spec.parameters, run_now, {})
     call.fn, call.spec = fn, spec
     return call
 

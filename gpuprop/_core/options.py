@@ -12,9 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-import numpy as np
-
-from gpuprop._core.checks import as_instance, as_integer, as_number
+from gpuprop._core.checks import as_bool, as_instance, as_integer, as_number
 from gpuprop._core.dtypes import as_dtype, is_float
 
 F = TypeVar("F", bound=Callable)
@@ -139,10 +137,6 @@ def as_text(what: str, value: Any) -> str:
     return as_instance(what, value, str, "a string")
 
 
-def as_bool(what: str, value: Any) -> bool:
-    return bool(as_instance(what, value, (bool, np.bool_), "True or False"))
-
-
 def as_floating_dtype(what: str, value: Any) -> Any:
     """`value`, the dtype of parameters or None."""
     try:
@@ -188,19 +182,25 @@ Guard = tuple[str, Callable[[Any], bool], Check]  # (name, whether a value needs
 
 
 def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
-    """Guards of the parameters that are numbers.
+    """Guards of the parameters that are numbers or flags.
 
-    Flags are left out, and sizes and names, which the functions check themselves.
+    Sizes and names are left out, which the functions check themselves.
     """
-    guards = []
+    guards: list[Guard] = []
     for name, check in option_checks(annotations, {}).items():
         kinds = {kind.strip() for kind in str(annotations[name]).split("|")} - {"None"}
         limit = LIMITS.get(name)
-        if kinds == {"int"}:
+        if kinds == {"bool"}:
+            guards.append((name, is_flag, check))
+        elif kinds == {"int"}:
             guards.append((name, _is_integer(limit), check))
         elif kinds <= {"int", "float"}:
             guards.append((name, _is_number(limit or "[-inf, inf]"), check))
     return guards
+
+
+def is_flag(value: Any) -> bool:
+    return value is True or value is False
 
 
 def _is_integer(minimum: int | None) -> Callable[[Any], bool]:

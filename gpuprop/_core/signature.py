@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import CellType, CodeType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
@@ -193,24 +193,29 @@ def no_array_error(caller: str, name: str, value: Any) -> TypeError:
 
 @functools.cache
 def _compiled(header: str, result: str) -> CodeType:
-    """The code object of ``def call(header): return result``, where `RECORD` is a free variable."""
-    source = f"def make({RECORD}):\n def call({header}): return {result}\n return call"
+    """The code of ``def call(header): return result``; `FLAGS` and `RECORD` are free variables."""
+    source = f"def make({FLAGS}, {RECORD}):\n def call({header}): return {result}\n return call"
     make = compile(source, "<op>", "exec").co_consts[0]
     return next(const for const in make.co_consts if isinstance(const, CodeType))
 
 
-RECORD = "__record"  # a name that no parameter has
+RECORD = "__record"  # names that no parameter has
+FLAGS = "__flags"
 
 
-def public_function(fn: Any, params: list[Parameter], record: Callable) -> Any:
+def public_function(fn: Any, params: list[Parameter], record: Callable,
+                    flags: Mapping[str, Callable]) -> Any:
     """The function that users call: it has the body's signature without `xp`.
 
     It calls ``record(arrays, constants)``, with a tuple and a dict.  Python itself binds the
-    arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.
+    arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `flags`
+    are the checks of constants that must be bools, by name.
     """
     body = unwrapped(fn)
     arrays = ", ".join(f"*{p.name}" if p.variadic else p.name for p in params if p.is_array)
-    constants = ", ".join(f"{p.name!r}: {p.name}" for p in params if not p.is_array)
+    checked = {n: f"{n} if {n} is True or {n} is False else {FLAGS}[{n!r}]({n})" for n in flags}
+    constants = ", ".join(f"{p.name!r}: {checked.get(p.name, p.name)}"
+                          for p in params if not p.is_array)
     is_variadic = any(p.variadic for p in params)  # the user passes one sequence of arrays
     keyword_only = [] if is_variadic else [p for p in params if p.keyword_only]
     positional = [p for p in params if p not in keyword_only]
@@ -221,7 +226,9 @@ def public_function(fn: Any, params: list[Parameter], record: Callable) -> Any:
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)
     defaults = tuple(p.default for p in positional if p.default is not REQUIRED)
-    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults, (CellType(record),))
+    free = {FLAGS: CellType(flags), RECORD: CellType(record)}
+    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults,
+                             tuple(free[name] for name in code.co_freevars))
     call.__kwdefaults__ = {
         p.name: p.default for p in keyword_only if p.default is not REQUIRED} or None
     call.__module__ = public_module(module_of(fn))

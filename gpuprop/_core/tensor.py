@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
-from gpuprop._core.checks import as_callable
+from gpuprop._core.checks import as_bool, as_callable
 from gpuprop._core.declared import Methods
 from gpuprop._core.dtypes import NATIVE, as_dtype, as_supported, is_float
 from gpuprop._core.graph import (
@@ -51,8 +51,10 @@ class Tensor(Methods, Variable):
                 data = tensor(data).array
             elif id(data.dtype) not in NATIVE:
                 data = as_supported("Tensor: the array", data)
-        if requires_grad and node is None:
-            check_floating(data)
+        if requires_grad is not False:
+            requires_grad = as_bool("Tensor: requires_grad", requires_grad)
+            if requires_grad and node is None:
+                check_floating(data)
         self.array = data
         self.gradient = None
         self.hooks = None
@@ -84,6 +86,7 @@ class Tensor(Methods, Variable):
         >>> w.grad
         array([6.], dtype=float32)
         """
+        retain_graph = as_bool("backward: retain_graph", retain_graph)
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that requires no gradient: was it computed "
                                "inside no_grad(), or from tensors without requires_grad=True?")
@@ -115,6 +118,7 @@ class Tensor(Methods, Variable):
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad`; only a floating-point tensor can have a gradient."""
+        requires_grad = as_bool("requires_grad_: requires_grad", requires_grad)
         if requires_grad:
             check_floating(self.array)
         elif self.node is not None:
@@ -268,9 +272,7 @@ class Parameter(Tensor):
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         data = tensor(data).array if not isinstance(data, Tensor) else data.array
-        if requires_grad:
-            check_floating(data)
-        super().__init__(data, requires_grad)
+        super().__init__(data, as_bool("Parameter: requires_grad", requires_grad))
         self.grad_buffer = None
         self.changed = -1
 
@@ -339,9 +341,7 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
         data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
         if data is value or getattr(data, "base", None) is not None:
             data = backend.xp.copy(data)
-    if requires_grad:
-        check_floating(data)
-    return Tensor(data, requires_grad)
+    return Tensor(data, as_bool("tensor: requires_grad", requires_grad))
 
 
 def _converted(value: Any) -> np.ndarray:

@@ -55,6 +55,7 @@ def hardtanh_backward(xp, input, dy, min_val, max_val):
     return xp.where((input <= min_val) | (input >= max_val), 0, dy)
 
 
+@checks_arguments
 def relu6(input: Array, inplace: bool = False) -> Array:
     """ReLU limited to 6: ``y = min(max(input, 0), 6)``.
 
@@ -190,6 +191,7 @@ def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
     return elu_op(input, 1.0, alpha, 1 / alpha)
 
 
+@checks_arguments
 def selu(input: Array, inplace: bool = False) -> Array:
     """Scaled ELU: ``y = 1.0507 * elu(input, alpha=1.6733)``.
 
