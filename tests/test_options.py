@@ -14,6 +14,7 @@ import gpuprop.functional as F
 from gpuprop import data, decoding, nn, random
 from gpuprop.nn import init, utils
 from gpuprop.testing import all_rows
+from gpuprop.training import metrics
 
 T = gpuprop.zeros
 X = np.ones((4, 4), "float32")
@@ -34,10 +35,12 @@ REQUIRED = {  # the values of options without a default
     "max_norm": 1.0, "parameters": [T(2)], "total_norm": 1.0, "clip_value": 1.0,
     "tensors": [T(2)], "sequences": [T(2)], "input": T(3, 2, 4), "lengths": [3, 2],
     "sequence": utils.rnn.pack_sequence([T(3, 2), T(2, 2)]), "padded_sequences": T(3, 2),
-    "module": nn.Linear(2, 2),
+    "module": nn.Linear(2, 2), "vec": T(2), "k": 2,
 }
 OWN = {  # call -> further values
     "dirac_": {"tensor": T(4, 4, 3)}, "TransformerEncoder": {"num_layers": 1},
+    "Upsample": {"size": 2}, "UpsamplingNearest2d": {"size": 2},
+    "UpsamplingBilinear2d": {"size": 2},
     "RotaryPositionalEmbeddings": {"dim": 4}, "FractionalMaxPool2d": {"output_size": 2},
     "FractionalMaxPool3d": {"output_size": 2}, "Threshold": {"value": 0.0},
 }
@@ -50,12 +53,14 @@ OTHER_NAMES = {"manual_seed": "Generator"}
 
 def public_calls():
     """(name, function) of all public constructors and functions with options."""
-    for package in (nn, init, utils, utils.rnn, random, decoding, data):
+    for package in (nn, init, utils, utils.rnn, random, decoding, data, metrics):
         for name in package.__all__:
             found = getattr(package, name)
             is_class = isinstance(found, type)
             if not callable(found) or name in ABSTRACT or (is_class and issubclass(
                     found, BaseException | data.DataLoader | data.Sampler | data.Dataset)):
+                continue
+            if package is metrics and not (is_class and issubclass(found, metrics.Metric)):
                 continue
             if package is data and not issubclass(found if is_class else int, data.Augmentation
                                                   | data.Mixup):
@@ -66,22 +71,37 @@ def public_calls():
         yield f"Generator.{method}", getattr(random.Generator(), method)
 
 
-def wrong_values(annotation):
+OTHERS = {"output_size", "output_ratio", "_weight", "scale_factor", "out_features", "activation"}
+
+
+def wrong_values(parameter):
     """Values that an option with this annotation never takes; () if it says too little."""
-    kinds = {kind.strip() for kind in str(annotation).split("|")}
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
     is_optional = "None" in kinds
     kinds.discard("None")
     wrong = ["text", object(), {}, math.nan, np.array([1, 2])]
     if not is_optional:
         wrong.append(None)
+    if kinds & {"Sizes", "Sequence[int]", "tuple[int, int]"}:
+        wrong[4] = np.ones((2, 2), int)
     if kinds <= {"int", "Sizes", "Sequence[int]", "tuple[int, int]"}:
         wrong += [1.5, True, "3"]
+    elif kinds == {"Tensor"}:
+        wrong = [*wrong[:4], 2.0, [1.0], *wrong[5:]]
+    elif kinds == {"Sizes", "str"}:
+        wrong = [*wrong[1:], 1.5, True]
+    elif parameter.name in OTHERS:
+        wrong = wrong[:4]
+    elif kinds < {"Generator", "Module", "Callable"}:
+        wrong += [5, True, -1]
     elif kinds <= {"float", "int"}:
         wrong += [True, [0.5]]
     elif kinds == {"bool"}:
         wrong += [1.5, 2, "yes"]
     elif kinds == {"str"}:
         wrong = [*wrong[1:], 1, b"text"]
+        if parameter.name != "name":  # of a parameter
+            wrong.append("text")
     else:
         return []
     return wrong
@@ -100,7 +120,7 @@ CALLS = dict(public_calls())
 def options():
     for name, call in CALLS.items():
         for parameter in inspect.signature(call).parameters.values():
-            has_wrong = len(wrong_values(parameter.annotation)) > 0
+            has_wrong = len(wrong_values(parameter)) > 0
             if has_wrong and parameter.name not in IGNORED and not name.startswith(TAKE_A_LAYER):
                 yield pytest.param(name, parameter, id=f"{name}-{parameter.name}")
 
@@ -110,14 +130,14 @@ def arguments(name, parameter):
     given = {}
     for p in inspect.signature(CALLS[name]).parameters.values():
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            given[p.name] = OWN.get(name, {}).get(p.name, REQUIRED[p.name])
-    return given
+            given[p.name] = REQUIRED[p.name]
+    return {**given, **OWN.get(name, {})}
 
 
 @pytest.mark.parametrize(("name", "parameter"), [*options()])
 def test_wrong_values(name, parameter):
     given = arguments(name, parameter)
-    for wrong in wrong_values(parameter.annotation):
+    for wrong in wrong_values(parameter):
         with pytest.raises((TypeError, ValueError)) as error:
             CALLS[name](**{**given, parameter.name: wrong})
         message = str(error.value)
@@ -148,10 +168,20 @@ def test_dtypes_of_parameters(cls, dtype):
                                  and "device" in inspect.signature(c).parameters])
 @pytest.mark.parametrize("device", ["nowhere", 5, object()])
 def test_devices_of_parameters(cls, device):
-    if cls.__name__.startswith("InstanceNorm") and isinstance(device, str):
-        return  # by default it has no parameters
-    with pytest.raises((TypeError, ValueError), match=r"device|backend"):
+    with pytest.raises((TypeError, ValueError), match=f"{cls.__name__}: device"):
         cls(**arguments(cls.__name__, None), device=device)
+
+
+def test_every_option_is_checked():
+    """The options without a mechanical test, with the reason."""
+    others = {"dtype": "test_dtypes_of_parameters", "options": "ignored",
+              "args": "ignored", "kwargs": "ignored", "modules": "test_nn.py",
+              "entries": "test_nn.py", "transforms": "test_data_arguments.py",
+              "mean": "test_data_arguments.py", "std": "test_data_arguments.py"}
+    for name, call in CALLS.items():
+        if isinstance(call, type) and name != "PackedSequence":
+            for p in inspect.signature(call).parameters.values():
+                assert len(wrong_values(p)) or p.name in others, (name, p)
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -160,6 +190,8 @@ def test_numbers_of_numpy_are_numbers():
     assert nn.Dropout(np.float32(0.5)).p == 0.5
     assert nn.LeakyReLU(np.float64(0.1)).negative_slope == 0.1
     assert nn.Conv2d(np.int32(3), 4, (np.int64(3), 3)).weight.shape == (4, 3, 3, 3)
+    assert nn.Conv2d(1, 1, np.array([3, 3])).kernel_size == (3, 3)
+    assert nn.MaxPool2d(np.array([3, 3])).kernel_size == [3, 3]
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -171,6 +203,11 @@ def test_numbers_of_numpy_are_numbers():
     (lambda: nn.GELU("fast"), "GELU: approximate.*'fast'"),
     (lambda: nn.BatchNorm1d(4, momentum=2), r"BatchNorm1d: momentum.*\[0, 1\].*2"),
     (lambda: nn.LayerNorm(4, eps=-1), "LayerNorm: eps.*-1"),
+    (lambda: nn.Upsample(2, 2), "Upsample: give either size or scale_factor"),
+    (lambda: nn.UpsamplingNearest2d(), "UpsamplingNearest2d: give either size or scale_factor"),
+    (lambda: nn.Upsample(2, align_corners=True), "Upsample: .*'nearest' takes no align_corners"),
+    (lambda: nn.FractionalMaxPool2d(2), "FractionalMaxPool2d: give either output_size or"),
+    (lambda: metrics.TopK(0), "TopK: k.*at least 1.*0"),
     (lambda: init.normal_(T(2), std=-1), "normal_: std.*-1"),
     (lambda: decoding.sample(T(5), temperature=0), r"sample: temperature.*\(0, inf\)"),
     (lambda: decoding.sample(T(5), top_p=1.5), "top_p.*1.5"),
@@ -204,7 +241,9 @@ def functional_options():
 
 @pytest.mark.parametrize(("function", "given", "parameter"), [*functional_options()])
 def test_wrong_values_in_functions(function, given, parameter):
-    for wrong in wrong_values(parameter.annotation):
+    for wrong in wrong_values(parameter):
+        if isinstance(wrong, np.ndarray):
+            wrong = np.array([1, 2])
         with pytest.raises((TypeError, ValueError)) as error:
             function(**{**given, parameter.name: wrong})
         message = str(error.value)

@@ -1,8 +1,9 @@
 """Options of constructors and functions, checked by their names and annotations.
 
 A parameter annotated `int`, `float`, `bool`, `str` or `Sizes`, or a union of these with None, takes
-no other values, and numbers only within the limits of its name.  The other parameters are left to
-the code that uses them.
+no other values, and numbers only within the limits of its name.  One that is annotated with a class
+takes its objects, `Tensor` in a constructor also arrays, and `Callable` functions.  The other
+parameters are left to the code that uses them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
-from gpuprop._core.checks import as_bool, as_instance, as_integer, as_number
+import numpy as np
+
+from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer, as_number
 from gpuprop._core.dtypes import as_dtype, is_float
+from gpuprop._core.registry import parse_backend
+from gpuprop._core.signature import Array, unwrapped
+from gpuprop._core.tensor import Tensor
 
 F = TypeVar("F", bound=Callable)
 Check = Callable[[str, Any], Any]  # (what, value) -> the checked value
@@ -60,8 +68,10 @@ def checks_options(fn: Any = None, **limits: Any) -> Any:
         import inspect  # 15 ms that `import gpuprop` does not need
 
         found = inspect.signature(fn)
-        annotations = {p.name: p.annotation for p in found.parameters.values()}
-        return found, option_checks(annotations, limits)
+        annotations = {p.name: p.annotation for p in found.parameters.values()
+                       if p.kind is not p.VAR_POSITIONAL}
+        return found, option_checks(annotations, limits, unwrapped(fn).__globals__,
+                                    is_constructor)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -84,13 +94,20 @@ def check_options(caller: str, arguments: dict[str, Any], checks: Mapping[str, C
             arguments[name] = check(f"{caller}: {name}", arguments[name])
 
 
-def option_checks(annotations: Mapping[str, Any], limits: Limits) -> dict[str, Check]:
-    """The checks of the parameters whose annotations, as text, say what they take."""
+def option_checks(annotations: Mapping[str, Any], limits: Limits,
+                  classes: Mapping[str, Any] = MappingProxyType({}),
+                  takes_arrays: bool = False) -> dict[str, Check]:
+    """The checks of the parameters whose annotations, as text, say what they take.
+
+    `classes` are the global variables of the function: the classes that annotations name.  With
+    `takes_arrays`, an array may be given for a Tensor.
+    """
     checks = {}
     for name, annotation in annotations.items():
         kinds = [kind.strip() for kind in str(annotation).split("|")]
         limit = limits.get(name, LIMITS.get(name))
-        check = _check(name, [k for k in kinds if k != "None"], limit)
+        given = [k for k in kinds if k != "None"]
+        check = _check(name, given, limit) or _check_of_class(given, classes, takes_arrays)
         if check is not None:
             checks[name] = functools.partial(_unless_none, check) if "None" in kinds else check
     return checks
@@ -103,6 +120,8 @@ def _unless_none(check: Check, what: str, value: Any) -> Any:
 def _check(name: str, kinds: list[str], limit: Any) -> Check | None:
     if name == "dtype":
         return as_floating_dtype
+    if name == "device":
+        return as_device
     if kinds == ["str"]:
         choices = limit or CHOICES.get(name)
         return as_text if choices is None else _one_of(choices)
@@ -116,11 +135,27 @@ def _check(name: str, kinds: list[str], limit: Any) -> Check | None:
         return lambda what, value: as_sizes(what, value, limit, may_be_none=True)
     if "Sequence[float]" in kinds:
         return lambda what, value: as_numbers(what, value, limit)
-    if set(kinds) & {"Sizes", "Sequence[int]", "tuple[int, int]"}:
+    if set(kinds) & {"Sizes", "Sequence[int]", "tuple[int, int]", "tuple[int, ...]"}:
         is_spatial = name in SPATIAL and limit is not None
         may_be_text = "str" in kinds
         return lambda what, value: as_sizes(what, value, limit, is_spatial, may_be_text)
     return None
+
+
+def _check_of_class(kinds: list[str], classes: Mapping[str, Any],
+                    takes_arrays: bool) -> Check | None:
+    """The check of a parameter that is annotated with one class, or as Callable."""
+    if len(kinds) != 1:
+        return None
+    if kinds[0].startswith("Callable"):
+        return as_callable
+    cls: Any = classes.get(kinds[0])
+    if cls is Tensor and takes_arrays:
+        return as_array_option
+    is_own = isinstance(cls, type) and cls.__module__.startswith("gpuprop.")
+    if not is_own or cls is Array:
+        return None
+    return lambda what, value: as_instance(what, value, cls, f"a {cls.__name__}")
 
 
 def _one_of(choices: Sequence[str]) -> Check:
@@ -135,6 +170,24 @@ def _one_of(choices: Sequence[str]) -> Check:
 
 def as_text(what: str, value: Any) -> str:
     return as_instance(what, value, str, "a string")
+
+
+def as_device(what: str, value: Any) -> str | None:
+    """`value`, the name of a usable device, or None."""
+    if value is None:
+        return None
+    as_instance(what, value, str, "the name of a device, such as 'cpu' or 'cuda:0', or None")
+    try:
+        parse_backend(value)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    return value
+
+
+def as_array_option(what: str, value: Any) -> Any:
+    """`value`, a Tensor or an array that becomes one."""
+    return as_instance(what, value, (Tensor, np.ndarray, *BY_TYPE),
+                       "a Tensor or an array, such as gpuprop.tensor([...])")
 
 
 def as_floating_dtype(what: str, value: Any) -> Any:
@@ -158,12 +211,14 @@ def as_numbers(what: str, value: Any, interval: str) -> Any:
 
 def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool = False,
              may_be_text: bool = False, may_be_none: bool = False) -> Any:
-    """`value`, an integer or a sequence of integers.
+    """`value`, an integer, or a sequence or one-dimensional array of integers.
 
     A spatial option of "Conv2d" and the like has 1 or 2 of them.
     """
     if (may_be_text and isinstance(value, str)) or (may_be_none and value is None):
         return value
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
         return as_integer(what, value, minimum)
     for i, size in enumerate(value):

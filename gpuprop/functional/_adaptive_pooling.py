@@ -324,12 +324,17 @@ def fractional_max_pool_nd(n: int, name: str, input: Any, kernel_size: Any, outp
     return tuple(map(unbatch, outputs)) if return_indices else unbatch(outputs)
 
 
+def check_either(name: str, output_size: Any, output_ratio: Any) -> None:
+    if (output_size is None) == (output_ratio is None):
+        raise ValueError(f"{name}: give either output_size or output_ratio, not "
+                         f"output_size={output_size}, output_ratio={output_ratio}")
+
+
 def fractional_counts(name: str, space: Sequence[int], output_size: Any,
                       output_ratio: Any) -> tuple[int, ...]:
     """The number of windows per spatial dimension, from `output_size` or `output_ratio`."""
     n = len(space)
-    if (output_size is None) == (output_ratio is None):
-        raise ValueError(f"{name}: give either output_size or output_ratio")
+    check_either(name, output_size, output_ratio)
     if output_size is not None:
         return int_tuple(name, "output_size", output_size, n)
     ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * n

@@ -254,7 +254,8 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
     >>> F.interpolate(x, 5, mode="linear", align_corners=True)
     array([[[0. , 0.5, 1. , 1.5, 2. ]]])
     """
-    check_mode(mode, input, align_corners, antialias)
+    check_options("interpolate", size, scale_factor, mode, align_corners, recompute_scale_factor)
+    check_mode(mode, input, antialias)
     space = input.shape[2:]
     sizes, factors = output_sizes(space, size, scale_factor, recompute_scale_factor)
     if not (math.prod(space) and math.prod(sizes)) or min(sizes) < 0:
@@ -276,17 +277,27 @@ def axis_step(n: int, m: int, factor: float | None, mode: str, align_corners: bo
     return 1 / factor if factor and not is_copy else n / m
 
 
-def check_mode(mode: str, input: Any, align_corners: bool | None, antialias: bool) -> None:
+def check_options(caller: str, size: Any, scale_factor: Any, mode: str,
+                  align_corners: bool | None, recompute: bool | None) -> None:
+    """Raise ValueError for options that no input allows."""
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"{caller}: give either size or scale_factor, not size={size}, "
+                         f"scale_factor={scale_factor}")
     if mode not in DIMENSIONS:
-        raise ValueError(f"interpolate: mode must be one of {', '.join(map(repr, DIMENSIONS))}, "
+        raise ValueError(f"{caller}: mode must be one of {', '.join(map(repr, DIMENSIONS))}, "
                          f"not {mode!r}")
+    if align_corners is not None and mode in (*NEAREST, "area"):
+        raise ValueError(f"{caller}: mode {mode!r} takes no align_corners: only linear, "
+                         f"bilinear, bicubic and trilinear do")
+    if recompute and scale_factor is None:
+        raise ValueError(f"{caller}: recompute_scale_factor requires scale_factor, not size")
+
+
+def check_mode(mode: str, input: Any, antialias: bool) -> None:
     required = DIMENSIONS[mode]
     if input.ndim not in (3, 4, 5) or required not in (None, input.ndim - 2):
         raise ValueError(f"interpolate: mode {mode!r} takes an input (N, C, *space) with "
                          f"{required or '1 to 3'} spatial dimensions, not {input.shape}")
-    if align_corners is not None and mode in (*NEAREST, "area"):
-        raise ValueError(f"interpolate: mode {mode!r} takes no align_corners: only linear, "
-                         f"bilinear, bicubic and trilinear do")
     if antialias and mode not in ("bilinear", "bicubic"):
         raise ValueError(f"interpolate: antialias requires mode 'bilinear' or 'bicubic', "
                          f"not {mode!r}")
@@ -295,9 +306,6 @@ def check_mode(mode: str, input: Any, align_corners: bool | None, antialias: boo
 def output_sizes(space: Sequence[int], size: Any, scale_factor: Any,
                  recompute: bool | None) -> tuple[list[int], list[float | None]]:
     """The output size of each axis, and the factor that determines its step, or None."""
-    if (size is None) == (scale_factor is None):
-        raise ValueError(f"interpolate: give either size or scale_factor, not size={size}, "
-                         f"scale_factor={scale_factor}")
     name, given = ("size", size) if scale_factor is None else ("scale_factor", scale_factor)
     values = list(given) if isinstance(given, Sequence) else [given] * len(space)
     if name == "scale_factor":
@@ -306,8 +314,6 @@ def output_sizes(space: Sequence[int], size: Any, scale_factor: Any,
         raise ValueError(f"interpolate: {name} must be a number or a sequence of length "
                          f"{len(space)}, not {given}")
     if name == "size":
-        if recompute:
-            raise ValueError("interpolate: recompute_scale_factor requires scale_factor, not size")
         return [operator.index(n) for n in values], [None] * len(space)
     sizes = [math.floor(n * factor) for n, factor in zip(space, values, strict=True)]
     return sizes, [None if recompute else factor for factor in values]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
-from gpuprop._core.options import checks_options
-from gpuprop._core.tensor import Parameter
+from gpuprop._core.checks import as_bool
+from gpuprop._core.options import as_array_option, checks_options
+from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.functional._embedding import nonnegative_padding_idx
 from gpuprop.nn._module import Module, new_tensor
 from gpuprop.nn.init import normal_
@@ -38,8 +39,11 @@ class EmbeddingTable(Module):
 
     @classmethod
     def _from_weight(cls: type[Any], embeddings: Any, freeze: bool, **options: Any) -> Any:
+        name = f"{cls.__name__}.from_pretrained"
+        as_array_option(f"{name}: embeddings", embeddings)
+        freeze = as_bool(f"{name}: freeze", freeze)
         if len(embeddings.shape) != 2:
-            raise ValueError(f"{cls.__name__}.from_pretrained: embeddings must be "
+            raise ValueError(f"{name}: embeddings must be "
                              f"(num_embeddings, embedding_dim), got shape {embeddings.shape}")
         layer = cls(*embeddings.shape, _weight=embeddings, **options)
         layer.weight.requires_grad = not freeze
@@ -81,8 +85,9 @@ class Embedding(EmbeddingTable):
     @checks_options
     def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None,
                  max_norm: float | None = None, norm_type: float = 2.0,
-                 scale_grad_by_freq: bool = False, sparse: bool = False, _weight: Any = None,
-                 _freeze: bool = False, device: str | None = None, dtype: Any = None,
+                 scale_grad_by_freq: bool = False, sparse: bool = False,
+                 _weight: Tensor | None = None, _freeze: bool = False,
+                 device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
         self.max_norm = max_norm
         self.norm_type = norm_type
@@ -129,11 +134,12 @@ class EmbeddingBag(EmbeddingTable):
     _repr_defaults = {"max_norm": None, "norm_type": 2, "scale_grad_by_freq": False,
                       "mode": None, "padding_idx": None}
 
-    @checks_options
+    @checks_options(mode=("sum", "mean", "max"))
     def __init__(self, num_embeddings: int, embedding_dim: int, max_norm: float | None = None,
                  norm_type: float = 2.0, scale_grad_by_freq: bool = False, mode: str = "mean",
-                 sparse: bool = False, _weight: Any = None, include_last_offset: bool = False,
-                 padding_idx: int | None = None, device: str | None = None, dtype: Any = None,
+                 sparse: bool = False, _weight: Tensor | None = None,
+                 include_last_offset: bool = False, padding_idx: int | None = None,
+                 device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
         self.max_norm = max_norm
         self.norm_type = norm_type

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
@@ -64,7 +65,8 @@ class Function(Module):
                 annotations = f"{fields[name]} {parameter.annotation}"
                 takes_arrays[name] = ARRAY.search(annotations) is not None
         cls._function_options = takes_arrays
-        cls._option_checks = option_checks(fields, cls._limits)
+        variables = vars(sys.modules[cls.__module__])
+        cls._option_checks = option_checks(fields, cls._limits, variables, takes_arrays=True)
         try:
             cls.__signature__ = inspect.Signature(options)
         except ValueError as error:  # an option with a default before one without
@@ -84,6 +86,10 @@ class Function(Module):
         bound.apply_defaults()
         for name, value in bound.arguments.items():
             setattr(self, name, value.detach() if isinstance(value, Tensor) else value)
+        self._check_combination()
+
+    def _check_combination(self) -> None:
+        """Raise ValueError for options that are not possible together."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._function_options:

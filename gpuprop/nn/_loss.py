@@ -336,6 +336,8 @@ class LinearCrossEntropyLoss(Module):
             raise ValueError(f"{name}: weight must have shape (num_classes,) = ({num_classes},), "
                              f"got {weight.shape}")
         self.num_classes = num_classes
+        if isinstance(out_features, int):
+            out_features = (out_features,)
         self.out_features = tuple(out_features)
         self.reduction = reduction
         self.ignore_index = ignore_index

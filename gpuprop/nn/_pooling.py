@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import gpuprop.functional as F
 from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Tensor
+from gpuprop.functional._adaptive_pooling import check_either
 from gpuprop.functional._windows import Sizes
 from gpuprop.nn._function import Function
 from gpuprop.nn._module import Module
@@ -185,9 +186,13 @@ class FractionalMaxPool(Function):
 
     kernel_size: Sizes
     output_size: Any = None
-    output_ratio: Any = None
+    output_ratio: float | Sequence[float] | None = None
     return_indices: bool = False
     _random_samples: Tensor | None = None
+    _limits = {"output_ratio": "(0, 1)"}
+
+    def _check_combination(self) -> None:
+        check_either(type(self).__name__, self.output_size, self.output_ratio)
 
 
 class FractionalMaxPool2d(FractionalMaxPool):

@@ -7,6 +7,7 @@ from typing import Any
 
 import gpuprop.functional as F
 from gpuprop._core.options import checks_options
+from gpuprop.functional._resampling import check_options
 from gpuprop.nn._function import Function
 from gpuprop.nn._module import Module
 
@@ -43,6 +44,8 @@ class Upsample(Module):
                  scale_factor: float | Sequence[float] | None = None, mode: str = "nearest",
                  align_corners: bool | None = None,
                  recompute_scale_factor: bool | None = None) -> None:
+        check_options(type(self).__name__, size, scale_factor, mode, align_corners,
+                      recompute_scale_factor)
         self.size = size
         self.scale_factor = scale_factor
         self.mode = mode

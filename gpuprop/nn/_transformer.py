@@ -36,9 +36,11 @@ class TransformerLayer(Module):
                  layer_norm_eps: float = 1e-5, batch_first: bool = False,
                  norm_first: bool = False, bias: bool = True, device: str | None = None,
                  dtype: Any = None, rng: Generator | None = None) -> None:
-        if isinstance(activation, str) and activation not in ACTIVATIONS:
-            raise ValueError(f"{type(self).__name__}: activation must be 'relu', 'gelu' or a "
-                             f"function, got {activation!r}")
+        is_name = isinstance(activation, str)
+        if activation not in ACTIVATIONS if is_name else not callable(activation):
+            kind = ValueError if is_name else TypeError
+            raise kind(f"{type(self).__name__}: activation must be 'relu', 'gelu' or a function, "
+                       f"got {activation!r}")
         n_blocks = len(self._attention_names) + 1  # the last one is the feed-forward network
         for name in self._attention_names:
             attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first,
@@ -145,7 +147,6 @@ class TransformerDecoderLayer(TransformerLayer):
 class TransformerStack(Module):
     """Abstract: copies of a layer in sequence, and an optional final norm."""
 
-    @checks_options
     def __init__(self, layer: Module, num_layers: int, norm: Module | None) -> None:
         # The copies share the layer's generators, so that each copy draws different numbers:
         # deepcopy does not copy objects that are in its memo.
@@ -167,6 +168,7 @@ class TransformerEncoder(TransformerStack):
     of the layer.  `enable_nested_tensor` and `mask_check` are accepted and ignored.
     """
 
+    @checks_options
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None,
                  enable_nested_tensor: bool = True, mask_check: bool = True) -> None:
         super().__init__(encoder_layer, num_layers, norm)
@@ -184,6 +186,7 @@ class TransformerDecoder(TransformerStack):
     attend to the same `memory`.  Shapes are those of the layer.
     """
 
+    @checks_options
     def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__(decoder_layer, num_layers, norm)
 
@@ -218,8 +221,8 @@ class Transformer(Module):
     @checks_options
     def __init__(self, d_model: int = 512, nhead: int = 8, num_encoder_layers: int = 6,
                  num_decoder_layers: int = 6, dim_feedforward: int = 2048, dropout: float = 0.1,
-                 activation: Activation = F.relu, custom_encoder: Any = None,
-                 custom_decoder: Any = None, layer_norm_eps: float = 1e-5,
+                 activation: Activation = F.relu, custom_encoder: Module | None = None,
+                 custom_decoder: Module | None = None, layer_norm_eps: float = 1e-5,
                  batch_first: bool = False, norm_first: bool = False, bias: bool = True,
                  device: str | None = None, dtype: Any = None,
                  rng: Generator | None = None) -> None:
@@ -230,11 +233,11 @@ class Transformer(Module):
         def new_norm() -> LayerNorm:
             return LayerNorm(d_model, layer_norm_eps, bias=bias, device=device, dtype=dtype)
 
-        self.encoder = custom_encoder
+        self.encoder: Any = custom_encoder
         if custom_encoder is None:
             layer = new_layer(TransformerEncoderLayer)
             self.encoder = TransformerEncoder(layer, num_encoder_layers, new_norm())
-        self.decoder = custom_decoder
+        self.decoder: Any = custom_decoder
         if custom_decoder is None:
             layer = new_layer(TransformerDecoderLayer)
             self.decoder = TransformerDecoder(layer, num_decoder_layers, new_norm())

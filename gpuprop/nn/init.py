@@ -86,16 +86,19 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     return _fill(tensor, val)
 
 
+@checks_options
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1."""
     return _fill(tensor, 1.0)
 
 
+@checks_options
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0."""
     return _fill(tensor, 0.0)
 
 
+@checks_options
 def eye_(tensor: Tensor) -> Tensor:
     """Fill a matrix with ones on the diagonal and zeros elsewhere."""
     if tensor.ndim != 2:
@@ -124,7 +127,12 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
     return _fill(tensor, values)
 
 
-@checks_options
+GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75,
+         **{f"conv{kind}{n}d": 1.0 for n in (1, 2, 3) for kind in ("", "_transpose")}}
+CHOICES: dict[str, Any] = {"mode": ("fan_in", "fan_out"), "nonlinearity": ("leaky_relu", *GAINS)}
+
+
+@checks_options(**CHOICES)
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which the standard deviation of a weight is scaled for an activation.
 
@@ -138,14 +146,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else param
         return math.sqrt(2 / (1 + slope**2))
-    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
-    for n in (1, 2, 3):
-        gains[f"conv{n}d"] = 1.0
-        gains[f"conv_transpose{n}d"] = 1.0
-    if nonlinearity not in gains:
-        raise ValueError(f"calculate_gain: unknown nonlinearity {nonlinearity!r}, expected one of "
-                         f"leaky_relu, {', '.join(gains)}")
-    return gains[nonlinearity]
+    return GAINS[nonlinearity]
 
 
 def _fans(tensor: Tensor) -> tuple[int, int]:
@@ -180,14 +181,12 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0,
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
     """``gain / sqrt(fan)``"""
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     fan_in, fan_out = _fans(tensor)
     fan = fan_in if mode == "fan_in" else fan_out
     return calculate_gain(nonlinearity, a) / math.sqrt(fan or 1)
 
 
-@checks_options
+@checks_options(**CHOICES)
 def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                      nonlinearity: str = "leaky_relu",
                      generator: Generator | None = None) -> Tensor:
@@ -201,7 +200,7 @@ def kaiming_uniform_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
     return uniform_(tensor, -bound, bound, generator)
 
 
-@checks_options
+@checks_options(**CHOICES)
 def kaiming_normal_(tensor: Tensor, a: float = 0.0, mode: str = "fan_in",
                     nonlinearity: str = "leaky_relu",
                     generator: Generator | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from gpuprop._array.shape import concatenate, reshape
 from gpuprop._core.graph import raw
+from gpuprop._core.options import checks_options
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
 
@@ -21,10 +22,9 @@ def parameters_to_vector(parameters: Iterable[Tensor]) -> Tensor:
     return concatenate([reshape(p, (-1,)) for p in parameters])
 
 
+@checks_options
 def vector_to_parameters(vec: Tensor, parameters: Iterable[Parameter]) -> None:
     """Copy consecutive elements of a vector into the parameters, in place."""
-    if not isinstance(vec, Tensor):
-        raise TypeError(f"vector_to_parameters: expected a Tensor, got {type(vec).__name__}")
     parameters = list(parameters)
     ends = list(itertools.accumulate((p.size for p in parameters), initial=0))
     if vec.shape != (ends[-1],):

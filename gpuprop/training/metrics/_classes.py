@@ -14,12 +14,14 @@ import numpy as np
 
 import gpuprop.functional as F
 from gpuprop._core.dtypes import widened
+from gpuprop._core.options import checks_options
 from gpuprop.training.metrics._metric import Metric, ratio
 
 
 class ClassificationMetric(Metric):
     """Abstract: a metric of predicted labels; targets equal to `ignore_index` do not count."""
 
+    @checks_options
     def __init__(self, ignore_index: int = -100) -> None:
         super().__init__()
         self.ignore_index = ignore_index
@@ -94,6 +96,7 @@ class TopK(ClassificationMetric):
     Of equal scores, that of the last class ranks highest.
     """
 
+    @checks_options(k=1)
     def __init__(self, k: int = 5, ignore_index: int = -100) -> None:
         super().__init__(ignore_index)
         self.k = k
@@ -141,9 +144,8 @@ class ClassScore(ConfusionMatrix):
     None for an array of the scores of all classes.
     """
 
+    @checks_options(average=("macro", "micro", "binary"))
     def __init__(self, average: str | None = "macro", ignore_index: int = -100) -> None:
-        if average not in ("macro", "micro", "binary", None):
-            raise ValueError(f"average must be 'macro', 'micro', 'binary' or None, got {average!r}")
         super().__init__(ignore_index)
         self.average = average
         suffix = {"macro": "", None: "_each"}.get(average, f"_{average}")
