@@ -16,6 +16,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, ParamSpec
 
 import numpy as np
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 _P = ParamSpec("_P")
+# While a DataLoader makes a batch: which generator stands in for another one.
+stand_in: ContextVar[Callable[[Generator], Generator] | None] = ContextVar(
+    "gpuprop_stand_in", default=None)
 BLOCK = 1 << 15  # words drawn at a time on the host, so that intermediate results stay in cache
 
 
@@ -57,6 +61,10 @@ class Generator:
     Methods return arrays of the default backend.  The shapes and dtypes of earlier draws do not
     matter.  An element uses one 64-bit word whatever its dtype, so a narrower dtype gives the same
     numbers, rounded.
+
+    While a DataLoader makes a batch, in any thread or process, the dataset and the transform draw
+    from a generator of this batch instead, which depends on `seed`, the epoch and the batch's
+    number.  A generator that is constructed there is used as it is.
 
     >>> from gpuprop.random import Generator
     >>> generator = Generator(seed=7)
@@ -69,6 +77,7 @@ class Generator:
 
     def __init__(self, seed: int = 0) -> None:
         self._lock = new_lock()
+        self._made_for = stand_in.get()  # the batch, if it was made for one
         # (seed, draw) on each device, updated in place because captured steps read these arrays
         self._devices: dict[tuple[str, int], Any] = {}
         self.manual_seed(seed)
@@ -83,6 +92,7 @@ class Generator:
 
         The host waits for the devices.  If several devices drew noise, it is their largest number.
         """
+        self = self._here()
         with self._lock:
             noise = [self._draws[NOISE]]
             for (name, device), array in self._devices.items():
@@ -96,6 +106,7 @@ class Generator:
 
     def _prepare_load(self, state: dict[str, Any]) -> Callable[[], None]:
         """Check a state, and return a function that writes it."""
+        self = self._here()
         given = as_entries("Generator: the state", state, ("seed", "draws"), ())
         seed = as_integer("Generator: seed", given["seed"], 0, 2**64 - 1)
         numbers = as_instance("Generator: draws", given["draws"], (list, tuple),
@@ -115,6 +126,11 @@ class Generator:
                         array[...] = self._initial(backend)
 
         return write
+
+    def _here(self) -> Generator:
+        """This generator, or the one that stands in for it in the batch that is being made."""
+        of_batch = stand_in.get()
+        return self if of_batch is None or of_batch is self._made_for else of_batch(self)
 
     def _snapshot(self) -> Callable[[], None]:
         """A function that takes back all later draws; does not wait for the devices."""
@@ -237,6 +253,7 @@ class Generator:
     def _draw(self, shape: int | Sequence[int], sample: Callable, stream: int,
               block: int = BLOCK) -> Any:
         """The next draw of a stream: ``sample(xp, words)``, reshaped to `shape`."""
+        self = self._here()
         shape = tuple(shape) if isinstance(shape, Sequence) else (operator.index(shape),)
         if min(shape, default=0) < 0:
             raise ValueError(f"shape must not contain negative sizes, got {shape}")
@@ -260,6 +277,7 @@ class Generator:
 
     def _take_rng_key(self, backend: Backend) -> Any:
         """The `rng_key` of the next draw of noise on the backend's current device."""
+        self = self._here()
         key = backend.name, backend.device()
         with self._lock:
             if key not in self._devices:

@@ -355,7 +355,7 @@ ACCEPTED = {
     (SequentialSampler, "data_source"): "text",
     (RandomSampler, "data_source"): "text",
     (WeightedRandomSampler, "weights"): "",
-    **{(cls, name): "bool" for cls, names in {
+    **{(cls, name): "bool zero" for cls, names in {
         DataLoader: "shuffle pin_memory drop_last persistent_workers",
         BatchSampler: "drop_last", RandomSampler: "replacement",
         WeightedRandomSampler: "replacement"}.items() for name in names.split()},

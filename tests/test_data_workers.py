@@ -1,5 +1,6 @@
 """Workers: equal batches with threads, processes or none, and clean ends after errors."""
 
+import copy
 import gc
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ import pytest
 
 import gpuprop
 from gpuprop.data import DataLoader, Dataset, IterableDataset, batch_rng
+from gpuprop.functional import dropout
+from gpuprop.random import DATA, INIT, NOISE, Generator
 
 ROOT = Path(__file__).parent.parent
 started = []
@@ -114,6 +117,96 @@ def test_threads_make_equal_batches(backend):
     assert numbers(run(num_workers=1)) == expected
     assert numbers(run(num_workers=5, prefetch_factor=1)) == expected
     assert list(map(len, DataLoader(Stream(), 3, num_workers=4))) == [3, 3, 1]
+
+
+ARGUMENTS = {"uniform": ((3,),), "normal": ((3,),), "truncated_normal": ((3,),),
+             "integers": (0, 10**6, (3,)), "bernoulli": (0.5, (64,)), "permutation": (20,)}
+SHARED = Generator(21)
+DRAWS = {  # (dataset, index) -> numbers
+    **{f"{name}, stream {stream}": lambda d, i, name=name, stream=stream:
+       getattr(d.rng, name)(*ARGUMENTS[name], stream=stream)
+       for name in ARGUMENTS for stream in (INIT, DATA, NOISE)},
+    **{f"gpuprop.random.{name}": lambda d, i, name=name:
+       getattr(gpuprop.random, name)(*ARGUMENTS[name]).numpy() for name in ARGUMENTS},
+    "batch_rng": lambda d, i: batch_rng().uniform((3,)),
+    "noise": lambda d, i: d.rng.noise(np.ones(3)),
+    "dropout": lambda d, i: dropout(np.ones(64, "float32"), 0.5),
+    "a global": lambda d, i: SHARED.uniform((3,)),
+    "two of one seed": lambda d, i: np.append(d.rng.uniform((3,)), d.twin.uniform((5,))),
+    "deep": lambda d, i: d.deep[-1].uniform((3,)),
+    "a copy": lambda d, i: copy.deepcopy(d.rng).uniform((3,)),
+    "rewound": lambda d, i: (d.rng.set_state(d.rng.get_state()), d.rng.uniform((3,)))[1],
+    "reseeded": lambda d, i: d.rng.manual_seed(i).uniform((3,)),
+    "a new one": lambda d, i: Generator(i).uniform((3,)),
+}
+OF_THE_INDEX = {"reseeded", "a new one"}
+
+
+class Drawing(Dataset):
+    """Samples of random numbers; each needs several draws, so that threads take turns."""
+
+    def __init__(self, kind, seed=5):
+        self.kind = kind
+        self.rng = Generator(seed)
+        self.twin = Generator(seed)
+        self.deep = [None] * 200 + [Generator(seed)]
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, i):
+        return np.concatenate([np.asarray(DRAWS[self.kind](self, i), float) for _ in range(2)])
+
+
+class DrawingStream(IterableDataset):
+    def __init__(self, kind):
+        self.samples = Drawing(kind)
+
+    def __iter__(self):
+        return (self.samples[i] for i in range(24))
+
+
+def drawn(dataset, **kwargs):
+    """The batches of two epochs."""
+    loader = DataLoader(dataset, 2, rng=Generator(3), dtype=None, **kwargs)
+    return [[batch.tolist() for batch in loader] for _ in range(2)]
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_what_a_dataset_draws_does_not_depend_on_workers(kind):
+    before = Drawing(kind).rng.get_state()
+    dataset = Drawing(kind)
+    expected = drawn(dataset)
+    assert dataset.rng.get_state() == before
+    samples = [sample for epoch in expected for batch in epoch for sample in batch]
+    if kind in OF_THE_INDEX:
+        assert expected[0] == expected[1] and len(set(map(tuple, samples))) == 24
+        assert samples[3][:3] == Generator(3).uniform((3,)).tolist()
+    else:
+        assert len(set(map(tuple, samples))) == 48 - 24 * (kind == "a copy")
+        reseeded = drawn(Drawing(kind, seed=6))
+        of_dataset = not kind.startswith(("gpuprop", "batch_rng", "dropout", "a global"))
+        assert (reseeded != expected) is of_dataset
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for workers in [1, 4, 4]:
+            assert drawn(Drawing(kind), num_workers=workers) == expected
+        stream = drawn(DrawingStream(kind), num_workers=4)
+    finally:
+        sys.setswitchinterval(interval)
+    assert stream == drawn(DrawingStream(kind))
+
+
+def test_what_processes_draw():
+    """Everything that `DRAWS` lists, in a transform."""
+    workers = {"num_workers": 2, "worker": "process", "persistent_workers": True}
+    assert drawn(range(12), transform=draw_all, **workers) == drawn(range(12), transform=draw_all)
+
+
+def draw_all(batch):
+    dataset = Drawing("")
+    return np.concatenate([np.asarray(draw(dataset, 0), float) for draw in DRAWS.values()])
 
 
 def test_threads_start_once_and_persist():

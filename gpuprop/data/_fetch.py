@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
+from gpuprop._core import philox
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.placement import on_device_of
-from gpuprop._core.registry import on_host
+from gpuprop._core.registry import get_backend, on_host
 from gpuprop._core.tree import tree_map
 from gpuprop.data._collate import default_collate
 from gpuprop.data._dataset import batch_taker
-from gpuprop.random import Generator, default_generator
-
-_rng: ContextVar[Callable[[], Generator] | None] = ContextVar("gpuprop_batch_rng", default=None)
+from gpuprop.random import INIT, Generator, default_generator, stand_in
 
 
 def batch_rng() -> Generator:
@@ -29,8 +26,7 @@ def batch_rng() -> Generator:
     draws from it therefore returns the same samples with any number of workers, and in a resumed
     epoch.  Outside of a DataLoader it is the default generator.
     """
-    make = _rng.get()
-    return make() if make else default_generator
+    return default_generator._here()
 
 
 def generator(seed: int, batch: int = -1) -> Generator:
@@ -39,8 +35,31 @@ def generator(seed: int, batch: int = -1) -> Generator:
     Each of them starts 2**32 draws after the previous one.
     """
     rng = Generator()
-    rng.set_state({"seed": seed, "draws": [0, (batch + 1) << 32, 0]})
+    rng.set_state({"seed": seed, "draws": [(batch + 1) << 32] * 3})
     return rng
+
+
+class BatchGenerators:
+    """The generators that stand in for all others while one batch is made.
+
+    Workers make the batches of an epoch in any order and at the same time, and a resumed epoch
+    makes only some: draws from generators that batches share would depend on it.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self._seed = seed
+        self._number = number
+        self._made: dict[Generator, Generator] = {}
+
+    def __call__(self, owner: Generator) -> Generator:
+        """The generator of this batch for `owner`; that for the default one is `batch_rng()`."""
+        if owner not in self._made:
+            seed = self._seed
+            if owner is not default_generator:
+                seeds = np.array([self._seed, owner.seed], "uint64")
+                seed = int(philox.words(get_backend("numpy").xp, seeds, INIT, 0, 1)[0])
+            self._made[owner] = generator(seed, self._number)
+        return self._made[owner]
 
 
 def apply_transform(transform: Callable, batch: Any) -> Any:
@@ -68,7 +87,7 @@ class Fetcher:
 
     def __call__(self, seed: int, number: int, indices: Any) -> Any:
         """The samples at `indices`: batch `number` of the epoch with this seed."""
-        token = _rng.set(functools.cache(lambda: generator(seed, number)))
+        token = stand_in.set(BatchGenerators(seed, number))
         try:
             with on_host():
                 batch = self.read(number, indices)
@@ -79,7 +98,7 @@ class Fetcher:
             e.add_note(f"while making batch {number} of {type(self.dataset).__name__}")
             raise
         finally:
-            _rng.reset(token)
+            stand_in.reset(token)
 
     def read(self, number: int, indices: Any) -> Any:
         """A batch of the samples at `indices`, or one sample if `indices` is a single index."""

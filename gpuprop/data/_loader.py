@@ -48,7 +48,10 @@ class DataLoader:
     - `worker`: the kind of the workers, "thread" or "process".
 
     The order and the contents of the batches depend only on the seed, not on the backend or the
-    number and kind of workers.
+    number and kind of workers.  This includes what the dataset, the transform and `collate_fn` draw
+    from `batch_rng`, from `gpuprop.random` and from any Generator: while a batch is made, each is
+    replaced by a generator of that batch.  Numbers from other sources, such as NumPy's generators,
+    depend on which worker draws first: use them only without workers.
 
     Worker processes are spawned, receive a pickle of the dataset, and use no device.  A single
     worker reads an IterableDataset, so that no sample is repeated.  `pin_memory` has no effect:
@@ -112,19 +115,18 @@ class DataLoader:
         self._batches_done = 0  # how many batches of that epoch have been returned
         self._is_resuming = False  # True if the next iteration continues that epoch
         self._pool: Pool | None = None
-        self._sample_generators, self._order_generators = self._find_generators()
-        # the states of these generators: at the start of the epoch, and before each batch that has
-        # been made and not been returned
-        self._order_states: dict[str, dict] = {}
-        self._sample_states: dict[int, dict[str, dict]] = {}
+        # other generators, and their states at the start of the epoch, on which its batches depend
+        self._generators = named_generators({
+            "dataset": dataset, "transform": transform, "collate_fn": collate_fn,
+            "sampler": self.sampler, "batch_sampler": self.batch_sampler})
+        self._generator_states: dict[str, dict] = {}
 
     def __iter__(self) -> Iterator[Any]:
         if not self._is_resuming:
             with on_host():
                 self._epoch_seed = int(self._generator().integers(0, 2**63))
                 self._batches_done = 0
-                self._order_states = generator_states(self._order_generators)
-        self._sample_states.clear()
+                self._generator_states = generator_states(self._generators)
         self._is_resuming = False
         return self._run(self._epoch_seed, self._batches_done)  # type: ignore[arg-type]
 
@@ -138,7 +140,6 @@ class DataLoader:
             for number, batch in enumerate(self._to_tensors(batches), first):
                 if self._epoch_seed == seed:
                     self._batches_done = number + 1
-                    self._sample_states.pop(number, None)
                 yield batch
             if self._epoch_seed == seed:
                 self._epoch_seed = None
@@ -159,8 +160,6 @@ class DataLoader:
         fetcher = make_fetcher(self.dataset, self.collate_fn, self.transform, self.dtype)
         if not self.num_workers:
             for task in tasks:
-                if self._sample_generators:
-                    self._sample_states[task[1]] = generator_states(self._sample_generators)
                 yield fetcher(*task)
         else:
             ahead = self.num_workers * self.prefetch_factor
@@ -242,19 +241,6 @@ class DataLoader:
             if wrong:
                 raise ValueError(f"DataLoader: {message}")
 
-    def _find_generators(self) -> tuple[dict[str, Generator], dict[str, Generator]]:
-        """The generators that make the samples, and those that make their order.
-
-        A stream is read again from its start, so that all of its generators make its order.
-        """
-        held = {"dataset": self.dataset, "transform": self.transform, "collate_fn": self.collate_fn}
-        samples = named_generators(held)
-        if self.streams:
-            return {}, samples
-        found = named_generators({"sampler": self.sampler, "batch_sampler": self.batch_sampler})
-        of_samples = set(map(id, samples.values()))
-        return samples, {name: g for name, g in found.items() if id(g) not in of_samples}
-
     def _generator(self) -> Generator:
         return default_generator if self.rng is None else self.rng
 
@@ -266,18 +252,15 @@ class DataLoader:
         The entries are the epoch's seed, or None between epochs; the number of batches returned;
         the seed of the generator, its number of draws, and whether it is the loader's `rng`; the
         batch size and the number of batches of an epoch, with which the position agrees; and the
-        states of other generators that the sampler, the dataset, the transform and `collate_fn`
-        hold.  Batches that workers made in advance are not counted.
+        states, at the start of the epoch, of other generators that the sampler, the dataset, the
+        transform and `collate_fn` hold.  Batches that workers made in advance are not counted.
         """
-        samples = self._sample_states.get(self._batches_done)
-        if samples is None:
-            samples = generator_states(self._sample_generators)
-        order = self._order_states
+        states = self._generator_states
         if self._epoch_seed is None:
-            order = generator_states(self._order_generators)
+            states = generator_states(self._generators)
         return {"epoch": self._epoch_seed, "batch": self._batches_done, **self._rng_state(),
                 "batch_size": self.batch_size, "batches": self._length(),
-                "generators": {**order, **samples}}
+                "generators": states}
 
     def _rng_state(self) -> dict[str, Any]:
         rng = self._generator()  # its `get_state` would wait for the device
@@ -295,9 +278,7 @@ class DataLoader:
         The next iteration returns the remaining batches of that epoch; later epochs are the same as
         without the interruption.  The generator's seed and its number of data draws are restored.
         A sampler without `epoch_indices` must yield the same order again.  An IterableDataset is
-        read again from its start up to the position.  A dataset or a transform that draws from a
-        Generator of its own continues exactly only without workers: with workers, draw from
-        `batch_rng`.
+        read again from its start up to the position.
 
         Raises, before anything changes, if an entry is missing or wrong, or if it is the state of a
         loader with another number of batches, another batch size or other generators.
@@ -327,15 +308,12 @@ class DataLoader:
         draws[DATA] = as_integer(f"{what}: draws", state["draws"], 0)
         rng_state = {"seed": as_integer(f"{what}: seed", state["seed"], 0, 2**64 - 1),
                      "draws": draws}
-        generators = {**self._order_generators, **self._sample_generators}
-        saved = prepare_generators(f"{what}: generators", generators, state["generators"])
+        saved = prepare_generators(f"{what}: generators", self._generators, state["generators"])
 
         def write() -> None:
             rng.set_state(rng_state)
             saved()
-            self._order_states = {name: state["generators"][name]
-                                  for name in self._order_generators}
-            self._sample_states.clear()
+            self._generator_states = state["generators"]
             self._epoch_seed = seed
             self._batches_done = batch
             self._is_resuming = seed is not None

@@ -72,8 +72,6 @@ class Source:
     def advance(self, count: int) -> None:
         """Note that this number of batches has been used."""
         self._batches += count
-        if self._loader is not None and self._loader._sample_generators:
-            self._start = self._loader.state_dict()  # with the generators of the next batch
 
     def end_epoch(self) -> None:
         """Note that the epoch has ended."""
