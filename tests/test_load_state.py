@@ -301,6 +301,17 @@ def test_a_prepared_load_writes_later():
     assert (model.weight.numpy() == 1).all()
 
 
+@pytest.mark.parametrize("name", [n for n in nn.__all__ if n.startswith(("Batch", "Instance"))])
+def test_running_statistics_have_minima(name):
+    layer = getattr(nn, name)(2, track_running_stats=True)
+    state = layer.state_dict()
+    for entry, value in ("num_batches_tracked", -1), ("running_var", [1.0, -0.5]):
+        with pytest.raises(ValueError, match=f"{entry} must be at least 0, got -"):
+            nn.Sequential(layer).load_state_dict(
+                {f"0.{n}": a for n, a in {**state, entry: value}.items()})
+    layer.load_state_dict({**state, "running_var": [1.0, float("nan")]})
+
+
 def test_weights_may_be_exchanged():
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     before = one.weight.numpy(), other.weight.numpy()

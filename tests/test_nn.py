@@ -57,7 +57,7 @@ class TestModule:
         """A new private name of Module needs a name that no user would choose."""
         private = [n for n in (*vars(nn.Module), *vars(nn.Module.__base__))
                    if n[0] == "_" and not n.endswith("__")]
-        assert private == ["_buffer_persistence", "_forward_hook_lists"]
+        assert private == ["_state_minima", "_buffer_persistence", "_forward_hook_lists"]
 
     @pytest.mark.parametrize("on_class", [True, False])
     def test_private_names_are_free(self, on_class):
@@ -330,7 +330,7 @@ class TestContainers:
         assert [n for n, _ in net.named_children()] == ["0", "last", "2"]
 
     def test_entries_that_a_sequential_rejects(self):
-        with pytest.raises(TypeError, match=r"Sequential holds Modules.*int"):
+        with pytest.raises(TypeError, match=r"Sequential.*Module, got 3"):
             nn.Sequential({"a": 3})
         for name in ("append", "a.b"):
             with pytest.raises(KeyError, match=r"name.*attribute.*dot"):
@@ -345,10 +345,18 @@ class TestContainers:
         assert d.pop("x") and list(d.keys()) == ["y"]
         p = nn.ParameterDict({"w": Parameter(gpuprop.ones(2))})
         assert [n for n, _ in p.named_parameters()] == ["w"]
-        with pytest.raises(TypeError, match=r"ModuleList holds Modules.*Parameter"):
+        with pytest.raises(TypeError, match=r"ModuleList.*Module, got Parameter"):
             nn.ModuleList([Parameter(gpuprop.ones(1))])
         with pytest.raises(KeyError, match=r"'keys'.*attribute"):
             d["keys"] = nn.ReLU()
+
+    def test_tensors_become_parameters(self):
+        x = gpuprop.ones(2)
+        both = nn.ParameterList([x]).append(x), nn.ParameterDict({"x": x})
+        assert [[type(p) for p in c.parameters()] for c in both] == [[Parameter] * 2, [Parameter]]
+        assert all(p.requires_grad and p.data is x.data for c in both for p in c.parameters())
+        both[0][0] = gpuprop.zeros(3)
+        assert both[0][0].shape == (3,) and type(both[0][0]) is Parameter
 
 
 class TestLayers:
@@ -474,7 +482,7 @@ class TestInit:
                             (init.dirac_, "filters"), (init.orthogonal_, "2 axes")):
             with pytest.raises(ValueError, match=match):
                 fill(t)
-        with pytest.raises(ValueError, match=r"'swish'.*leaky_relu"):
+        with pytest.raises(ValueError, match=r"leaky_relu.*'swish'"):
             init.calculate_gain("swish")
         with pytest.raises(ValueError, match="fan_in"):
             init.kaiming_normal_(gpuprop.zeros((2, 2)), mode="fan")
@@ -506,11 +514,51 @@ class TestMistakes:
             layer.weight = layer.weight * 2
         layer.weight = Parameter(gpuprop.ones(2, 2))
 
+    @pytest.mark.parametrize("method", [
+        name for name, _ in inspect.getmembers(nn.Module, inspect.isfunction) if name[0] != "_"])
+    def test_wrong_flags_of_methods(self, method):
+        """Every flag of every method is refused by name, and nothing changes."""
+        layer = nn.BatchNorm1d(2)
+        before = repr(vars(layer))
+        given = {"name": "x", "tensor": None, "state_dict": layer.state_dict()}
+        parameters = inspect.signature(getattr(layer, method)).parameters
+        for flag in (n for n, p in parameters.items() if str(p.annotation) == "bool"):
+            required = {n: given[n] for n, p in parameters.items() if p.default is p.empty}
+            for wrong in ("no", 2, object(), None, {}, float("nan")):
+                with pytest.raises(TypeError, match=f"BatchNorm1d.*: {flag} must be True or Fal"):
+                    getattr(layer, method)(**required, **{flag: wrong})
+                assert repr(vars(layer)) == before
+
+    @pytest.mark.parametrize("method", ["add_module", "register_module", "register_parameter",
+                                        "register_buffer"])
+    def test_wrong_names_and_entries(self, method):
+        layer = nn.Linear(2, 2)
+        before = repr(vars(layer))
+        register = getattr(layer, method)
+        for name in ("", "a.b", "forward", "training"):
+            with pytest.raises(KeyError, match=f"Linear.*name {name!r}"):
+                register(name, None)
+        for name in (5, None, object()):
+            with pytest.raises(TypeError, match=r"Linear: the name of an entry.*string"):
+                register(name, None)
+        for value in ("text", 5, object(), {}, np.ones(2), nn.Linear):
+            with pytest.raises(TypeError, match=r"Linear\..*: x must be a .* or None"):
+                register("x", value)
+        assert repr(vars(layer)) == before
+
+    @pytest.mark.parametrize("container", [nn.ModuleList, nn.ModuleDict, nn.ParameterList,
+                                           nn.ParameterDict, nn.Sequential])
+    @pytest.mark.parametrize("entries", [None, "text", object(), -1, float("nan"), {"a": 5},
+                                         {5: None}, [5], [("a", 5)], nn.Linear])
+    def test_wrong_entries_of_containers(self, container, entries):
+        with pytest.raises(TypeError, match=f"{container.__name__}: .*entr"):
+            container(entries)
+
     def test_an_array_assigned_to_a_buffer(self):
         block = Block(2)
         with pytest.raises(TypeError, match=r"ndarray.*Block\.seen.*buffer"):
             block.seen = np.ones(2)
-        with pytest.raises(TypeError, match=r"ndarray.*Block\.other.*buffer"):
+        with pytest.raises(TypeError, match=r"Block\.register_buffer: other.*Tensor.*array"):
             block.register_buffer("other", np.ones(2))
         block.seen = None
         del block.scratch

@@ -641,14 +641,15 @@ ACCEPTED = {
     (Trainer, "model"): "", (Trainer, "loss"): "", (Trainer, "optimizer"): "",
     (Trainer, "metrics"): "", (Trainer, "scheduler"): "none", (Trainer, "schedule"): "",
     (Trainer, "accumulate"): "integer",
-    (Trainer, "clip_grad_norm"): "none zero integer number", (Trainer, "capture"): "bool",
+    (Trainer, "clip_grad_norm"): "none zero integer number", (Trainer, "capture"): "bool zero",
     (Trainer, "autocast"): "none",
     ("fit", "train"): "", ("fit", "validation"): "none", ("fit", "epochs"): "zero integer",
-    ("fit", "batch_size"): "integer", ("fit", "callbacks"): "", ("fit", "progress"): "bool",
+    ("fit", "batch_size"): "integer", ("fit", "callbacks"): "", ("fit", "progress"): "bool zero",
     ("evaluate", "data"): "", ("evaluate", "batch_size"): "integer",
     ("predict", "data"): "", ("predict", "batch_size"): "integer",
     (EarlyStopping, "monitor"): "text", (EarlyStopping, "patience"): "integer",
-    (EarlyStopping, "min_delta"): "zero integer number", (EarlyStopping, "restore_best"): "bool",
+    (EarlyStopping, "min_delta"): "zero integer number",
+    (EarlyStopping, "restore_best"): "bool zero",
     (Checkpoint, "path"): "", (Checkpoint, "monitor"): "none text", (HistoryLogger, "path"): "",
 }
 

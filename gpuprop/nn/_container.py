@@ -6,20 +6,17 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
-from gpuprop._core.tensor import Parameter
-from gpuprop.nn._module import Module
+from gpuprop._core.checks import as_instance, as_integer
+from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.nn._module import Module, check_name
 
 
-def _check_type(container: Module, entry: Any, expected: type) -> None:
-    if not isinstance(entry, expected):
-        raise TypeError(f"{type(container).__name__} holds {expected.__name__}s, but got an entry "
-                        f"of type {type(entry).__name__}")
-
-
-def _check_name(container: Module, name: str) -> None:
-    if hasattr(type(container), name) or "." in name:
-        raise KeyError(f"{type(container).__name__}: an entry cannot have the name {name!r}, which "
-                       f"is an attribute of the class or contains a dot")
+def _checked(container: _List | _Dict, entry: Any) -> Any:
+    """`entry`; a Tensor becomes a Parameter in a list or dict of these, as in PyTorch."""
+    kind = container._entry_type
+    if kind is Parameter and isinstance(entry, Tensor) and not isinstance(entry, Parameter):
+        return Parameter(entry)
+    return as_instance(f"{type(container).__name__}: an entry", entry, kind, f"a {kind.__name__}")
 
 
 class _List(Module):
@@ -37,9 +34,9 @@ class _List(Module):
 
     def extend(self, entries: Iterable) -> Self:
         """Add entries at the end; returns the container."""
-        new = list(entries)
-        for entry in new:
-            _check_type(self, entry, self._entry_type)
+        what = f"{type(self).__name__}: entries"
+        expected = f"a list of {self._entry_type.__name__}s"
+        new = [_checked(self, entry) for entry in as_instance(what, entries, Iterable, expected)]
         number = len(self)
         for entry in new:
             while str(number) in vars(self):  # an entry of a Sequential with this name
@@ -50,6 +47,7 @@ class _List(Module):
 
     def insert(self, index: int, entry: Any) -> Self:
         """Insert an entry before `index`; returns the container."""
+        index = as_integer(f"{type(self).__name__}.insert: index", index)
         if index >= len(self):
             return self.append(entry)
         entries = list(self)
@@ -80,8 +78,7 @@ class _List(Module):
             entries[index] = entry
             _renumber(self, entries)
         else:
-            _check_type(self, entry, self._entry_type)
-            setattr(self, list(_entries(self))[operator.index(index)], entry)
+            setattr(self, list(_entries(self))[operator.index(index)], _checked(self, entry))
 
     def __delitem__(self, index: int | slice) -> None:
         entries = list(self)
@@ -108,9 +105,7 @@ def _entries(container: _List | _Dict) -> dict[str, Any]:
 
 def _set_entries(container: _List, names: Iterable[str], entries: Iterable) -> None:
     """Replace all entries."""
-    entries = list(entries)
-    for entry in entries:
-        _check_type(container, entry, container._entry_type)
+    entries = [_checked(container, entry) for entry in entries]
     for name in _entries(container):
         delattr(container, name)
     for name, entry in zip(names, entries, strict=True):
@@ -139,7 +134,7 @@ class ModuleList(_List):
 
 
 class ParameterList(_List):
-    """A list of parameters, which are registered with the model."""
+    """A list of parameters, which are registered with the model.  Tensors become Parameters."""
 
     _entry_type = Parameter
 
@@ -165,9 +160,8 @@ class Sequential(_List):
     def __init__(self, *modules: Any) -> None:
         if len(modules) == 1 and isinstance(modules[0], Mapping):
             for name, module in modules[0].items():
-                _check_type(self, module, Module)
-                _check_name(self, name)
-                setattr(self, name, module)
+                check_name(self, name)
+                setattr(self, name, _checked(self, module))
         else:
             super().__init__(modules)
 
@@ -187,7 +181,12 @@ class _Dict(Module):
 
     def update(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> None:
         """Add or replace entries."""
-        for name, entry in dict(entries).items():
+        try:
+            pairs = dict(entries)
+        except (TypeError, ValueError):
+            raise TypeError(f"{type(self).__name__}: entries must be a dict, or pairs of a name "
+                            f"and a {self._entry_type.__name__}, got {entries!r}") from None
+        for name, entry in pairs.items():
             self[name] = entry
 
     def keys(self) -> Iterable[str]:
@@ -212,9 +211,8 @@ class _Dict(Module):
         return _entries(self)[name]
 
     def __setitem__(self, name: str, entry: Any) -> None:
-        _check_type(self, entry, self._entry_type)
-        _check_name(self, name)
-        setattr(self, name, entry)
+        check_name(self, name)
+        setattr(self, name, _checked(self, entry))
 
     def __delitem__(self, name: str) -> None:
         if name not in self:
@@ -239,7 +237,7 @@ class ModuleDict(_Dict):
 
 
 class ParameterDict(_Dict):
-    """A dict of parameters, which are registered with the model.
+    """A dict of parameters, which are registered with the model.  Tensors become Parameters.
 
     A name cannot contain a dot or be an attribute of the class, such as "keys".
     """

@@ -6,14 +6,14 @@ import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from gpuprop._array.creation import full
 from gpuprop._array.methods import destination
 from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
-from gpuprop._core.checks import as_callable, as_instance
+from gpuprop._core.checks import as_bool, as_callable, as_instance
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import module_call
 from gpuprop._core.loading import as_array
@@ -87,9 +87,10 @@ class Module(Convertible):
     """
 
     training = True
-    # Class attributes until an instance registers its first buffer or hook.  An attribute of a
-    # subclass must not replace them by accident: these two private names are unusual, and the
-    # helpers of this class are functions of the module.
+    # Class attributes, the last two until an instance registers its first buffer or hook.  An
+    # attribute of a subclass must not replace them by accident: these private names are unusual,
+    # and the helpers of this class are functions of the module.
+    _state_minima: ClassVar[Mapping[str, float]] = {}  # of the numbers in a loaded entry, by name
     _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
     _forward_hook_lists: dict[str, list[Callable]] = {}  # "before" and "after" -> hooks
 
@@ -137,6 +138,7 @@ class Module(Convertible):
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
         """Same as ``self.name = parameter``; None if the layer has no such parameter."""
+        check_entry(self, "register_parameter", name, parameter, Parameter)
         setattr(self, name, parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
@@ -144,12 +146,14 @@ class Module(Convertible):
 
         If `persistent`, it is part of `state_dict`.
         """
-        check_buffer(self, name, tensor)
+        check_entry(self, "register_buffer", name, tensor, Tensor)
+        persistent = as_bool(f"{type(self).__name__}.register_buffer: persistent", persistent)
         self._buffer_persistence = {**self._buffer_persistence, name: persistent}
         setattr(self, name, tensor)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Same as ``self.name = module``."""
+        check_entry(self, "add_module", name, module, Module)
         setattr(self, name, module)
 
     register_module = add_module
@@ -250,6 +254,7 @@ class Module(Convertible):
 
         The mode affects dropout, batch normalization and similar layers.
         """
+        mode = as_bool(f"{type(self).__name__}.train: mode", mode)
         for _, module in walk(self, once=True):
             module.training = mode
         return self
@@ -260,6 +265,8 @@ class Module(Convertible):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set `requires_grad` of all parameters; False freezes them."""
+        what = f"{type(self).__name__}.requires_grad_: requires_grad"
+        requires_grad = as_bool(what, requires_grad)
         for p in self.parameters():
             p.requires_grad_(requires_grad)
         return self
@@ -358,10 +365,11 @@ def named_tensors(module: Module, predicate: Callable, prefix: str = "",
 
     Those of a shared module come once, under its first name.
     """
-    for path, owner in walk(module, prefix, once=True) if recurse else [(prefix, module)]:
-        for name, value in vars(owner).items():
-            if predicate(owner, name, value):
-                yield f"{path}.{name}".lstrip("."), value
+    as_instance(f"{type(module).__name__}: prefix", prefix, str, "a string")
+    recurse = as_bool(f"{type(module).__name__}: recurse", recurse)
+    owners = walk(module, prefix, once=True) if recurse else [(prefix, module)]
+    return ((f"{path}.{name}".lstrip("."), value) for path, owner in owners
+            for name, value in vars(owner).items() if predicate(owner, name, value))
 
 
 def state_tensors(module: Module) -> dict[str, Tensor]:
@@ -385,8 +393,12 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
 
     Raises as `Module.load_state_dict`, before anything is changed.
     """
-    given = as_instance(f"{type(module).__name__}: state_dict", state_dict, Mapping, "a dict")
+    what = f"{type(module).__name__}.load_state_dict"
+    given = as_instance(f"{what}: state_dict", state_dict, Mapping, "a dict")
+    strict = as_bool(f"{what}: strict", strict)
     own = state_tensors(module)
+    minima = {f"{path}.{name}".lstrip("."): minimum for path, owner in walk(module)
+              for name, minimum in owner._state_minima.items()}
     missing = [name for name in own if name not in given]
     unexpected = [name for name in given if name not in own]
     problems = []
@@ -394,7 +406,10 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
     for name, tensor in own.items():
         if name in given:
             try:
-                values.append((tensor, as_array(name, given[name], tensor.shape, tensor.dtype)))
+                value = as_array(name, given[name], tensor.shape, tensor.dtype)
+                if name in minima:
+                    check_minimum(name, value, minima[name])
+                values.append((tensor, value))
             except ValueError as error:
                 problems.append(str(error))
     if strict and missing:
@@ -412,6 +427,30 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
                 tensor.touch()
 
     return write_all, LoadResult(missing, unexpected)
+
+
+def check_minimum(name: str, value: np.ndarray, minimum: float) -> None:
+    """Raise ValueError if a number is below the minimum; NaN is not."""
+    below = value[value < minimum]
+    if below.size:
+        raise ValueError(f"{name} must be at least {minimum}, got {below[0]}")
+
+
+def check_name(module: Module, name: Any) -> None:
+    """Raise unless a parameter, buffer or submodule can have this name."""
+    owner = type(module)
+    as_instance(f"{owner.__name__}: the name of an entry", name, str, "a string")
+    if not name or "." in name or hasattr(owner, name):
+        raise KeyError(f"{owner.__name__}: an entry cannot have the name {name!r}, which is empty, "
+                       f"an attribute of the class or contains a dot")
+
+
+def check_entry(module: Module, method: str, name: Any, value: Any, kind: type) -> None:
+    """Raise unless `value` is a `kind` or None, and can be registered under this name."""
+    check_name(module, name)
+    if value is not None:
+        what = f"{type(module).__name__}.{method}: {name}"
+        as_instance(what, value, kind, f"a {kind.__name__} or None")
 
 
 def check_buffer(module: Module, name: str, value: Any) -> None:

@@ -12,7 +12,7 @@ from gpuprop._array.shape import concatenate, stack
 from gpuprop._core.checks import as_choice
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
-from gpuprop._core.options import checks_options
+from gpuprop._core.options import as_array_option, checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._recurrent import CELLS, scan
 from gpuprop.nn._module import Module, new_tensor
@@ -73,8 +73,10 @@ class Recurrent(Module):
             expected = "one state h" if len(shapes) == 1 else "two states (h, c)"
             raise ValueError(f"{name}: hx must be {expected}, got {len(states)}")
         for i, (state, shape) in enumerate(zip(states, shapes, strict=True)):
+            label = "hx" if len(states) == 1 else f"hx[{i}]"
+            if not hasattr(state, "shape"):
+                as_array_option(f"{name}: {label}", state)  # raises
             if state.shape != shape:
-                label = "hx" if len(states) == 1 else f"hx[{i}]"
                 raise ValueError(f"{name}: {label} must have shape {shape} for this input, "
                                  f"got {state.shape}")
         return states
