@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import warnings
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import Tensor, nn, optim
 from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.tree import tree_leaves
 from gpuprop.testing._types import distinct
 from gpuprop.testing.rows import all_rows
 from gpuprop.training import Trainer
@@ -32,6 +34,30 @@ def test_long_sums_and_means(backend, dtype):
     assert backend.to_numpy(x.grad).astype("float32").sum() == pytest.approx(1, rel=1e-2)
     assert half(np.ones((4096, 2)), dtype).sum(axis=0).tolist() == [4096, 4096]
     assert F.l1_loss(half(np.ones(5000), dtype), half(np.zeros(5000), dtype)).item() == 1
+
+
+@pytest.mark.parametrize("factor", [1, 3000])
+def test_casts_that_overflow_do_not_warn(factor):
+    """In any op, forward and backward; overflows of an operation in float16 do."""
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore", over="warn"):
+        warnings.simplefilter("always")
+        passes = 0
+        for row in all_rows():
+            row = row.map_arrays(lambda a: a if a.dtype.kind != "f" else Tensor(
+                gpuprop.asnumpy(half(a * factor, "float16")), requires_grad=True))
+            try:
+                outputs = [t for t in tree_leaves(row()) if isinstance(t, Tensor)]
+                for t in filter(lambda t: t.requires_grad, outputs):
+                    t.backward(np.full(t.shape, 1e9), retain_graph=True)
+                    passes += 1
+            except (ValueError, TypeError, IndexError):  # a number that an op refuses
+                continue
+        x = half([1, 2], "float16", requires_grad=True)
+        x.register_hook(lambda g: g.astype("float32") * 1e9)
+        x.sum().backward()
+        assert np.isinf(x.grad).all()
+    assert passes > 2000
+    assert [str(w.message) for w in caught if "cast" in str(w.message)] == []
 
 
 @halves

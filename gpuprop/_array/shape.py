@@ -19,7 +19,7 @@ from gpuprop._array.scatter import (
     put_rows,
 )
 from gpuprop._core.composed import checks_arguments
-from gpuprop._core.dtypes import as_dtype, is_float
+from gpuprop._core.dtypes import as_dtype, converted, is_float
 from gpuprop._core.ops import called_as, op
 from gpuprop._core.signature import Array
 
@@ -54,8 +54,8 @@ INTEGERS = (int, np.integer)
 def astype(xp, x: Array, dtype: Any):
     """`x` converted to another dtype; no gradient passes a conversion to integers or bools."""
     old = x.dtype
-    y = x.astype(as_dtype(dtype))
-    return y, (lambda d: d.astype(old),) if is_float(y.dtype) else None
+    y = converted(x, as_dtype(dtype))
+    return y, (lambda d: converted(d, old),) if is_float(y.dtype) else None
 
 
 @op(half="exact")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, BackendMismatchError
-from gpuprop._core.dtypes import as_supported, is_float, is_half, widened
+from gpuprop._core.dtypes import as_supported, converted, is_float, is_half, widened
 from gpuprop._core.graph import level, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.placement import on_device_of, on_device_of_arguments
@@ -184,7 +184,7 @@ def _in_float32(run: Callable) -> Callable:
             return result
         out, pullback = result
         if len(dtypes) == 1:
-            narrow = lambda a: a.astype(*dtypes) if a.dtype == "float32" else a
+            narrow = lambda a: converted(a, *dtypes) if a.dtype == "float32" else a
             out = tuple(map(narrow, out)) if type(out) is tuple else narrow(out)
         if type(pullback) is tuple:
             return out, tuple(f and _of_widened(f) for f in pullback)

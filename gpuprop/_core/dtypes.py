@@ -94,7 +94,18 @@ def widened(a: Any) -> Any:
 
 def cast(a: Any, dtype: Any) -> Any:
     """An array cast to `dtype`; the array itself if it has this dtype."""
-    return a if a.dtype == dtype else a.astype(dtype)
+    return a if a.dtype == dtype else converted(a, dtype)
+
+
+def converted(a: Any, dtype: Any) -> Any:
+    """``a.astype(dtype)``, without NumPy's warning of an overflow in float16.
+
+    Loss scaling looks for the infinities; other libraries and devices do not warn.
+    """
+    if np.dtype(dtype).char != "e":
+        return a.astype(dtype)
+    with np.errstate(over="ignore"):
+        return a.astype(dtype)
 
 
 def compute_dtype(dtype: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
-from gpuprop._core.dtypes import widened
+from gpuprop._core.dtypes import cast, converted, widened
 from gpuprop._core.instruments import leaf_reached
 from gpuprop._core.mode import backward_checks
 
@@ -184,7 +184,7 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
             g = node.grad
             node.grad = None
             if halves and node in halves:
-                g = g.astype(node.dtype)
+                g = converted(g, node.dtype)
             if g is not None:
                 if has_devices:
                     _use_device_of(g)
@@ -207,7 +207,7 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                 node.pullback = _already_freed
                 node.edges = ()
         for leaf, g in waiting.values():
-            deliver(leaf, g if g.dtype is leaf.array.dtype else g.astype(leaf.array.dtype))
+            deliver(leaf, cast(g, leaf.array.dtype))
     except BaseException:
         for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
@@ -254,7 +254,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         if g.shape != edge.shape:
             g = _unbroadcast(node, g, edge.shape)
         if g.dtype is not edge.dtype:
-            g = g.astype(edge.dtype)
+            g = converted(g, edge.dtype)
         before = edge.grad
         if before is None:
             edge.grad = g
@@ -269,7 +269,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         g = _unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:
         edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
-        g = g.astype(data.dtype)
+        g = converted(g, data.dtype)
     if not edge.hooks and g.dtype.itemsize > 2:
         edge.receive(g)
         return

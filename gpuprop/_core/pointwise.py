@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.checks import as_callable
-from gpuprop._core.dtypes import is_half, widened
+from gpuprop._core.dtypes import converted, is_half, widened
 from gpuprop._core.mode import is_generic
 from gpuprop._core.ops import Op, op
 from gpuprop._core.placement import on_device_of
@@ -132,7 +132,7 @@ def rounded_once(fn: Callable) -> Callable:
         for i, a in by_id.items():
             if a.dtype == half and getattr(a.flags, "writeable", True):
                 a[...] = wide[i]  # always: a test whether the body updated it would wait
-        rounded = [r.astype(half) if is_half(dtype) else r
+        rounded = [converted(r, half) if is_half(dtype) else r
                    for r, dtype in zip(several(results), dtypes, strict=True)]
         if type(results) is tuple:
             return tuple(rounded)

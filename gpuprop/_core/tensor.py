@@ -12,7 +12,7 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
 from gpuprop._core.checks import as_bool, as_callable
 from gpuprop._core.declared import Methods
-from gpuprop._core.dtypes import NATIVE, as_dtype, as_supported, is_float
+from gpuprop._core.dtypes import NATIVE, as_dtype, as_supported, cast, is_float
 from gpuprop._core.graph import (
     Node,
     Variable,
@@ -425,7 +425,7 @@ def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
             raise ValueError(f"a hook got a gradient of shape {g.shape} and returned {shape}: it "
                              f"must return a gradient of the same shape, or None to leave the "
                              f"gradient as it is")
-        return _as_array(changed if changed.dtype == g.dtype else changed.astype(g.dtype))
+        return _as_array(cast(changed, g.dtype))
 
     return call
 
@@ -447,6 +447,6 @@ def _as_gradient(root: Tensor, gradient: Any) -> Any:
         if gradient.shape != root.shape:
             raise ValueError(f"backward(gradient): the gradient has shape {gradient.shape}, "
                              f"the tensor {root.shape}")
-        return gradient if gradient.dtype == root.dtype else gradient.astype(root.dtype)
+        return cast(gradient, root.dtype)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._array.scatter import inner_slices, pad_with
-from gpuprop._core.dtypes import HALF, widened
+from gpuprop._core.dtypes import HALF, cast, widened
 from gpuprop._core.ops import linear_op
 from gpuprop._core.signature import Array
 
@@ -68,7 +68,7 @@ def fold_windows(xp, x: Array, shape, stride, dilation):
     for offset in itertools.product(*map(range, size)):
         part = out[(..., *window_slices(offset, counts, stride, dilation))]
         part += x[(..., *offset, *every_window)]
-    return out.astype(x.dtype, copy=False)
+    return cast(out, x.dtype)
 
 
 def window_sum_adjoint(xp, d, shape, size, counts, stride, dilation):
@@ -88,7 +88,7 @@ def window_sum(xp, x: Array, size, counts, stride, dilation):
     out = xp.copy(widened(x[(..., *window_slices(first, counts, stride, dilation))]))
     for offset in others:
         out += x[(..., *window_slices(offset, counts, stride, dilation))]
-    return out.astype(x.dtype, copy=False)
+    return cast(out, x.dtype)
 
 
 def window_slices(offset: Sequence[int], counts: Sequence[int], stride: Sequence[int],
