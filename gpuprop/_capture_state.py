@@ -298,7 +298,8 @@ class ModelSnapshot(NamedTuple):
 
     @classmethod
     def take(cls, modules: Iterable[Module], tensors: list[Tensor]) -> ModelSnapshot:
-        states = [TensorState(t, t.array, t.gradient, t.requires_grad, t.changed) for t in tensors]
+        states = [TensorState(t, t.array, t.gradient, t.requires_grad, getattr(t, "changed", -1))
+                  for t in tensors]
         modes = [(module, module.training) for module in modules]
         return cls(states, modes, list(_all_hooks(modules, tensors)))
 

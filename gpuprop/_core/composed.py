@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, overload
 
 from gpuprop._core.arguments import refuse_tensors
+from gpuprop._core.dialects import dialects
 from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.placement import on_device_of
@@ -67,7 +68,12 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
                  if str(annotation).startswith(("float", "int", "bool", "str"))}
 
     def as_tensor(a: Any) -> Any:
-        return Tensor(a) if hasattr(a, "shape") and not isinstance(a, Tensor) else a
+        if not hasattr(a, "shape"):
+            return a
+        if not isinstance(a, Tensor):
+            return Tensor(a)
+        dialect = dialects.get(type(a))
+        return a if dialect is None else dialect.enter(a)
 
     @checks_arguments
     @functools.wraps(fn)
@@ -87,7 +93,8 @@ def composed(fn: Any = None, *, full: bool = False) -> Any:
                 narrow = lambda t: t.astype(half) if t.dtype == "float32" else t
                 out = tuple(map(narrow, out)) if isinstance(out, tuple) else narrow(out)
         if any(isinstance(a, Tensor) for a in arrays):
-            return out
+            dialect = next((dialects[k] for k in map(type, arrays) if k in dialects), None)
+            return out if dialect is None else dialect.leave(out)
         return tuple(t.array for t in out) if isinstance(out, tuple) else out.array
 
     return call

@@ -19,7 +19,7 @@ from gpuprop._core.instruments import leaf_reached
 from gpuprop._core.mode import backward_checks
 
 clock = itertools.count()  # orders recorded nodes and in-place writes
-_creation = operator.attrgetter("order")
+creation = operator.attrgetter("order")
 
 
 class Variable:
@@ -27,15 +27,21 @@ class Variable:
 
     Tensor is the only subclass.  Besides these attributes, the graph uses the method `receive` of
     leaves.  The library reads `array` and `gradient`; users know them as `data` and `grad`.
+
+    All subclasses have these slots and no others, so that an object can change its class.  Only
+    Parameters set `changed` and `grad_buffer`, and only dialects set `memory`.
     """
 
-    __slots__ = ("__weakref__", "array", "gradient", "hooks", "node", "requires_grad")
+    __slots__ = ("__weakref__", "array", "changed", "grad_buffer", "gradient", "hooks", "memory",
+                 "node", "requires_grad")
     array: Any
     gradient: Any
     hooks: list[Callable[[Any], Any]] | None  # each takes a gradient and returns the one to use
     node: Node | None
     requires_grad: bool
-    changed = -1  # the `clock` of the last in-place change of the values
+    changed: int  # the `clock` of the last in-place change of a Parameter's values
+    grad_buffer: Any  # the memory that an optimizer provides for a Parameter's gradient, or None
+    memory: Any  # an object that all Tensors in one memory share
 
 
 def raw(a: Any) -> Any:
@@ -64,9 +70,12 @@ class Node:
 
     The only Tensors that a node references are leaves, so an activation is freed as soon as no
     pullback needs it.
+
+    `again` is how to run the op again; only dialects that need it set it.
     """
 
-    __slots__ = ("dtype", "edges", "grad", "hooks", "op", "order", "pullback", "shape")
+    __slots__ = ("again", "dtype", "edges", "grad", "hooks", "op", "order", "pullback", "shape")
+    again: Any
     grad: Any
     hooks: Any
 
@@ -111,13 +120,20 @@ def written(where: tuple[int, int]) -> None:
             _writes.pop(oldest, None)  # another thread may have removed it
 
 
-def _check_unwritten(nodes: Sequence[Node]) -> None:
-    """Raise RuntimeError if memory that a pullback reads was written after its op was recorded."""
+def check_unwritten(nodes: Sequence[Node], runs_again: bool = False) -> None:
+    """Raise RuntimeError if memory that a pullback reads was written after its op was recorded.
+
+    `nodes` are ordered from the newest to the oldest.  With `runs_again`, the ops are about to run
+    again, and read their inputs too.
+    """
+    if not nodes or _last_write <= nodes[-1].order:
+        return
     start = nodes[-1].order
     recent = [(where, time) for where, time in list(_writes.items()) if time > start]
     for node in nodes:
         later = [where for where, time in recent if time > node.order]
-        for a in _arrays_of(node.pullback) if later else ():
+        read = (node.pullback, node.again) if runs_again else node.pullback
+        for a in _arrays_of(read) if later else ():
             first, end = extent(a)
             if any(first < other_end and other_first < end for other_first, other_end in later):
                 raise RuntimeError(
@@ -166,9 +182,8 @@ def _arrays_of(pullback: Any) -> Iterator[Any]:
 
 def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     """Backpropagate the gradient of `root`, and add the results to the gradients of the leaves."""
-    nodes = _reachable(root)
-    if _last_write > nodes[-1].order:  # the oldest node
-        _check_unwritten(nodes)
+    nodes = reachable(root)
+    check_unwritten(nodes)
     for check in backward_checks:
         check(nodes)
     if leaf_reached.is_watched:
@@ -204,8 +219,9 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                         if edge is not None and d is not None:
                             _send(node, edge, d, waiting, halves)
             if not retain_graph:  # free the activations that the pullback holds
-                node.pullback = _already_freed
+                node.pullback = already_freed
                 node.edges = ()
+                node.again = None
         for leaf, g in waiting.values():
             deliver(leaf, cast(g, leaf.array.dtype))
     except BaseException:
@@ -252,7 +268,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         _use_device_of(g)
     if type(edge) is Node:
         if g.shape != edge.shape:
-            g = _unbroadcast(node, g, edge.shape)
+            g = unbroadcast(node, g, edge.shape)
         if g.dtype is not edge.dtype:
             g = converted(g, edge.dtype)
         before = edge.grad
@@ -266,7 +282,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         return
     data = edge.array
     if g.shape != data.shape:
-        g = _unbroadcast(node, g, data.shape)
+        g = unbroadcast(node, g, data.shape)
     if g.dtype is not data.dtype:
         edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
         g = converted(g, data.dtype)
@@ -294,12 +310,12 @@ def _checked_gradients(node: Node, result: Any) -> Any:
                     f"{got}")
 
 
-def _already_freed(g: Any) -> Any:
+def already_freed(g: Any) -> Any:
     raise RuntimeError("an earlier backward has run through this graph and freed it: run the "
                        "forward pass again, or call the first backward with retain_graph=True")
 
 
-def _reachable(node: Node) -> Sequence[Node]:
+def reachable(node: Node) -> Sequence[Node]:
     """This node and all nodes that its gradient reaches, newest first."""
     seen, stack = {node}, [node]
     while stack:
@@ -307,10 +323,10 @@ def _reachable(node: Node) -> Sequence[Node]:
             if type(edge) is Node and edge not in seen:
                 seen.add(edge)
                 stack.append(edge)
-    return sorted(seen, key=_creation, reverse=True)
+    return sorted(seen, key=creation, reverse=True)
 
 
-def _unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
+def unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
     """The sum of `g` over the axes along which an input of this shape was broadcast."""
     lead = g.ndim - len(shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[lead:], strict=True)):

@@ -22,6 +22,7 @@ from gpuprop._core.arguments import (
     resolve,
 )
 from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.dialects import dialects, finished
 from gpuprop._core.dtypes import NATIVE, is_float
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
@@ -124,6 +125,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     chosen = spec.chosen
     spec.is_op = True
     spec.precision = precision
+    spec.half = half
     widens = half is None
     names = [p.name for p in spec.arrays]
     operands = [*map(names.index, names if promote is True else (promote or "").split())]
@@ -203,22 +205,29 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
             raise _wrong_result(spec, result)
         out, pullback = result
         if type(out) is tuple:
+            inputs = edges
             if wanted and type(pullback) is tuple:
                 edges, pullback = _only_wanted(spec, edges, pullback)
             recording = wanted and mode.recording
-            return _several_outputs(spec, out, pullback, edges, backend, recording, has_tensors)
+            result = record_outputs(spec, out, pullback, edges, backend, recording, has_tensors)
+            return finished(result, args, spec, inputs, arrays, constants) if dialects else result
         if type(out) is not backend.array_type:
             if isinstance(out, list | tuple):
                 raise _wrong_result(spec, out)
             out = backend.own(out)
         if wanted and mode.recording and pullback is not None:
+            inputs = edges
             if type(pullback) is not tuple:
                 if not callable(pullback):
                     raise _wrong_result(spec, pullback)
             elif not wanted == len(edges) == len(pullback):
                 edges, pullback = _only_wanted(spec, edges, pullback)
-            return _recorded(out, Node(spec, edges, pullback, out.shape, out.dtype))
-        return _unrecorded(out) if has_tensors else out
+            t = recorded(out, Node(spec, edges, pullback, out.shape, out.dtype))
+            return finished(t, args, spec, inputs, arrays, constants) if dialects else t
+        if not has_tensors:
+            return out
+        t = _unrecorded(out)
+        return finished(t, args, spec, edges, arrays, constants) if dialects else t
 
     call = public_function(spec.fn, spec.parameters, record, flags)
 
@@ -301,7 +310,7 @@ def called_as(signature: Callable[P, Any]) -> Callable[[Any], Op[P]]:
 # ---- recording -----------------------------------------------------------------------------------
 
 
-def _recorded(out: Any, node: Node) -> Tensor:
+def recorded(out: Any, node: Node) -> Tensor:
     """``Tensor(out, True, node)`` without the checks of `Tensor.__init__`."""
     t = object.__new__(Tensor)
     t.array, t.node, t.requires_grad = out, node, True
@@ -354,7 +363,7 @@ def _only_wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]
     return wanted, tuple(pullbacks)
 
 
-def _several_outputs(spec: Spec, outs: tuple, pullback: Any, edges: list, backend: Any,
+def record_outputs(spec: Spec, outs: tuple, pullback: Any, edges: list, backend: Any,
                      recording: Any, has_tensors: bool) -> tuple:
     """The Tensors of several outputs.
 

@@ -37,6 +37,7 @@ class Spec:
         self.chosen: dict[type, tuple[Any, Callable]] = {}  # array type -> (backend, version)
         self.is_op = False  # True for an op, False for a kernel
         self.precision: str | None = None  # the argument of `ops.op`
+        self.half: str | None = None  # the argument of `ops.op`
         self._label = label or fn.__name__
         _choices.append(self.chosen)
         if registered:
@@ -76,9 +77,9 @@ class Spec:
     def choose(self, owner: type, mode: Mode) -> tuple[Any, Callable]:
         """(backend, function to run) for `owner`, an array type or the namespace of Tensors."""
         if isinstance(owner, Differentiable):
-            return owner, self._arrays_first(self.fn)
+            return owner, self.arrays_first_version(self.fn)
         backend = BY_TYPE[owner]
-        run = self._arrays_first(self.version_for(backend))
+        run = self.arrays_first_version(self.version_for(backend))
         inspect = mode.inspect if self.is_op else None
         if inspect is not None:
             run = inspect(self, backend, run)
@@ -88,7 +89,7 @@ class Spec:
             self.chosen[owner] = backend, run
         return backend, run
 
-    def _arrays_first(self, run: Callable) -> Callable:
+    def arrays_first_version(self, run: Callable) -> Callable:
         """`run` with all arrays as positional arguments, and the constants by name."""
         if self.arrays_first:
             return run

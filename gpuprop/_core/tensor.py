@@ -267,8 +267,7 @@ class Parameter(Tensor):
     The optimizer provides the memory for its gradient, `grad_buffer`.
     """
 
-    __slots__ = ("changed", "grad_buffer")
-    grad_buffer: Any
+    __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
         data = tensor(data).array if not isinstance(data, Tensor) else data.array

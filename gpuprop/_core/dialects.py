@@ -1,0 +1,36 @@
+"""Dialects: subclasses of Tensor whose methods mean something else, such as those of `gpuprop.torch`.
+
+An op on a Tensor of such a class returns Tensors of the class.  Functions of the library that call
+methods of Tensors run on Tensors that speak NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+
+class Dialect(NamedTuple):
+    """How Tensors of one class enter and leave code of the library."""
+
+    finish: Callable[..., Any]  # the result of an op, in the class of its arguments
+    enter: Callable[[Any], Any]  # the same Tensor, in NumPy's words
+    leave: Callable[[Any], Any]  # the Tensors of a result, in the words of the dialect
+
+
+# By class.  Empty unless a package with such a class is imported, so that plain Tensors pay for one
+# test in each op.
+dialects: dict[type, Dialect] = {}
+
+
+def finished(result: Any, args: tuple, spec: Any, edges: Sequence, arrays: Sequence,
+             constants: dict) -> Any:
+    """The result of an op in the class of its arguments.
+
+    `edges`, `arrays` and `constants` are the op's inputs: see `ops.op`.
+    """
+    for a in args:
+        dialect = dialects.get(type(a))
+        if dialect is not None:
+            return dialect.finish(result, args, spec, edges, arrays, constants)
+    return result

@@ -1,0 +1,28 @@
+"""PyTorch's names and meanings for whole training programs: ``import gpuprop.torch as torch``.
+
+The Tensors are gpuprop's, whose methods here mean what they mean in PyTorch: `max(dim)` returns
+values and indices, `transpose` swaps two axes, `std` divides by n - 1, methods with a trailing
+underscore write in place.
+"""
+
+from __future__ import annotations
+
+import numpy as _np
+
+from gpuprop import enable_grad, is_grad_enabled, manual_seed, no_grad
+from gpuprop.random import Generator
+from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim
+from gpuprop.torch._functions import *  # noqa: F403
+from gpuprop.torch._tensor import Parameter, Size, Tensor, device
+
+float32 = float = _np.dtype("float32")
+float64 = double = _np.dtype("float64")
+float16 = half = _np.dtype("float16")
+int8 = _np.dtype("int8")
+int16 = short = _np.dtype("int16")
+int32 = int = _np.dtype("int32")
+int64 = long = _np.dtype("int64")
+uint8 = _np.dtype("uint8")
+bool = _np.dtype("bool")
+dtype = _np.dtype
+inference_mode = no_grad

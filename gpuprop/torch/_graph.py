@@ -1,0 +1,343 @@
+"""Gradients with respect to given inputs, and gradients of gradients.
+
+A node of this dialect remembers its call (`Node.again`): the op, its constants, and for each
+argument the node or leaf that it came from, or the array if it has no gradient.  With
+`create_graph`, the ops between the inputs and the outputs are run again on Tensors, which records
+their pullbacks as ops.  A graph keeps nothing alive for a second derivative that no one asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpuprop._core import graph as engine
+from gpuprop._core.arguments import for_half_types
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import Node, raw
+from gpuprop._core.mode import Switch, is_grad_enabled
+from gpuprop._core.namespace import Differentiable, namespace
+from gpuprop._core.ops import record_outputs, recorded
+from gpuprop._core.registry import backend_of
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch._results import Inner, as_class, inner
+from gpuprop.torch._tensor import Tensor, as_torch, wrap
+
+
+def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
+         create_graph: bool = False, allow_unused: bool | None = None,
+         is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple:
+    """The gradients of the sum of `outputs` with respect to each of `inputs`, as a tuple.
+
+    With `create_graph` they have a history of their own.  An input that no output depends on
+    raises RuntimeError; it has None with `allow_unused`, or zeros with `materialize_grads`.
+    """
+    if is_grads_batched:
+        raise NotImplementedError("autograd.grad(is_grads_batched=True): call grad once for each "
+                                  "row of grad_outputs")
+    wanted = _listed(inputs)
+    found = _gradients(_listed(outputs), _listed(grad_outputs), wanted, retain_graph, create_graph)
+    if materialize_grads:
+        found = [wrap(namespace(raw(x)).zeros_like(raw(x))) if g is None else g
+                 for x, g in zip(wanted, found, strict=True)]
+    elif not allow_unused and any(g is None for g in found):
+        raise RuntimeError("One of the differentiated Tensors appears to not have been used in "
+                           "the graph. Set allow_unused=True if this is the desired behavior.")
+    return tuple(found)
+
+
+def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None,
+             create_graph: bool = False, inputs: Any = None) -> None:
+    """Add the gradients of the sum of `tensors` to the `grad` of the leaves, or of `inputs`."""
+    roots = _listed(tensors)
+    leaves = _leaves(roots) if inputs is None else _listed(inputs)
+    found = _gradients(roots, _listed(grad_tensors), leaves, retain_graph, create_graph)
+    for leaf, g in zip(leaves, found, strict=True):
+        if g is not None:
+            leaf.receive(g if create_graph else raw(g))
+
+
+def backward_to(root: Any, gradient: Any, retain_graph: bool | None, create_graph: bool,
+                inputs: Any) -> None:
+    """`Tensor.backward` with its options."""
+    backward([root], [gradient], retain_graph, create_graph, inputs)
+
+
+def _listed(x: Any) -> list:
+    if x is None:
+        return []
+    return [x] if isinstance(x, Plain) else list(x)
+
+
+def _leaves(roots: list) -> list:
+    """The leaves that the roots were computed from."""
+    found = {id(root): root for root in roots if root.node is None and root.requires_grad}
+    for node in _between(roots, set()):
+        found.update((id(e), e) for e in node.edges if isinstance(e, Plain))
+    return list(found.values())
+
+
+def _between(outputs: list, stops: set[int]) -> list[Node]:
+    """The nodes from the inputs, whose ids are `stops`, to the outputs, the oldest first."""
+    seen = {y.node for y in outputs if y.node is not None}
+    stack = list(seen)
+    while stack:
+        node = stack.pop()
+        if node.pullback is engine.already_freed:
+            engine.already_freed(None)
+        if id(node) in stops:
+            continue
+        for edge in node.edges:
+            if type(edge) is Node and edge not in seen:
+                seen.add(edge)
+                stack.append(edge)
+    return sorted(seen, key=engine.creation)
+
+
+def _gradients(outputs: list, seeds: list, inputs: list, retain_graph: bool | None,
+               create_graph: bool) -> list:
+    """The gradient of each input, or None."""
+    for y in outputs:
+        if not y.requires_grad:
+            raise RuntimeError("element 0 of tensors does not require grad and does not have a "
+                               "grad_fn")
+    if any(not x.requires_grad for x in inputs):
+        raise RuntimeError("One of the differentiated Tensors does not require grad")
+    keys = [x.node or x for x in inputs]
+    stops = {id(k) for k in keys}
+    # One input may be computed from another: then the walk goes on through it.
+    goes_through = len(stops) > 1 and any(type(k) is Node for k in keys)
+    nodes = _between(outputs, set() if goes_through else stops)
+    engine.check_unwritten(nodes[::-1], runs_again=create_graph)
+    held: dict[int, Any] = {}  # the gradient so far, by the id of a node or leaf
+    seeds = seeds or [None] * len(outputs)
+    with Switch(recording=create_graph, low=None):
+        runs = {}
+        if create_graph:
+            values = {id(k): x for k, x in zip(keys, inputs, strict=True)}
+            runs = _run_again(nodes, values, goes_through)
+        for y, seed in zip(outputs, seeds, strict=True):
+            _add(held, None, y.node or y, _seed(y, seed, create_graph))
+        for node in reversed(nodes):
+            is_stop = id(node) in stops
+            g = held.get(id(node)) if is_stop else held.pop(id(node), None)
+            if node.grad is not None:  # the list of gradients of several outputs
+                g, node.grad = node.grad, None
+            if g is None:
+                continue
+            for hook in tuple(node.hooks or ()):
+                g = hook(g)
+                g = held[id(node)] = inner(g) if isinstance(g, Plain) else g
+            if is_stop and not goes_through:
+                continue
+            edges, pullback = runs[id(node)] if create_graph else (node.edges, node.pullback)
+            wanted = [type(e) is Node or isinstance(e, Plain) for e in edges]
+            if type(pullback) is tuple:
+                pulled = [f(g) if f and w else None
+                          for f, w in zip(pullback, wanted, strict=True)]
+            else:
+                pulled = pullback(g)
+            for edge, d, w in zip(edges, pulled, wanted, strict=True):
+                if w and d is not None:
+                    _add(held, node, edge, inner(d) if isinstance(d, Tensor) else d)
+    if not (create_graph if retain_graph is None else retain_graph):
+        for node in nodes:
+            if id(node) not in stops:
+                node.pullback, node.edges, node.again = engine.already_freed, (), None
+    found = [held.get(id(k)) for k in keys]
+    for i, x in enumerate(inputs):
+        if x.node is None and found[i] is not None:
+            for hook in tuple(x.hooks or ()):
+                found[i] = hook(found[i])
+    return [as_torch(g) if g is None or isinstance(g, Plain) else wrap(g) for g in found]
+
+
+def _seed(y: Any, seed: Any, create_graph: bool) -> Any:
+    """The gradient of an output."""
+    if seed is None:
+        if y.array.size != 1:
+            raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        seed = namespace(y.array).ones_like(y.array)
+    elif seed.shape != y.shape:
+        raise RuntimeError(f"Mismatch in shape: a grad_output has a shape of {tuple(seed.shape)} "
+                           f"and its output has a shape of {tuple(y.shape)}")
+    if not create_graph:
+        return raw(seed)
+    return inner(seed) if isinstance(seed, Plain) else Inner(seed)
+
+
+def _add(held: dict, node: Any, edge: Any, g: Any) -> None:
+    """Add a gradient, in the shape and dtype of what it belongs to."""
+    if isinstance(edge, Node) and edge.shape is None:  # a node of several outputs: a list
+        held[id(edge)] = g
+        return
+    shape, dtype = (edge.shape, edge.dtype) if type(edge) is Node else (edge.array.shape, edge.array.dtype)
+    if g.shape != shape:
+        g = engine.unbroadcast(node, g, shape)
+    if g.dtype != dtype:
+        g = g.astype(dtype)
+    held[id(edge)] = held[id(edge)] + g if id(edge) in held else g
+
+
+# ---- running ops again -----------------------------------------------------------------------------
+
+
+def _run_again(nodes: list[Node], inputs: dict[int, Any], goes_through: bool) -> dict[int, tuple]:
+    """Run the ops of `nodes` on Tensors: {id(node): (edges, pullback)}."""
+    values: dict[int, Any] = {}
+    runs: dict[int, tuple] = {}
+
+    def value(origin: Any) -> Any:
+        if type(origin) is Node:
+            return values[id(origin)]
+        if isinstance(origin, Plain):
+            if id(origin) not in values:
+                values[id(origin)] = inner(origin)
+            return values[id(origin)]
+        return Inner(origin) if hasattr(origin, "shape") else origin
+
+    for node in nodes:
+        if id(node) in inputs:
+            values[id(node)] = inner(inputs[id(node)])
+            if not goes_through:
+                continue
+        again = getattr(node, "again", None)
+        if again is None:
+            raise RuntimeError(f"create_graph=True: {node.name} was computed from Tensors of "
+                               f"gpuprop, not of gpuprop.torch, or between devices, and cannot be "
+                               f"differentiated twice: create its inputs with gpuprop.torch")
+        spec, edges, *rest = again
+        if type(spec) is Node:  # one output of several
+            values.setdefault(id(node), values[id(spec)][edges])
+            runs[id(node)] = (spec,), (_storing(spec, edges, len(values[id(spec)])),)
+            continue
+        out, pullback = _call(spec, [value(origin) for origin in edges], *rest)
+        if isinstance(out, tuple):
+            pullback = _of_several(out, pullback)
+        values.setdefault(id(node), out)
+        runs[id(node)] = edges, pullback
+    return runs
+
+
+def _call(spec: Any, arguments: list, constants: Any) -> tuple:
+    """Run the definition of an op, or a `Function`, on Tensors: (output, pullbacks)."""
+    if isinstance(spec, type):
+        out, pullback = spec._record([as_torch(a) for a in arguments])
+        return tuple(map(inner, out)) if isinstance(out, tuple) else inner(out), pullback
+    arrays = [raw(a) for a in arguments if hasattr(a, "shape")]
+    xp = Differentiable(backend_of(arrays[0]).xp)
+    arguments, run = for_half_types(spec.half, arguments, spec.arrays_first_version(spec.fn))
+    out, pullback = run(xp, *arguments, **constants)
+    own = lambda t: t if isinstance(t, Plain) else Inner(t)
+    return tuple(map(own, out)) if isinstance(out, tuple) else own(out), pullback
+
+
+def _storing(op_node: Node, i: int, n: int) -> Any:
+    """The pullback of the i-th of n outputs: it stores the gradient for the op's own pullback."""
+
+    def store(g: Any) -> None:
+        op_node.grad = op_node.grad or [None] * n
+        op_node.grad[i] = g
+
+    return store
+
+
+def _of_several(outs: tuple, pullback: Any) -> Any:
+    """The pullback of several outputs, which takes the list of their gradients."""
+
+    def pull(grads: list) -> Any:
+        given = tuple(Inner(namespace(raw(o)).zeros_like(raw(o))) if g is None and is_float(o.dtype)
+                      else g for g, o in zip(grads, outs, strict=True))
+        return pullback(given) if callable(pullback) else [f and f(given) for f in pullback]
+
+    return pull
+
+
+# ---- functions with a backward of their own ---------------------------------------------------------
+
+
+class Context:
+    """What the forward of a `Function` leaves for its backward."""
+
+    saved_tensors: tuple = ()
+    needs_input_grad: tuple = ()
+
+    def __init__(self) -> None:
+        self._materialize = True
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    def mark_non_differentiable(self, *tensors: Any) -> None:
+        self._no_gradient = {id(t) for t in tensors}
+
+    def mark_dirty(self, *tensors: Any) -> None:
+        raise NotImplementedError("mark_dirty: forward must return a new tensor, as in x.clone()")
+
+    def set_materialize_grads(self, value: bool) -> None:
+        self._materialize = value
+
+
+class Function:
+    """Abstract: an op of a program, ``forward(ctx, *args)`` and ``backward(ctx, *gradients)``.
+
+    ``backward`` returns one gradient, or None, for each argument of `forward`.  Call the op as
+    ``Name.apply(*args)``.
+    """
+
+    @staticmethod
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("a Function must define a staticmethod forward(ctx, *args)")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError("a Function must define a staticmethod backward(ctx, *gradients) "
+                                  "to be used in a graph")
+
+    @classmethod
+    def apply(cls, *args: Any) -> Any:
+        return cls._record(args)[0]
+
+    @classmethod
+    def label(cls, shape: Any) -> str:
+        return cls.__name__
+
+    @classmethod
+    def _record(cls, args: Sequence) -> tuple:
+        """(output, pullback)"""
+        ctx = Context()
+        needs = [isinstance(a, Plain) and a.requires_grad for a in args]
+        ctx.needs_input_grad = tuple(needs)
+        with Switch(recording=False):
+            if "setup_context" in {name for c in cls.__mro__[:-1] for name in vars(c)}:
+                out = cls.forward(*args)
+                cls.setup_context(ctx, tuple(args), out)
+            else:
+                out = cls.forward(ctx, *args)
+        edges = [(a.node or a) if need else None for a, need in zip(args, needs, strict=True)]
+
+        def pullback(g: Any) -> tuple:
+            grads = g if isinstance(out, tuple) else (g,)
+            given = [as_torch(d) if d is None or isinstance(d, Plain) else wrap(d) for d in grads]
+            found = cls.backward(ctx, *given)
+            found = found if isinstance(found, tuple) else (found,)
+            if len(found) != len(edges):
+                raise RuntimeError(f"function {cls.__name__} returned an incorrect number of "
+                                   f"gradients (expected {len(edges)}, got {len(found)})")
+            is_nested = any(isinstance(d, Plain) for d in grads)
+            return tuple(d if d is None or is_nested else raw(d) for d in found)
+
+        if not (is_grad_enabled() and any(needs)):
+            return out, pullback
+        arrays = [raw(a) for a in args]
+        if isinstance(out, tuple):
+            backend = backend_of(raw(out[0]))
+            outs = record_outputs(cls, tuple(map(raw, out)), pullback, edges, backend, True, True)
+            same = dict(zip(map(id, out), outs, strict=True))
+        else:
+            node = Node(cls, edges, pullback, out.array.shape, out.array.dtype)
+            outs = recorded(raw(out), node)
+            same = {id(out): outs}
+        as_class(Tensor, outs, cls, edges, arrays, {})
+        ctx.saved_tensors = tuple(same.get(id(t), t) for t in ctx.saved_tensors)
+        return outs, pullback

@@ -1,0 +1,314 @@
+"""The methods of Tensor: the functions whose first parameter is the tensor, and those of its own."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import gpuprop as G
+from gpuprop._core.graph import raw
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch import _functions as functions
+from gpuprop.torch._functions import default_dtype, listed
+from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, wrap
+
+TYPE_NAMES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
+              "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
+              "bool": "Bool"}
+
+# Methods ``name_`` that write the result of ``name`` into the tensor.
+IN_PLACE = """abs acos acosh add addbmm addcdiv addcmul addmm addmv arccos arccosh arcsin arcsinh
+    arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and bitwise_or bitwise_xor
+    ceil clamp clamp_max clamp_min clip copysign cos cosh cumprod cumsum digamma div divide eq erf
+    erfc erfinv exp exp2 expm1 fix floor floor_divide fmod ge greater greater_equal gt index_add
+    index_copy index_fill le lerp less less_equal lgamma log log10 log1p log2 logical_and
+    logical_not logical_or logical_xor logit lt masked_fill mul multiply nan_to_num ne neg negative
+    not_equal pow reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin sinh
+    sqrt square sub subtract tan tanh tril triu true_divide trunc""".split()
+
+
+class Methods:
+    """Methods that are not functions, or whose arguments differ from those of the function."""
+
+    __slots__ = ()
+
+    def dim(self: Any) -> int:
+        return self.array.ndim
+
+    ndimension = dim
+
+    def nelement(self: Any) -> int:
+        return raw(self).size
+
+    def element_size(self: Any) -> int:
+        return raw(self).itemsize
+
+    def view(self: Any, *shape: Any) -> Any:
+        """A Tensor of another shape, or, given a dtype, of the same memory read in that dtype."""
+        if len(shape) == 1 and isinstance(shape[0], np.dtype):
+            return wrap(raw(self).view(shape[0]))
+        return G.reshape(self, listed(shape))
+
+    def reshape(self: Any, *shape: Any) -> Any:
+        return G.reshape(self, listed(shape))
+
+    def view_as(self: Any, other: Any) -> Any:
+        return G.reshape(self, tuple(other.shape))
+
+    reshape_as = view_as
+
+    def permute(self: Any, *dims: Any) -> Any:
+        return G.transpose(self, listed(dims))
+
+    def expand(self: Any, *sizes: Any) -> Any:
+        return Plain.expand(self, *listed(sizes))
+
+    def repeat(self: Any, *repeats: Any) -> Any:
+        return G.tile(self, listed(repeats))
+
+    def tile(self: Any, *dims: Any) -> Any:
+        return G.tile(self, listed(dims))
+
+    def flip(self: Any, *dims: Any) -> Any:
+        return G.flip(self, listed(dims))
+
+    def unfold(self: Any, dimension: int, size: int, step: int) -> Any:
+        """Windows of `size` elements along an axis, as a new last axis."""
+        n = (self.shape[dimension] - size) // step + 1
+        windows = [functions.narrow(self, dimension, i * step, size) for i in range(n)]
+        axis = dimension % self.array.ndim
+        return functions.movedim(functions.stack(windows, axis), axis + 1, -1)
+
+    @property
+    def T(self: Any) -> Any:  # noqa: N802
+        return G.transpose(self)
+
+    @property
+    def mT(self: Any) -> Any:  # noqa: N802
+        return G.swapaxes(self, -1, -2)
+
+    @property
+    def is_cuda(self: Any) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def grad_fn(self: Any) -> Any:
+        return self.node
+
+    @property
+    def layout(self: Any) -> str:
+        return "torch.strided"
+
+    itemsize = property(lambda self: raw(self).itemsize)
+    nbytes = property(lambda self: raw(self).nbytes)
+
+    def stride(self: Any, dim: int | None = None) -> Any:
+        strides = tuple(s // raw(self).itemsize for s in raw(self).strides)
+        return strides if dim is None else strides[dim]
+
+    def storage_offset(self: Any) -> int:
+        return 0
+
+    def is_contiguous(self: Any, memory_format: Any = None) -> bool:
+        return bool(raw(self).flags.c_contiguous)
+
+    def contiguous(self: Any, memory_format: Any = None) -> Any:
+        return self if raw(self).flags.c_contiguous else G.copy(self)
+
+    def data_ptr(self: Any) -> int:
+        a = raw(self)
+        return a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a.data.ptr
+
+    def get_device(self: Any) -> int:
+        index = self.device.index
+        return -1 if index is None else index
+
+    def is_set_to(self: Any, other: Any) -> bool:
+        return self.array is other.array
+
+    # ---- dtypes and devices
+
+    def type(self: Any, dtype: Any = None, **_: Any) -> Any:
+        """The name of the tensor's type, or the tensor in another dtype."""
+        if dtype is None:
+            return f"torch.{TYPE_NAMES[self.array.dtype.name]}Tensor"
+        if isinstance(dtype, str) and dtype.endswith("Tensor"):
+            word = dtype.rpartition(".")[2].removesuffix("Tensor")
+            dtype = next(name for name, type_name in TYPE_NAMES.items() if type_name == word)
+        return self.to(dtype)
+
+    def to(self: Any, *args: Any, device: Any = None, dtype: Any = None,
+           non_blocking: bool = False, copy: bool = False, memory_format: Any = None) -> Any:
+        """The tensor on another device, in another dtype, or both."""
+        args = tuple(a for a in args if not isinstance(a, bool))
+        moved = Plain.to(self, *args, device=device, dtype=dtype)
+        if moved is self:
+            return G.copy(self) if copy else self
+        return as_torch(moved)
+
+    def cpu(self: Any, memory_format: Any = None) -> Any:
+        return self.to("cpu")
+
+    def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
+        return self.to("cuda" if device is None else functions.as_device(device))
+
+    def pin_memory(self: Any) -> Any:
+        return self
+
+    def share_memory_(self: Any) -> Any:
+        return self
+
+    # ---- new tensors of the same dtype and device
+
+    def new_tensor(self: Any, data: Any, *, dtype: Any = None, device: Any = None,
+                   requires_grad: bool = False) -> Any:
+        return functions.tensor(data, dtype=dtype or self.array.dtype,
+                                device=device or self.device, requires_grad=requires_grad)
+
+    def new_zeros(self: Any, *size: Any, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False) -> Any:
+        return functions.zeros(*size, dtype=dtype or self.array.dtype,
+                               device=device or self.device, requires_grad=requires_grad)
+
+    def new_ones(self: Any, *size: Any, dtype: Any = None, device: Any = None,
+                 requires_grad: bool = False) -> Any:
+        return functions.ones(*size, dtype=dtype or self.array.dtype,
+                              device=device or self.device, requires_grad=requires_grad)
+
+    def new_empty(self: Any, *size: Any, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False) -> Any:
+        return functions.empty(*size, dtype=dtype or self.array.dtype,
+                               device=device or self.device, requires_grad=requires_grad)
+
+    def new_full(self: Any, size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,
+                 requires_grad: bool = False) -> Any:
+        return functions.full(size, fill_value, dtype=dtype or self.array.dtype,
+                              device=device or self.device, requires_grad=requires_grad)
+
+    def new(self: Any, *sizes_or_data: Any) -> Any:
+        return Tensor(*sizes_or_data).to(self)
+
+    # ---- writing in place
+
+    def copy_(self: Any, src: Any, non_blocking: bool = False) -> Any:
+        src = as_torch(src.to(device=self.device, dtype=self.array.dtype))
+        return self.update_(src if src.shape == self.shape else src.expand(*self.shape))
+
+    def fill_(self: Any, value: Any) -> Any:
+        return self.update_(G.full_like(self.detach(), raw(value)))
+
+    def zero_(self: Any) -> Any:
+        return self.fill_(0)
+
+    def fill_diagonal_(self: Any, fill_value: Any, wrap: bool = False) -> Any:
+        n = min(self.shape)
+        self[range(n), range(n)] = fill_value
+        return self
+
+    def normal_(self: Any, mean: float = 0, std: float = 1, *, generator: Any = None) -> Any:
+        drawn = functions.randn(*self.shape, generator=generator, dtype=self.array.dtype)
+        return self._filled(mean + std * drawn)
+
+    def uniform_(self: Any, from_: float = 0, to: float = 1, *, generator: Any = None,
+                 **named: float) -> Any:
+        from_ = named.get("from", from_)
+        drawn = functions.rand(*self.shape, generator=generator, dtype=self.array.dtype)
+        return self._filled(from_ + (to - from_) * drawn)
+
+    def exponential_(self: Any, lambd: float = 1, *, generator: Any = None) -> Any:
+        drawn = functions.rand(*self.shape, generator=generator, dtype=self.array.dtype)
+        return self._filled(-G.log1p(-drawn) / lambd)
+
+    def bernoulli_(self: Any, p: Any = 0.5, *, generator: Any = None) -> Any:
+        drawn = functions.rand(*self.shape, generator=generator) < p
+        return self._filled(drawn.to(self.array.dtype))
+
+    def random_(self: Any, from_: int = 0, to: int | None = None, *, generator: Any = None) -> Any:
+        if to is None:
+            from_, to = 0, from_ or 2**24
+        drawn = functions.randint(from_, to, tuple(self.shape), generator=generator)
+        return self._filled(drawn.to(self.array.dtype))
+
+    def _filled(self: Any, values: Any) -> Any:
+        """Become these values, drawn on the host or the default backend."""
+        return self.update_(values.to(device=self.device, dtype=self.array.dtype))
+
+    def resize_(self: Any, *size: Any, memory_format: Any = None) -> Any:
+        """A new shape; the first elements stay, others are 0."""
+        shape = listed(size)
+        n = int(np.prod(shape))
+        flat = functions.cat([self.detach().flatten(), self.new_zeros(n)])[:n]
+        self.array = raw(flat.view(*shape))
+        return self
+
+    def resize_as_(self: Any, other: Any) -> Any:
+        return self.resize_(tuple(other.shape))
+
+    def set_(self: Any, source: Any) -> Any:
+        self.data = source
+        return self
+
+    def squeeze_(self: Any, dim: Any = None) -> Any:
+        return self._become(functions.squeeze(self, dim))
+
+    def unsqueeze_(self: Any, dim: int) -> Any:
+        return self._become(functions.unsqueeze(self, dim))
+
+    def t_(self: Any) -> Any:
+        return self._become(functions.t(self))
+
+    def transpose_(self: Any, dim0: int, dim1: int) -> Any:
+        return self._become(functions.transpose(self, dim0, dim1))
+
+    def _become(self: Any, view: Any) -> Any:
+        """Stand for a view of this tensor."""
+        self.array, self.node = view.array, view.node
+        return self
+
+    # ---- refusals
+
+    def item(self: Any) -> Any:
+        if raw(self).size != 1:
+            raise RuntimeError(f"a Tensor with {raw(self).size} elements cannot be converted to "
+                               f"Scalar")
+        return Plain.item(self)
+
+    def __deepcopy__(self: Any, memo: dict) -> Any:
+        if self.node is not None:
+            raise RuntimeError("Only Tensors created explicitly by the user (graph leaves) support "
+                               "the deepcopy protocol at the moment: use .detach() first")
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(self.__getstate__())
+        copied.array = G.get_array_module(self).copy(self.array)
+        return copied
+
+
+def _in_place(fn: Callable) -> Callable:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.update_(fn(self, *args, **kwargs))
+
+    method.__name__ = f"{fn.__name__}_"
+    method.__doc__ = f"In-place version of `{fn.__name__}`."
+    return method
+
+
+def _takes_tensor_first(fn: Any) -> bool:
+    names = fn.__code__.co_varnames[:1]
+    return names in (("input",), ("tensor",))
+
+
+for _name, _value in vars(functions).items():
+    is_function = inspect.isfunction(_value) and not _name.startswith("_")
+    if is_function and _takes_tensor_first(_value) and _name not in vars(Words):
+        setattr(Words, _name, _value)
+for _name, _value in vars(Methods).items():
+    if not _name.startswith("__") or _name == "__deepcopy__":
+        setattr(Words, _name, _value)
+for _name in IN_PLACE:
+    if hasattr(Words, _name):
+        setattr(Words, f"{_name}_", _in_place(getattr(Words, _name)))

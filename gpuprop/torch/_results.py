@@ -1,0 +1,103 @@
+"""Results of ops on Tensors of this dialect: their class, dtype, memory, and how to run the op again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gpuprop._core.arguments import NUMBERS
+from gpuprop._core.dialects import Dialect, dialects
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import Node
+from gpuprop._core.namespace import Differentiable
+from gpuprop._core.ops import recorded
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch._tensor import Parameter, Tensor, as_torch, memory_of, shares
+
+default_dtype = ["float32"]  # of floats that a program gives as Python numbers
+
+
+def finish(result: Any, args: tuple, spec: Any, edges: Sequence, arrays: Sequence,
+           constants: dict) -> Any:
+    """The result of an op in this dialect: see `dialects.finished`."""
+    as_class(Tensor, result, spec, edges, arrays, constants)
+    for t in result if type(result) is tuple else (result,):
+        _note_memory(t, args)
+    if type(result) is not tuple and result.array.dtype == "float64":
+        return _in_default_dtype(result, args, constants)
+    return result
+
+
+def as_class(cls: type, result: Any, spec: Any, edges: Sequence, arrays: Sequence,
+             constants: dict) -> Any:
+    """Give the Tensors of a result a class, and their nodes what is needed to run the op again."""
+    again = spec, origins(edges, arrays), constants
+    if type(result) is tuple:
+        for i, t in enumerate(result):
+            t.__class__ = cls
+            if t.node is not None:
+                t.node.edges[0].again = again
+                t.node.again = t.node.edges[0], i
+        return result
+    result.__class__ = cls
+    if result.node is not None:
+        result.node.again = again
+    return result
+
+
+def origins(edges: Sequence, arrays: Sequence) -> list:
+    """The inputs of an op: the nodes or leaves of those with a gradient, the arrays of the others."""
+    return [a if edge is None else edge for edge, a in zip(edges, arrays, strict=True)]
+
+
+def _note_memory(t: Any, args: tuple) -> None:
+    """Remember that a result is a view of an argument."""
+    if getattr(t.array, "base", None) is not None:
+        for a in args:
+            if isinstance(a, Plain) and shares(t.array, a.array):
+                t.memory = memory_of(a)
+                return
+
+
+def _in_default_dtype(t: Any, args: tuple, constants: dict) -> Any:
+    """`t`, in the default dtype if it is float64 only because its arguments were integers.
+
+    NumPy's functions of integers, and arithmetic of integers and Python floats, are float64.
+    """
+    dtypes = [a.dtype for a in args if type(a) not in NUMBERS]
+    if any(map(is_float, dtypes)) or "dtype" in constants or default_dtype[0] == "float64":
+        return t
+    return t.astype(default_dtype[0])
+
+
+class Inner(Plain):
+    """What definitions of ops run on when gradients are differentiated.
+
+    It speaks NumPy, as bodies of ops do, and its ops can be run again, for third derivatives.
+    """
+
+    __slots__ = ()
+
+
+def inner(t: Any) -> Any:
+    """A Tensor as bodies of ops take it, with the same history."""
+    if not t.requires_grad:
+        return Inner(t.array)
+    node = t.node
+    if node is None:
+        node = Node(IDENTITY, (t,), (lambda d: d,), t.array.shape, t.array.dtype)
+        node.again = IDENTITY, [t], {}
+    made = recorded(t.array, node)
+    made.__class__ = Inner
+    return made
+
+
+IDENTITY = Differentiable.ops["positive"].spec
+
+
+def finish_inner(result: Any, args: tuple, *call: Any) -> Any:
+    return as_class(Inner, result, *call)
+
+
+TORCH = Dialect(finish, inner, as_torch)
+dialects.update({Tensor: TORCH, Parameter: TORCH, Inner: Dialect(finish_inner, lambda t: t, lambda t: t)})

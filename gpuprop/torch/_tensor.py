@@ -1,0 +1,428 @@
+"""The Tensor of the PyTorch dialect: the engine's Tensor with PyTorch's meanings of its words.
+
+The classes have no slots of their own, so an object changes its dialect by changing its class.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpuprop._array.indexing import getitem
+from gpuprop._array.methods import Size as Count
+from gpuprop._array.methods import _key
+from gpuprop._core import tensor as engine
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import extent, level, raw, written
+from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.placement import on_device_of, place_of, write
+from gpuprop._core.registry import HOST, backend_of
+
+
+class Size(tuple):
+    """A shape, with the number of elements as `numel()`."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        n = 1
+        for size in self:
+            n *= size
+        return n
+
+    def __getitem__(self, key: Any) -> Any:
+        found = tuple.__getitem__(self, key)
+        return Size(found) if isinstance(key, slice) else found
+
+    def __add__(self, other: Any) -> Size:
+        return Size(tuple.__add__(self, other))
+
+    def __repr__(self) -> str:
+        return f"torch.Size({list(self)})"
+
+
+class device(str):
+    """A device such as "cpu" or "cuda:1": a string with a `type` and an `index`."""
+
+    __slots__ = ()
+
+    def __new__(cls, type: Any, index: int | None = None) -> device:
+        text = f"cuda:{type}" if isinstance(type, int) else str(type)
+        kind = text.partition(":")[0]
+        if kind not in DEVICE_TYPES:
+            raise RuntimeError(f"device: expected one of {', '.join(DEVICE_TYPES)}, got {text!r}")
+        return super().__new__(cls, text if index is None else f"{text}:{index}")
+
+    @property
+    def type(self) -> str:
+        return self.partition(":")[0]
+
+    @property
+    def index(self) -> int | None:
+        number = self.partition(":")[2]
+        return int(number) if number else None
+
+    def __repr__(self) -> str:
+        index = "" if self.index is None else f", index={self.index}"
+        return f"device(type='{self.type}'{index})"
+
+
+DEVICE_TYPES = "cpu", "cuda", "strict"
+
+
+def device_of(t: Any) -> device:
+    """The device of a Tensor in PyTorch's words."""
+    name, _, index = place_of(raw(t)).partition(":")
+    if name == HOST:
+        return device("cpu")
+    return device(f"cuda:{index or 0}" if name == "cupy" else name)
+
+
+# ---- memory that Tensors share ---------------------------------------------------------------------
+
+
+class Memory:
+    """What all Tensors in one memory share: `leaf` is a weak reference to the leaf it belongs to.
+
+    Its reference count is the number of these Tensors.
+    """
+
+    __slots__ = ("leaf",)
+
+    def __init__(self) -> None:
+        self.leaf: Callable[[], Any] = lambda: None
+
+
+def memory_of(t: Any) -> Memory:
+    """The Memory of a Tensor."""
+    try:
+        return t.memory
+    except AttributeError:
+        t.memory = Memory()
+        return t.memory
+
+
+def is_shared(t: Any) -> bool:
+    """True if another living Tensor of this dialect is in the same memory."""
+    return hasattr(t, "memory") and sys.getrefcount(t.memory) > ONE_OWNER
+
+
+def shares(a: Any, b: Any) -> bool:
+    """True if array `a` is a view of the memory of array `b`."""
+    base = a.base
+    return base is not None and (base is b or base is b.base)
+
+
+def changed_in_place(t: Any) -> None:
+    """Report a write to the memory of a Tensor."""
+    leaf = t if isinstance(t, engine.Parameter) else memory_of(t).leaf()
+    if leaf is None:
+        written(extent(t.array))
+    else:
+        leaf.touch()
+
+
+# ---- the Tensor ------------------------------------------------------------------------------------
+
+
+def wrap(array: Any) -> Tensor:
+    """A Tensor of this dialect around an array, without copying it."""
+    t = object.__new__(Tensor)
+    engine.Tensor.__init__(t, array)
+    return t
+
+
+def as_torch(value: Any) -> Any:
+    """The same Tensors in this dialect, in tuples and lists too.
+
+    A leaf stays the same object and changes its class.
+    """
+    if isinstance(value, tuple | list):
+        items = map(as_torch, value)
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if isinstance(value, engine.Tensor) and not isinstance(value, Words):
+        value.__class__ = Parameter if isinstance(value, engine.Parameter) else Tensor
+    return value
+
+
+class Words:
+    """What a Tensor of this dialect does in its own way; `_names` adds the other methods."""
+
+    __slots__ = ()
+
+    # ---- memory and gradient
+
+    @property
+    def shape(self: Any) -> Size:
+        return Size(self.array.shape)
+
+    @property
+    def device(self: Any) -> device:
+        return device_of(self)
+
+    @property
+    def data(self: Any) -> Tensor:
+        """A Tensor in the same memory, without history; writing to it changes this tensor."""
+        t = self.detach()
+        if self.node is None:
+            t.memory.leaf = weakref.ref(self) if isinstance(self, engine.Parameter) else t.memory.leaf
+        return t
+
+    @data.setter
+    def data(self: Any, value: Any) -> None:
+        self.array = raw(value)
+        if hasattr(self, "memory"):
+            del self.memory
+        if isinstance(value, engine.Tensor):
+            self.memory = memory_of(value)
+
+    @property
+    def grad(self: Any) -> Tensor | None:
+        """The gradient, as a Tensor in its memory."""
+        g = self.gradient
+        if g is None or isinstance(g, engine.Tensor):  # a Tensor: it has a history itself
+            return g
+        t = wrap(g)
+        if g is getattr(self, "grad_buffer", None):
+            lend(self, t)
+        return t
+
+    @grad.setter
+    def grad(self: Any, value: Any) -> None:
+        if value is not None and value.shape != self.shape:
+            raise RuntimeError(f"assigned grad has data of a different size: expected "
+                               f"{tuple(self.shape)}, got {tuple(value.shape)}")
+        has_history = isinstance(value, engine.Tensor) and value.requires_grad
+        self.gradient = value if value is None or has_history else raw(value)
+
+    def receive(self: Any, g: Any) -> None:
+        """Add `g` to the gradient; it is a Tensor with a history if `create_graph` made it."""
+        if isinstance(g, engine.Tensor) or isinstance(self.gradient, engine.Tensor):
+            g = as_torch(g) if isinstance(g, engine.Tensor) else wrap(g)
+            self.gradient = g if self.gradient is None else self.gradient + g
+            return
+        if self.gradient is None and getattr(self, "grad_buffer", None) is not None:
+            take_back(self)
+        base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
+        base.receive(self, g)
+
+    def detach(self: Any) -> Tensor:
+        t = wrap(self.array)
+        t.memory = memory_of(self)
+        return t
+
+    def detach_(self: Any) -> Any:
+        self.node = None
+        self.requires_grad = False
+        return self
+
+    def numpy(self: Any, *, force: bool = False) -> np.ndarray:
+        """The array, in the same memory on the CPU; a copy from a device if `force`."""
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. "
+                               "Use tensor.detach().numpy() instead.")
+        a = raw(self)
+        if backend_of(a).name == HOST:
+            return a
+        if not force:
+            raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use "
+                            f"Tensor.cpu() to copy the tensor to host memory first.")
+        return backend_of(a).to_numpy(a)
+
+    def register_hook(self: Any, hook: Callable) -> RemovableHandle:
+        """Call `hook` with the gradient of this tensor, a Tensor, when it is complete."""
+        def call(g: Any) -> Any:
+            return hook(as_torch(g) if isinstance(g, engine.Tensor) else wrap(g))
+
+        return RemovableHandle(engine.Tensor.register_hook(self, call))
+
+    def backward(self: Any, gradient: Any = None, retain_graph: bool | None = None,
+                 create_graph: bool = False, inputs: Any = None) -> None:
+        """Add d(self)/d(leaf) to the `grad` of each leaf, or of `inputs` alone."""
+        if not create_graph and inputs is None:
+            engine.Tensor.backward(self, gradient, bool(retain_graph))
+            return
+        from gpuprop.torch import _graph
+
+        _graph.backward_to(self, gradient, retain_graph, create_graph, inputs)
+
+    # ---- writing in place
+
+    def update_(self: Any, new: Any) -> Any:
+        """Become `new`: in memory, or, if a gradient is recorded, as a new value with a history."""
+        recorded = is_grad_enabled() and (self.requires_grad or new.requires_grad)
+        if recorded:
+            if self.node is None and self.requires_grad:
+                raise RuntimeError("a leaf Variable that requires grad is being used in an "
+                                   "in-place operation.")
+            if is_shared(self):
+                raise RuntimeError(
+                    "an in-place operation with a gradient, on memory that another tensor views: "
+                    "here the other one would not see the change. Write x = x.op(...) in place of "
+                    "x.op_(...), or drop the other tensor, or work on x.clone()")
+            new = new if new.array.dtype == self.array.dtype else new.to(self.array.dtype)
+            self.array = new.array
+            self.node = new.node
+            self.requires_grad = new.requires_grad
+            if hasattr(self, "memory"):
+                del self.memory
+        else:
+            with on_device_of((self,)):
+                self.array[...] = new.array if isinstance(new, engine.Tensor) else new
+            changed_in_place(self)
+        return self
+
+    def __getitem__(self: Any, key: Any) -> Any:
+        return getitem(self, as_view_key(self, key))
+
+    def __setitem__(self: Any, key: Any, value: Any) -> None:
+        key = _key(self, key)
+        if is_grad_enabled() and (self.requires_grad or getattr(value, "requires_grad", False)):
+            from gpuprop.torch._names import replaced
+
+            self.update_(replaced(self, key, value))
+            return
+        write(self.array, raw(value), key)
+        changed_in_place(self)
+
+    def __iadd__(self: Any, other: Any) -> Any:
+        return self.update_(self + other)
+
+    def __isub__(self: Any, other: Any) -> Any:
+        return self.update_(self - other)
+
+    def __imul__(self: Any, other: Any) -> Any:
+        return self.update_(self * other)
+
+    def __itruediv__(self: Any, other: Any) -> Any:
+        return self.update_(self / other)
+
+    def __ifloordiv__(self: Any, other: Any) -> Any:
+        return self.update_(self // other)
+
+    def __imod__(self: Any, other: Any) -> Any:
+        return self.update_(self % other)
+
+    def __ipow__(self: Any, other: Any) -> Any:
+        return self.update_(self ** other)
+
+    def __iand__(self: Any, other: Any) -> Any:
+        return self.update_(self & other)
+
+    def __ior__(self: Any, other: Any) -> Any:
+        return self.update_(self | other)
+
+    def __ixor__(self: Any, other: Any) -> Any:
+        return self.update_(self ^ other)
+
+    def __repr__(self: Any) -> str:
+        text = np.array2string(engine.Tensor.numpy(self), separator=", ", precision=4,
+                               prefix="tensor(")
+        parts = [text]
+        if self.device != "cpu":
+            parts.append(f"device='{self.device}'")
+        if self.array.dtype.name not in ("float32", "int64", "bool"):
+            parts.append(f"dtype=torch.{self.array.dtype.name}")
+        if self.node is not None:
+            parts.append(f"grad_fn=<{self.node.name}>")
+        elif self.requires_grad:
+            parts.append("requires_grad=True")
+        return f"tensor({', '.join(parts)})"
+
+
+def as_view_key(t: Any, key: Any) -> Any:
+    """An index whose result is a view where NumPy would return a scalar: ``x[0]`` of a vector."""
+    key = _key(t, key)
+    items = key if type(key) is tuple else (key,)
+    if len(items) == t.array.ndim and all(type(k) is int for k in items):
+        return (*items, ...)
+    return key
+
+
+class _Instances(type):
+    """A Parameter is an instance of Tensor, too."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return type.__instancecheck__(cls, value) or (cls is Tensor and isinstance(value, Words))
+
+
+class Tensor(Words, engine.Tensor, metaclass=_Instances):
+    """A multi-dimensional array with a history, as PyTorch's Tensor."""
+
+    __slots__ = ()
+
+    def __init__(self, *sizes_or_data: Any) -> None:
+        """``Tensor(2, 3)`` has this shape; ``Tensor([1, 2])`` has these elements, as float32."""
+        from gpuprop.torch._names import default_dtype
+
+        if all(isinstance(a, int | Count) for a in sizes_or_data):
+            shape = sizes_or_data or (0,)
+            engine.Tensor.__init__(self, engine.tensor(np.zeros(shape, default_dtype())).array)
+        elif len(sizes_or_data) == 1:
+            data = sizes_or_data[0]
+            if isinstance(data, Size):
+                data = np.zeros(data)
+            kept = isinstance(data, engine.Tensor) and is_float(data.dtype)
+            array = data.array if kept else engine.tensor(data, dtype=default_dtype()).array
+            engine.Tensor.__init__(self, array)
+        else:
+            raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
+                            "torch.tensor([...])")
+
+
+class Parameter(Words, engine.Parameter):
+    """A leaf that an optimizer trains."""
+
+    __slots__ = ()
+
+    def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
+        engine.Parameter.__init__(self, np.empty(0, "float32") if data is None else data,
+                                  requires_grad)
+
+
+class RemovableHandle:
+    """`remove()` takes a hook back."""
+
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self.remove = remove
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.remove()
+
+
+# ---- gradients that a program keeps ----------------------------------------------------------------
+
+# The Tensor that a parameter's gradient was last given out as, by the id of the parameter.  The
+# optimizer's memory is used again for the next gradient; the Tensor gets a copy before.
+_lent: dict[int, weakref.ref] = {}
+
+
+def lend(p: Any, t: Tensor) -> None:
+    """Remember that `t` is in the memory for the gradient of `p`."""
+    key = id(p)
+    _lent[key] = weakref.ref(t, lambda _: _lent.pop(key, None))
+
+
+def take_back(p: Any) -> None:
+    """Give the Tensor in the memory for the gradient of `p`, if there is one, a copy."""
+    reference = _lent.pop(id(p), None)
+    t = None if reference is None else reference()
+    if t is not None and t.array is p.grad_buffer:
+        with on_device_of((t,)):
+            t.array = t.array.copy()
+
+
+def _count_of_one_owner() -> int:
+    t = object.__new__(Tensor)
+    t.memory = Memory()
+    return sys.getrefcount(t.memory)
+
+
+ONE_OWNER = _count_of_one_owner()

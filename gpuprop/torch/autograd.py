@@ -1,0 +1,7 @@
+"""Gradients, as `torch.autograd`."""
+
+from gpuprop._core.mode import enable_grad, no_grad
+from gpuprop.torch._graph import Function, backward, grad
+from gpuprop.torch._tensor import as_torch as Variable  # noqa: N812
+
+__all__ = ["Function", "Variable", "backward", "enable_grad", "grad", "no_grad"]

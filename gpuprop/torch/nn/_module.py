@@ -1,0 +1,75 @@
+"""The layers of `gpuprop.nn` in this dialect: their parameters and buffers are its Tensors.
+
+Each class is made once more as a subclass, since programs ask `isinstance(m, nn.Linear)` and read
+`m.weight`.  The forward is the same code: ops keep the dialect of their arguments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpuprop import nn
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch._tensor import RemovableHandle, as_torch
+
+classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
+
+
+def adopt(module: Any) -> None:
+    """Turn a module, and all inside, into this dialect; the objects stay the same."""
+    for m in module.modules():
+        if type(m) in classes:
+            m.__class__ = classes[type(m)]
+        for value in vars(m).values():
+            if isinstance(value, Plain):
+                as_torch(value)
+
+
+class _Adopting(type):
+    """Modules are adopted when their constructor is done."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        module = super().__call__(*args, **kwargs)
+        adopt(module)
+        return module
+
+
+class Module(nn.Module, metaclass=_Adopting):
+    """Base class of all layers and models of this dialect."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, as_torch(value) if isinstance(value, Plain) else value)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """All parameters and persistent buffers, as Tensors in their memory."""
+        from gpuprop.nn._module import state_tensors
+
+        return {name: value.detach() for name, value in state_tensors(self).items()}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for p in self.parameters():
+            if set_to_none:
+                p.gradient = None
+            elif p.grad is not None:
+                p.grad.zero_()
+
+    def register_forward_hook(self, hook: Any) -> RemovableHandle:
+        return RemovableHandle(super().register_forward_hook(hook))
+
+    def register_forward_pre_hook(self, hook: Any) -> RemovableHandle:
+        return RemovableHandle(super().register_forward_pre_hook(hook))
+
+
+classes[nn.Module] = Module
+
+
+def class_for(layer: type) -> type:
+    """The class of this dialect for a class of `gpuprop.nn`."""
+    if layer not in classes:
+        body = {"__init__": layer.__init__, "__module__": "gpuprop.torch.nn",
+                "__doc__": layer.__doc__}
+        classes[layer] = _Adopting(layer.__name__, (Module, layer), body)
+    return classes[layer]

@@ -1,0 +1,8 @@
+"""Functions, as `torch.nn.functional`."""
+
+from __future__ import annotations
+
+from gpuprop import functional as _functional
+from gpuprop.functional import *  # noqa: F403
+
+__all__ = list(_functional.__all__)

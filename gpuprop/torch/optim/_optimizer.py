@@ -1,0 +1,85 @@
+"""The optimizers of `gpuprop.optim`, which train any leaf; and a base for those of programs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from gpuprop import optim
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back
+
+
+class _Instances(type):
+    """The optimizers of this module are instances of `Optimizer`, too."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return type.__instancecheck__(cls, value) or (
+            cls is Optimizer and isinstance(value, optim.Optimizer))
+
+
+class Optimizer(metaclass=_Instances):
+    """Base class of a program's own optimizer: its `step` reads `param_groups` and `state`."""
+
+    def __init__(self, params: Any, defaults: dict) -> None:
+        groups = list(params)
+        if not groups:
+            raise ValueError("optimizer got an empty parameter list")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.defaults = defaults
+        self.param_groups: list[dict] = []
+        self.state: Any = defaultdict(dict)
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: dict) -> None:
+        given = param_group["params"]
+        params = [given] if isinstance(given, Plain) else list(given)
+        self.param_groups.append({**self.defaults, **param_group, "params": params})
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if set_to_none:
+                    p.grad = None
+                elif p.grad is not None:
+                    p.grad.zero_()
+
+    def step(self, closure: Any = None) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} has no step: define step(self)")
+
+
+def as_parameter(p: Any) -> Any:
+    """A leaf, as a Parameter: an optimizer provides the memory for its gradient."""
+    p = as_torch(p)
+    if isinstance(p, Words) and not isinstance(p, Parameter):
+        if p.node is not None:
+            raise ValueError("can't optimize a non-leaf Tensor")
+        p.__class__ = Parameter
+        p.grad_buffer = None
+        p.changed = -1
+    return p
+
+
+def class_for(rule: type) -> type:
+    """The class of this dialect for an optimizer of `gpuprop.optim`."""
+
+    def _checked_group(self: Any, group: Any, others: Any) -> Any:
+        if isinstance(group, dict) and "params" in group:
+            given = group["params"]
+            params = [given] if isinstance(given, Plain) else list(given)
+            for p in params:
+                as_parameter(p[1] if isinstance(p, tuple) else p)
+            group = {**group, "params": params}
+        return rule._checked_group(self, group, others)
+
+    def _sync_arenas(self: Any) -> None:
+        for p in self._params():
+            if p.gradient is not p.grad_buffer is not None:
+                take_back(p)
+        rule._sync_arenas(self)
+
+    body = {"_checked_group": _checked_group, "_sync_arenas": _sync_arenas,
+            "__module__": "gpuprop.torch.optim", "__doc__": rule.__doc__}
+    return type(rule.__name__, (rule,), body)
