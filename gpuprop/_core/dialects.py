@@ -1,4 +1,4 @@
-"""Dialects: subclasses of Tensor whose methods mean something else, such as those of `gpuprop.torch`.
+"""Dialects: subclasses of Tensor whose methods mean something else, as in `gpuprop.torch`.
 
 An op on a Tensor of such a class returns Tensors of the class.  Functions of the library that call
 methods of Tensors run on Tensors that speak NumPy.

@@ -176,11 +176,11 @@ class Tensor(Methods, Variable):
         if self.size != 1:
             raise ValueError(f"item() needs one element, and this tensor of shape {self.shape} "
                              f"has {self.size}")
-        return self.numpy().item()
+        return asnumpy(self).item()
 
     def tolist(self) -> Any:
         """The elements as Python numbers in nested lists; waits for the device."""
-        return self.numpy().tolist()
+        return asnumpy(self).tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if self.requires_grad:
@@ -194,7 +194,8 @@ class Tensor(Methods, Variable):
         if copy is False:
             raise ValueError("np.asarray(t, copy=False): a tensor is always copied: "
                              "use t.detach().data for its array")
-        return self.numpy() if dtype is None else self.numpy().astype(dtype)
+        array = asnumpy(self)
+        return array if dtype is None else array.astype(dtype)
 
     def __len__(self) -> int:
         if not self.ndim:
@@ -250,7 +251,7 @@ class Tensor(Methods, Variable):
 
     def __repr__(self) -> str:
         name = type(self).__name__
-        parts = [np.array2string(self.numpy(), separator=", ", prefix=f"{name}(")]
+        parts = [np.array2string(asnumpy(self), separator=", ", prefix=f"{name}(")]
         if self.dtype.name not in ("float32", "int64", "bool"):
             parts.append(f"dtype={self.dtype}")
         backend = backend_of(raw(self)).name

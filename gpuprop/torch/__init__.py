@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as _np
 
-from gpuprop import enable_grad, is_grad_enabled, manual_seed, no_grad
-from gpuprop.random import Generator
+from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
+from gpuprop.random import Generator, manual_seed
 from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim
-from gpuprop.torch._functions import *  # noqa: F403
+from gpuprop.torch._functions import *
 from gpuprop.torch._tensor import Parameter, Size, Tensor, device
 
 float32 = float = _np.dtype("float32")
@@ -26,3 +26,11 @@ uint8 = _np.dtype("uint8")
 bool = _np.dtype("bool")
 dtype = _np.dtype
 inference_mode = no_grad
+
+__all__ = [
+    "Generator", "Parameter", "Size", "Tensor", "autograd", "bool", "cuda", "device", "double",
+    "dtype", "enable_grad", "float", "float16", "float32", "float64", "half", "inference_mode",
+    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "long", "manual_seed", "nn",
+    "no_grad", "optim", "short", "uint8",
+]
+__all__ += _functions.__all__

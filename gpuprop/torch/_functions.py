@@ -6,20 +6,24 @@ Those whose first parameter is `input` are methods of Tensor, too.
 from __future__ import annotations
 
 import builtins
+import itertools
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpuprop as G
 import gpuprop.functional as F
+import gpuprop.random as random
+from gpuprop import _array as G
 from gpuprop._array.scatter import put
 from gpuprop._core.graph import raw
+from gpuprop._core.namespace import get_array_module
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop._core.tensor import asnumpy
+from gpuprop._core.tensor import tensor as plain_tensor
 from gpuprop.torch import _results
 from gpuprop.torch._tensor import Size, Tensor, as_torch, wrap
-
 
 
 def _named(fn: Any, *names: str) -> Callable:
@@ -28,6 +32,7 @@ def _named(fn: Any, *names: str) -> Callable:
     renamed = FunctionType(code.replace(co_varnames=(*names, *code.co_varnames[len(names):])),
                            fn.__globals__, fn.__name__, fn.__defaults__, fn.__closure__)
     renamed.__kwdefaults__ = fn.__kwdefaults__
+    renamed.__module__ = __name__
     renamed.__doc__ = fn.__doc__
     return renamed
 
@@ -40,7 +45,7 @@ def _binary(fn: Any) -> Callable:
     return _named(fn, "input", "other")
 
 
-# ---- elementwise -------------------------------------------------------------------------------------
+# ---- elementwise ---------------------------------------------------------------------------------
 
 abs = absolute = _unary(G.abs)
 acos = arccos = _unary(G.arccos)
@@ -175,10 +180,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 
 
 def nan_to_num(input: Any, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Any:
-    limits = np.finfo(input.array.dtype)
-    x = G.where(G.isnan(input), nan, input)
-    x = G.where(x == float("inf"), float(limits.max) if posinf is None else posinf, x)
-    return G.where(x == -float("inf"), float(limits.min) if neginf is None else neginf, x)
+    return G.nan_to_num(input, nan, posinf, neginf)
 
 
 def logit(input: Any, eps: float | None = None) -> Any:
@@ -201,7 +203,7 @@ def equal(input: Any, other: Any) -> bool:
     return builtins.bool(np.array_equal(_host(input), _host(other)))
 
 
-# ---- reductions --------------------------------------------------------------------------------------
+# ---- reductions ----------------------------------------------------------------------------------
 
 
 def _axes(dim: Any) -> Any:
@@ -367,7 +369,8 @@ def median(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
 
 def quantile(input: Any, q: Any, dim: Any = None, keepdim: bool = False, *,
              interpolation: str = "linear") -> Any:
-    array = np.quantile(_host(input), _host(q), dim, keepdims=keepdim, method=interpolation)
+    array = np.quantile(  # type: ignore[call-overload]
+        _host(input), _host(q), dim, keepdims=keepdim, method=interpolation)
     return _new(array.astype(input.array.dtype))
 
 
@@ -378,11 +381,12 @@ def bincount(input: Any, weights: Any = None, minlength: int = 0) -> Any:
 
 def unique(input: Any, sorted: bool = True, return_inverse: bool = False,
            return_counts: bool = False, dim: int | None = None) -> Any:
-    found = np.unique(_host(input), False, return_inverse, return_counts, dim)
+    found: Any = np.unique(  # type: ignore[call-overload]
+        _host(input), False, return_inverse, return_counts, dim)
     return tuple(map(_new, found)) if isinstance(found, tuple) else _new(found)
 
 
-# ---- shapes ------------------------------------------------------------------------------------------
+# ---- shapes --------------------------------------------------------------------------------------
 
 
 def listed(args: tuple) -> tuple:
@@ -481,7 +485,7 @@ def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0) -> Any:
         ends = list(indices_or_sections)
     limits = [0, *ends, n]
     return tuple(input[_along(input, dim, slice(a, b))]
-                 for a, b in zip(limits[:-1], limits[1:], strict=True))
+                 for a, b in itertools.pairwise(limits))
 
 
 def unbind(input: Any, dim: int = 0) -> Any:
@@ -578,7 +582,7 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> Any:
                                 shape) for i, t in enumerate(tensors))
 
 
-# ---- indices -----------------------------------------------------------------------------------------
+# ---- indices -------------------------------------------------------------------------------------
 
 
 def gather(input: Any, dim: int, index: Any) -> Any:
@@ -632,7 +636,7 @@ def _put_rows(x: Any, dim: int, index: Any, rows: Any) -> Any:
 
 def replaced(x: Any, key: Any, value: Any) -> Any:
     """`x` with `value` at an index, as an op with a gradient for both."""
-    xp = G.get_array_module(x)
+    xp = get_array_module(x)
     there = xp.zeros(tuple(x.shape), builtins.bool)
     there[key] = True
     shape = x.array[key].shape
@@ -647,7 +651,7 @@ def nonzero(input: Any, *, as_tuple: bool = False) -> Any:
     return tuple(found) if as_tuple else stack(found, 1)
 
 
-# ---- products ----------------------------------------------------------------------------------------
+# ---- products ------------------------------------------------------------------------------------
 
 
 def mm(input: Any, mat2: Any) -> Any:
@@ -701,15 +705,15 @@ def cdist(x1: Any, x2: Any, p: float = 2.0) -> Any:
     return G.norm(unsqueeze(x1, -2) - unsqueeze(x2, -3), p, -1)
 
 
-# ---- creation ----------------------------------------------------------------------------------------
+# ---- creation ------------------------------------------------------------------------------------
 
 
 def _host(x: Any) -> Any:
-    return G.asnumpy(x)
+    return asnumpy(x)
 
 
 def _new(array: Any) -> Any:
-    return as_torch(G.tensor(array))
+    return as_torch(plain_tensor(array))
 
 
 def default_dtype() -> str:
@@ -730,9 +734,9 @@ def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: b
     """A copy of `data`; Python floats have the default dtype."""
     if isinstance(data, list | tuple) and data and isinstance(data[0], Plain):
         data = [d.tolist() for d in data]
-    t = G.tensor(data, dtype=dtype)
+    t = plain_tensor(data, dtype=dtype)
     if dtype is None and not hasattr(data, "dtype") and t.dtype == "float32":
-        t = G.tensor(data, dtype=default_dtype())
+        t = plain_tensor(data, dtype=default_dtype())
     return _placed(t, device, requires_grad)
 
 
@@ -828,18 +832,18 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any
 
 
 def tril_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
-    return _placed(G.tensor(np.stack(np.tril_indices(row, offset, col))), device, False)
+    return _placed(plain_tensor(np.stack(np.tril_indices(row, offset, col))), device, False)
 
 
 def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
-    return _placed(G.tensor(np.stack(np.triu_indices(row, offset, col))), device, False)
+    return _placed(plain_tensor(np.stack(np.triu_indices(row, offset, col))), device, False)
 
 
-# ---- random numbers ----------------------------------------------------------------------------------
+# ---- random numbers ------------------------------------------------------------------------------
 
 
 def _source(generator: Any) -> Any:
-    return G.random.default_generator if generator is None else generator
+    return random.default_generator if generator is None else generator
 
 
 def randn(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None,
@@ -906,10 +910,10 @@ def multinomial(input: Any, num_samples: int, replacement: bool = False, *,
         with np.errstate(divide="ignore"):
             keys = np.where(weights > 0, np.log1p(-draws) / weights, -np.inf)
         found = np.argsort(-keys, -1)[..., :num_samples]
-    return _placed(G.tensor(found), input.device, False)
+    return _placed(plain_tensor(found), input.device, False)
 
 
-# ---- questions ---------------------------------------------------------------------------------------
+# ---- questions -----------------------------------------------------------------------------------
 
 
 def is_tensor(obj: Any) -> bool:
@@ -926,3 +930,8 @@ def result_type(tensor1: Any, tensor2: Any) -> Any:
 
 def broadcast_shapes(*shapes: Any) -> Size:
     return Size(np.broadcast_shapes(*shapes))
+
+
+__all__ = [name for name, value in globals().items()
+           if isinstance(value, FunctionType) and value.__module__ == __name__
+           and not name.startswith("_") and name not in ("listed", "replaced", "default_dtype")]

@@ -25,7 +25,7 @@ from gpuprop.torch._tensor import Tensor, as_torch, wrap
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
-         create_graph: bool = False, allow_unused: bool | None = None,
+         create_graph: bool = False, only_inputs: bool = True, allow_unused: bool | None = None,
          is_grads_batched: bool = False, materialize_grads: bool = False) -> tuple:
     """The gradients of the sum of `outputs` with respect to each of `inputs`, as a tuple.
 
@@ -55,12 +55,6 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
     for leaf, g in zip(leaves, found, strict=True):
         if g is not None:
             leaf.receive(g if create_graph else raw(g))
-
-
-def backward_to(root: Any, gradient: Any, retain_graph: bool | None, create_graph: bool,
-                inputs: Any) -> None:
-    """`Tensor.backward` with its options."""
-    backward([root], [gradient], retain_graph, create_graph, inputs)
 
 
 def _listed(x: Any) -> list:
@@ -171,7 +165,8 @@ def _add(held: dict, node: Any, edge: Any, g: Any) -> None:
     if isinstance(edge, Node) and edge.shape is None:  # a node of several outputs: a list
         held[id(edge)] = g
         return
-    shape, dtype = (edge.shape, edge.dtype) if type(edge) is Node else (edge.array.shape, edge.array.dtype)
+    owner = edge if type(edge) is Node else edge.array
+    shape, dtype = owner.shape, owner.dtype
     if g.shape != shape:
         g = engine.unbroadcast(node, g, shape)
     if g.dtype != dtype:
@@ -179,7 +174,7 @@ def _add(held: dict, node: Any, edge: Any, g: Any) -> None:
     held[id(edge)] = held[id(edge)] + g if id(edge) in held else g
 
 
-# ---- running ops again -----------------------------------------------------------------------------
+# ---- running ops again ---------------------------------------------------------------------------
 
 
 def _run_again(nodes: list[Node], inputs: dict[int, Any], goes_through: bool) -> dict[int, tuple]:
@@ -221,7 +216,7 @@ def _run_again(nodes: list[Node], inputs: dict[int, Any], goes_through: bool) ->
 
 def _call(spec: Any, arguments: list, constants: Any) -> tuple:
     """Run the definition of an op, or a `Function`, on Tensors: (output, pullbacks)."""
-    if isinstance(spec, type):
+    if isinstance(spec, type) and issubclass(spec, Function):
         out, pullback = spec._record([as_torch(a) for a in arguments])
         return tuple(map(inner, out)) if isinstance(out, tuple) else inner(out), pullback
     arrays = [raw(a) for a in arguments if hasattr(a, "shape")]
@@ -253,7 +248,7 @@ def _of_several(outs: tuple, pullback: Any) -> Any:
     return pull
 
 
-# ---- functions with a backward of their own ---------------------------------------------------------
+# ---- functions with a backward of their own ------------------------------------------------------
 
 
 class Context:
@@ -285,6 +280,8 @@ class Function:
     ``Name.apply(*args)``.
     """
 
+    setup_context: Any = None  # setup_context(ctx, inputs, output), if forward takes no ctx
+
     @staticmethod
     def forward(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("a Function must define a staticmethod forward(ctx, *args)")
@@ -306,10 +303,12 @@ class Function:
     def _record(cls, args: Sequence) -> tuple:
         """(output, pullback)"""
         ctx = Context()
+        op: Any = cls  # in place of a Spec
+        outs: Any
         needs = [isinstance(a, Plain) and a.requires_grad for a in args]
         ctx.needs_input_grad = tuple(needs)
         with Switch(recording=False):
-            if "setup_context" in {name for c in cls.__mro__[:-1] for name in vars(c)}:
+            if cls.setup_context is not None:
                 out = cls.forward(*args)
                 cls.setup_context(ctx, tuple(args), out)
             else:
@@ -332,7 +331,7 @@ class Function:
         arrays = [raw(a) for a in args]
         if isinstance(out, tuple):
             backend = backend_of(raw(out[0]))
-            outs = record_outputs(cls, tuple(map(raw, out)), pullback, edges, backend, True, True)
+            outs = record_outputs(op, tuple(map(raw, out)), pullback, edges, backend, True, True)
             same = dict(zip(map(id, out), outs, strict=True))
         else:
             node = Node(cls, edges, pullback, out.array.shape, out.array.dtype)

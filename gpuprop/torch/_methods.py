@@ -1,20 +1,28 @@
-"""The methods of Tensor: the functions whose first parameter is the tensor, and those of its own."""
+"""The methods of Tensor: functions whose first parameter is the tensor, and others."""
 
 from __future__ import annotations
 
-import builtins
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-import gpuprop as G
+from gpuprop import _array as G
+from gpuprop._array.methods import Size as Count
+from gpuprop._array.methods import _key
+from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
+from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.namespace import get_array_module
+from gpuprop._core.placement import write
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop._core.tensor import tensor
 from gpuprop.torch import _functions as functions
+from gpuprop.torch import _graph as graph
 from gpuprop.torch._functions import default_dtype, listed
-from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, wrap
+from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
+from gpuprop.torch._tensor import device as device_named
 
 TYPE_NAMES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
               "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
@@ -84,11 +92,11 @@ class Methods:
         return functions.movedim(functions.stack(windows, axis), axis + 1, -1)
 
     @property
-    def T(self: Any) -> Any:  # noqa: N802
+    def T(self: Any) -> Any:
         return G.transpose(self)
 
     @property
-    def mT(self: Any) -> Any:  # noqa: N802
+    def mT(self: Any) -> Any:
         return G.swapaxes(self, -1, -2)
 
     @property
@@ -154,7 +162,7 @@ class Methods:
         return self.to("cpu")
 
     def cuda(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
-        return self.to("cuda" if device is None else functions.as_device(device))
+        return self.to("cuda" if device is None else device_named(device))
 
     def pin_memory(self: Any) -> Any:
         return self
@@ -269,6 +277,23 @@ class Methods:
         self.array, self.node = view.array, view.node
         return self
 
+    def backward(self: Any, gradient: Any = None, retain_graph: bool | None = None,
+                 create_graph: bool = False, inputs: Any = None) -> None:
+        """Add d(self)/d(leaf) to the `grad` of each leaf, or of `inputs` alone."""
+        if not create_graph and inputs is None:
+            Plain.backward(self, gradient, bool(retain_graph))
+            return
+        seeds = None if gradient is None else [gradient]
+        graph.backward([self], seeds, retain_graph, create_graph, inputs)
+
+    def __setitem__(self: Any, key: Any, value: Any) -> None:
+        key = _key(self, key)
+        if is_grad_enabled() and (self.requires_grad or getattr(value, "requires_grad", False)):
+            self.update_(functions.replaced(self, key, value))
+            return
+        write(self.array, raw(value), key)
+        changed_in_place(self)
+
     # ---- refusals
 
     def item(self: Any) -> Any:
@@ -284,8 +309,25 @@ class Methods:
         copied = object.__new__(type(self))
         memo[id(self)] = copied
         copied.__setstate__(self.__getstate__())
-        copied.array = G.get_array_module(self).copy(self.array)
+        copied.array = get_array_module(self).copy(self.array)
         return copied
+
+
+def _init(self: Any, *sizes_or_data: Any) -> None:
+    """``Tensor(2, 3)`` has this shape; ``Tensor([1, 2])`` has these elements, as float32."""
+    if all(isinstance(a, int | Count) for a in sizes_or_data):
+        shape = sizes_or_data or (0,)
+        Plain.__init__(self, tensor(np.zeros(shape, default_dtype())).array)
+    elif len(sizes_or_data) == 1:
+        data = sizes_or_data[0]
+        if isinstance(data, Size):
+            data = np.zeros(data)
+        kept = isinstance(data, Plain) and is_float(data.dtype)
+        array = data.array if kept else tensor(data, dtype=default_dtype()).array
+        Plain.__init__(self, array)
+    else:
+        raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
+                        "torch.tensor([...])")
 
 
 def _in_place(fn: Callable) -> Callable:
@@ -307,8 +349,9 @@ for _name, _value in vars(functions).items():
     if is_function and _takes_tensor_first(_value) and _name not in vars(Words):
         setattr(Words, _name, _value)
 for _name, _value in vars(Methods).items():
-    if not _name.startswith("__") or _name == "__deepcopy__":
+    if not _name.startswith("__") or _name in ("__deepcopy__", "__setitem__"):
         setattr(Words, _name, _value)
+Tensor.__init__ = _init  # type: ignore[method-assign, assignment]
 for _name in IN_PLACE:
     if hasattr(Words, _name):
         setattr(Words, f"{_name}_", _in_place(getattr(Words, _name)))

@@ -1,4 +1,4 @@
-"""Results of ops on Tensors of this dialect: their class, dtype, memory, and how to run the op again."""
+"""Results of ops on Tensors of this dialect: class, dtype, and how to run the op again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def as_class(cls: type, result: Any, spec: Any, edges: Sequence, arrays: Sequenc
 
 
 def origins(edges: Sequence, arrays: Sequence) -> list:
-    """The inputs of an op: the nodes or leaves of those with a gradient, the arrays of the others."""
+    """The inputs of an op: the node or leaf of each that has a gradient, the array of another."""
     return [a if edge is None else edge for edge, a in zip(edges, arrays, strict=True)]
 
 
@@ -92,7 +92,7 @@ def inner(t: Any) -> Any:
     return made
 
 
-IDENTITY = Differentiable.ops["positive"].spec
+IDENTITY: Any = Differentiable.ops["positive"].spec  # type: ignore[attr-defined]
 
 
 def finish_inner(result: Any, args: tuple, *call: Any) -> Any:
@@ -100,4 +100,5 @@ def finish_inner(result: Any, args: tuple, *call: Any) -> Any:
 
 
 TORCH = Dialect(finish, inner, as_torch)
-dialects.update({Tensor: TORCH, Parameter: TORCH, Inner: Dialect(finish_inner, lambda t: t, lambda t: t)})
+INNER = Dialect(finish_inner, lambda t: t, lambda t: t)
+dialects.update({Tensor: TORCH, Parameter: TORCH, Inner: INNER})

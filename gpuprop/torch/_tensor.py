@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from gpuprop._array.indexing import getitem
-from gpuprop._array.methods import Size as Count
 from gpuprop._array.methods import _key
 from gpuprop._core import tensor as engine
-from gpuprop._core.dtypes import is_float
-from gpuprop._core.graph import extent, level, raw, written
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
-from gpuprop._core.placement import on_device_of, place_of, write
+from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of
 
 
@@ -62,7 +60,7 @@ class device(str):
         return self.partition(":")[0]
 
     @property
-    def index(self) -> int | None:
+    def index(self) -> int | None:  # type: ignore[override]
         number = self.partition(":")[2]
         return int(number) if number else None
 
@@ -82,7 +80,7 @@ def device_of(t: Any) -> device:
     return device(f"cuda:{index or 0}" if name == "cupy" else name)
 
 
-# ---- memory that Tensors share ---------------------------------------------------------------------
+# ---- memory that Tensors share -------------------------------------------------------------------
 
 
 class Memory:
@@ -126,7 +124,7 @@ def changed_in_place(t: Any) -> None:
         leaf.touch()
 
 
-# ---- the Tensor ------------------------------------------------------------------------------------
+# ---- the Tensor ----------------------------------------------------------------------------------
 
 
 def wrap(array: Any) -> Tensor:
@@ -150,7 +148,7 @@ def as_torch(value: Any) -> Any:
 
 
 class Words:
-    """What a Tensor of this dialect does in its own way; `_names` adds the other methods."""
+    """What a Tensor of this dialect does in its own way; `_methods` adds the other methods."""
 
     __slots__ = ()
 
@@ -168,8 +166,8 @@ class Words:
     def data(self: Any) -> Tensor:
         """A Tensor in the same memory, without history; writing to it changes this tensor."""
         t = self.detach()
-        if self.node is None:
-            t.memory.leaf = weakref.ref(self) if isinstance(self, engine.Parameter) else t.memory.leaf
+        if isinstance(self, engine.Parameter):
+            t.memory.leaf = weakref.ref(self)
         return t
 
     @data.setter
@@ -181,7 +179,7 @@ class Words:
             self.memory = memory_of(value)
 
     @property
-    def grad(self: Any) -> Tensor | None:
+    def grad(self: Any) -> Any:
         """The gradient, as a Tensor in its memory."""
         g = self.gradient
         if g is None or isinstance(g, engine.Tensor):  # a Tensor: it has a history itself
@@ -240,16 +238,6 @@ class Words:
 
         return RemovableHandle(engine.Tensor.register_hook(self, call))
 
-    def backward(self: Any, gradient: Any = None, retain_graph: bool | None = None,
-                 create_graph: bool = False, inputs: Any = None) -> None:
-        """Add d(self)/d(leaf) to the `grad` of each leaf, or of `inputs` alone."""
-        if not create_graph and inputs is None:
-            engine.Tensor.backward(self, gradient, bool(retain_graph))
-            return
-        from gpuprop.torch import _graph
-
-        _graph.backward_to(self, gradient, retain_graph, create_graph, inputs)
-
     # ---- writing in place
 
     def update_(self: Any, new: Any) -> Any:
@@ -278,16 +266,6 @@ class Words:
 
     def __getitem__(self: Any, key: Any) -> Any:
         return getitem(self, as_view_key(self, key))
-
-    def __setitem__(self: Any, key: Any, value: Any) -> None:
-        key = _key(self, key)
-        if is_grad_enabled() and (self.requires_grad or getattr(value, "requires_grad", False)):
-            from gpuprop.torch._names import replaced
-
-            self.update_(replaced(self, key, value))
-            return
-        write(self.array, raw(value), key)
-        changed_in_place(self)
 
     def __iadd__(self: Any, other: Any) -> Any:
         return self.update_(self + other)
@@ -320,7 +298,7 @@ class Words:
         return self.update_(self ^ other)
 
     def __repr__(self: Any) -> str:
-        text = np.array2string(engine.Tensor.numpy(self), separator=", ", precision=4,
+        text = np.array2string(engine.asnumpy(self), separator=", ", precision=4,
                                prefix="tensor(")
         parts = [text]
         if self.device != "cpu":
@@ -350,31 +328,13 @@ class _Instances(type):
         return type.__instancecheck__(cls, value) or (cls is Tensor and isinstance(value, Words))
 
 
-class Tensor(Words, engine.Tensor, metaclass=_Instances):
+class Tensor(Words, engine.Tensor, metaclass=_Instances):  # type: ignore[misc]
     """A multi-dimensional array with a history, as PyTorch's Tensor."""
 
     __slots__ = ()
 
-    def __init__(self, *sizes_or_data: Any) -> None:
-        """``Tensor(2, 3)`` has this shape; ``Tensor([1, 2])`` has these elements, as float32."""
-        from gpuprop.torch._names import default_dtype
 
-        if all(isinstance(a, int | Count) for a in sizes_or_data):
-            shape = sizes_or_data or (0,)
-            engine.Tensor.__init__(self, engine.tensor(np.zeros(shape, default_dtype())).array)
-        elif len(sizes_or_data) == 1:
-            data = sizes_or_data[0]
-            if isinstance(data, Size):
-                data = np.zeros(data)
-            kept = isinstance(data, engine.Tensor) and is_float(data.dtype)
-            array = data.array if kept else engine.tensor(data, dtype=default_dtype()).array
-            engine.Tensor.__init__(self, array)
-        else:
-            raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
-                            "torch.tensor([...])")
-
-
-class Parameter(Words, engine.Parameter):
+class Parameter(Words, engine.Parameter):  # type: ignore[misc]
     """A leaf that an optimizer trains."""
 
     __slots__ = ()
@@ -397,7 +357,7 @@ class RemovableHandle:
         self.remove()
 
 
-# ---- gradients that a program keeps ----------------------------------------------------------------
+# ---- gradients that a program keeps --------------------------------------------------------------
 
 # The Tensor that a parameter's gradient was last given out as, by the id of the parameter.  The
 # optimizer's memory is used again for the next gradient; the Tensor gets a copy before.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-import gpuprop
+import gpuprop.random as random
+from gpuprop._core.registry import get_backend, usable_backends
 
 __all__ = ["current_device", "device_count", "empty_cache", "get_device_name", "is_available",
            "manual_seed", "manual_seed_all", "synchronize"]
 
 
 def _backend() -> Any:
-    return gpuprop.backend.get_backend("cupy")
+    return get_backend("cupy")
 
 
 def is_available() -> bool:
     """True if there is a usable NVIDIA GPU."""
-    return "cupy" in gpuprop.backends() and gpuprop.backends()["cupy"] is True
+    return "cupy" in usable_backends()
 
 
 def device_count() -> int:
@@ -44,7 +45,7 @@ def empty_cache() -> None:
 
 
 def manual_seed(seed: int) -> None:
-    gpuprop.manual_seed(seed)
+    random.manual_seed(seed)
 
 
 manual_seed_all = manual_seed

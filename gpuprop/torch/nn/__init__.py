@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop import nn as _nn
+import gpuprop.nn as _nn
 from gpuprop.nn import init, utils
 from gpuprop.torch._tensor import Parameter
 from gpuprop.torch.nn import functional

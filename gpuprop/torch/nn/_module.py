@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuprop import nn
+import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.nn._module import state_tensors
 from gpuprop.torch._tensor import RemovableHandle, as_torch
 
 classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
@@ -45,8 +46,6 @@ class Module(nn.Module, metaclass=_Adopting):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All parameters and persistent buffers, as Tensors in their memory."""
-        from gpuprop.nn._module import state_tensors
-
         return {name: value.detach() for name, value in state_tensors(self).items()}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -56,10 +55,10 @@ class Module(nn.Module, metaclass=_Adopting):
             elif p.grad is not None:
                 p.grad.zero_()
 
-    def register_forward_hook(self, hook: Any) -> RemovableHandle:
+    def register_forward_hook(self, hook: Any) -> Any:
         return RemovableHandle(super().register_forward_hook(hook))
 
-    def register_forward_pre_hook(self, hook: Any) -> RemovableHandle:
+    def register_forward_pre_hook(self, hook: Any) -> Any:
         return RemovableHandle(super().register_forward_pre_hook(hook))
 
 
@@ -69,7 +68,8 @@ classes[nn.Module] = Module
 def class_for(layer: type) -> type:
     """The class of this dialect for a class of `gpuprop.nn`."""
     if layer not in classes:
-        body = {"__init__": layer.__init__, "__module__": "gpuprop.torch.nn",
+        body = {"__init__": layer.__init__,  # type: ignore[misc]
+                "__module__": "gpuprop.torch.nn",
                 "__doc__": layer.__doc__}
         classes[layer] = _Adopting(layer.__name__, (Module, layer), body)
     return classes[layer]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop import functional as _functional
+import gpuprop.functional as _functional
 from gpuprop.functional import *  # noqa: F403
 
 __all__ = list(_functional.__all__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpuprop import optim as _optim
+import gpuprop.optim as _optim
 from gpuprop.optim import lr_scheduler
 from gpuprop.torch.optim._optimizer import Optimizer, class_for
 
@@ -10,7 +10,7 @@ __all__ = ["Optimizer", "lr_scheduler"]
 
 for _name in _optim.__all__:
     _value = getattr(_optim, _name)
-    if isinstance(_value, type) and issubclass(_value, _optim.Optimizer):
-        if _value is not _optim.Optimizer:
-            globals()[_name] = class_for(_value)
-            __all__.append(_name)
+    is_rule = isinstance(_value, type) and issubclass(_value, _optim.Optimizer)
+    if is_rule and _value is not _optim.Optimizer:
+        globals()[_name] = class_for(_value)
+        __all__.append(_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from gpuprop import optim
+import gpuprop.optim as optim
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back
 
@@ -50,19 +50,18 @@ class Optimizer(metaclass=_Instances):
         raise NotImplementedError(f"{type(self).__name__} has no step: define step(self)")
 
 
-def as_parameter(p: Any) -> Any:
+def as_parameter(value: Any) -> Any:
     """A leaf, as a Parameter: an optimizer provides the memory for its gradient."""
-    p = as_torch(p)
+    p: Any = as_torch(value)
     if isinstance(p, Words) and not isinstance(p, Parameter):
         if p.node is not None:
             raise ValueError("can't optimize a non-leaf Tensor")
         p.__class__ = Parameter
-        p.grad_buffer = None
-        p.changed = -1
+        p.grad_buffer, p.changed = None, -1  # type: ignore[attr-defined]
     return p
 
 
-def class_for(rule: type) -> type:
+def class_for(rule: Any) -> type:
     """The class of this dialect for an optimizer of `gpuprop.optim`."""
 
     def _checked_group(self: Any, group: Any, others: Any) -> Any:

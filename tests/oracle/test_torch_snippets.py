@@ -1,0 +1,560 @@
+"""Small programs, run by torch and by gpuprop.torch in float64: what they return must agree."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch as theirs
+
+import gpuprop.torch as ours
+
+PROGRAMS = []
+
+
+def program(fn):
+    PROGRAMS.append(fn)
+    return fn
+
+
+def array(*shape, seed=0):
+    return np.random.default_rng(seed + sum(shape)).standard_normal(shape)
+
+
+def leaf(torch, *shape, seed=0):
+    return torch.tensor(array(*shape, seed=seed), requires_grad=True)
+
+
+def filled(model):
+    """The model in float64 with weights that are the same in both libraries."""
+    model.double()
+    for i, p in enumerate(model.parameters()):
+        p.data.copy_(p.data.new_tensor(array(*p.shape, seed=i) * 0.3))
+    return model
+
+
+def mlp(torch, *sizes):
+    nn, layers = torch.nn, []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Linear(a, b), nn.Tanh()]
+    return filled(nn.Sequential(*layers[:-1]))
+
+
+@program
+def words_that_differ(torch):
+    x = torch.tensor(array(2, 3, 4))
+    values, places = x.max(1)
+    s = x.sort(dim=2, descending=True)
+    return [
+        values,
+        places,
+        x.max(),
+        x.std(),
+        x.var(0),
+        x.std(1, unbiased=False),
+        x.transpose(0, 2),
+        s.values,
+        s[1],
+        x.repeat(2, 1, 1),
+        *x.split(2, dim=2),
+        *torch.split(x, [1, 3], 2),
+        x.size(1),
+        x.numel(),
+        x.view(6, -1),
+        x.permute(2, 0, 1),
+        x.t() if x.dim() == 2 else x[0].t(),
+        x.squeeze(0),
+        x.narrow(2, 1, 2),
+        x.mean((0, 2)),
+        torch.max(x, x * 2),
+        x.min(dim=1, keepdim=True)[0],
+        x.norm(),
+        x.type(),
+        x.sum([0, 1]),
+    ]
+
+
+@program
+def functions(torch):
+    x, y = torch.tensor(array(3, 4)), torch.tensor(array(3, 4, seed=1))
+    return [
+        torch.cat([x, y], dim=1),
+        torch.stack((x, y), 1),
+        torch.add(x, y, alpha=2),
+        x.clamp(min=0),
+        torch.lerp(x, y, 0.3),
+        torch.addcdiv(x, y, y.exp(), value=0.5),
+        torch.where(x > 0, x, y),
+        torch.topk(x, 2)[0],
+        torch.eye(3).double(),
+        x.masked_fill(x > 0, -1.0),
+        torch.einsum("ij,kj->ik", x, y),
+        torch.arange(3, 9, 2),
+        x.div(y, rounding_mode="floor"),
+    ]
+
+
+@program
+def gradient_of_max_over_ties(torch):
+    x = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 0.0]], requires_grad=True)
+    x.max(dim=1)[0].sum().backward()
+    return [x.grad]
+
+
+@program
+def gradient_descent_by_hand(torch):
+    w, b, x = leaf(torch, 4, 2), leaf(torch, 2), torch.tensor(array(5, 4))
+    for _ in range(5):
+        loss = (x @ w + b).tanh().pow(2).mean()
+        loss.backward()
+        with torch.no_grad():
+            w -= 0.5 * w.grad
+            b.sub_(b.grad, alpha=0.5)
+            w.grad.zero_()
+            b.grad = None
+    return [w, b, loss]
+
+
+@program
+def data_in_place(torch):
+    model = mlp(torch, 3, 4, 2)
+    model(torch.tensor(array(5, 3))).sum().backward()
+    for p in model.parameters():
+        p.grad.data.clamp_(-0.5, 0.5)
+        p.data.add_(p.grad.data, alpha=-0.1)
+        p.data.clamp_(-0.2, 0.2)
+    model[0].bias.data.fill_(3)
+    model[2].weight.data[0] = 7
+    return list(model.parameters())
+
+
+@program
+def optimizer_sees_what_was_written(torch):
+    model = mlp(torch, 3, 4, 2)
+    opt = torch.optim.Adam(model.parameters(), lr=0.05)
+    for i in range(4):
+        opt.zero_grad()
+        model(torch.tensor(array(5, 3, seed=i))).pow(2).mean().backward()
+        for p in model.parameters():
+            p.grad.mul_(0.5)
+        opt.step()
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(0.99)
+    return list(model.parameters())
+
+
+@program
+def gradients_kept_over_the_next_backward(torch):
+    model = mlp(torch, 3, 2)
+    opt, x = torch.optim.SGD(model.parameters(), lr=0.1), torch.tensor(array(5, 3))
+    model(x).sum().backward()
+    kept = [p.grad for p in model.parameters()]
+    opt.zero_grad()
+    model(x).pow(2).sum().backward()
+    dot = sum((a * p.grad).sum() for a, p in zip(kept, model.parameters(), strict=False))
+    opt.step()
+    return [*kept, dot]
+
+
+@program
+def optimize_a_plain_leaf(torch):
+    x = leaf(torch, 3, 3)
+    opt = torch.optim.SGD([x], lr=0.1, momentum=0.9)
+    for _ in range(4):
+        opt.zero_grad()
+        (x**2).sum().backward()
+        opt.step()
+    return [x]
+
+
+@program
+def own_optimizer(torch):
+    class Momentum(torch.optim.Optimizer):
+        def step(self):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    state = self.state[p]
+                    if "v" not in state:
+                        state["v"] = torch.zeros_like(p.data)
+                    state["v"].mul_(0.9).add_(p.grad.data)
+                    p.data.add_(state["v"], alpha=-group["lr"])
+
+    model = mlp(torch, 3, 2)
+    opt = Momentum(model.parameters(), dict(lr=0.1))
+    for _ in range(3):
+        opt.zero_grad()
+        model(torch.tensor(array(5, 3))).pow(2).sum().backward()
+        opt.step()
+    return list(model.parameters())
+
+
+@program
+def second_derivative(torch):
+    x = torch.tensor(array(5), requires_grad=True)
+    y = (x.sin() * x**3).sum()
+    (g,) = torch.autograd.grad(y, x, create_graph=True)
+    (gg,) = torch.autograd.grad(g.sum(), x, create_graph=True)
+    (ggg,) = torch.autograd.grad(gg.pow(2).sum(), x)
+    return [g, gg, ggg]
+
+
+@program
+def wgan_gp(torch):
+    """The penalty of Gulrajani et al., and three steps of the critic."""
+    critic, real, fake = (
+        mlp(torch, 6, 16, 16, 1),
+        torch.tensor(array(8, 6)),
+        torch.tensor(array(8, 6, seed=1)),
+    )
+    opt, found = torch.optim.Adam(critic.parameters(), lr=0.01, betas=(0.5, 0.9)), []
+    for i in range(3):
+        eps = torch.tensor(np.random.default_rng(i).random((8, 1))).expand_as(real)
+        between = (eps * real.data + (1 - eps) * fake.data).requires_grad_(True)
+        out = critic(between)
+        gradients = torch.autograd.grad(
+            outputs=out,
+            inputs=between,
+            grad_outputs=torch.ones_like(out),
+            create_graph=True,
+            retain_graph=True,
+            only_inputs=True,
+        )[0]
+        penalty = ((gradients.norm(2, dim=1) - 1) ** 2).mean() * 10
+        loss = critic(fake).mean() - critic(real).mean() + penalty
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        found += [penalty, loss]
+    return [*found, *critic.parameters()]
+
+
+@program
+def wgan_gp_convolution(torch):
+    """A convolutional critic with layer norm, pooling and leaky relu."""
+    nn = torch.nn
+    critic = filled(
+        nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.GroupNorm(2, 4),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * 9, 1),
+        )
+    )
+    x = leaf(torch, 3, 2, 6, 6)
+    g = torch.autograd.grad(critic(x).sum(), x, create_graph=True)[0]
+    ((g.view(3, -1).norm(2, dim=1) - 1) ** 2).mean().backward()
+    # PyTorch has zeros where None is here: the bias of the norm has no part in it.
+    grads = [p.grad for p in critic.parameters()]
+    return [g, *[torch.zeros(1).double() if p is None or not p.any() else p for p in grads], x.grad]
+
+
+@program
+def maml(torch):
+    w, x = leaf(torch, 3, 2), torch.tensor(array(5, 3))
+    fast = w
+    for _ in range(3):
+        (g,) = torch.autograd.grad((x @ fast).tanh().pow(2).mean(), [fast], create_graph=True)
+        fast = fast - 0.3 * g
+    (x @ fast).pow(2).mean().backward()
+    return [fast, w.grad]
+
+
+@program
+def inputs_above_each_other(torch):
+    x = leaf(torch, 4)
+    h = x.tanh()
+    found = [h]
+    for create in (False, True):
+        found += torch.autograd.grad(
+            (h**3).sum() + x.sum(), [x, h], create_graph=create, retain_graph=True
+        )
+    found += torch.autograd.grad(found[-2].pow(2).sum() + found[-1].sum(), [x])
+    a, b = torch.split(x * x, 2)
+    g = torch.autograd.grad((a * b.exp()).sum(), x, create_graph=True)[0]
+    return [*found, g, torch.autograd.grad(g.sum(), x)[0]]
+
+
+@program
+def hessian_vector_product(torch):
+    model = mlp(torch, 3, 4, 1)
+    ps = list(model.parameters())
+    gs = torch.autograd.grad(model(torch.tensor(array(5, 3))).pow(2).mean(), ps, create_graph=True)
+    dot = sum((g * g.detach()).sum() for g in gs)
+    return list(torch.autograd.grad(dot, ps))
+
+
+@program
+def r1_by_backward_create_graph(torch):
+    x = leaf(torch, 4, 3)
+    model = mlp(torch, 3, 4, 1)
+    model(x).sum().backward(create_graph=True)
+    penalty = x.grad.pow(2).sum()
+    g = torch.autograd.grad(penalty, model[0].weight)[0]
+    return [penalty, g]
+
+
+@program
+def own_function(torch):
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, scale):
+            ctx.save_for_backward(x)
+            ctx.scale = scale
+            return x**3 * scale
+
+        @staticmethod
+        def backward(ctx, g):
+            (x,) = ctx.saved_tensors
+            return g * 3 * x**2 * ctx.scale, None
+
+    x = leaf(torch, 4)
+    y = Cube.apply(x, 2.0)
+    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    (gg,) = torch.autograd.grad(g.pow(2).sum(), x)
+    return [y, g, gg]
+
+
+@program
+def straight_through(torch):
+    class Sign(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.sign()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g.clamp(-1, 1)
+
+    x = leaf(torch, 5)
+    (Sign.apply(x * 2) * torch.tensor(array(5, seed=3))).sum().backward()
+    return [x.grad]
+
+
+@program
+def in_place_on_results(torch):
+    x, y = leaf(torch, 3, 4), leaf(torch, 3, 4, seed=1)
+    h = x * 2
+    h += y
+    h.mul_(2).masked_fill_(h > 3, 0.5)
+    h[:, 1] = y[:, 0] * 3
+    h.clamp_(-2, 2)
+    h.sum().backward()
+    return [h, x.grad, y.grad]
+
+
+@program
+def buffer_of_outputs(torch):
+    w, h = leaf(torch, 3, 3), torch.tensor(array(2, 3))
+    outputs = torch.zeros(4, 2, 3).double()
+    for t in range(4):
+        h = (h @ w).tanh()
+        outputs[t] = h
+    (outputs * torch.tensor(array(4, 2, 3))).sum().backward()
+    return [outputs, w.grad]
+
+
+@program
+def requires_grad_and_detach(torch):
+    x = torch.tensor(array(3))
+    x.requires_grad = True
+    y = x * 2
+    z = y.detach()
+    z2 = (z + 1).requires_grad_()
+    (y * z2).sum().backward()
+    return [x.grad, z2.grad, y.is_leaf, z.requires_grad]
+
+
+@program
+def hooks(torch):
+    x, seen = leaf(torch, 3), []
+    y = x * 2
+    handle = y.register_hook(lambda g: g * 10)
+    y.register_hook(lambda g: seen.append(g.sum().item()))
+    y.sum().backward(retain_graph=True)
+    handle.remove()
+    y.sum().backward()
+    return [x.grad, seen]
+
+
+@program
+def scatter_and_gather(torch):
+    x, i = leaf(torch, 3, 4), torch.tensor([[0, 2], [1, 1], [3, 0]])
+    z = torch.zeros(3, 4).double()
+    z.scatter_(1, i[:, :1], 1.0)
+    (x.gather(1, i).sum() + (x * z).sum()).backward()
+    return [z, x.grad, torch.zeros(3, 4).double().scatter_add_(1, i, torch.ones(3, 2).double())]
+
+
+@program
+def models_of_modules(torch):
+    nn = torch.nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 4, 3)
+            self.bn = nn.BatchNorm2d(4)
+            self.scale = nn.Parameter(torch.ones(1))
+            self.register_buffer("shift", torch.zeros(1))
+
+        def forward(self, x):
+            x = torch.relu(self.bn(self.conv(x))) * self.scale + self.shift
+            return x.view(x.size(0), -1).max(1)[0]
+
+    def start(m):
+        if isinstance(m, nn.Conv2d):
+            m.weight.data.mul_(2.0)
+            m.bias.data.zero_()
+
+    net = filled(Net())
+    net.apply(start)
+    y = net(torch.tensor(array(3, 1, 6, 6)))
+    y.sum().backward()
+    names = [n for n, _ in net.named_parameters()]
+    return [
+        y,
+        net.conv.weight.grad,
+        net.scale.grad,
+        sorted(net.state_dict())[0],
+        net.bn.running_mean,
+        names,
+        isinstance(net.conv.weight, nn.Parameter),
+        isinstance(net.scale, torch.Tensor),
+    ]
+
+
+@program
+def target_network(torch):
+    net = mlp(torch, 3, 4, 2)
+    target = copy.deepcopy(net)
+    opt = torch.optim.RMSprop(net.parameters(), lr=0.01)
+    for _ in range(3):
+        x = torch.tensor(array(5, 3))
+        loss = (net(x) - target(x).max(1, keepdim=True)[0].detach()).pow(2).mean()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        for t, p in zip(target.parameters(), net.parameters(), strict=False):
+            t.data.copy_(0.9 * t.data + 0.1 * p.data)
+    target.load_state_dict(net.state_dict())
+    return [*target.parameters(), loss]
+
+
+@program
+def encoder_layer(torch):
+    nn = torch.nn
+    layer = filled(
+        nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True),
+            2,
+            enable_nested_tensor=False,
+        )
+        if torch is theirs
+        else nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2
+        )
+    )
+    x = leaf(torch, 2, 5, 8)
+    y = layer(x)
+    y.std().backward()
+    count = sum(isinstance(m, nn.Linear) for m in layer.modules())
+    return [y, x.grad, count >= 4]
+
+
+@program
+def no_grad_in_three_ways(torch):
+    x = leaf(torch, 3)
+
+    @torch.no_grad()
+    def f(x):
+        return x * 2
+
+    with torch.no_grad():
+        a = x * 2
+        with torch.enable_grad():
+            b = x * 2
+    return [f(x).requires_grad, a.requires_grad, b.requires_grad]
+
+
+def plain(value):
+    if isinstance(value, theirs.Tensor | ours.Tensor):
+        return value.detach().numpy()
+    return value
+
+
+@pytest.mark.parametrize("run", PROGRAMS, ids=lambda f: f.__name__)
+def test_as_torch(run):
+    expected, found = run(theirs), run(ours)
+    assert len(expected) == len(found)
+    for i, (e, f) in enumerate(zip(expected, found, strict=True)):
+        if isinstance(e, theirs.Tensor):
+            assert isinstance(f, ours.Tensor), (i, type(f))
+            assert str(f.dtype) == str(e.dtype).removeprefix("torch."), i
+            np.testing.assert_allclose(plain(f), plain(e), rtol=1e-9, atol=1e-12, err_msg=str(i))
+        elif isinstance(e, float):
+            assert f == pytest.approx(e)
+        else:
+            assert (list(f) == list(e)) if isinstance(e, list | tuple) else f == e, i
+
+
+# ---- what PyTorch refuses, and what must not happen -------------------------------------------
+
+
+def test_refusals():
+    x = ours.ones(3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf Variable"):
+        x.add_(1)
+    y = (x * x).sum()
+    with ours.no_grad():
+        x.mul_(2)
+    with pytest.raises(RuntimeError, match=r"read|inplace"):
+        y.backward()
+    with pytest.raises(RuntimeError, match="not have been used"):
+        ours.autograd.grad((x * 2).sum(), ours.ones(3, requires_grad=True))
+
+
+def test_in_place_where_a_view_would_not_see_it():
+    h = ours.ones(2, 3, requires_grad=True) * 2
+    for write in (lambda: h[0].add_(5), lambda: h.view(-1)[1:].mul_(3)):
+        with pytest.raises(RuntimeError, match="another tensor views"):
+            write()
+    row = h[0]
+    with pytest.raises(RuntimeError, match="another tensor views"):
+        h.add_(1)
+    del row
+    assert h.add_(1)[0, 0].item() == 3
+    free = ours.zeros(2, 3)
+    free[0].fill_(5)
+    free.t()[2] = 7
+    assert free.tolist() == [[5, 5, 7], [0, 0, 7]]
+
+
+def test_the_numpy_dialect_beside_it():
+    """In one process, one program each; a layer of gpuprop's own stays as it is."""
+    import gpuprop
+
+    t = gpuprop.tensor(array(3, 4))
+    assert type(t.max(axis=1)) is gpuprop.Tensor and isinstance(t.data, np.ndarray)
+    layer = gpuprop.nn.Linear(4, 2)
+    assert isinstance(layer.weight.data, np.ndarray) and not isinstance(layer.weight, ours.Tensor)
+    out = layer(ours.tensor(array(3, 4).astype("float32")))
+    assert isinstance(out, ours.Tensor)
+    out.sum().backward()
+    assert isinstance(layer.weight.grad, np.ndarray)
+
+
+def test_pickle_copy_save():
+    model = ours.nn.Sequential(ours.nn.Linear(3, 2))
+    again = pickle.load(io.BytesIO(pickle.dumps(model)))
+    assert type(again[0].weight) is type(model[0].weight) and isinstance(
+        copy.deepcopy(again)[0], ours.nn.Linear
+    )
+    x = ours.ones(2)
+    assert type(pickle.loads(pickle.dumps(x))) is ours.Tensor
