@@ -4,6 +4,7 @@ Every entry of the state of every optimizer, schedule, module and generator is r
 by values that are wrong in one way or another.
 """
 
+import contextlib
 import copy
 import itertools
 
@@ -119,10 +120,11 @@ def same(a, b):
     return np.array_equal(np.asarray(a, float), np.asarray(b, float), equal_nan=True)
 
 
-def check_all(make, snapshot, normal=lambda state: state):
+def check_all(make, snapshot, normal=lambda state: state, use=lambda owner: None):
     """Load every variant of a state; return the paths of those that were accepted.
 
-    ``snapshot(owner)`` is all that a load may change.
+    ``snapshot(owner)`` is all that a load may change.  ``use(owner)`` works with a state that was
+    accepted.
     """
     owner = make()
     good = copy.deepcopy(owner.state_dict())
@@ -139,6 +141,7 @@ def check_all(make, snapshot, normal=lambda state: state):
             loaded = normal(owner.state_dict())
             assert same(loaded, normal(state)), f"{path} = {value!r} was not loaded"
             accepted.add(path)
+            use(owner)
             owner = make()
             owner.load_state_dict(good)
     return accepted
@@ -206,8 +209,31 @@ def test_schedules(name):
         return schedule.state_dict(), list(vars(schedule)), \
             [{**group, "params": 0} for group in schedule.optimizer.param_groups]
 
-    accepted = check_all(make_schedule, snapshot, schedule_state)
+    def use(schedule):
+        with contextlib.suppress(ValueError):  # more than total_steps
+            for i in range(12):
+                schedule.step(*[i] * (name == "ReduceLROnPlateau"))
+
+    accepted = check_all(make_schedule, snapshot, schedule_state, use)
     assert not any(EXTRA in path or 99 in path for path in accepted if path[0] != "milestones")
+
+
+@pytest.mark.parametrize(("name", "changes"), [
+    ("OneCycleLR", {"phases": []}),
+    ("OneCycleLR", {"phases": [(8, "initial_lr", "max_lr")]}),
+    ("OneCycleLR", {"phases": [(100.0, "initial_lr", "max_lr"), (8, "max_lr", "min_lr")]}),
+    ("OneCycleLR", {"phases": [(1.0, "initial_lr", "max_lr"), (3, "max_lr", "min_lr")]}),
+    ("OneCycleLR", {"phases": [(1.0, "max_lr", "initial_lr"), (8, "max_lr", "min_lr")]}),
+    ("OneCycleLR", {"total_steps": 20}), ("OneCycleLR", {"last_epoch": 10}),
+    ("SequentialLR", {"_milestones": []}), ("SequentialLR", {"_milestones": [1, 2]}),
+    ("SequentialLR", {"_milestones": [-1]}),
+])
+def test_entries_of_a_schedule_match_each_other(name, changes):
+    schedule = SCHEDULES[name](optim.SGD(make(get_backend("numpy")), momentum=0.9))
+    state = schedule.state_dict()
+    with pytest.raises(ValueError, match=f"{name}.*{next(iter(changes)).lstrip('_')}"):
+        schedule.load_state_dict({**state, **changes})
+    schedule.load_state_dict(state)
 
 
 def test_a_schedule_of_a_user_loads_its_own_state(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from stepping import arena, make
 
 import gpuprop
-from gpuprop import optim
+from gpuprop import Parameter, optim
 from gpuprop._core.registry import get_backend
 from gpuprop.optim import lr_scheduler
 
@@ -167,3 +167,14 @@ def test_combined_schedules_resume_from_files(tmp_path):
         resumed.step()
         assert resumed.get_last_lr() == scheduler.get_last_lr()
         assert resumed.last_epoch == scheduler.last_epoch
+
+
+def test_a_linear_schedule_to_0_ends_at_0():
+    """Rounding must not make the last learning rate negative."""
+    for total in range(1, 60):
+        for start in (1.0, 0.7, 1 / 3):
+            optimizer = optim.SGD([Parameter([1.0])], lr=0.1)
+            schedule = lr_scheduler.LinearLR(optimizer, start, 0.0, total)
+            for _ in range(total + 2):
+                schedule.step()
+            assert 0 <= optimizer.param_groups[0]["lr"] < 1e-15

@@ -16,8 +16,9 @@ import gpuprop
 from gpuprop import Parameter, nn, optim
 from gpuprop.optim import lr_scheduler
 
+PAIR = np.array([0.1, 0.2])
 WRONG = [None, "0.1", object(), float("nan"), float("inf"), -float("inf"), -1, -0.5, True, 1j,
-         [], [0.1], (), {}, np.array([0.1, 0.2]), gpuprop.tensor([0.1, 0.2]), np.float64("nan")]
+         [], [0.1], (), {}, PAIR, gpuprop.tensor([0.1, 0.2]), np.float64("nan")]
 RULES = ["Adam", "AdamW", "RMSprop", "SGD"]
 REQUIRED = {  # the arguments without a default, besides `optimizer`
     "LambdaLR": {"lr_lambda": lambda epoch: 1.0}, "StepLR": {"step_size": 2},
@@ -30,7 +31,7 @@ FLAG, NEGATIVE = [None, True], [-1, -0.5]
 ACCEPTED = {
     "nesterov": FLAG, "amsgrad": FLAG, "centered": FLAG, "maximize": FLAG, "foreach": FLAG,
     "capturable": FLAG, "fused": FLAG, "decoupled_weight_decay": FLAG, "differentiable": [None],
-    "dampening": NEGATIVE, "last_epoch": [-1], "milestones": [[], (), {}],
+    "betas": [PAIR], "dampening": NEGATIVE, "last_epoch": [-1], "milestones": [[], (), {}],
     "cycle_momentum": [True], "three_phase": [True],
     "epochs": WRONG, "steps_per_epoch": WRONG,  # total_steps is given
     "max_lr": [[0.1]], "min_lr": [[0.1]], "max_momentum": [[0.1]], "base_momentum": [[0.1]],
@@ -101,6 +102,38 @@ def test_every_argument_of_a_schedule(backend, name):
             with pytest.raises((TypeError, ValueError, KeyError), match=argument):
                 cls(**given)
             assert frozen({**optimizer.param_groups[0], "params": 0}) == before, (argument, value)
+
+
+INTEGERS = [
+    ("StepLR", "step_size", 2, {}), ("ConstantLR", "total_iters", 3, {}),
+    ("LinearLR", "total_iters", 3, {}), ("CosineAnnealingLR", "T_max", 3, {}),
+    ("OneCycleLR", "total_steps", 9, {"max_lr": 0.5}), ("ReduceLROnPlateau", "patience", 1, {}),
+    ("OneCycleLR", "epochs", 3, {"max_lr": 0.5, "steps_per_epoch": 3}),
+    ("OneCycleLR", "steps_per_epoch", 3, {"max_lr": 0.5, "epochs": 3}),
+    ("ReduceLROnPlateau", "cooldown", 1, {}), ("ExponentialLR", "last_epoch", -1, {"gamma": 0.5}),
+]
+
+
+def test_every_integer_of_a_schedule_is_here():
+    annotated = {n for name in CLASSES for n, p in inspect.signature(
+        getattr(lr_scheduler, name)).parameters.items() if str(p.annotation).startswith("int")}
+    assert annotated == {argument for _, argument, _, _ in INTEGERS}
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "others"), INTEGERS)
+def test_whole_floats_are_integers(backend, name, argument, value, others):
+    rates = []
+    for given in (value, float(value), np.float32(value)):
+        optimizer = optim.SGD(make(backend), lr=0.1, momentum=0.9)
+        schedule = getattr(lr_scheduler, name)(optimizer, **others, **{argument: given})
+        rates.append([])
+        for _ in range(6):
+            schedule.step(*[1.0] * (name == "ReduceLROnPlateau"))
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+        schedule.load_state_dict(schedule.state_dict())
+    assert rates[0] == rates[1] == rates[2]
+    with pytest.raises(TypeError, match=f"{argument} must be an integer.*2.5"):
+        getattr(lr_scheduler, name)(optimizer, **others, **{argument: 2.5})
 
 
 def test_0d_arrays_are_numbers_and_tensors_stay(backend):
@@ -327,7 +360,7 @@ def test_a_schedule_that_raises_stays_where_it_is(backend):
     schedule.step()
     before = frozen([schedule.state_dict(), optimizer.param_groups[0]["lr"]])
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"LambdaLR: _last_lr\[0\]"):
+        with pytest.raises(ValueError, match=r"LambdaLR: the lr that the schedule gave.*-0.1"):
             schedule.step()
         assert frozen([schedule.state_dict(), optimizer.param_groups[0]["lr"]]) == before
     rate.clear()

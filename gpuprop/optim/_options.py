@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gpuprop._core.checks import as_choice, as_number
+import numpy as np
+
+from gpuprop._core.checks import as_bool, as_number
 from gpuprop._core.tensor import Tensor
 
 FINITE = "(-inf, inf)"
@@ -41,7 +43,7 @@ def _intervals(rule: Any, current: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(rule: Any, name: str, value: Any, interval: Any) -> Any:
     what = f"{rule.__name__}: {name}"
     if name in rule.flags:
-        value = as_choice(what, plain_scalar(value), (True, False, None))
+        value = None if value is None else as_bool(what, plain_scalar(value))
         if name == "differentiable" and value:
             raise NotImplementedError(
                 "differentiable=True is not supported, because a step updates parameters in place: "
@@ -49,6 +51,8 @@ def _checked(rule: Any, name: str, value: Any, interval: Any) -> Any:
     elif isinstance(interval, str):
         value = _number(what, value, interval)
     elif interval is not None:
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = value.tolist()
         if not isinstance(value, tuple | list) or len(value) != len(interval):
             raise ValueError(f"{what} must be a tuple of {len(interval)} numbers, got {value!r}")
         if len({isinstance(v, Tensor) for v in value}) == 2:

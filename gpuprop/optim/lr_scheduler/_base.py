@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
-from gpuprop._core.checks import as_instance
+from gpuprop._core.checks import as_bool, as_instance
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
 from gpuprop._core.tensor import Tensor
 from gpuprop.optim._optimizer import Optimizer
-from gpuprop.optim.lr_scheduler._checks import Check, choice, integer, list_of, number, same_kind
+from gpuprop.optim.lr_scheduler._checks import Check, integer, list_of, number, same_kind
 
 _Step = TypeVar("_Step", bound=Callable)
 # Attributes and arguments that, as a list, have one value per group.
@@ -87,7 +87,7 @@ class LRScheduler:
 
     # The checks of attributes, in the constructor and in a state dict.
     _checks: dict[str, Check] = {
-        "last_epoch": integer(-1), "_step_count": integer(0), "_is_initial": choice(True, False),
+        "last_epoch": integer(-1), "_step_count": integer(0), "_is_initial": as_bool,
         "base_lrs": list_of(number()), "_last_lr": list_of(number())}
     # Attributes in PyTorch's state dicts: their names here, and those that have no meaning here.
     _names_in_pytorch: dict[str, str] = {}
@@ -148,9 +148,12 @@ class LRScheduler:
         """Advance to the next epoch and set the learning rates."""
         self._step_count += 1
         self.last_epoch += 1
-        lrs = self._checked("_last_lr", list(self.get_lr()))
-        for group, lr in zip(self.optimizer.param_groups, lrs, strict=True):
-            set_lr(group, lr)
+        lrs = as_instance(f"{type(self).__name__}: get_lr()", self.get_lr(), Iterable, "a list")
+        lrs = per_group(f"{type(self).__name__}: get_lr()", list(lrs), self.optimizer)
+        for i, (group, lr) in enumerate(zip(self.optimizer.param_groups, lrs, strict=True)):
+            what = (f"{type(self).__name__}: the lr that the schedule gave for param_groups[{i}] "
+                    f"in epoch {self.last_epoch}")
+            set_lr(group, number()(what, lr))
         self._last_lr = lrs_of(self.optimizer)
 
     def _scaled(self, factor: float) -> list[float]:
@@ -184,4 +187,9 @@ class LRScheduler:
         required = [name for name, value in own.items()
                     if isinstance(value, PLAIN) and name != "_is_initial"]  # new in PyTorch 2.7
         saved = as_entries(what, renamed, required, own)
-        return {name: self._checked(name, value) for name, value in saved.items()}
+        attributes = {name: self._checked(name, value) for name, value in saved.items()}
+        self._check_together(attributes)
+        return attributes
+
+    def _check_together(self, attributes: dict[str, Any]) -> None:
+        """Raise ValueError for attributes of a state dict that do not match each other."""

@@ -15,7 +15,15 @@ Check = Callable[[str, Any], Any]  # takes what is checked, in words, and the va
 
 
 def integer(minimum: int) -> Check:
-    return functools.partial(as_integer, minimum=minimum)
+    """An integer, which may be given as a float such as 10.0, as in PyTorch."""
+    def check(what: str, value: Any) -> int:
+        is_whole = isinstance(value, float | np.floating) and float(value).is_integer()
+        number = as_integer(what, int(value) if is_whole else value, minimum)
+        if number >= 2**63:
+            raise ValueError(f"{what} must be less than 2**63, got {value!r}")
+        return number
+
+    return check
 
 
 def number(interval: str = "[0, inf)") -> Check:

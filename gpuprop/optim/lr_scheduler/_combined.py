@@ -113,12 +113,15 @@ class SequentialLR(_Composed):
         super().__init__(optimizer, _some_schedulers("SequentialLR", schedulers))
         self._milestones = self._checked("_milestones", milestones)
         self.last_epoch = self._checked("last_epoch", last_epoch)
-        if len(self._milestones) != len(self._schedulers) - 1:
-            raise ValueError(
-                f"SequentialLR: the number of schedulers must be one more than the number of "
-                f"milestones, but got {len(schedulers)} and {len(milestones)}")
+        self._check_together(vars(self))
         self.last_epoch += 1
         self._begin(bisect_right(self._milestones, 0))
+
+    def _check_together(self, attributes: dict[str, Any]) -> None:
+        milestones, n = attributes["_milestones"], len(self._schedulers)
+        if len(milestones) != n - 1:
+            raise ValueError(f"SequentialLR: the number of schedulers must be one more than the "
+                             f"number of milestones, but got {n} and {len(milestones)}")
 
     @whole
     def step(self) -> None:

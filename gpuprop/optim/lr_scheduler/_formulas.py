@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gpuprop._core.checks import as_callable, as_instance, as_integer
+from gpuprop._core.checks import as_callable, as_instance
 from gpuprop.optim._optimizer import Optimizer
 from gpuprop.optim.lr_scheduler._base import LRScheduler, lrs_of, per_group
 from gpuprop.optim.lr_scheduler._checks import integer, list_of, number
@@ -107,7 +107,7 @@ class MultiStepLR(LRScheduler):
 
 def _milestones(what: str, value: Any) -> dict[int, int]:
     """{epoch: how often it occurs}."""
-    return {as_integer(what, epoch, 0): as_integer(f"{what}[{epoch}]", n, 1)
+    return {integer(0)(what, epoch): integer(1)(f"{what}[{epoch}]", n)
             for epoch, n in as_instance(what, value, Mapping, "a dict").items()}
 
 
@@ -164,7 +164,7 @@ class LinearLR(LRScheduler):
         # scale by the quotient of the factors at this epoch and at the previous one.
         change = self.end_factor - self.start_factor
         previous = self.total_iters * self.start_factor + (self.last_epoch - 1) * change
-        return self._scaled(1.0 + change / previous)
+        return self._scaled(max(1.0 + change / previous, 0.0))  # rounding may give less
 
 
 class ExponentialLR(LRScheduler):

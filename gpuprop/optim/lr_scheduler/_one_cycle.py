@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from gpuprop._core.checks import as_choice, as_instance, as_number
+from gpuprop._core.checks import as_bool, as_instance, as_number
 from gpuprop.optim._optimizer import Optimizer
 from gpuprop.optim.lr_scheduler._base import LRScheduler, per_group
 from gpuprop.optim.lr_scheduler._checks import choice, integer, number, one_or_list_of
@@ -32,8 +32,8 @@ class OneCycleLR(LRScheduler):
     _checks = {
         "total_steps": integer(1), "epochs": integer(1), "steps_per_epoch": integer(1),
         "anneal_strategy": choice("cos", "linear"), "pct_start": number("[0, 1]"),
-        "cycle_momentum": choice(True, False), "three_phase": choice(True, False),
-        "phases": lambda what, value: _phases(what, value),
+        "cycle_momentum": as_bool, "three_phase": as_bool,
+        "phases": lambda what, value: _saved_phases(what, value),
         "max_lr": one_or_list_of(number()), "div_factor": number("(0, inf)"),
         "final_div_factor": number("(0, inf)"),
         "base_momentum": one_or_list_of(number("[0, 1)")),
@@ -69,14 +69,7 @@ class OneCycleLR(LRScheduler):
         if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
             raise ValueError(f"OneCycleLR: {type(optimizer).__name__} has no option momentum or "
                              f"betas: set cycle_momentum=False")
-        # (last step of the phase, name of the initial lr, name of the final lr)
-        last = self.total_steps - 1
-        self.phases = [(pct_start * self.total_steps - 1, "initial_lr", "max_lr")]
-        if three_phase:
-            self.phases.append((2 * pct_start * self.total_steps - 2, "max_lr", "initial_lr"))
-            self.phases.append((last, "initial_lr", "min_lr"))
-        else:
-            self.phases.append((last, "max_lr", "min_lr"))
+        self.phases = _phases(pct_start * self.total_steps - 1, self.total_steps, three_phase)
         if last_epoch == -1:
             for group, maximum in zip(optimizer.param_groups, max_lrs, strict=True):
                 initial = maximum / div_factor
@@ -85,6 +78,16 @@ class OneCycleLR(LRScheduler):
                 for group, high, low in zip(optimizer.param_groups, highs, lows, strict=True):
                     group.update(max_momentum=high, base_momentum=low)
         super().__init__(optimizer, last_epoch)
+
+    def _check_together(self, attributes: dict[str, Any]) -> None:
+        phases, total = attributes["phases"], attributes["total_steps"]
+        end = phases[0][0] if phases else 0.0
+        if phases != _phases(end, total, len(phases) == 3) or not -1 <= end < total:
+            raise ValueError(f"OneCycleLR: phases must be those of a schedule with "
+                             f"total_steps={total}, got {phases!r}")
+        if attributes["last_epoch"] > total:
+            raise ValueError(f"OneCycleLR: last_epoch must be at most total_steps={total}, got "
+                             f"{attributes['last_epoch']}")
 
     def get_lr(self) -> list[float]:
         """The learning rate of each group in this step; also sets the momentum."""
@@ -121,15 +124,25 @@ class OneCycleLR(LRScheduler):
         return b + (a - b) / 2 * (math.cos(math.pi * fraction) + 1)
 
 
-def _phases(what: str, value: Any) -> list[tuple]:
-    """The phases of a OneCycleLR; PyTorch's are dicts."""
+def _phases(first_end: float, total_steps: int, three_phase: bool) -> list[tuple]:
+    """The phases: (last step of the phase, name of the initial lr, name of the final lr)."""
+    if three_phase:
+        return [(first_end, "initial_lr", "max_lr"), (2 * first_end, "max_lr", "initial_lr"),
+                (total_steps - 1, "initial_lr", "min_lr")]
+    return [(first_end, "initial_lr", "max_lr"), (total_steps - 1, "max_lr", "min_lr")]
+
+
+def _saved_phases(what: str, value: Any) -> list[tuple]:
+    """The phases in a state dict; PyTorch's are dicts."""
     phases = []
-    names = ("initial_lr", "max_lr", "min_lr")
+    name = choice("initial_lr", "max_lr", "min_lr")
     for i, phase in enumerate(as_instance(what, value, (list, tuple), "a list of phases")):
         if isinstance(phase, Mapping):
             phase = [phase.get(key) for key in ("end_step", "start_lr", "end_lr")]
-        end, first, last = as_instance(f"{what}[{i}]", phase, (list, tuple), "(end, lr, lr)")
+        if not isinstance(phase, list | tuple) or len(phase) != 3:
+            raise ValueError(f"{what}[{i}] must be (end, lr, lr), got {phase!r}")
+        end, first, last = phase
         phases.append((as_number(f"{what}[{i}]: the end", end),
-                       as_choice(f"{what}[{i}]: the first lr", first, names),
-                       as_choice(f"{what}[{i}]: the last lr", last, names)))
+                       name(f"{what}[{i}]: the first lr", first),
+                       name(f"{what}[{i}]: the last lr", last)))
     return phases
