@@ -20,76 +20,100 @@ from gpuprop.testing import (
     distinct,
 )
 
-DTYPES = ["float64", "float32", "float16", "bfloat16"]
 ROWS = all_rows()
-DISTINCT = distinct(ROWS)
+NAMES = {row: f"{i}-{row!r}" for i, row in enumerate(ROWS)}
+DISTINCT = set(distinct(ROWS))
 # one row of each op, for checks that take long
-FIRST = {row.name: row for row in DISTINCT[::-1] if not {"half", "parity"} & row.skipped.keys()}
+FIRST = {*{row.name: row for row in ROWS[::-1] if row in DISTINCT
+           and not {"half", "parity"} & row.skipped.keys()}.values()}
+
+
+def each_row(*checks, backends=BACKENDS, only=lambda row, backend: True):
+    """Run a test with the rows that skip none of `checks`, on each backend.
+
+    ``only(row, backend)`` selects rows for a check that takes long.
+    """
+    def decorate(test):
+        test.cases = [(row, backend) for row in ROWS if not {*checks} & row.skipped.keys()
+                      for backend in backends if only(row, backend)]
+        return test
+
+    return decorate
 
 
 def pytest_generate_tests(metafunc):
-    """Parametrize tests with a `row` by all rows, or by those of the ops in ``--op``.
-
-    Slow tests have a `distinct_row`.
-    """
-    name = next((n for n in ("row", "distinct_row") if n in metafunc.fixturenames), None)
-    if name is None:
+    """Parametrize tests with a `row` by their cases, or by those of the ops in ``--op``."""
+    if "row" not in metafunc.fixturenames:
         return
     ops = metafunc.config.getoption("op")
-    function_names = {row.name.partition(":")[2] for row in ROWS}
-    unknown = set(ops) - function_names
+    unknown = set(ops) - {row.name.partition(":")[2] for row in ROWS}
     if unknown:
         raise pytest.UsageError(f"--op: no rows for {', '.join(sorted(unknown))}")
-    rows = ROWS if name == "row" else DISTINCT
-    selected = [pytest.param(row, id=f"{i}-{row!r}") for i, row in enumerate(rows)
-                if not ops or row.name.partition(":")[2] in ops]
-    metafunc.parametrize(name, selected)
+    metafunc.parametrize(("row", "backend_name"), [
+        pytest.param(row, backend, id=f"{NAMES[row]}-{backend}")
+        for row, backend in metafunc.function.cases
+        if not ops or row.name.partition(":")[2] in ops])
 
 
-def test_gradient(row):
-    if "gradient" not in row.skipped:
-        check_grad(row)
+def in_each_dtype(check, row, backend, dtypes):
+    """Run a check in several dtypes, and raise the errors of all together."""
+    failed = {}
+    for dtype in dtypes:
+        try:
+            check(row, backend=backend, dtype=dtype)
+        except Exception as error:
+            failed[dtype] = error
+    if failed:
+        where = f"{check.__name__}, {row} on {backend!r}, {', '.join(failed)}"
+        raise ExceptionGroup(where, [*failed.values()])
 
 
-def test_second_order(row):
-    skipped = {"gradient", "second"} & row.skipped.keys()
-    if not skipped and any(a.dtype.kind == "f" for a in row.arrays()):
-        check_second(row)
+@each_row("gradient", backends=["numpy"])
+def test_gradient(row, backend_name):
+    check_grad(row)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_hidden(row, name):
-    if "hidden" not in row.skipped:
-        check_hidden(row, backend=name)
+@each_row("gradient", "second", backends=["numpy"],
+          only=lambda row, backend: any(a.dtype.kind == "f" for a in row.arrays()))
+def test_second_order(row, backend_name):
+    check_second(row)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_parity(row, name, dtype):
-    if "parity" not in row.skipped:
-        check_parity(row, backend=name, dtype=dtype)
+@each_row("hidden")
+def test_hidden(row, backend_name):
+    check_hidden(row, backend=backend_name)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_types(distinct_row, name, dtype):
-    is_slow = dtype == "float16" or name != "numpy"
-    if not {"half", "parity"} & distinct_row.skipped.keys() and (
-            not is_slow or distinct_row is FIRST[distinct_row.name]):
-        check_half(distinct_row, backend=name, dtype=dtype)
+@each_row("parity")
+def test_parity(row, backend_name):
+    in_each_dtype(check_parity, row, backend_name, ["float64", "float32", "float16", "bfloat16"])
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_integers(distinct_row, name):
-    if not {"integers", "parity"} & distinct_row.skipped.keys() and (
-            name == "numpy" or distinct_row is FIRST.get(distinct_row.name)):
-        check_integers(distinct_row, backend=name)
+@each_row("half", "parity", only=lambda row, backend:
+          row in FIRST or (row in DISTINCT and backend == "numpy"))
+def test_half_types(row, backend_name):
+    dtypes = ["bfloat16", "float16"] if row in FIRST else ["bfloat16"]
+    in_each_dtype(check_half, row, backend_name, dtypes)
 
 
-@pytest.mark.parametrize("name", RECORDS)
-def test_capture(row, name):
-    if "capture" not in row.skipped:
-        check_capture(row, backend=name)
+@each_row("integers", "parity", only=lambda row, backend:
+          row in FIRST or (row in DISTINCT and backend == "numpy"))
+def test_integers(row, backend_name):
+    check_integers(row, backend=backend_name)
+
+
+@each_row("capture", backends=RECORDS)
+def test_capture(row, backend_name):
+    check_capture(row, backend=backend_name)
+
+
+def test_errors_in_several_dtypes_are_raised_together():
+    def check(row, *, backend, dtype):
+        assert dtype == "float32"
+
+    with pytest.raises(ExceptionGroup, match=r"^check, exp.* on 'numpy', float64, float16") as e:
+        in_each_dtype(check, "exp(float64[2])", "numpy", ["float64", "float32", "float16"])
+    assert len(e.value.exceptions) == 2
 
 
 def test_every_op_has_rows():
