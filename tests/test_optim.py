@@ -235,7 +235,7 @@ def test_errors(backend):
         (p, TypeError, r"write \[p\]"),
         ([{"params": {p}}], TypeError, "give a list"),
         ([p.data], TypeError, "Parameters"),
-        ([gpuprop.Tensor(p.data)], TypeError, r"gpuprop\.Parameter"),
+        ([p * 2], TypeError, r"gpuprop\.Parameter"),
     ]:
         with pytest.raises(error, match=words):
             optim.SGD(params)

@@ -9,7 +9,7 @@ import pickle
 
 import numpy as np
 import pytest
-from stepping import VALUES, arena, equal, host, make, steps
+from stepping import VALUES, arena, equal, feed, host, make, steps
 from test_load_state import OPTIMIZERS, SCHEDULES, frozen
 
 import gpuprop
@@ -325,6 +325,104 @@ def test_a_group_that_cannot_be_stepped_leaves_the_others():
         p.grad = np.ones(3)
     other.step()
     equal(params, host(theirs))
+
+
+def broken_kernel(is_broken):
+    """A rule whose kernel raises in the groups with scale > 1."""
+    class Rule(optim.Optimizer):
+        scalar_options = {"lr": "[0, inf)"}
+        state_names = staticmethod(lambda group: ("total",))
+        kernel_constants = staticmethod(lambda group: {"scale": group["scale"]})
+
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.5, "scale": 1})
+
+        @staticmethod
+        @gpuprop.pointwise
+        def update_kernel(xp, p, g, lr, total, *, scale):
+            if scale > 1:
+                is_broken.append(1)
+                raise ZeroDivisionError
+            total += g
+            p -= lr * total
+
+    return Rule
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_kernel_that_raises_leaves_all_groups(backend, is_late):
+    calls = []
+    params = make(backend)
+    optimizer = broken_kernel(calls)([{"params": params[:2]}, {"params": params[2:]}])
+    if is_late:
+        steps(optimizer, params, [0, 1])
+    optimizer.param_groups[1]["scale"] = 2
+    optimizer.param_groups[0]["lr"] = 0.25
+    feed(params, 2)
+    snapshot = lambda: frozen([host(params), optimizer.state_dict()])
+    before = snapshot()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            optimizer.step()
+        assert snapshot() == before and calls
+    optimizer.param_groups[1]["scale"] = 1
+    optimizer.step()
+    counts = [entry["step"] for entry in optimizer.state_dict()["state"].values()]
+    assert counts == [3 if is_late else 1] * 5
+
+
+def test_an_update_that_raises_is_not_counted(backend):
+    """After an error in the second group, the first one is stepped, the others are not."""
+    class Rule(optim.Adam):
+        def update_segment(self, segment, coefficients, constants):
+            if segment.params[0] is params[1]:
+                raise ZeroDivisionError
+            super().update_segment(segment, coefficients, constants)
+
+    params = make(backend)[:3]
+    optimizer = Rule([{"params": [p]} for p in params])
+    for p in params:
+        (p * p).sum().backward()
+    before = host(params)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    assert [*optimizer.state_dict()["state"]] == [0]
+    after = host(params)
+    assert not (after[0] == before[0]).all() and (after[2] == before[2]).all()
+
+
+def test_leaf_tensors_become_parameters(backend):
+    w = gpuprop.Tensor(backend.asarray(VALUES[0]), requires_grad=True)
+    frozen_leaf = gpuprop.Tensor(backend.asarray(VALUES[1]))
+    loss = (w * w).sum()  # its graph refers to the leaf
+    optimizer = optim.SGD([{"params": [w]}, {"params": frozen_leaf}], lr=0.5)
+    assert type(w) is type(frozen_leaf) is Parameter
+    assert w.requires_grad and not frozen_leaf.requires_grad
+    loss.backward()
+    optimizer.step()
+    equal([w, frozen_leaf], [VALUES[0] - 0.5 * 2 * VALUES[0], VALUES[1]])
+    loss = (w * w).sum()
+    with pytest.raises(TypeError, match=r"leaf Tensors.*x.detach\(\).requires_grad_\(\)"):
+        optim.SGD([loss])
+    with pytest.raises(TypeError, match="floating-point"):
+        optim.SGD([gpuprop.tensor([1])])
+
+
+def test_options_are_no_attributes():
+    optimizer = optim.SGD([Parameter([1.0])])
+    group = optimizer.param_groups[0]
+    with pytest.raises(AttributeError, match=r"write group\['lr'\] = value"):
+        group.lr = 5
+    for view in (optimizer.param_groups, group["params"], optimizer.state):
+        with pytest.raises(TypeError, match="optimizer"):
+            view.lr = 5
+    assert group["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("closure", ["text", 5, object(), {}, float("nan")])
+def test_closures(closure):
+    with pytest.raises(TypeError, match=r"SGD\.step: closure must be a function"):
+        optim.SGD([Parameter([1.0])]).step(closure)
 
 
 @pytest.mark.parametrize("assign", [

@@ -80,6 +80,7 @@ class Segment:
         self.states = [arena.states[name][part] for name in state_names]
         self.step_counts = arena.step_counts[first:last]  # one per parameter, all equal
         self.step = arena.step_counts[first:first + 1].reshape(())
+        self.tried: dict[str, Any] | None = None  # the constants with which the kernel was tried
 
 
 class Arena:

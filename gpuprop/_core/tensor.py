@@ -304,6 +304,14 @@ class Parameter(Tensor):
     __ipow__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
 
 
+def become_parameter(leaf: Tensor) -> None:
+    """Make a Parameter of a leaf, in place: graphs and variables refer to the same object."""
+    if type(leaf) is Tensor:
+        leaf.__class__ = Parameter
+        leaf.grad_buffer = None
+        leaf.changed = -1
+
+
 def mark_changed(parameters: Sequence[Parameter], where: tuple[int, int]) -> None:
     """Report an in-place change of the values of parameters, whose memory is at `where`."""
     written(where)

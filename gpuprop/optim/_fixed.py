@@ -19,8 +19,9 @@ def fixed(base: type, remedy: str) -> Any:
     def reduce(self: Any, protocol: Any) -> tuple:
         return base, (base(self),)
 
-    methods = {name: refuse for name in CHANGES if hasattr(base, name)}
-    return type(f"Fixed{base.__name__.title()}", (base,), {**methods, "__reduce_ex__": reduce})
+    members = {name: refuse for name in CHANGES if hasattr(base, name)}
+    members |= {"__reduce_ex__": reduce, "__setattr__": refuse}
+    return type(f"Fixed{base.__name__.title()}", (base,), members)
 
 
 Groups = fixed(list, "param_groups is not changed by assignments or as a list, which the optimizer "

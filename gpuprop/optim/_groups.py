@@ -16,7 +16,7 @@ from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
-from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop._core.tensor import Parameter, Tensor, become_parameter
 from gpuprop.optim._fixed import PARAMS_STAY, Params
 from gpuprop.optim._options import as_tuple, checked_options
 
@@ -66,18 +66,28 @@ class Group(dict):
     """A parameter group: a dict of options, as in PyTorch.  `rule` is the Optimizer's class.
 
     An assigned option is checked, and the group's parameters and the options that it was made with
-    stay.  The rule's `scalar_options` are also stored in 0-d float64
-    arrays, `Arena.scalars`.  A captured step reads these at each replay, so it follows changed
-    options.
+    stay.  The rule's `scalar_options` are also stored in 0-d float64 arrays, `Arena.scalars`.  A
+    captured step reads these at each replay, so it follows changed options.
     """
+
+    __slots__ = ("arenas", "fixed", "frozen", "kernel_constants", "rule", "state_names",
+                 "tensor_options")
 
     def __init__(self, options: dict[str, Any], rule: Any) -> None:
         super().__init__({**options, "params": Params(options["params"])})
+        for p in options["params"]:
+            become_parameter(p)
         self.rule = rule
         self.fixed = {*options}
         self.arenas: list[Arena] = []
         self.frozen: list[Parameter] = []  # parameters that are in no arena
         self.build_arenas()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in Group.__slots__:
+            raise AttributeError(f"the options of a parameter group are items: write "
+                                 f"group[{name!r}] = value")
+        super().__setattr__(name, value)
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.update({name: value})
@@ -132,7 +142,8 @@ class Group(dict):
     def _derive(self, options: dict[str, Any]) -> None:
         """Derive the kernel's constants and the names of the states from the options."""
         constants, state_names = self.rule.kernel_constants(options), self.rule.state_names(options)
-        self.kernel_constants = constants
+        if constants != getattr(self, "kernel_constants", None):  # else the kernel has been tried
+            self.kernel_constants = constants
         self.state_names = state_names
         self.tensor_options = [name for name in self.rule.scalar_options
                                if any(isinstance(v, Tensor) for v in as_tuple(options[name]))]

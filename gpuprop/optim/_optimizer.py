@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.arena import Arena, Segment, copy_all
-from gpuprop._core.checks import as_instance, as_integer
+from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
-from gpuprop._core.tensor import Parameter, Tensor, mark_changed
+from gpuprop._core.tensor import Parameter, Tensor, check_floating, mark_changed
 from gpuprop.optim._fixed import Groups, State
 from gpuprop.optim._groups import Coefficients, Group, coefficient_function
 from gpuprop.optim._options import ADDED_LATER, SCHEDULED, checked_options
@@ -24,8 +25,11 @@ class Optimizer:
     """Base class of all optimizers.
 
     `params` is an iterable of Parameters, of (name, Parameter) pairs, or of parameter groups: dicts
-    such as ``{"params": [...], "lr": 0.1}``.  `defaults` are the options of groups that do not set
-    them.
+    such as ``{"params": [...], "lr": 0.1}``.  A leaf Tensor among them becomes a Parameter.
+    `defaults` are the options of groups that do not set them.
+
+    The arrays ``p.data`` and ``p.grad`` are the optimizer's memory, which it writes into: copy them
+    to keep their values, also before another array is assigned to ``p.data``.
 
     A subclass defines an update rule.  A rule needs only an `update_kernel`.  Plain SGD is:
 
@@ -177,6 +181,8 @@ class Optimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set every gradient to None, or fill it with zeros if `set_to_none` is False."""
+        if set_to_none is not True:
+            set_to_none = as_bool(f"{type(self).__name__}.zero_grad: set_to_none", set_to_none)
         for p in self._params():
             if set_to_none:
                 p.gradient = None
@@ -190,20 +196,28 @@ class Optimizer:
         """
         loss = None
         if closure is not None:
+            as_callable(f"{type(self).__name__}.step: closure", closure)
             with enable_grad():
                 loss = closure()
         optimizer_stepped(self)
         self._sync_arenas()
-        for arena, group, segment, coefficients in self._updates():
-            with arena.on_device():
-                self.update_segment(segment, coefficients, group.kernel_constants)
-            mark_changed(segment.params, segment.extent)
+        updates = self._updates()
+        try:
+            for arena, group, segment, coefficients in updates:
+                with arena.on_device():
+                    self.update_segment(segment, coefficients, group.kernel_constants)
+                mark_changed(segment.params, segment.extent)
+        except BaseException:
+            mark_changed(segment.params, segment.extent)  # some may have been updated
+            first = next(i for i, update in enumerate(updates) if update[2] is segment)
+            self._uncount(s for _, g, s, _ in updates[first:] if g.state_names)
+            raise
         return loss
 
     def _updates(self) -> list[tuple[Arena, Group, Segment, tuple]]:
         """What a step updates, in all groups, with the coefficients; counts the step.
 
-        If a coefficient cannot be computed, nothing is counted.
+        If a coefficient cannot be computed, or a kernel not be called, nothing is counted.
         """
         updates = []
         counted = []
@@ -218,14 +232,28 @@ class Optimizer:
                                 segment.step_counts += 1
                                 counted.append(segment)
                             coefficients = type(self)._coefficients(arena, segment)
+                            if segment.tried is not group.kernel_constants:
+                                self._try(segment, coefficients, group.kernel_constants)
                             updates.append((arena, group, segment, coefficients))
         except BaseException:
-            for segment in counted:
-                segment.step_counts -= 1
-            for arena in self._arenas():
-                arena.forget_unstepped()
+            self._uncount(counted)
             raise
         return updates
+
+    def _try(self, segment: Segment, coefficients: tuple, constants: dict[str, Any]) -> None:
+        """Call the kernel with no elements: an error in it comes before any group is updated."""
+        cls = type(self)
+        if cls.update_segment is Optimizer.update_segment:
+            arrays = [a[:0] for a in (segment.data, segment.grad, *segment.states)]
+            cls.update_kernel(segment.xp, *arrays[:2], *coefficients, *arrays[2:], **constants)
+        segment.tried = constants
+
+    def _uncount(self, segments: Iterable[Segment]) -> None:
+        """Take back the count of a step in segments that it did not update."""
+        for segment in segments:
+            segment.step_counts -= 1
+        for arena in self._arenas():
+            arena.forget_unstepped()
 
     def update_segment(self, segment: Segment, coefficients: tuple,
                        constants: dict[str, Any]) -> None:
@@ -439,13 +467,17 @@ Optimizer._coefficients = staticmethod(coefficient_function(Optimizer.kernel_coe
 def _check_parameter(p: Any) -> None:
     if isinstance(p, Parameter):
         return
+    if type(p) is Tensor and p.node is None and type(p.data) in BY_TYPE:
+        check_floating(p.data)
+        return
     hint = ""
     if isinstance(p, Tensor):
-        hint = ": convert it with gpuprop.Parameter(x)"
+        hint = (" that an op made: give its leaf, x.detach().requires_grad_() or "
+                "gpuprop.Parameter(x), and compute with that")
     elif hasattr(p, "parameters"):
         hint = ": write model.parameters()"
-    raise TypeError(f"optimizer can only optimize Parameters, but one of the params is a "
-                    f"{type(p).__name__}{hint}")
+    raise TypeError(f"optimizer can only optimize Parameters and leaf Tensors, but one of the "
+                    f"params is a {type(p).__name__}{hint}")
 
 
 def _as_list(what: str, params: Any) -> list:
