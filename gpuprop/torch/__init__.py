@@ -11,8 +11,9 @@ import numpy as _np
 
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, manual_seed
-from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim
+from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim, utils
 from gpuprop.torch._functions import *
+from gpuprop.torch._serialization import load, save
 from gpuprop.torch._tensor import Parameter, Size, Tensor, device
 
 float32 = float = _np.dtype("float32")
@@ -30,7 +31,7 @@ inference_mode = no_grad
 __all__ = [
     "Generator", "Parameter", "Size", "Tensor", "autograd", "bool", "cuda", "device", "double",
     "dtype", "enable_grad", "float", "float16", "float32", "float64", "half", "inference_mode",
-    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "long", "manual_seed", "nn",
-    "no_grad", "optim", "short", "uint8",
+    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed",
+    "nn", "no_grad", "optim", "save", "short", "uint8", "utils",
 ]
 __all__ += _functions.__all__

@@ -489,6 +489,7 @@ def plain(value):
     return value
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 @pytest.mark.parametrize("run", PROGRAMS, ids=lambda f: f.__name__)
 def test_as_torch(run):
     expected, found = run(theirs), run(ours)

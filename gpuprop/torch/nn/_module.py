@@ -12,6 +12,7 @@ import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.nn._module import state_tensors
 from gpuprop.torch._tensor import RemovableHandle, as_torch
+from gpuprop.torch.nn import functional
 
 classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
 
@@ -68,8 +69,11 @@ classes[nn.Module] = Module
 def class_for(layer: type) -> type:
     """The class of this dialect for a class of `gpuprop.nn`."""
     if layer not in classes:
-        body = {"__init__": layer.__init__,  # type: ignore[misc]
+        body: dict[str, Any] = {"__init__": layer.__init__,  # type: ignore[misc]
                 "__module__": "gpuprop.torch.nn",
                 "__doc__": layer.__doc__}
+        function = getattr(layer, "function", None)
+        if function is not None:  # with `inplace`
+            body["function"] = staticmethod(getattr(functional, function.__name__, function))
         classes[layer] = _Adopting(layer.__name__, (Module, layer), body)
     return classes[layer]

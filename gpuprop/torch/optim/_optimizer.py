@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
+
 import gpuprop.optim as optim
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back
+from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back, wrap
 
 
 class _Instances(type):
@@ -79,6 +81,15 @@ def class_for(rule: Any) -> type:
                 take_back(p)
         rule._sync_arenas(self)
 
+    def state_dict(self: Any) -> dict[str, Any]:
+        """The states, all of them as Tensors, and the options."""
+        saved = rule.state_dict(self)
+        for state in saved["state"].values():
+            for name, value in state.items():
+                state[name] = wrap(np.asarray(value, "float32" if name == "step" else None))
+        return saved
+
     body = {"_checked_group": _checked_group, "_sync_arenas": _sync_arenas,
+            "state_dict": state_dict,
             "__module__": "gpuprop.torch.optim", "__doc__": rule.__doc__}
     return type(rule.__name__, (rule,), body)

@@ -1,0 +1,269 @@
+"""`save` and `load` in PyTorch's file format: a zip archive of a pickle and the tensors' memory.
+
+PyTorch reads what `save` writes, and `load` reads what PyTorch writes.  By default, `load` creates
+nothing but tensors, numbers, text, and containers of them, so a file cannot run code.
+
+The format: https://docs.pytorch.org/docs/stable/notes/serialization.html
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import math
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.tensor import Tensor as Plain
+from gpuprop._core.tensor import asnumpy, tensor
+from gpuprop.io import replacing
+from gpuprop.torch._tensor import Parameter, Size, as_torch, device
+
+STORAGES = {
+    "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16", "LongStorage": "int64", "IntStorage": "int32",
+    "ShortStorage": "int16", "CharStorage": "int8", "ByteStorage": "uint8", "BoolStorage": "bool",
+}
+STORAGE_OF = {dtype: name for name, dtype in STORAGES.items()}
+DTYPES = "float16 float32 float64 bfloat16 uint8 int8 int16 int32 int64 bool".split()
+REMEDY = "torch.load(path, weights_only=False) runs the code that a file names: for your own files"
+
+
+class Global:
+    """A name of a module that is pickled as such, whether or not the module is installed."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *args: Any) -> Any:
+        raise TypeError(f"{self.module}.{self.name} is only a name in a file")
+
+
+REBUILD_TENSOR = Global("torch._utils", "_rebuild_tensor_v2")
+REBUILD_PARAMETER = Global("torch._utils", "_rebuild_parameter")
+
+
+class Storage:
+    """The memory of a tensor in a file, written by its persistent id."""
+
+    def __init__(self, array: np.ndarray, key: str, place: str) -> None:
+        self.array = array
+        self.id = ("storage", Global("torch", STORAGE_OF[array.dtype.name]), key, place, array.size)
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def save(obj: Any, f: Any, pickle_module: Any = None, pickle_protocol: int = 2,
+         _use_new_zipfile_serialization: bool = True) -> None:
+    """Write an object, such as ``{"model": model.state_dict(), "epoch": 3}``, to a path or file.
+
+    An existing file is replaced when the new one is complete.  PyTorch's `load` reads the file.
+    """
+    if isinstance(obj, str) or hasattr(obj, "write"):
+        raise TypeError(f"save(obj, f): the object is first, the path second; got the object "
+                        f"{obj!r}")
+    if hasattr(f, "write"):
+        _write(obj, f, "archive")
+        return
+    with replacing(f, binary=True) as file:
+        _write(obj, file, Path(f).stem or "archive")
+
+
+def _write(obj: Any, file: Any, name: str) -> None:
+    text = io.BytesIO()
+    pickler = _Pickler(text)
+    pickler.dump(obj)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, strict_timestamps=False) as archive:
+        archive.writestr(f"{name}/data.pkl", text.getvalue())
+        archive.writestr(f"{name}/byteorder", sys.byteorder)
+        for key, array in pickler.arrays.items():
+            archive.writestr(f"{name}/data/{key}", array.tobytes())
+        archive.writestr(f"{name}/version", "3\n")
+
+
+PythonPickler: Any = pickle._Pickler  # the one whose methods can be overridden
+
+
+class _Pickler(PythonPickler):
+    """Pickles Tensors as PyTorch does, by names of modules that need not be installed."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file, protocol=2)
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.id if isinstance(obj, Storage) else None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Plain):
+            return self._reduce_tensor(obj)
+        if isinstance(obj, np.ndarray):  # the state of an optimizer
+            return self._reduce_tensor(as_torch(tensor(obj)))
+        if isinstance(obj, np.dtype) and obj.name in DTYPES:
+            return obj.name  # a name, which save_global writes
+        if isinstance(obj, Size):
+            return Global("torch", "Size"), (tuple(obj),)
+        if isinstance(obj, device):
+            index = () if obj.index is None else (obj.index,)
+            return Global("torch", "device"), (obj.type, *index)
+        return NotImplemented
+
+    def _reduce_tensor(self, t: Any) -> tuple:
+        hooks: Any = collections.OrderedDict()
+        array = np.ascontiguousarray(asnumpy(t)).reshape(t.array.shape)
+        key = str(len(self.arrays))
+        self.arrays[key] = array
+        place = "cpu" if isinstance(t.array, np.ndarray) else str(as_torch(t).device)
+        strides = tuple(s // array.itemsize for s in array.strides)
+        needs_grad = t.requires_grad and not isinstance(t, Parameter)
+        rebuilt = Rebuilt(REBUILD_TENSOR, (Storage(array, key, place), 0, array.shape, strides,
+                                           needs_grad, hooks))
+        if isinstance(t, Parameter):
+            return REBUILD_PARAMETER, (rebuilt, t.requires_grad, hooks)
+        return rebuilt.function, rebuilt.args
+
+    def save_global(self, obj: Any, name: Any = None) -> None:
+        found = Global("torch", obj.name) if isinstance(obj, np.dtype) else obj
+        if isinstance(found, Global):
+            self.write(pickle.GLOBAL + f"{found.module}\n{found.name}\n".encode())
+            self.memoize(obj)
+            return
+        super().save_global(obj, name)
+
+
+class Rebuilt:
+    """A call that is pickled as its result."""
+
+    def __init__(self, function: Global, args: tuple) -> None:
+        self.function, self.args = function, args
+
+    def __reduce__(self) -> tuple:
+        return self.function, self.args
+
+
+_Pickler.dispatch = {**PythonPickler.dispatch, Global: _Pickler.save_global}
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def load(f: Any, map_location: Any = None, pickle_module: Any = None, *,
+         weights_only: bool | None = None, mmap: bool | None = None, **_: Any) -> Any:
+    """Read an object that `save`, of this library or of PyTorch, wrote.
+
+    `map_location` is a device, a dict from devices to devices, or a function of a storage and its
+    device.  With ``weights_only=False`` a pickle may name any class, which runs its code: only for
+    files that you trust.
+    """
+    with contextlib.ExitStack() as stack:
+        file = f if hasattr(f, "read") else stack.enter_context(open(f, "rb"))
+        start = file.tell()
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError(f"load: {f} is no zip archive as torch.save writes since PyTorch 1.6: "
+                             f"load it in PyTorch and save it again")
+        file.seek(start)
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        text = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
+        if text is None:
+            raise ValueError(f"load: {f} has no data.pkl, so torch.save did not write it")
+        unpickler = _Unpickler(archive, text, map_location, weights_only is not False)
+        return unpickler.load()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Creates Tensors from an archive, and other objects only if `weights_only` is False."""
+
+    def __init__(self, archive: zipfile.ZipFile, text: str, map_location: Any,
+                 weights_only: bool) -> None:
+        super().__init__(io.BytesIO(archive.read(text)))
+        self._archive = archive
+        self._folder = text.removesuffix("data.pkl")
+        self._map_location = map_location
+        self._weights_only = weights_only
+        order = f"{self._folder}byteorder"
+        names = archive.namelist()
+        self._swapped = order in names and archive.read(order).decode() != sys.byteorder
+        self._storages: dict[str, tuple[np.ndarray, str | None]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = GLOBALS.get(f"{module}.{name}")
+        if found is not None:
+            return found
+        if module in ("torch", "torch.storage") and name in STORAGES:
+            return name
+        if self._weights_only:
+            raise pickle.UnpicklingError(
+                f"load: the file names {module}.{name}, which is no tensor, number or container. "
+                f"If you trust the file, {REMEDY}")
+        return super().find_class(module.replace("torch", "gpuprop.torch", 1)
+                                  if module.split(".")[0] == "torch" else module, name)
+
+    def persistent_load(self, pid: Any) -> tuple[np.ndarray, str | None]:
+        _, kind, key, place, numel = pid
+        if key not in self._storages:
+            dtype = as_dtype(STORAGES[kind])
+            name = f"{self._folder}data/{key}"
+            size = self._archive.getinfo(name).file_size
+            if size != numel * dtype.itemsize:
+                raise ValueError(f"load: {name} has {size} bytes, but {numel} elements of {dtype}")
+            array = np.frombuffer(bytearray(self._archive.read(name)), dtype)
+            self._storages[key] = array.byteswap() if self._swapped else array, self._place(place)
+        return self._storages[key]
+
+    def _place(self, place: str) -> str | None:
+        """The device for a storage that was saved on `place`; None for the CPU."""
+        wanted = self._map_location
+        if isinstance(wanted, dict):
+            wanted = wanted.get(place, place)
+        elif callable(wanted) and not isinstance(wanted, str):
+            wanted = "cpu"  # a function such as `lambda storage, location: storage`
+        wanted = place if wanted is None else str(wanted)
+        return None if wanted == "cpu" else wanted
+
+
+def _rebuild_tensor(storage: tuple, offset: int, size: tuple, stride: tuple,
+                    requires_grad: bool, hooks: Any, *_: Any) -> Any:
+    array, place = storage
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    if math.prod(size) and (offset < 0 or min(stride, default=0) < 0 or last >= array.size):
+        raise ValueError(f"load: a tensor of size {tuple(size)} and stride {tuple(stride)} at "
+                         f"{offset} does not fit into its storage of {array.size} elements")
+    strides = [s * array.itemsize for s in stride]
+    view = np.lib.stride_tricks.as_strided(array[offset:], tuple(size), strides)
+    t = as_torch(tensor(view))
+    t = t if place is None else as_torch(t.to(place))
+    t.requires_grad = requires_grad
+    return t
+
+
+def _rebuild_parameter(data: Any, requires_grad: bool, hooks: Any) -> Any:
+    return Parameter(data, requires_grad)
+
+
+def _as_device(type: str, index: int | None = None) -> device:
+    return device(type, index)
+
+
+GLOBALS: dict[str, Callable] = {
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch.Size": Size,
+    "torch.device": _as_device,
+    "collections.OrderedDict": collections.OrderedDict,
+    "collections.defaultdict": collections.defaultdict,
+    "builtins.set": set,
+    "builtins.dict": dict,
+    "builtins.list": list,
+    "builtins.int": int,
+    "builtins.float": float,
+    **{f"torch.{name}": np.dtype(name) for name in DTYPES if name != "bfloat16"},  # type: ignore
+}

@@ -1,0 +1,5 @@
+"""Tools, as `torch.utils`."""
+
+from gpuprop.torch.utils import data
+
+__all__ = ["data"]
