@@ -9,6 +9,8 @@ import pytest
 
 import gpuprop as gp
 from gpuprop import BackendMismatchError, Parameter, Tensor, _array, no_grad
+from gpuprop._core.tree import tree_leaves
+from gpuprop.testing.rows import all_rows
 
 A = np.array([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]], "float32")
 
@@ -388,6 +390,95 @@ def test_creation_on_another_device():
 
 
 # ---- names and types ---------------------------------------------------------------------------
+
+# ---- 0-d arrays: NumPy's functions return scalars in their place ---------------------------------
+
+
+SCALARS = {
+    "operator": lambda a: a * 2,
+    "sign": lambda a: -a,
+    "ufunc": lambda a: abs(a),
+    "reduction": lambda a: a.sum(),
+    "mean": lambda a: a.reshape(1).mean(),
+    "index": lambda a: a[()],
+    "element": lambda a: a.reshape(1)[0],
+    "product": lambda a: a.reshape(1) @ a.reshape(1),
+    "astype": lambda a: (a * 2).astype("float32"),
+    "extremum": lambda a: a.max(),
+}
+
+
+@pytest.mark.parametrize("how", SCALARS)
+def test_data_and_grad_are_arrays(backend, how):
+    make = SCALARS[how]
+    p = Parameter(np.float32(2.0))
+    optimizer = gp.optim.SGD([p], lr=1.0)
+    p.data = make(p.data)
+    value = p.item()
+    assert type(p.data) is backend.array_type and p.shape == ()
+    p.touch()
+    (p * 3).backward()
+    p.grad = make(p.grad)
+    assert type(p.grad) is backend.array_type
+    p.data[...] -= 1
+    p.data -= 0
+    gradient = float(gp.asnumpy(p.grad))
+    optimizer.step()
+    assert p.item() == value - 1 - gradient and type(p.data) is backend.array_type
+    p.data = make(p.data)
+    optimizer.step()  # copies it into the arena
+    p.register_hook(make)
+    (p * 1).backward()
+    optimizer.step()
+    t = Tensor(make(p.data))
+    assert type(t.data) is type(t.numpy()) is backend.array_type or backend.name != "numpy"
+    assert type(pickle.loads(pickle.dumps(p)).data) is type(p.data) is backend.array_type
+
+
+def test_ops_of_0d_arrays_return_arrays():
+    """Every op, forward and backward, with each of its inputs as it is and with one element."""
+    passes = 0
+    for row in all_rows():
+        for zero_d in (False, True):
+            inputs = []
+
+            def convert(a, zero_d=zero_d, inputs=inputs):
+                a = a.flat[:1].reshape(()) if zero_d and a.size else np.array(a)
+                inputs.append(Tensor(a, requires_grad=a.dtype.kind == "f"))
+                return inputs[-1]
+
+            try:
+                with np.errstate(all="ignore"):
+                    outputs = [t for t in tree_leaves(row.map_arrays(convert)())
+                               if isinstance(t, Tensor)]
+                    for t in outputs:
+                        if t.requires_grad:
+                            t.sum().backward(retain_graph=True)
+            except Exception:  # a shape that it does not take, or an input without a gradient
+                continue
+            passes += 1
+            found = [t.data for t in (*outputs, *inputs)]
+            found += [t.grad for t in inputs if t.grad is not None]
+            assert {type(a) for a in found} <= {np.ndarray}, row
+    assert passes > 1500, passes
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_methods_of_0d_tensors_return_arrays():
+    for name in dir(Tensor):
+        if name.startswith("__") and name not in ("__neg__", "__pos__", "__abs__", "__invert__"):
+            continue
+        for a in (np.array(2.0), np.array(3), np.array(True)):
+            t = Tensor(a)
+            try:
+                result = getattr(t, name)
+                result = result() if callable(result) else result
+            except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+                continue
+            for leaf in tree_leaves(result):
+                assert not isinstance(leaf, np.generic), name
+                assert not isinstance(leaf, Tensor) or type(leaf.data) is np.ndarray, name
+
 
 
 def test_the_type_stub_of_the_methods_is_up_to_date():

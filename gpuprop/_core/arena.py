@@ -173,8 +173,7 @@ class Arena:
                             f"{getattr(g, 'dtype', type(g).__name__)}")
         if g.shape != p.array.shape:
             raise ValueError(f"{name} has shape {p.array.shape}, but its .grad has shape {g.shape}")
-        is_scalar = isinstance(g, np.generic)  # such as p.grad * 2 of a 0-d parameter
-        if type(g) is not self.backend.array_type and not is_scalar:
+        if type(g) is not self.backend.array_type:
             own, other = self.backend.name, backend_of(g).name
             raise BackendMismatchError(
                 f"{name} is on backend {own!r}, but its .grad is on {other!r}: move the gradient "

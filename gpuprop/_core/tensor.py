@@ -30,6 +30,16 @@ from gpuprop._core.locks import new_rlock
 from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend
 
+
+def _slot(name: str) -> Any:
+    """A slot of Variable by the name that users know: 0-d arrays, not NumPy's scalars.
+
+    NumPy's arithmetic, indexing and reductions return such a scalar, as in ``p.data = p.data * 2``.
+    """
+    write = vars(Variable)[name].__set__
+    return property(operator.attrgetter(name), lambda self, value: write(self, _as_array(value)))
+
+
 _accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf
 
 
@@ -41,8 +51,8 @@ class Tensor(Methods, Variable):
     """
 
     __slots__ = ()
-    data: Any = vars(Variable)["array"]  # the same slots by the names that users know
-    grad: Any = vars(Variable)["gradient"]
+    data: Any = _slot("array")
+    grad: Any = _slot("gradient")
     __array_ufunc__ = None  # NumPy then leaves `array * tensor` to Tensor.__rmul__
 
     def __init__(self, data: Any, requires_grad: bool = False, node: Node | None = None) -> None:
@@ -414,9 +424,9 @@ def _ones_like(a: Any) -> Any:
         return backend.xp.ones_like(a)
 
 
-def _as_array(g: Any) -> Any:
-    """A gradient as an array: NumPy's arithmetic returns scalars in place of 0-d arrays."""
-    return np.asarray(g) if isinstance(g, np.generic) else g
+def _as_array(a: Any) -> Any:
+    """An array: NumPy's arithmetic returns scalars in place of 0-d arrays."""
+    return np.asarray(a) if isinstance(a, np.generic) else a
 
 
 def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
