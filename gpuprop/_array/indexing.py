@@ -177,15 +177,22 @@ def masked_fill(xp, x: Array, mask: Array, value: Array):
 # ---- triangles and diagonals -------------------------------------------------------------------
 
 
+def _check_matrix(name, x):
+    if x.ndim == 0:
+        raise ValueError(f"{name}: x must be a matrix or a stack of matrices, got shape ()")
+
+
 @op(half="exact")
 def tril(xp, x: Array, k: int = 0):
     """The lower triangle of the last two axes; zeros above the k-th diagonal."""
+    _check_matrix("tril", x)
     return xp.tril(x, k), (lambda d: xp.tril(d, k),)
 
 
 @op(half="exact")
 def triu(xp, x: Array, k: int = 0):
     """The upper triangle of the last two axes; zeros below the k-th diagonal."""
+    _check_matrix("triu", x)
     return xp.triu(x, k), (lambda d: xp.triu(d, k),)
 
 

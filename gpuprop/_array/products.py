@@ -16,7 +16,8 @@ from gpuprop._array.scatter import normalize_axis
 from gpuprop._array.shape import astype, reshape, transpose
 from gpuprop._core.arguments import promoted
 from gpuprop._core.composed import checks_arguments
-from gpuprop._core.dtypes import widened
+from gpuprop._core.dtypes import as_dtype, widened
+from gpuprop._core.failures import no_array_error
 from gpuprop._core.ops import op
 from gpuprop._core.placement import on_device_of_arguments
 from gpuprop._core.signature import Array
@@ -53,6 +54,7 @@ def matmul(xp, x1: Array, x2: Array, dtype: Any = None):
             db = xp.matmul(a.swapaxes(-1, -2), d)
         return db[..., 0] if x2_is_vector else db
 
+    dtype = dtype if dtype is None else as_dtype(dtype)
     return xp.matmul(x1, x2, dtype=dtype), (x1_grad, x2_grad)
 
 
@@ -108,6 +110,9 @@ def tensordot(a: Array, b: Array, axes: int | Sequence[int | Sequence[int]] = 2)
             raise ValueError(f"tensordot: axes={axes} must not exceed the number of axes of a "
                              f"{a.shape} or of b {b.shape}")
         axes = range(a.ndim - axes, a.ndim), range(axes)
+    elif not isinstance(axes, Sequence) or len(axes) != 2:
+        raise TypeError(f"tensordot: axes must be an integer or a pair, the axes of a and those of "
+                        f"b, got {axes!r}")
     a_axes = _axis_list(a, axes[0])
     b_axes = _axis_list(b, axes[1])
     if len(a_axes) != len(b_axes):
@@ -138,7 +143,8 @@ def einsum(subscripts: str, *operands: Any) -> Any:
 
     Operands are contracted in pairs, each pair by one matrix product.  `numpy.einsum_path` finds
     the order of three or more operands, once for each tuple of shapes: the one with the fewest
-    operations for up to five operands, and a greedy one for more.
+    operations for up to five operands, and a greedy one for more.  A list of the operands is taken
+    too.
 
     >>> import gpuprop
     >>> a, b = gpuprop.ones((5, 2, 3)), gpuprop.ones((3, 4))
@@ -147,6 +153,11 @@ def einsum(subscripts: str, *operands: Any) -> Any:
     >>> gpuprop.einsum("ii", gpuprop.eye(3)).item()
     3.0
     """
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):  # PyTorch takes a list too
+        operands = tuple(operands[0])
+    for i, x in enumerate(operands):
+        if not hasattr(x, "ndim"):
+            raise no_array_error("einsum()", f"operands[{i}]", x)
     labels, output = _parse_subscripts(subscripts, tuple(x.ndim for x in operands))
     if len(operands) <= 2:
         order = [(0, 1)] * (len(operands) - 1)

@@ -18,6 +18,7 @@ from gpuprop._array.scatter import (
     pad_with,
     put_rows,
 )
+from gpuprop._core.checks import as_integer
 from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import as_dtype, converted, is_float
 from gpuprop._core.ops import called_as, op
@@ -234,11 +235,18 @@ def _pairs_per_axis(width, ndim):
     """Any form of NumPy's `pad_width` as a pair (before, after) per axis."""
     if isinstance(width, INTEGERS):
         return ((width, width),) * ndim
-    if all(isinstance(w, INTEGERS) for w in width):
-        return ((width[0], width[-1]),) * ndim
-    if len(width) not in (1, ndim):
-        raise ValueError(f"pad: pad_width has {len(width)} pairs for an array with {ndim} axes")
-    return tuple((w[0], w[-1]) for w in width) * (ndim if len(width) == 1 else 1)
+    try:
+        if all(isinstance(w, INTEGERS) for w in width):
+            return ((width[0], width[-1]),) * ndim
+        pairs = tuple((w[0], w[-1]) for w in width)
+    except (TypeError, LookupError):
+        pairs = ((None,),)
+    if not all(isinstance(i, INTEGERS) for pair in pairs for i in pair):
+        raise TypeError(f"pad: pad_width must be an integer, a pair (before, after) or a pair per "
+                        f"axis, got {width!r}")
+    if len(pairs) not in (1, ndim):
+        raise ValueError(f"pad: pad_width has {len(pairs)} pairs for an array with {ndim} axes")
+    return pairs * (ndim if len(pairs) == 1 else 1)
 
 
 def _padded_indices(xp, mode, n, before, after):
@@ -262,7 +270,7 @@ def _padded_indices(xp, mode, n, before, after):
 
 def _check_arrays(name, arrays):
     if not arrays or not all(hasattr(a, "shape") for a in arrays):
-        raise TypeError(f"{name}: expected a sequence of at least one array, without numbers")
+        raise TypeError(f"{name}: arrays must be a sequence of at least one array, without numbers")
 
 
 def _joining(arrays: Iterable[Any], axis: int = 0) -> Any:
@@ -329,7 +337,7 @@ def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 
     leading = (slice(None),) * normalize_axis(ary, axis)
     n = ary.shape[axis]
     if isinstance(indices_or_sections, INTEGERS):
-        sections = indices_or_sections
+        sections = as_integer("split: indices_or_sections", indices_or_sections, 1)
         if n % sections:
             raise ValueError(f"split: an axis of size {n} cannot be split into {sections} equal "
                              f"parts; see chunk")

@@ -51,6 +51,11 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
     if not any(type(a) is backend.array_type for a in arrays):  # numbers only
         arrays = [a if a is None else backend.asarray(a, "float32" if type(a) is float else None)
                   for a in arrays]
+        for i, a in enumerate(arrays):
+            if a is not None and a.dtype == object:
+                name = spec.argument_name(i)
+                raise OverflowError(f"{spec.label(None)}(): {name!r} is {args[i]}, which needs "
+                                    f"more than 64 bits")
     return Resolved(arrays, edges, wanted, backend.array_type)
 
 

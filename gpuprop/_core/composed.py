@@ -9,9 +9,10 @@ from typing import Any, ParamSpec, overload
 from gpuprop._core.arguments import refuse_tensors
 from gpuprop._core.dialects import dialects
 from gpuprop._core.dtypes import is_float, is_half, widened
+from gpuprop._core.failures import bound, raise_clearer
 from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.placement import on_device_of
-from gpuprop._core.signature import argument_error, unwrapped
+from gpuprop._core.signature import unwrapped
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
@@ -20,7 +21,7 @@ P = ParamSpec("P")
 def checks_arguments(fn: Callable[P, Any]) -> Callable[P, Any]:
     """Check the numbers among the arguments of `fn` before each call.
 
-    A call that fails names an argument that should be an array but is none.
+    The error of a call that fails names the function and the argument (`failures.raise_clearer`).
     """
     guards = option_guards(fn.__annotations__)
     code = unwrapped(fn).__code__
@@ -40,9 +41,7 @@ def checks_arguments(fn: Callable[P, Any]) -> Callable[P, Any]:
         try:
             return fn(*args, **kwargs)
         except Exception as error:
-            clearer = argument_error(error, f"{fn.__name__}()", fn, args, kwargs)
-            if clearer is not None:
-                raise clearer from error
+            raise_clearer(error, fn.__name__, fn, bound(fn, args, kwargs) or {})
             raise
 
     return call

@@ -24,14 +24,13 @@ from gpuprop._core.arguments import (
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.dialects import dialects, finished
 from gpuprop._core.dtypes import NATIVE, is_float
+from gpuprop._core.failures import as_arrays, none_error, raise_clearer
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.options import check_guarded, is_flag, option_guards
 from gpuprop._core.signature import (
     module_of,
-    no_array_error,
-    none_error,
     public_function,
     unwrapped,
 )
@@ -198,8 +197,9 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
             arrays, run = for_half_types(half, arrays, run)
         try:
             result = run(backend.xp, *arrays, **constants)
-        except AttributeError as error:
-            check_numbers(spec, args, error)
+        except Exception as error:
+            given = {names[0]: args} if spec.variadic else dict(zip(names, args, strict=True))
+            raise_clearer(error, label, call, given | constants, is_users)
             raise
         if type(result) is not tuple:
             raise _wrong_result(spec, result)
@@ -229,7 +229,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         t = _unrecorded(out)
         return finished(t, args, spec, edges, arrays, constants) if dialects else t
 
-    call = public_function(spec.fn, spec.parameters, record, flags)
+    call = public_function(spec.fn, spec.parameters, record, flags | _checks_of_sequences(spec))
 
     def faster(version: Callable) -> Callable:
         """Use a portable faster version of the body; it may write into arrays that it creates."""
@@ -258,7 +258,7 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
         backend, run = found or spec.choose(owner, mode)
         return run(backend.xp, *arrays, **constants)
 
-    call = public_function(fn, spec.parameters, run_now, {})
+    call = public_function(fn, spec.parameters, run_now, _checks_of_sequences(spec))
     call.fn, call.spec = fn, spec
     return call
 
@@ -326,18 +326,18 @@ def _unrecorded(out: Any) -> Tensor:
     return t
 
 
+def _checks_of_sequences(spec: Spec) -> dict[str, Callable]:
+    """The check of the sequence of arrays that a variadic op takes, by its name."""
+    caller = f"{spec.label(None)}()"
+    return {p.name: functools.partial(as_arrays, caller, p.name)
+            for p in spec.arrays if p.variadic}
+
+
 def check_required(spec: Spec, args: tuple) -> None:
     """Raise TypeError if an array that must be given is None."""
     for i in range(len(args)) if spec.variadic and spec.required else spec.required:
         if args[i] is None:
             raise none_error(f"{spec.label(None)}()", spec.argument_name(i))
-
-
-def check_numbers(spec: Spec, args: tuple, error: AttributeError) -> None:
-    """Raise a clearer TypeError than `error` if an argument is a number without a shape."""
-    for i, a in enumerate(args):
-        if isinstance(a, int | float):
-            raise no_array_error(f"{spec.label(None)}()", spec.argument_name(i), a) from error
 
 
 def _wrong_result(spec: Spec, result: Any) -> TypeError:

@@ -38,6 +38,7 @@ LIMITS: Limits = {
         n_power_iterations top_k beams max_new_tokens batch max_length heads max_seq_len
         n_classes""".split(), 1),
     "shape": 0,
+    "chunks": 1,
     # numbers
     **dict.fromkeys("dropout dropout_p label_smoothing momentum sparsity".split(), "[0, 1]"),
     **dict.fromkeys("eps layer_norm_eps std".split(), "[0, inf)"),
@@ -129,13 +130,17 @@ def _check(name: str, kinds: list[str], limit: Any) -> Check | None:
         return as_bool
     if kinds == ["int"]:
         return lambda what, value: as_integer(what, value, limit)
+    if "float" in kinds and "str" in kinds:
+        return lambda what, value: value if isinstance(value, str) else as_number(what, value)
     if "float" in kinds and set(kinds) <= {"int", "float"}:
         return lambda what, value: as_number(what, value, limit or "[-inf, inf]")
     if kinds == ["Any"] and name == "output_size":
         return lambda what, value: as_sizes(what, value, limit, may_be_none=True)
     if "Sequence[float]" in kinds:
-        return lambda what, value: as_numbers(what, value, limit)
+        return lambda what, value: as_numbers(what, value, limit or "[-inf, inf]")
     if set(kinds) & {"Sizes", "Sequence[int]", "tuple[int, int]", "tuple[int, ...]"}:
+        if not set(kinds) & {"int", "Sizes"}:
+            return lambda what, value: as_sizes(what, _as_sequence(what, value), limit)
         is_spatial = name in SPATIAL and limit is not None
         may_be_text = "str" in kinds
         return lambda what, value: as_sizes(what, value, limit, is_spatial, may_be_text)
@@ -207,6 +212,11 @@ def as_numbers(what: str, value: Any, interval: str) -> Any:
     if not isinstance(value, Sequence) or isinstance(value, str):
         return as_number(what, value, interval)
     return [as_number(f"{what}[{i}]", number, interval) for i, number in enumerate(value)]
+
+
+def _as_sequence(what: str, value: Any) -> Any:
+    is_array = isinstance(value, np.ndarray) and value.ndim == 1
+    return value if is_array else as_instance(what, value, Sequence, "a sequence of integers")
 
 
 def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool = False,

@@ -24,8 +24,6 @@ REQUIRED = object()  # stands for the default of a parameter without one
 ARRAY_BY_NAME = re.compile(r"(\w+\.)*Array( *\| *None)?|None *\| *(\w+\.)*Array")
 CO_VARARGS = 4  # inspect's; importing it takes 15 ms
 CO_VARKEYWORDS = 8
-TAKES_AN_ARRAY = re.compile(r"\bArray\b")
-TAKES_ANYTHING = re.compile(r"\b(Array|Any)\b")
 LOOKS_LIKE_AN_ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b")
 
 
@@ -134,86 +132,33 @@ def signature_text(fn: Callable) -> str:
     return str(inspect.signature(fn))
 
 
-# ---- arguments that are no arrays ----------------------------------------------------------------
-
-
-def argument_error(error: Exception, caller: str, fn: Callable, args: tuple,
-                   kwargs: dict) -> TypeError | None:
-    """A clearer error of a call that failed because it was given something else for an array.
-
-    None if all arguments for parameters annotated as arrays may be arrays.  In the forward of a
-    layer, such parameters are annotated `Any`.
-    """
-    import inspect  # 15 ms that `import gpuprop` does not need
-
-    signature = inspect.signature(fn)
-    try:
-        arguments = signature.bind_partial(*args, **kwargs).arguments
-    except TypeError:
-        return None
-    takes_array = TAKES_AN_ARRAY if fn.__name__ != "forward" else TAKES_ANYTHING
-    numbers = []
-    for name, value in arguments.items():
-        parameter = signature.parameters[name]
-        annotation = str(parameter.annotation)
-        is_required = parameter.default is parameter.empty
-        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if is_variadic or hasattr(value, "shape") or not takes_array.search(annotation):
-            continue
-        if isinstance(value, int | float):
-            numbers += [(name, value)] * is_required
-        elif value is None:
-            if is_required and "None" not in annotation:
-                return none_error(caller, name)
-        elif not (isinstance(value, list | tuple) and (
-                type(value) not in (list, tuple)  # such as a PackedSequence
-                or "Sequence" in annotation or ("Any" in annotation and not is_required))):
-            return no_array_error(caller, name, value)
-    needs_array = numbers and isinstance(error, AttributeError | TypeError)
-    return no_array_error(caller, *numbers[0]) if needs_array else None
-
-
-def none_error(caller: str, name: str) -> TypeError:
-    """The error of a call whose argument `name` must not be None."""
-    return TypeError(f"{caller}: {name} is None, but must be an array or a Tensor: check that the "
-                     f"function or forward that computed it returns its result")
-
-
-def no_array_error(caller: str, name: str, value: Any) -> TypeError:
-    """The error of a call whose argument `name` is no array."""
-    hint = ""
-    if isinstance(value, list | tuple):
-        hint = ": convert it with gpuprop.tensor(...), or join tensors with gpuprop.stack(...)"
-    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    return TypeError(f"{caller}: {name} must be a Tensor or an array, not {kind}{hint}")
-
-
 # ---- the public function -------------------------------------------------------------------------
 
 
 @functools.cache
 def _compiled(header: str, result: str) -> CodeType:
-    """The code of ``def call(header): return result``; `FLAGS` and `RECORD` are free variables."""
-    source = f"def make({FLAGS}, {RECORD}):\n def call({header}): return {result}\n return call"
+    """The code of ``def call(header): return result``; `CHECKS` and `RECORD` are free variables."""
+    source = f"def make({CHECKS}, {RECORD}):\n def call({header}): return {result}\n return call"
     make = compile(source, "<op>", "exec").co_consts[0]
     return next(const for const in make.co_consts if isinstance(const, CodeType))
 
 
 RECORD = "__record"  # names that no parameter has
-FLAGS = "__flags"
+CHECKS = "__checks"
 
 
 def public_function(fn: Any, params: list[Parameter], record: Callable,
-                    flags: Mapping[str, Callable]) -> Any:
+                    checks: Mapping[str, Callable]) -> Any:
     """The function that users call: it has the body's signature without `xp`.
 
     It calls ``record(arrays, constants)``, with a tuple and a dict.  Python itself binds the
-    arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `flags`
-    are the checks of constants that must be bools, by name.
+    arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `checks`
+    are the checks of constants that must be bools, and of a variadic parameter, by name.
     """
     body = unwrapped(fn)
-    arrays = ", ".join(f"*{p.name}" if p.variadic else p.name for p in params if p.is_array)
-    checked = {n: f"{n} if {n} is True or {n} is False else {FLAGS}[{n!r}]({n})" for n in flags}
+    checked = {n: f"{n} if {n} is True or {n} is False else {CHECKS}[{n!r}]({n})" for n in checks}
+    arrays = ", ".join(f"*({p.name} if type({p.name}) is list else {CHECKS}[{p.name!r}]({p.name}))"
+                       if p.variadic else p.name for p in params if p.is_array)
     constants = ", ".join(f"{p.name!r}: {checked.get(p.name, p.name)}"
                           for p in params if not p.is_array)
     is_variadic = any(p.variadic for p in params)  # the user passes one sequence of arrays
@@ -226,7 +171,7 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)
     defaults = tuple(p.default for p in positional if p.default is not REQUIRED)
-    free = {FLAGS: CellType(flags), RECORD: CellType(record)}
+    free = {CHECKS: CellType(checks), RECORD: CellType(record)}
     call: Any = FunctionType(code, body.__globals__, body.__name__, defaults,
                              tuple(free[name] for name in code.co_freevars))
     call.__kwdefaults__ = {
@@ -235,6 +180,7 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
     call.__qualname__ = fn.__qualname__
     call.__doc__ = fn.__doc__
     call.__annotations__ = {n: v for n, v in body.__annotations__.items() if n != "xp"}
+    call.__annotations__ |= {p.name: "Sequence[Array]" for p in params if p.variadic}
     return call
 
 

@@ -188,6 +188,8 @@ def celu(input: Array, alpha: float = 1.0, inplace: bool = False) -> Array:
 
     Its derivative is continuous for every `alpha`.  `inplace` has no effect.  J. T. Barron, 2017.
     """
+    if alpha == 0:
+        raise ValueError("celu: alpha must be a number other than 0")
     return elu_op(input, 1.0, alpha, 1 / alpha)
 
 

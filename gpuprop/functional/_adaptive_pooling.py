@@ -40,7 +40,8 @@ def adaptive_positions(xp, length, count):
     def start_and_end(i):
         return i * length // count, ((i + 1) * length + count - 1) // count
 
-    size = max((end - start for start, end in map(start_and_end, range(count))), default=1)
+    # the largest end - start: (i * length) % count takes all multiples of the common divisor
+    size = (length + 2 * (count - math.gcd(length, count))) // count if count else 1
     start, end = start_and_end(xp.arange(count)[:, None])
     positions = start + xp.arange(size)
     return xp.minimum(positions, end - 1), positions < end
@@ -338,6 +339,9 @@ def fractional_counts(name: str, space: Sequence[int], output_size: Any,
     if output_size is not None:
         return int_tuple(name, "output_size", output_size, n)
     ratios = output_ratio if isinstance(output_ratio, Sequence) else (output_ratio,) * n
+    if len(ratios) != n:
+        raise ValueError(f"{name}: output_ratio must be a number or a sequence of length {n}, "
+                         f"got {output_ratio!r}")
     ratios = [as_number(f"{name}: output_ratio", ratio, "(0, 1)") for ratio in ratios]
     counts = [int(length * r) for length, r in zip(space, ratios, strict=True)]
     return int_tuple(name, "output_size", counts, n)

@@ -449,6 +449,8 @@ def lp_pool3d(input: Array, norm_type: int | float, kernel_size: Sizes,
 def lp_pool_nd(n: int, name: str, input: Any, norm_type: float, kernel_size: Any, stride: Any,
                ceil_mode: bool) -> Any:
     """Power-average pooling in `n` spatial dimensions; `name` is the public function's."""
+    if norm_type == 0:
+        raise ValueError(f"{name}: norm_type must be a number other than 0")
     mean = avg_pool_nd(n, name, input ** norm_type, kernel_size, stride, 0, ceil_mode, True, None)
     elements = math.prod(int_tuple(name, "kernel_size", kernel_size, n))
     total = mean * elements

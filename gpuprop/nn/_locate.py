@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
+from gpuprop._core.failures import array_error, bound
 from gpuprop._core.graph import Node
-from gpuprop._core.signature import argument_error
 from gpuprop._core.tensor import Parameter, Tensor
 
 MAX_OPS = 12  # ops listed in a note
@@ -61,7 +61,8 @@ def wrong_input(error: Exception, module: Any, args: tuple, kwargs: dict) -> Typ
         return None
     if called.__qualname__ == "Function.forward":  # it passes all inputs to this function
         called = type(module).function
-    return argument_error(error, type(module).__name__, called, args, kwargs)
+    arguments = bound(called, args, kwargs) or {}
+    return array_error(error, type(module).__name__, called, arguments)
 
 
 def module_path(modules: Sequence[Any]) -> str:
