@@ -11,6 +11,7 @@ import json
 import math
 import os
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BufferedReader
 from typing import IO, Any
 
@@ -28,6 +29,10 @@ DTYPES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "
           "U32": "uint32", "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16",
           "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64"}
 CODES = {name: code for code, name in DTYPES.items()}
+# of the arrays in a file; those of bfloat16 are read as the integers with these bits
+STORED = {code: np.dtype("<u2" if code == "BF16" else name).newbyteorder("<")
+          for code, name in DTYPES.items()}
+LARGE = 1 << 18  # bytes, for which another thread computes a checksum while this one reads on
 
 
 def write(file: IO[bytes], arrays: dict[str, np.ndarray], metadata: str | None) -> None:
@@ -84,18 +89,26 @@ def read(file: BufferedReader) -> tuple[dict[str, np.ndarray], str | None]:
     # either the key or the prefix of the value tells that there is a digest, if one is damaged
     digests = [value for key, value in metadata.items()
                if key == DIGEST or value.startswith(PREFIX)]
-    checksums = {}
-    for name in order:
-        begin, end = header[name]["data_offsets"]
-        data = np.empty(end - begin, "uint8")
-        if file.readinto(data.data) != len(data):
-            raise ValueError(f"it was cut while it was read, within {name!r}: use another copy")
-        if digests:
-            checksums[name] = zlib.crc32(data.data)
-        code = header[name]["dtype"]
-        array = data.view(_stored_dtype(code)).reshape(header[name]["shape"])
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        arrays[name] = _bfloat16(native) if code == "BF16" else native
+    checksums: dict[str, int] = {}
+    large: dict[str, Future[int]] = {}
+    with ThreadPoolExecutor() as pool:
+        for name in order:
+            begin, end = header[name]["data_offsets"]
+            data = np.empty(end - begin, "uint8")
+            if file.readinto(data.data) != len(data):
+                raise ValueError(f"it was cut while it was read, within {name!r}: use another copy")
+            if not digests:
+                pass
+            elif len(data) < LARGE:
+                checksums[name] = zlib.crc32(data.data)
+            else:
+                large[name] = pool.submit(zlib.crc32, data.data)
+            code = header[name]["dtype"]
+            array = data.view(STORED[code]).reshape(header[name]["shape"])
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
+            arrays[name] = _bfloat16(array) if code == "BF16" else array
+        checksums |= {name: future.result() for name, future in large.items()}
     for value in digests:
         check_digest(value, _content(header, checksums))
     return arrays, metadata.get("gpuprop")
@@ -131,14 +144,15 @@ def _checked_order(header: dict[str, Any], size: int) -> list[str]:
         if code not in DTYPES:
             raise ValueError(f"{name!r} has unknown dtype {code!r}; known are {', '.join(DTYPES)}")
         for number in (*shape, *header[name]["data_offsets"]):
-            as_integer(f"{name!r}: each number of shape and data_offsets", number, 0)
+            if type(number) is not int or number < 0:
+                as_integer(f"{name!r}: each number of shape and data_offsets", number, 0)
         if len(shape) > MAX_NDIM:
             raise ValueError(f"{name!r} has {len(shape)} dimensions, more than {MAX_NDIM}")
     order = sorted(names, key=lambda name: header[name]["data_offsets"])
     offset = 0
     for name in order:
         shape, code = header[name]["shape"], header[name]["dtype"]
-        end = offset + math.prod(shape) * _stored_dtype(code).itemsize
+        end = offset + math.prod(shape) * STORED[code].itemsize
         if header[name]["data_offsets"] != [offset, end]:
             raise ValueError(f"{name!r} of shape {shape} and dtype {code}: expected data_offsets "
                              f"{[offset, end]}, got {header[name]['data_offsets']}")
@@ -148,10 +162,6 @@ def _checked_order(header: dict[str, Any], size: int) -> list[str]:
     if offset != size:
         raise ValueError(f"{size - offset} of {size} bytes of data belong to no array")
     return order
-
-
-def _stored_dtype(code: str) -> np.dtype:
-    return np.dtype("<u2") if code == "BF16" else np.dtype(DTYPES[code]).newbyteorder("<")
 
 
 def _bfloat16(bits: np.ndarray) -> np.ndarray:
