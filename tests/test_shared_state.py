@@ -39,6 +39,7 @@ SAFE = {
     "gpuprop._core.backend.MULTI_DEVICE": LOCKED + "registry._creation_lock; read by one operation",
     "gpuprop._core.backend._flags_lock": LOCK,
     "gpuprop._core.graph._writes": ONE + "; read from a copy",
+    "gpuprop._core.dtypes.FLOATING": ONE,
     "gpuprop._core.dtypes.NATIVE": ONE,
     "gpuprop._core.graph._last_write": ONE,
     "gpuprop._core.graph.clock": ONE,

@@ -154,8 +154,8 @@ def test_options_are_checked_at_definition():
     def body(xp, x: gp.Array):
         return x, None
 
-    for options in ({"precision": "lo"}, {"half": "wrong"}):
-        with pytest.raises(ValueError, match="expected a precision"):
+    for options in ({"precision": "lo"}, {"half": "wrong"}, {"integers": "wrong"}):
+        with pytest.raises(ValueError, match=r"expected (a precision|half) of"):
             op(**options)(body)
     with pytest.raises(TypeError, match="two arrays"):
         op(promote=True)(body)

@@ -65,6 +65,8 @@ def where(condition: Any, *choices: Any) -> Any:
     array, number = choices or (None, None)
     if type(number) is np.ndarray:
         array, number = number, array
+    if type(number) is int and number and type(array) is np.ndarray and array.dtype.kind in "iu":
+        number = array.dtype.type(number)  # raises OverflowError, where np.where would wrap
     if type(array) is not np.ndarray or array.size < MIN_WHERE or type(number) not in NUMBERS:
         return _plain_where(condition, *choices)
     integer = INTEGERS.get(array.dtype)

@@ -171,7 +171,7 @@ def clip(xp, x: Array, min: Array = None, max: Array = None):
     return y, (x_grad, min_grad, max_grad)
 
 
-@op(promote=True)
+@op(promote=True, integers="float64")
 def arctan2(xp, x1: Array, x2: Array):
     """The angle of the point (x2, x1), in radians from -pi to pi; the gradients at (0, 0) are 0."""
 
@@ -182,14 +182,14 @@ def arctan2(xp, x1: Array, x2: Array):
     return xp.arctan2(x1, x2), (lambda d: over_square(d) * x2, lambda d: over_square(-d) * x1)
 
 
-@op(promote=True)
+@op(promote=True, integers="float64")
 def hypot(xp, x1: Array, x2: Array):
     """``sqrt(x1**2 + x2**2)``."""
     y = xp.hypot(x1, x2)
     return y, (lambda d: d * (x1 / y), lambda d: d * (x2 / y))
 
 
-@op(promote=True)
+@op(promote=True, integers="float64")
 def logaddexp(xp, x1: Array, x2: Array):
     """``log(exp(x1) + exp(x2))`` without overflow."""
     return xp.logaddexp(x1, x2), (
@@ -198,7 +198,7 @@ def logaddexp(xp, x1: Array, x2: Array):
     )
 
 
-@op(promote=True)
+@op(promote=True, integers="float64")
 def copysign(xp, x1: Array, x2: Array):
     """The absolute value of `x1` with the sign of `x2`."""
     y = xp.copysign(x1, x2)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.checks import as_element, as_integer
+from gpuprop._core.dtypes import as_dtype, as_supported
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.registry import default_backend, making_on
@@ -74,7 +75,8 @@ def full(shape: int | Sequence[int], value: Any, dtype: Any = None, device: str 
     """
     if isinstance(value, Tensor):
         value = np.asarray(value)  # raises for a gradient, which would be lost, and on a device
-    dtype = dtype or _dtype_of(value)
+    dtype = as_dtype(dtype or _dtype_of(value))
+    value = _filling("full: value", value, dtype)
     return _make("full", shape, value, dtype=dtype, device=device, requires_grad=requires_grad)
 
 
@@ -90,6 +92,9 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None,
     """
     if stop is None:
         start, stop = 0, start
+    if any(map(np.iscomplexobj, (start, stop, step))):
+        raise TypeError(f"arange: start, stop and step must be real numbers, got {start!r}, "
+                        f"{stop!r} and {step!r}")
     dtype = dtype or _dtype_of(start, stop, step)
     return _make("arange", start, stop, step, dtype=dtype, device=device)
 
@@ -97,6 +102,10 @@ def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = None,
 def linspace(start: float, stop: float, num: int = 50, dtype: Any = "float32",
              device: str | None = None) -> Tensor:
     """`num` equally spaced numbers from `start` to `stop`, both included."""
+    dtype = as_dtype(dtype)
+    start = as_element("linspace: start", start, dtype)
+    stop = as_element("linspace: stop", stop, dtype)
+    num = as_integer("linspace: num", num, 0)
     return _make("linspace", start, stop, num, dtype=dtype, device=device)
 
 
@@ -115,12 +124,12 @@ def _dtype_of(*numbers: Any) -> str:
 
 def zeros_like(x: Any, dtype: Any = None) -> Any:
     """Zeros with the shape, dtype and device of `x`; a Tensor for a Tensor, else an array."""
-    return full_like(x, 0, dtype)
+    return _like(x, 0, dtype)
 
 
 def ones_like(x: Any, dtype: Any = None) -> Any:
     """Ones with the shape, dtype and device of `x`; a Tensor for a Tensor, else an array."""
-    return full_like(x, 1, dtype)
+    return _like(x, 1, dtype)
 
 
 def full_like(x: Any, value: Any, dtype: Any = None) -> Any:
@@ -128,6 +137,18 @@ def full_like(x: Any, value: Any, dtype: Any = None) -> Any:
 
     It has the shape and device of `x`, and by default the dtype of `x`.
     """
+    return _like(x, _filling("full_like: value", value, x.dtype if dtype is None
+                             else as_dtype(dtype)), dtype)
+
+
+def _filling(what: str, value: Any, dtype: Any) -> Any:
+    """`value`, a number that `dtype` can represent, or an array of them."""
+    if hasattr(value, "shape") and not isinstance(value, np.generic):
+        return as_supported(what, value)
+    return as_element(what, value, dtype)
+
+
+def _like(x: Any, value: Any, dtype: Any) -> Any:
     xp = namespace(raw(x))
     array = xp.full(x.shape, value, x.dtype if dtype is None else as_dtype(dtype))
     return Tensor(array) if isinstance(x, Tensor) else array

@@ -105,7 +105,7 @@ def trunc(xp, x: Array):
     return xp.trunc(x), (xp.zeros_like,)
 
 
-@op(half="exact")
+@op(half="exact", integers="float64")
 def rint(xp, x: Array):
     """The nearest integer, at a tie the even one; the gradient is 0."""
     return xp.rint(x), (xp.zeros_like,)
@@ -114,6 +114,8 @@ def rint(xp, x: Array):
 @op
 def round(xp, x: Array, decimals: int = 0):
     """`x` rounded to a number of decimals, at a tie to even; the gradient is 0."""
+    if x.dtype.kind in "iub" and decimals >= 0:
+        return x.astype(x.dtype), None
     return xp.round(x, decimals), (xp.zeros_like,)
 
 
@@ -125,7 +127,7 @@ def nan_to_num(xp, x: Array, nan: float = 0.0, posinf: float | None = None,
     By default NaN becomes 0, and infinities the largest and the lowest number of the dtype.
     """
     if x.dtype.kind in "iub":
-        return +x, None
+        return x.astype(x.dtype), None
     top = largest(x.dtype)
     posinf = top if posinf is None else posinf
     neginf = -top if neginf is None else neginf
@@ -144,74 +146,74 @@ def square(xp, x: Array):
     return x * x, (lambda d: d * 2 * x,)
 
 
-@op
+@op(integers="float64")
 def sqrt(xp, x: Array):
     """The square root; its gradient at 0 is infinite."""
     y = xp.sqrt(x)
     return y, (lambda d: d / (2 * y),)
 
 
-@op
+@op(integers="float64")
 def cbrt(xp, x: Array):
     """The cube root, also of negative numbers."""
     y = xp.cbrt(x)
     return y, (lambda d: d / (3 * y * y),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def rsqrt(xp, x: Array):
     """``1 / sqrt(x)``."""
     y = 1 / xp.sqrt(x)
     return y, (lambda d: d * -0.5 * (y * y * y),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def reciprocal(xp, x: Array):
     """``1 / x``."""
     y = xp.reciprocal(x)
     return y, (lambda d: -d * y * y,)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def exp(xp, x: Array):
     """``e ** x``."""
     y = xp.exp(x)
     return y, (lambda d: d * y,)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def exp2(xp, x: Array):
     """``2 ** x``."""
     y = xp.exp2(x)
     return y, (lambda d: d * math.log(2) * y,)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def expm1(xp, x: Array):
     """``exp(x) - 1``, accurate near 0."""
     y = xp.expm1(x)
     return y, (lambda d: d * (y + 1),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def log(xp, x: Array):
     """The natural logarithm."""
     return xp.log(x), (lambda d: d / x,)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def log2(xp, x: Array):
     """The logarithm to base 2."""
     return xp.log2(x), (lambda d: d / (math.log(2) * x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def log10(xp, x: Array):
     """The logarithm to base 10."""
     return xp.log10(x), (lambda d: d / (math.log(10) * x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def log1p(xp, x: Array):
     """``log(1 + x)``, accurate near 0."""
     return xp.log1p(x), (lambda d: d / (1 + x),)
@@ -220,50 +222,50 @@ def log1p(xp, x: Array):
 # ---- trigonometric and hyperbolic functions ----------------------------------------------------
 
 
-@op
+@op(integers="float64")
 def sin(xp, x: Array):
     """The sine of an angle in radians."""
     return xp.sin(x), (lambda d: d * xp.cos(x),)
 
 
-@op
+@op(integers="float64")
 def cos(xp, x: Array):
     """The cosine of an angle in radians."""
     return xp.cos(x), (lambda d: -d * xp.sin(x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def tan(xp, x: Array):
     """The tangent of an angle in radians."""
     y = xp.tan(x)
     return y, (lambda d: d * (1 + y * y),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def arcsin(xp, x: Array):
     """The angle in radians whose sine is x."""
     return xp.arcsin(x), (lambda d: d / xp.sqrt(1 - x * x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def arccos(xp, x: Array):
     """The angle in radians whose cosine is x."""
     return xp.arccos(x), (lambda d: -d / xp.sqrt(1 - x * x),)
 
 
-@op
+@op(integers="float64")
 def arctan(xp, x: Array):
     """The angle in radians whose tangent is x."""
     return xp.arctan(x), (lambda d: d / (1 + x * x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def sinh(xp, x: Array):
     """The hyperbolic sine."""
     return xp.sinh(x), (lambda d: d * xp.cosh(x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def cosh(xp, x: Array):
     """The hyperbolic cosine."""
     return xp.cosh(x), (lambda d: d * xp.sinh(x),)
@@ -274,32 +276,32 @@ def _tanh_backward(xp, y, d):
     return d * (1 - y * y)
 
 
-@op
+@op(integers="float64")
 def tanh(xp, x: Array):
     """The hyperbolic tangent."""
     y = xp.tanh(x)
     return y, (lambda d: _tanh_backward(xp, y, d),)
 
 
-@op
+@op(integers="float64")
 def arcsinh(xp, x: Array):
     """The inverse of sinh."""
     return xp.arcsinh(x), (lambda d: d / xp.sqrt(x * x + 1),)
 
 
-@op
+@op(integers="float64")
 def arccosh(xp, x: Array):
     """The inverse of cosh, for x >= 1."""
     return xp.arccosh(x), (lambda d: d / xp.sqrt(x * x - 1),)
 
 
-@op
+@op(integers="float64")
 def arctanh(xp, x: Array):
     """The inverse of tanh."""
     return xp.arctanh(x), (lambda d: d / (1 - x * x),)
 
 
-@op
+@op(integers="float64")
 def sinc(xp, x: Array):
     """``sin(pi * x) / (pi * x)``, 1 at x = 0."""
     y = xp.sinc(x)
@@ -311,13 +313,13 @@ def sinc(xp, x: Array):
     return y, (x_grad,)
 
 
-@op
+@op(integers="float64")
 def deg2rad(xp, x: Array):
     """Degrees converted to radians."""
     return xp.deg2rad(x), (lambda d: d * (math.pi / 180),)
 
 
-@op
+@op(integers="float64")
 def rad2deg(xp, x: Array):
     """Radians converted to degrees."""
     return xp.rad2deg(x), (lambda d: d * (180 / math.pi),)
@@ -331,45 +333,45 @@ def _sigmoid_backward(xp, y, d):
     return d * (1 - y) * y
 
 
-@op
+@op(integers="float64")
 def sigmoid(xp, x: Array):
     """``1 / (1 + exp(-x))``."""
     y = xp.sigmoid(x)
     return y, (lambda d: _sigmoid_backward(xp, y, d),)
 
 
-@op
+@op(integers="float64")
 def erf(xp, x: Array):
     """The error function."""
     return xp.erf(x), (lambda d: d * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
 
 
-@op
+@op(integers="float64")
 def erfc(xp, x: Array):
     """``1 - erf(x)``, accurate where it is close to 0."""
     return xp.erfc(x), (lambda d: d * (-2 / math.sqrt(math.pi)) * xp.exp(-x * x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def erfinv(xp, x: Array):
     """The inverse of erf, on (-1, 1)."""
     y = xp.erfinv(x)
     return y, (lambda d: d * (math.sqrt(math.pi) / 2) * xp.exp(y * y),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def lgamma(xp, x: Array):
     """The logarithm of the absolute value of the gamma function."""
     return xp.lgamma(x), (lambda d: d * xp.digamma(x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def digamma(xp, x: Array):
     """The derivative of `lgamma`."""
     return xp.digamma(x), (lambda d: d * xp.polygamma(1, x),)
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def polygamma(xp, n: int, x: Array):
     """The n-th derivative of digamma."""
     return xp.polygamma(n, x), (lambda d: d * xp.polygamma(n + 1, x),)

@@ -95,10 +95,9 @@ def _root(xp, x, p):
     return xp.where(zero, 0, xp.sqrt(x) if p == 2 else x ** (1 / p))
 
 
-@op(precision="full")
+@op(precision="full", integers="float64")
 def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """``log(exp(x).sum(axis))`` without overflow; -inf if there are no elements."""
-    x = in_floating(x)
     if x.size == 0:
         y = x.sum(axis=axis, keepdims=keepdims) - math.inf
         return y, (lambda d: xp.zeros_like(x),)
@@ -109,12 +108,7 @@ def logsumexp(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims:
     return y, (lambda d: _with_axes(xp, d, axis, keepdims) * xp.exp(x - kept),)
 
 
-def in_floating(x):
-    """`x`, in float64 if it has integers, as in NumPy: their squares would overflow."""
-    return x.astype("float64") if x.dtype.kind in "iub" else x
-
-
-@op(precision="full")
+@op(precision="full", integers="float64")
 def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = None,
          keepdims: bool = False):
     """The vector norm ``sum(abs(x) ** p) ** (1 / p)`` over axes; its gradient at 0 is 0.
@@ -126,7 +120,6 @@ def norm(xp, x: Array, p: float | str = 2, axis: int | tuple[int, ...] | None = 
     >>> gpuprop.norm(gpuprop.tensor([[3.0, 4.0], [0.0, 1.0]]), axis=1).tolist()
     [5.0, 1.0]
     """
-    x = in_floating(x)
     p = 2 if p == "fro" else p
     if p == 0:
         count = (x != 0).astype(x.dtype).sum(axis=axis, keepdims=keepdims)

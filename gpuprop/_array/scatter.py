@@ -10,6 +10,7 @@ from typing import Any
 
 from numpy.exceptions import AxisError
 
+from gpuprop._core.checks import as_element
 from gpuprop._core.graph import raw
 from gpuprop._core.ops import linear_op
 from gpuprop._core.signature import Array
@@ -133,7 +134,7 @@ def put_diagonal(xp, values: Array, shape: tuple[int, ...], offset: int, axis1: 
 def pad_with(xp, x: Array, widths: Any, value: float = 0):
     """`x` padded with a constant; `widths` has a pair (before, after) per axis."""
     shape = [n + before + after for n, (before, after) in zip(x.shape, widths, strict=True)]
-    out = xp.full(shape, value, x.dtype)
+    out = xp.full(shape, value and as_element("pad: the value", value, x.dtype), x.dtype)
     out[inner_slices(widths, x.shape)] = x
     return out
 

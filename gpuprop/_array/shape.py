@@ -22,6 +22,7 @@ from gpuprop._core.checks import as_integer
 from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import as_dtype, converted, is_float
 from gpuprop._core.ops import called_as, op
+from gpuprop._core.options import as_sizes
 from gpuprop._core.signature import Array
 
 __all__ = [
@@ -148,6 +149,7 @@ def flip(xp, x: Array, axis: int | tuple[int, ...] | None = None):
 @op(half="exact")
 def roll(xp, x: Array, shift: int | tuple[int, ...], axis: int | tuple[int, ...] | None = None):
     """`x` with elements shifted cyclically along axes, in flattened order if `axis` is None."""
+    shift = as_sizes("roll: shift", shift)
     back = tuple(-s for s in shift) if isinstance(shift, tuple | list) else -shift
     return xp.roll(x, shift, axis), (lambda d: xp.roll(d, back, axis),)
 
@@ -185,6 +187,7 @@ def repeat(xp, x: Array, repeats: int | Sequence[int], axis: int | None = None):
     >>> gpuprop.repeat(gpuprop.tensor([1, 2]), 2).tolist()
     [1, 1, 2, 2]
     """
+    repeats = as_sizes("repeat: repeats", repeats, 0)
     shape = x.shape
     flat, axis = flat_if_none(x, axis)
     n = flat.shape[axis]

@@ -137,6 +137,18 @@ def promoted(arrays: list, operands: Sequence[int] | None = None) -> list:
                 for i, a in enumerate(arrays)]
 
 
+def are_integers(arrays: list) -> bool:
+    """True if there are arrays, and all of them have integers or bools."""
+    kinds = {a.dtype.kind for a in arrays if type(a) not in NUMBERS}
+    return bool(kinds) and kinds <= set("iub")
+
+
+def in_float64(arrays: list) -> list:
+    """The arrays cast to float64; numbers stay."""
+    with on_device_of([a for a in arrays if type(a) not in NUMBERS]):
+        return [a if type(a) in NUMBERS else a.astype("float64") for a in arrays]
+
+
 def autocast_arguments(args: tuple, precision: str, low: Any) -> tuple | None:
     """The arguments cast to the `precision` of an op, by recorded casts; None if no cast is needed.
 

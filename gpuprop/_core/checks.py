@@ -63,6 +63,31 @@ def as_number(what: str, value: Any, interval: str = "(-inf, inf)") -> float:
     return value
 
 
+def as_element(what: str, value: Any, dtype: Any) -> Any:
+    """`value`, a number that an array of `dtype` can hold; integers drop its fraction.
+
+    Raises TypeError unless it is a real number, and OverflowError if it is out of the range of an
+    integer dtype, as NaN is of all.
+    """
+    if isinstance(value, np.generic) and value.dtype.kind != "c":
+        value = value.item()
+    if not isinstance(value, int | float):
+        raise TypeError(f"{what} must be a real number, got {value!r}")
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        if not info.min - 1 < value < info.max + 1:
+            raise OverflowError(f"{what} must be from {info.min} to {info.max}, the range of "
+                                f"{dtype}, got {value!r}")
+    return value
+
+
+def check_elements(what: str, array: np.ndarray, dtype: Any) -> None:
+    """Raise OverflowError if a number of an array is out of the range of an integer dtype."""
+    if dtype.kind in "iu" and array.size:
+        for extreme in (array.min(), array.max()):  # NaN if any number is
+            as_element(what, extreme, dtype)
+
+
 def as_bool(what: str, value: Any) -> bool:
     """`value` as a bool; the integers 0 and 1 are flags too.  Raises TypeError for all else."""
     if not isinstance(value, int | np.bool_ | np.integer) or value not in (0, 1):

@@ -9,7 +9,8 @@ import numpy as np
 HALF = "eE"  # `dtype.char` of float16 and bfloat16
 
 
-NATIVE = {id(dtype): dtype for dtype in map(np.dtype, "?bhilqBHILQefd")}  # of almost all arrays
+FLOATING = {id(dtype): dtype for dtype in map(np.dtype, "efd")}
+NATIVE = FLOATING | {id(dtype): dtype for dtype in map(np.dtype, "?bhilqBHILQ")}  # of almost all
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -62,6 +63,8 @@ def as_supported(what: str, array: Any) -> Any:
         return array.astype(np.dtype(dtype.type))
     if np.dtype(dtype.type) is dtype:  # one object for all arrays, such as bfloat16
         NATIVE[id(dtype)] = dtype
+        if is_float(dtype):
+            FLOATING[id(dtype)] = dtype
     return array
 
 
@@ -70,11 +73,11 @@ def is_float(dtype: Any) -> bool:
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
-def check_floating(name: str, array: Any) -> None:
-    """Raise TypeError unless the first argument of the function `name` has a floating dtype."""
+def check_floating(name: str, array: Any, argument: str = "input") -> None:
+    """Raise TypeError unless an argument of the function `name` has a floating dtype."""
     if not is_float(array.dtype):
-        raise TypeError(f"{name}: input must be floating, got {array.dtype.name}: use "
-                        f"input.astype('float32')")
+        raise TypeError(f"{name}: {argument} must be floating, got {array.dtype.name}: use "
+                        f"{argument}.astype('float32')")
 
 
 def is_real(dtype: Any) -> bool:
@@ -111,8 +114,10 @@ def converted(a: Any, dtype: Any) -> Any:
 def compute_dtype(dtype: Any) -> str:
     """The dtype in which arrays of `dtype`, and their coefficients, are computed.
 
-    It is float64 for float64, and float32 for float32 and half types.
+    It is float64 for float64, float32 for float32 and half types, and integers stay as they are.
     """
+    if dtype.kind in "iub":
+        return dtype.name
     return "float64" if dtype.itemsize == 8 else "float32"
 
 

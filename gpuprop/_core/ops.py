@@ -15,15 +15,17 @@ import numpy as np
 
 from gpuprop._core.arguments import (
     NUMBERS,
+    are_integers,
     autocast_arguments,
     for_half_types,
+    in_float64,
     promoted,
     refuse_tensors,
     resolve,
 )
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.dialects import dialects, finished
-from gpuprop._core.dtypes import NATIVE, is_float
+from gpuprop._core.dtypes import FLOATING, NATIVE, is_float
 from gpuprop._core.failures import as_arrays, none_error, raise_clearer
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
@@ -44,6 +46,7 @@ P = ParamSpec("P")
 TENSORS = frozenset((Tensor, Parameter))
 PRECISIONS = None, "low", "full", "widest"
 HALF_RULES = None, "exact", "rounded"
+INTEGER_RULES = None, "float64"
 
 
 class Kernel(Protocol[P]):
@@ -71,9 +74,10 @@ class LinearOp(Op[P], Protocol[P]):
 def op(fn: Callable[Concatenate[Any, P], Any]) -> Op[P]: ...
 @overload
 def op(*, precision: str | None = None, promote: bool | str = False, half: str | None = None,
-       name: str | None = None) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]: ...
+       integers: str | None = None, name: str | None = None,
+       ) -> Callable[[Callable[Concatenate[Any, P], Any]], Op[P]]: ...
 def op(fn: Any = None, *, precision: str | None = None, promote: bool | str = False,
-       half: str | None = None, name: str | None = None) -> Any:
+       half: str | None = None, integers: str | None = None, name: str | None = None) -> Any:
     """Make an op of ``fn(xp, x: Array, n, w: Array = None) -> (out, pullbacks)``.
 
     Parameters annotated `Array` are arrays; the others are constants.  The public function has the
@@ -99,6 +103,10 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool | str = Fa
     - "rounded": each result is one NumPy operation on arrays.  If an argument is a Python number,
       which must not be rounded, the op is computed in float32.
 
+    ``integers="float64"`` declares that the results are no integers: if all arrays are integers or
+    bools, they are cast to float64.  Otherwise the body decides: NumPy would compute the sine of
+    int8 in float16.
+
     >>> @gpuprop.op
     ... def cube(xp, x: gpuprop.Array):
     ...     return x**3, (lambda dy: 3 * x**2 * dy,)
@@ -108,18 +116,27 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool | str = Fa
     array([12.], dtype=float32)
     """
     if fn is None:
-        return functools.partial(op, precision=precision, promote=promote, half=half, name=name)
-    if precision not in PRECISIONS or half not in HALF_RULES:
-        raise ValueError(f"op(precision={precision!r}, half={half!r}): expected a precision of "
-                         f"{PRECISIONS} and half of {HALF_RULES}")
-    spec = Spec(fn, label=name)
+        return functools.partial(op, precision=precision, promote=promote, half=half,
+                                 integers=integers, name=name)
+    if half not in HALF_RULES or integers not in INTEGER_RULES:
+        raise ValueError(f"op(half={half!r}, integers={integers!r}): expected half of "
+                         f"{HALF_RULES} and integers of {INTEGER_RULES}")
+    half = "exact" if precision == "low" else half
+    of_integers = None if integers is None else lambda arrays, constants: in_float64(arrays)
+    return make_op(Spec(fn, label=name), precision, promote, half, of_integers)
+
+
+def make_op(spec: Spec, precision: str | None = None, promote: bool | str = False,
+            half: str | None = None, of_integers: Callable | None = None) -> Any:
+    """The public function of an op; the arguments are those of `op`.
+
+    ``of_integers(arrays, constants)`` returns the arrays to compute with if all of them are
+    integers or bools.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"op(precision={precision!r}): expected a precision of {PRECISIONS}")
     if promote and len(spec.arrays) < 2 and not spec.variadic:
         raise TypeError(f"{spec.name}: promote={promote!r} needs two arrays")
-    return _make_op(spec, precision, promote, "exact" if precision == "low" else half)
-
-
-def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = False,
-             half: str | None = None) -> Any:
     choose = spec.choose
     chosen = spec.chosen
     spec.is_op = True
@@ -131,6 +148,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
     promotes_last_two = operands == [len(names) - 2, len(names) - 1]
     is_users = not module_of(spec.fn).startswith("gpuprop.")
     label = spec.label(None)
+    simple_dtypes = NATIVE if of_integers is None else FLOATING
     guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
     flags = {name: functools.partial(check, f"{label}: {name}")
              for name, is_valid, check in guards if is_valid is is_flag}
@@ -169,7 +187,7 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
                     continue
             if widens and a.itemsize == 2:
                 may_have_half = True
-            if edge is None and id(a.dtype) not in NATIVE:  # Tensors have native dtypes
+            if edge is None and id(a.dtype) not in simple_dtypes:  # Tensors have native dtypes
                 is_simple = False
         mode = current.get()
         if mode.low is not None and precision and has_tensors:
@@ -180,6 +198,8 @@ def _make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fal
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
             may_have_half = True
+            if of_integers is not None and are_integers(arrays):
+                arrays = of_integers(arrays, constants)
         if promotes_last_two:
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in NUMBERS and x.dtype is not y.dtype:
@@ -292,7 +312,7 @@ def linear_op(adjoint: Callable) -> Callable[[Callable[Concatenate[Any, P], Any]
             pullback = lambda dy: adjoint(xp, dy, shape, *arrays, **constants)
             return on(xp, x, *arrays, **constants), (pullback, *(None for _ in arrays))
 
-        call = _make_op(Spec(body, registered=False), half="exact")
+        call = make_op(Spec(body, registered=False), half="exact")
         call.fn, call.on, call.spec = fn, on, spec
         return call
 

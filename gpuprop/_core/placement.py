@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, NO_SWITCH
+from gpuprop._core.checks import as_element, check_elements
 from gpuprop._core.dtypes import as_supported
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.registry import backend_of, parse_backend
@@ -39,8 +40,13 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
     """``array[key] = value`` on the array's device, to which host values are copied first."""
     backend = backend_of(array)
     with backend.at(array):
-        if isinstance(value, np.ndarray | list | tuple):
+        if isinstance(value, int | float):
+            as_element("the number to write", value, array.dtype)
+        if isinstance(value, list | tuple):
             value = as_supported("the values to write", np.asarray(value))
+            check_elements("a number to write", value, array.dtype)
+        if isinstance(value, np.ndarray):
+            value = as_supported("the values to write", value)
             value = backend.asarray(value, array.dtype)
         array[key] = backend.asarray(value) if type(value) is backend.array_type else value
     written(extent(array))

@@ -8,14 +8,16 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 import numpy as np
 
+from gpuprop._core.arguments import in_float64
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
-from gpuprop._core.checks import as_callable
-from gpuprop._core.dtypes import converted, is_half, widened
+from gpuprop._core.checks import as_callable, as_element
+from gpuprop._core.dtypes import converted, is_float, is_half, widened
 from gpuprop._core.mode import is_generic
-from gpuprop._core.ops import Op, op
+from gpuprop._core.ops import Op, make_op
 from gpuprop._core.placement import on_device_of
 from gpuprop._core.registry import HOST, get_backend
 from gpuprop._core.signature import REQUIRED, parameters
+from gpuprop._core.spec import Spec
 
 F = TypeVar("F", bound=Callable)
 P = ParamSpec("P")
@@ -84,7 +86,8 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, promote: bool 
     ``@name.backward`` declares the gradient of an array, and is used once for each array, in order:
     a pointwise body ``(xp, *arrays, dy, **constants)``.  ``@name.backward_from_output`` declares a
     body ``(xp, output, dy, **constants)``, so that the arrays need not be kept.  A constant called
-    `inplace` is accepted and ignored.
+    `inplace` is accepted and ignored.  Integers and bools are cast to float64 if the result is
+    floating.
     """
     if fn is None:
         return functools.partial(pointwise_op, precision=precision, promote=promote, name=name)
@@ -92,10 +95,14 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, promote: bool 
     defaults = {p.name: p.default for p in parameters(fn) if p.default is not REQUIRED}
     gradients: list[tuple[Callable, bool]] = []  # (pointwise body, whether it takes the output)
 
-    @functools.wraps(fn)
-    def body(xp: Any, *arrays: Any, **constants: Any) -> tuple:
+    def completed(constants: dict) -> dict:
         constants = defaults | constants
         constants.pop("inplace", None)
+        return constants
+
+    @functools.wraps(fn)
+    def body(xp: Any, *arrays: Any, **constants: Any) -> tuple:
+        constants = completed(constants)
         output = forward(xp, *arrays, **constants)
         pullbacks = []
         for gradient, from_output in gradients:
@@ -107,7 +114,18 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, promote: bool 
         gradients.append((pointwise(gradient), from_output))
         return gradient
 
-    call: Any = op(precision=precision, promote=promote, half="exact", name=name)(body)
+    def of_integers(arrays: list, constants: dict) -> list:
+        constants = completed(constants)
+        results = result_types(functools.partial(fn, **constants), arrays)
+        if any(map(is_float, results)):
+            return in_float64(arrays)
+        dtype = next(a.dtype for a in arrays if hasattr(a, "dtype"))
+        for key, value in constants.items():
+            if isinstance(value, int | np.integer):
+                as_element(f"{fn.__name__}: {key}", value, dtype)
+        return arrays
+
+    call: Any = make_op(Spec(body, label=name), precision, promote, "exact", of_integers)
     call.backward = backward
     call.backward_from_output = functools.partial(backward, from_output=True)
     return call

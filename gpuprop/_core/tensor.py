@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, BackendMismatchError
-from gpuprop._core.checks import as_bool, as_callable
+from gpuprop._core.checks import as_bool, as_callable, check_elements
 from gpuprop._core.declared import Methods
 from gpuprop._core.dtypes import NATIVE, as_dtype, as_supported, cast, is_float
 from gpuprop._core.graph import (
@@ -351,6 +351,8 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
             value = get_backend(HOST).asarray(value)  # raises for masked arrays
         else:
             value = _converted(value)
+            if dtype is not None:
+                check_elements("tensor: a number", value, as_dtype(dtype))
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:
         backend = backend_of(value)

@@ -108,7 +108,7 @@ def prelu(input: Array, weight: Array) -> Array:
 @pointwise_op
 def hardshrink(xp, input: Array, lambd: float = 0.5):
     """Set small elements to 0: ``y = input if |input| > lambd else 0``."""
-    return xp.where(xp.abs(input) <= lambd, 0, input)
+    return xp.where((input <= lambd) & (input >= -lambd), 0, input)  # abs(int8 -128) is -128
 
 
 @hardshrink.backward

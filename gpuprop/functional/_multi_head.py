@@ -13,7 +13,7 @@ from gpuprop._array.products import matmul
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments
-from gpuprop._core.dtypes import compute_dtype, is_float
+from gpuprop._core.dtypes import check_floating, compute_dtype, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import namespace
 from gpuprop._core.placement import on_device_of_arguments
@@ -128,6 +128,7 @@ def multi_head_attention_forward(
 def _check_inputs(query: Any, key: Any, value: Any, embed_dim: int, num_heads: int, weights: tuple,
                   batch_first: bool) -> tuple[int, int]:
     """Raise ValueError for shapes that do not fit; return the batch size and the query length."""
+    check_floating(NAME, query, "query")
     layout = "(N, L, E)" if batch_first and query.ndim != 2 else "(L, N, E)"
     if query.ndim not in (2, 3):
         raise ValueError(

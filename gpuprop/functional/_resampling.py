@@ -341,6 +341,7 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool | None = 
     `size` (N, C, D, H, W), output (N, D, H, W, 3).  With `align_corners` the coordinates -1 and 1
     are the centres of the corner elements, otherwise their outer edges.
     """
+    check_floating("affine_grid", theta, "theta")
     d = len(size) - 2
     if d not in (2, 3) or theta.shape != (size[0], d, d + 1):
         raise ValueError(f"affine_grid: theta must be (N, 2, 3) for size (N, C, H, W), or "
@@ -382,6 +383,7 @@ def grid_sample(input: Array, grid: Array, mode: str = "bilinear", padding_mode:
 
     Raises ValueError for shapes that do not match and TypeError for different dtypes.
     """
+    check_floating("grid_sample", input)
     if is_autocasting():
         input, grid = widened(input), widened(grid)
     check_grid(input, grid, mode, padding_mode)
