@@ -193,6 +193,10 @@ CALLS: dict[str, Callable[[], Callable]] = {
     "SGD": lambda: optimizer_step(lambda p: optim.SGD(p, lr=0.1)),
     "SGD with momentum": lambda: optimizer_step(lambda p: optim.SGD(p, lr=0.1, momentum=0.9)),
     "RMSprop": lambda: optimizer_step(optim.RMSprop),
+    **{name: lambda name=name: optimizer_step(getattr(optim, name)) for name in (
+        "Adadelta", "Adagrad", "Adamax", "ASGD", "Lion", "NAdam", "RAdam", "Rprop")},
+    **{f"{name}, 1 matrix": lambda name=name: optimizer_step(getattr(optim, name))
+       for name in ("Adafactor", "LAMB", "Muon", "SparseAdam")},
     "clip_grad_norm_": clip_grad_norm,
     "GradScaler: step and update, Adam": lambda: scaled_step(optim.Adam),
     "Linear 64-64": lambda: both(nn.Linear(64, 64), floats(8, 64)),

@@ -13,15 +13,21 @@ VALUES = [random.standard_normal(s) for s in SHAPES]
 GRADS = [[random.standard_normal(s) for s in SHAPES] for _ in range(6)]
 
 
-def make(backend, dtype="float64", values=VALUES):
+def make(backend, dtype="float64", values=VALUES, rule=""):
+    """Parameters for the optimizer named `rule`: Muon takes matrices only."""
+    values = [matrix(v) if rule == "Muon" else v for v in values]
     return [Parameter(backend.asarray(v.astype(dtype))) for v in values]
+
+
+def matrix(v):
+    return v if v.ndim == 2 else v.reshape(-1, 1)
 
 
 def feed(params, i, skip=(), scale=1.0):
     """Backward through one product per parameter, so that its gradient is that of step `i`."""
     for n, p in enumerate(params):
         if n not in skip:
-            g = backend_of(p.data).asarray((scale * GRADS[i][n]).astype(p.dtype))
+            g = backend_of(p.data).asarray((scale * GRADS[i][n]).reshape(p.shape).astype(p.dtype))
             (p * gpuprop.Tensor(g)).sum().backward()
 
 
@@ -45,3 +51,14 @@ def equal(params, values, rtol=1e-12):
 def arena(optimizer, group=0) -> Arena:
     (found,) = optimizer.param_groups[group].arenas
     return found
+
+
+def frozen(value):
+    """A value that is equal only for equal bits."""
+    if isinstance(value, dict):
+        return {k: frozen(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [frozen(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return type(value), repr(value)

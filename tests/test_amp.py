@@ -78,7 +78,7 @@ class Run:
 
     def __init__(self, rule, scaler, frozen=True):
         rng = np.random.default_rng(0)
-        shapes = [(3,), (2, 70), ()]
+        shapes = [(3, 1), (2, 70), (1, 1)] if rule is optim.Muon else [(3,), (2, 70), ()]
         self.params = [nn.Parameter(gpuprop.tensor(rng.standard_normal(s).astype("float32")))
                        for s in shapes]
         self.optimizer = rule(self.params)

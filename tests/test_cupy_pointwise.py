@@ -17,7 +17,7 @@ from counted import operations, settled
 import gpuprop
 import gpuprop.functional as F
 import gpuprop.testing
-from gpuprop import optim
+from gpuprop import Parameter, optim
 from gpuprop._core.philox import keep_mask, keep_rows, take_rng_key
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import get_backend
@@ -151,7 +151,7 @@ def cases(name, body, dtype):
         yield [scale, tracker, tracker % 2 == 0, 2.0, 5, 0.5], {}
         return
     if module.startswith("optim"):
-        yield from optimizer_cases(name, parameters, dtype)
+        yield from optimizer_cases(name, body, parameters, dtype)
         return
     values_of = CONSTANTS
     if module == "functional._activation":
@@ -165,20 +165,32 @@ def cases(name, body, dtype):
         yield arrays, dict(zip(constants, values, strict=True))
 
 
-def optimizer_cases(name, parameters, dtype):
-    """Arguments of an optimizer's kernels: of its coefficients, and of its update."""
-    numbers = [np.asarray(v) for v in np.random.default_rng(0).uniform(0.1, 0.9, 9)]
+def optimizer_cases(name, body, parameters, dtype):
+    """Arguments of an optimizer's coefficients, of its update, or of a part of its update."""
+    numbers = [np.asarray(v) for v in np.random.default_rng(0).uniform(0.1, 0.9, 12)]
     compute_dtype = "float64" if dtype.itemsize == 8 else "float32"
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     if name.endswith("coefficients"):
-        yield [np.asarray(np.int64(3)), *numbers[:len(parameters) - 1]], {"dtype": compute_dtype}
+        yield [np.asarray(np.int64(3)), *numbers[:max(1, len(positional) - 1)]], \
+            {"dtype": compute_dtype, "n_states": 0}
         return
-    family = name.removeprefix("optim._").partition(":")[0]
-    states, others = {"sgd": (1, 5), "adam": (3, 9), "rmsprop": (3, 8)}[family]
-    switches = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    coefficients = [a.astype(compute_dtype) for a in numbers[:others - 2]]
+    rules = [v for v in vars(optim).values() if isinstance(v, type) and v is not optim.Optimizer]
+    rule = next((rule for rule in rules if rule.update_kernel is body), None)
+    if rule is None:  # a part of an update
+        switches = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        for on in (True, False):
+            yield positive(len(positional), dtype), dict.fromkeys(switches, on)
+        return
+    group = rule([Parameter(np.ones((2, 2)))]).param_groups[0]
+    group = {**group, **dict.fromkeys(rule.flags, True), "momentum": 0.5, "weight_decay": 0.5}
+    n_options = len(inspect.signature(rule.kernel_coefficients).parameters) - 2
+    n_coefficients = len(rule.kernel_coefficients(np, 3, *numbers[:n_options]))
+    coefficients = [a.astype(compute_dtype)
+                    for a in numbers[:n_coefficients - len(rule.scalar_states)]]
     for on in (True, False):
-        arrays = [*positive(2, dtype), *coefficients, *positive(states, dtype)]
-        yield arrays, dict.fromkeys(switches, on)
+        arrays = [*positive(2, dtype), *coefficients,
+                  *positive(len(rule.state_names(group)), dtype)]
+        yield arrays, dict.fromkeys(rule.kernel_constants(group), on)
 
 
 @each_float
@@ -476,6 +488,31 @@ def test_every_operator_updates_in_place():
 
     check(floats, *(abs(normal(9, seed=i, dtype="float64")) for i in range(7)))
     check(integers, *(np.random.default_rng(i).integers(1, 9, 9) for i in range(7)))
+
+
+def test_an_assigned_value_replaces_the_old_one():
+    def body(xp, m, v, n, g, x):
+        m[...] = xp.maximum(m, g)
+        m += x
+        v[...] = x  # from a 0-d array
+        v *= g
+        n[...] = 3
+        return m * v
+
+    check(body, *(normal(7, seed=i, dtype="float16") for i in range(4)), np.float32(2))
+    check(body, *(normal(7, seed=i) for i in range(4)), np.asarray(np.float32(2)))
+
+    def indexed(xp, m, g):
+        m[0] = g
+
+    with pytest.raises(TypeError, match="assigns to an index"):
+        pointwise(indexed)(get_backend("cupy").xp, to_device(normal(3)), to_device(normal(3)))
+
+    def cast(xp, m, g):
+        m[...] = g
+
+    check(cast, np.arange(5), normal(5))
+    check(cast, np.arange(5, dtype="int8"), np.arange(5))
 
 
 def test_an_update_keeps_the_dtype_or_raises():

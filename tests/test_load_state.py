@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
-from stepping import make, steps
+from stepping import frozen, make, steps
 
 import gpuprop
 from gpuprop import Parameter, nn, optim
@@ -31,6 +31,9 @@ OPTIMIZERS = {
     "Adam": lambda ps: optim.Adam(ps, amsgrad=True),
     "AdamW": optim.AdamW,
     "RMSprop": lambda ps: optim.RMSprop(ps, momentum=0.5, centered=True),
+    **{name: getattr(optim, name) for name in (
+        "ASGD", "LAMB", "Adadelta", "Adafactor", "Adagrad", "Adamax", "Lion", "Muon", "NAdam",
+        "RAdam", "Rprop", "SparseAdam")},
     "named": lambda ps: optim.Adam([(f"p{i}", p) for i, p in enumerate(ps)]),
     "groups": lambda ps: optim.SGD([{"params": ps[:2], "lr": 0.1}, {"params": ps[2:]}],
                                    momentum=0.9),
@@ -57,17 +60,6 @@ def test_every_class_is_here():
         found = {n for n in dir(module) if isinstance(c := getattr(module, n), type)
                  and issubclass(c, base) and c is not base and not n.startswith("_")}
         assert found <= set(known)
-
-
-def frozen(value):
-    """A value that is equal only for equal bits."""
-    if isinstance(value, dict):
-        return {k: frozen(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [frozen(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return value.dtype.str, value.shape, value.tobytes()
-    return type(value), repr(value)
 
 
 def paths(state, path=()):
@@ -163,7 +155,7 @@ def optimizer_state(state):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers(name):
     def make_optimizer():
-        params = make(get_backend("numpy"), "float32")
+        params = make(get_backend("numpy"), "float32", rule=name)
         optimizer = OPTIMIZERS[name](params)
         steps(optimizer, params, [0, 1], (1,))
         return optimizer
@@ -173,7 +165,7 @@ def test_optimizers(name):
         arenas = list(optimizer._arenas())
         return [(p.data, p.grad) for p in params], optimizer.state_dict(), \
             [{**group, "params": 0} for group in optimizer.param_groups], \
-            [(a.scalars, a.step_counts, a.histories, a.has_state) for a in arenas]
+            [(a.scalars, a.step_counts, a.numbers, a.histories, a.has_state) for a in arenas]
 
     def normal(state):
         state = optimizer_state(state)

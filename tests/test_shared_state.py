@@ -32,6 +32,7 @@ SAFE = {
     "gpuprop._capture.capture.captured_steps": LOCKED + "the lock of the captured step",
     "gpuprop._capture_state._is_part": CACHE,
     "gpuprop._core.arena.Arena._padding": CACHE,
+    "gpuprop._core.arena.Segment.members": CACHE,
     "gpuprop._core.arena._arena_by_grad": ONE,
     "gpuprop._core.arena._serials": ONE,
     "gpuprop._core.backend.BY_TYPE": LOCKED + "registry._creation_lock; read by one operation",

@@ -306,12 +306,17 @@ class Trace:
         if not np.can_cast(result.kind, x.kind, "same_kind"):
             raise TypeError(f"{self.name}: the result of {name} is {result.dtype}, which cannot be "
                             f"cast to {x.dtype} in place")
+        return self.assign(x, result)
+
+    def assign(self, x: Symbol, value: Any) -> Symbol:
+        """``x[...] = value``."""
         if x.argument is not None:
             if x.uniform:
                 raise ValueError(f"{self.name}: argument {x.argument} is updated in place, but it "
                                  "is 0-d and other arguments are not")
             self.updated[x.argument] = x
-        x.code, x.uniform = self.operand(result, x.kind)
+        x.code, uniform = self.operand(value, x.kind)
+        x.uniform = uniform and x.argument is None
         return x
 
     # ---- the kernel
@@ -411,6 +416,11 @@ class Symbol:
             return self.trace.operate("sqrt", self)
         return self.trace.operate("power", self, y)
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if index is not Ellipsis or not isinstance(self.kind, np.dtype):
+            raise self.trace.error("it assigns to an index of an array other than [...]")
+        self.trace.assign(self, value)
+
     def __getattr__(self, name: str) -> Any:
         raise self.trace.error(f"it uses .{name} of an array")
 
@@ -463,7 +473,6 @@ NOT_ALLOWED = {
     "len": "it calls len() of an array",
     "iter": "it iterates over an array",
     "getitem": "it indexes an array",
-    "setitem": "it assigns to an index of an array",
     "matmul": "it multiplies matrices",
 }
 for word, name in BINARY_OPERATORS.items():

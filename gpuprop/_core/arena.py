@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -63,24 +63,63 @@ def _copy_if_view(a: Any) -> Any:
         return a.copy()
 
 
+class Layout:
+    """Where arrays of these shapes lie in one flat array: each starts on a 256-byte boundary.
+
+    A shape of None stands for no array.
+    """
+
+    def __init__(self, shapes: Sequence[tuple | None], dtype: Any) -> None:
+        unit = ALIGNMENT // dtype.itemsize
+        sizes = [0 if shape is None else math.prod(shape) for shape in shapes]
+        self.shapes = shapes
+        self.starts = [0, *itertools.accumulate(-(-size // unit) * unit for size in sizes)]
+
+    def view(self, flat: Any, i: int) -> Any:
+        """Array number `i` in a flat array, or None."""
+        shape = self.shapes[i]
+        if shape is None:
+            return None
+        start = self.starts[i]
+        return flat[start:start + math.prod(shape)].reshape(shape)
+
+    def part(self, flat: Any, first: int, last: int) -> Any:
+        """The part of a flat array with the arrays from `first` to before `last`."""
+        return flat[self.starts[first]:self.starts[last]]
+
+
 class Segment:
-    """Adjacent parameters of an arena with equal step counts, which one kernel call updates.
+    """Adjacent parameters of an arena with equal histories, which one kernel call updates.
 
     `data`, `grad` and each of `states` are flat arrays that include the padding.  `step` is the
-    common step count, a 0-d array.
+    common step count, a 0-d array, and `numbers` has the common values of the scalar states.
     """
 
     def __init__(self, arena: Arena, first: int, last: int, state_names: Sequence[str]) -> None:
-        part = slice(arena.starts[first], arena.starts[last])
         self.xp = arena.xp
         self.params = arena.params[first:last]
-        self.data = arena.data[part]
+        self._flat = [(arena.layout, arena.data), (arena.layout, arena.grad),
+                      *[(arena.layouts[name], arena.states[name]) for name in state_names]]
+        self._range = range(first, last)
+        self.data, self.grad, *self.states = [
+            layout.part(flat, first, last) for layout, flat in self._flat]
         self.extent = extent(self.data)
-        self.grad = arena.grad[part]
-        self.states = [arena.states[name][part] for name in state_names]
         self.step_counts = arena.step_counts[first:last]  # one per parameter, all equal
         self.step = arena.step_counts[first:first + 1].reshape(())
         self.tried: dict[str, Any] | None = None  # the constants with which the kernel was tried
+        self._numbers = [flat[first:last] for flat in arena.numbers.values()]  # likewise
+        self.numbers = [flat[first:first + 1].reshape(()) for flat in arena.numbers.values()]
+
+    @functools.cached_property
+    def members(self) -> list[list]:
+        """[data, grad, *states] of each parameter that has elements, as views in their shapes."""
+        views = [[layout.view(flat, i) for layout, flat in self._flat] for i in self._range]
+        return [arrays for arrays in views if arrays[0].size]
+
+    def write_numbers(self, values: Sequence) -> None:
+        """Set the scalar states of all parameters."""
+        for array, value in zip(self._numbers, values, strict=True):
+            array[...] = value
 
 
 class Arena:
@@ -88,15 +127,19 @@ class Arena:
 
     Every parameter starts at a multiple of 256 bytes.  The padding between parameters is zero, and
     every update rule keeps it zero: where p, g and the states are 0, an update is a multiple of 0,
-    or ``0 / (sqrt(0) + eps)`` with eps > 0.
+    or ``0 / (sqrt(0) + eps)`` with eps > 0.  The padding of states may hold any finite number.
+
+    ``state_shape(name, shape)`` is the shape of a state of a parameter, or None if it has none.
+    `scalar_states` are the names of states that are one float64 number per parameter.
     """
 
-    def __init__(self, params: Sequence[Parameter], names: Sequence[str], n_scalars: int) -> None:
+    def __init__(self, params: Sequence[Parameter], names: Sequence[str], n_scalars: int,
+                 state_shape: Callable[[str, tuple], tuple | None] = lambda name, shape: shape,
+                 scalar_states: Sequence[str] = ()) -> None:
         first = params[0].array
         n = len(params)
         self.params = list(params)
         self.names = list(names)
-        self.shapes = [p.array.shape for p in params]
         self.serial = next(_serials)
         self.storage_key = storage_key(first)
         self.dtype = first.dtype
@@ -104,12 +147,15 @@ class Arena:
         self.backend = backend_of(first)
         self.xp = self.backend.xp
 
-        unit = ALIGNMENT // first.dtype.itemsize
-        self.starts = [0, *itertools.accumulate(-(-p.array.size // unit) * unit for p in params)]
-        self.data = self._zeros()
-        self.grad = self._zeros()
+        self.shapes = [p.array.shape for p in params]
+        self.layout = Layout(self.shapes, self.dtype)
+        self.data = self._zeros(self.layout)
+        self.grad = self._zeros(self.layout)
+        self.state_shape = state_shape
+        self.layouts: dict[str, Layout] = {}
         self.states: dict[str, Any] = {}
         self.step_counts = self.xp.zeros(n, "int64")
+        self.numbers = {name: self.xp.zeros(n, "float64") for name in scalar_states}
         self.scalars = [self.xp.zeros((), "float64") for _ in range(n_scalars)]  # lr, betas, ...
 
         # Parameters with equal numbers were updated by the same steps.
@@ -118,8 +164,8 @@ class Arena:
         self.has_grad: tuple[bool, ...] = ()  # as of the last `scan_gradients`
         self._plans: dict[tuple, list[Segment]] = {}  # by `has_grad` and the states' names
 
-        self.views = [(p, self.view(self.data, i), self.view(self.grad, i))
-                      for i, p in enumerate(params)]
+        view = self.layout.view
+        self.views = [(p, view(self.data, i), view(self.grad, i)) for i, p in enumerate(params)]
         self.index_of_grad = {id(grad): i for i, (_, _, grad) in enumerate(self.views)}
         for p, data, grad in self.views:
             data[...] = p.array
@@ -133,20 +179,15 @@ class Arena:
         """A context manager: this thread computes on the arena's device."""
         return self.backend.at(self.data)
 
-    def _zeros(self) -> Any:
+    def _zeros(self, layout: Layout) -> Any:
         unit = ALIGNMENT // self.dtype.itemsize
-        flat = self.xp.zeros(self.starts[-1] + unit, self.dtype)
+        size = layout.starts[-1]
+        flat = self.xp.zeros(size + unit, self.dtype)
         host_memory = getattr(flat, "__array_interface__", None)
         skip = 0
         if host_memory:  # device allocators align by themselves
             skip = -host_memory["data"][0] % ALIGNMENT // self.dtype.itemsize
-        return flat[skip:skip + self.starts[-1]]
-
-    def view(self, flat: Any, i: int) -> Any:
-        """The elements of a flat array that belong to parameter `i`, in the parameter's shape."""
-        shape = self.shapes[i]
-        start = self.starts[i]
-        return flat[start:start + math.prod(shape)].reshape(shape)
+        return flat[skip:skip + size]
 
     # ---- which parameters a step updates
 
@@ -224,13 +265,27 @@ class Arena:
         """Allocate the states that do not exist yet."""
         for name in names:
             if name not in self.states:
-                self.states[name] = self._zeros()
+                shapes = [self.state_shape(name, shape) for shape in self.shapes]
+                self.layouts[name] = Layout(shapes, self.dtype)
+                self.states[name] = self._zeros(self.layouts[name])
 
     # ---- state
 
     def state_of(self, i: int) -> dict[str, Any]:
-        """Views of the state of parameter `i`."""
-        return {name: self.view(flat, i) for name, flat in self.states.items()}
+        """Views of the states of parameter `i` that are arrays."""
+        views = {name: self.layouts[name].view(flat, i) for name, flat in self.states.items()}
+        return {name: view for name, view in views.items() if view is not None}
+
+    def counted_states(self) -> dict[str, np.ndarray]:
+        """{"step" or a scalar state: its numbers, one per parameter}; waits for the device."""
+        return {name: self.backend.to_numpy(flat)
+                for name, flat in {"step": self.step_counts, **self.numbers}.items()}
+
+    def written_by_a_step(self) -> dict[Any, Any]:
+        """All arrays that a step changes; a step may add states, which start as zeros."""
+        return {"data": self.data, "step": self.step_counts,
+                **{("number", name): array for name, array in self.numbers.items()},
+                **{("state", name): array for name, array in self.states.items()}}
 
     def copy_state_from(self, previous: dict[int, tuple[Arena, int]]) -> None:
         """Copy the states of parameters that were in other arenas.
@@ -246,27 +301,36 @@ class Arena:
             histories.append((arena.serial, arena.histories[k]))
             self.has_state[i] = arena.has_state[k]
             self.step_counts[i:i + 1] = to_backend(self.backend, arena.step_counts[k:k + 1])
+            for name, flat in self.numbers.items():
+                flat[i:i + 1] = to_backend(self.backend, arena.numbers[name][k:k + 1])
             self.add_states(arena.states)
+            own = self.state_of(i)
             for name, value in arena.state_of(k).items():
-                self.view(self.states[name], i)[...] = to_backend(self.backend, value)
+                own[name][...] = to_backend(self.backend, value)
         self.set_histories(histories)
 
     def load_state(self, entries: Sequence[dict[str, Any]]) -> None:
         """Replace all states and step counts.
 
-        `entries` has one dict per parameter, of host arrays in its shape and dtype and the number
-        "step", which is 1 by default; empty for a parameter that no step has updated.
+        `entries` has one dict per parameter, of host arrays in the states' shapes and dtype and the
+        numbers of scalar states and "step", which is 1 by default; empty for a parameter that no
+        step has updated.
         """
-        self.add_states(name for entry in entries for name in entry if name != "step")
+        numbers = {"step": self.step_counts, **self.numbers}
+        self.add_states(name for entry in entries for name in entry if name not in numbers)
         for name, flat in self.states.items():
             flat[...] = 0
             for i, entry in enumerate(entries):
                 if name in entry:
-                    self.view(flat, i)[...] = self.backend.asarray(entry[name])
+                    self.layouts[name].view(flat, i)[...] = self.backend.asarray(entry[name])
         self.has_state = [bool(entry) for entry in entries]
-        steps = [entry.get("step", int(bool(entry))) for entry in entries]
-        self.step_counts[...] = self.backend.asarray(np.array(steps))
-        self.set_histories(steps)
+        histories = []
+        for name, flat in numbers.items():
+            default = int(name == "step")
+            values = [entry.get(name, default) if entry else 0 for entry in entries]
+            flat[...] = self.backend.asarray(np.array(values, flat.dtype))
+            histories.append(values)
+        self.set_histories(list(zip(*histories, strict=True)))
 
     # ---- gradients as flat arrays
 
@@ -276,7 +340,7 @@ class Arena:
             return [self.grad]
         firsts = sorted(i for i in indices if i - 1 not in indices)
         ends = sorted(i + 1 for i in indices if i + 1 not in indices)
-        return [self.grad[self.starts[first]:self.starts[end]]
+        return [self.layout.part(self.grad, first, end)
                 for first, end in zip(firsts, ends, strict=True)]
 
     def clear_padding(self) -> None:
@@ -289,9 +353,9 @@ class Arena:
     @functools.cached_property
     def _padding(self) -> tuple[Any, Any]:
         """The indices of the padding, and a 0-d zero to write there, both on the device."""
-        used = np.zeros(self.starts[-1], bool)
-        for start, p in zip(self.starts, self.params, strict=False):
-            used[start:start + p.array.size] = True
+        used = np.zeros(self.layout.starts[-1], bool)
+        for i in range(len(self.params)):
+            self.layout.view(used, i)[...] = True
         return self.backend.asarray(np.flatnonzero(~used)), self.xp.zeros((), self.dtype)
 
 

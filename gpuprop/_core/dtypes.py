@@ -126,6 +126,11 @@ def largest(dtype: Any) -> float:
     return 3.3895313892515355e38 if dtype.name == "bfloat16" else float(np.finfo(dtype).max)
 
 
+def epsilon(dtype: Any) -> float:
+    """The distance from 1 to the next number of a floating dtype, bfloat16 included."""
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+
+
 def is_extension(dtype: Any) -> bool:
     """True for dtypes of ml_dtypes, such as bfloat16, which NumPy's file formats lack."""
     return dtype.kind == "V" and not issubclass(dtype.type, np.void)

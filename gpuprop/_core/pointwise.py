@@ -28,10 +28,10 @@ def pointwise(fn: F) -> F:
 
     The body computes each element of a result from the elements at the same position, by
     arithmetic, comparisons and elementwise functions of `xp`, on arrays that broadcast together and
-    Python numbers.  It returns new arrays, or updates its arguments by ``+=`` and the like, or
-    both.  It uses no shape, no index and no ``if`` on data.  A value that changes from step to step
-    is a 0-d array.  A value that changes from call to call may be a Python number among the arrays.
-    Keyword constants are compiled into the code.
+    Python numbers.  It returns new arrays, or updates its arguments by ``+=`` and the like or by
+    ``a[...] = b``, or both.  It uses no shape, no index and no ``if`` on data.  A value that
+    changes from step to step is a 0-d array.  A value that changes from call to call may be a
+    Python number among the arrays.  Keyword constants are compiled into the code.
 
     >>> @gpuprop.pointwise
     ... def scaled_sum(xp, a, b, *, scale):

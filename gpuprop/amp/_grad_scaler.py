@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.arena import Arena, gradient_arrays
+from gpuprop._core.arena import gradient_arrays
 from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.loading import as_entries
@@ -318,23 +318,17 @@ def _beside(array: Any, other: Any) -> Any:
 def _step_unless(found: Any, optimizer: Optimizer, step: Callable[[], Any]) -> Any:
     """Step, then restore all that the optimizer changed if `found`, a flag on a device, is true."""
     optimizer._sync_arenas()
-    saved = [(arena, _arrays_of(arena)) for arena in optimizer._arenas()]
+    saved = [(arena, arena.written_by_a_step()) for arena in optimizer._arenas()]
     before = [{name: array.copy() for name, array in arrays.items()} for _, arrays in saved]
     result = step()
     optimizer._sync_arenas()  # a rule may have assigned to `p.data`
     for (arena, _), copies in zip(saved, before, strict=True):
         with arena.on_device():
             flag = _beside(found, arena.data)
-            for name, array in _arrays_of(arena).items():
+            for name, array in arena.written_by_a_step().items():
                 # the step made the states that are new: they start as zeros
                 array[...] = arena.xp.where(flag, copies.get(name, 0), array)
     return result
-
-
-def _arrays_of(arena: Arena) -> dict[str, Any]:
-    """All that a step changes in an arena."""
-    return {"data": arena.data, "step_counts": arena.step_counts,
-            **{f"state {name}": array for name, array in arena.states.items()}}
 
 
 # ---- what runs on the device ---------------------------------------------------------------------

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gpuprop._core.pointwise import pointwise
-from gpuprop.optim._groups import TINY, may_be_nonzero
 from gpuprop.optim._optimizer import Optimizer
+from gpuprop.optim._rules import TINY, bias_correction, decay_switches, decayed_gradient
 
 
 def adam_coefficients(xp, step, lr, beta1, beta2, eps, weight_decay):
-    # 1 - beta**step, without cancellation
-    correction1 = -xp.expm1(step * xp.log(xp.maximum(beta1, TINY)))
-    correction2 = -xp.expm1(step * xp.log(xp.maximum(beta2, TINY)))
+    correction1 = bias_correction(xp, step, beta1)
+    correction2 = bias_correction(xp, step, beta2)
     # lr m' / (sqrt(v') + eps) with m' = m / correction1 and v' = v / correction2, expanded by
     # sqrt(correction2), so that the kernel corrects scalars instead of the arrays m and v
     root = xp.sqrt(correction2)
@@ -23,18 +22,15 @@ def adam_coefficients(xp, step, lr, beta1, beta2, eps, weight_decay):
 
 @pointwise
 def adam_update(xp, p, g, one_minus_beta1, beta2, one_minus_beta2, lr, eps, weight_decay, shrink,
-                m, v, v_max=None, *, decay, decoupled, maximize):
-    if maximize:
-        g = -g
-    if decay and decoupled:
-        p *= shrink
-    elif decay:
-        g = g + weight_decay * p
+                m, v, v_max=None, *, decay=False, maximize=False, decoupled=False):
+    if decay or maximize:
+        g = decayed_gradient(p, g, weight_decay, shrink, decay=decay, maximize=maximize,
+                             decoupled=decoupled)
     m += one_minus_beta1 * (g - m)
     v *= beta2
     v += one_minus_beta2 * g * g
     if v_max is not None:
-        v_max += xp.where(v <= v_max, 0, v - v_max)  # max(v_max, v), in place; NaN propagates
+        v_max[...] = xp.maximum(v_max, v)
         v = v_max
     p -= lr * m / (xp.sqrt(v) + eps)
 
@@ -59,6 +55,7 @@ class Adam(Optimizer):
     flags = ("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused",
              "decoupled_weight_decay")
     kernel_coefficients = staticmethod(adam_coefficients)
+    kernel_constants = staticmethod(decay_switches)
     update_kernel = staticmethod(adam_update)
 
     def __init__(self, params: Iterable, lr: Any = 1e-3, betas: tuple = (0.9, 0.999),
@@ -79,12 +76,6 @@ class Adam(Optimizer):
         if group["amsgrad"]:
             return "exp_avg", "exp_avg_sq", "max_exp_avg_sq"
         return "exp_avg", "exp_avg_sq"
-
-    @staticmethod
-    def kernel_constants(group: dict) -> dict[str, Any]:
-        return {"decay": may_be_nonzero(group["weight_decay"]),
-                "decoupled": group["decoupled_weight_decay"],
-                "maximize": group["maximize"]}
 
 
 class AdamW(Adam):

@@ -12,17 +12,13 @@ import numpy as np
 
 from gpuprop._core.arena import Arena, Segment, storage_key, to_backend
 from gpuprop._core.backend import BY_TYPE
-from gpuprop._core.dtypes import is_float
+from gpuprop._core.dtypes import epsilon, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, become_parameter
 from gpuprop.optim._fixed import PARAMS_STAY, Params
 from gpuprop.optim._options import as_tuple, checked_options
-
-# Replaces eps = 0, with which elements that never had a gradient, such as padding, would become
-# 0 / 0.
-TINY = 1e-36
 
 Coefficients = Callable[[Arena, Segment], tuple]
 
@@ -44,20 +40,24 @@ def coefficient_function(formula: Callable) -> Coefficients:
     """Turn ``formula(xp, step, *scalar_options)`` into a function of an arena and a segment.
 
     The formula is computed in float64.  On a device it is one kernel that reads 0-d arrays, so that
-    a captured step follows changed options, and casts its results to the arena's compute dtype.  On
-    the host it computes with Python floats, which are ten times faster than 0-d arrays.
+    a captured step follows changed options, and casts its results to the arena's compute dtype,
+    except for the new values of scalar states.  On the host it computes with Python floats, which
+    are ten times faster than 0-d arrays.
     """
     @pointwise
     @functools.wraps(formula)
-    def kernel(xp: Any, *numbers: Any, dtype: str) -> tuple:
-        return tuple(c.astype(dtype) for c in formula(xp, *numbers))
+    def kernel(xp: Any, *numbers: Any, dtype: str, n_states: int) -> tuple:
+        results = formula(xp, *numbers)
+        n = len(results) - n_states
+        return *[c.astype(dtype) for c in results[:n]], *results[n:]
 
     @functools.wraps(formula)
     def coefficients(arena: Arena, segment: Segment) -> tuple:
-        numbers = segment.step, *arena.scalars
+        numbers = segment.step, *arena.scalars, *segment.numbers
         if type(segment.step) is np.ndarray:
             return formula(_FLOAT_MATH, *[n.item() for n in numbers])
-        return kernel(arena.xp, *numbers, dtype=arena.compute_dtype)
+        return kernel(arena.xp, *numbers, dtype=arena.compute_dtype,
+                      n_states=len(segment.numbers))
 
     return coefficients
 
@@ -160,7 +160,7 @@ class Group(dict):
                     if type(data) is type(scalar):
                         scalar[...] = to_backend(arena.backend, data).reshape(())
                     else:
-                        scalar[...] = float(value)
+                        scalar[...] = epsilon(arena.dtype) if value is None else float(value)
 
     # ---- arenas
 
@@ -188,7 +188,8 @@ class Group(dict):
         for members in by_storage.values():
             first = members[0][0].array
             with backend_of(first).at(first):
-                arena = Arena([p for p, _ in members], [name for _, name in members], n_scalars)
+                arena = Arena([p for p, _ in members], [name for _, name in members], n_scalars,
+                              self.rule.state_shape, self.rule.scalar_states)
                 arena.copy_state_from(previous)
             self.arenas.append(arena)
         for name in self.rule.scalar_options:
@@ -230,8 +231,3 @@ class Group(dict):
         """(parameter, data view) for each `p.data` that is not in the arena's memory."""
         return [(p, view) for arena in self.arenas for p, view, _ in arena.views
                 if p.array is not view]
-
-
-def may_be_nonzero(option: Any) -> bool:
-    """False for the number 0: the kernel then omits the option.  A Tensor may change later."""
-    return isinstance(option, Tensor) or option != 0

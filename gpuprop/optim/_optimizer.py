@@ -10,6 +10,7 @@ import numpy as np
 from gpuprop._core.arena import Arena, Segment, copy_all
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer
+from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
@@ -52,33 +53,51 @@ class Optimizer:
     ``update_kernel(xp, p, g, *coefficients, *states, **constants)``
         A `gpuprop.pointwise` function that updates the values `p` and the states in place, given
         the gradient `g`.  Each array is flat and holds many parameters, with padding between them:
-        where p, g and the states are 0, the update must be 0.
+        where p and g are 0 in every step, p must stay 0.
+    ``per_parameter``
+        If True, `update_kernel` is called for each parameter, with arrays in its shape, and may be
+        any function of arrays, with norms and products of matrices; half types are given as
+        float32 copies.  Default False.
     ``scalar_options``
         The options that are numbers or tuples of numbers, with their intervals: a dict such as
         ``{"lr": "[0, inf)", "betas": ("[0, 1)", "[0, 1)")}``, or only a tuple of their names;
         default ``{"lr": "[0, inf)"}``.  Their values may change between steps, even if the step is
-        captured.
+        captured.  "None or [0, inf)" also allows None, which stands for the machine epsilon of the
+        parameters' dtype.
     ``flags``
         The names of options that are True or False; default ``()``.
-    ``kernel_coefficients(xp, step, *scalar_options)``
-        Returns the coefficients of the kernel as a tuple, computed in float64.  `step` is 1 in a
-        parameter's first step, and always 0 for rules without states.  By default, the coefficients
-        are the options.
+    ``choices``
+        Other options with their values: a dict such as ``{"line_search": (None, "wolfe"), "order":
+        range(1, 9)}``; default ``{}``.
+    ``kernel_coefficients(xp, step, *scalar_options, *scalar_states)``
+        Returns the coefficients of the kernel as a tuple, computed in float64, followed by the new
+        values of the scalar states.  `step` is 1 in a parameter's first step, and always 0 for
+        rules without states.  By default, the coefficients are the options.
     ``state_names(group)``
-        The names of the states, which start as zeros; default ``()``.
+        The names of the states that are arrays; default ``()``.  They start as zeros: a rule that
+        needs another value writes it in the first step, where `step` is 1.
+    ``state_shape(name, shape)``
+        The shape of a state of a parameter with this shape, or None if it has no such state, for
+        rules with `per_parameter`; default `shape`.  The kernel gets None for an absent state.
+    ``scalar_states``
+        The names of the states that are one float64 number for each parameter, from 0; default
+        ``()``.
     ``kernel_constants(group)``
         The keyword arguments of the kernel, such as ``{"maximize": group["maximize"]}``; default
         ``{}``.  A captured step is recorded again when they change.
     ``saves_step``
         True (the default) if `state_dict` includes each parameter's number of steps.
     ``update_segment(segment, coefficients, constants)``
-        Calls the kernel.  Override it in rules that need a parameter's norm or its matrix.
+        Calls the kernel.
 
     All but `update_segment` are class attributes or static methods.
     """
 
     scalar_options: dict[str, Any] | tuple[str, ...] = {"lr": "[0, inf)"}
     flags: tuple[str, ...] = ()
+    choices: dict[str, tuple | range] = {}
+    scalar_states: tuple[str, ...] = ()
+    per_parameter = False
     saves_step = True
     update_kernel: Callable
     _coefficients: Coefficients  # made from `kernel_coefficients`
@@ -94,6 +113,10 @@ class Optimizer:
     @staticmethod
     def state_names(group: dict) -> tuple[str, ...]:
         return ()
+
+    @staticmethod
+    def state_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        return shape
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,9 +169,8 @@ class Optimizer:
                              f"{', '.join(self.defaults)}: assign values of your own later, as in "
                              f"optimizer.param_groups[0]['name'] = value")
         options = checked_options(type(self), {**self.defaults, **group}, self.defaults)
-        self._check_new_group(options)
         given = group["params"]
-        params = [given] if isinstance(given, Tensor) else _as_list(f"{name}: params", given)
+        params: list = [given] if isinstance(given, Tensor) else _as_list(f"{name}: params", given)
         names = [p[0] for p in params if isinstance(p, tuple) and len(p) == 2]
         if names:
             if len(names) < len(params):
@@ -165,11 +187,12 @@ class Optimizer:
         for p in params:
             _check_parameter(p)
         check_no_ties([p for other in (*others, {"params": params}) for p in other["params"]])
+        self._check_new_group(options, params)
         return {**options, "params": params}
 
     @staticmethod
-    def _check_new_group(options: dict[str, Any]) -> None:
-        """Raise ValueError for options that are not possible together."""
+    def _check_new_group(options: dict[str, Any], params: list[Parameter]) -> None:
+        """Raise ValueError for options or parameters that are not possible together."""
 
     def _params(self) -> Iterator[Parameter]:
         return (p for group in self._groups for p in group["params"])
@@ -203,19 +226,21 @@ class Optimizer:
         self._sync_arenas()
         updates = self._updates()
         try:
-            for arena, group, segment, coefficients in updates:
+            for arena, group, segment, coefficients, numbers in updates:
                 with arena.on_device():
                     self.update_segment(segment, coefficients, group.kernel_constants)
+                    if numbers:
+                        segment.write_numbers(numbers)
                 mark_changed(segment.params, segment.extent)
         except BaseException:
             mark_changed(segment.params, segment.extent)  # some may have been updated
             first = next(i for i, update in enumerate(updates) if update[2] is segment)
-            self._uncount(s for _, g, s, _ in updates[first:] if g.state_names)
+            self._uncount(s for _, g, s, *_ in updates[first:] if g.state_names)
             raise
         return loss
 
-    def _updates(self) -> list[tuple[Arena, Group, Segment, tuple]]:
-        """What a step updates, in all groups, with the coefficients; counts the step.
+    def _updates(self) -> list[tuple[Arena, Group, Segment, tuple, tuple]]:
+        """What a step updates, with coefficients and new scalar states; counts the step.
 
         If a coefficient cannot be computed, or a kernel not be called, nothing is counted.
         """
@@ -232,9 +257,13 @@ class Optimizer:
                                 segment.step_counts += 1
                                 counted.append(segment)
                             coefficients = type(self)._coefficients(arena, segment)
+                            numbers: tuple = ()
+                            if segment.numbers:
+                                n = len(coefficients) - len(segment.numbers)
+                                coefficients, numbers = coefficients[:n], coefficients[n:]
                             if segment.tried is not group.kernel_constants:
                                 self._try(segment, coefficients, group.kernel_constants)
-                            updates.append((arena, group, segment, coefficients))
+                            updates.append((arena, group, segment, coefficients, numbers))
         except BaseException:
             self._uncount(counted)
             raise
@@ -243,7 +272,7 @@ class Optimizer:
     def _try(self, segment: Segment, coefficients: tuple, constants: dict[str, Any]) -> None:
         """Call the kernel with no elements: an error in it comes before any group is updated."""
         cls = type(self)
-        if cls.update_segment is Optimizer.update_segment:
+        if cls.update_segment is Optimizer.update_segment and not cls.per_parameter:
             arrays = [a[:0] for a in (segment.data, segment.grad, *segment.states)]
             cls.update_kernel(segment.xp, *arrays[:2], *coefficients, *arrays[2:], **constants)
         segment.tried = constants
@@ -259,7 +288,17 @@ class Optimizer:
                        constants: dict[str, Any]) -> None:
         """Update the flat `segment.data` and `segment.states`, given `segment.grad`."""
         kernel = type(self).update_kernel
-        kernel(segment.xp, segment.data, segment.grad, *coefficients, *segment.states, **constants)
+        xp = segment.xp
+        if not self.per_parameter:
+            kernel(xp, segment.data, segment.grad, *coefficients, *segment.states, **constants)
+            return
+        for arrays in segment.members:
+            p, g, *states = wide = [a if a is None else widened(a) for a in arrays]
+            kernel(xp, p, g, *coefficients, *states, **constants)
+            if p is not arrays[0]:
+                for narrow, a in zip(arrays, wide, strict=True):
+                    if narrow is not None and a is not g:
+                        narrow[...] = a
 
     def _is_bound(self) -> bool:
         """True if every `p.data` is a view of its arena."""
@@ -300,7 +339,7 @@ class Optimizer:
         """
         self._sync_arenas()
         return tuple([
-            (tuple(group.kernel_constants.values()), group.state_names,
+            (tuple(group.kernel_constants.items()), group.state_names,
              *[(arena.serial, arena.has_grad, tuple(arena.histories), tuple(arena.has_state))
                for arena in group.arenas])
             for group in self.param_groups])
@@ -315,11 +354,12 @@ class Optimizer:
         """
         found = {}
         for arena in self._arenas():
-            steps = arena.backend.to_numpy(arena.step_counts)
+            numbers = arena.counted_states()
             for i, p in enumerate(arena.params):
-                if arena.has_state[i] and steps[i]:
-                    step = {"step": steps[i]} if self.saves_step else {}
-                    found[p] = State({**step, **arena.state_of(i)})
+                if arena.has_state[i] and numbers["step"][i]:
+                    entry = {name: values[i] for name, values in numbers.items()
+                             if name != "step" or self.saves_step}
+                    found[p] = State({**entry, **arena.state_of(i)})
         return State(found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -331,16 +371,17 @@ class Optimizer:
         state: dict[int, dict[str, Any]] = {}
         for group in self._groups:
             for arena in group.arenas:
-                to_numpy = arena.backend.to_numpy
-                steps = to_numpy(arena.step_counts).tolist()
+                numbers = arena.counted_states()
                 if any(arena.has_state):  # an option may have changed since the last step
                     with arena.on_device():
                         arena.add_states(group.state_names)
                 for i, p in enumerate(arena.params):
-                    if arena.has_state[i] and steps[i]:  # 0 if GradScaler skipped the first step
-                        entry = {"step": steps[i]} if self.saves_step else {}
+                    # the step is 0 if GradScaler skipped the first one
+                    if arena.has_state[i] and numbers["step"][i]:
+                        entry = {name: values[i].item() for name, values in numbers.items()
+                                 if name != "step" or self.saves_step}
                         for name, value in arena.state_of(i).items():
-                            entry[name] = to_numpy(value)
+                            entry[name] = arena.backend.to_numpy(value)
                         state[number[id(p)]] = entry
         groups = []
         for group in self._groups:
@@ -422,15 +463,22 @@ class Optimizer:
             saved = {name: value for name, value in saved.items() if value is not None}
             if not saved:
                 continue
-            step = ["step"] if self.saves_step else []
-            as_entries(what, saved, [*self.state_names(options), *step],
-                       self._possible_states(options))
-            entries[id(p)] = {
-                name: as_array(f"{what}[{name!r}]", value, p.shape, p.dtype)
-                for name, value in saved.items() if name != "step"}
-            if step:
-                number = as_array(f"{what}['step']", saved["step"], (), "int64").item()
-                entries[id(p)]["step"] = as_integer(f"{what}['step']", number, 0)
+            numbers = [*self.scalar_states, *["step"] * self.saves_step]
+            shapes = {name: shape for name in self._possible_states(options)
+                      if (shape := self.state_shape(name, p.shape)) is not None}
+            required = [name for name in self.state_names(options) if name in shapes]
+            as_entries(what, saved, [*required, *numbers], shapes)
+            entry: dict[str, Any] = {}
+            for name, value in saved.items():
+                here = f"{what}[{name!r}]"
+                if name in shapes:
+                    entry[name] = as_array(here, value, shapes[name], p.dtype)
+                elif name == "step":
+                    entry[name] = as_integer(here, as_array(here, value, (), "int64").item(), 0)
+                else:
+                    entry[name] = as_array(here, value, (), "float64").item()
+            if entry.get("step") != 0:  # PyTorch's Adagrad has states before the first step
+                entries[id(p)] = entry
         return entries
 
     def _possible_states(self, options: dict[str, Any]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.checks import as_bool, as_number
+from gpuprop._core.checks import as_bool, as_choice, as_integer, as_number
 from gpuprop._core.tensor import Tensor
 
 FINITE = "(-inf, inf)"
@@ -24,8 +24,9 @@ def checked_options(rule: Any, options: Mapping[str, Any],
     """The options with checked values: numbers as Python numbers, Tensors as they are.
 
     `rule` is the Optimizer's class.  Raises TypeError or ValueError for a number outside of its
-    interval in `rule.scalar_options`, and for a flag that is not True, False or None.  Where the
-    rule declares no intervals, an option has as many numbers as in `current`.
+    interval in `rule.scalar_options`, for a flag that is not True, False or None, and for a value
+    that is none of `rule.choices`.  Where the rule declares no intervals, an option has as many
+    numbers as in `current`.
     """
     known = {**SCHEDULED, **_intervals(rule, current)}
     return {name: _checked(rule, name, value, known.get(name)) for name, value in options.items()}
@@ -42,7 +43,12 @@ def _intervals(rule: Any, current: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(rule: Any, name: str, value: Any, interval: Any) -> Any:
     what = f"{rule.__name__}: {name}"
-    if name in rule.flags:
+    if name in rule.choices:
+        choices = rule.choices[name]
+        if isinstance(choices, range):
+            return as_integer(what, plain_scalar(value), choices.start, choices.stop - 1)
+        value = as_choice(what, value, choices)
+    elif name in rule.flags:
         value = None if value is None else as_bool(what, plain_scalar(value))
         if name == "differentiable" and value:
             raise NotImplementedError(
@@ -63,6 +69,10 @@ def _checked(rule: Any, name: str, value: Any, interval: Any) -> Any:
 
 
 def _number(what: str, value: Any, interval: str) -> Any:
+    if interval.startswith("None or "):
+        if value is None:
+            return None
+        interval = interval.removeprefix("None or ")
     if isinstance(value, Tensor):
         if value.size != 1:
             raise ValueError(f"{what}: a Tensor must be 1-element, got shape {value.shape}")

@@ -6,8 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuprop._core.pointwise import pointwise
-from gpuprop.optim._groups import TINY, may_be_nonzero
 from gpuprop.optim._optimizer import Optimizer
+from gpuprop.optim._rules import (
+    TINY,
+    decay_switches,
+    decayed_gradient,
+    may_be_nonzero,
+    turned_on,
+)
 
 
 def rmsprop_coefficients(xp, step, lr, alpha, eps, weight_decay, momentum):
@@ -16,11 +22,8 @@ def rmsprop_coefficients(xp, step, lr, alpha, eps, weight_decay, momentum):
 
 @pointwise
 def rmsprop_update(xp, p, g, lr, alpha, one_minus_alpha, eps, weight_decay, momentum, square,
-                   *others, centered, has_momentum, decay, maximize):
-    if maximize:
-        g = -g
-    if decay:
-        g = g + weight_decay * p
+                   *others, centered=False, has_momentum=False, **switches):
+    g = decayed_gradient(p, g, weight_decay, **switches)
     square *= alpha
     square += one_minus_alpha * g * g
     variance = square
@@ -79,7 +82,5 @@ class RMSprop(Optimizer):
 
     @staticmethod
     def kernel_constants(group: dict) -> dict[str, Any]:
-        return {"centered": group["centered"],
-                "has_momentum": may_be_nonzero(group["momentum"]),
-                "decay": may_be_nonzero(group["weight_decay"]),
-                "maximize": group["maximize"]}
+        return {**decay_switches(group), **turned_on(
+            centered=group["centered"], has_momentum=may_be_nonzero(group["momentum"]))}

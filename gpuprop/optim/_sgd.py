@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from gpuprop._core.pointwise import pointwise
-from gpuprop.optim._groups import may_be_nonzero
+from gpuprop._core.tensor import Parameter
 from gpuprop.optim._optimizer import Optimizer
+from gpuprop.optim._rules import decay_switches, decayed_gradient, may_be_nonzero, turned_on
 
 
 def sgd_coefficients(xp, step, lr, momentum, dampening, weight_decay):
@@ -16,12 +17,10 @@ def sgd_coefficients(xp, step, lr, momentum, dampening, weight_decay):
 
 
 @pointwise
-def sgd_update(xp, p, g, lr, momentum, scale, weight_decay, velocity=None,
-               *, decay, nesterov, maximize):
-    if maximize:
-        g = -g
-    if decay:
-        g = g + weight_decay * p
+def sgd_update(xp, p, g, lr, momentum, scale, weight_decay, velocity=None, *, nesterov=False,
+               decay=False, maximize=False):
+    if decay or maximize:
+        g = decayed_gradient(p, g, weight_decay, decay=decay, maximize=maximize)
     if velocity is not None:
         velocity *= momentum
         velocity += scale * g
@@ -63,7 +62,7 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
-    def _check_new_group(options: dict[str, Any]) -> None:
+    def _check_new_group(options: dict[str, Any], params: list[Parameter]) -> None:
         if options["nesterov"] and (options["momentum"] == 0 or options["dampening"] != 0):
             raise ValueError(
                 f"SGD: Nesterov momentum requires a momentum and zero dampening, got momentum="
@@ -75,6 +74,4 @@ class SGD(Optimizer):
 
     @staticmethod
     def kernel_constants(group: dict) -> dict[str, Any]:
-        return {"decay": may_be_nonzero(group["weight_decay"]),
-                "nesterov": group["nesterov"],
-                "maximize": group["maximize"]}
+        return {**decay_switches(group), **turned_on(nesterov=group["nesterov"])}

@@ -1,6 +1,7 @@
 """Every sample of PyTorch's optim_db whose optimizer exists here.
 
-After ten steps, values and states equal PyTorch's.
+After ten steps, values and states equal PyTorch's, and each library continues from the other's
+state.
 """
 
 from __future__ import annotations
@@ -33,12 +34,25 @@ def samples(info: OptimizerInfo) -> Iterator[dict[str, Any]]:
         yield tree_map(lambda v: v.double() if isinstance(v, torch.Tensor) else v, sample.kwargs)
 
 
+@pytest.fixture(autouse=True)
+def scalars_are_float64() -> Iterator[None]:
+    """Scalar states of PyTorch have the default dtype, and Muon computes in bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+
 class Problem:
     """Parameters in both libraries, with a gradient at each step; one has none in every third."""
 
     def __init__(self, name: str, kwargs: dict[str, Any]) -> None:
         self.random = np.random.default_rng(0)
+        self.is_sparse = name == "SparseAdam"
         shapes = [s for s in SHAPES if len(s) == 2] if name == "Muon" else SHAPES
+        if self.is_sparse:
+            shapes = [s for s in SHAPES if s]
         values = [self.random.standard_normal(s) for s in shapes]
         self.theirs = [torch.nn.Parameter(torch.tensor(v)) for v in values]
         self.ours = [Parameter(v.copy()) for v in values]
@@ -49,7 +63,10 @@ class Problem:
         for i, (t, o) in enumerate(zip(self.theirs, self.ours, strict=True)):
             g = self.random.standard_normal(t.shape)
             absent = i == 1 and number % 3 == 2
-            t.grad, o.grad = (None, None) if absent else (torch.tensor(g), g)
+            if self.is_sparse:
+                g[self.random.permutation(len(g))[:number % len(g)]] = 0
+            their_g = torch.tensor(g).to_sparse(1) if self.is_sparse else torch.tensor(g)
+            t.grad, o.grad = (None, None) if absent else (their_g, g)
         without_warnings(self.their_optimizer.step)
         self.our_optimizer.step()
 
@@ -92,6 +109,13 @@ def compare(name: str, kwargs: dict[str, Any]) -> None:
     problem.our_optimizer.load_state_dict(state)  # continue from PyTorch's state
     problem.step(STEPS)
     problem.check()
+    state = tree_map(lambda v: torch.tensor(v) if isinstance(v, np.ndarray) else v,
+                     problem.our_optimizer.state_dict())
+    problem.their_optimizer = without_warnings(
+        getattr(torch.optim, name), problem.theirs, **kwargs)
+    problem.their_optimizer.load_state_dict(state)
+    problem.step(STEPS + 1)
+    problem.check()
 
 
 @pytest.mark.parametrize("info", HERE, ids=NAMES)
@@ -109,9 +133,13 @@ def test_errors(info: OptimizerInfo) -> None:
     def check_raises(case: Any) -> None:
         params, kwargs, stage = case
         default = [Parameter(np.ones((2, 2)))]
-        params = default if params is None else tree_map(parameter, params)
-        make = lambda: getattr(optim, name)(params, **tree_map(to_gpuprop, kwargs))
-        must_raise(make if stage is OptimizerErrorEnum.CONSTRUCTION_ERROR else make().step)
+
+        def make() -> Any:  # a complex or sparse parameter is refused at once
+            given = default if params is None else tree_map(parameter, params)
+            return getattr(optim, name)(given, **tree_map(to_gpuprop, kwargs))
+
+        is_late = stage is not OptimizerErrorEnum.CONSTRUCTION_ERROR
+        must_raise(lambda: make().step() if is_late else make())
 
     made: dict[int, Parameter] = {}
 
