@@ -350,11 +350,10 @@ SEVERAL = [row for row in distinct(all_rows()) if "parity" not in row.skipped
            and sum(a.dtype.kind == "f" for a in row.arrays()) > 1]
 
 
-@halves
 @pytest.mark.parametrize("row", SEVERAL, ids=repr)
-def test_autocast_takes_one_array_of_a_half_type(backend, dtype, row):
+def test_autocast_takes_one_array_of_a_half_type(backend, row):
     """The output of a layer in low precision, and float32 parameters, as of batch normalization."""
-    for chosen in range(2):
+    for dtype, chosen in itertools.product(HALVES, range(2)):
         numbers = itertools.count()
 
         def place(a):
@@ -363,8 +362,12 @@ def test_autocast_takes_one_array_of_a_half_type(backend, dtype, row):
             t = gpuprop.tensor(a.astype("float32"))
             return t.astype(dtype) if next(numbers) == chosen else t  # noqa: B023
 
-        with gpuprop.autocast(dtype):
-            row.map_arrays(place)()
+        try:
+            with gpuprop.autocast(dtype):
+                row.map_arrays(place)()
+        except Exception as error:
+            error.add_note(f"{dtype} for floating array {chosen}")
+            raise
 
 
 @halves
