@@ -83,6 +83,15 @@ def test_a_tensor_for_a_constant_is_refused(annotation):
         fn(gp.ones(2), gp.ones(2))
 
 
+def test_a_tensor_as_the_default_of_a_constant_is_refused():
+    w = gp.tensor([2.0])
+    with pytest.raises(TypeError, match=r"scale\(\): 'w'.*Tensor.*constant"):
+
+        @op
+        def scale(xp, x: A, w=w):
+            return x * w, (lambda d: d * w,)
+
+
 def test_annotations_can_be_evaluated():
     from gpuprop import functional as F
 

@@ -52,7 +52,8 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
 INTEGERS: dict[Any, np.dtype] = {
     np.dtype(f"float{bits}"): np.dtype(f"int{bits}") for bits in (16, 32, 64)}
 NUMBERS = int, float
-MIN_WHERE = 4096  # elements; np.where is as fast below
+BOOL = np.dtype(bool)
+MIN_WHERE = 1024  # elements; np.where is as fast below
 
 
 def where(condition: Any, *choices: Any) -> Any:
@@ -70,9 +71,9 @@ def where(condition: Any, *choices: Any) -> Any:
     if type(array) is not np.ndarray or array.size < MIN_WHERE or type(number) not in NUMBERS:
         return _plain_where(condition, *choices)
     integer = INTEGERS.get(array.dtype)
-    if integer is None or type(condition) is not np.ndarray or condition.dtype != bool:
+    if integer is None or type(condition) is not np.ndarray or condition.dtype is not BOOL:
         return _plain_where(condition, *choices)
-    chosen = (condition if array is choices[0] else ~condition).view(np.int8)
+    chosen = condition if array is choices[0] else ~condition
     if condition.size < array.size:  # to cast it is cheap, and products of one dtype are faster
         chosen = chosen.astype(integer)
     if number == 0 and type(number) is int:  # not -0.0
@@ -99,7 +100,7 @@ def check(condition: Any, message: str, values: Any = None) -> None:
 
     `values` has the shape of `condition`.  The first wrong element is appended to the message.
     """
-    if np.all(condition):
+    if condition.all():
         return
     if values is not None:
         index = np.unravel_index(np.argmin(condition), np.shape(condition))

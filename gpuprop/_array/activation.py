@@ -27,7 +27,7 @@ def relu(xp, input: Array, inplace: bool = False):
 
 @relu.backward_from_output
 def relu_backward(xp, output, dy):
-    return xp.where(output <= 0, 0, dy)
+    return xp.where(output != 0, dy, 0)  # it is not negative, and the gradient of NaN is dy
 
 
 @op(precision="full")

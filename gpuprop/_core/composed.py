@@ -12,7 +12,7 @@ from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.failures import bound, raise_clearer
 from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.placement import on_device_of
-from gpuprop._core.signature import unwrapped
+from gpuprop._core.signature import needs_check, unwrapped
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
@@ -25,19 +25,20 @@ def checks_arguments(fn: Callable[P, Any]) -> Callable[P, Any]:
     """
     guards = option_guards(fn.__annotations__)
     code = unwrapped(fn).__code__
-    positions = {name: i for i, name in enumerate(code.co_varnames[:code.co_argcount])}
-    by_position = [(positions[name], *guard) for guard in guards
-                   if (name := guard[0]) in positions]
+    names = code.co_varnames[:code.co_argcount]
+    is_unchecked = needs_check(fn, {name: test for name, test, _ in guards})
+
+    def checked(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        options = {**dict(zip(names, args, strict=False)), **kwargs}
+        check_guarded(fn.__name__, guards, options)
+        n = min(len(args), len(names))
+        return ((*(options[name] for name in names[:n]), *args[n:]),
+                {name: options[name] for name in kwargs})
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        n = len(args)
-        for i, name, is_valid, check in by_position:
-            if i < n and not is_valid(args[i]):
-                value = check(f"{fn.__name__}: {name}", args[i])
-                args = (*args[:i], value, *args[i + 1:])
-        if kwargs:
-            check_guarded(fn.__name__, guards, kwargs)
+        if guards and is_unchecked(*args, **kwargs):
+            args, kwargs = checked(args, kwargs)
         try:
             return fn(*args, **kwargs)
         except Exception as error:

@@ -329,11 +329,13 @@ def reachable(node: Node) -> Sequence[Node]:
 def unbroadcast(node: Node, g: Any, shape: tuple) -> Any:
     """The sum of `g` over the axes along which an input of this shape was broadcast."""
     lead = g.ndim - len(shape)
-    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, g.shape[lead:], strict=True)):
-        raise ValueError(
-            f"backward through {node.name}: its pullback returned a gradient of shape {g.shape} "
-            f"for an input of shape {shape}; it must have that shape, or one to which the input "
-            f"broadcasts")
-    broadcast = [i + lead for i, n in enumerate(shape) if n == 1 and g.shape[i + lead] != 1]
-    axes = (*range(lead), *broadcast)
-    return widened(g).sum(axis=axes).reshape(shape)  # `_send` casts it to the input's dtype
+    axes = [*range(lead)]
+    for i, n in enumerate(shape, lead):
+        if lead < 0 or n not in (1, g.shape[i]):
+            raise ValueError(
+                f"backward through {node.name}: its pullback returned a gradient of shape "
+                f"{g.shape} for an input of shape {shape}; it must have that shape, or one to "
+                f"which the input broadcasts")
+        if n != g.shape[i]:
+            axes.append(i)
+    return widened(g).sum(axis=tuple(axes)).reshape(shape)  # `_send` casts it to the input's dtype

@@ -99,7 +99,8 @@ class Event:
     @property
     def is_watched(self) -> bool:
         """True if there are listeners in this context."""
-        return not all([listener.has_ended() for listener in self._listeners.get()])
+        listeners = self._listeners.get()
+        return bool(listeners) and not all([listener.has_ended() for listener in listeners])
 
 
 leaf_reached = Event("leaf_reached")  # a backward pass reaches a leaf Tensor

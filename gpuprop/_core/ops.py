@@ -30,7 +30,7 @@ from gpuprop._core.failures import as_arrays, none_error, raise_clearer
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import Switch, current
 from gpuprop._core.namespace import Differentiable
-from gpuprop._core.options import check_guarded, is_flag, option_guards
+from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.signature import (
     module_of,
     public_function,
@@ -150,12 +150,12 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
     label = spec.label(None)
     simple_dtypes = NATIVE if of_integers is None else FLOATING
     guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
-    flags = {name: functools.partial(check, f"{label}: {name}")
-             for name, is_valid, check in guards if is_valid is is_flag}
-    guards = [guard for guard in guards if guard[0] not in flags]
+    refuse_tensors(spec.fn, label, {p.name: p.default for p in spec.parameters if not p.is_array})
+    is_variadic = spec.variadic
+    n_required = max(spec.required, default=-1) + 1  # the first arrays
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
-    def record(args: tuple, constants: dict) -> Any:
+    def record(args: tuple, constants: dict, has_options: Any) -> Any:
         arrays = []
         edges = []  # the node or leaf that receives the gradient of each array, or None
         wanted = 0  # the number of edges that are not None
@@ -181,7 +181,8 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
                     if kind not in NUMBERS:
                         is_simple = False
                     elif a is None:
-                        check_required(spec, args)
+                        if is_variadic or len(arrays) <= n_required:
+                            check_required(spec, args)
                     else:
                         has_numbers = True
                     continue
@@ -194,7 +195,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
             cast_args = autocast_arguments(args, precision, mode.low)
             if cast_args is not None:
                 with Switch(low=None):
-                    return record(cast_args, constants)
+                    return record(cast_args, constants, has_options)
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
             may_have_half = True
@@ -206,7 +207,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
                 arrays = promoted(arrays, operands)
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
-        if constants:
+        if has_options:  # constants that are not known to be valid
             if not TENSORS.isdisjoint(map(type, constants.values())):
                 refuse_tensors(spec.fn, label, constants)
             if guards:
@@ -249,7 +250,8 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
         t = _unrecorded(out)
         return finished(t, args, spec, edges, arrays, constants) if dialects else t
 
-    call = public_function(spec.fn, spec.parameters, record, flags | _checks_of_sequences(spec))
+    tests = {name: test for name, test, _ in guards}
+    call = public_function(spec.fn, spec.parameters, record, _checks_of_sequences(spec), tests)
 
     def faster(version: Callable) -> Callable:
         """Use a portable faster version of the body; it may write into arrays that it creates."""

@@ -243,7 +243,7 @@ def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool
 
 # ---- in every call of a function -----------------------------------------------------------------
 
-Guard = tuple[str, Callable[[Any], bool], Check]  # (name, whether a value needs no check, check)
+Guard = tuple[str, str, Check]  # (name, expression that is true if a value needs no check, check)
 
 
 def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
@@ -256,36 +256,24 @@ def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
         kinds = {kind.strip() for kind in str(annotations[name]).split("|")} - {"None"}
         limit = LIMITS.get(name)
         if kinds == {"bool"}:
-            guards.append((name, is_flag, check))
+            guards.append((name, f"{name} is True or {name} is False", check))
         elif kinds == {"int"}:
-            guards.append((name, _is_integer(limit), check))
+            at_least = "" if limit is None else f" and {name} >= {limit}"
+            guards.append((name, f"type({name}) is int{at_least}", check))
         elif kinds <= {"int", "float"}:
-            guards.append((name, _is_number(limit or "[-inf, inf]"), check))
+            guards.append((name, _number_test(name, limit or "[-inf, inf]"), check))
     return guards
 
 
-def is_flag(value: Any) -> bool:
-    return value is True or value is False
-
-
-def _is_integer(minimum: int | None) -> Callable[[Any], bool]:
-    if minimum is None:
-        return lambda value: type(value) is int
-    return lambda value: type(value) is int and value >= minimum
-
-
-def _is_number(interval: str) -> Callable[[Any], bool]:
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    return {
-        "[]": lambda value: type(value) is float and low <= value <= high,
-        "[)": lambda value: type(value) is float and low <= value < high,
-        "(]": lambda value: type(value) is float and low < value <= high,
-        "()": lambda value: type(value) is float and low < value < high,
-    }[interval[0] + interval[-1]]
+def _number_test(name: str, interval: str) -> str:
+    low, high = interval[1:-1].replace("inf", "1e999").split(",")
+    above = "<=" if interval[0] == "[" else "<"
+    below = "<=" if interval[-1] == "]" else "<"
+    return f"type({name}) is float and {low} {above} {name} {below} {high}"
 
 
 def check_guarded(caller: str, guards: list[Guard], options: dict[str, Any]) -> None:
     """Check the options of a call by name, and replace NumPy's numbers among them by Python's."""
-    for name, is_valid, check in guards:
-        if name in options and not is_valid(options[name]):
+    for name, _, check in guards:
+        if name in options:
             options[name] = check(f"{caller}: {name}", options[name])

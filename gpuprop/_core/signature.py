@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CellType, CodeType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
@@ -136,11 +136,50 @@ def signature_text(fn: Callable) -> str:
 
 
 @functools.cache
-def _compiled(header: str, result: str) -> CodeType:
-    """The code of ``def call(header): return result``; `CHECKS` and `RECORD` are free variables."""
-    source = f"def make({CHECKS}, {RECORD}):\n def call({header}): return {result}\n return call"
+def _compiled(header: str, result: str, free: str) -> CodeType:
+    """The code object of ``def call(header): return result``, with these free variables."""
+    source = f"def make({free}):\n def call({header}): return {result}\n return call"
     make = compile(source, "<op>", "exec").co_consts[0]
     return next(const for const in make.co_consts if isinstance(const, CodeType))
+
+
+def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
+    """A function with the parameters of `fn`: whether one is not its default and fails its test.
+
+    `tests` are expressions by name.
+    """
+    fn = unwrapped(fn)
+    code = fn.__code__
+    n = code.co_argcount
+    stop = n + code.co_kwonlyargcount
+    names = code.co_varnames
+    header = [*names[:n]]
+    rest = names[stop:]
+    if code.co_flags & CO_VARARGS:
+        header.append(f"*{rest[0]}")
+        rest = rest[1:]
+    elif stop > n:
+        header.append("*")
+    header += names[n:stop]
+    if code.co_flags & CO_VARKEYWORDS:
+        header.append(f"**{rest[0]}")
+    given = fn.__defaults__ or ()
+    defaults = dict(zip(names[n - len(given):n], given, strict=True)) | (fn.__kwdefaults__ or {})
+    values = {f"__default_{name}": defaults.get(name, REQUIRED) for name in tests}
+    test = _compiled(", ".join(header), _untested(tests, tests), ", ".join(values)).replace(
+        co_name=code.co_name, co_qualname=code.co_qualname)
+    cells = tuple(CellType(values[name]) for name in test.co_freevars)
+    call = FunctionType(test, fn.__globals__, fn.__name__, fn.__defaults__, cells)
+    call.__kwdefaults__ = fn.__kwdefaults__
+    return call
+
+
+def _untested(names: Iterable[str], tests: Mapping[str, str]) -> str:
+    """The expression that is false if each parameter is ``__default_name`` or passes its test."""
+    is_default = "{0} is __default_{0}".format
+    alternatives = [f"({tests[name]} or {is_default(name)})" if name in tests else is_default(name)
+                    for name in names]
+    return f"not ({' and '.join(alternatives) or True})"
 
 
 RECORD = "__record"  # names that no parameter has
@@ -148,32 +187,38 @@ CHECKS = "__checks"
 
 
 def public_function(fn: Any, params: list[Parameter], record: Callable,
-                    checks: Mapping[str, Callable]) -> Any:
+                    checks: Mapping[str, Callable], tests: Mapping[str, str] | None = None) -> Any:
     """The function that users call: it has the body's signature without `xp`.
 
     It calls ``record(arrays, constants)``, with a tuple and a dict.  Python itself binds the
     arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `checks`
-    are the checks of constants that must be bools, and of a variadic parameter, by name.
+    has the check of a variadic parameter, by name.
+
+    With `tests`, expressions of the constants by name, `record` also gets False if each constant
+    is its default or passes its test, otherwise True.
     """
     body = unwrapped(fn)
-    checked = {n: f"{n} if {n} is True or {n} is False else {CHECKS}[{n!r}]({n})" for n in checks}
     arrays = ", ".join(f"*({p.name} if type({p.name}) is list else {CHECKS}[{p.name!r}]({p.name}))"
                        if p.variadic else p.name for p in params if p.is_array)
-    constants = ", ".join(f"{p.name!r}: {checked.get(p.name, p.name)}"
-                          for p in params if not p.is_array)
+    constants = ", ".join(f"{p.name!r}: {p.name}" for p in params if not p.is_array)
     is_variadic = any(p.variadic for p in params)  # the user passes one sequence of arrays
     keyword_only = [] if is_variadic else [p for p in params if p.keyword_only]
     positional = [p for p in params if p not in keyword_only]
     header = [p.name for p in positional]
     if keyword_only:
         header += ["*", *(p.name for p in keyword_only)]
-    code = _compiled(", ".join(header), f"{RECORD}(({arrays},), {{{constants}}})").replace(
+    values = {RECORD: record, CHECKS: checks}
+    result = f"({arrays},), {{{constants}}}"
+    if tests is not None:
+        defaults_of = {p.name: p.default for p in params if not p.is_array}
+        values |= {f"__default_{name}": default for name, default in defaults_of.items()}
+        result += f", {_untested(defaults_of, tests)}"
+    code = _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(values)).replace(
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)
     defaults = tuple(p.default for p in positional if p.default is not REQUIRED)
-    free = {CHECKS: CellType(checks), RECORD: CellType(record)}
-    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults,
-                             tuple(free[name] for name in code.co_freevars))
+    cells = tuple(CellType(values[name]) for name in code.co_freevars)
+    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults, cells)
     call.__kwdefaults__ = {
         p.name: p.default for p in keyword_only if p.default is not REQUIRED} or None
     call.__module__ = public_module(module_of(fn))

@@ -10,10 +10,9 @@ from gpuprop._array.scatter import put_along_axis
 from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dtypes import check_floating
 from gpuprop._core.ops import op
-from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import asnumpy
-from gpuprop.functional._loss_common import match_dtype, reduce_loss
+from gpuprop.functional._loss_common import match_dtype, reduce_loss, reduced
 
 
 def class_axis(input: Any) -> int:
@@ -62,10 +61,10 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
             class_weight = expand_class_weight(weight.astype(log_p.dtype), log_p)
         over_classes = xp.where(counted, (log_p * class_weight).sum(axis=axis), 0)
         losses = (1 - label_smoothing) * losses - label_smoothing / classes * over_classes
-    loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
+    loss, to_each = reduced(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
-        d = xp.where(counted, to_losses(d), 0)
+        d = xp.where(counted, to_each(d), 0)
         at_labels = ((label_smoothing - 1) * label_weight * d)[with_class_axis]
         dx = put_along_axis.on(xp, at_labels, label[with_class_axis], axis=axis, n=classes)
         if label_smoothing:
@@ -102,11 +101,6 @@ def cross_entropy_from_indices(xp, input: Array, target: Array, weight: Array = 
     return loss, lambda d: (to_input(to_log_p(d)[0]), None, None)
 
 
-@pointwise
-def weigh_counted(xp, d, weight, counted):
-    return xp.where(counted, d * weight, 0)
-
-
 @cross_entropy_from_indices.faster
 def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduction="mean",
                         label_smoothing=0.0):
@@ -121,11 +115,16 @@ def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduc
     picked = z[at_labels]
     p = xp.exp(z, out=z)
     total = p.sum(axis=1)
-    losses = label_weight * xp.where(counted, xp.log(total) - picked, 0)
-    loss, (to_losses, _) = reduce_loss.fn(xp, losses, label_weight.sum(), reduction)
+    losses = xp.where(counted, xp.log(total) - picked, 0)
+    scale = None if weight is None else label_weight
+    if scale is not None:
+        losses *= scale
+    loss, to_each = reduced(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
-        d = weigh_counted(xp, to_losses(d), label_weight, counted)
+        d = xp.where(counted, to_each(d), 0)
+        if scale is not None:
+            d *= scale
         dx = p * (d / total)[:, None]
         dx[at_labels] -= d
         return dx, None, None

@@ -16,21 +16,30 @@ def reduce_loss(xp, loss: Array, total: Array = None, reduction: str = "mean"):
 
     By default `total` is the number of losses.  The mean of no losses is NaN, as in PyTorch.
     """
+    out, to_each = reduced(xp, loss, total, reduction)
+    shape = loss.shape
+    return out, (
+        to_each if reduction == "none" else lambda d: xp.broadcast_to(to_each(d), shape),
+        lambda d: -to_each(d) * out if reduction == "mean" else xp.zeros_like(total))
+
+
+def reduced(xp, loss, total, reduction):
+    """The output of `reduce_loss`, and the function from its gradient to that of each loss.
+
+    The losses of a sum or mean have one gradient, which is 0-d.
+    """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     if reduction == "none":
-        return loss, (lambda d: d, lambda d: xp.zeros_like(total))
-    shape = loss.shape
+        return loss, lambda d: d
     loss_sum = loss.sum()
     if reduction == "sum":
-        return loss_sum, (lambda d: xp.broadcast_to(d, shape), lambda d: xp.zeros_like(total))
+        return loss_sum, lambda d: d
     if total is None:
-        n = math.prod(shape) or math.nan
-        mean = loss_sum / n
-    else:
-        n = total + (total == 0)  # the gradient is 0 where the mean is NaN
-        mean = loss_sum / xp.where(total == 0, math.nan, total)
-    return mean, (lambda d: xp.broadcast_to(d / n, shape), lambda d: -d * mean / n)
+        n = math.prod(loss.shape) or math.nan
+        return loss_sum / n, lambda d: d / n
+    n = total + (total == 0)  # the gradient is 0 where the mean is NaN
+    return loss_sum / xp.where(total == 0, math.nan, total), lambda d: d / n
 
 
 def match_shape_and_dtype(loss: str, input: Any, other: Any, name: str = "target") -> Any:

@@ -42,7 +42,7 @@ def relu_forward(xp, x, g):
 
 @pointwise
 def relu_backward(xp, dh, h):
-    return xp.where(h <= 0, 0, dh)
+    return xp.where(h != 0, dh, 0)
 
 
 def elman_cell(forward: Callable, backward: Callable) -> Callable:
