@@ -61,8 +61,9 @@ def names_in(node):
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
-BODIES = bodies("_array/*.py", "functional/*.py", "optim/*.py", "random.py")
-OF_FUNCTIONS = bodies("_array/*.py", "functional/*.py")
+BODIES = bodies("_array/*.py", "distributions/*.py", "functional/*.py", "optim/*.py", "random.py")
+OF_FUNCTIONS = bodies("_array/*.py", "distributions/_gamma_functions.py",
+                      "distributions/_linalg.py", "functional/*.py")
 DIFFERENTIATED = {name: node for name, node in OF_FUNCTIONS.items()
                   if not may_write(name, OF_FUNCTIONS)}
 

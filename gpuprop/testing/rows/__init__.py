@@ -40,6 +40,7 @@ FAMILIES = (
     "embedding",
     "attention",
     "sequences",
+    "distributions",
 )
 CHECKS = {"gradient", "second", "hidden", "capture", "parity", "layouts", "half", "large",
           "integers"}

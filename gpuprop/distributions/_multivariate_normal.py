@@ -1,0 +1,116 @@
+"""The multivariate normal distribution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gpuprop._array.products import matmul
+from gpuprop._array.shape import broadcast_to
+from gpuprop._core.tensor import Tensor
+from gpuprop.distributions import constraints
+from gpuprop.distributions._discrete import check_one_of
+from gpuprop.distributions._distribution import Distribution
+from gpuprop.distributions._linalg import cholesky, solve_triangular
+from gpuprop.distributions._utils import as_tensors, broadcast_shapes, diagonal_matrix, lazy
+from gpuprop.random import Generator
+
+
+class MultivariateNormal(Distribution):
+    """The normal distribution of vectors, with mean `loc` (..., N).
+
+    ``p(x) = exp(-(x - loc) @ inv(C) @ (x - loc) / 2) / sqrt(det(2 * pi * C))`` with the covariance
+    C, of which one form is given: `covariance_matrix`, its inverse `precision_matrix`, or its
+    Cholesky factor `scale_tril`, lower triangular matrices (..., N, N).  `scale_tril` is the
+    fastest and the most accurate.
+    """
+
+    arg_constraints = {"loc": constraints.real_vector,
+                       "covariance_matrix": constraints.positive_definite,
+                       "precision_matrix": constraints.positive_definite,
+                       "scale_tril": constraints.lower_cholesky}
+    support = constraints.real_vector
+    has_rsample = True
+    loc: Tensor
+
+    def __init__(self, loc: Any, covariance_matrix: Any = None, precision_matrix: Any = None,
+                 scale_tril: Any = None, validate_args: bool | None = None) -> None:
+        forms = {"covariance_matrix": covariance_matrix, "precision_matrix": precision_matrix,
+                 "scale_tril": scale_tril}
+        check_one_of("MultivariateNormal", **forms)
+        name = next(name for name, value in forms.items() if value is not None)
+        mean, matrix = as_tensors("MultivariateNormal", loc=loc, **{name: forms[name]})
+        if not mean.ndim or matrix.ndim < 2:
+            raise ValueError(f"MultivariateNormal: loc must have at least one axis and {name} at "
+                             f"least two, got shapes {mean.shape} and {matrix.shape}")
+        n, = event = broadcast_shapes("MultivariateNormal", **{
+            "the last axis of loc": mean.shape[-1:], f"the last axis of {name}": matrix.shape[-1:]})
+        if matrix.shape[-2:] != (n, n):
+            raise ValueError(f"MultivariateNormal: {name} must end with shape {(n, n)} like loc, "
+                             f"got {matrix.shape}")
+        batch = broadcast_shapes("MultivariateNormal", loc=mean.shape[:-1],
+                                 **{name: matrix.shape[:-2]})
+        self.loc = broadcast_to(mean, batch + event)
+        vars(self)[name] = broadcast_to(matrix, (*batch, n, n))
+        super().__init__(batch, event, validate_args)
+
+    @lazy
+    def scale_tril(self) -> Any:
+        """The lower triangular L with ``L @ L.T == covariance_matrix``."""
+        if "covariance_matrix" in vars(self):
+            return cholesky(self.covariance_matrix)
+        # With the axes reversed, a lower triangular factor of the precision is the upper one
+        # whose inverse is L.
+        upper = cholesky(self.precision_matrix.flip((-2, -1))).flip((-2, -1))
+        return solve_triangular(upper.swapaxes(-1, -2), self._identity)
+
+    @property
+    def _identity(self) -> Tensor:
+        return diagonal_matrix(self.loc.detach() * 0 + 1)
+
+    @lazy
+    def covariance_matrix(self) -> Any:
+        """The covariance of each pair of elements."""
+        return matmul(self.scale_tril, self.scale_tril.swapaxes(-1, -2))
+
+    @lazy
+    def precision_matrix(self) -> Any:
+        """The inverse of the covariance matrix."""
+        inverse = solve_triangular(self.scale_tril, self._identity)
+        return matmul(inverse.swapaxes(-1, -2), inverse)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each element."""
+        return (self.scale_tril * self.scale_tril).sum(-1)
+
+    @property
+    def _half_log_det(self) -> Tensor:
+        return self.scale_tril.diagonal(0, -2, -1).log().sum(-1)
+
+    def rsample(self, sample_shape: Sequence[int] = (), rng: Generator | None = None) -> Tensor:
+        z = self._noise("normal", sample_shape, self.loc, rng)
+        return self.loc + matmul(self.scale_tril, z[..., None])[..., 0]
+
+    def log_prob(self, value: Any) -> Tensor:
+        distance = self._squared_distance(self._value(value) - self.loc)
+        n = self._event_shape[0]
+        return -0.5 * (n * math.log(2 * math.pi) + distance) - self._half_log_det
+
+    def _squared_distance(self, difference: Tensor) -> Tensor:
+        """``d @ inv(covariance) @ d`` for differences d: the squared Mahalanobis distance."""
+        z = solve_triangular(self.scale_tril, difference[..., None])
+        return (z * z).sum((-2, -1))
+
+    def entropy(self) -> Tensor:
+        n = self._event_shape[0]
+        return 0.5 * n * (1 + math.log(2 * math.pi)) + self._half_log_det
