@@ -154,7 +154,7 @@ def test_noise_has_the_dtype_of_the_parameters(kind, dtype):
     assert samples.dtype == like.dtype and samples.shape == (2, 500)
     assert samples.isfinite().all()
     if kind == "uniform":
-        assert 0 <= samples.min().item() and samples.max().item() < 1
+        assert samples.min().item() >= 0 and samples.max().item() < 1
 
 
 def test_first_accepted_takes_the_first_round():
@@ -341,7 +341,7 @@ INVALID = [
     (lambda: D.Binomial(2.5, 0.5), "Binomial: parameter total_count must satisfy Integer"),
     (lambda: D.Multinomial(2, gp.ones(3)).log_prob(gp.tensor([1.0, 2.0, 3.0])),
      r"Multinomial: the value must satisfy Multinomial\(upper_bound=2\)"),
-    (lambda: D.Exponential(1.0).log_prob(-1.0), "Exponential: the value must satisfy GreaterThanEq"),
+    (lambda: D.Exponential(1.0).log_prob(-1.0), "the value must satisfy GreaterThanEq"),
     (lambda: D.Poisson(1.0).log_prob(0.5), "Poisson: the value must satisfy IntegerGreaterThan"),
     (lambda: D.Categorical(gp.ones(3)).log_prob(gp.tensor(3)), "the value must satisfy Integer"),
     (lambda: D.Dirichlet(gp.ones(3)).log_prob(gp.ones(2) / 2),

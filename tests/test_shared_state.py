@@ -77,6 +77,7 @@ SAFE = {
     "gpuprop.data._loader.DataLoader._to_tensors.pending": CALL,
     "gpuprop.data._workers._open_pools": "threads only add; read at the end of the process",
     "gpuprop.diagnosis._summary.summary.outputs": CALL,
+    "gpuprop.distributions.kl._registered": ONE,
     "gpuprop.functional._recurrent.cache_last.last": GRAPH,
     "gpuprop.nn._loss.LOSSES": IMPORT,
     "gpuprop.nn._module.register_hook.hooks": ONE,

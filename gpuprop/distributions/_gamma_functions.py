@@ -70,7 +70,7 @@ def series(xp, a, x, log_ratio):
 
 
 def log_height(xp, a, x):
-    """``log(x p(x)) = a log(x) - x - log(gamma(a))`` for x > 0, without cancellation for large a."""
+    """``log(x p(x)) = a log(x) - x - log(gamma(a))`` for x > 0; for large a nothing cancels."""
     is_large = a > 20
     b = xp.where(is_large, a, 20)
     v = 1 / (b * b)

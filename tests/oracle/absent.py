@@ -1,4 +1,4 @@
-"""The public names of torch.nn that gpuprop lacks, with reasons.
+"""The public names of torch.nn and torch.distributions that gpuprop lacks, with reasons.
 
 A test fails if one of them exists in gpuprop.
 """
@@ -12,6 +12,8 @@ def absent(reason: str, names: str) -> dict[str, str]:
 
 PARALLEL = "there is no training on several devices"
 LAZY = "layers are given their sizes; a forward with nn.Module's hooks, or summary(), shows them"
+JOINED = "apply a transform or constraint to each part, and concatenate or stack the results"
+CORRELATIONS = "distributions of covariance and correlation matrices are not implemented"
 
 ABSENT = {
     "nn": {
@@ -55,4 +57,25 @@ ABSENT = {
     "init": absent("deprecated in PyTorch: use the name with _", """
         constant dirac eye kaiming_normal kaiming_uniform normal orthogonal sparse uniform
         xavier_normal xavier_uniform"""),
+    "distributions": {
+        **absent(JOINED, "CatTransform StackTransform"),
+        **absent(CORRELATIONS, "CorrCholeskyTransform LKJCholesky Wishart"),
+        **absent("use MultivariateNormal: nothing is saved while the covariance fits in memory",
+                 "LowRankMultivariateNormal"),
+        **absent("its sampler is a loop of unknown length, and Bessel functions are missing",
+                 "VonMises"),
+        **absent("rarely used: Beta and RelaxedBernoulli have the same support",
+                 "ContinuousBernoulli"),
+        **absent("rarely used: Pareto is the case that has a closed form", "GeneralizedPareto"),
+    },
+    "constraints": {
+        **absent(JOINED, "cat stack"),
+        **absent("it needs eigenvalues; positive_definite is checked by elimination",
+                 "positive_semidefinite"),
+    },
+    "transforms": {
+        **absent(JOINED, "CatTransform StackTransform"),
+        **absent(CORRELATIONS, "CorrCholeskyTransform"),
+    },
+    "kl": {},
 }

@@ -1,4 +1,4 @@
-"""Every public name of torch.nn and its functional, utils and init exists in gpuprop.
+"""Every public name of torch.nn, its functional, utils and init, and of torch.distributions exists.
 
 The exceptions are in absent.py, with reasons.
 """
@@ -12,20 +12,31 @@ import torch
 from absent import ABSENT
 
 import gpuprop.functional as F
-from gpuprop import nn
+from gpuprop import distributions, nn
 
 OURS: dict[str, ModuleType] = {
     "nn": nn, "functional": F, "utils": nn.utils, "init": nn.init,
+    "distributions": distributions, "constraints": distributions.constraints,
+    "transforms": distributions.transforms, "kl": distributions.kl,
 }
 THEIRS: dict[str, ModuleType] = {
     "nn": torch.nn, "functional": torch.nn.functional, "utils": torch.nn.utils,
-    "init": torch.nn.init,
+    "init": torch.nn.init, "distributions": torch.distributions,
+    "constraints": torch.distributions.constraints, "transforms": torch.distributions.transforms,
+    "kl": torch.distributions.kl,
 }
-MORE_THAN = {"nn": 150, "functional": 120, "utils": 15, "init": 20}  # names in PyTorch 2.13
+# names in PyTorch 2.13
+MORE_THAN = {"nn": 150, "functional": 120, "utils": 15, "init": 20, "distributions": 60,
+             "constraints": 30, "transforms": 19, "kl": 1}
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """The names of PyTorch's classes in torch.nn, and of PyTorch's functions in other modules."""
+    """The names of PyTorch's classes in torch.nn, and of PyTorch's functions in its submodules.
+
+    The modules of torch.distributions list their names.
+    """
+    if module.__name__.startswith("torch.distributions"):
+        return sorted(module.__all__)
     found = {}
     for name, value in vars(module).items():
         defined_in = str(getattr(value, "__module__", None) or "torch")
