@@ -95,7 +95,7 @@ def capture(step: Callable) -> Callable:
     lock = new_rlock()
 
     def captured_for(args: tuple, kwargs: dict, backend: Any, mode: Mode) -> _CapturedStep:
-        key = (backend.name, backend.device(), mode, signature_of(args), signature_of(kwargs))
+        key = (backend, backend.device(), mode, signature_of(args), signature_of(kwargs))
         try:
             found = captured_steps.get(key)
         except TypeError as e:

@@ -79,7 +79,7 @@ class Generator:
         self._lock = new_lock()
         self._made_for = stand_in.get()  # the batch, if it was made for one
         # (seed, draw) on each device, updated in place because captured steps read these arrays
-        self._devices: dict[tuple[str, int], Any] = {}
+        self._devices: dict[tuple[Backend, int], Any] = {}
         self.manual_seed(seed)
 
     def manual_seed(self, seed: int) -> Generator:
@@ -95,8 +95,8 @@ class Generator:
         self = self._here()
         with self._lock:
             noise = [self._draws[NOISE]]
-            for (name, device), array in self._devices.items():
-                draw = int(get_backend(name).to_numpy(array)[1])
+            for (backend, device), array in self._devices.items():
+                draw = int(backend.to_numpy(array)[1])
                 noise.append(draw - _first_draw(device))
             return {"seed": self.seed, "draws": [*self._draws[:NOISE], max(noise)]}
 
@@ -120,8 +120,7 @@ class Generator:
             with self._lock:
                 self.seed = seed
                 self._draws = draws[:]
-                for (name, _), array in self._devices.items():
-                    backend = get_backend(name)
+                for (backend, _), array in self._devices.items():
                     with backend.at(array):
                         array[...] = self._initial(backend)
 
@@ -138,14 +137,14 @@ class Generator:
         draws = self._draws[:]
         devices = {}
         for key, array in self._devices.items():
-            with get_backend(key[0]).at(array):
+            with key[0].at(array):
                 devices[key] = array.copy()
 
         def undo() -> None:
             self.seed = seed
             self._draws = draws[:]
             for key, array in self._devices.items():
-                backend = get_backend(key[0])
+                backend, _ = key
                 with backend.at(array):
                     array[...] = devices[key] if key in devices else self._initial(backend)
 
@@ -278,7 +277,7 @@ class Generator:
     def _take_rng_key(self, backend: Backend) -> Any:
         """The `rng_key` of the next draw of noise on the backend's current device."""
         self = self._here()
-        key = backend.name, backend.device()
+        key = backend, backend.device()
         with self._lock:
             if key not in self._devices:
                 self._devices[key] = self._initial(backend)

@@ -390,7 +390,7 @@ class TestVersions:
     """An op's definition, a faster version and a backend's override."""
 
     def test_override_then_faster_version_then_definition(self, backend, monkeypatch):
-        from gpuprop._core.ops import forget_choices
+        from gpuprop._core.backend import forget_choices
 
         @op
         def answer(xp, x: Array):
@@ -421,7 +421,7 @@ class TestVersions:
             plain.faster(lambda xp, x, m=1: (x, None))
 
     def test_overrides_of_linear_ops(self, backend, monkeypatch):
-        from gpuprop._core.ops import forget_choices
+        from gpuprop._core.backend import forget_choices
 
         @linear_op(lambda xp, d, _, k: tripled.on(xp, d, k=k))
         def tripled(xp, x: Array, k):

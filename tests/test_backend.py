@@ -370,3 +370,56 @@ def test_a_backend_that_is_registered_again_while_it_is_the_default(registry):
         broken.priority = None
         register("broken", broken)
     use("numpy")
+
+
+@pytest.mark.parametrize("same_type", [True, False], ids=["same array type", "another one"])
+def test_nothing_stays_of_a_backend_that_is_replaced(registry, same_type):
+    """Bodies, overrides and noise are those of the class that is registered."""
+    kinds = [type(f"Kind{i}", (np.ndarray,), {}) for i in range(2)]
+
+    def make(number):
+        kind = kinds[0 if same_type else number]
+
+        class Toy(Backend):
+            name, xp, array_type = "toy", np, kind
+            kernels = {"gpuprop.functional:softsign": lambda xp, input: (input * 0 + number, None)}
+
+            def asarray(self, value, dtype=None):
+                return np.asarray(value, dtype).view(kind)
+
+            def own(self, out):
+                return self.asarray(out)
+
+            def _to_numpy(self, array):
+                return np.array(array)
+
+            def _pointwise(self, fn):
+                return lambda xp, *arrays, **constants: arrays[0] * 0 + 10 + number
+
+        return Toy
+
+    @gpuprop.pointwise
+    def doubled(xp, a):
+        return a * 2
+
+    rng = gpuprop.random.Generator(1)
+    for number in range(2):
+        unknown = np.ones(2).view(kinds[0 if same_type else number])
+        if number == 0:
+            assert doubled(np, unknown).tolist() == [2, 2]  # no backend knows its type yet
+        register("toy", make(number))
+        with use("toy"):
+            x = B.default_backend().asarray([1.0, 2.0])
+            assert type(x) is kinds[0 if same_type else number]
+            for _ in range(2):
+                assert gpuprop.functional.softsign(x).tolist() == [number] * 2
+                assert doubled(np, x).tolist() == [10 + number] * 2
+                assert gpuprop.functional.mish(x).tolist() == [10 + number] * 2
+            assert rng.noise(x).tolist() == [1, 0]  # (seed, draw), in memory of this backend
+            rng.get_state()
+            rng._snapshot()()
+            with gpuprop.debug(nan=True):
+                gpuprop.functional.softsign(gpuprop.tensor([1.0]))
+    register("toy", make(0))  # before its instance is made, the arrays are NumPy's
+    assert gpuprop.functional.softsign(unknown).tolist() == [0.5, 0.5]
+    assert doubled(np, unknown).tolist() == [2, 2]

@@ -14,8 +14,7 @@ from gpuprop import functional as F
 from gpuprop import nn, optim
 from gpuprop._array.activation import relu
 from gpuprop._cli import main
-from gpuprop._core.backend import Unavailable
-from gpuprop._core.ops import forget_choices
+from gpuprop._core.backend import Unavailable, forget_choices
 from gpuprop._core.registry import _classes, default_backend, get_backend
 from gpuprop.data import ArrayDataset
 from gpuprop.functional._activation import gelu

@@ -287,5 +287,12 @@ def span(pointer: int, array: Any) -> tuple[int, int]:
 
 # The registry fills these two.  They are in this module because every op looks up its arrays.
 BY_TYPE: dict[type, Backend] = {}  # array type -> its backend
+choices: list[dict[type, Any]] = []  # caches of what depends on the backend of an array type
+
+
+def forget_choices() -> None:
+    """Clear these caches, after a change of a backend or of its `kernels`."""
+    for cache in choices:
+        cache.clear()
 MULTI_DEVICE: list[Backend] = []  # the backends with more than one device
 NO_SWITCH = contextlib.nullcontext()  # in place of a context manager that switches the device

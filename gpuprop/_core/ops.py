@@ -36,10 +36,10 @@ from gpuprop._core.signature import (
     public_function,
     unwrapped,
 )
-from gpuprop._core.spec import Spec, definitions, forget_choices
+from gpuprop._core.spec import Spec, definitions
 from gpuprop._core.tensor import Parameter, Tensor
 
-__all__ = ["Kernel", "LinearOp", "Op", "Spec", "called_as", "definitions", "forget_choices",
+__all__ = ["Kernel", "LinearOp", "Op", "Spec", "called_as", "definitions",
            "kernel", "linear_op", "op"]
 
 P = ParamSpec("P")

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 import numpy as np
 
 from gpuprop._core.arguments import in_float64
-from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, choices
 from gpuprop._core.checks import as_callable, as_element
 from gpuprop._core.dtypes import converted, is_float, is_half, widened
 from gpuprop._core.mode import is_generic
@@ -41,6 +41,7 @@ def pointwise(fn: F) -> F:
     """
     as_callable("pointwise: the body", fn)
     runners: dict[type, Callable] = {}
+    choices.append(runners)
     plain = rounded_once(fn)
 
     @functools.wraps(fn)

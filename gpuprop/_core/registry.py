@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable
+from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable, forget_choices
 from gpuprop._core.extras import complete
 from gpuprop._core.locks import new_rlock
 from gpuprop._core.mode import Block, Setting
@@ -71,6 +71,7 @@ def _forget(name: str) -> None:
         del BY_TYPE[array_type]
     if backend in MULTI_DEVICE:
         MULTI_DEVICE.remove(backend)
+    forget_choices()
 
 
 def backends() -> dict[str, Any]:
@@ -205,6 +206,7 @@ def _make(name: str, cls: type[Backend]) -> Backend:
                         f"to backend {owner.name!r}")
     if has_devices:
         MULTI_DEVICE.append(backend)
+    forget_choices()  # its array type may have been used before
     return backend
 
 

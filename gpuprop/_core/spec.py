@@ -7,14 +7,20 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, BackendMismatchError
+from gpuprop._core.backend import (
+    BY_TYPE,
+    MULTI_DEVICE,
+    Backend,
+    BackendMismatchError,
+    choices,
+    forget_choices,
+)
 from gpuprop._core.mode import Mode, current
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.registry import backend_checks
 from gpuprop._core.signature import module_of, parameters, public_module, signature_text
 
 definitions: dict[str, Callable] = {}  # the body of every op and kernel, by its name
-_choices: list[dict] = []  # the `chosen` of every Spec, to be cleared when versions change
 
 
 class Spec:
@@ -39,7 +45,7 @@ class Spec:
         self.precision: str | None = None  # the argument of `ops.op`
         self.half: str | None = None  # the argument of `ops.op`
         self._label = label or fn.__name__
-        _choices.append(self.chosen)
+        choices.append(self.chosen)
         if registered:
             definitions[self.name] = fn
         else:
@@ -127,13 +133,6 @@ def check_overrides(name: str, backend: Backend) -> None:
 
 
 backend_checks.append(check_overrides)
-backend_checks.append(lambda name, backend: forget_choices())  # its array type may be known
-
-
-def forget_choices() -> None:
-    """Clear the cached choices of versions, after a change of a backend's `kernels` for example."""
-    for chosen in _choices:
-        chosen.clear()
 
 
 def _on_device_of_arrays(spec: Spec, backend: Backend, run: Callable) -> Callable:

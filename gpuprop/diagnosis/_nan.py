@@ -158,7 +158,7 @@ class NanDetector:
         return outputs
 
     def flags_of(self, backend: Backend) -> DeviceFlags:
-        key = backend.name, backend.device()
+        key = backend, backend.device()
         if key in self.flags and len(self.flags[key].sources) == FLAG_ROWS:
             _raise(self.read())
         if key not in self.flags:

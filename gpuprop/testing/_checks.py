@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._capture import capture
-from gpuprop._core.backend import Backend
+from gpuprop._core.backend import Backend, forget_choices
 from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import HALF, as_dtype, is_float
 from gpuprop._core.gradient import grad
 from gpuprop._core.graph import raw
 from gpuprop._core.mode import generic
-from gpuprop._core.ops import definitions, forget_choices
+from gpuprop._core.ops import definitions
 from gpuprop._core.registry import get_backend, use
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.tree import tree_map
