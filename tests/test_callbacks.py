@@ -399,6 +399,93 @@ def test_a_diverged_run_does_not_replace_a_checkpoint(tmp_path):
     assert path.read_bytes() == good
 
 
+def with_own_parameter():
+    """A trainer with momentum, whose model has a mask and whose optimizer a parameter of its own.
+    """
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    model.register_buffer("mask", gpuprop.tensor([-np.inf, 0.0]))
+    own = gpuprop.Parameter([1.0])
+
+    class Own(nn.Module):
+        def __init__(self):
+            self.scale = gpuprop.Parameter([1.0])
+
+        def forward(self, output, target):
+            return ((output - target) ** 2).mean() * (own * self.scale).sum()
+
+    loss = Own()
+    params = [*model.parameters(), *loss.parameters(), own]
+    t = Trainer(model, loss, optim.SGD(params, lr=0.01, momentum=0.9))
+    t.fit((np.ones((4, 3)), np.zeros((4, 2))), progress=False)
+    return t
+
+
+def saved_arrays():
+    """The paths of all floating-point arrays of model, loss and optimizer in a state."""
+    state = with_own_parameter().state_dict()
+    for part in ("model", "loss", "parameters"):
+        yield from ((part, name) for name, a in state[part].items() if a.dtype.kind == "f")
+    yield from (("state", i, name) for i, entry in state["optimizer"]["state"].items()
+                for name in entry)
+
+
+@pytest.mark.parametrize("path", [*saved_arrays()])
+def test_nan_anywhere_in_a_state_keeps_a_checkpoint(tmp_path, path):
+    t = with_own_parameter()
+    checkpoint = Checkpoint(tmp_path / "c.npz")
+    checkpoint._save(t)
+    good = checkpoint.path.read_bytes()
+    if path[0] == "state":
+        p = [*t.optimizer._params()][path[1]]
+        array = t.optimizer.state[p][path[2]]
+    else:
+        module = t._modules()[path[0]]
+        found = dict([*module.named_parameters(), *module.named_buffers()])
+        array = found[path[1]].data
+    array.reshape(-1)[0] = np.nan
+    with pytest.warns(UserWarning, match=f"diverged, {path[-1]} of"):
+        checkpoint._save(t)
+    assert checkpoint.path.read_bytes() == good
+
+
+def test_what_users_add_to_a_state(tmp_path):
+    """It works with arrays of any library, and is refused before the first step otherwise."""
+    class Own(Callback):
+        value = None
+
+        def state_dict(self):
+            return {"value": self.value, "list": [self.value, 1, "text", None]}
+
+        def load_state_dict(self, state):
+            self.value = state["value"]
+
+    def with_value(value, t=None):
+        t, callback = t or with_own_parameter(), Own()
+        callback.value = value
+        return t, callback
+
+    arrays = np.ones((4, 3)), np.zeros((4, 2))
+    for value in (gpuprop.ones(2), np.ones(2, "float32"), 1.5, "text"):
+        t, callback = with_value(value)
+        t.optimizer.param_groups[0]["mine"] = value
+        t.fit(arrays, progress=False, callbacks=[callback])
+        gpuprop.save(tmp_path / "c.npz", t.state_dict())
+        other, resumed = with_value(None)
+        other.load_state_dict(gpuprop.load(tmp_path / "c.npz"))
+        other.fit(arrays, progress=False, callbacks=[resumed])
+        for restored in (resumed.value, other.optimizer.param_groups[0]["mine"]):
+            np.testing.assert_array_equal(restored, gpuprop.asnumpy(value))
+    for value in (object(), {1, 2}, b"text", np.array([None]), 1j):
+        t, callback = with_value(value)
+        before = t.model.state_dict()
+        with pytest.raises(TypeError, match="Trainer: the state of Own"):
+            t.fit(arrays, progress=False, callbacks=[callback])
+        t.optimizer.param_groups[0]["mine"] = value
+        with pytest.raises(TypeError, match=r"Trainer: the options .*param_groups\[0\]"):
+            t.fit(arrays, progress=False)
+        assert repr(t.model.state_dict()) == repr(before)
+
+
 def test_states_that_do_not_fit():
     t, before = trainer(), trainer()
     for each in (t, before):

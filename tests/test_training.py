@@ -634,6 +634,14 @@ def test_invalid_arguments():
             trainer().fit(data(), callbacks=[callback])
 
 
+@pytest.mark.parametrize("batch", [[1.0, 2.0], [5, 1], ["text", 1], [None, 1], (1.0, 2.0)])
+def test_batches_of_numbers(batch):
+    t = trainer()
+    for call in (t.fit, t.evaluate, t.predict):
+        with pytest.raises(TypeError, match=r"a batch must hold arrays, got .*np.asarray"):
+            call([batch])
+
+
 # the values that each parameter accepts besides its type; all others of `BAD` must be refused
 BAD = {"none": None, "text": "abc", "object": object(), "negative": -1, "zero": 0, "number": 1.5,
        "nan": float("nan"), "bool": True, "class": nn.MSELoss, "integer": 3}

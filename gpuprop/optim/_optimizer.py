@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from gpuprop._core.arena import Arena, Segment, copy_all
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer
@@ -16,7 +14,7 @@ from gpuprop._core.instruments import optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
-from gpuprop._core.tensor import Parameter, Tensor, check_floating, mark_changed
+from gpuprop._core.tensor import Parameter, Tensor, asnumpy, check_floating, mark_changed
 from gpuprop.optim._fixed import Groups, State
 from gpuprop.optim._groups import Coefficients, Group, coefficient_function
 from gpuprop.optim._options import ADDED_LATER, SCHEDULED, checked_options
@@ -558,7 +556,11 @@ def check_no_ties(params: Iterable[Parameter]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """An option as Python numbers: Tensors, arrays and NumPy scalars are converted."""
+    """An option as Python numbers and NumPy arrays; Tensors with one element are numbers."""
     if isinstance(value, tuple | list):
         return type(value)(map(_plain, value))
-    return value.item() if isinstance(value, Tensor | np.generic | np.ndarray) else value
+    if not hasattr(value, "shape"):
+        return value
+    array = asnumpy(value)
+    is_number = array.size == 1 if isinstance(value, Tensor) else not array.ndim
+    return array.item() if is_number else array

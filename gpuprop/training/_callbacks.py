@@ -57,7 +57,10 @@ class Callback:
         return type(self).__name__
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: numbers, texts, arrays, and lists and dicts of them."""
+        """What a resumed run needs: numbers, texts, arrays, and lists and dicts of them.
+
+        Tensors and arrays of a device are saved, and given to `load_state_dict`, as NumPy arrays.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -246,7 +249,8 @@ class Checkpoint(Callback):
     With `monitor`, save only after an epoch that is the best so far in this column of the history.
 
     A run that has diverged does not replace the file: nothing is saved after an epoch whose loss is
-    NaN or infinite, or while the model has such weights.  A warning says so once.
+    NaN or infinite, or while the model, the loss or the optimizer's state has such values.  Buffers
+    may be infinite, as masks are.  A warning says so once.
     """
 
     def __init__(self, path: str | os.PathLike, monitor: str | None = None) -> None:
@@ -267,7 +271,7 @@ class Checkpoint(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         state = trainer.state_dict()
-        reason = _divergence(trainer, state["model"])
+        reason = _divergence(trainer, state)
         if reason is None:
             save(self.path, state)
         elif not self._has_warned:
@@ -276,8 +280,8 @@ class Checkpoint(Callback):
                  f"diverged, {reason}")
 
 
-def _divergence(trainer: Trainer, weights: Mapping[str, np.ndarray]) -> str | None:
-    """Where a run has NaN or infinite values: in its loss or its weights; None if nowhere."""
+def _divergence(trainer: Trainer, state: Mapping[str, Any]) -> str | None:
+    """Where a run has NaN or infinite values: in its loss or its state; None if nowhere."""
     loss = 0.0
     if trainer.steps_done:
         loss = trainer.running_loss()
@@ -285,10 +289,24 @@ def _divergence(trainer: Trainer, weights: Mapping[str, np.ndarray]) -> str | No
         loss = trainer.history[-1]["loss"]
     if not math.isfinite(loss):
         return f"its loss is {loss}"
-    for name, value in weights.items():
-        if is_float(value.dtype) and not np.isfinite(widened(value)).all():
-            return f"{name} of the model has values that are NaN or infinite"
+    for part, module in trainer._modules().items():
+        buffers = {name for name, _ in module.named_buffers()}
+        for name, value in state[part].items():
+            if not _is_sound(value, may_be_infinite=name in buffers):
+                return f"{name} of the {part} has values that are NaN or infinite"
+    for i, entry in state["optimizer"]["state"].items():
+        for name, value in entry.items():
+            if isinstance(value, np.ndarray) and not _is_sound(value):
+                return (f"{name} of parameter {i} in the optimizer has values that are NaN or "
+                        f"infinite")
     return None
+
+
+def _is_sound(value: np.ndarray, may_be_infinite: bool = False) -> bool:
+    if not is_float(value.dtype):
+        return True
+    wide = widened(value)
+    return not np.isnan(wide).any() if may_be_infinite else bool(np.isfinite(wide).all())
 
 
 class HistoryLogger(Callback):

@@ -153,6 +153,9 @@ class Evaluator:
         data = raw(value)
         if not hasattr(data, "shape"):
             data = np.asarray(data)
+            if not data.ndim:
+                raise TypeError(f"a batch must hold arrays, got {value!r}: convert the data, for "
+                                f"example with np.asarray(data)")
         return Tensor(place(data, self._place, self._dtype if is_float(data.dtype) else None))
 
 

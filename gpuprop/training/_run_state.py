@@ -12,7 +12,8 @@ import numpy as np
 
 from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.loading import as_entries
-from gpuprop._core.tree import tree_leaves
+from gpuprop._core.tensor import asnumpy
+from gpuprop._core.tree import tree_map
 from gpuprop.data._generators import generator_states, named_generators, prepare_generators
 from gpuprop.optim.lr_scheduler import LRScheduler
 from gpuprop.optim.lr_scheduler._base import PLAIN
@@ -87,7 +88,7 @@ class Fit:
 
     def state_dict(self, previous: dict[str, Any]) -> dict[str, Any]:
         """The states of the data and callbacks; those of absent callbacks are the previous ones."""
-        own = {key: {"state": callback.state_dict(),
+        own = {key: {"state": host_state(f"Trainer: the state of {key}", callback.state_dict()),
                      "generators": generator_states(named_generators(callback))}
                for key, callback in self.callbacks.items()}
         kept = {key: state for key, state in own.items() if any(state.values())}
@@ -126,6 +127,23 @@ class Fit:
             write()
 
 
+def host_state(what: str, state: Any) -> Any:
+    """A state with NumPy arrays in place of Tensors and arrays of a device.
+
+    Raises TypeError for what a file cannot hold.
+    """
+    def leaf(value: Any) -> Any:
+        if hasattr(value, "shape") and not isinstance(value, np.ndarray):
+            value = asnumpy(value)
+        as_instance(what, value, (bool, int, float, str, type(None), np.ndarray),
+                    "a state of numbers, texts and arrays")
+        if getattr(value, "dtype", np.dtype(bool)).hasobject:
+            raise TypeError(f"{what} has an array of objects: convert it to an array of numbers")
+        return value
+
+    return tree_map(leaf, state)
+
+
 def checked_fit_state(what: str, state: dict[str, Any]) -> dict[str, Any]:
     """A copy of the states of data and callbacks; raises if their form is wrong.
 
@@ -136,12 +154,8 @@ def checked_fit_state(what: str, state: dict[str, Any]) -> dict[str, Any]:
     as_entries(f"{what}: validation", state["validation"], ())
     for key, entry in as_entries(f"{what}: callbacks", state["callbacks"], ()).items():
         as_entries(f"{what}: callbacks: {key}", entry, ("state", "generators"), ())
-    for name, entry in state.items():
-        for leaf in tree_leaves(entry):
-            as_instance(f"{what}: {name}", leaf,
-                        (bool, int, float, str, type(None), np.ndarray, np.generic),
-                        "a state of numbers, texts and arrays")
-    return copy.deepcopy(state)
+    return copy.deepcopy({name: host_state(f"{what}: {name}", entry)
+                          for name, entry in state.items()})
 
 
 def schedule_state(scheduler: LRScheduler | None) -> dict[str, Any]:

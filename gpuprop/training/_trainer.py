@@ -38,6 +38,7 @@ from gpuprop.training._run_state import (
     Fit,
     by_key,
     checked_fit_state,
+    host_state,
     naming,
     prepare_schedule,
     schedule_state,
@@ -176,6 +177,7 @@ class Trainer(Evaluator):
             self._kept_buffers = [*self.model.buffers(), *self._loss_module.buffers()]
             self._captured_step = captured(self._step) if self.capture else self._step
             self._events.call("on_fit_start", self)
+            self._check_savable(fit)
             self._events.tell_remaining(self)
             while len(self.history) < self.last_epoch and not self._is_stopping:
                 self._train_epoch(fit, validation)
@@ -290,11 +292,18 @@ class Trainer(Evaluator):
             write()
         self._is_loaded = False
 
+    def _check_savable(self, fit: Fit) -> None:
+        """Raise TypeError if something that users add to the state of a run cannot be saved."""
+        fit.state_dict(self._last_fit)
+        for i, group in enumerate(self.optimizer.param_groups):
+            options = {name: value for name, value in group.items() if name != "params"}
+            host_state(f"Trainer: the options of the optimizer's param_groups[{i}]", options)
+
     def _end_fit(self, fit: Fit) -> None:
-        self._last_fit = fit.state_dict(self._last_fit)
+        self._fit = None
         self._last_callbacks = fit.callbacks
         self._last_iterator = fit.source.iterator()
-        self._fit = None
+        self._last_fit = fit.state_dict(self._last_fit)
 
     def _future_columns(self, callbacks: list[Callback], has_validation: bool) -> list[str]:
         """The columns that the history is going to have after the next epoch."""
