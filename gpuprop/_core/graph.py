@@ -208,14 +208,14 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
                         g = hook(g)
                 pullback = node.pullback
                 if type(pullback) is tuple:
-                    for edge, f in zip(node.edges, pullback, strict=True):
+                    for edge, f in zip(node.edges, pullback):  # noqa: B905 (equally long)
                         if edge is not None and f is not None:
                             d = f(g)
                             if d is not None:
                                 _send(node, edge, d, waiting, halves)
                 else:
                     grads = _checked_gradients(node, pullback(g))
-                    for edge, d in zip(node.edges, grads, strict=True):
+                    for edge, d in zip(node.edges, grads):  # noqa: B905 (equally long)
                         if edge is not None and d is not None:
                             _send(node, edge, d, waiting, halves)
             if not retain_graph:  # free the activations that the pullback holds

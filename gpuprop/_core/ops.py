@@ -155,7 +155,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
     n_required = max(spec.required, default=-1) + 1  # the first arrays
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
-    def record(args: tuple, constants: dict, has_options: Any) -> Any:
+    def record(args: tuple, constants: dict, has_options: bool, is_unchecked: bool) -> Any:
         arrays = []
         edges = []  # the node or leaf that receives the gradient of each array, or None
         wanted = 0  # the number of edges that are not None
@@ -195,7 +195,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
             cast_args = autocast_arguments(args, precision, mode.low)
             if cast_args is not None:
                 with Switch(low=None):
-                    return record(cast_args, constants, has_options)
+                    return record(cast_args, constants, has_options, is_unchecked)
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
             may_have_half = True
@@ -207,10 +207,10 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
                 arrays = promoted(arrays, operands)
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
-        if has_options:  # constants that are not known to be valid
+        if has_options or is_unchecked:  # a constant may be a Tensor
             if not TENSORS.isdisjoint(map(type, constants.values())):
                 refuse_tensors(spec.fn, label, constants)
-            if guards:
+            if is_unchecked:
                 check_guarded(label, guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)

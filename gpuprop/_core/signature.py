@@ -176,10 +176,8 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
 
 def _untested(names: Iterable[str], tests: Mapping[str, str]) -> str:
     """The expression that is false if each parameter is ``__default_name`` or passes its test."""
-    is_default = "{0} is __default_{0}".format
-    alternatives = [f"({tests[name]} or {is_default(name)})" if name in tests else is_default(name)
-                    for name in names]
-    return f"not ({' and '.join(alternatives) or True})"
+    alternatives = [f"({name} is __default_{name} or {tests.get(name, False)})" for name in names]
+    return f"not ({' and '.join(alternatives)})" if alternatives else "False"
 
 
 RECORD = "__record"  # names that no parameter has
@@ -194,8 +192,8 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
     arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `checks`
     has the check of a variadic parameter, by name.
 
-    With `tests`, expressions of the constants by name, `record` also gets False if each constant
-    is its default or passes its test, otherwise True.
+    With `tests`, expressions of some constants by name, `record` also gets whether another constant
+    is not its default, and whether one of these neither is its default nor passes its test.
     """
     body = unwrapped(fn)
     arrays = ", ".join(f"*({p.name} if type({p.name}) is list else {CHECKS}[{p.name!r}]({p.name}))"
@@ -212,7 +210,8 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
     if tests is not None:
         defaults_of = {p.name: p.default for p in params if not p.is_array}
         values |= {f"__default_{name}": default for name, default in defaults_of.items()}
-        result += f", {_untested(defaults_of, tests)}"
+        others = [name for name in defaults_of if name not in tests]
+        result += f", {_untested(others, {})}, {_untested(tests, tests)}"
     code = _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(values)).replace(
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)

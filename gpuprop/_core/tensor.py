@@ -96,7 +96,8 @@ class Tensor(Methods, Variable):
         >>> w.grad
         array([6.], dtype=float32)
         """
-        retain_graph = as_bool("backward: retain_graph", retain_graph)
+        if retain_graph is not False:
+            retain_graph = as_bool("backward: retain_graph", retain_graph)
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that requires no gradient: was it computed "
                                "inside no_grad(), or from tensors without requires_grad=True?")
