@@ -142,6 +142,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
     spec.is_op = True
     spec.precision = precision
     spec.half = half
+    spec.promotes = bool(promote)
     widens = half is None
     names = [p.name for p in spec.arrays]
     operands = [*map(names.index, names if promote is True else (promote or "").split())]

@@ -44,6 +44,7 @@ class Spec:
         self.is_op = False  # True for an op, False for a kernel
         self.precision: str | None = None  # the argument of `ops.op`
         self.half: str | None = None  # the argument of `ops.op`
+        self.promotes = False  # True if arrays are operands of one expression
         self._label = label or fn.__name__
         choices.append(self.chosen)
         if registered:

@@ -602,6 +602,8 @@ def masked_select(input: Any, mask: Any) -> Any:
 
 
 def masked_fill(input: Any, mask: Any, value: Any) -> Any:
+    if not isinstance(value, Plain) and input.array.dtype.kind in "iub":
+        value = input.array.dtype.type(value).item()
     return G.masked_fill(input, mask, value)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from gpuprop._core.arguments import NUMBERS
 from gpuprop._core.dialects import Dialect, dialects
 from gpuprop._core.dtypes import is_float
-from gpuprop._core.graph import Node
+from gpuprop._core.graph import Node, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.ops import recorded
 from gpuprop._core.tensor import Tensor as Plain
@@ -23,9 +26,10 @@ def finish(result: Any, args: tuple, spec: Any, edges: Sequence, arrays: Sequenc
     as_class(Tensor, result, spec, edges, arrays, constants)
     for t in result if type(result) is tuple else (result,):
         _note_memory(t, args)
-    if type(result) is not tuple and result.array.dtype == "float64":
-        return _in_default_dtype(result, args, constants)
-    return result
+    if type(result) is tuple or "dtype" in constants:
+        return result
+    dtype = _dtype(result.array.dtype, spec.promotes, args)
+    return result if dtype is result.array.dtype else result.astype(dtype)
 
 
 def as_class(cls: type, result: Any, spec: Any, edges: Sequence, arrays: Sequence,
@@ -59,15 +63,28 @@ def _note_memory(t: Any, args: tuple) -> None:
                 return
 
 
-def _in_default_dtype(t: Any, args: tuple, constants: dict) -> Any:
-    """`t`, in the default dtype if it is float64 only because its arguments were integers.
+def _dtype(dtype: Any, promotes: bool, args: tuple) -> Any:
+    """The dtype of a result in PyTorch, where NumPy gives it `dtype`.
 
-    NumPy's functions of integers, and arithmetic of integers and Python floats, are float64.
+    Floats made of integers have the default dtype; sums of unsigned integers are int64.  A 0-d
+    Tensor does not widen one with axes, unless it is of a higher kind: floats above integers.
     """
-    dtypes = [a.dtype for a in args if type(a) not in NUMBERS]
-    if any(map(is_float, dtypes)) or "dtype" in constants or default_dtype[0] == "float64":
-        return t
-    return t.astype(default_dtype[0])
+    kind = dtype.kind
+    if kind == "u" and dtype.itemsize == 8:
+        return np.dtype("int64")
+    arrays = [a for a in args if type(a) not in NUMBERS]
+    if kind == "f" and dtype.itemsize == 8 and not any(is_float(a.dtype) for a in arrays):
+        return np.dtype(default_dtype[0])
+    if promotes and kind != "b" and len({a.dtype for a in arrays}) > 1:
+        rank = max(_rank(a.dtype) for a in arrays)
+        highest = {a.dtype for a in arrays if _rank(a.dtype) == rank and raw(a).ndim}
+        if highest:
+            return functools.reduce(np.promote_types, highest)
+    return dtype
+
+
+def _rank(dtype: Any) -> int:
+    return 2 if is_float(dtype) else int(dtype.kind in "iu")
 
 
 class Inner(Plain):
