@@ -205,6 +205,52 @@ def test_layers_that_write_their_buffers(backend):
                 np.testing.assert_array_equal(a, e)
 
 
+LAYERS_WITH_STATISTICS = [n for n in nn.__all__ if n.startswith(("BatchNorm", "InstanceNorm"))]
+
+
+@pytest.mark.parametrize("held", ["array", "view"])
+@pytest.mark.parametrize("buffer", ["running_mean", "running_var"])
+@pytest.mark.parametrize("name", LAYERS_WITH_STATISTICS)
+def test_running_statistics_in_a_graph(backend, name, buffer, held):
+    if held == "view" and backend.name == "strict":
+        return  # its views do not refer to the array that they are views of
+    layer = getattr(nn, name)(3, track_running_stats=True)
+    x = gpuprop.ones(4, 3, *[2] * int(name[-2]))
+    w = Parameter(np.ones(3, "float32"))
+    statistics = getattr(layer, buffer)
+    y = (w * (statistics if held == "array" else statistics[...])).sum()
+    layer(x)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        y.backward()
+
+
+@pytest.mark.parametrize("name", LAYERS_WITH_STATISTICS)
+def test_running_statistics_that_no_graph_holds(backend, name):
+    """Training declares no writes then: each would make the next backward look for its array."""
+    layer = getattr(nn, name)(3, affine=True, track_running_stats=True)
+    x = gpuprop.ones(4, 3, *[2] * int(name[-2]))
+    before = graph._last_write
+    for _ in range(2):
+        (layer(x) ** 2).sum().backward()
+    assert graph._last_write == before
+
+
+@pytest.mark.parametrize("change", [
+    lambda p: nn.utils.clip_grad_norm_([p], 0.1),
+    lambda p: nn.utils.clip_grads_with_norm_([p], 0.1, gpuprop.tensor(1.0)),
+    lambda p: nn.utils.clip_grad_value_([p], 0.1),
+    lambda p: optim.SGD([p]).zero_grad(set_to_none=False),
+])
+def test_a_gradient_in_a_graph(backend, change):
+    p = Parameter(backend.asarray(np.ones(3, "float32")))
+    (p * p).sum().backward()
+    w = Parameter(backend.asarray(np.ones(3, "float32")))
+    y = (w * Tensor(p.grad)).sum()
+    change(p)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        y.backward()
+
+
 def test_weights_that_an_embedding_scales(backend):
     embedding = nn.Embedding(3, 2, max_norm=0.5)
     embedding.weight.data[...] = 3.0

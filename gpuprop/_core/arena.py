@@ -21,7 +21,7 @@ import numpy as np
 
 from gpuprop._core.backend import BackendMismatchError
 from gpuprop._core.dtypes import compute_dtype, is_real
-from gpuprop._core.graph import extent, raw
+from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 
@@ -361,7 +361,9 @@ class Arena:
 
 def gradient_arrays(parameters: Iterable[Tensor],
                     flat: bool = True) -> tuple[list[Any], list[Arena]]:
-    """The gradients in as few arrays as possible, to be modified in place, and their arenas.
+    """The gradients in as few arrays as possible, and their arenas.
+
+    The caller modifies the arrays in place: backward through earlier uses of them raises.
 
     Adjacent gradients of an arena form one flat array, which includes the padding.  With
     ``flat=False`` every gradient is a separate array without padding, and the list of arenas is
@@ -382,4 +384,6 @@ def gradient_arrays(parameters: Iterable[Tensor],
             indices.setdefault(arena, set()).add(arena.index_of_grad[id(g)])
     for arena, members in indices.items():
         arrays += arena.grad_runs(members)
+    for array in arrays:
+        written(extent(raw(array)))
     return arrays, list(indices)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gpuprop.functional as F
+from gpuprop._core.graph import extent, written
 from gpuprop._core.options import checks_options
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Parameter, Tensor
@@ -160,6 +162,16 @@ class ChannelNorm(AffineLayer):
         self.register_buffer("running_var", variance)
         self.register_buffer("num_batches_tracked", batches)
 
+    def _declare_update(self) -> None:
+        """Declare that running statistics are written, if a graph may hold their arrays.
+
+        Each array has two references, of its Tensor and of the call, unless something else holds
+        it.  To declare every update would make every backward look for it.
+        """
+        for buffer in (self.running_mean, self.running_var):
+            if buffer is not None and sys.getrefcount(buffer.array) > 2:
+                written(extent(buffer.array))
+
     def reset_running_stats(self) -> None:
         """Set the running mean to 0, the running variance to 1 and the number of batches to 0."""
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1),
@@ -196,6 +208,7 @@ class BatchNorm(ChannelNorm):
         if self.training and not self.track_running_stats:
             mean = variance = None
         elif self.training and self.num_batches_tracked is not None:
+            self._declare_update()
             cumulative = count_batch(self.num_batches_tracked)  # 1 / batches
             momentum = cumulative if momentum is None else momentum
         use_batch_stats = self.training or mean is None
@@ -263,6 +276,8 @@ class InstanceNorm(ChannelNorm):
                 raise ValueError(message)
             warnings.warn(f"{message}; num_features is not used, because affine=False",
                           stacklevel=2)
+        if self.training and self.track_running_stats:
+            self._declare_update()
         use_input_stats = self.training or not self.track_running_stats
         y = F.instance_norm(x, self.running_mean, self.running_var, self.weight, self.bias,
                             use_input_stats, self.momentum or 0.0, self.eps)

@@ -433,7 +433,8 @@ class Trainer(Evaluator):
         self._interrupt.raise_pending()
         undo = [g._snapshot() for g in {**self._kept_generators, **generators}.values()]
         kept = [] if self._backend.records else self._kept_buffers
-        buffers = [(b, b.array, b.array.copy()) for b in kept]
+        # without a reference to the arrays, which would mean that a graph may hold them
+        buffers = [(b, id(b.array), b.array.copy()) for b in kept]
         try:
             with self._interrupt.allowed():
                 yield
@@ -441,9 +442,11 @@ class Trainer(Evaluator):
             self.scaler._optimizers.clear()
             for each in undo:
                 each()
-            for buffer, array, values in buffers:
-                array[...] = values
-                buffer.array = array
+            for buffer, number, values in buffers:
+                if id(buffer.array) == number:
+                    buffer.array[...] = values
+                else:  # the step has assigned another array
+                    buffer.array = values
             raise
 
     def _step(self, *group: tuple) -> list:
