@@ -1,4 +1,4 @@
-"""Wrong arguments of every public function: a call succeeds or names what is wrong.
+"""Wrong arguments of every public function and method: a call succeeds or names what is wrong.
 
 Each argument of a valid call is replaced in turn by values that it hardly takes.
 """
@@ -16,6 +16,7 @@ import pytest
 
 import gpuprop
 import gpuprop.functional as F
+from gpuprop.nn import utils
 from gpuprop.testing import all_rows
 
 WRONG = {"None": None, "text": "text", "object": object(), "-1": -1, "nan": math.nan,
@@ -23,7 +24,15 @@ WRONG = {"None": None, "text": "text", "object": object(), "-1": -1, "nan": math
 REFUSALS = (TypeError, ValueError, IndexError, OverflowError, MemoryError, RuntimeError)
 RAW = re.compile(r"object has no attribute|object is not|'NoneType'|unsupported operand|has no len|"
                  r"must be an iterable|missing \d required|unexpected keyword")
-OTHER_NAMES = {"abs": "absolute", "true_divide": "divide", "mod": "remainder"}  # the same function
+OTHER_NAMES = {  # in messages, of the function that does the work
+    "abs": "absolute", "true_divide": "divide", "mod": "remainder", "tensor": "tensor|dtype",
+    "value_and_grad": "(value_and_)?grad", "manual_seed": "Generator", "use": "backend|device",
+    "set_default_backend": "backend|device", "to": "backend|device|dtype", "permute": "transpose",
+    "view": "view|reshape", "view_as": "reshape_as", "repeat_interleave": "repeat",
+    "expand": "expand|broadcast_to", "__getitem__": "indices|index",
+    "summary": "summary|linear|zeros",
+    **dict.fromkeys(("copy_", "fill_", "__setitem__"), "write|broadcast|indices|index"),
+}
 SECONDS = 5  # a call that takes longer hangs
 
 
@@ -56,7 +65,7 @@ def check(name, argument, call):
         return
     message = str(refused)
     assert not RAW.search(message), message
-    assert re.search(rf"\b{OTHER_NAMES.get(name, name)}\b", message), message
+    assert re.search(rf"\b({OTHER_NAMES.get(name, name)})\b", message), message
     if isinstance(refused, TypeError):
         assert argument in message, message
 
@@ -92,6 +101,133 @@ def test_functions(name, row):
                 check(name, argument, lambda g=given: row.op(**g))
 
 
+T = gpuprop.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+A = T.numpy()
+WITHOUT_ROWS = {  # valid calls of the functions that no row calls
+    "alibi_slopes": (F.alibi_slopes, {"num_heads": 2}),
+    **{name: (getattr(F, name), {"input": np.ones((1, 2, 3)), "p": 0.5, "training": True,
+                                 "inplace": False, "rng": None})
+       for name in ("alpha_dropout", "dropout1d", "feature_alpha_dropout")},
+    "dropout2d": (F.dropout2d, {"input": np.ones((1, 2, 3, 3)), "p": 0.5, "training": True}),
+    "dropout3d": (F.dropout3d, {"input": np.ones((1, 2, 3, 3, 3)), "p": 0.5, "training": True}),
+    "arange": (gpuprop.arange, {"start": 1, "stop": 5, "step": 2, "dtype": "int64",
+                                "device": None}),
+    "linspace": (gpuprop.linspace, {"start": 0, "stop": 1, "num": 3, "dtype": "float32",
+                                    "device": None}),
+    "eye": (gpuprop.eye, {"n": 2, "m": 3, "dtype": "float32", "device": None}),
+    "full": (gpuprop.full, {"shape": (2, 3), "value": 1.0, "dtype": None, "device": None,
+                            "requires_grad": False}),
+    **{name: (lambda shape, name=name, **options: getattr(gpuprop, name)(shape, **options),
+              {"shape": (2, 3), "dtype": "float32", "device": None, "requires_grad": False})
+       for name in ("zeros", "ones", "empty")},
+    **{name: (getattr(gpuprop, name), {"x": A, "dtype": None})
+       for name in ("zeros_like", "ones_like")},
+    "full_like": (gpuprop.full_like, {"x": A, "value": 1.0, "dtype": None}),
+    "tensor": (gpuprop.tensor, {"value": A, "dtype": None, "requires_grad": False}),
+    "asnumpy": (gpuprop.asnumpy, {"value": T}),
+    "from_dlpack": (gpuprop.from_dlpack, {"x": A}),
+    "get_array_module": (lambda values: gpuprop.get_array_module(values), {"values": A}),
+    "autocast": (gpuprop.autocast, {"dtype": "bfloat16", "enabled": True}),
+    "grad": (gpuprop.grad, {"f": gpuprop.sum, "argnum": 0}),
+    "value_and_grad": (gpuprop.value_and_grad, {"f": gpuprop.sum, "argnum": 0}),
+    "capture": (gpuprop.capture, {"step": lambda x: x}),
+    "debug": (gpuprop.debug, {"nan": False}),
+    "summary": (lambda model, input_shapes, dtype=None: gpuprop.summary(
+        model, input_shapes, dtype=dtype),
+        {"model": gpuprop.nn.Linear(3, 2), "input_shapes": (1, 3), "dtype": None}),
+    "load": (gpuprop.load, {"path": "no_such_file.npz"}),
+    "manual_seed": (gpuprop.manual_seed, {"seed": 0}),
+    "set_default_backend": (gpuprop.set_default_backend, {"name": "numpy", "device": None}),
+    "use": (lambda name, device: gpuprop.use(name, device=device),
+            {"name": "numpy", "device": None}),
+    "verify": (gpuprop.verify, {"make_run": lambda: None, "steps": 1, "seed": 0}),
+    "clip_grad_norm_": (utils.clip_grad_norm_, {
+        "parameters": [T], "max_norm": 1.0, "norm_type": 2.0, "error_if_nonfinite": False}),
+}
+NO_ARGUMENTS = {"backends", "generic", "is_grad_enabled", "no_sync", "show_config"}
+DECORATORS = {"enable_grad", "kernel", "no_grad", "op", "pointwise"}  # tests of their own
+WRITES = {"save"}
+
+
+def test_every_function_has_a_call():
+    known = {p.values[0] for p in functions_with_rows()} | {*WITHOUT_ROWS}
+    missing = {name for package in (F, gpuprop) for name in package.__all__
+               if inspect.isfunction(getattr(package, name))}
+    assert missing - known == NO_ARGUMENTS | DECORATORS | WRITES
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", WITHOUT_ROWS)
+def test_functions_without_rows(name, restored_backend):
+    function, valid = WITHOUT_ROWS[name]
+    for argument in valid:
+        for wrong in WRONG.values():
+            check(name, argument, lambda a=argument, w=wrong: function(**{**valid, a: w}))
+
+
+@pytest.fixture
+def restored_backend():
+    yield
+    gpuprop.set_default_backend("numpy")
+
+
+# ---- methods of Tensor that are not simply one of these functions --------------------------------
+
+METHODS = {  # name -> valid calls: positional arguments
+    "__getitem__": [(0,), ((0, slice(1)),)],
+    "__setitem__": [(0, 1.0)],
+    "argsort": [(0, True)],
+    "backward": [(A, False)],
+    "copy_": [(A,)],
+    "cuda": [],
+    "expand": [(2, 3), ((2, 3),)],
+    "expand_as": [(A,)],
+    "fill_": [(1.0,)],
+    "flip": [(0,), ((0, 1),)],
+    "permute": [(1, 0), ((1, 0),)],
+    "register_hook": [(lambda g: g,)],
+    "repeat": [],
+    "repeat_interleave": [(2, 0)],
+    "requires_grad_": [(True,)],
+    "reshape": [(3, 2), ((3, 2),)],
+    "reshape_as": [(A,)],
+    "sort": [],
+    "split": [(1, 0), ([1, 1], 0)],
+    "to": [("numpy", "float64")],
+    "transpose": [(1, 0), ((1, 0),)],
+    "type_as": [(T,)],
+    "view": [(3, 2), ((3, 2),)],
+    "view_as": [(A,)],
+    "where": [(A > 1, 0.0)],
+}
+PRIVATE = {"receive"}
+
+
+def test_every_method_has_a_call():
+    functions = {id(inspect.unwrap(getattr(package, name)))
+                 for package in (F, gpuprop) for name in package.__all__
+                 if inspect.isfunction(getattr(package, name))}
+    own = {name for name in dir(gpuprop.Tensor) if not name.startswith("_")
+           and inspect.isfunction(method := getattr(gpuprop.Tensor, name))
+           and id(inspect.unwrap(method)) not in functions
+           and len(inspect.signature(method).parameters) > 1}
+    assert own - PRIVATE == METHODS.keys() - {"__getitem__", "__setitem__"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", METHODS)
+def test_methods(name):
+    for valid in METHODS[name]:
+        for i in range(len(valid)):
+            for wrong in WRONG.values():
+                t = gpuprop.tensor(A, requires_grad=name == "backward")
+                given = (*valid[:i], wrong, *valid[i + 1:])
+                check(name, "", lambda t=t, g=given: getattr(t, name)(*g))
+
+
+# ---- examples ------------------------------------------------------------------------------------
+
+
 X = np.ones((1, 2, 4, 4), "float32")
 LABELS = np.array([0, 1])
 
@@ -115,14 +251,44 @@ LABELS = np.array([0, 1])
     (lambda: gpuprop.einsum("ij", [1.0]), r"einsum\(\): operands\[0\] must be a Tensor"),
     (lambda: gpuprop.exp(10**30), "exp.*: 'x' is 1000.*0, which needs more than 64 bits"),
     (lambda: gpuprop.pad(X, "text"), "pad: pad_width must be an integer, a pair .* got 'text'"),
-    (lambda: gpuprop.mean(X, axis=5), r"mean\(x: float32 \(1, 2, 4, 4\), axis: 5\): axis 5 is out"),
+    (lambda: gpuprop.mean(X, axis=5), r"mean\(x: float32 \(1, 2, 4, 4\), axis: 5\): axis 5 is"),
     (lambda: gpuprop.reshape([X], (2,)), "reshape.*: 'x' must be a Tensor, an array or a number"),
-    (lambda: F.softmax(X, 9), r"softmax\(input: float32 \(1, 2, 4, 4\), dim: 9\): axis 9 is out"),
-    (lambda: F.adaptive_avg_pool2d(X, 10**30), r"adaptive_avg_pool2d\(.*output_size: 10+"),
+    (lambda: F.softmax(X, 9), r"softmax\(input: float32 \(1, 2, 4, 4\), dim: 9\): axis 9 is"),
+    (lambda: F.adaptive_avg_pool2d(X, 10**30), "adaptive_avg_pool2d: the output size .*more than"),
 ])
 def test_messages(call, message):
     with pytest.raises((TypeError, ValueError, IndexError, OverflowError), match=message):
         call()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: F.grid_sample(X.astype("uint8"), X[..., :2]), "grid_sample: input must be floating.*"
+                                                           "input.astype"),
+    (lambda: utils.clip_grad_norm_(gpuprop.nn.Linear(2, 2), 1.0), r"write model.parameters\(\)"),
+    (lambda: utils.clip_grad_norm_([1.0], 1.0), "clip_grad_norm_: parameters must be Tensors, got"),
+    (lambda: gpuprop.full((2,), None), "full: value must be a real number, got None"),
+    (lambda: gpuprop.arange(0, "5"), "arange.*: stop must be a finite number, got '5'"),
+    (lambda: gpuprop.zeros(2, -1), r"zeros.*: the shape\[1\] must be .* at least 0, got -1"),
+    (lambda: T.expand_as(5), r"expand_as\(\): other must be a Tensor or an array, not int"),
+    (lambda: T.split(0), "split: size must be an integer of at least 1, got 0"),
+    (lambda: T.detach().fill_("1.5"), "value to write must be a number or an array, got '1.5'"),
+    (lambda: T.to("text"), "unknown backend 'text'"),
+    (lambda: F.interpolate(X, 10**10), "interpolate: the output size .* more than any memory"),
+])
+def test_messages_of_functions_and_methods(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_other_ways_to_call():
+    """PyTorch's names, and arrays as shapes."""
+    assert gpuprop.zeros(np.array([2, 3])).shape == (2, 3)
+    assert gpuprop.full(np.array([2, 3]), 1).shape == (2, 3)
+    np.testing.assert_array_equal(gpuprop.stack([A, A], dim=1), np.stack([A, A], axis=1))
+    np.testing.assert_array_equal(gpuprop.concatenate([A, A], dim=1), np.hstack([A, A]))
+    p = gpuprop.tensor([3.0, -4.0], requires_grad=True)
+    (p * p).sum().backward()
+    assert utils.clip_grad_norm_([p], 1.0, norm_type="inf").item() == 8
 
 
 def test_einsum_takes_a_list():

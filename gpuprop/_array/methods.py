@@ -25,10 +25,15 @@ from gpuprop._array import (
     reduction,
 )
 from gpuprop._array import shape as shapes
+from gpuprop._array.scatter import normalize_axis
 from gpuprop._core.backend import MULTI_DEVICE, BackendMismatchError
+from gpuprop._core.checks import as_integer
+from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.failures import no_array_error
 from gpuprop._core.graph import Node, raw
 from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.options import as_sizes
 from gpuprop._core.placement import on_device_of, place, place_of, write
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Parameter, Tensor
@@ -96,6 +101,12 @@ def _augmented(sign: str, fn: Any) -> Method:
 
 def _cast(dtype: str) -> Method:
     return lambda self: shapes.astype(self, dtype)
+
+
+def _shape_of(name: str, other: Any) -> Any:
+    if not hasattr(other, "shape"):
+        raise no_array_error(f"{name}()", "other", other)
+    return other.shape
 
 
 def _sequence(args: tuple) -> Any:
@@ -400,11 +411,13 @@ class Methods:
     topk: Callable[..., tuple[Tensor, Tensor]] = _axes(reduction.topk)
 
     @_axes
+    @checks_arguments
     def argsort(self: Any, axis: builtins.int = -1, descending: Any = False,
                 stable: builtins.bool = True) -> Tensor:
         """The indices that sort in ascending or descending order along an axis; always stable."""
         if descending is True:  # a string is NumPy's second argument, `kind`
-            return reduction.topk(self, self.shape[axis], axis)[1]
+            n = self.shape[normalize_axis(self, as_integer("argsort: axis", axis))]
+            return reduction.topk(self, n, axis)[1]
         return reduction.argsort(self, axis)
 
     def sort(self: Any, *_: Any, **__: Any) -> NoReturn:
@@ -454,7 +467,7 @@ class Methods:
 
     def transpose(self: Any, *axes: Any) -> Tensor:
         """The tensor with its axes in the given order, or reversed."""
-        if len(axes) == 2 and (self.ndim != 2 or axes[0] % 2 == 0):
+        if len(axes) == 2 and (self.ndim != 2 or axes[0] in (0, -2)):
             given = f"{axes[0]}, {axes[1]}"
             raise TypeError(f"t.transpose({given}) is ambiguous: it exchanges two axes in PyTorch "
                             f"and takes all {self.ndim} in NumPy; write t.swapaxes({given}), or "
@@ -504,14 +517,17 @@ class Methods:
                             f"or t.repeat(n, axis=...) or t.repeat_interleave(n, dim) for elements")
         return shapes.repeat(self, repeats[0], axis)
 
+    @checks_arguments
     def split(self: Any, size: Any, dim: builtins.int = 0) -> Tensors:
         """PyTorch's `split`: a tuple of parts of one size, or of the listed sizes.
 
         The last part is smaller if one size does not divide the axis.  `gpuprop.split` is NumPy's.
         """
-        n = self.shape[dim]
+        n = self.shape[normalize_axis(self, as_integer("split: dim", dim))]
         if isinstance(size, builtins.int | np.integer):
+            size = as_integer("split: size", size, 1)
             return shapes.split(self, list(range(size, n, size)), dim)
+        size = as_sizes("split: size", size, 0)
         if builtins.sum(size) != n:
             raise ValueError(f"split: sizes {list(size)} do not add up to {n}, the size of axis "
                              f"{dim}")
@@ -519,7 +535,7 @@ class Methods:
 
     def expand(self: Any, *sizes: Any) -> Tensor:
         """Broadcast to these sizes, as a view; -1 keeps a size."""
-        sizes = _sequence(sizes)
+        sizes = as_sizes("expand: sizes", _sequence(sizes))
         new = len(sizes) - self.ndim
         if -1 in sizes[:max(new, 0)]:
             raise ValueError(f"expand: -1 keeps the size of an axis, but axis {sizes.index(-1)} of "
@@ -529,11 +545,11 @@ class Methods:
 
     def expand_as(self: Any, other: Any) -> Tensor:
         """Broadcast to the shape of `other`, as a view."""
-        return shapes.broadcast_to(self, other.shape)
+        return shapes.broadcast_to(self, _shape_of("expand_as", other))
 
     def reshape_as(self: Any, other: Any) -> Tensor:
         """The same elements in the shape of `other`."""
-        return shapes.reshape(self, other.shape)
+        return shapes.reshape(self, _shape_of("reshape_as", other))
 
     view_as = reshape_as
 
@@ -612,6 +628,7 @@ class Methods:
 
     def type_as(self: Any, other: Any) -> Tensor:
         """The tensor with the device and dtype of `other`."""
+        _shape_of("type_as", other)
         return self.to(other)
 
     def cpu(self: Any) -> Tensor:

@@ -276,20 +276,21 @@ def _check_arrays(name, arrays):
         raise TypeError(f"{name}: arrays must be a sequence of at least one array, without numbers")
 
 
-def _joining(arrays: Iterable[Any], axis: int = 0) -> Any:
+def _joining(arrays: Iterable[Any], axis: int = 0, *, dim: int | None = None) -> Any:
     """The signature of `concatenate` and `stack`, for type checkers."""
 
 
 @called_as(_joining)
 @op(promote=True, half="exact")
-def concatenate(xp, *arrays: Array, axis: int = 0):
-    """A sequence of arrays joined along an existing axis.
+def concatenate(xp, *arrays: Array, axis: int = 0, dim: int | None = None):
+    """A sequence of arrays joined along an existing axis; `dim` is PyTorch's name for `axis`.
 
     >>> import gpuprop
     >>> gpuprop.concatenate([gpuprop.zeros((2, 3)), gpuprop.ones((2, 1))], axis=1).tolist()
     [[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]
     """
     _check_arrays("concatenate", arrays)
+    axis = axis if dim is None else dim
     leading = (slice(None),) * normalize_axis(arrays[0], axis)
     sizes = [a.shape[axis] for a in arrays]
 
@@ -302,14 +303,15 @@ def concatenate(xp, *arrays: Array, axis: int = 0):
 
 @called_as(_joining)
 @op(promote=True, half="exact")
-def stack(xp, *arrays: Array, axis: int = 0):
-    """A sequence of arrays of equal shape joined along a new axis.
+def stack(xp, *arrays: Array, axis: int = 0, dim: int | None = None):
+    """A sequence of arrays of equal shape joined along a new axis; `dim` is PyTorch's `axis`.
 
     >>> import gpuprop
     >>> gpuprop.stack([gpuprop.zeros(2), gpuprop.ones(2)], axis=1).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
     _check_arrays("stack", arrays)
+    axis = axis if dim is None else dim
     leading = (slice(None),) * (axis % (arrays[0].ndim + 1))
 
     def pullback(i):

@@ -145,9 +145,9 @@ def _listing(error: Exception, caller: str, fn: Callable,
     """`error` with the call before its text, unless this starts with the name of the function."""
     kind = next((kind for kind in KINDS if isinstance(error, kind)), None)
     is_plain = type(error).__module__.partition(".")[0] in ("builtins", "numpy")
-    public = sys.modules[public_module(module_of(fn))]
-    if (kind is None or not is_plain or re.match(rf"{caller}\b", str(error))
-            or fn.__name__ not in public.__all__):
+    public = getattr(sys.modules.get(public_module(module_of(fn))), "__all__", ())
+    is_public = fn.__name__ in public or "." in fn.__qualname__  # a method
+    if kind is None or not is_plain or not is_public or re.match(rf"{caller}\b", str(error)):
         return None
     parameters = _parameters(fn)
     given = ", ".join(f"{name}: {_text(value)}" for name, value in arguments.items()

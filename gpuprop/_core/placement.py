@@ -48,6 +48,8 @@ def write(array: Any, value: Any, key: Any = ...) -> None:
         if isinstance(value, np.ndarray):
             value = as_supported("the values to write", value)
             value = backend.asarray(value, array.dtype)
+        elif not isinstance(value, int | float) and not hasattr(value, "shape"):
+            raise TypeError(f"the value to write must be a number or an array, got {value!r}")
         array[key] = backend.asarray(value) if type(value) is backend.array_type else value
     written(extent(array))
 

@@ -117,7 +117,10 @@ def pointwise_op(fn: Any = None, *, precision: str | None = None, promote: bool 
 
     def of_integers(arrays: list, constants: dict) -> list:
         constants = completed(constants)
-        results = result_types(functools.partial(fn, **constants), arrays)
+        try:
+            results = result_types(functools.partial(fn, **constants), arrays)
+        except TypeError:  # such as -x of bools: the call raises it with the name of the op
+            return arrays
         if any(map(is_float, results)):
             return in_float64(arrays)
         dtype = next(a.dtype for a in arrays if hasattr(a, "dtype"))

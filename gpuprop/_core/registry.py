@@ -420,7 +420,8 @@ def on_host() -> contextlib.AbstractContextManager[Backend]:
 def parse_backend(name: str, device: int | None = None) -> tuple[Backend, int | None]:
     """The backend and the device index, if any, that a name such as "cuda:1" or "auto" means."""
     if not isinstance(name, str):
-        raise TypeError(f"expected the name of a backend, a str, got {type(name).__name__}")
+        raise TypeError(f"a backend or device must be a name, such as 'cpu' or 'cuda:0', "
+                        f"got {name!r}")
     if device is not None and type(device) is not int:
         raise TypeError(f"expected the number of a device, an int, got {device!r}")
     backend_name, colon, number = name.partition(":")

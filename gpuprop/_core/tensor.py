@@ -351,13 +351,13 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
         if isinstance(value, np.ndarray):
             value = get_backend(HOST).asarray(value)  # raises for masked arrays
         else:
-            value = _converted(value)
+            value = _converted("tensor: value", value)
             if dtype is not None:
                 check_elements("tensor: a number", value, as_dtype(dtype))
             dtype = "float32" if dtype is None and value.dtype == "float64" else dtype
     else:
         backend = backend_of(value)
-    value = as_supported("tensor: the array", value)
+    value = as_supported("tensor: value", value)
     with on_device_of((value,)):
         data = backend.asarray(value, None if dtype is None else as_dtype(dtype))
         if data is value or getattr(data, "base", None) is not None:
@@ -365,16 +365,16 @@ def tensor(value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor
     return Tensor(data, as_bool("tensor: requires_grad", requires_grad))
 
 
-def _converted(value: Any) -> np.ndarray:
+def _converted(what: str, value: Any) -> np.ndarray:
     """A number, or nested lists of numbers, as a NumPy array."""
     try:
         array = np.asarray(value)
     except ValueError as error:  # lists of different lengths
-        raise ValueError(f"tensor: the lists have no common shape: pad them to one length, for "
+        raise ValueError(f"{what}: the lists have no common shape: pad them to one length, for "
                          f"example with nn.utils.rnn.pad_sequence: {error}") from error
     if array.dtype.kind == "O":
         kinds = sorted({type(x).__name__ for x in array.flat if not isinstance(x, int | float)})
-        raise TypeError(f"tensor: expected an array, a number or lists of numbers, got "
+        raise TypeError(f"{what} must be an array, a number or lists of numbers, got "
                         f"{', '.join(kinds) or 'integers beyond 64 bits'}")
     return array
 
@@ -387,6 +387,9 @@ def from_dlpack(x: Any) -> Tensor:
     tensors that require a gradient.
     """
     array = adopt(x)
+    if not hasattr(array, "shape"):
+        raise TypeError(f"from_dlpack: x must be an array of another library, got {x!r}: convert "
+                        f"it with gpuprop.tensor(...)")
     with on_device_of((array,)):
         return Tensor(backend_of(array).asarray(array))
 
@@ -458,7 +461,8 @@ def _as_gradient(root: Tensor, gradient: Any) -> Any:
     here = place_of(raw(root))
     with on_device_of((root,)):
         if not hasattr(gradient, "shape") or isinstance(gradient, np.generic):
-            gradient = backend_of(raw(root)).asarray(gradient, root.dtype)
+            host = as_supported("backward: gradient", _converted("backward: gradient", gradient))
+            gradient = backend_of(raw(root)).asarray(host, root.dtype)
         elif place_of(raw(gradient)) != here:
             raise BackendMismatchError(
                 f"backward(gradient): the tensor is on {here!r} and its gradient on "

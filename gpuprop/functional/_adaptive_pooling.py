@@ -25,6 +25,7 @@ from gpuprop.functional._pooling import (
 from gpuprop.functional._windows import (
     Sizes,
     as_batch,
+    check_memory,
     int_tuple,
 )
 from gpuprop.random import NOISE, Generator, default_generator
@@ -70,7 +71,9 @@ def adaptive_counts(name: str, output_size: Any, space: Sequence[int]) -> tuple[
         raise ValueError(f"{name}: output_size must be an int, None or a sequence of length {n}, "
                          f"not {output_size!r}")
     sizes = [length if count is None else count for count, length in zip(given, space, strict=True)]
-    return int_tuple(name, "output_size", sizes, n, least=0)
+    counts = int_tuple(name, "output_size", sizes, n, least=0)
+    check_memory(name, counts)
+    return counts
 
 
 def equal_window_size(space: Sequence[int], counts: Sequence[int]) -> tuple[int, ...] | None:

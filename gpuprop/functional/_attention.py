@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpuprop._core.checks import as_number
+from gpuprop._core.checks import as_integer, as_number
 from gpuprop._core.composed import checks_arguments
 from gpuprop._core.dtypes import cast, compute_dtype, is_float, largest
 from gpuprop._core.ops import op
@@ -421,6 +421,7 @@ def scaled_dot_product_attention(
     return y
 
 
+@checks_arguments
 def alibi_slopes(num_heads: int) -> Tensor:
     """The slopes of ALiBi, (num_heads,) in float32, for `scaled_dot_product_attention`.
 
@@ -433,8 +434,7 @@ def alibi_slopes(num_heads: int) -> Tensor:
     >>> F.alibi_slopes(4).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625]
     """
-    if num_heads < 1:
-        raise ValueError(f"alibi_slopes: num_heads must be 1 or more, got {num_heads}")
+    as_integer("alibi_slopes: num_heads", num_heads, 1, 2**16)
     n = 1 << num_heads.bit_length() - 1
     slopes = [2 ** (-8 * i / n) for i in range(1, n + 1)]
     slopes += [2 ** (-4 * i / n) for i in range(1, 2 * (num_heads - n), 2)]

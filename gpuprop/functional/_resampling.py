@@ -20,6 +20,7 @@ from gpuprop._core.mode import is_autocasting
 from gpuprop._core.namespace import namespace
 from gpuprop._core.ops import op
 from gpuprop._core.signature import Array
+from gpuprop.functional._windows import check_memory
 
 # ---- shuffles of channels and pixels ------------------------------------------------------------
 
@@ -261,6 +262,7 @@ def interpolate(input: Array, size: int | Sequence[int] | None = None,
     if not (math.prod(space) and math.prod(sizes)) or min(sizes) < 0:
         raise ValueError(f"interpolate: input size {space} and output size {tuple(sizes)} must be "
                          f"positive")
+    check_memory("interpolate", sizes)
     axis_mode = AXIS_MODES.get(mode, mode)
     if axis_mode not in NEAREST:
         check_floating("interpolate", input)
@@ -433,6 +435,7 @@ def check_grid(input: Any, grid: Any, mode: str, padding_mode: str) -> None:
                          f"not {input.shape}")
     if not math.prod(input.shape[2:]):
         raise ValueError(f"grid_sample: input {input.shape} must have a positive size")
+    check_floating("grid_sample", input)
     if input.dtype != grid.dtype:
         raise TypeError(f"grid_sample: input is {input.dtype.name} and grid {grid.dtype.name}: use "
                         f"grid.astype({input.dtype.name!r})")

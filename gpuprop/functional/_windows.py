@@ -7,6 +7,7 @@ window.  `size` is the size of a window, and `counts` the number of windows alon
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -131,6 +132,16 @@ def window_counts(name: str, space: Sequence[int], size: Sequence[int], stride: 
         raise ValueError(f"{name}: a kernel of extent {reach} does not fit into the padded input "
                          f"of size {tuple(padded)}")
     return tuple((n - k) // s + 1 for n, k, s in zip(padded, reach, stride, strict=True))
+
+
+MAX_ELEMENTS = 2**40  # several terabytes
+
+
+def check_memory(name: str, sizes: Sequence[int]) -> None:
+    """Raise ValueError for an output that no memory holds, before work is done for it."""
+    if math.prod(sizes) > MAX_ELEMENTS:
+        raise ValueError(f"{name}: the output size {tuple(sizes)} has {math.prod(sizes):.1e} "
+                         f"elements, more than any memory holds")
 
 
 # ---- arguments ---------------------------------------------------------------------------------

@@ -8,8 +8,11 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from gpuprop._core.arena import gradient_arrays
-from gpuprop._core.checks import as_number
+from gpuprop._core.backend import BY_TYPE
+from gpuprop._core.checks import as_bool, as_instance, as_number
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
@@ -30,9 +33,11 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     waits for the device.
     """
     as_number("clip_grad_norm_: max_norm", max_norm, "[0, inf]")
-    as_number("clip_grad_norm_: norm_type", norm_type, "[-inf, inf]")
+    norm_type = _as_order("clip_grad_norm_", norm_type)
+    error_if_nonfinite = as_bool("clip_grad_norm_: error_if_nonfinite", error_if_nonfinite)
+    tensors = _as_list("clip_grad_norm_: parameters", parameters)
     # The zeros of an arena's padding do not change norms of positive order.
-    grads, arenas = gradient_arrays(_as_list(parameters), flat=norm_type > 0)
+    grads, arenas = gradient_arrays(tensors, flat=norm_type > 0)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
     _scale_gradients(grads, arenas, max_norm, norm.array)
     return norm
@@ -44,8 +49,9 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
 
     For the options see `clip_grad_norm_`.
     """
-    as_number("get_total_norm: norm_type", norm_type, "[-inf, inf]")
-    arrays = [raw(t) for t in _as_list(tensors)]
+    norm_type = _as_order("get_total_norm", norm_type)
+    error_if_nonfinite = as_bool("get_total_norm: error_if_nonfinite", error_if_nonfinite)
+    arrays = [raw(t) for t in _as_list("get_total_norm: tensors", tensors)]
     if not arrays:
         return Tensor(default_backend().xp.zeros((), "float32"))
     norm = Tensor(_total_norm(backend_of(arrays[0]), arrays, float(norm_type)))
@@ -63,7 +69,7 @@ def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float
     `foreach` is accepted and ignored.
     """
     as_number("clip_grads_with_norm_: max_norm", max_norm, "[0, inf]")
-    grads, arenas = gradient_arrays(_as_list(parameters))
+    grads, arenas = gradient_arrays(_as_list("clip_grads_with_norm_: parameters", parameters))
     _scale_gradients(grads, arenas, max_norm, raw(total_norm))
 
 
@@ -84,7 +90,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float,
     `foreach` is accepted and ignored.
     """
     as_number("clip_grad_value_: clip_value", clip_value, "[0, inf]")
-    grads, _ = gradient_arrays(_as_list(parameters))
+    grads, _ = gradient_arrays(_as_list("clip_grad_value_: parameters", parameters))
     for g in grads:
         backend = backend_of(g)
         with backend.at(g):
@@ -96,8 +102,24 @@ def scale(xp, g, factor):
     g *= factor
 
 
-def _as_list(tensors: Any) -> list:
-    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+def _as_list(what: str, tensors: Any) -> list:
+    """One Tensor, or an iterable of Tensors or arrays, as a list."""
+    if isinstance(tensors, Tensor):
+        return [tensors]
+    if hasattr(tensors, "parameters"):
+        raise TypeError(f"{what} must be Tensors, got a {type(tensors).__name__}: write "
+                        f"model.parameters()")
+    items = list(as_instance(what, tensors, Iterable, "a Tensor or an iterable of Tensors"))
+    for kind in set(map(type, items)):
+        if not issubclass(kind, Tensor | np.ndarray) and kind not in BY_TYPE:
+            raise TypeError(f"{what} must be Tensors, got {kind.__name__} among them")
+    return items
+
+
+def _as_order(caller: str, norm_type: Any) -> float:
+    """The order of a norm; PyTorch takes "inf" too."""
+    order = math.inf if isinstance(norm_type, str) and norm_type == "inf" else norm_type
+    return as_number(f"{caller}: norm_type", order, "[-inf, inf]")
 
 
 def _norm_steps(xp: Any, p: float) -> tuple[Callable, Callable, Callable]:
