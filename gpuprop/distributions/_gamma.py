@@ -130,7 +130,8 @@ class Beta(ExponentialFamily):
         a = (self.concentration1 - 1).clip(0, None)
         b = (self.concentration0 - 1).clip(0, None)
         at_ends = (self.concentration1 < 1) & (self.concentration0 < 1)
-        return where(at_ends, (a >= b).astype(a.dtype), a / where(at_ends, 1, a + b))
+        total = a + b
+        return where(at_ends, 1, a / where(total == 0, math.nan, total))
 
     @property
     def variance(self) -> Tensor:
@@ -182,7 +183,8 @@ class Dirichlet(ExponentialFamily):
         above = (self.concentration - 1).clip(0, None)
         at_corner = (self.concentration < 1).all(-1, True)
         corner = one_hot(above.argmax(-1), self._event_shape[0]).astype(above.dtype)
-        return where(at_corner, corner, above / where(at_corner, 1, above.sum(-1, True)))
+        total = above.sum(-1, True)
+        return where(at_corner, corner, above / where(total == 0, math.nan, total))
 
     @property
     def variance(self) -> Tensor:

@@ -7,6 +7,8 @@ underscore write in place.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 import numpy as _np
 
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
@@ -29,9 +31,22 @@ dtype = _np.dtype
 inference_mode = no_grad
 
 __all__ = [
-    "Generator", "Parameter", "Size", "Tensor", "autograd", "bool", "cuda", "device", "double",
-    "dtype", "enable_grad", "float", "float16", "float32", "float64", "half", "inference_mode",
-    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed",
-    "nn", "no_grad", "optim", "save", "short", "uint8", "utils",
+    "Generator", "Parameter", "Size", "Tensor", "autograd", "bool", "cuda", "device",
+    "distributions", "double", "dtype", "enable_grad", "float", "float16", "float32", "float64",
+    "half", "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled",
+    "load", "long", "manual_seed", "nn", "no_grad", "optim", "save", "short", "uint8", "utils",
 ]
 __all__ += _functions.__all__
+
+if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
+    from gpuprop.torch import distributions
+
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import a submodule that few programs use."""
+        if name == "distributions":
+            import importlib
+
+            return importlib.import_module("gpuprop.torch.distributions")
+        raise AttributeError(f"module 'gpuprop.torch' has no attribute {name!r}")

@@ -6,6 +6,7 @@ densities are compared.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from compare import Difference, assert_close, numpy_warnings, without_warnings
 
 import gpuprop as gp
 import gpuprop.distributions as G
+import gpuprop.torch as dialect
 
 TOLERANCE = 1e-12
 RNG = np.random.default_rng(0)
@@ -54,7 +56,8 @@ CASES: dict[str, list[dict[str, Any]]] = {
               {"concentration": np.array([1e-2, 1.0, 50.0, 1e3]), "rate": 1.0}],
     "InverseGamma": [{"concentration": positive(2, 3), "rate": positive(3)}],
     "Chi2": [{"df": positive(2, 3)}],
-    "Beta": [{"concentration1": positive(2, 3), "concentration0": positive(3)}],
+    "Beta": [{"concentration1": positive(2, 3), "concentration0": positive(3)},
+             {"concentration1": unit(3), "concentration0": unit(3)}],
     "Dirichlet": [{"concentration": positive(2, 3)}, {"concentration": unit(4)},
                   {"concentration": 1 + positive(4)}],
     "StudentT": [{"df": positive(2, 3), "loc": real(3), "scale": positive(3)}],
@@ -473,6 +476,56 @@ def test_composite(index: int) -> None:
     shape = (3, *theirs.batch_shape)
     assert ours.expand(shape).batch_shape == shape
     assert ours.expand(shape).log_prob(value.numpy()[0]).shape == shape
+
+
+# ---- in PyTorch's dialect ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, i", INSTANCES)
+def test_dialect(name: str, i: int) -> None:
+    """Every result of `gpuprop.torch.distributions` is a Tensor of the dialect."""
+    ours = getattr(dialect.distributions, name)(**{
+        k: dialect.tensor(v) if isinstance(v, np.ndarray) else v
+        for k, v in CASES[name][i].items()})
+    assert isinstance(ours, dialect.distributions.Distribution)
+    sample = ours.sample((2,))
+    assert sample.shape.numel() == 2 * ours.batch_shape.numel() * ours.event_shape.numel()
+    results = [sample, ours.log_prob(sample), ours.expand((2, *ours.batch_shape)).sample()]
+    for what in PROPERTIES:
+        with contextlib.suppress(NotImplementedError):
+            results.append(getattr(ours, what))
+    with contextlib.suppress(NotImplementedError):
+        results.append(ours.entropy())
+    with contextlib.suppress(NotImplementedError):
+        results.append(dialect.distributions.kl_divergence(ours, ours))
+    results += [v for v in vars(ours).values() if isinstance(v, gp.Tensor)]
+    assert {type(r) for r in results} == {dialect.Tensor}
+
+
+def policy_gradient(module: Any) -> list:
+    """A step of REINFORCE with an entropy bonus, and the loss of a variational autoencoder."""
+    generator = np.random.default_rng(0)
+    array = lambda *shape: module.tensor(generator.standard_normal(shape))
+    logits = array(5, 3).requires_grad_()
+    policy = module.distributions.Categorical(logits=logits)
+    action = module.tensor([0, 2, 1, 1, 0])
+    reward = array(5)
+    (-(policy.log_prob(action) * reward).mean() - 0.1 * policy.entropy().mean()).backward()
+    loc, log_scale = array(4, 2).requires_grad_(), array(4, 2).requires_grad_()
+    posterior = module.distributions.Normal(loc, log_scale.exp())
+    prior = module.distributions.Normal(module.zeros_like(loc), module.ones_like(loc))
+    divergence = module.distributions.kl_divergence(posterior, prior).sum(1).mean()
+    divergence.backward()
+    squashed = module.distributions.TransformedDistribution(
+        module.distributions.Normal(loc.detach(), 1.0),
+        [module.distributions.transforms.TanhTransform(cache_size=1)])
+    value = module.tanh(array(4, 2))
+    return [logits.grad, divergence, loc.grad, log_scale.grad, squashed.log_prob(value)]
+
+
+def test_programs_agree() -> None:
+    for result, expected in zip(policy_gradient(dialect), policy_gradient(torch), strict=True):
+        assert_close("policy gradient", result, expected)
 
 
 def test_difference_is_found() -> None:

@@ -1,0 +1,69 @@
+"""Distributions, as `torch.distributions`: those of `gpuprop.distributions`.
+
+Their parameters, samples and results are Tensors of this dialect.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gpuprop.distributions as _distributions
+from gpuprop.distributions import biject_to, constraints, register_kl, transform_to, transforms
+from gpuprop.distributions.transforms import *  # noqa: F403
+from gpuprop.torch._tensor import Size, as_torch
+
+__all__ = ["biject_to", "constraints", "kl_divergence", "register_kl", "transform_to",
+           "transforms", *transforms.__all__]
+
+
+class _Converting(type):
+    """Parameters are converted when the constructor is done."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        distribution = super().__call__(*args, **kwargs)
+        for value in vars(distribution).values():
+            as_torch(value)
+        return distribution
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return type.__instancecheck__(cls, value) or (
+            cls.__name__ == "Distribution" and isinstance(value, _distributions.Distribution))
+
+
+def _result(name: str) -> Any:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return as_torch(getattr(super(self._words, self), name)(*args, **kwargs))
+
+    method.__name__ = name
+    return method
+
+
+def _value(name: str) -> Any:
+    return property(lambda self: as_torch(getattr(super(self._words, self), name)))
+
+
+class _Words:
+    """What a distribution returns, in this dialect."""
+
+    batch_shape = property(lambda self: Size(self._batch_shape))
+    event_shape = property(lambda self: Size(self._event_shape))
+
+
+for _name in ("sample", "rsample", "log_prob", "cdf", "icdf", "entropy", "perplexity",
+              "enumerate_support"):
+    setattr(_Words, _name, _result(_name))
+for _name in ("mean", "mode", "variance", "stddev"):
+    setattr(_Words, _name, _value(_name))
+_Words._words = _Words  # type: ignore[attr-defined]  # `super` of it is gpuprop's class
+
+for _name in _distributions.__all__:
+    _class = getattr(_distributions, _name)
+    if isinstance(_class, type) and issubclass(_class, _distributions.Distribution):
+        globals()[_name] = _Converting(_name, (_Words, _class), {
+            "__module__": __name__, "__doc__": _class.__doc__})
+        __all__.append(_name)
+
+
+def kl_divergence(p: Any, q: Any) -> Any:
+    """``KL(p || q)``: see `gpuprop.distributions.kl_divergence`."""
+    return as_torch(_distributions.kl_divergence(p, q))
