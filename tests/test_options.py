@@ -12,6 +12,8 @@ import pytest
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import data, decoding, nn, random
+from gpuprop._core.options import option_guards
+from gpuprop._core.signature import unwrapped
 from gpuprop.nn import init, utils
 from gpuprop.testing import all_rows
 from gpuprop.training import metrics
@@ -182,6 +184,19 @@ def test_every_option_is_checked():
         if isinstance(call, type) and name != "PackedSequence":
             for p in inspect.signature(call).parameters.values():
                 assert len(wrong_values(p)) or p.name in others, (name, p)
+
+
+def test_defaults_are_valid():
+    """The defaults of options are not checked in calls."""
+    ops = {row.op for row in all_rows()}
+    found = 0
+    for fn in {unwrapped(op) for op in ops} | {unwrapped(getattr(F, name)) for name in F.__all__}:
+        for name, test, check in option_guards(fn.__annotations__):
+            default = inspect.signature(fn).parameters[name].default
+            if default is not inspect.Parameter.empty:
+                check(f"{fn.__name__}: {name}", default)
+                found += eval(test, {name: default})
+    assert found > 100
 
 
 def test_numbers_of_numpy_are_numbers():
