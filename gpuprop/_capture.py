@@ -283,6 +283,9 @@ class _CapturedStep:
         if schedule is not None:
             return (f"it steps {schedule}, which computes on the host: call its step() after the "
                     f"captured step")
+        waiting = [o for o in self.optimizers if o.waits_for_device]
+        if waiting:
+            return f"a step of {type(waiting[0]).__name__} waits for the device"
         unsupported = unsupported_type(result, self.backend.array_type)
         if unsupported is not None:
             return (f"it returns {unsupported}, but a captured step returns Tensors and arrays of "

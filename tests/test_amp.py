@@ -58,7 +58,7 @@ class OwnStep(optim.SGD):
 
 
 RULES = {name: getattr(optim, name) for name in optim.__all__
-         if inspect.isclass(getattr(optim, name)) and name != "Optimizer"}
+         if inspect.isclass(getattr(optim, name)) and name not in ("LBFGS", "Optimizer")}
 RULES |= {"SGD with momentum": lambda ps: optim.SGD(ps, momentum=0.9, dampening=0.5),
           "Adam with amsgrad": lambda ps: optim.Adam(ps, amsgrad=True, weight_decay=0.1),
           "Scaled": Scaled, "WholeSegment": WholeSegment, "OwnStep": OwnStep}

@@ -33,6 +33,7 @@ ACCEPTED = {
     "nesterov": FLAG, "amsgrad": FLAG, "centered": FLAG, "maximize": FLAG, "foreach": FLAG,
     "capturable": FLAG, "fused": FLAG, "decoupled_weight_decay": FLAG, "differentiable": [None],
     "betas": [PAIR], "step_sizes": [PAIR], "Adafactor.eps": [PAIR], "adjust_lr_fn": [None],
+    "line_search_fn": [None], "max_eval": [None],
     "beta2_decay": NEGATIVE, "dampening": NEGATIVE, "last_epoch": [-1],
     "milestones": [[], (), {}],
     "cycle_momentum": [True], "three_phase": [True],

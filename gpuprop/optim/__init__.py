@@ -8,6 +8,7 @@ from gpuprop.optim._adam import Adam, AdamW
 from gpuprop.optim._adamax import Adamax
 from gpuprop.optim._asgd import ASGD
 from gpuprop.optim._lamb import LAMB
+from gpuprop.optim._lbfgs import LBFGS
 from gpuprop.optim._lion import Lion
 from gpuprop.optim._muon import Muon
 from gpuprop.optim._nadam import NAdam
@@ -18,6 +19,6 @@ from gpuprop.optim._rprop import Rprop
 from gpuprop.optim._sgd import SGD
 from gpuprop.optim._sparse_adam import SparseAdam
 
-__all__ = ["ASGD", "LAMB", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax",
-           "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "SparseAdam",
-           "lr_scheduler"]
+__all__ = ["ASGD", "LAMB", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
+           "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
+           "SparseAdam", "lr_scheduler"]

@@ -97,6 +97,7 @@ class Optimizer:
     scalar_states: tuple[str, ...] = ()
     per_parameter = False
     saves_step = True
+    waits_for_device = False  # a step of a rule that waits is not captured
     update_kernel: Callable
     _coefficients: Coefficients  # made from `kernel_coefficients`
 

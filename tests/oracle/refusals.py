@@ -156,7 +156,10 @@ MODULE_ERRORS = [
 
 # ---- optim_db: `when` gets the options, or the parameters, options and stage of the error --------
 
-OPTIMIZERS: list[Exclusion] = []
+OPTIMIZERS = [
+    *exclude("with a small lr, rounding grows in differences of gradients", "LBFGS",
+             tolerance=1e-9, when=lambda kwargs: hasattr(kwargs.get("lr"), "shape")),
+]
 
 OPTIMIZER_ERRORS = [
     *exclude("foreach=True has no effect, so any combination is accepted", "Adam", "AdamW",
