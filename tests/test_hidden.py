@@ -52,6 +52,15 @@ def test_square_root_of_what_is_hidden(name, dtype, backend):
                 assert (gradient[0, 0] == 0).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinite_gradient_of_sinc_at_0(backend):
+    """Its slope there is 0; the rows have no zeros, as finite differences need a distance."""
+    with gpuprop.use(backend), np.errstate(invalid="ignore"):
+        x = gpuprop.tensor([0.0, -0.0, 1.0], requires_grad=True)
+        gpuprop.sinc(x).backward(gpuprop.tensor([math.inf, math.nan, 1.0]))
+        assert gpuprop.asnumpy(x.grad).tolist() == [0, 0, -1]
+
+
 largest_magnitude = functools.partial(gpuprop.norm, p=math.inf)
 
 

@@ -308,7 +308,7 @@ def sinc(xp, x: Array):
 
     def x_grad(d):
         zero = x == 0
-        return d * xp.where(zero, 0, (xp.cos(math.pi * x) - y) / xp.where(zero, 1, x))
+        return xp.where(zero, 0, d * ((xp.cos(math.pi * x) - y) / xp.where(zero, 1, x)))
 
     return y, (x_grad,)
 

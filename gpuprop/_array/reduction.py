@@ -256,10 +256,18 @@ def cumprod(xp, x: Array, axis: int | None = None):
         rows = flat.swapaxes(axis, -1)
         before = _exclusive(xp, y.swapaxes(axis, -1))
         following = xp.concatenate([rows[..., 1:], xp.zeros_like(rows[..., :1])], axis=-1)
-        dx = before * _linear_recurrence(xp, following, d.swapaxes(axis, -1))
+        dx = _scaled(xp, _linear_recurrence(xp, following, d.swapaxes(axis, -1)), before)
         return dx.swapaxes(axis, -1).reshape(shape)
 
     return y, (x_grad,)
+
+
+def _scaled(xp, d, a):
+    """``d * a``, but 0 where a is 0 although d is infinite or NaN: what a hides has no gradient.
+
+    For finite d it is the product, which has derivatives where a is 0.
+    """
+    return xp.where(xp.isfinite(d) | (a != 0), d, 0) * a
 
 
 def _exclusive(xp, y):
@@ -276,7 +284,7 @@ def _linear_recurrence(xp, a, b):
         return xp.concatenate([v[..., step:], xp.zeros_like(v[..., :step])], axis=-1)
 
     while step < n:
-        b = b + a * ahead(b)
+        b = b + _scaled(xp, ahead(b), a)
         a = a * ahead(a)
         step *= 2
     return b
@@ -286,7 +294,11 @@ def _linear_recurrence(xp, a, b):
 def prod(xp, x: Array, axis: int | tuple[int, ...] | None = None, keepdims: bool = False):
     """The product over axes."""
     y = xp.prod(x, axis=axis, keepdims=keepdims)
-    return y, (lambda d: _with_axes(xp, d, axis, keepdims) * _product_of_others(xp, x, axis),)
+
+    def x_grad(d):
+        return _scaled(xp, _with_axes(xp, d, axis, keepdims), _product_of_others(xp, x, axis))
+
+    return y, (x_grad,)
 
 
 def _product_of_others(xp, x, axis):

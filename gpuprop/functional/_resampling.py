@@ -12,6 +12,7 @@ from gpuprop._array.arithmetic import clip, minimum, remainder, where
 from gpuprop._array.indexing import take_along_axis
 from gpuprop._array.mathematics import floor, round
 from gpuprop._array.products import matmul
+from gpuprop._array.scatter import put_rows
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dtypes import check_floating, widened
@@ -164,8 +165,6 @@ def interpolation_matrix(xp, n, m, mode, step, align_corners, antialias):
 
     `step` is the distance of neighbouring output elements in the input.
     """
-    if mode in NEAREST:
-        return nearest_indices(xp, n, m, mode, step)[:, None] == xp.arange(n)
     if mode == "area":
         return area_weights(xp, n, m)
     if antialias:
@@ -192,20 +191,24 @@ def resample(xp, input: Array, sizes, mode, steps, align_corners, antialias):
     """
     first = input.ndim - len(sizes)
     y = input
-    matrices = []
+    pullbacks: list[Any] = []
     for axis, (m, step) in enumerate(zip(sizes, steps, strict=True), first):
         n = input.shape[axis]
-        matrix = interpolation_matrix(xp, n, m, mode, step, align_corners, antialias)
-        matrix = matrix.astype(input.dtype)
-        matrices.append((axis, matrix))
-        if mode in NEAREST:  # a product would spread infinities: 0 * inf is NaN
-            y = xp.take(y, nearest_indices(xp, n, m, mode, step), axis=axis)
+        if mode in NEAREST:  # a product with a matrix would spread infinities: 0 * inf is NaN
+            index = nearest_indices(xp, n, m, mode, step)
+            y = xp.take(y, index, axis=axis)
+            pullbacks.append(lambda dy, index=index, axis=axis, n=n:
+                             put_rows.on(xp, dy, index, axis=axis, n=n))
         else:
+            matrix = interpolation_matrix(xp, n, m, mode, step, align_corners, antialias)
+            matrix = matrix.astype(input.dtype)
             y = matmul_along_axis(xp, matrix, y, axis)
+            pullbacks.append(lambda dy, matrix=matrix, axis=axis:
+                             matmul_along_axis(xp, matrix.T, dy, axis))
 
     def input_grad(dy):
-        for axis, matrix in matrices[::-1]:
-            dy = matmul_along_axis(xp, matrix.T, dy, axis)
+        for pullback in pullbacks[::-1]:
+            dy = pullback(dy)
         return dy
 
     return y, (input_grad,)

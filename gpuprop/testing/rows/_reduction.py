@@ -96,7 +96,7 @@ def scans_and_sorting():
     several_zeros = np.array([[0.0, 2.0, 0.0, 3.0], [0.0, 0.0, 0.0, 1.0]])
     for op in (R.prod, R.cumprod):
         for x in (one_zero, several_zeros):
-            yield Row(op, x, axis=-1).skip(hidden="a product with elements that are 0")
+            yield Row(op, x, axis=-1)
     yield Row(R.topk, floats(3, 5), 2)
     yield Row(R.topk, floats(3, 5), 5, largest=False)
     yield Row(R.topk, floats(5, 3), 2, axis=0)
