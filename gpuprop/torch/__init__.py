@@ -28,13 +28,26 @@ int64 = long = _np.dtype("int64")
 uint8 = _np.dtype("uint8")
 bool = _np.dtype("bool")
 dtype = _np.dtype
+
+FloatTensor = _methods.TensorType("float32")
+DoubleTensor = _methods.TensorType("float64")
+HalfTensor = _methods.TensorType("float16")
+LongTensor = _methods.TensorType("int64")
+IntTensor = _methods.TensorType("int32")
+ShortTensor = _methods.TensorType("int16")
+CharTensor = _methods.TensorType("int8")
+ByteTensor = _methods.TensorType("uint8")
+BoolTensor = _methods.TensorType("bool")
+
 inference_mode = no_grad
 
 __all__ = [
-    "Generator", "Parameter", "Size", "Tensor", "autograd", "bool", "cuda", "device",
-    "distributions", "double", "dtype", "enable_grad", "float", "float16", "float32", "float64",
-    "half", "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled",
-    "load", "long", "manual_seed", "nn", "no_grad", "optim", "save", "short", "uint8", "utils",
+    "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "Generator",
+    "HalfTensor", "IntTensor", "LongTensor", "Parameter", "ShortTensor", "Size", "Tensor",
+    "autograd", "bool", "cuda", "device", "distributions", "double", "dtype", "enable_grad",
+    "float", "float16", "float32", "float64", "half", "inference_mode", "int", "int16", "int32",
+    "int64", "int8", "is_grad_enabled", "load", "long", "manual_seed", "nn", "no_grad", "optim",
+    "save", "short", "uint8", "utils",
 ]
 __all__ += _functions.__all__
 

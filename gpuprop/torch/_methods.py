@@ -144,6 +144,8 @@ class Methods:
         """The name of the tensor's type, or the tensor in another dtype."""
         if dtype is None:
             return f"torch.{TYPE_NAMES[self.array.dtype.name]}Tensor"
+        if isinstance(dtype, TensorType):
+            dtype = dtype.dtype
         if isinstance(dtype, str) and dtype.endswith("Tensor"):
             word = dtype.rpartition(".")[2].removesuffix("Tensor")
             dtype = next(name for name, type_name in TYPE_NAMES.items() if type_name == word)
@@ -328,6 +330,19 @@ def _init(self: Any, *sizes_or_data: Any) -> None:
     else:
         raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
                         "torch.tensor([...])")
+
+
+class TensorType:
+    """``torch.FloatTensor`` and the like: they make Tensors of one dtype, as `Tensor` does."""
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+
+    def __call__(self, *sizes_or_data: Any) -> Any:
+        return Tensor(*sizes_or_data).to(self.dtype)
+
+    def __repr__(self) -> str:
+        return f"<class 'torch.{TYPE_NAMES[self.dtype]}Tensor'>"
 
 
 def _in_place(fn: Callable) -> Callable:

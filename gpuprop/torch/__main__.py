@@ -1,0 +1,39 @@
+"""Run a PyTorch program as it is: ``python -m gpuprop.torch train.py --epochs 3``.
+
+In this process ``import torch`` imports `gpuprop.torch`, also in the modules that the program
+imports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import gpuprop.torch
+
+
+def modules() -> dict[str, ModuleType]:
+    """The modules of `gpuprop.torch` by PyTorch's names, such as "torch.nn.functional"."""
+    found: dict[str, ModuleType] = {"torch": gpuprop.torch}
+    for module in pkgutil.walk_packages(gpuprop.torch.__path__, "gpuprop.torch."):
+        if not any(part.startswith("_") for part in module.name.split(".")):
+            found[module.name.removeprefix("gpuprop.")] = importlib.import_module(module.name)
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Run the program ``arguments[0]`` with the other arguments."""
+    if not arguments or not Path(arguments[0]).is_file():
+        sys.exit("usage: python -m gpuprop.torch PROGRAM.py [ARGUMENTS ...]")
+    sys.modules.update(modules())
+    sys.argv = arguments
+    sys.path[0] = str(Path(arguments[0]).resolve().parent)
+    runpy.run_path(arguments[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

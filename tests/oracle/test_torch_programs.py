@@ -1,0 +1,64 @@
+"""Whole PyTorch programs give the same results with PyTorch and with gpuprop.torch, in float64.
+
+Both libraries read the same files, tests/oracle/programs/*.py.  A program imports torch and defines
+``main()``, which returns its results.
+"""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch as theirs
+from torch.utils._pytree import tree_leaves
+
+import gpuprop.torch as ours
+from gpuprop.torch.__main__ import modules
+
+FOLDER = Path(__file__).parent / "programs"
+PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "common")
+
+
+def run(program, monkeypatch, library):
+    """The results of ``main()``, where ``import torch`` imports a library."""
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        if library is ours:
+            for name, module in modules().items():
+                patch.setitem(sys.modules, name, module)
+        library.manual_seed(0)
+        results = runpy.run_path(str(FOLDER / f"{program}.py"))["main"]()
+    sys.modules.pop("common", None)
+    return tree_leaves(results)
+
+
+def as_array(value):
+    is_tensor = isinstance(value, theirs.Tensor | ours.Tensor)
+    return value.detach().numpy() if is_tensor else np.asarray(value)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_program(program, monkeypatch):
+    expected = run(program, monkeypatch, theirs)
+    results = run(program, monkeypatch, ours)
+    assert len(results) == len(expected) > 0
+    for i, (a, b) in enumerate(zip(results, expected, strict=True)):
+        a, b = as_array(a), as_array(b)
+        assert (a.dtype, a.shape) == (b.dtype, b.shape), f"result {i}"
+        if a.dtype.kind == "f":
+            np.testing.assert_allclose(a, b, 1e-9, 1e-10, err_msg=f"result {i}")
+        else:
+            np.testing.assert_array_equal(a, b, f"result {i}")
+
+
+def test_a_program_as_it_is(tmp_path):
+    """``python -m gpuprop.torch`` runs a file that imports torch, and what that imports."""
+    (tmp_path / "layers.py").write_text("import torch.nn as nn\nLayer = nn.Linear\n")
+    (tmp_path / "train.py").write_text(
+        "import sys\nimport torch\nfrom torch.nn import functional as F\nfrom layers import Layer\n"
+        "print(torch.__name__, type(F.relu(Layer(2, 3)(torch.ones(1, 2)))).__name__, sys.argv[1:])")
+    done = subprocess.run([sys.executable, "-m", "gpuprop.torch", str(tmp_path / "train.py"), "-x"],
+                          capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "gpuprop.torch Tensor ['-x']\n"
