@@ -45,8 +45,8 @@ __all__ = [
     "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "Generator",
     "HalfTensor", "IntTensor", "LongTensor", "Parameter", "ShortTensor", "Size", "Tensor",
     "autograd", "bool", "cuda", "device", "distributions", "double", "dtype", "enable_grad",
-    "float", "float16", "float32", "float64", "half", "inference_mode", "int", "int16", "int32",
-    "int64", "int8", "is_grad_enabled", "load", "long", "manual_seed", "nn", "no_grad", "optim",
+    "float", "float16", "float32", "float64", "half", "inference_mode", "int", "int8", "int16",
+    "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed", "nn", "no_grad", "optim",
     "save", "short", "uint8", "utils",
 ]
 __all__ += _functions.__all__
