@@ -156,6 +156,20 @@ def lamb(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-6, weight_decay=0):
     return p - lr * (norms[0] / norms[1] if all(norms) else 1) * u
 
 
+def schedule_free(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, warmup_steps=1,
+                  r=0, weight_lr_power=2):
+    """Defazio et al. 2024, algorithm 1; r and weight_lr_power generalize the weights lr^2."""
+    x, z = s.get("x", p), s.get("z", p)
+    s["v"] = betas[1] * s.get("v", 0) + (1 - betas[1]) * g * g
+    lr = lr * np.sqrt(1 - betas[1] ** t) * min(1, t / warmup_steps)
+    s["z"] = z - lr * g / (np.sqrt(s["v"]) + eps) - lr * weight_decay * p
+    s["lr"] = max(lr, s.get("lr", 0))
+    weight = t**r * s["lr"] ** weight_lr_power
+    s["sum"] = s.get("sum", 0) + weight
+    s["x"] = x + weight / s["sum"] * (s["z"] - x)
+    return (1 - betas[0]) * s["z"] + betas[0] * s["x"]
+
+
 def muon(p, g, s, t, lr, weight_decay=0.1, momentum=0.95, nesterov=True,
          ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-7, ns_steps=5, adjust_lr_fn=None):
     """Jordan et al. 2024, by the polynomial's action on the singular values."""
@@ -196,6 +210,9 @@ RULES = {
     "SparseAdam": (sparse_adam, [{}, {"betas": (0.5, 0.9), "eps": 0.1}]),
     "Lion": (lion, [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1}]),
     "LAMB": (lamb, [{}, {"betas": (0.5, 0.9), "weight_decay": 0.1, "eps": 0.1}]),
+    "AdamWScheduleFree": (schedule_free, [
+        {}, {"warmup_steps": 4, "weight_decay": 0.1, "betas": (0.5, 0.9), "eps": 0.1},
+        {"r": 1.5, "weight_lr_power": 1, "warmup_steps": 3}]),
     "Muon": (muon, [{}, {"nesterov": False, "momentum": 0.5, "ns_steps": 3},
                     {"ns_coefficients": (2, -1.5, 0.5), "adjust_lr_fn": "match_rms_adamw",
                      "weight_decay": 0.3}]),

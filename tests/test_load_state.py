@@ -10,6 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
+from optimizer_rules import RULES
 from stepping import frozen, make, steps
 
 import gpuprop
@@ -26,14 +27,11 @@ WRONG = [MISSING, None, "abc", object(), float("nan"), float("inf"), -1, 2.5, Tr
 EXTRA = "something else"
 
 OPTIMIZERS = {
+    **{name: getattr(optim, name) for name in RULES},
     "SGD": lambda ps: optim.SGD(ps, momentum=0.9),
     "SGD without momentum": optim.SGD,
     "Adam": lambda ps: optim.Adam(ps, amsgrad=True),
-    "AdamW": optim.AdamW,
     "RMSprop": lambda ps: optim.RMSprop(ps, momentum=0.5, centered=True),
-    **{name: getattr(optim, name) for name in (
-        "ASGD", "LAMB", "Adadelta", "Adafactor", "Adagrad", "Adamax", "Lion", "Muon", "NAdam",
-        "RAdam", "Rprop", "SparseAdam")},
     "named": lambda ps: optim.Adam([(f"p{i}", p) for i, p in enumerate(ps)]),
     "groups": lambda ps: optim.SGD([{"params": ps[:2], "lr": 0.1}, {"params": ps[2:]}],
                                    momentum=0.9),

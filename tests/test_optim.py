@@ -86,6 +86,38 @@ def test_captured_steps(backend, name, options):
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_schedule_free_averages(backend, dtype):
+    """`eval` gives the averages x, `train` the values y; a parameter without steps stays."""
+    options = {"betas": (0.75, 0.9), "warmup_steps": 2}
+    params = make(backend, dtype)
+    optimizer = optim.AdamWScheduleFree(params, lr=0.1, **options)
+    optimizer.eval()
+    optimizer.train()
+    values, states = host(params), [{} for _ in params]
+    for t in (1, 2, 3):
+        steps(optimizer, params, [t], (1,))
+        for n in (0, 2, 3, 4):
+            values[n] = RULES["AdamWScheduleFree"][0](values[n], GRADS[t][n], states[n], t, 0.1,
+                                                      **options)
+    rtol = 1e-12 if dtype == "float64" else 1e-2
+    averages = [state.get("x", v) for state, v in zip(states, values, strict=True)]
+    with pytest.raises(RuntimeError, match="changed by a step"):
+        loss = (params[0] * params[0]).sum()
+        optimizer.eval()
+        loss.backward()
+    equal(params, averages, rtol)
+    optimizer.eval()
+    equal(params, averages, rtol)
+    saved = optimizer.state_dict()
+    with pytest.raises(RuntimeError, match=r"call optimizer\.train\(\)"):
+        optimizer.step()
+    other = optim.AdamWScheduleFree(params, lr=0.1, **options)
+    other.load_state_dict(saved)
+    other.train()
+    equal(params, values, rtol)
+
+
 def test_bias_correction_is_accurate():
     """Adam's first step has size lr for every beta2.  1 - beta**t in float32 loses four digits."""
     for beta in (0.999, 0.9999999):

@@ -16,9 +16,10 @@ from gpuprop.optim._optimizer import Optimizer
 from gpuprop.optim._radam import RAdam
 from gpuprop.optim._rmsprop import RMSprop
 from gpuprop.optim._rprop import Rprop
+from gpuprop.optim._schedule_free import AdamWScheduleFree
 from gpuprop.optim._sgd import SGD
 from gpuprop.optim._sparse_adam import SparseAdam
 
 __all__ = ["ASGD", "LAMB", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
-           "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
-           "SparseAdam", "lr_scheduler"]
+           "AdamWScheduleFree", "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop",
+           "Rprop", "SparseAdam", "lr_scheduler"]
