@@ -20,7 +20,8 @@ from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import tensor
 from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
-from gpuprop.torch._functions import default_dtype, listed
+from gpuprop.torch._functions._arguments import default_dtype, listed
+from gpuprop.torch._functions._indices import replaced
 from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
 from gpuprop.torch._tensor import device as device_named
 
@@ -291,7 +292,7 @@ class Methods:
     def __setitem__(self: Any, key: Any, value: Any) -> None:
         key = _key(self, key)
         if is_grad_enabled() and (self.requires_grad or getattr(value, "requires_grad", False)):
-            self.update_(functions.replaced(self, key, value))
+            self.update_(replaced(self, key, value))
             return
         write(self.array, raw(value), key)
         changed_in_place(self)
@@ -359,9 +360,9 @@ def _takes_tensor_first(fn: Any) -> bool:
     return names in (("input",), ("tensor",))
 
 
-for _name, _value in vars(functions).items():
-    is_function = inspect.isfunction(_value) and not _name.startswith("_")
-    if is_function and _takes_tensor_first(_value) and _name not in vars(Words):
+for _name in functions.__all__:
+    _value = getattr(functions, _name)
+    if inspect.isfunction(_value) and _takes_tensor_first(_value) and _name not in vars(Words):
         setattr(Words, _name, _value)
 for _name, _value in vars(Methods).items():
     if not _name.startswith("__") or _name in ("__deepcopy__", "__setitem__"):

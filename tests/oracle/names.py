@@ -51,7 +51,8 @@ def find(op: Any) -> Iterator[tuple[str, Counterpart]]:
     function = ADAPTERS.get(op.name) or _function(op)
     if function:
         yield op.name, function
-    if hasattr(gp.Tensor, op.name):
+    is_slot = inspect.ismemberdescriptor(getattr(gp.Tensor, op.name, None))
+    if hasattr(gp.Tensor, op.name) and not is_slot:
         yield f"Tensor.{op.name}", Counterpart(functools.partial(_method, op.name), set())
 
 
