@@ -271,6 +271,19 @@ def test_gradient_of_gamma_is_the_slope_of_the_quantile():
     np.testing.assert_allclose(alpha.grad, slope, rtol=1e-5)
 
 
+def test_gradient_of_beta_is_the_slope_of_the_quantile():
+    a = np.array([0.3, 1.0, 2.5, 9.0, 150.0])
+    b = np.array([0.8, 0.1, 2.5, 70.0, 3.0])
+    leaves = [gp.tensor(v, requires_grad=True) for v in (a, b)]
+    x = D.Beta(*leaves).rsample(rng=Generator(3))
+    x.sum().backward()
+    q = stats.beta(a, b).cdf(x.detach().numpy())
+    for leaf, i in zip(leaves, (1, 0), strict=True):
+        step = 1e-5 * np.stack([a, b]) * np.array([[i], [1 - i]])
+        more, less = (stats.beta(a + s[0], b + s[1]).ppf(q) for s in (step, -step))
+        np.testing.assert_allclose(leaf.grad, (more - less) / (2 * step.sum(0)), rtol=1e-5)
+
+
 def test_small_concentrations():
     """Samples that float32 cannot hold are its smallest number, and have finite gradients."""
     for make in (lambda t: D.Gamma(t, 1.0), lambda t: D.Beta(t, t),

@@ -62,8 +62,8 @@ def names_in(node):
 
 
 BODIES = bodies("_array/*.py", "distributions/*.py", "functional/*.py", "optim/*.py", "random.py")
-OF_FUNCTIONS = bodies("_array/*.py", "distributions/_gamma_functions.py",
-                      "distributions/_linalg.py", "functional/*.py")
+OF_FUNCTIONS = bodies("_array/*.py", "distributions/*_functions.py", "distributions/_linalg.py",
+                      "functional/*.py")
 DIFFERENTIATED = {name: node for name, node in OF_FUNCTIONS.items()
                   if not may_write(name, OF_FUNCTIONS)}
 

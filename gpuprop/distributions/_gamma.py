@@ -6,22 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from gpuprop._array.activation import softmax
 from gpuprop._array.arithmetic import maximum, where
 from gpuprop._array.shape import broadcast_to
 from gpuprop._core.tensor import Tensor
 from gpuprop.distributions import _noise, constraints
+from gpuprop.distributions._beta_functions import beta_logit, dirichlet
 from gpuprop.distributions._distribution import Distribution, ExponentialFamily, Shape
 from gpuprop.distributions._gamma_functions import gammainc, standard_gamma
 from gpuprop.distributions._utils import as_tensors, broadcast_parameters, epsilon, tiny, xlogy
 from gpuprop.functional import one_hot
 from gpuprop.random import Generator
-
-
-def gamma_sample(alpha: Tensor, shape: Shape, rng: Generator | None,
-                 in_logs: bool = False) -> Tensor:
-    """Gamma variables of rate 1, broadcast to `shape`, or their logarithms."""
-    return standard_gamma(broadcast_to(alpha, shape), _noise.new_key(alpha, rng), in_logs)
 
 
 class Gamma(ExponentialFamily):
@@ -57,7 +51,8 @@ class Gamma(ExponentialFamily):
         return self.concentration / (self.rate * self.rate)
 
     def rsample(self, sample_shape: Sequence[int] = (), rng: Generator | None = None) -> Tensor:
-        x = gamma_sample(self.concentration, self._extended_shape(sample_shape), rng) / self.rate
+        a = broadcast_to(self.concentration, self._extended_shape(sample_shape))
+        x = standard_gamma(a, _noise.new_key(a, rng)) / self.rate
         smallest = tiny(x.dtype)
         return x + where(x < smallest, smallest, 0).detach()  # never 0; the gradient is kept
 
@@ -102,7 +97,8 @@ class Beta(ExponentialFamily):
     """The beta distribution.
 
     ``p(x) = x**(concentration1 - 1) * (1 - x)**(concentration0 - 1) / B(concentration1,
-    concentration0)``.  A sample is ``g1 / (g1 + g0)`` of two gamma variables, with their gradients.
+    concentration0)``.  A sample is ``g1 / (g1 + g0)`` of two gamma variables; `rsample` has the
+    implicit gradient, as in `Gamma`.
     """
 
     arg_constraints = {"concentration1": constraints.positive,
@@ -140,9 +136,9 @@ class Beta(ExponentialFamily):
 
     def rsample(self, sample_shape: Sequence[int] = (), rng: Generator | None = None) -> Tensor:
         shape = self._extended_shape(sample_shape)
-        logit = (gamma_sample(self.concentration1, shape, rng, in_logs=True)
-                 - gamma_sample(self.concentration0, shape, rng, in_logs=True))
-        return logit.sigmoid().clip(tiny(logit.dtype), 1 - epsilon(logit.dtype) / 2)
+        a, b = (broadcast_to(t, shape) for t in (self.concentration1, self.concentration0))
+        x = beta_logit(a, b, _noise.new_key(a, rng)).sigmoid()
+        return x.clip(tiny(x.dtype), 1 - epsilon(x.dtype) / 2)
 
     def log_prob(self, value: Any) -> Tensor:
         value = self._value(value)
@@ -160,7 +156,8 @@ class Dirichlet(ExponentialFamily):
     """The Dirichlet distribution of vectors x whose elements are at least 0 and add up to 1.
 
     ``p(x) = gamma(sum(concentration)) * prod(x**(concentration - 1) / gamma(concentration))``.
-    A sample is a vector of gamma variables divided by its sum, with their gradients.
+    A sample is a vector of gamma variables divided by its sum.  `rsample` has the implicit gradient
+    of its elements, which are beta variables: that of PyTorch.
     """
 
     arg_constraints = {"concentration": constraints.independent(constraints.positive, 1)}
@@ -193,9 +190,8 @@ class Dirichlet(ExponentialFamily):
         return a * (total - a) / (total * total * (total + 1))
 
     def rsample(self, sample_shape: Sequence[int] = (), rng: Generator | None = None) -> Tensor:
-        logs = gamma_sample(self.concentration, self._extended_shape(sample_shape), rng,
-                            in_logs=True)
-        return softmax(logs, -1).clip(tiny(logs.dtype), 1)
+        a = broadcast_to(self.concentration, self._extended_shape(sample_shape))
+        return dirichlet(a, _noise.new_key(a, rng))
 
     def log_prob(self, value: Any) -> Tensor:
         a = self.concentration

@@ -92,37 +92,34 @@ def relative_slope(xp, a, log_x):
     return xp.where(is_small, small, integrals(xp, safe_a, xp.exp(safe_log), ratio)[1])
 
 
-def _not_differentiable(d):
+def not_differentiable(d):
     raise NotImplementedError("the second derivative of samples of a gamma distribution is not "
                               "implemented: rsample() of Gamma, Chi2, StudentT, Beta and Dirichlet "
                               "has first derivatives only")
 
 
 @op(precision="full")
-def gamma_slope(xp, alpha: Array, log_x: Array, in_logs: bool):
-    """The derivative in `alpha` of a sample ``x = exp(log_x)``, or with `in_logs` of its logarithm.
+def gamma_slope(xp, alpha: Array, x: Array):
+    """The derivative in `alpha` of a sample x of rate 1: ``-(dP(alpha, x)/dalpha) / p(x)``.
 
-    ``dx/dalpha = -(dP(alpha, x)/dalpha) / p(x)``.  M. Figurnov et al., "Implicit reparameterization
-    gradients", NeurIPS 2018.
+    M. Figurnov et al., "Implicit reparameterization gradients", NeurIPS 2018.
     """
-    y = relative_slope(xp, alpha.astype("float64"), log_x)
-    y = y if in_logs else y * xp.exp(log_x)
-    return rounded(y, alpha.dtype), (_not_differentiable, _not_differentiable)
+    y = x * relative_slope(xp, alpha.astype("float64"), xp.log(xp.maximum(x, 2.0**-1022)))
+    return rounded(y, alpha.dtype), (not_differentiable, not_differentiable)
 
 
 @op(precision="full")
-def standard_gamma(xp, alpha: Array, rng_key: Array, in_logs: bool = False):
-    """Samples of the gamma distribution of shape `alpha` and rate 1, or their logarithms.
+def standard_gamma(xp, alpha: Array, rng_key: Array):
+    """Samples of the gamma distribution of shape `alpha` and rate 1.
 
     `rng_key` comes from `Generator.noise`.  The gradient is that of `gamma_slope`.
     """
-    x = draw_standard_gamma(rng_key, alpha, in_logs)
+    x = draw_standard_gamma(rng_key, alpha, False)
     while level(x) < level(alpha):  # a kernel's result has lost the nesting of Tensors
         x = Tensor(x)
     smallest = 2.0**-1022 if alpha.dtype == "float64" else 2.0**-126  # a sample is never 0
-    y = rounded(x if in_logs else xp.maximum(x, smallest), alpha.dtype)
-    log = lambda: x if in_logs else xp.log(xp.maximum(x, 2.0**-1022))
-    return y, (lambda d: d * gamma_slope(alpha, log(), in_logs), None)
+    y = rounded(xp.maximum(x, smallest), alpha.dtype)
+    return y, (lambda d: d * gamma_slope(alpha, x), None)
 
 
 def _lower_mass(xp, a, x):

@@ -241,7 +241,7 @@ def test_implicit_gradient_of_gamma(alpha: float) -> None:
 
     q = np.array([1e-3, 0.03, 0.2, 0.5, 0.8, 0.97, 0.999])
     x = special.gammaincinv(alpha, q)
-    slope = gamma_slope(np.full(7, alpha), np.log(np.maximum(x, 1e-308)), False)
+    slope = gamma_slope(np.full(7, alpha), x)
     theirs = torch._standard_gamma_grad(torch.full((7,), alpha, dtype=torch.float64),
                                         torch.tensor(x))
     visible = x > 1e-300
@@ -251,6 +251,48 @@ def test_implicit_gradient_of_gamma(alpha: float) -> None:
     numeric = (quantile(-2) - 8 * quantile(-1) + 8 * quantile(1) - quantile(2)) / (12 * h)
     visible = x > 1e-200
     np.testing.assert_allclose(slope[visible], numeric[visible], rtol=1e-6)
+
+
+@pytest.mark.parametrize("a", [1e-3, 0.3, 1.0, 2.2, 40.0, 1e4])
+@pytest.mark.parametrize("b", [1e-3, 0.3, 1.0, 3.7, 1e3])
+def test_implicit_gradient_of_beta(a: float, b: float) -> None:
+    """Against SciPy's quantiles, in the logit, and PyTorch's approximation."""
+    special = pytest.importorskip("scipy.special")
+    from gpuprop.distributions._beta_functions import beta_slope
+
+    q = np.array([1e-3, 0.03, 0.2, 0.5, 0.8, 0.97, 0.999])
+    x, rest = special.betaincinv(a, b, q), special.betaincinv(b, a, 1 - q)
+    visible = (x > 1e-200) & (rest > 1e-200)
+    q, x, rest = q[visible], x[visible], rest[visible]
+    z = np.log(x) - np.log(rest)
+    slope = beta_slope(np.full(x.shape, a), np.full(x.shape, b), z)
+    h = 1e-4 * a
+
+    def logit(k: int) -> np.ndarray:
+        return (np.log(special.betaincinv(a + k * h, b, q))
+                - np.log(special.betaincinv(b, a + k * h, 1 - q)))
+
+    numeric = (logit(-2) - 8 * logit(-1) + 8 * logit(1) - logit(2)) / (12 * h)
+    np.testing.assert_allclose(slope, numeric, rtol=2e-5)
+    near = (x > 1e-3) & (rest > 1e-3)  # where PyTorch's approximation is meant to hold
+    theirs = torch._dirichlet_grad(torch.tensor(x), torch.full(x.shape, a, dtype=torch.float64),
+                                   torch.full(x.shape, a + b, dtype=torch.float64))
+    np.testing.assert_allclose((slope * x)[near], theirs.numpy()[near], rtol=5e-3)
+
+
+def test_gradient_of_dirichlet() -> None:
+    """PyTorch's formula for the gradient, at our sample."""
+    alpha = np.array([[0.5, 2.0, 7.0], [3.0, 1.0, 0.2]])
+    own = gp.tensor(alpha, requires_grad=True)
+    x = G.Dirichlet(own).rsample((50,), rng=gp.random.Generator(0))
+    weights = np.random.default_rng(0).standard_normal(x.shape)
+    (x * weights).sum().backward()
+    value, total = torch.tensor(x.detach().numpy()), torch.tensor(alpha.sum(-1, keepdims=True))
+    shape = value.shape
+    slope = torch._dirichlet_grad(value, torch.tensor(alpha).expand(shape), total.expand(shape))
+    w = torch.tensor(weights)
+    expected = (slope * (w - (value * w).sum(-1, keepdim=True))).sum(0)
+    np.testing.assert_allclose(own.grad, expected.numpy(), rtol=2e-3)
 
 
 # ---- pathwise gradients ------------------------------------------------------------------------

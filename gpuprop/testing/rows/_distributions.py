@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpuprop.distributions._beta_functions import beta_logit, beta_slope, dirichlet
 from gpuprop.distributions._gamma_functions import gamma_slope, gammainc, standard_gamma
 from gpuprop.distributions._linalg import cholesky, solve_triangular
 from gpuprop.testing.rows import Row, floats
@@ -11,7 +12,9 @@ from gpuprop.testing.rows import Row, floats
 RNG_KEY = np.array([7, 3], "uint64")
 SHAPES = ((3, 4), (1,), (0, 3))
 NEEDS_MATRIX = dict.fromkeys(("integers", "layouts"), "other numbers are no such matrix")
-IMPLICIT = dict.fromkeys(("gradient", "second"), "the derivative at a fixed value of the CDF")
+SAMPLE = {"gradient": "the derivative at a fixed value of the CDF", "large": "overflows",
+          "integers": "not at 0"}
+SLOPE = dict.fromkeys(("gradient", "hidden", "parity", "capture"), "it has no derivative")
 
 
 def positive_definite(*shape: int) -> np.ndarray:
@@ -43,16 +46,14 @@ def gamma():
             yield Row(gammainc, floats(*shape, low=a[0], high=a[1]),
                       floats(*shape, low=x[0], high=x[1])).skip(
                           large="0 or 1 there", integers="not at 0")
-    for low, high, shapes in ((0.05, 3, SHAPES), (3, 30, [(6,)])):
-        for shape in shapes:
-            alpha = floats(*shape, low=low, high=high)
-            for in_logs in (False, True):
-                yield Row(standard_gamma, alpha, RNG_KEY, in_logs).skip(
-                    large="overflows", integers="not at 0", **IMPLICIT)
-                log_x = np.log(alpha * floats(*shape, low=0.3, high=1.5))
-                row = Row(gamma_slope, alpha, np.asarray(log_x), in_logs)
-                yield row.skip(**dict.fromkeys(("gradient", "hidden", "parity", "capture"),
-                                               "it has no derivative"))
+    for shape in SHAPES:
+        alpha, beta = (floats(*shape, low=0.05, high=6) for _ in range(2))
+        yield Row(standard_gamma, alpha, RNG_KEY).skip(**SAMPLE)
+        yield Row(beta_logit, alpha, beta, RNG_KEY).skip(**SAMPLE)
+        yield Row(dirichlet, alpha, RNG_KEY).skip(
+            hidden="every element changes with every parameter", **SAMPLE)
+        yield Row(gamma_slope, alpha, alpha * floats(*shape, low=0.3, high=1.5)).skip(**SLOPE)
+        yield Row(beta_slope, alpha, beta, floats(*shape)).skip(**SLOPE)
 
 
 ROWS = [*matrices(), *gamma()]
