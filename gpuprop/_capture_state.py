@@ -260,7 +260,7 @@ _is_part = _IsPart()
 def module_key(module: Module) -> tuple:
     """A key of what a recording depends on: the module's mode, and the ids of parts and hooks."""
     parts = tuple([id(value) for value in vars(module).values() if _is_part[type(value)]])
-    hooks = module._forward_hook_lists
+    hooks = module._hook_lists
     hook_ids = tuple([id(hook) for named in hooks.values() for hook in named]) if hooks else ()
     return module.training, parts, hook_ids
 
@@ -273,7 +273,7 @@ def computed_arrays(modules: Iterable[Module]) -> list[Any]:
 
 def _all_hooks(modules: Iterable[Module], tensors: Iterable[Tensor]) -> Iterator[Any]:
     for module in modules:
-        for hooks in module._forward_hook_lists.values():
+        for hooks in module._hook_lists.values():
             yield from hooks
     for tensor in tensors:
         yield from tensor.hooks or ()

@@ -57,7 +57,7 @@ class TestModule:
         """A new private name of Module needs a name that no user would choose."""
         private = [n for n in (*vars(nn.Module), *vars(nn.Module.__base__))
                    if n[0] == "_" and not n.endswith("__")]
-        assert private == ["_state_minima", "_buffer_persistence", "_forward_hook_lists"]
+        assert private == ["_state_minima", "_buffer_persistence", "_hook_lists"]
 
     @pytest.mark.parametrize("on_class", [True, False])
     def test_private_names_are_free(self, on_class):
@@ -173,6 +173,50 @@ class TestModule:
         for remove in removers:
             remove()
         assert layer(gpuprop.ones(1)).tolist() == [1]
+
+    def test_backward_hooks(self, backend):
+        layer, seen = nn.Identity(), []
+
+        def before(module, grad_output):
+            return tuple(g * 2 for g in grad_output)
+
+        def after(module, grad_input, grad_output):
+            seen.append([type(g) for g in (*grad_input, *grad_output)])
+            return (grad_input[0] * 5,)
+
+        x = gpuprop.ones(2, 3)
+        x.requires_grad = True
+        removers = [layer.register_full_backward_pre_hook(before),
+                    layer.register_full_backward_hook(after)]
+        layer(x).sum().backward()
+        assert x.numpy().shape == (2, 3) and float(Tensor(x.grad).max()) == 10
+        assert seen == [[type(x.data)] * 2]
+        for remove in removers:
+            remove()
+        layer(x).sum().backward()
+        assert float(Tensor(x.grad).max()) == 11 and len(seen) == 1
+
+    def test_backward_hooks_of_a_model_in_half_types_and_second_order(self, backend):
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).half()
+        model[2].register_full_backward_hook(lambda m, gi, go: (gi[0] * 0,))
+        model(gpuprop.ones(2, 3).astype("float16")).sum().backward()
+        assert not Tensor(model[0].weight.grad).any()
+        assert Tensor(model[2].weight.grad).any()
+        double = nn.Identity()
+        double.register_full_backward_hook(lambda m, gi, go: (gi[0] * 2,))
+        cube = lambda x: (double(gpuprop.tensor(x) if not hasattr(x, "shape") else x) ** 3).sum()
+        inner = gpuprop.grad(cube)
+        second = gpuprop.grad(lambda x: inner(x).sum())(gpuprop.ones(2).data)
+        assert second.tolist() == [24, 24]  # each backward through the layer doubles
+
+    def test_wrong_results_of_backward_hooks(self):
+        x = gpuprop.ones(2)
+        x.requires_grad = True
+        for wrong in (lambda m, gi, go: (), lambda m, gi, go: (gi[0], gi[0])):
+            layer = nn.Identity()
+            layer.register_full_backward_hook(wrong)
+            with pytest.raises(RuntimeError, match=r"backward hook of Identity returned"):
+                layer(x).sum().backward()
 
     def test_repr(self):
         assert repr(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.2))) == (
@@ -520,7 +564,7 @@ class TestMistakes:
         """Every flag of every method is refused by name, and nothing changes."""
         layer = nn.BatchNorm1d(2)
         before = repr(vars(layer))
-        given = {"name": "x", "tensor": None, "state_dict": layer.state_dict()}
+        given = {"name": "x", "tensor": None, "state_dict": layer.state_dict(), "hook": print}
         parameters = inspect.signature(getattr(layer, method)).parameters
         for flag in (n for n, p in parameters.items() if str(p.annotation) == "bool"):
             required = {n: given[n] for n, p in parameters.items() if p.default is p.empty}

@@ -238,12 +238,26 @@ def _report_leaves(nodes: Sequence[Node]) -> None:
 
 
 def deliver(leaf: Any, g: Any) -> None:
-    """Run a leaf's hooks on its whole gradient, then add the result to `leaf.grad`."""
+    """Run a leaf's hooks on its whole gradient, and add the result to `leaf.gradient`."""
     if MULTI_DEVICE:
         _use_device_of(g)
+    leaf.receive(changed_by_hooks(leaf, g))
+    run_hooks_after(leaf)
+
+
+def changed_by_hooks(leaf: Variable, g: Any) -> Any:
+    """The gradient of a leaf as its hooks return it."""
     for hook in tuple(leaf.hooks or ()):
-        g = hook(g)
-    leaf.receive(g)
+        if not getattr(hook, "is_after", False):
+            g = hook(g)
+    return g
+
+
+def run_hooks_after(leaf: Variable) -> None:
+    """Call the hooks of a leaf whose gradient was added: see `Tensor`."""
+    for hook in tuple(leaf.hooks or ()):
+        if getattr(hook, "is_after", False):
+            hook(leaf)
 
 
 def _use_device_of(g: Any) -> None:

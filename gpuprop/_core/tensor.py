@@ -151,7 +151,7 @@ class Tensor(Methods, Variable):
                     t.receive(g)
 
             self.register_hook(store)
-            self.node.hooks[-1].retains = True
+            self.node.hooks[-1].retains = True  # it stays the last one, as in PyTorch
         elif not self.requires_grad:
             raise RuntimeError("retain_grad() on a tensor that requires no gradient")
 
@@ -165,17 +165,26 @@ class Tensor(Methods, Variable):
             raise RuntimeError("register_hook() on a tensor that requires no gradient")
         as_callable("register_hook: hook", hook)
         owner: Any = self if self.node is None else self.node
-        if owner.hooks is None:
-            owner.hooks = []
-        hooks = owner.hooks
-        call = _checked(hook)  # a new object, because one function may be registered twice
-        hooks.append(call)
+        return _add_hook(owner, _checked(hook))
 
-        def remove() -> None:
-            if call in hooks:
-                hooks.remove(call)
+    def register_post_accumulate_grad_hook(self, hook: Callable[[Any], Any]) -> Callable[[], None]:
+        """Call ``hook(tensor)`` when backward has added to the gradient of this leaf.
 
-        return remove
+        It is called once in each backward, after the leaf's other hooks.  Returns a function that
+        removes the hook.
+
+        >>> w = gpuprop.tensor([1.0], requires_grad=True)
+        >>> remove = w.register_post_accumulate_grad_hook(lambda t: print(t.grad))
+        >>> (w * 2).sum().backward()
+        [2.]
+        """
+        if self.node is not None or not self.requires_grad:
+            raise RuntimeError("register_post_accumulate_grad_hook() needs a leaf that requires a "
+                               "gradient: use register_hook() for the result of an op")
+        as_callable("register_post_accumulate_grad_hook: hook", hook)
+        call = lambda leaf: hook(leaf)  # a new object, because one may be registered twice
+        call.is_after = True  # type: ignore[attr-defined]
+        return _add_hook(self, call)
 
     def numpy(self) -> np.ndarray:
         """A copy in host memory."""
@@ -433,6 +442,23 @@ def _ones_like(a: Any) -> Any:
 def _as_array(a: Any) -> Any:
     """An array: NumPy's arithmetic returns scalars in place of 0-d arrays."""
     return np.asarray(a) if isinstance(a, np.generic) else a
+
+
+def _add_hook(owner: Any, call: Callable) -> Callable[[], None]:
+    """Add a hook to a leaf or node; returns a function that removes it."""
+    if owner.hooks is None:
+        owner.hooks = []
+    hooks = owner.hooks
+    end = len(hooks)
+    if hooks and getattr(hooks[-1], "retains", False):
+        end -= 1
+    hooks.insert(end, call)
+
+    def remove() -> None:
+        if call in hooks:
+            hooks.remove(call)
+
+    return remove
 
 
 def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -152,7 +152,7 @@ def method_in_place_of_call(loss: Any) -> Callable | None:
 
 def computes_its_own(layer: Any) -> bool:
     """True if a layer has hooks, or an attribute `forward`: only the call knows its output."""
-    return any(layer._forward_hook_lists.values()) or "forward" in vars(layer)
+    return any(layer._hook_lists.values()) or "forward" in vars(layer)
 
 
 def _call_layer(layer: Any, *inputs: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ from gpuprop._core.instruments import module_call
 from gpuprop._core.loading import as_array
 from gpuprop._core.placement import on_device_of, place, write
 from gpuprop._core.tensor import Parameter, Tensor
+from gpuprop.nn._hooks import Hook, forward_with_hooks, register_hook
 from gpuprop.nn._locate import locate, wrong_input
 
 
@@ -92,7 +92,7 @@ class Module(Convertible):
     # and the helpers of this class are functions of the module.
     _state_minima: ClassVar[Mapping[str, float]] = {}  # of the numbers in a loaded entry, by name
     _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
-    _forward_hook_lists: dict[str, list[Callable]] = {}  # "before" and "after" -> hooks
+    _hook_lists: dict[str, list[Hook]] = {}  # see `_hooks.Hooks`
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output.  Every subclass defines this; callers use ``module(...)``."""
@@ -108,7 +108,7 @@ class Module(Convertible):
         try:
             if (call := module_call()) is not None:
                 return call(self, args, kwargs, _forward)
-            if self._forward_hook_lists:
+            if self._hook_lists:
                 return forward_with_hooks(self, args, kwargs)
             return self.forward(*args, **kwargs)
         except Exception as error:
@@ -286,20 +286,47 @@ class Module(Convertible):
 
     # ---- hooks
 
-    def register_forward_pre_hook(self, hook: Callable) -> Callable[[], None]:
+    def register_forward_pre_hook(self, hook: Callable, *, prepend: bool = False,
+                                  with_kwargs: bool = False) -> Callable[[], None]:
         """Call ``hook(module, args)`` before forward.
 
-        A result other than None replaces the positional arguments.  Returns a function that
+        A result other than None replaces the positional arguments.  With `with_kwargs`, the call is
+        ``hook(module, args, kwargs)``, and its result None or ``(args, kwargs)``.  With `prepend`,
+        the hook is called before those that are already registered.  Returns a function that
         removes the hook.
         """
-        return register_hook(self, "before", hook)
+        return register_hook(self, "before", hook, prepend, with_kwargs)
 
-    def register_forward_hook(self, hook: Callable) -> Callable[[], None]:
+    def register_forward_hook(self, hook: Callable, *, prepend: bool = False,
+                              with_kwargs: bool = False,
+                              always_call: bool = False) -> Callable[[], None]:
         """Call ``hook(module, args, output)`` after forward.
 
-        A result other than None replaces the output.  Returns a function that removes the hook.
+        A result other than None replaces the output.  With `with_kwargs`, the call is
+        ``hook(module, args, kwargs, output)``.  With `always_call`, the hook is also called if
+        forward or another hook raises.  For `prepend` see `register_forward_pre_hook`.  Returns a
+        function that removes the hook.
         """
-        return register_hook(self, "after", hook)
+        return register_hook(self, "after", hook, prepend, with_kwargs, always_call)
+
+    def register_full_backward_pre_hook(self, hook: Callable, *,
+                                        prepend: bool = False) -> Callable[[], None]:
+        """Call ``hook(module, grad_output)`` when the gradients of all outputs are complete.
+
+        `grad_output` is a tuple with an array for each output, None for one without gradient.  A
+        result other than None replaces it.  Returns a function that removes the hook.
+        """
+        return register_hook(self, "backward_before", hook, prepend)
+
+    def register_full_backward_hook(self, hook: Callable, *,
+                                    prepend: bool = False) -> Callable[[], None]:
+        """Call ``hook(module, grad_input, grad_output)`` when the inputs' gradients are complete.
+
+        `grad_input` is a tuple with an array for each positional argument, None for one without
+        gradient; `grad_output` has one for each output.  A result other than None replaces
+        `grad_input`.  The hook must not write into the arrays.  Returns a function that removes it.
+        """
+        return register_hook(self, "backward", hook, prepend)
 
     # ---- text
 
@@ -461,29 +488,6 @@ def check_buffer(module: Module, name: str, value: Any) -> None:
             f"buffer: assign a Tensor, for example gpuprop.tensor(...), or None")
 
 
-def register_hook(module: Module, when: str, hook: Callable) -> Callable[[], None]:
-    """Add a hook to the list `when`; returns a function that removes it."""
-    as_callable(f"{type(module).__name__}: the forward hook", hook)
-    if not module._forward_hook_lists:
-        module._forward_hook_lists = ForwardHooks(before=[], after=[])
-    hooks = module._forward_hook_lists[when]
-    hooks.append(hook)
-    return lambda: hooks.remove(hook) if hook in hooks else None
-
-
-def forward_with_hooks(module: Module, args: tuple, kwargs: dict) -> Any:
-    """Call the hooks of a module and its forward."""
-    for hook in tuple(module._forward_hook_lists["before"]):
-        changed = hook(module, args)
-        if changed is not None:
-            args = changed if isinstance(changed, tuple) else (changed,)
-    output = module.forward(*args, **kwargs)
-    for hook in tuple(module._forward_hook_lists["after"]):
-        changed = hook(module, args, output)
-        output = output if changed is None else changed
-    return output
-
-
 def call_method(module: Module, method: Callable, args: tuple) -> Any:
     """Call ``method(*args)`` in place of a module's forward.
 
@@ -501,26 +505,9 @@ def call_method(module: Module, method: Callable, args: tuple) -> Any:
         raise
 
 
-class ForwardHooks(dict[str, list[Callable]]):
-    """The hooks of a module.  Deep copies keep them; pickling raises if one is a local function."""
-
-    def __deepcopy__(self, memo: dict) -> ForwardHooks:
-        return ForwardHooks(copy.deepcopy(dict(self), memo))
-
-    def __reduce__(self) -> tuple:
-        for hook in itertools.chain(*self.values()):
-            name = getattr(hook, "__qualname__", "")
-            if "<" in name:  # <lambda> or <locals>
-                raise TypeError(
-                    f"a module with the hook {name} cannot be pickled: call the function that "
-                    f"registering the hook returned, to remove it, or define the hook at the top "
-                    f"level of a Python module")
-        return ForwardHooks, (dict(self),)
-
-
 def _forward(module: Module, args: tuple, kwargs: dict) -> Any:
     """Call a module as `__call__` does without `instruments.around_modules`, which wraps this."""
-    if module._forward_hook_lists:
+    if module._hook_lists:
         return forward_with_hooks(module, args, kwargs)
     return module.forward(*args, **kwargs)
 

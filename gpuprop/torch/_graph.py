@@ -55,6 +55,7 @@ def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None =
     for leaf, g in zip(leaves, found, strict=True):
         if g is not None:
             leaf.receive(g if create_graph else raw(g))
+            engine.run_hooks_after(leaf)
 
 
 def _listed(x: Any) -> list:
@@ -141,8 +142,7 @@ def _gradients(outputs: list, seeds: list, inputs: list, retain_graph: bool | No
     found = [held.get(id(k)) for k in keys]
     for i, x in enumerate(inputs):
         if x.node is None and found[i] is not None:
-            for hook in tuple(x.hooks or ()):
-                found[i] = hook(found[i])
+            found[i] = engine.changed_by_hooks(x, found[i])
     return [as_torch(g) if g is None or isinstance(g, Plain) else wrap(g) for g in found]
 
 

@@ -147,6 +147,15 @@ def as_torch(value: Any) -> Any:
     return value
 
 
+def as_gradient(g: Any) -> Any:
+    """A gradient as hooks get it; other code may hold `g` too, so its class does not change."""
+    if not isinstance(g, engine.Tensor):
+        return g if g is None else wrap(g)
+    t: Any = wrap(g.array)
+    t.node, t.requires_grad = g.node, g.requires_grad
+    return t
+
+
 class Words:
     """What a Tensor of this dialect does in its own way; `_methods` adds the other methods."""
 
@@ -233,10 +242,11 @@ class Words:
 
     def register_hook(self: Any, hook: Callable) -> RemovableHandle:
         """Call `hook` with the gradient of this tensor, a Tensor, when it is complete."""
-        def call(g: Any) -> Any:
-            return hook(as_torch(g) if isinstance(g, engine.Tensor) else wrap(g))
+        return RemovableHandle(engine.Tensor.register_hook(self, lambda g: hook(as_gradient(g))))
 
-        return RemovableHandle(engine.Tensor.register_hook(self, call))
+    def register_post_accumulate_grad_hook(self: Any, hook: Callable) -> RemovableHandle:
+        """Call ``hook(self)`` when backward has added to the gradient of this leaf."""
+        return RemovableHandle(engine.Tensor.register_post_accumulate_grad_hook(self, hook))
 
     # ---- writing in place
 

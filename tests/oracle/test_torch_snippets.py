@@ -384,6 +384,131 @@ def hooks(torch):
 
 
 @program
+def order_of_hooks(torch):
+    """A gradient that is retained is the one after all hooks, whenever they were registered."""
+    x, seen = leaf(torch, 3), []
+    y = x * 2
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10)
+    y.register_hook(lambda g: seen.append(g.sum().item()))
+    x.register_post_accumulate_grad_hook(lambda t: seen.append((t is x, t.grad.sum().item())))
+    x.register_hook(lambda g: g + 1)
+    handle = x.register_post_accumulate_grad_hook(lambda t: setattr(t, "grad", None))
+    (y * x).sum().backward()
+    none = x.grad is None
+    handle.remove()
+    (x * x).sum().backward()
+    gradient, = torch.autograd.grad((x * x).sum(), x)  # no gradient is accumulated
+    return [y.grad, x.grad, gradient, none, seen]
+
+
+@program
+def forward_hooks(torch):
+    seen = []
+
+    class Scale(torch.nn.Module):
+        def forward(self, x, factor=1.0):
+            if factor == 0:
+                raise ValueError("no factor")
+            return x * factor
+
+    layer, x = Scale(), leaf(torch, 2, 3)
+    layer.register_forward_pre_hook(lambda m, args, kwargs: ((args[0] + 1,), {"factor": 3.0}),
+                                    with_kwargs=True)
+    layer.register_forward_pre_hook(lambda m, args: seen.append("first"), prepend=True)
+    layer.register_forward_hook(
+        lambda m, args, kwargs, out: seen.append(kwargs["factor"]), with_kwargs=True)
+    handle = layer.register_forward_hook(lambda m, args, out: out * 2, prepend=True)
+    first = layer(x, factor=2.0)
+    with handle:
+        second = layer(x)
+    failing = Scale()
+    failing.register_forward_hook(lambda m, args, out: seen.append("not called"))
+    failing.register_forward_hook(
+        lambda m, args, out: seen.append(out is None), always_call=True)
+    try:
+        failing(x, factor=0)
+    except ValueError as error:
+        seen.append(str(error))
+    return [first, second, layer(x), seen]
+
+
+@program
+def full_backward_hooks(torch):
+    found = []
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(3, 4), torch.nn.Linear(3, 2)
+
+        def forward(self, x, scale, y=None):
+            return self.a(x) * scale, self.b(x), "text"
+
+    def flat(grads):
+        return [None if g is None else (tuple(g.shape), round(g.sum().item(), 9)) for g in grads]
+
+    model, x = filled(Two()), leaf(torch, 5, 3)
+    model.register_full_backward_hook(
+        lambda m, gi, go: found.append(("hook", flat(gi), flat(go))))
+    model.register_full_backward_hook(lambda m, gi, go: (gi[0] * 2, None))
+    model.register_full_backward_hook(
+        lambda m, gi, go: found.append(("last", flat(gi), flat(go))))
+    model.register_full_backward_hook(
+        lambda m, gi, go: found.append(("first", flat(gi), flat(go))), prepend=True)
+    model.register_full_backward_pre_hook(lambda m, go: (go[0] * 3, go[1], None))
+    model.a.register_full_backward_hook(lambda m, gi, go: found.append(("a", flat(gi), flat(go))))
+    u, v, _ = model(x * 1, 2.0)
+    loss = u.sum() + (v * v).sum()
+    loss.backward(retain_graph=True)
+    loss.backward()
+    u, v, _ = model(x.detach(), 2.0)  # no input with a gradient
+    return [x.grad, *(p.grad for p in model.parameters()), found]
+
+
+@program
+def backward_hooks_without_an_input(torch):
+    found = []
+    model = filled(torch.nn.Linear(3, 2))
+    model.register_full_backward_hook(
+        lambda m, gi, go: found.append((gi, [tuple(g.shape) for g in go])))
+    handle = model.register_full_backward_pre_hook(lambda m, go: (go[0] * 2,))
+    model(torch.tensor(array(4, 3))).sum().backward()
+    handle.remove()
+    model(torch.tensor(array(4, 3))).sum().backward()
+    with torch.no_grad():
+        model(torch.tensor(array(4, 3)))
+    return [model.weight.grad, model.bias.grad, found]
+
+
+@program
+def backward_hooks_in_a_gradient_penalty(torch):
+    seen = []
+    model, x = mlp(torch, 3, 4, 1), leaf(torch, 5, 3)
+    model[0].register_full_backward_hook(lambda m, gi, go: (gi[0] * 2,))
+    model[2].register_full_backward_hook(lambda m, gi, go: seen.append(gi[0].requires_grad))
+    g, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    (g.norm() ** 2).backward()
+    return [g, x.grad, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@program
+def optimizer_in_backward(torch):
+    model = mlp(torch, 3, 4, 1)
+    optimizers = {p: torch.optim.SGD([p], lr=0.1, momentum=0.9) for p in model.parameters()}
+
+    def step(p):
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(step)
+    for _ in range(3):
+        (model(torch.tensor(array(5, 3))) ** 2).mean().backward()
+    return [p.detach() for p in model.parameters()]
+
+
+@program
 def scatter_and_gather(torch):
     x, i = leaf(torch, 3, 4), torch.tensor([[0, 2], [1, 1], [3, 0]])
     z = torch.zeros(3, 4).double()
@@ -489,7 +614,8 @@ def plain(value):
     return value
 
 
-@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph",
+                            "ignore:Full backward hook is firing")
 @pytest.mark.parametrize("run", PROGRAMS, ids=lambda f: f.__name__)
 def test_as_torch(run):
     expected, found = run(theirs), run(ours)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._module import Module
@@ -43,8 +43,9 @@ class Reparametrization:
     def pop_parameter(self, module: Module) -> Parameter:
         """Remove the parameter from the module and return it."""
         full_name = f"{type(module).__name__}.{self.name}"
-        hooks = module._forward_hook_lists.get("before", ())
-        if any(isinstance(hook, Reparametrization) and hook.name == self.name for hook in hooks):
+        hooks = module._hook_lists.get("before", ())
+        functions = [hook.function for hook in hooks]
+        if any(isinstance(f, Reparametrization) and f.name == self.name for f in functions):
             raise RuntimeError(f"{self.function_name}: {full_name} already has a normalization: "
                                f"remove it first")
         parameter = getattr(module, self.name, None)
@@ -57,13 +58,14 @@ class Reparametrization:
     @classmethod
     def remove(cls, module: Module, name: str, *suffixes: str) -> None:
         """Turn the weight into a Parameter, and delete the attributes ``name + suffix``."""
-        hooks = module._forward_hook_lists.get("before", [])
-        hook = next((h for h in hooks if isinstance(h, cls) and h.name == name), None)
+        hooks = module._hook_lists.get("before", [])
+        is_own = lambda f: isinstance(f, cls) and f.name == name
+        hook: Any = next((h for h in hooks if is_own(h.function)), None)
         if hook is None:
             raise ValueError(f"{cls.function_name} of {name!r} not found in "
                              f"{type(module).__name__}")
         hooks.remove(hook)
-        values = hook.compute(module, False).array
+        values = hook.function.compute(module, False).array
         delattr(module, name)
         for suffix in suffixes:
             delattr(module, name + suffix)

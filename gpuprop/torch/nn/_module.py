@@ -6,12 +6,13 @@ Each class is made once more as a subclass, since programs ask `isinstance(m, nn
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.nn._module import state_tensors
-from gpuprop.torch._tensor import RemovableHandle, as_torch
+from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
 from gpuprop.torch.nn import functional
 
 classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
@@ -56,11 +57,24 @@ class Module(nn.Module, metaclass=_Adopting):
             elif p.grad is not None:
                 p.grad.zero_()
 
-    def register_forward_hook(self, hook: Any) -> Any:
-        return RemovableHandle(super().register_forward_hook(hook))
+    def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
+        return RemovableHandle(super().register_forward_pre_hook(hook, **options))
 
-    def register_forward_pre_hook(self, hook: Any) -> Any:
-        return RemovableHandle(super().register_forward_pre_hook(hook))
+    def register_forward_hook(self, hook: Any, **options: Any) -> Any:
+        return RemovableHandle(super().register_forward_hook(hook, **options))
+
+    def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
+        call = functools.partial(_with_tensors, hook)
+        return RemovableHandle(super().register_full_backward_pre_hook(call, prepend=prepend))
+
+    def register_full_backward_hook(self, hook: Any, prepend: bool = False) -> Any:
+        call = functools.partial(_with_tensors, hook)
+        return RemovableHandle(super().register_full_backward_hook(call, prepend=prepend))
+
+
+def _with_tensors(hook: Any, module: Any, *gradients: tuple) -> Any:
+    """Call a backward hook with Tensors of this dialect."""
+    return hook(module, *(tuple(map(as_gradient, grads)) for grads in gradients))
 
 
 classes[nn.Module] = Module
