@@ -11,6 +11,7 @@ import gpuprop as gp
 import gpuprop.distributions as D
 from gpuprop import asnumpy, no_sync, use
 from gpuprop.distributions import _noise, constraints
+from gpuprop.distributions._linalg import cholesky, solve_triangular
 from gpuprop.random import Generator
 
 N = 4000
@@ -227,6 +228,38 @@ def test_invalid_parameters_on_a_device_are_reported_later():
         D.Normal(gp.zeros(2), gp.tensor([1.0, -1.0]))
         with pytest.raises(IndexError, match="Normal: parameter scale must satisfy GreaterThan"):
             gp.zeros(1).numpy()
+
+
+# ---- matrices ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch, right", [((), ()), ((3,), (3,)), ((), (4, 2)), ((3,), ())])
+@pytest.mark.parametrize("upper", [False, True])
+def test_lapack_agrees_with_the_definition(batch, right, upper):
+    """For larger matrices than the rows of the kit have."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((*batch, 40, 40))
+    a = a @ a.swapaxes(-1, -2) + 40 * np.eye(40)
+    b = rng.standard_normal((*right, 40, 2))
+    results = []
+    for mode in (gp.enable_grad, gp.generic):
+        with mode():
+            leaves = [gp.tensor(v, requires_grad=True) for v in (a, b)]
+            lower = cholesky(leaves[0])
+            x = solve_triangular(lower.swapaxes(-1, -2) if upper else lower, leaves[1], upper)
+            (x * x).sum().backward()
+            results.append([x.detach().numpy(), *(leaf.grad for leaf in leaves)])
+    for result, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-12)
+    triangle = np.linalg.cholesky(a)
+    triangle = triangle.swapaxes(-1, -2) if upper else triangle
+    np.testing.assert_allclose(results[0][0], np.linalg.solve(triangle, b), rtol=1e-9)
+
+
+def test_matrices_without_a_factor_give_nan():
+    with np.errstate(all="ignore"):
+        assert np.isnan(cholesky(-np.eye(3))).any()
+        assert not np.isfinite(solve_triangular(np.zeros((2, 2)), np.ones((2, 1)))).any()
 
 
 # ---- gradients ---------------------------------------------------------------------------------
