@@ -36,6 +36,8 @@ UNIVARIATE = {  # distribution -> SciPy's
     "StudentT": (lambda: D.StudentT(3.0, 0.5, 2.0), stats.t(3, 0.5, 2)),
     "FisherSnedecor": (lambda: D.FisherSnedecor(5.0, 7.0), stats.f(5, 7)),
     "Pareto": (lambda: D.Pareto(2.0, 3.0), stats.pareto(3, scale=2)),
+    "GeneralizedPareto": (lambda: D.GeneralizedPareto(1.0, 2.0, 0.3),
+                          stats.genpareto(0.3, 1, 2)),
     "Weibull": (lambda: D.Weibull(2.0, 1.5), stats.weibull_min(1.5, scale=2)),
     "RelaxedBernoulli": (lambda: D.RelaxedBernoulli(1.0, 0.5), stats.uniform()),
 }

@@ -23,6 +23,7 @@ from gpuprop.distributions._composite import (
     Weibull,
 )
 from gpuprop.distributions._constraint_registry import biject_to, transform_to
+from gpuprop.distributions._continuous_bernoulli import ContinuousBernoulli
 from gpuprop.distributions._discrete import (
     Bernoulli,
     Binomial,
@@ -39,6 +40,7 @@ from gpuprop.distributions._gamma import Beta, Chi2, Dirichlet, FisherSnedecor, 
 from gpuprop.distributions._location_scale import (
     Cauchy,
     Exponential,
+    GeneralizedPareto,
     Gumbel,
     HalfCauchy,
     HalfNormal,
@@ -52,13 +54,13 @@ from gpuprop.distributions.kl import kl_divergence, register_kl
 from gpuprop.distributions.transforms import *
 
 __all__ = [
-    "Bernoulli", "Beta", "Binomial", "Categorical", "Cauchy", "Chi2", "Dirichlet", "Distribution",
-    "Exponential", "ExponentialFamily", "FisherSnedecor", "Gamma", "Geometric", "Gumbel",
-    "HalfCauchy", "HalfNormal", "Independent", "InverseGamma", "Kumaraswamy", "Laplace",
-    "LogNormal", "LogisticNormal", "MixtureSameFamily", "Multinomial", "MultivariateNormal",
-    "NegativeBinomial", "Normal", "OneHotCategorical", "OneHotCategoricalStraightThrough",
-    "Pareto", "Poisson", "RelaxedBernoulli", "RelaxedOneHotCategorical", "StudentT",
-    "TransformedDistribution", "Uniform", "Weibull", "biject_to", "constraints", "kl",
-    "kl_divergence", "register_kl", "transform_to", "transforms",
+    "Bernoulli", "Beta", "Binomial", "Categorical", "Cauchy", "Chi2", "ContinuousBernoulli",
+    "Dirichlet", "Distribution", "Exponential", "ExponentialFamily", "FisherSnedecor", "Gamma",
+    "GeneralizedPareto", "Geometric", "Gumbel", "HalfCauchy", "HalfNormal", "Independent",
+    "InverseGamma", "Kumaraswamy", "Laplace", "LogNormal", "LogisticNormal", "MixtureSameFamily",
+    "Multinomial", "MultivariateNormal", "NegativeBinomial", "Normal", "OneHotCategorical",
+    "OneHotCategoricalStraightThrough", "Pareto", "Poisson", "RelaxedBernoulli",
+    "RelaxedOneHotCategorical", "StudentT", "TransformedDistribution", "Uniform", "Weibull",
+    "biject_to", "constraints", "kl", "kl_divergence", "register_kl", "transform_to", "transforms",
 ]
 __all__ += transforms.__all__

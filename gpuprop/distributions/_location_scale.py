@@ -18,8 +18,8 @@ from gpuprop.random import Generator
 class _LocationScale(Distribution):
     """``loc + scale * noise``."""
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
-    support = constraints.real
+    arg_constraints: Any = {"loc": constraints.real, "scale": constraints.positive}
+    support: Any = constraints.real
     has_rsample = True
     loc: Tensor
     scale: Tensor
@@ -352,3 +352,79 @@ class Uniform(Distribution):
 
     def entropy(self) -> Tensor:
         return (self.high - self.low).log()
+
+
+class GeneralizedPareto(_LocationScale):
+    """The generalized Pareto distribution of x >= loc.
+
+    ``cdf(x) = 1 - (1 + concentration * z)**(-1 / concentration)`` for z = (x - loc) / scale, or ``1
+    - exp(-z)`` for concentration 0; x is below ``loc - scale / concentration`` if that is negative.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive,
+                       "concentration": constraints.real}
+    concentration: Tensor
+
+    def __init__(self, loc: Any, scale: Any, concentration: Any,
+                 validate_args: bool | None = None) -> None:
+        shape = self._parameters(loc=loc, scale=scale, concentration=concentration)
+        Distribution.__init__(self, shape, validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        c = where(self.concentration < 0, self.concentration, -1)
+        upper = where(self.concentration < 0, self.loc - self.scale / c, math.inf)
+        return constraints.interval(self.loc, upper)
+
+    def _branches(self) -> tuple[Any, Tensor]:
+        """Whether `concentration` counts as 0, and elsewhere its value."""
+        is_zero = self.concentration.abs() <= 1e-8
+        return is_zero, where(is_zero, 1, self.concentration)
+
+    @property
+    def mean(self) -> Tensor:
+        """NaN for concentration >= 1."""
+        valid = self.concentration < 1
+        c = where(valid, self.concentration, 0.5)
+        return where(valid, self.loc + self.scale / (1 - c), math.nan)
+
+    @property
+    def variance(self) -> Tensor:
+        """NaN for concentration >= 1/2."""
+        valid = self.concentration < 0.5
+        c = where(valid, self.concentration, 0.25)
+        return where(valid, self.scale * self.scale / ((1 - c) * (1 - c) * (1 - 2 * c)), math.nan)
+
+    def rsample(self, sample_shape: Sequence[int] = (), rng: Generator | None = None) -> Tensor:
+        waiting = self._noise("exponential", sample_shape, self.loc, rng)
+        return self._at(waiting)
+
+    def _at(self, exponential: Tensor) -> Tensor:
+        """The value whose survival probability is ``exp(-exponential)``."""
+        is_zero, c = self._branches()
+        z = where(is_zero, exponential, (c * exponential).expm1() / c)
+        return self.loc + self.scale * z
+
+    def log_survival_function(self, value: Any) -> Tensor:
+        """The logarithm of ``1 - cdf(value)``."""
+        z = self._standardized(value)
+        is_zero, c = self._branches()
+        return where(is_zero, -z, -(c * z).log1p() / c)
+
+    def log_prob(self, value: Any) -> Tensor:
+        z = self._standardized(value)
+        is_zero, c = self._branches()
+        return -self.scale.log() - where(is_zero, z, (1 / c + 1) * (c * z).log1p())
+
+    def log_cdf(self, value: Any) -> Tensor:
+        """The logarithm of `cdf`."""
+        return (-self.log_survival_function(value).exp()).log1p()
+
+    def cdf(self, value: Any) -> Tensor:
+        return -self.log_survival_function(value).expm1()
+
+    def icdf(self, value: Any) -> Tensor:
+        return self._at(-(-self._value(value, validate=False)).log1p())
+
+    def entropy(self) -> Tensor:
+        return self.scale.log() + self.concentration + 1

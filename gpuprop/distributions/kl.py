@@ -11,6 +11,7 @@ from gpuprop._array.arithmetic import where
 from gpuprop._array.creation import full_like
 from gpuprop._core.tensor import Tensor
 from gpuprop.distributions._composite import Independent, Pareto, TransformedDistribution
+from gpuprop.distributions._continuous_bernoulli import ContinuousBernoulli
 from gpuprop.distributions._discrete import (
     Bernoulli,
     Binomial,
@@ -86,13 +87,13 @@ def _function_for(type_p: type, type_q: type) -> Callable:
     return _registered[nearest]
 
 
-def _infinite(*pairs: tuple[type, type]) -> None:
+def _register_each(types_p: tuple[type, ...], type_q: type, fn: Callable) -> None:
+    for type_p in types_p:
+        register_kl(type_p, type_q)(fn)
+
+
+def _infinite(p: Any, q: Any) -> Tensor:
     """The divergence is infinite, because p has values that q has not."""
-    for type_p, type_q in pairs:
-        register_kl(type_p, type_q)(_infinite_like)
-
-
-def _infinite_like(p: Any, q: Any) -> Tensor:
     return full_like((p._reference() + q._reference()).detach(), math.inf)
 
 
@@ -253,13 +254,16 @@ def _transformed_transformed(p, q):
 
 # ---- two families ------------------------------------------------------------------------------
 
-_infinite(
-    (Beta, Pareto), (Exponential, Beta), (Exponential, Pareto), (Exponential, Uniform),
-    (Gamma, Beta), (Gamma, Pareto), (Gamma, Uniform), (Gumbel, Beta), (Gumbel, Exponential),
-    (Gumbel, Gamma), (Gumbel, Pareto), (Gumbel, Uniform), (Laplace, Beta), (Laplace, Exponential),
-    (Laplace, Gamma), (Laplace, Pareto), (Laplace, Uniform), (Normal, Beta), (Normal, Exponential),
-    (Normal, Gamma), (Normal, Pareto), (Normal, Uniform), (Pareto, Beta), (Pareto, Uniform),
-    (Poisson, Bernoulli), (Poisson, Binomial))
+_register_each((Exponential, Gamma, Gumbel, Laplace, Normal, Pareto), ContinuousBernoulli,
+               _infinite)
+_register_each((Exponential, Gamma, Gumbel, Laplace, Normal, Pareto), Beta, _infinite)
+_register_each((Beta, ContinuousBernoulli, Exponential, Gamma, Gumbel, Laplace, Normal), Pareto,
+               _infinite)
+_register_each((Exponential, Gamma, Gumbel, Laplace, Normal, Pareto), Uniform, _infinite)
+_register_each((Gumbel, Laplace, Normal), Exponential, _infinite)
+_register_each((Gumbel, Laplace, Normal), Gamma, _infinite)
+_register_each((Poisson,), Bernoulli, _infinite)
+_register_each((Poisson,), Binomial, _infinite)
 
 
 def _log_normal_height(q):
@@ -274,8 +278,8 @@ def _against_normal(p, q):
             + 0.5 * (p.variance + distance * distance) / (q.scale * q.scale))
 
 
-for _type in (Beta, Exponential, Gamma, Gumbel, Laplace, Uniform):
-    register_kl(_type, Normal)(_against_normal)
+_register_each((Beta, ContinuousBernoulli, Exponential, Gamma, Gumbel, Laplace, Uniform), Normal,
+               _against_normal)
 
 
 @register_kl(Pareto, Normal)
@@ -289,8 +293,7 @@ def _against_exponential(p, q):
     return -p.entropy() - q.rate.log() + q.rate * p.mean
 
 
-for _type in (Beta, Gamma):
-    register_kl(_type, Exponential)(_against_exponential)
+_register_each((Beta, ContinuousBernoulli, Gamma), Exponential, _against_exponential)
 
 
 @register_kl(Pareto, Exponential)
@@ -359,7 +362,20 @@ def _uniform_pareto(p, q):
     return _unless(outside, divergence)
 
 
+def _against_continuous_bernoulli(p, q):
+    return -p.entropy() - p.mean * q.logits - (-q.probs).log1p() - q._log_height
+
+
+_register_each((Beta, ContinuousBernoulli), ContinuousBernoulli, _against_continuous_bernoulli)
+
+
+@register_kl(Uniform, ContinuousBernoulli)
+def _uniform_continuous_bernoulli(p, q):
+    return _unless((p.low < 0) | (p.high > 1), _against_continuous_bernoulli(p, q))
+
+
 @register_kl(Beta, Uniform)
+@register_kl(ContinuousBernoulli, Uniform)
 def _beta_uniform(p, q):
     divergence = -p.entropy() + (q.high - q.low).log()
     return _unless((q.low > 0) | (q.high < 1), divergence)

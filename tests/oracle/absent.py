@@ -64,9 +64,6 @@ ABSENT = {
                  "LowRankMultivariateNormal"),
         **absent("its sampler is a loop of unknown length, and Bessel functions are missing",
                  "VonMises"),
-        **absent("rarely used: Beta and RelaxedBernoulli have the same support",
-                 "ContinuousBernoulli"),
-        **absent("rarely used: Pareto is the case that has a closed form", "GeneralizedPareto"),
     },
     "constraints": {
         **absent(JOINED, "cat stack"),
