@@ -38,6 +38,13 @@ def rates(schedule, n, **options):
     (lambda o: lr_scheduler.OneCycleLR(o, 2.0, total_steps=9, pct_start=1 / 3,
                                        anneal_strategy="linear", cycle_momentum=False),
      lambda t: 0.08 + 1.92 * t / 2 if t <= 2 else 2 + (8e-6 - 2) * (t - 2) / 6),
+    (lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: t / (1 + t)), lambda t: 1 / (1 + t)),
+    (lambda o: lr_scheduler.PolynomialLR(o, 5, power=2), lambda t: (1 - min(t, 5) / 5) ** 2),
+    (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 2, 2, eta_min=0.1),
+     lambda t: 0.1 + 0.45 * (1 + math.cos(math.pi * (
+         t / 2 if t < 2 else (t - 2) / 4 if t < 6 else (t - 6) / 8)))),
+    (lambda o: lr_scheduler.CyclicLR(o, 0.5, 1.5, 2, mode="triangular2", cycle_momentum=False),
+     lambda t: 0.5 + abs(t % 4 - 4 * (t % 4 > 2)) / 2 / 2 ** (t // 4)),
     (lambda o: lr_scheduler.ChainedScheduler(
         [lr_scheduler.ConstantLR(o, 0.1, 4), lr_scheduler.ExponentialLR(o, 0.9)]),
      lambda t: (0.1 if t < 4 else 1) * 0.9 ** t),
@@ -54,6 +61,33 @@ def rates(schedule, n, **options):
 ])
 def test_schedules(schedule, formula):
     np.testing.assert_allclose(rates(schedule, 8), [formula(t) for t in range(8)], rtol=1e-12)
+
+
+def test_warm_restarts_go_to_an_epoch():
+    optimizer = optim.SGD(make(get_backend("numpy")), lr=1.0)
+    scheduler = lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2, 2)
+    for epoch, (t, period) in {0.5: (0.5, 2), 5: (3, 4), 6.5: (0.5, 8), 1: (1, 2)}.items():
+        scheduler.step(epoch)
+        expected = (1 + math.cos(math.pi * t / period)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
+        assert scheduler.last_epoch == int(epoch)
+    for wrong in (-1, "1", math.nan, True):
+        with pytest.raises((TypeError, ValueError), match="epoch must be a number"):
+            scheduler.step(wrong)
+
+
+@pytest.mark.parametrize("make_optimizer", [
+    lambda ps: optim.SGD(ps, momentum=0.5), lambda ps: optim.Adam(ps, betas=(0.5, 0.75))])
+def test_cyclic_cycles_the_momentum_inversely(make_optimizer):
+    optimizer = make_optimizer(make(get_backend("numpy")))
+    scheduler = lr_scheduler.CyclicLR(optimizer, 0.25, 1.25, 2, 4)
+    group = optimizer.param_groups[0]
+    for lr in (0.25, 0.75, 1.25, 1.0, 0.75, 0.5, 0.25, 0.75):
+        momentum = group["betas"][0] if "betas" in group else group["momentum"]
+        assert (group["lr"], momentum) == pytest.approx((lr, 0.9 - 0.1 * (lr - 0.25)), rel=1e-12)
+        scheduler.step()
+    with pytest.raises(ValueError, match="set cycle_momentum=False"):
+        lr_scheduler.CyclicLR(optim.Adagrad(make(get_backend("numpy"))), 0.1, 0.2)
 
 
 def test_one_cycle_cycles_the_momentum_inversely():

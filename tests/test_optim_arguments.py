@@ -24,7 +24,9 @@ RULES = sorted(name for name, value in vars(optim).items()
 REQUIRED = {  # the arguments without a default, besides `optimizer`
     "LambdaLR": {"lr_lambda": lambda epoch: 1.0}, "StepLR": {"step_size": 2},
     "MultiStepLR": {"milestones": [1, 2]}, "ExponentialLR": {"gamma": 0.9},
-    "CosineAnnealingLR": {"T_max": 5}, "OneCycleLR": {"max_lr": 0.5, "total_steps": 9},
+    "CosineAnnealingLR": {"T_max": 5}, "MultiplicativeLR": {"lr_lambda": lambda epoch: 1.0},
+    "CosineAnnealingWarmRestarts": {"T_0": 5}, "CyclicLR": {"base_lr": 0.1, "max_lr": 0.5},
+    "OneCycleLR": {"max_lr": 0.5, "total_steps": 9},
 }
 CLASSES = [name for name in SCHEDULES if name not in ("ChainedScheduler", "SequentialLR")]
 # Of WRONG, those that are right: by parameter.
@@ -38,7 +40,8 @@ ACCEPTED = {
     "milestones": [[], (), {}],
     "cycle_momentum": [True], "three_phase": [True],
     "epochs": WRONG, "steps_per_epoch": WRONG,  # total_steps is given
-    "max_lr": [[0.1]], "min_lr": [[0.1]], "max_momentum": [[0.1]], "base_momentum": [[0.1]],
+    "scale_fn": [None], "step_size_down": [None],
+    **{key: [[0.1]] for key in ("base_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")},
 }
 
 
@@ -112,6 +115,8 @@ def test_every_argument_of_a_schedule(backend, name):
 INTEGERS = [
     ("StepLR", "step_size", 2, {}), ("ConstantLR", "total_iters", 3, {}),
     ("LinearLR", "total_iters", 3, {}), ("CosineAnnealingLR", "T_max", 3, {}),
+    ("PolynomialLR", "total_iters", 3, {}), ("CosineAnnealingWarmRestarts", "T_0", 3, {}),
+    ("CosineAnnealingWarmRestarts", "T_mult", 2, {"T_0": 3}),
     ("OneCycleLR", "total_steps", 9, {"max_lr": 0.5}), ("ReduceLROnPlateau", "patience", 1, {}),
     ("OneCycleLR", "epochs", 3, {"max_lr": 0.5, "steps_per_epoch": 3}),
     ("OneCycleLR", "steps_per_epoch", 3, {"max_lr": 0.5, "epochs": 3}),

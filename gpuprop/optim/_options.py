@@ -13,7 +13,7 @@ from gpuprop._core.tensor import Tensor
 FINITE = "(-inf, inf)"
 # Options that schedules add to a group.
 SCHEDULED = {"initial_lr": "[0, inf)", "max_lr": "[0, inf)", "min_lr": "[0, inf)",
-             "max_momentum": "[0, inf)", "base_momentum": "[0, inf)"}
+             "max_momentum": "[0, inf)", "base_momentum": "[0, inf)", "swa_lr": "[0, inf)"}
 # Options that PyTorch added in the course of time: a state dict of an older version lacks them.
 ADDED_LATER = ("maximize", "foreach", "capturable", "differentiable", "fused",
                "decoupled_weight_decay")

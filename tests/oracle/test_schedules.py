@@ -1,4 +1,4 @@
-"""Every learning rate schedule that both libraries have: forty epochs, resumed after twenty."""
+"""Every learning rate schedule of PyTorch: two hundred epochs, resumed after a hundred."""
 
 from __future__ import annotations
 
@@ -13,23 +13,34 @@ from compare import without_warnings
 from gpuprop import Parameter, optim
 from gpuprop.optim import lr_scheduler
 
-EPOCHS = 40
+EPOCHS = 200
 SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the schedule
     "ChainedScheduler": [lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 9),
                                                           s.ExponentialLR(o, 0.9)]),
                          lambda s, o: s.ChainedScheduler([s.StepLR(o, 7), s.LinearLR(o)], o)],
     "ConstantLR": [{}, {"factor": 0.1, "total_iters": 12}, {"factor": 1.0, "total_iters": 0}],
     "CosineAnnealingLR": [{"T_max": 10}, {"T_max": 7, "eta_min": 0.01}],
+    "CosineAnnealingWarmRestarts": [{"T_0": 7}, {"T_0": 3, "T_mult": 2, "eta_min": 0.01}],
+    "CyclicLR": [{"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 7},
+                 {"base_lr": [0.01, 0.02], "max_lr": [0.5, 0.6], "step_size_up": 4,
+                  "step_size_down": 9, "mode": "triangular2", "base_momentum": [0.5, 0.6]},
+                 {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 11, "mode": "exp_range",
+                  "gamma": 0.97, "cycle_momentum": False},
+                 {"base_lr": 0.01, "max_lr": 0.5, "step_size_up": 5, "scale_mode": "iterations",
+                  "scale_fn": lambda x: 1 / (1 + x)}],
     "ExponentialLR": [{"gamma": 0.9}],
     "LambdaLR": [{"lr_lambda": lambda t: 1 / (1 + t)},
                  {"lr_lambda": [lambda t: 2**-t, lambda t: 0.9**t]}],
     "LinearLR": [{}, {"start_factor": 0.2, "end_factor": 0.7, "total_iters": 11}],
+    "MultiplicativeLR": [{"lr_lambda": lambda t: 1 - 1 / (9 + t)},
+                         {"lr_lambda": [lambda t: 0.99, lambda t: 1.0]}],
     "MultiStepLR": [{"milestones": [3, 8, 8, 30]}, {"milestones": [0, 5], "gamma": 0.5}],
     "OneCycleLR": [{"max_lr": 1.0, "total_steps": EPOCHS + 1},
-                   {"max_lr": [1.0, 2.0], "epochs": 5, "steps_per_epoch": 9,
+                   {"max_lr": [1.0, 2.0], "epochs": 25, "steps_per_epoch": 9,
                     "anneal_strategy": "linear"},
-                   {"max_lr": 1.0, "total_steps": 60, "three_phase": True, "pct_start": 0.2,
+                   {"max_lr": 1.0, "total_steps": 260, "three_phase": True, "pct_start": 0.2,
                     "cycle_momentum": False}],
+    "PolynomialLR": [{}, {"total_iters": 90, "power": 2.5}],
     "ReduceLROnPlateau": [{}, {"mode": "max", "factor": 0.5, "patience": 2, "cooldown": 3,
                                "min_lr": 0.01},
                           {"patience": 0, "threshold": 0.2, "threshold_mode": "abs", "eps": 0.01}],
@@ -40,7 +51,7 @@ SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the sched
                                         s.StepLR(o, 5), s.ExponentialLR(o, 0.9),
                                         s.LambdaLR(o, lambda t: 2**-t)], [1, 8, 25, 33]),
         lambda s, o: s.SequentialLR(o, [s.ChainedScheduler([s.LinearLR(o), s.ConstantLR(o, 0.9)]),
-                                        s.OneCycleLR(o, 1.0, total_steps=30)], [11])],
+                                        s.OneCycleLR(o, 1.0, total_steps=200)], [11])],
     "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
 }
 BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type)

@@ -7,28 +7,36 @@ group had when its first schedule was created.
 
 from gpuprop.optim.lr_scheduler._base import LRScheduler
 from gpuprop.optim.lr_scheduler._combined import ChainedScheduler, SequentialLR
+from gpuprop.optim.lr_scheduler._cyclic import CyclicLR
 from gpuprop.optim.lr_scheduler._formulas import (
     ConstantLR,
     CosineAnnealingLR,
     ExponentialLR,
     LambdaLR,
     LinearLR,
+    MultiplicativeLR,
     MultiStepLR,
+    PolynomialLR,
     StepLR,
 )
 from gpuprop.optim.lr_scheduler._one_cycle import OneCycleLR
 from gpuprop.optim.lr_scheduler._plateau import ReduceLROnPlateau
+from gpuprop.optim.lr_scheduler._restarts import CosineAnnealingWarmRestarts
 
 __all__ = [
     "ChainedScheduler",
     "ConstantLR",
     "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
     "ExponentialLR",
     "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",
+    "MultiplicativeLR",
     "OneCycleLR",
+    "PolynomialLR",
     "ReduceLROnPlateau",
     "SequentialLR",
     "StepLR",

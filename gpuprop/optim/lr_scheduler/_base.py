@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -16,7 +17,8 @@ from gpuprop.optim.lr_scheduler._checks import Check, integer, list_of, number, 
 
 _Step = TypeVar("_Step", bound=Callable)
 # Attributes and arguments that, as a list, have one value per group.
-PER_GROUP = {"base_lrs", "_last_lr", "max_lr", "min_lr", "base_momentum", "max_momentum"}
+PER_GROUP = {"base_lrs", "_last_lr", "base_lr", "max_lr", "max_lrs", "min_lr", "base_momentum",
+             "base_momentums", "max_momentum", "max_momentums", "swa_lr"}
 # The types of attributes that a state dict must have; a function, for example, may be left out.
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
@@ -34,6 +36,20 @@ def set_lr(group: dict, lr: float) -> None:
         group["lr"] = lr
 
 
+def set_momentum(group: dict, momentum: float) -> None:
+    """Set the momentum, or the first of Adam's betas."""
+    if "betas" in group:
+        group["betas"] = momentum, *group["betas"][1:]
+    else:
+        group["momentum"] = momentum
+
+
+def check_has_momentum(owner: str, optimizer: Optimizer) -> None:
+    if not optimizer.defaults.keys() & {"momentum", "betas"}:
+        raise ValueError(f"{owner}: {type(optimizer).__name__} has no option momentum or betas: "
+                         f"set cycle_momentum=False")
+
+
 def per_group(what: str, value: Any, optimizer: Optimizer) -> list:
     """A list with one value per group; a single value is repeated for all groups."""
     n = len(optimizer.param_groups)
@@ -49,13 +65,13 @@ def whole(step: _Step) -> _Step:
     """A step that, if it raises, leaves the schedule and the optimizer's options as they were."""
 
     @functools.wraps(step)
-    def whole_step(self: Any) -> None:
+    def whole_step(self: Any, *args: Any, **kwargs: Any) -> None:
         groups = self.optimizer.param_groups
         options = [{n: v for n, v in group.items() if n != "params"} for group in groups]
         lrs = lrs_of(self.optimizer)
         attributes = [(part, dict(vars(part))) for part in self._parts()]
         try:
-            step(self)
+            step(self, *args, **kwargs)
         except BaseException:
             for part, own in attributes:
                 vars(part).clear()
@@ -66,6 +82,30 @@ def whole(step: _Step) -> _Step:
             raise
 
     return cast(_Step, whole_step)
+
+
+def saved_callable(f: Any) -> dict[str, Any] | None:
+    """What a state dict has of a function: None, or the attributes of a callable object."""
+    is_plain = f is None or isinstance(f, types.FunctionType)
+    return None if is_plain else dict(getattr(f, "__dict__", {}))
+
+
+def loaded_callables(what: str, functions: list, saved: list) -> Callable[[], None]:
+    """Check the attributes of callable objects, and return a function that writes them."""
+    for i, (f, state) in enumerate(zip(functions, saved, strict=True)):
+        own = saved_callable(f)
+        fits = state is None if own is None else (
+            isinstance(state, dict) and state.keys() == own.keys())
+        if not fits:
+            raise ValueError(f"{what}[{i}] must be the attributes of the function of this "
+                             f"schedule, {own!r}, got {state!r}")
+
+    def write() -> None:
+        for f, state in zip(functions, saved, strict=True):
+            if state:
+                vars(f).update(state)
+
+    return write
 
 
 class LRScheduler:
@@ -146,8 +186,12 @@ class LRScheduler:
     @whole
     def step(self) -> None:
         """Advance to the next epoch and set the learning rates."""
+        self._advance(self.last_epoch + 1)
+
+    def _advance(self, epoch: int) -> None:
+        """Set the learning rates of an epoch."""
         self._step_count += 1
-        self.last_epoch += 1
+        self.last_epoch = epoch
         lrs = as_instance(f"{type(self).__name__}: get_lr()", self.get_lr(), Iterable, "a list")
         lrs = per_group(f"{type(self).__name__}: get_lr()", list(lrs), self.optimizer)
         for i, (group, lr) in enumerate(zip(self.optimizer.param_groups, lrs, strict=True)):

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import math
-import types
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gpuprop._core.checks import as_callable, as_instance
 from gpuprop.optim._optimizer import Optimizer
-from gpuprop.optim.lr_scheduler._base import LRScheduler, lrs_of, per_group
+from gpuprop.optim.lr_scheduler._base import (
+    LRScheduler,
+    loaded_callables,
+    lrs_of,
+    per_group,
+    saved_callable,
+)
 from gpuprop.optim.lr_scheduler._checks import integer, list_of, number
 
 
-class LambdaLR(LRScheduler):
+class _LambdaSchedule(LRScheduler):
+    """Base class of schedules by functions of the epoch, `lr_lambda`, perhaps one per group."""
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
+        self.optimizer = self._checked("optimizer", optimizer)
+        what = f"{type(self).__name__}: lr_lambda"
+        self.lr_lambdas = per_group(what, lr_lambda, optimizer)
+        for f in self.lr_lambdas:
+            as_callable(what, f)
+        super().__init__(optimizer, last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All attributes except the optimizer.
+
+        A callable object in `lr_lambda` is saved as the dict of its attributes, a function as None.
+        """
+        return {**super().state_dict(), "lr_lambdas": list(map(saved_callable, self.lr_lambdas))}
+
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        attributes = self._loaded(state_dict)
+        what = f"{type(self).__name__}: lr_lambdas"
+        saved = as_instance(what, attributes.pop("lr_lambdas"), (list, tuple), "a list")
+        write_functions = loaded_callables(
+            what, self.lr_lambdas, per_group(what, saved, self.optimizer))
+
+        def write() -> None:
+            vars(self).update(attributes)
+            write_functions()
+
+        return write
+
+
+class LambdaLR(_LambdaSchedule):
     """Scale the initial learning rate by a function of the epoch.
 
         lr = initial_lr * lr_lambda(epoch)
@@ -22,44 +59,24 @@ class LambdaLR(LRScheduler):
     `lr_lambda` may be a list with one function per group.
     """
 
-    def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
-        self.optimizer = self._checked("optimizer", optimizer)
-        self.lr_lambdas = per_group("LambdaLR: lr_lambda", lr_lambda, optimizer)
-        for f in self.lr_lambdas:
-            as_callable("LambdaLR: lr_lambda", f)
-        super().__init__(optimizer, last_epoch)
-
     def get_lr(self) -> list[float]:
         return [lr * f(self.last_epoch)
                 for lr, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
-    def state_dict(self) -> dict[str, Any]:
-        """All attributes except the optimizer.
 
-        A callable object in `lr_lambda` is saved as the dict of its attributes, a function as None.
-        """
-        saved = [None if isinstance(f, types.FunctionType) else dict(getattr(f, "__dict__", {}))
-                 for f in self.lr_lambdas]
-        return {**super().state_dict(), "lr_lambdas": saved}
+class MultiplicativeLR(_LambdaSchedule):
+    """Multiply the learning rate by a function of the epoch, in each epoch from 1 on.
 
-    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
-        attributes = self._loaded(state_dict)
-        own = self.state_dict()["lr_lambdas"]
-        what = "LambdaLR: lr_lambdas"
-        lambdas = as_instance(what, attributes.pop("lr_lambdas"), (list, tuple), "a list")
-        lambdas = per_group(what, lambdas, self.optimizer)
-        for i, (mine, saved) in enumerate(zip(own, lambdas, strict=True)):
-            if type(mine) is not type(saved) or (saved and mine.keys() != saved.keys()):
-                raise ValueError(f"{what}[{i}] must be the attributes of this "
-                                 f"schedule's lr_lambda, {mine!r}, got {saved!r}")
+        lr = initial_lr * lr_lambda(1) * ... * lr_lambda(epoch)
 
-        def write() -> None:
-            vars(self).update(attributes)
-            for f, saved in zip(self.lr_lambdas, lambdas, strict=True):
-                if saved:
-                    vars(f).update(saved)
+    `lr_lambda` may be a list with one function per group.
+    """
 
-        return write
+    def get_lr(self) -> list[float]:
+        lrs = lrs_of(self.optimizer)
+        if self._is_initial:
+            return lrs
+        return [lr * f(self.last_epoch) for lr, f in zip(lrs, self.lr_lambdas, strict=True)]
 
 
 class StepLR(LRScheduler):
@@ -165,6 +182,28 @@ class LinearLR(LRScheduler):
         change = self.end_factor - self.start_factor
         previous = self.total_iters * self.start_factor + (self.last_epoch - 1) * change
         return self._scaled(max(1.0 + change / previous, 0.0))  # rounding may give less
+
+
+class PolynomialLR(LRScheduler):
+    """Decrease the learning rate to 0 in `total_iters` epochs, along a power of the epoch.
+
+        lr = initial_lr * (1 - min(epoch, total_iters) / total_iters) ** power
+    """
+
+    _checks = {"total_iters": integer(0), "power": number()}
+
+    def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0,
+                 last_epoch: int = -1) -> None:
+        self.total_iters = self._checked("total_iters", total_iters)
+        self.power = self._checked("power", power)
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        if self._is_initial or self.last_epoch > self.total_iters:
+            return lrs_of(self.optimizer)
+        this, previous = (1.0 - epoch / self.total_iters
+                          for epoch in (self.last_epoch, self.last_epoch - 1))
+        return self._scaled((this / previous) ** self.power)
 
 
 class ExponentialLR(LRScheduler):

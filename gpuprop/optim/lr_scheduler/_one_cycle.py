@@ -8,7 +8,12 @@ from typing import Any
 
 from gpuprop._core.checks import as_bool, as_instance, as_number
 from gpuprop.optim._optimizer import Optimizer
-from gpuprop.optim.lr_scheduler._base import LRScheduler, per_group
+from gpuprop.optim.lr_scheduler._base import (
+    LRScheduler,
+    check_has_momentum,
+    per_group,
+    set_momentum,
+)
 from gpuprop.optim.lr_scheduler._checks import choice, integer, number, one_or_list_of
 
 
@@ -66,9 +71,8 @@ class OneCycleLR(LRScheduler):
         self.total_steps = self._checked("total_steps", total_steps)
         self.anneal_strategy = self._checked("anneal_strategy", anneal_strategy)
         self.cycle_momentum = self._checked("cycle_momentum", cycle_momentum)
-        if cycle_momentum and not optimizer.defaults.keys() & {"momentum", "betas"}:
-            raise ValueError(f"OneCycleLR: {type(optimizer).__name__} has no option momentum or "
-                             f"betas: set cycle_momentum=False")
+        if cycle_momentum:
+            check_has_momentum("OneCycleLR", optimizer)
         self.phases = _phases(pct_start * self.total_steps - 1, self.total_steps, three_phase)
         if last_epoch == -1:
             for group, maximum in zip(optimizer.param_groups, max_lrs, strict=True):
@@ -112,11 +116,7 @@ class OneCycleLR(LRScheduler):
         first = "base_momentum" if source == "max_lr" else "max_momentum"
         last = "base_momentum" if target == "max_lr" else "max_momentum"
         for group in self.optimizer.param_groups:
-            momentum = self._between(group[first], group[last], fraction)
-            if "betas" in group:
-                group["betas"] = momentum, *group["betas"][1:]
-            else:
-                group["momentum"] = momentum
+            set_momentum(group, self._between(group[first], group[last], fraction))
 
     def _between(self, a: float, b: float, fraction: float) -> float:
         if self.anneal_strategy == "linear":
