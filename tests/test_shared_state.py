@@ -72,7 +72,7 @@ SAFE = {
     "gpuprop._core.signature._compiled": CACHE,
     "gpuprop._core.spec.definitions": IMPORT,
     "gpuprop._core.tensor._add_hook.hooks": ONE + "; backward iterates over a copy",
-    "gpuprop._core.tensor._accumulation_lock": LOCK,
+    "gpuprop._core.tensor.accumulation_lock": LOCK,
     "gpuprop._core.warnings._issued": "at worst a warning is issued twice",
     "gpuprop.data._loader.DataLoader._to_tensors.pending": CALL,
     "gpuprop.data._workers._open_pools": "threads only add; read at the end of the process",

@@ -40,7 +40,7 @@ def _slot(name: str) -> Any:
     return property(operator.attrgetter(name), lambda self, value: write(self, _as_array(value)))
 
 
-_accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf
+accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf
 
 
 class Tensor(Methods, Variable):
@@ -78,7 +78,7 @@ class Tensor(Methods, Variable):
 
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient.  Other code may hold `g` too, so the first one is copied."""
-        with _accumulation_lock:
+        with accumulation_lock:
             self.gradient = _copy(g) if self.gradient is None else _as_array(self.gradient + g)
 
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -298,7 +298,7 @@ class Parameter(Tensor):
 
     def receive(self, g: Any) -> None:
         """Add `g` to the gradient, in `grad_buffer` if that exists."""
-        with _accumulation_lock:
+        with accumulation_lock:
             if self.gradient is self.grad_buffer is not None:
                 self.gradient += g
             elif self.grad_buffer is None or self.gradient is not None:  # the user's array: keep it

@@ -15,7 +15,8 @@ from gpuprop._core.graph import Node, raw
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.ops import recorded
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._tensor import Parameter, Tensor, as_torch, memory_of, shares
+from gpuprop.torch._memory import shares, views_of
+from gpuprop.torch._tensor import Parameter, Tensor, as_torch
 
 default_dtype = ["float32"]  # of floats that a program gives as Python numbers
 
@@ -59,7 +60,7 @@ def _note_memory(t: Any, args: tuple) -> None:
     if getattr(t.array, "base", None) is not None:
         for a in args:
             if isinstance(a, Plain) and shares(t.array, a.array):
-                t.memory = memory_of(a)
+                views_of(a).add(t)
                 return
 
 

@@ -5,7 +5,6 @@ The classes have no slots of their own, so an object changes its dialect by chan
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,15 @@ from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
 from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of
+from gpuprop.torch._memory import (
+    Views,
+    is_self_overlapping,
+    leave,
+    others_in_memory,
+    views_of,
+    write_with_history,
+)
+from gpuprop.torch._printing import as_text
 
 
 class Size(tuple):
@@ -80,44 +88,9 @@ def device_of(t: Any) -> device:
     return device(f"cuda:{index or 0}" if name == "cupy" else name)
 
 
-# ---- memory that Tensors share -------------------------------------------------------------------
-
-
-class Memory:
-    """What all Tensors in one memory share: `leaf` is a weak reference to the leaf it belongs to.
-
-    Its reference count is the number of these Tensors.
-    """
-
-    __slots__ = ("leaf",)
-
-    def __init__(self) -> None:
-        self.leaf: Callable[[], Any] = lambda: None
-
-
-def memory_of(t: Any) -> Memory:
-    """The Memory of a Tensor."""
-    try:
-        return t.memory
-    except AttributeError:
-        t.memory = Memory()
-        return t.memory
-
-
-def is_shared(t: Any) -> bool:
-    """True if another living Tensor of this dialect is in the same memory."""
-    return hasattr(t, "memory") and sys.getrefcount(t.memory) > ONE_OWNER
-
-
-def shares(a: Any, b: Any) -> bool:
-    """True if array `a` is a view of the memory of array `b`."""
-    base = a.base
-    return base is not None and (base is b or base is b.base)
-
-
 def changed_in_place(t: Any) -> None:
     """Report a write to the memory of a Tensor."""
-    leaf = t if isinstance(t, engine.Parameter) else memory_of(t).leaf()
+    leaf = t if isinstance(t, engine.Parameter) else views_of(t).leaf()
     if leaf is None:
         written(extent(t.array))
     else:
@@ -182,10 +155,9 @@ class Words:
     @data.setter
     def data(self: Any, value: Any) -> None:
         self.array = raw(value)
-        if hasattr(self, "memory"):
-            del self.memory
+        leave(self)
         if isinstance(value, engine.Tensor):
-            self.memory = memory_of(value)
+            views_of(value).add(self)
 
     @property
     def grad(self: Any) -> Any:
@@ -208,18 +180,23 @@ class Words:
 
     def receive(self: Any, g: Any) -> None:
         """Add `g` to the gradient; it is a Tensor with a history if `create_graph` made it."""
-        if isinstance(g, engine.Tensor) or isinstance(self.gradient, engine.Tensor):
+        old = self.gradient
+        if isinstance(g, engine.Tensor) or isinstance(old, engine.Tensor):
             g = as_torch(g) if isinstance(g, engine.Tensor) else wrap(g)
-            self.gradient = g if self.gradient is None else self.gradient + g
+            self.gradient = g if old is None else old + g
             return
-        if self.gradient is None and getattr(self, "grad_buffer", None) is not None:
+        if old is None and getattr(self, "grad_buffer", None) is not None:
             take_back(self)
+        if old is not None and old is not getattr(self, "grad_buffer", None):
+            with engine.accumulation_lock:  # in place: the program may hold the Tensor
+                old += g
+            return
         base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
         base.receive(self, g)
 
     def detach(self: Any) -> Tensor:
         t = wrap(self.array)
-        t.memory = memory_of(self)
+        Views(beside=views_of(self)).add(t)
         return t
 
     def detach_(self: Any) -> Any:
@@ -252,26 +229,29 @@ class Words:
 
     def update_(self: Any, new: Any) -> Any:
         """Become `new`: in memory, or, if a gradient is recorded, as a new value with a history."""
-        recorded = is_grad_enabled() and (self.requires_grad or new.requires_grad)
-        if recorded:
-            if self.node is None and self.requires_grad:
-                raise RuntimeError("a leaf Variable that requires grad is being used in an "
-                                   "in-place operation.")
-            if is_shared(self):
-                raise RuntimeError(
-                    "an in-place operation with a gradient, on memory that another tensor views: "
-                    "here the other one would not see the change. Write x = x.op(...) in place of "
-                    "x.op_(...), or drop the other tensor, or work on x.clone()")
-            new = new if new.array.dtype == self.array.dtype else new.to(self.array.dtype)
-            self.array = new.array
-            self.node = new.node
-            self.requires_grad = new.requires_grad
-            if hasattr(self, "memory"):
-                del self.memory
-        else:
+        if isinstance(new, engine.Tensor) and new.shape != self.shape:
+            raise RuntimeError(f"output with shape {list(self.shape)} doesn't match the broadcast "
+                               f"shape {list(new.shape)}")
+        if is_self_overlapping(self.array):
+            raise RuntimeError("unsupported operation: more than one element of the written-to "
+                               "tensor refers to a single memory location. Please clone() the "
+                               "tensor before performing the operation.")
+        if not (is_grad_enabled() and (self.requires_grad or new.requires_grad)):
             with on_device_of((self,)):
-                self.array[...] = new.array if isinstance(new, engine.Tensor) else new
+                self.array[...] = raw(new)
             changed_in_place(self)
+            return self
+        others = others_in_memory(self)
+        if any(t.node is None and t.requires_grad for t in (self, *others)):
+            raise RuntimeError("a leaf Variable that requires grad is being used in an in-place "
+                               "operation.")
+        new = new if new.array.dtype == self.array.dtype else new.to(self.array.dtype)
+        if others:
+            write_with_history(self, new, others)
+        else:
+            self.array, self.node = new.array, new.node
+            self.requires_grad = new.requires_grad
+            leave(self)
         return self
 
     def __getitem__(self: Any, key: Any) -> Any:
@@ -308,9 +288,10 @@ class Words:
         return self.update_(self ^ other)
 
     def __repr__(self: Any) -> str:
-        text = np.array2string(engine.asnumpy(self), separator=", ", precision=4,
-                               prefix="tensor(")
+        text = as_text(engine.asnumpy(self.array), len("tensor("))
         parts = [text]
+        if not self.array.size and self.array.shape != (0,):
+            parts.append(f"size={self.array.shape}")
         if self.device != "cpu":
             parts.append(f"device='{self.device}'")
         if self.array.dtype.name not in ("float32", "int64", "bool"):
@@ -388,11 +369,3 @@ def take_back(p: Any) -> None:
         with on_device_of((t,)):
             t.array = t.array.copy()
 
-
-def _count_of_one_owner() -> int:
-    t = object.__new__(Tensor)
-    t.memory = Memory()
-    return sys.getrefcount(t.memory)
-
-
-ONE_OWNER = _count_of_one_owner()
