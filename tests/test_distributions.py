@@ -88,6 +88,8 @@ def vectors():
     weights = gp.tensor([0.2, 0.3, 0.5])
     yield D.MultivariateNormal(loc, scale_tril=lower), lower @ lower.T
     yield D.MultivariateNormal(loc, lower @ lower.T), lower @ lower.T
+    low_rank = D.LowRankMultivariateNormal(loc, lower[:, :1], weights)
+    yield low_rank, low_rank.covariance_matrix
     yield D.Dirichlet(2 * weights), None
     yield D.Multinomial(6, weights), None
     yield D.OneHotCategorical(weights), None
@@ -96,7 +98,7 @@ def vectors():
     yield mixture, None
 
 
-@pytest.mark.parametrize("i", range(6))
+@pytest.mark.parametrize("i", range(7))
 def test_moments_of_vectors(i, backend):
     distribution, covariance = list(vectors())[i]
     samples = asnumpy(distribution.sample((N,), rng=Generator(1))).astype("float64")

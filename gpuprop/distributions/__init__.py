@@ -48,7 +48,10 @@ from gpuprop.distributions._location_scale import (
     Normal,
     Uniform,
 )
-from gpuprop.distributions._multivariate_normal import MultivariateNormal
+from gpuprop.distributions._multivariate_normal import (
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+)
 from gpuprop.distributions._relaxed import RelaxedBernoulli, RelaxedOneHotCategorical
 from gpuprop.distributions.kl import kl_divergence, register_kl
 from gpuprop.distributions.transforms import *
@@ -57,7 +60,8 @@ __all__ = [
     "Bernoulli", "Beta", "Binomial", "Categorical", "Cauchy", "Chi2", "ContinuousBernoulli",
     "Dirichlet", "Distribution", "Exponential", "ExponentialFamily", "FisherSnedecor", "Gamma",
     "GeneralizedPareto", "Geometric", "Gumbel", "HalfCauchy", "HalfNormal", "Independent",
-    "InverseGamma", "Kumaraswamy", "Laplace", "LogNormal", "LogisticNormal", "MixtureSameFamily",
+    "InverseGamma", "Kumaraswamy", "Laplace", "LogNormal", "LogisticNormal",
+    "LowRankMultivariateNormal", "MixtureSameFamily",
     "Multinomial", "MultivariateNormal", "NegativeBinomial", "Normal", "OneHotCategorical",
     "OneHotCategoricalStraightThrough", "Pareto", "Poisson", "RelaxedBernoulli",
     "RelaxedOneHotCategorical", "StudentT", "TransformedDistribution", "Uniform", "Weibull",

@@ -79,10 +79,14 @@ def _between(constraint):
     return t.ComposeTransform([t.SigmoidTransform(), t.AffineTransform(low, high - low)])
 
 
-def _independent(registry: ConstraintRegistry) -> None:
+def _register_composite(registry: ConstraintRegistry) -> None:
     registry.register(constraints.independent, lambda constraint: t.IndependentTransform(
         registry(constraint.base_constraint), constraint.reinterpreted_batch_ndims))
+    registry.register(constraints.cat, lambda constraint: t.CatTransform(
+        [registry(c) for c in constraint.cseq], constraint.dim, constraint.lengths))
+    registry.register(constraints.stack, lambda constraint: t.StackTransform(
+        [registry(c) for c in constraint.cseq], constraint.dim))
 
 
-_independent(biject_to)
-_independent(transform_to)
+_register_composite(biject_to)
+_register_composite(transform_to)

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuprop._array.creation import full_like
+from gpuprop._array.shape import concatenate, unstack
+from gpuprop._array.shape import stack as stack_arrays
 from gpuprop.distributions._linalg import pivots
 from gpuprop.distributions._utils import epsilon
 
@@ -16,6 +18,7 @@ __all__ = [
     "Constraint",
     "MixtureSameFamilyConstraint",
     "boolean",
+    "cat",
     "corr_cholesky",
     "dependent",
     "dependent_property",
@@ -40,6 +43,7 @@ __all__ = [
     "real_vector",
     "simplex",
     "square",
+    "stack",
     "symmetric",
     "unit_interval",
 ]
@@ -353,6 +357,55 @@ class _CorrCholesky(_LowerCholesky):
         return super().check(value) & ((length - 1).abs() <= tolerance).all(-1)
 
 
+# ---- parts -------------------------------------------------------------------------------------
+
+
+class _Parts(Constraint):
+    """A constraint for each part of a value along the axis `dim`."""
+
+    cseq: list[Constraint]
+    dim: int
+
+    @property
+    def is_discrete(self) -> bool:
+        return any(c.is_discrete for c in self.cseq)
+
+    @property
+    def event_dim(self) -> int:
+        return max(c.event_dim for c in self.cseq)
+
+
+class _Cat(_Parts):
+    """Constraints `cseq` for parts of the sizes `lengths`, by default 1."""
+
+    def __init__(self, cseq: Sequence[Constraint], dim: int = 0,
+                 lengths: Sequence[int] | None = None) -> None:
+        self.cseq = list(cseq)
+        self.dim = dim
+        self.lengths = [1] * len(self.cseq) if lengths is None else list(lengths)
+
+    def check(self, value: Any) -> Any:
+        parts = value.split(self.lengths, self.dim)
+        return concatenate([c.check(v) for c, v in zip(self.cseq, parts, strict=True)], self.dim)
+
+
+class _Stack(_Parts):
+    """Constraints `cseq` for the elements of an axis."""
+
+    def __init__(self, cseq: Sequence[Constraint], dim: int = 0) -> None:
+        self.cseq = list(cseq)
+        self.dim = dim
+
+    @property
+    def event_dim(self) -> int:
+        n = super().event_dim
+        return n + 1 if self.dim + n < 0 else n
+
+    def check(self, value: Any) -> Any:
+        parts = unstack(value, self.dim)
+        return stack_arrays([c.check(v) for c, v in zip(self.cseq, parts, strict=True)], self.dim)
+
+
 # ---- PyTorch's names ---------------------------------------------------------------------------
 
 dependent = _Dependent()
@@ -381,3 +434,5 @@ corr_cholesky = _CorrCholesky()
 square = _Square()
 symmetric = _Symmetric()
 positive_definite = _PositiveDefinite()
+cat = _Cat
+stack = _Stack

@@ -22,7 +22,6 @@ from gpuprop.distributions._discrete import (
 )
 from gpuprop.distributions._distribution import Distribution
 from gpuprop.distributions._gamma import Beta, Dirichlet, Gamma
-from gpuprop.distributions._linalg import solve_triangular
 from gpuprop.distributions._location_scale import (
     Cauchy,
     Exponential,
@@ -32,7 +31,10 @@ from gpuprop.distributions._location_scale import (
     Normal,
     Uniform,
 )
-from gpuprop.distributions._multivariate_normal import MultivariateNormal
+from gpuprop.distributions._multivariate_normal import (
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+)
 from gpuprop.distributions._utils import EULER, sum_rightmost, xlogy
 from gpuprop.functional import softplus
 
@@ -224,14 +226,16 @@ def _uniform_uniform(p, q):
 
 
 @register_kl(MultivariateNormal, MultivariateNormal)
-def _multivariate_normal_multivariate_normal(p, q):
+@register_kl(MultivariateNormal, LowRankMultivariateNormal)
+@register_kl(LowRankMultivariateNormal, MultivariateNormal)
+@register_kl(LowRankMultivariateNormal, LowRankMultivariateNormal)
+def _multivariate_normal(p, q):
     if p.event_shape != q.event_shape:
         raise ValueError(f"kl_divergence: the vectors of p and q have different lengths, "
                          f"{p.event_shape} and {q.event_shape}")
-    ratio = solve_triangular(q.scale_tril, p.scale_tril)
-    trace = (ratio * ratio).sum((-2, -1))
-    distance = q._squared_distance(q.loc - p.loc)
-    return q._half_log_det - p._half_log_det + 0.5 * (trace + distance - p.event_shape[0])
+    distance = q._squared_norm((q.loc - p.loc)[..., None])
+    n = p.event_shape[0]
+    return q._half_log_det - p._half_log_det + 0.5 * (q._squared_norm(p._factor) + distance - n)
 
 
 # ---- made of others ----------------------------------------------------------------------------

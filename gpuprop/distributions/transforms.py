@@ -13,7 +13,7 @@ import numpy as np
 
 from gpuprop._array.activation import softmax
 from gpuprop._array.creation import full_like
-from gpuprop._array.shape import broadcast_to, concatenate, reshape
+from gpuprop._array.shape import broadcast_to, concatenate, reshape, stack, unstack
 from gpuprop._core.checks import as_choice
 from gpuprop._core.graph import raw
 from gpuprop.distributions import constraints
@@ -32,6 +32,7 @@ from gpuprop.functional import logsigmoid, softplus
 __all__ = [
     "AbsTransform",
     "AffineTransform",
+    "CatTransform",
     "ComposeTransform",
     "CumulativeDistributionTransform",
     "ExpTransform",
@@ -43,6 +44,7 @@ __all__ = [
     "SigmoidTransform",
     "SoftmaxTransform",
     "SoftplusTransform",
+    "StackTransform",
     "StickBreakingTransform",
     "TanhTransform",
     "Transform",
@@ -366,6 +368,101 @@ class ReshapeTransform(Transform):
 
     def _parts(self) -> tuple:
         return self.in_shape, self.out_shape
+
+
+class _PartsTransform(Transform):
+    """A transform for each part of a value along the axis `dim`."""
+
+    transforms: list[Transform]
+    dim: int
+    bijective = property(lambda self: all(t.bijective for t in self.transforms))
+
+    def _split(self, x: Any) -> Sequence[Any]:
+        raise NotImplementedError
+
+    def _join(self, parts: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+    def _size(self) -> int:
+        return len(self.transforms)
+
+    def _parts_of(self, x: Any) -> Any:
+        if not -x.ndim <= self.dim < x.ndim or x.shape[self.dim] != self._size():
+            raise ValueError(f"{type(self).__name__}: axis {self.dim} must have size "
+                             f"{self._size()}, got shape {tuple(x.shape)}")
+        return zip(self.transforms, self._split(x), strict=True)
+
+    def _call(self, x: Any) -> Any:
+        return self._join([t(part) for t, part in self._parts_of(x)])
+
+    def _inverse(self, y: Any) -> Any:
+        return self._join([t.inv(part) for t, part in self._parts_of(y)])
+
+    def _parts(self) -> tuple:
+        return self.transforms, self.dim
+
+
+class CatTransform(_PartsTransform):
+    """`tseq`, each applied to a part of the axis `dim`; the sizes are `lengths`, by default 1."""
+
+    def __init__(self, tseq: Sequence[Transform], dim: int = 0,
+                 lengths: Sequence[int] | None = None, cache_size: int = 0) -> None:
+        super().__init__(cache_size)
+        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in tseq]
+        self.dim = dim
+        self.lengths = [1] * len(self.transforms) if lengths is None else list(lengths)
+        if len(self.lengths) != len(self.transforms):
+            raise ValueError(f"CatTransform: lengths must have a size for each of the "
+                             f"{len(self.transforms)} transforms, got {self.lengths}")
+
+    event_dim = property(lambda self: max(t.event_dim for t in self.transforms))
+    length = property(lambda self: sum(self.lengths))
+    domain = property(lambda self: constraints.cat(
+        [t.domain for t in self.transforms], self.dim, self.lengths))
+    codomain = property(lambda self: constraints.cat(
+        [t.codomain for t in self.transforms], self.dim, self.lengths))
+
+    def _size(self) -> int:
+        return self.length
+
+    def _split(self, x: Any) -> Sequence[Any]:
+        return x.split(self.lengths, self.dim)
+
+    def _join(self, parts: Sequence[Any]) -> Any:
+        return concatenate(parts, self.dim)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        logs = [sum_rightmost(t.log_abs_det_jacobian(a, b), self.event_dim - t.event_dim)
+                for (t, a), (_, b) in zip(self._parts_of(x), self._parts_of(y), strict=True)]
+        axis = self.dim - (x.ndim if self.dim >= 0 else 0) + self.event_dim
+        return concatenate(logs, axis) if axis < 0 else sum(logs[1:], logs[0])
+
+    def _parts(self) -> tuple:
+        return self.transforms, self.dim, self.lengths
+
+
+class StackTransform(_PartsTransform):
+    """`tseq`, each applied to one element of the axis `dim`."""
+
+    def __init__(self, tseq: Sequence[Transform], dim: int = 0, cache_size: int = 0) -> None:
+        super().__init__(cache_size)
+        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in tseq]
+        self.dim = dim
+
+    domain = property(lambda self: constraints.stack(
+        [t.domain for t in self.transforms], self.dim))
+    codomain = property(lambda self: constraints.stack(
+        [t.codomain for t in self.transforms], self.dim))
+
+    def _split(self, x: Any) -> Sequence[Any]:
+        return unstack(x, self.dim)
+
+    def _join(self, parts: Sequence[Any]) -> Any:
+        return stack(parts, self.dim)
+
+    def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+        return self._join([t.log_abs_det_jacobian(a, b) for (t, a), (_, b) in zip(
+            self._parts_of(x), self._parts_of(y), strict=True)])
 
 
 # ---- elementwise -------------------------------------------------------------------------------

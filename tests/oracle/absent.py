@@ -12,7 +12,6 @@ def absent(reason: str, names: str) -> dict[str, str]:
 
 PARALLEL = "there is no training on several devices"
 LAZY = "layers are given their sizes; a forward with nn.Module's hooks, or summary(), shows them"
-JOINED = "apply a transform or constraint to each part, and concatenate or stack the results"
 CORRELATIONS = "distributions of covariance and correlation matrices are not implemented"
 
 ABSENT = {
@@ -58,20 +57,15 @@ ABSENT = {
         constant dirac eye kaiming_normal kaiming_uniform normal orthogonal sparse uniform
         xavier_normal xavier_uniform"""),
     "distributions": {
-        **absent(JOINED, "CatTransform StackTransform"),
         **absent(CORRELATIONS, "CorrCholeskyTransform LKJCholesky Wishart"),
-        **absent("use MultivariateNormal: nothing is saved while the covariance fits in memory",
-                 "LowRankMultivariateNormal"),
         **absent("its sampler is a loop of unknown length, and Bessel functions are missing",
                  "VonMises"),
     },
     "constraints": {
-        **absent(JOINED, "cat stack"),
         **absent("it needs eigenvalues; positive_definite is checked by elimination",
                  "positive_semidefinite"),
     },
     "transforms": {
-        **absent(JOINED, "CatTransform StackTransform"),
         **absent(CORRELATIONS, "CorrCholeskyTransform"),
     },
     "kl": {},
