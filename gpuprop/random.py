@@ -24,6 +24,7 @@ import numpy as np
 from gpuprop._core import philox
 from gpuprop._core.backend import Backend
 from gpuprop._core.checks import as_instance, as_integer
+from gpuprop._core.draws import taken
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.loading import as_entries
@@ -264,9 +265,7 @@ class Generator:
             xp = backend.xp
             words = philox.words(xp, self._take_rng_key(backend), NOISE, 0, n)
             return sample(xp, words).reshape(shape)
-        with self._lock:
-            rng_key = np.array([self.seed, self._draws[stream]], "uint64")
-            self._draws[stream] += 1
+        rng_key = taken(functools.partial(self._next_key, stream))
         xp = get_backend("numpy").xp
         blocks = []
         for start in range(0, max(n, 1), max(block, 1)):
@@ -274,9 +273,18 @@ class Generator:
             blocks.append(sample(xp, words))
         return backend.asarray(xp.concatenate(blocks).reshape(shape))
 
+    def _next_key(self, stream: int) -> np.ndarray:
+        """The `rng_key` of the next draw on the host."""
+        with self._lock:
+            rng_key = np.array([self.seed, self._draws[stream]], "uint64")
+            self._draws[stream] += 1
+            return rng_key
+
     def _take_rng_key(self, backend: Backend) -> Any:
         """The `rng_key` of the next draw of noise on the backend's current device."""
-        self = self._here()
+        return taken(functools.partial(self._here()._next_noise_key, backend))
+
+    def _next_noise_key(self, backend: Backend) -> Any:
         key = backend, backend.device()
         with self._lock:
             if key not in self._devices:

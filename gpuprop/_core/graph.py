@@ -189,6 +189,14 @@ def run_backward(root: Node, gradient: Any, retain_graph: bool) -> None:
     if leaf_reached.is_watched:
         _report_leaves(nodes)
     root.grad = gradient
+    propagate(nodes, retain_graph)
+
+
+def propagate(nodes: Sequence[Node], retain_graph: bool) -> None:
+    """Pass the gradients that the first nodes have to all others, and to the leaves.
+
+    `nodes` are ordered from the newest to the oldest.
+    """
     # leaves with hooks and the sums of their gradients: a hook is called once, with the whole sum
     waiting: dict[int, tuple[Variable, Any]] = {}
     # nodes whose gradients of a half type are added in float32, and ids of leaves of half types

@@ -553,6 +553,18 @@ def optimizer_in_backward(torch):
 
 
 @program
+def checkpoints(torch):
+    from_utils = torch.utils.checkpoint.checkpoint
+    model, x = mlp(torch, 3, 4, 4, 2), leaf(torch, 5, 3)
+    h = x * 2
+    y = from_utils(lambda a, b=1: model[:2](a) * b + h[:, :1], h, b=3.0, use_reentrant=False)
+    y = torch.utils.checkpoint.checkpoint_sequential(model[2:], 2, y, use_reentrant=False)
+    g, = torch.autograd.grad((y * y).sum(), h, retain_graph=True)
+    (y * y).sum().backward()
+    return [y, g, x.grad, *(p.grad for p in model.parameters())]
+
+
+@program
 def scatter_and_gather(torch):
     x, i = leaf(torch, 3, 4), torch.tensor([[0, 2], [1, 1], [3, 0]])
     z = torch.zeros(3, 4).double()
@@ -695,6 +707,13 @@ def test_refusals():
         ours.zeros(3).add_(ours.ones(2, 3))
     with pytest.raises(RuntimeError, match="not have been used"):
         ours.autograd.grad((x * 2).sum(), ours.ones(3, requires_grad=True))
+
+
+def test_checkpoint_and_create_graph():
+    x = ours.ones(3, requires_grad=True)
+    y = ours.utils.checkpoint.checkpoint(lambda x: x ** 3, x, use_reentrant=False)
+    with pytest.raises(RuntimeError, match="without checkpoint"):
+        ours.autograd.grad(y.sum(), x, create_graph=True)
 
 
 def test_the_numpy_dialect_beside_it():

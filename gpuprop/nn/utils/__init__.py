@@ -1,6 +1,7 @@
 """Utilities for the parameters and gradients of modules, and for sequences (`rnn`)."""
 
 from gpuprop.nn.utils import rnn
+from gpuprop.nn.utils._checkpoint import checkpoint, checkpoint_sequential
 from gpuprop.nn.utils._clip_grad import (
     clip_grad_norm_,
     clip_grad_value_,
@@ -13,6 +14,8 @@ from gpuprop.nn.utils._spectral_norm import remove_spectral_norm, spectral_norm
 from gpuprop.nn.utils._weight_norm import remove_weight_norm, weight_norm
 
 __all__ = [
+    "checkpoint",
+    "checkpoint_sequential",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

@@ -1,5 +1,5 @@
 """Tools, as `torch.utils`."""
 
-from gpuprop.torch.utils import data
+from gpuprop.torch.utils import checkpoint, data
 
-__all__ = ["data"]
+__all__ = ["checkpoint", "data"]
