@@ -32,6 +32,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
         distributions,
         functional,
         io,
+        models,
         nn,
         optim,
         random,
@@ -54,15 +55,15 @@ __all__ = [
     "enable_grad", "float16", "float32", "float64", "from_dlpack", "functional", "generic",
     "get_array_module",
     "grad", "int8", "int16", "int32", "int64", "io", "is_grad_enabled", "kernel", "load",
-    "manual_seed", "nn", "no_grad", "no_sync", "op", "optim", "pointwise", "random", "save",
-    "set_default_backend", "show_config", "summary", "tensor", "testing", "training", "uint8",
-    "use", "value_and_grad", "verification", "verify",
+    "manual_seed", "models", "nn", "no_grad", "no_sync", "op", "optim", "pointwise", "random",
+    "save", "set_default_backend", "show_config", "summary", "tensor", "testing", "training",
+    "uint8", "use", "value_and_grad", "verification", "verify",
 ]
 __all__ += _array.__all__
 
 _MODULES = {
-    "amp", "backend", "data", "decoding", "diagnosis", "distributions", "functional", "io", "nn",
-    "optim", "random", "testing", "training", "verification",
+    "amp", "backend", "data", "decoding", "diagnosis", "distributions", "functional", "io",
+    "models", "nn", "optim", "random", "testing", "training", "verification",
 }
 _MODULE_OF = {
     "capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random",

@@ -60,7 +60,7 @@ def test_sources_of_ops_are_found():
 def test_modules_load_at_first_use():
     code = ("import sys, gpuprop\n"
             "late = 'nn optim functional data distributions training testing verification "
-            "io'.split()\n"
+            "io models'.split()\n"
             "print([m for m in late if 'gpuprop.' + m in sys.modules])\n"
             "print(gpuprop.nn.__name__, gpuprop.capture.__name__, 'nn' in dir(gpuprop))\n"
             "from gpuprop import *\n"

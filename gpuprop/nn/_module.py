@@ -91,6 +91,7 @@ class Module(Convertible):
     # attribute of a subclass must not replace them by accident: these private names are unusual,
     # and the helpers of this class are functions of the module.
     _state_minima: ClassVar[Mapping[str, float]] = {}  # of the numbers in a loaded entry, by name
+    _state_optional: ClassVar[frozenset[str]] = frozenset()  # entries that a state dict may lack
     _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
     _hook_lists: dict[str, list[Hook]] = {}  # see `_hooks.Hooks`
 
@@ -426,7 +427,9 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
     own = state_tensors(module)
     minima = {f"{path}.{name}".lstrip("."): minimum for path, owner in walk(module)
               for name, minimum in owner._state_minima.items()}
-    missing = [name for name in own if name not in given]
+    optional = {f"{path}.{name}".lstrip(".") for path, owner in walk(module)
+                for name in owner._state_optional}
+    missing = [name for name in own if name not in given and name not in optional]
     unexpected = [name for name in given if name not in own]
     problems = []
     values: list[tuple[Tensor, np.ndarray]] = []

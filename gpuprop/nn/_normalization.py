@@ -139,6 +139,7 @@ class ChannelNorm(AffineLayer):
     _repr_names = ("num_features", "eps", "momentum", "affine", "track_running_stats")
     _ndims: ClassVar[tuple[int, ...]]  # the allowed values of input.ndim
     _state_minima = {"running_var": 0, "num_batches_tracked": 0}
+    _state_optional = frozenset({"num_batches_tracked"})  # absent before PyTorch 0.4.1
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None

@@ -1,0 +1,210 @@
+"""gpuprop.models: names, shapes, outputs, gradients and initial values are those of torchvision.
+
+tests/oracle/torchvision_models.py wrote torchvision's results.
+"""
+
+import gzip
+import json
+import tracemalloc
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_values import CASES, CLASSES, digest, images, labels, moments, uniform, weights
+
+import gpuprop
+import gpuprop.functional as F
+from gpuprop import models, nn, optim
+from gpuprop.nn import init
+
+FILE = Path(__file__).with_name("torchvision_models.json.gz")
+THEIRS = json.loads(gzip.decompress(FILE.read_bytes()))
+
+VIT = partial(models.VisionTransformer, 24, 8, 2, 2, 16, 32, num_classes=CLASSES)
+MAKE = {
+    "resnet_basic": lambda: models.ResNet(models.BasicBlock, [1, 2, 1, 1], CLASSES),
+    "resnet_bottleneck": lambda: models.ResNet(
+        models.Bottleneck, [1, 1, 1, 1], CLASSES, zero_init_residual=True, groups=2,
+        width_per_group=8),
+    "mobilenet_v2": lambda: models.mobilenet_v2(
+        CLASSES, width_mult=0.3, dropout=0.0,
+        inverted_residual_setting=[(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 2, 2)]),
+    "mobilenet_v3_large": lambda: models.mobilenet_v3_large(CLASSES, width_mult=0.25, dropout=0.0),
+    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(CLASSES, width_mult=0.25, dropout=0.0),
+    "convnext": lambda: models.ConvNeXt([1, 2], [8, 16], CLASSES, layer_scale=0.5),
+    "vit": VIT,
+    "vit_with_hidden_layer": lambda: VIT(representation_size=7),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def shapes(model):
+    return {name: list(value.shape) for name, value in model.state_dict().items()}
+
+
+def with_weights(case):
+    model = MAKE[case]().double()
+    model.load_state_dict(weights(shapes(model)))
+    return model
+
+
+@pytest.fixture
+def without_memory(monkeypatch):
+    """Parameters are views of one number, and initialization does nothing."""
+    def full(shape, value, dtype, device):
+        return gpuprop.Tensor(np.broadcast_to(np.asarray(value, dtype), shape))
+
+    monkeypatch.setattr("gpuprop.nn._module.full", full)
+    monkeypatch.setattr(init, "_draw", lambda *args, **options: None)
+    monkeypatch.setattr(init, "_fill", lambda tensor, values: tensor)
+
+
+@pytest.mark.parametrize("name", THEIRS["state"])
+def test_names_and_shapes_of_the_whole_models(name, without_memory):
+    model = getattr(models, name)()
+    own = {entry: list(value.shape) for entry, value in nn._module.state_tensors(model).items()}
+    assert list(own.items()) == list(THEIRS["state"][name].items())
+
+
+@every_case
+def test_outputs_gradients_and_buffers(case, backend):
+    model, theirs = with_weights(case), THEIRS["results"][case]
+    x = gpuprop.tensor(images(case))
+
+    # PyTorch's backward of hardsigmoid has a factor of 1/6 in float32
+    gradient_tolerance = 1e-7 if case.startswith("mobilenet_v3") else 1e-9
+
+    def check(result, expected, name, tolerance=1e-9):
+        np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance, err_msg=name)
+
+    check(model.eval()(x).numpy(), theirs["eval"], "eval")
+    y = model.train()(x)
+    check(y.numpy(), theirs["train"], "train")
+    F.cross_entropy(y, gpuprop.tensor(labels(case))).backward()
+    for name, p in model.named_parameters():
+        check(digest(name, gpuprop.asnumpy(p.grad)), theirs["gradients"][name], name,
+              gradient_tolerance)
+    buffers = {name: digest(name, b.numpy()) for name, b in model.named_buffers()}
+    assert list(buffers) == list(theirs["buffers"])
+    for name, value in buffers.items():
+        check(value, theirs["buffers"][name], name)
+
+
+@every_case
+def test_initial_values_have_the_distributions_of_torchvision(case):
+    theirs = THEIRS["initial"][case]
+    for name, p in MAKE[case]().named_parameters():
+        mean, std, kurtosis = moments(p.numpy())
+        their_mean, their_std, their_kurtosis = theirs[name]
+        noise = 6 / p.size**0.5  # standard deviations of the two samples' moments, three or more
+        assert abs(mean - their_mean) <= noise * their_std, name
+        assert abs(std - their_std) <= noise * their_std, name
+        assert abs(kurtosis - their_kurtosis) <= 4 * noise, name
+
+
+@every_case
+def test_a_program_in_pytorchs_words_gets_the_same(case):
+    import gpuprop.torch as torch
+
+    model, theirs = with_weights(case), THEIRS["results"][case]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    y = model.train()(torch.tensor(images(case)))
+    assert type(y) is torch.Tensor
+    np.testing.assert_allclose(y.tolist(), theirs["train"], rtol=1e-9, atol=1e-9)
+    torch.nn.functional.cross_entropy(y, torch.tensor(labels(case))).backward()
+    optimizer.step()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def losses(model, x, y, steps=12, lr=3e-3, loss=F.cross_entropy):
+    """The losses of a training run."""
+    optimizer = optim.Adam(model.parameters(), lr=lr)
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        value = loss(model(x), y)
+        value.backward()
+        optimizer.step()
+        found.append(value.item())
+    return found
+
+
+@every_case
+def test_training_lowers_the_loss(case):
+    model = MAKE[case]()
+    x = gpuprop.tensor(images(case).astype("float32"))
+    found = losses(model, x, gpuprop.tensor(labels(case)))
+    assert found[-1] < 0.9 * found[0], found
+
+
+def test_positions_of_a_vit_for_images_of_another_size():
+    state = {"encoder.pos_embedding": uniform("positions", (1, 17, 3)), "heads.head.bias": 0}
+    resized = models.interpolate_embeddings(56, 8, state, reset_heads=True)
+    assert list(resized) == ["encoder.pos_embedding"]
+    assert state["encoder.pos_embedding"].shape == (1, 17, 3)
+    np.testing.assert_allclose(resized["encoder.pos_embedding"].numpy(), THEIRS["positions"],
+                               rtol=1e-12, atol=1e-12)
+    small, large = VIT(), models.VisionTransformer(40, 8, 2, 2, 16, 32, num_classes=CLASSES)
+    large.load_state_dict(models.interpolate_embeddings(40, 8, small.state_dict()))
+    assert large(gpuprop.zeros(1, 3, 40, 40)).shape == (1, CLASSES)
+    with pytest.raises(ValueError, match=r"x must be \(N, 3, 40, 40\), got \(1, 3, 24, 24\)"):
+        large(gpuprop.zeros(1, 3, 24, 24))
+
+
+def test_a_vit_loads_the_names_of_published_files():
+    model = VIT()
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    old = {name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): value
+           for name, value in state.items()}
+    assert sum("linear_2" in name for name in old) == 4
+    model.load_state_dict(old)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, state[name], err_msg=name)
+
+
+def test_weights_from_before_batches_were_counted_load():
+    model = MAKE["resnet_basic"]()
+    state = {name: value for name, value in model.state_dict().items()
+             if not name.endswith("num_batches_tracked")}
+    assert model.load_state_dict(state) == ([], [])
+    del state["bn1.running_mean"]
+    with pytest.raises(ValueError, match=r"missing: bn1\.running_mean$"):
+        model.load_state_dict(state)
+
+
+def test_inference_holds_no_more_than_it_must():
+    """The largest activations of ResNet-18 are 3.2 MB: three of them, and a workspace."""
+    model = models.resnet18().eval()
+    x = gpuprop.ones(1, 3, 224, 224)
+    with gpuprop.no_grad():
+        model(x)
+        tracemalloc.start()
+        try:
+            model(x)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 12e6
+
+
+def test_stochastic_depth_drops_whole_samples():
+    layer = models._convnext.StochasticDepth(0.25)
+    y = layer(gpuprop.ones(4000, 3, 2)).numpy()
+    assert (y == y[:, :1, :1]).all() and set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert abs((y[:, 0, 0] == 0).mean() - 0.25) < 0.03
+    assert layer.eval()(gpuprop.ones(2)).tolist() == [1, 1]
+    rates = [m.p for m in models.ConvNeXt([2, 3], [4, 8], 2, 0.4).modules()
+             if isinstance(m, models._convnext.StochasticDepth)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: models.resnet18(groups=2), "BasicBlock: groups and width_per_group must be 1 and 64"),
+    (lambda: models.ResNet(models.BasicBlock, [2, 2, 2]), "four groups, got"),
+    (lambda: models.ConvNeXt([1, 2], [8]), "one number for each stage"),
+    (lambda: models.vit_b_16(image_size=40), "patch_size=16 must divide image_size=40"),
+])
+def test_wrong_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
