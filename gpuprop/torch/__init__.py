@@ -2,21 +2,34 @@
 
 The Tensors are gpuprop's, whose methods here mean what they mean in PyTorch: `max(dim)` returns
 values and indices, `transpose` swaps two axes, `std` divides by n - 1, methods with a trailing
-underscore write in place.
+underscore write in place.  As in PyTorch, the default device is the CPU: importing this module
+makes it so, unless the program or GPUPROP_BACKEND has chosen a backend.
 """
 
 from __future__ import annotations
 
+import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 import numpy as _np
 
+from gpuprop._core import registry as _registry
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, manual_seed
 from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim, utils
 from gpuprop.torch._functions import *
 from gpuprop.torch._serialization import load, save
-from gpuprop.torch._tensor import Parameter, Size, Tensor, device
+from gpuprop.torch._tensor import (
+    Parameter,
+    Size,
+    Tensor,
+    device,
+    get_default_device,
+    set_default_device,
+)
+
+if _registry.chosen_backend() is None and not _os.environ.get("GPUPROP_BACKEND"):
+    _registry.set_default_backend("cpu")
 
 float32 = float = _np.dtype("float32")
 float64 = double = _np.dtype("float64")
@@ -45,9 +58,9 @@ __all__ = [
     "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "Generator",
     "HalfTensor", "IntTensor", "LongTensor", "Parameter", "ShortTensor", "Size", "Tensor",
     "autograd", "bool", "cuda", "device", "distributions", "double", "dtype", "enable_grad",
-    "float", "float16", "float32", "float64", "half", "inference_mode", "int", "int8", "int16",
-    "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed", "nn", "no_grad", "optim",
-    "save", "short", "uint8", "utils",
+    "float", "float16", "float32", "float64", "get_default_device", "half", "inference_mode",
+    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed",
+    "nn", "no_grad", "optim", "save", "set_default_device", "short", "uint8", "utils",
 ]
 __all__ += _functions.__all__
 

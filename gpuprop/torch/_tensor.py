@@ -17,7 +17,7 @@ from gpuprop._core import tensor as engine
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
 from gpuprop._core.placement import on_device_of, place_of
-from gpuprop._core.registry import HOST, backend_of
+from gpuprop._core.registry import HOST, backend_of, default_backend, set_default_backend
 from gpuprop.torch._memory import (
     Views,
     is_self_overlapping,
@@ -80,9 +80,25 @@ class device(str):
 DEVICE_TYPES = "cpu", "cuda", "strict"
 
 
+def set_default_device(device: Any) -> None:
+    """Make new tensors on a device, such as "cuda"; None is the CPU."""
+    set_default_backend("cpu" if device is None else str(device))
+
+
+def get_default_device() -> device:
+    """The device on which new tensors are made."""
+    backend = default_backend()
+    return _device(backend.name if backend.device_count() < 2 else
+                   f"{backend.name}:{backend.device()}")
+
+
 def device_of(t: Any) -> device:
     """The device of a Tensor in PyTorch's words."""
-    name, _, index = place_of(raw(t)).partition(":")
+    return _device(place_of(raw(t)))
+
+
+def _device(place: str) -> device:
+    name, _, index = place.partition(":")
     if name == HOST:
         return device("cpu")
     return device(f"cuda:{index or 0}" if name == "cupy" else name)

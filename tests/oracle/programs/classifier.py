@@ -27,11 +27,12 @@ class Net(nn.Module):
         return F.log_softmax(self.fc(self.dropout(x)), dim=1)
 
 
-def evaluate(model, loader):
+def evaluate(model, loader, device):
     model.eval()
     loss, correct = 0.0, 0
     with torch.no_grad():
         for data, target in loader:
+            data, target = data.to(device), target.to(device)
             output = model(data)
             loss += F.nll_loss(output, target, reduction="sum").item()
             pred = output.argmax(dim=1, keepdim=True)
@@ -61,7 +62,7 @@ def main():
             optimizer.step()
             running_loss += loss.item() * data.size(0)
         scheduler.step()
-        history.append((running_loss / 30, *evaluate(model, test), scheduler.get_last_lr()[0]))
+        history.append((running_loss / 30, *evaluate(model, test, device), scheduler.get_last_lr()[0]))
 
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -69,4 +70,4 @@ def main():
     checkpoint = torch.load(file, map_location=device)
     again = Net().double().to(device)
     again.load_state_dict(checkpoint["model"])
-    return history, list(model.parameters()), evaluate(again, test), model.bn1.running_var
+    return history, list(model.parameters()), evaluate(again, test, device), model.bn1.running_var
