@@ -62,7 +62,8 @@ def main():
             optimizer.step()
             running_loss += loss.item() * data.size(0)
         scheduler.step()
-        history.append((running_loss / 30, *evaluate(model, test, device), scheduler.get_last_lr()[0]))
+        lr = scheduler.get_last_lr()[0]
+        history.append((running_loss / 30, *evaluate(model, test, device), lr))
 
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
