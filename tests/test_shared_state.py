@@ -96,6 +96,7 @@ SAFE = {
     "gpuprop.torch._results.default_dtype": "an option of the process, as in PyTorch",
     "gpuprop.torch._tensor._lent": "each key is one parameter, which one thread steps",
     "gpuprop.torch.nn._module.classes": "filled while the module is imported",
+    "gpuprop.torch.distributions._add_modules": IMPORT,
     "gpuprop_cupy._kept_after_fork": "written in a forked process, by its only thread",
     "gpuprop_cupy._probe": CACHE,
     "gpuprop_cupy._probed_by": "every thread writes the same number",

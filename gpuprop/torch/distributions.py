@@ -5,6 +5,9 @@ Their parameters, samples and results are Tensors of this dialect.
 
 from __future__ import annotations
 
+import re as _re
+import sys as _sys
+from types import ModuleType as _ModuleType
 from typing import Any
 
 import gpuprop.distributions as _distributions
@@ -48,6 +51,10 @@ class _Words:
     batch_shape = property(lambda self: Size(self._batch_shape))
     event_shape = property(lambda self: Size(self._event_shape))
 
+    def _validate_sample(self: Any, value: Any) -> None:
+        """What distributions of programs call in `log_prob`."""
+        self._value(value)
+
 
 for _name in ("sample", "rsample", "log_prob", "cdf", "icdf", "entropy", "perplexity",
               "enumerate_support"):
@@ -67,3 +74,32 @@ for _name in _distributions.__all__:
 def kl_divergence(p: Any, q: Any) -> Any:
     """``KL(p || q)``: see `gpuprop.distributions.kl_divergence`."""
     return as_torch(_distributions.kl_divergence(p, q))
+
+
+# ---- PyTorch's modules -------------------------------------------------------------------------
+# Programs write `from torch.distributions.categorical import Categorical`.  Python finds a module
+# that its parent has put into sys.modules.
+
+_MODULE_OF = {
+    "ExponentialFamily": "exp_family", "FisherSnedecor": "fishersnedecor",
+    "LowRankMultivariateNormal": "lowrank_multivariate_normal",
+    "OneHotCategoricalStraightThrough": "one_hot_categorical",
+    "RelaxedOneHotCategorical": "relaxed_categorical", "StudentT": "studentT",
+    "kl_divergence": "kl", "register_kl": "kl",
+    "biject_to": "constraint_registry", "transform_to": "constraint_registry",
+}
+
+
+def _add_modules() -> None:
+    for name in __all__:
+        if name in _MODULE_OF or isinstance(globals()[name], _Converting):
+            snake = _re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+            path = f"{__name__}.{_MODULE_OF.get(name, snake)}"
+            module = _sys.modules.setdefault(path, _ModuleType(path))
+            setattr(module, name, globals()[name])
+            globals()[path.rpartition(".")[2]] = module
+    for module in (constraints, transforms):
+        _sys.modules[f"{__name__}.{module.__name__.rpartition('.')[2]}"] = module
+
+
+_add_modules()

@@ -7,6 +7,7 @@ densities are compared.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributions as T
+from absent import ABSENT
 from compare import Difference, assert_close, numpy_warnings, without_warnings
 
 import gpuprop as gp
@@ -578,6 +580,75 @@ def test_dialect(name: str, i: int) -> None:
     assert {type(r) for r in results} == {dialect.Tensor}
 
 
+@pytest.mark.parametrize("name", sorted({*T.__all__} - {*ABSENT["distributions"]}))
+def test_modules_of_the_dialect(name: str) -> None:
+    """``from torch.distributions.normal import Normal`` works for every name."""
+    place = getattr(getattr(T, name), "__module__", "torch.distributions")
+    if name in ("biject_to", "transform_to"):
+        place = "torch.distributions.constraint_registry"
+    elif name == "identity_transform":
+        place = "torch.distributions.transforms"
+    module = importlib.import_module(f"gpuprop.{place}")
+    assert getattr(module, name) is getattr(dialect.distributions, name)
+
+
+def squashed_normal(module: Any) -> list:
+    """An own transform and an own distribution, as programs of reinforcement learning have them."""
+    D = module.distributions
+
+    class Tanh(D.transforms.Transform):
+        domain = D.constraints.real
+        codomain = D.constraints.interval(-1.0, 1.0)
+        bijective = True
+        sign = +1
+
+        def __init__(self, cache_size: int = 1) -> None:
+            super().__init__(cache_size=cache_size)
+
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Tanh)
+
+        def _call(self, x: Any) -> Any:
+            return x.tanh()
+
+        def _inverse(self, y: Any) -> Any:
+            return 0.5 * (y.log1p() - (-y).log1p())
+
+        def log_abs_det_jacobian(self, x: Any, y: Any) -> Any:
+            return 2 * (math.log(2) - x - module.nn.functional.softplus(-2 * x))
+
+    class SquashedNormal(D.transformed_distribution.TransformedDistribution):
+        def __init__(self, loc: Any, scale: Any) -> None:
+            self.loc, self.scale = loc, scale
+            super().__init__(D.Normal(loc, scale), [Tanh()])
+
+        @property
+        def mean(self) -> Any:
+            mu = self.loc
+            for transform in self.transforms:
+                mu = transform(mu)
+            return mu
+
+    class Triangular(D.Distribution):
+        arg_constraints = {"width": D.constraints.positive}
+        support = D.constraints.real
+
+        def __init__(self, width: Any, validate_args: Any = None) -> None:
+            self.width = width
+            super().__init__(width.shape, validate_args=validate_args)
+
+        def log_prob(self, value: Any) -> Any:
+            if self._validate_args:
+                self._validate_sample(value)
+            return (1 - value.abs() / self.width).log() - self.width.log()
+
+    array = lambda *values: module.tensor(np.array(values))
+    squashed = SquashedNormal(array(0.1, -0.3), array(0.5, 2.0))
+    own = Triangular(array(1.0, 2.0))
+    assert squashed.rsample((3,)).shape == (3, 2)
+    return [squashed.mean, squashed.log_prob(array(0.3, -0.9)), own.log_prob(array(0.5, -1.0))]
+
+
 def policy_gradient(module: Any) -> list:
     """A step of REINFORCE with an entropy bonus, and the loss of a variational autoencoder."""
     generator = np.random.default_rng(0)
@@ -600,8 +671,9 @@ def policy_gradient(module: Any) -> list:
 
 
 def test_programs_agree() -> None:
-    for result, expected in zip(policy_gradient(dialect), policy_gradient(torch), strict=True):
-        assert_close("policy gradient", result, expected)
+    for program in (policy_gradient, squashed_normal):
+        for result, expected in zip(program(dialect), program(torch), strict=True):
+            assert_close(program.__name__, result, expected)
 
 
 def test_difference_is_found() -> None:
