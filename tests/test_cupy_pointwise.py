@@ -154,6 +154,10 @@ def cases(name, body, dtype):
         tracker = np.arange(scale.size, dtype="int32").reshape(scale.shape)
         yield [scale, tracker, tracker % 2 == 0, 2.0, 5, 0.5], {}
         return
+    if name == "optim.swa_utils:_weight_of_current":
+        for decay in (None, 0.9):
+            yield [np.asarray(np.int64(3))], {"decay": decay, "dtype": "float32"}
+        return
     if module.startswith("optim"):
         yield from optimizer_cases(name, body, parameters, dtype)
         return

@@ -1,6 +1,6 @@
 """Optimizers and learning rate schedules, with PyTorch's names, defaults and semantics."""
 
-from gpuprop.optim import lr_scheduler
+from gpuprop.optim import lr_scheduler, swa_utils
 from gpuprop.optim._adadelta import Adadelta
 from gpuprop.optim._adafactor import Adafactor
 from gpuprop.optim._adagrad import Adagrad
@@ -22,4 +22,4 @@ from gpuprop.optim._sparse_adam import SparseAdam
 
 __all__ = ["ASGD", "LAMB", "LBFGS", "SGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW",
            "AdamWScheduleFree", "Adamax", "Lion", "Muon", "NAdam", "Optimizer", "RAdam", "RMSprop",
-           "Rprop", "SparseAdam", "lr_scheduler"]
+           "Rprop", "SparseAdam", "lr_scheduler", "swa_utils"]

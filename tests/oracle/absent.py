@@ -14,7 +14,10 @@ PARALLEL = "there is no training on several devices"
 LAZY = "layers are given their sizes; a forward with nn.Module's hooks, or summary(), shows them"
 CORRELATIONS = "distributions of covariance and correlation matrices are not implemented"
 
-ABSENT = {
+ABSENT: dict[str, dict[str, str]] = {
+    "optim": absent("for tracing a step with torch.fx; capture records steps",
+                    "swap_in_optimizer_params_and_state"),
+    "lr_scheduler": {}, "swa_utils": {},
     "nn": {
         **absent(PARALLEL, "DataParallel SyncBatchNorm"),
         **absent(LAZY, """

@@ -12,30 +12,33 @@ import torch
 from absent import ABSENT
 
 import gpuprop.functional as F
-from gpuprop import distributions, nn
+from gpuprop import distributions, nn, optim
 
 OURS: dict[str, ModuleType] = {
     "nn": nn, "functional": F, "utils": nn.utils, "init": nn.init,
     "distributions": distributions, "constraints": distributions.constraints,
-    "transforms": distributions.transforms, "kl": distributions.kl,
+    "transforms": distributions.transforms, "kl": distributions.kl, "optim": optim,
+    "lr_scheduler": optim.lr_scheduler, "swa_utils": optim.swa_utils,
 }
 THEIRS: dict[str, ModuleType] = {
     "nn": torch.nn, "functional": torch.nn.functional, "utils": torch.nn.utils,
     "init": torch.nn.init, "distributions": torch.distributions,
     "constraints": torch.distributions.constraints, "transforms": torch.distributions.transforms,
-    "kl": torch.distributions.kl,
+    "kl": torch.distributions.kl, "optim": torch.optim,
+    "lr_scheduler": torch.optim.lr_scheduler, "swa_utils": torch.optim.swa_utils,
 }
 # names in PyTorch 2.13
 MORE_THAN = {"nn": 150, "functional": 120, "utils": 15, "init": 20, "distributions": 60,
-             "constraints": 30, "transforms": 19, "kl": 1}
+             "constraints": 30, "transforms": 19, "kl": 1, "optim": 15, "lr_scheduler": 15,
+             "swa_utils": 6}
 
 
 def public_names(module: ModuleType) -> list[str]:
     """The names of PyTorch's classes in torch.nn, and of PyTorch's functions in its submodules.
 
-    The modules of torch.distributions list their names.
+    The modules of torch.distributions and torch.optim list their names.
     """
-    if module.__name__.startswith("torch.distributions"):
+    if module.__name__.startswith(("torch.distributions", "torch.optim")):
         return sorted(module.__all__)
     found = {}
     for name, value in vars(module).items():

@@ -14,6 +14,8 @@ from gpuprop import Parameter, optim
 from gpuprop.optim import lr_scheduler
 
 EPOCHS = 200
+SWALR = {torch.optim.lr_scheduler: torch.optim.swa_utils.SWALR,
+         lr_scheduler: optim.swa_utils.SWALR}
 SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the schedule
     "ChainedScheduler": [lambda s, o: s.ChainedScheduler([s.ConstantLR(o, 0.1, 9),
                                                           s.ExponentialLR(o, 0.9)]),
@@ -52,11 +54,14 @@ SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the sched
                                         s.LambdaLR(o, lambda t: 2**-t)], [1, 8, 25, 33]),
         lambda s, o: s.SequentialLR(o, [s.ChainedScheduler([s.LinearLR(o), s.ConstantLR(o, 0.9)]),
                                         s.OneCycleLR(o, 1.0, total_steps=200)], [11])],
+    "SWALR": [lambda s, o: SWALR[s](o, 0.05), lambda s, o: SWALR[s](o, [0.05, 0.5], 150, "linear"),
+              lambda s, o: SWALR[s](o, 0.05, 0)],
     "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
 }
 BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type)
               and issubclass(v, lr_scheduler.LRScheduler) and hasattr(torch.optim.lr_scheduler, n))
 BOTH.remove("LRScheduler")
+BOTH.insert(BOTH.index("SequentialLR"), "SWALR")
 
 
 def groups(parameter: Any) -> list[dict[str, Any]]:

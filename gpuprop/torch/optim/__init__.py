@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gpuprop.optim as _optim
-from gpuprop.optim import lr_scheduler
+from gpuprop.optim import lr_scheduler, swa_utils
 from gpuprop.torch.optim._optimizer import Optimizer, class_for
 
-__all__ = ["Optimizer", "lr_scheduler"]
+__all__ = ["Optimizer", "lr_scheduler", "swa_utils"]
 
 for _name in _optim.__all__:
     _value = getattr(_optim, _name)
