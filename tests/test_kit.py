@@ -181,6 +181,20 @@ class TestTypes:
 
         self.check(faulty, x, y, dtype=dtype, message="gradient 1")
 
+    def test_a_sum_behind_a_refused_attempt(self):
+        """Refused on a device, a call leaves flags of `check` that fail the next call."""
+        @op(half="exact")
+        def faulty(xp, x: Array, index: Array):
+            xp.check(index < 3, "index is not below 3")
+            xp.check(index < 4, "index is not below 4")
+            total, shape = x[0], x.shape
+            for row in x[1:]:
+                total = total + row
+            return total + xp.take(x, index, axis=0).sum(), (
+                lambda d: xp.broadcast_to(d, shape), None)
+
+        self.check(faulty, x, np.array([0, 2]), dtype="bfloat16", message="output 0")
+
     def test_a_square_that_overflows(self):
         @op(half="exact")
         def faulty(xp, x: Array):

@@ -6,8 +6,6 @@ with integers in place of floats.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -44,14 +42,15 @@ def distinct(rows: Iterable[Row]) -> list[Row]:
     return list(first.values())
 
 
-def lengthened(row: Row, length: int, attempt: Callable[[Row], Any]) -> Iterator[tuple[Row, Any]]:
+def lengthened(row: Row, length: int) -> Iterator[tuple[Row, Result]]:
     """Calls with one axis size in all arrays multiplied to at least `length`, by repetition.
 
     Axes of the same size are taken for the same axis.  Indices into it spread over the longer axis.
     If the call does not work, they do not, and then constants that equal the size are multiplied
-    too.  The first call for which `attempt` returns a result is yielded with this result.
+    too.  The first call that NumPy does not refuse is yielded with its result in float32.  An
+    rng_key (uint64) keeps its two words.
     """
-    for size in sorted({n for a in row.arrays() for n in a.shape}):
+    for size in sorted({n for a in row.arrays() if a.dtype.kind != "u" for n in a.shape}):
         times = math.ceil(length / size)
 
         def is_long(n: Any, size: int = size) -> bool:
@@ -61,7 +60,9 @@ def lengthened(row: Row, length: int, attempt: Callable[[Row], Any]) -> Iterator
             return [n * times if is_long(n) else n for n in a.shape]
 
         def tiled(a: np.ndarray, times: int = times) -> np.ndarray:
-            return np.tile(a, [times if is_long(n) else 1 for n in a.shape]) if a.ndim else a
+            if a.dtype.kind == "u" or a.ndim == 0:
+                return a
+            return np.tile(a, [times if is_long(n) else 1 for n in a.shape])
 
         def spread(a: np.ndarray, size: int = size, times: int = times) -> np.ndarray:
             is_index = a.dtype.kind == "i" and a.min() >= 0 and a.max() < size
@@ -75,8 +76,11 @@ def lengthened(row: Row, length: int, attempt: Callable[[Row], Any]) -> Iterator
         variants = [row.map_arrays(spread), row.map_arrays(tiled)]
         if size > 1:
             variants += [_map_constants(variant, scaled) for variant in variants]
-        results = ((variant, attempt(variant)) for variant in variants)
-        yield from itertools.islice((pair for pair in results if pair[1] is not None), 1)
+        for variant in variants:
+            result = _attempt(variant)
+            if result is not None:
+                yield variant, result
+                break
 
 
 def _map_constants(row: Row, f: Callable) -> Row:
@@ -107,8 +111,8 @@ def check_half(op: Any, *args: Any, backend: str, dtype: str, **kwargs: Any) -> 
     """Check that ``op(*args, **kwargs)`` of a half type is computed in float32 and rounded once.
 
     The call is repeated with each axis made long, and with each floating array multiplied by 256.
-    Outputs and gradients are compared with those in float32, rounded to `dtype`: "float16" or
-    "bfloat16".  Calls that are refused are left out.
+    Outputs and gradients are compared with NumPy's in float32, rounded to `dtype`: "float16" or
+    "bfloat16".  Calls that NumPy refuses are left out.
 
     >>> from gpuprop.testing import check_half
     >>> check_half(gpuprop.mean, np.ones(3), backend="strict", dtype="bfloat16")
@@ -119,13 +123,12 @@ def check_half(op: Any, *args: Any, backend: str, dtype: str, **kwargs: Any) -> 
     def rounded(a: np.ndarray) -> np.ndarray:
         return a.astype(half).astype("float64") if a.dtype.kind == "f" else a
 
-    attempt = functools.partial(_attempt, backend=backend, dtype="float32")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         row = row.map_arrays(rounded)
         large = () if "large" in row.skipped else magnified(row)
-        for variant, want in (*lengthened(row, LONG[dtype], attempt),
-                              *((variant, attempt(variant)) for variant in large)):
+        for variant, want in (*lengthened(row, LONG[dtype]),
+                              *((variant, _attempt(variant)) for variant in large)):
             if want is not None:
                 got = _run(variant, backend, dtype)
                 _compare(got, want, dtype, f"{variant} on {backend!r}, {dtype}", True)
@@ -156,8 +159,7 @@ def check_integers(op: Any, *args: Any, backend: str, **kwargs: Any) -> None:
 def _check_narrow(row: Row, backend: str, integer: str) -> None:
     """Compare integer arrays of a narrow type with int64."""
     info = np.iinfo(integer)
-    attempt = functools.partial(_attempt, backend="numpy", dtype="float32")
-    longer = [v for v, _ in lengthened(row, info.max + 1, attempt)] if info.bits == 8 else []
+    longer = [v for v, _ in lengthened(row, info.max + 1)] if info.bits == 8 else []
 
     def narrow(a: np.ndarray) -> np.ndarray:
         return a.astype(integer) if a.dtype.kind == "i" else a
@@ -176,7 +178,7 @@ def _check_operands(row: Row, backend: str, integer: str, dtype: str) -> None:
         if array.dtype.kind != "f":
             continue
         whole = np.asarray(np.minimum(abs(np.round(2 * array)), 1 if integer == "bool" else 255))
-        want = _attempt(_with_array(row, i, whole), backend, dtype)
+        want = _attempt(_with_array(row, i, whole), dtype)
         if want is None:
             continue
         variant = _with_array(row, i, whole.astype(integer))
@@ -188,10 +190,13 @@ def _check_operands(row: Row, backend: str, integer: str, dtype: str) -> None:
         _compare(got, want, dtype, f"{variant} on {backend!r}, {dtype}")
 
 
-def _attempt(row: Row, backend: str, dtype: str) -> Result | None:
-    """The result of a call; None if the call is refused."""
+def _attempt(row: Row, dtype: str = "float32") -> Result | None:
+    """The result of a call on NumPy; None if the call is refused.
+
+    On a device, a refused call can leave flags of `Backend.check`, which fail the next call.
+    """
     try:
-        return _run(row, backend, dtype)
+        return _run(row, "numpy", dtype)
     except Exception:
         return None
 
