@@ -6,6 +6,7 @@
 import numpy as np
 import pytest
 from tested_backends import BACKENDS, RECORDS
+from together import together
 
 from gpuprop._core.ops import definitions
 from gpuprop.testing import (
@@ -57,15 +58,10 @@ def pytest_generate_tests(metafunc):
 
 def in_each_dtype(check, row, backend, dtypes):
     """Run a check in several dtypes, and raise the errors of all together."""
-    failed = {}
-    for dtype in dtypes:
-        try:
-            check(row, backend=backend, dtype=dtype)
-        except Exception as error:
-            failed[dtype] = error
-    if failed:
-        where = f"{check.__name__}, {row} on {backend!r}, {', '.join(failed)}"
-        raise ExceptionGroup(where, [*failed.values()])
+    with together(f"{check.__name__}, {row} on {backend!r}") as case:
+        for dtype in dtypes:
+            with case(dtype):
+                check(row, backend=backend, dtype=dtype)
 
 
 @each_row("gradient", backends=["numpy"])
@@ -111,7 +107,7 @@ def test_errors_in_several_dtypes_are_raised_together():
     def check(row, *, backend, dtype):
         assert dtype == "float32"
 
-    with pytest.raises(ExceptionGroup, match=r"^check, exp.* on 'numpy', float64, float16") as e:
+    with pytest.raises(ExceptionGroup, match=r"^check, exp.* on 'numpy': float64; float16") as e:
         in_each_dtype(check, "exp(float64[2])", "numpy", ["float64", "float32", "float16"])
     assert len(e.value.exceptions) == 2
 
