@@ -348,7 +348,7 @@ def split(xp, ary: Array, indices_or_sections: int | Sequence[int], axis: int = 
                              f"parts; see chunk")
         cuts = [n // sections * i for i in range(1, sections)]
     else:
-        indices = list(indices_or_sections)
+        indices = as_sizes("split: indices_or_sections", indices_or_sections)
         cuts = [min(max(i + n, 0) if i < 0 else i, n) for i in indices]
         if cuts != sorted(cuts):
             raise ValueError(f"split: indices must be in ascending order, got {indices}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gpuprop._array import shape
 from gpuprop._array.scatter import inner_slices
 from gpuprop._core.composed import composed
+from gpuprop._core.options import as_sizes
 from gpuprop._core.signature import Array
 
 NUMPY_MODES = {  # PyTorch's mode -> NumPy's
@@ -43,6 +44,7 @@ def pad(input: Array, pad: Sequence[int], mode: str = "constant",
                          f"not {mode!r}")
     if value is not None and mode != "constant":
         raise ValueError(f"pad: mode {mode!r} takes no value, but value={value} is given")
+    pad = as_sizes("pad: pad", pad)
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: expected (before, after) for at most {input.ndim} axes, "
                          f"not {tuple(pad)}")

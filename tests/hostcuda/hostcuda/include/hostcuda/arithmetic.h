@@ -60,6 +60,7 @@ static inline float fdividef(float a, float b) { return a / b; }
 static inline float __saturatef(float a) { return a < 0 ? 0 : a > 1 ? 1 : a == a ? a : 0; }
 
 static inline int __float2int_rn(float a) { return (int)rintf(a); }
+static inline long long __float2ll_rn(float a) { return (long long)rintf(a); }
 static inline int __float2int_rz(float a) { return (int)a; }
 static inline int __float2int_rd(float a) { return (int)floorf(a); }
 static inline int __float2int_ru(float a) { return (int)ceilf(a); }
