@@ -308,6 +308,27 @@ def test_samplers(backend):
     assert sorted(without) == [0, 2, 3]
 
 
+@pytest.mark.parametrize("base", [BatchSampler, RandomSampler, SequentialSampler])
+def test_a_subclass_with_its_own_iter(base):
+    """`__iter__` of a subclass counts, whatever its base class does."""
+    class Own(base):
+        def __init__(self):
+            pass
+
+        def __iter__(self):
+            yield from ([0, 3], [2])
+
+        def __len__(self):
+            return 2
+
+    class Inherits(Own):
+        pass
+
+    for sampler in Own(), Inherits():
+        batches = list(DataLoader(TEN, batch_sampler=sampler))
+        assert list(map(len, batches)) == [2, 1]
+
+
 def test_pytorch_samplers():
     class Even(Sampler):  # as written for PyTorch
         def __iter__(self):

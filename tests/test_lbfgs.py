@@ -168,3 +168,22 @@ def test_errors(backend):
         optim.LBFGS([p, q]).step(lambda: (p.sum() + q.sum()))
     with pytest.raises(ValueError, match="line_search_fn must be None or 'strong_wolfe'"):
         optim.LBFGS([p], line_search_fn="wolfe")
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_a_closure_that_changes_the_parameters(backend, line_search):
+    """A step starts where the closure left them, as in style transfer, which clips an image."""
+    p = Parameter(backend.asarray(np.array([0.5, 3.0, -4.0])))
+    optimizer = optim.LBFGS([p], lr=0.1, max_iter=1, line_search_fn=line_search)
+
+    def closure():
+        p.array[...] = p.array.clip(-1, 1)
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    x, start = host(p), np.array([0.5, 1.0, -1.0])
+    np.testing.assert_allclose(x, start * x[0] / start[0], rtol=1e-12)  # along the gradient
+    assert 0 < x[1] < 1

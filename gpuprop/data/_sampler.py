@@ -22,6 +22,11 @@ class Sampler:
     ``iter(sampler)`` draws from the default generator.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__iter__" in vars(cls) and "epoch_indices" not in vars(cls):
+            cls.epoch_indices = Sampler.epoch_indices  # type: ignore[method-assign]
+
     def epoch_indices(self, rng: Generator) -> Iterable[int]:
         """The indices of one epoch; random numbers must come from `rng` only."""
         return iter(self)

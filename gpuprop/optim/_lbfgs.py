@@ -131,6 +131,7 @@ class LBFGS(Optimizer):
             if slope > -tolerance:
                 break
             n = 0
+            x = self._values()  # the closure may have changed them, such as clipped an image
             if group["line_search_fn"] is not None:
                 def at(t: float, x: Any = x, d: Any = d) -> Point:
                     self._move(x, t, d)
@@ -141,7 +142,7 @@ class LBFGS(Optimizer):
                 point, n = strong_wolfe(at, start, t, largest(d), group["max_eval"] - evaluations)
                 t, loss, g, _ = point
                 m["t"] = t
-            x = self._move(x, t, d)
+            self._move(x, t, d)
             if group["line_search_fn"] is None and i < group["max_iter"]:
                 _, loss, g = self._evaluate(closure)
                 n = 1
@@ -168,8 +169,8 @@ class LBFGS(Optimizer):
         xp = backend_of(self._first().array).xp
         return xp.concatenate([widened(p.array).reshape(-1) for p in self._params()])
 
-    def _move(self, x: Any, t: float = 0.0, d: Any = None) -> Any:
-        """Set the parameters to ``x + t d``, and return it."""
+    def _move(self, x: Any, t: float = 0.0, d: Any = None) -> None:
+        """Set the parameters to ``x + t d``."""
         if d is not None:
             x = x + t * d
         first = 0
@@ -177,7 +178,6 @@ class LBFGS(Optimizer):
             p.array[...] = x[first:first + p.size].reshape(p.shape)
             first += p.size
             mark_changed([p], extent(p.array))
-        return x
 
     def _first(self) -> Any:
         return self.param_groups[0]["params"][0]

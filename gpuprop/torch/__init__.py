@@ -8,17 +8,20 @@ makes it so, unless the program or GPUPROP_BACKEND has chosen a backend.
 
 from __future__ import annotations
 
+import importlib as _importlib
 import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 import numpy as _np
 
 from gpuprop._core import registry as _registry
+from gpuprop._core.dtypes import as_dtype as _as_dtype
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, manual_seed
-from gpuprop.torch import _functions, _methods, autograd, cuda, nn, optim, utils
+from gpuprop.torch import _functions, _methods, _settings, autograd, cuda, nn, optim, utils
 from gpuprop.torch._functions import *
 from gpuprop.torch._serialization import load, save
+from gpuprop.torch._settings import *
 from gpuprop.torch._tensor import (
     Parameter,
     Size,
@@ -27,6 +30,7 @@ from gpuprop.torch._tensor import (
     get_default_device,
     set_default_device,
 )
+from gpuprop.torch.autograd import inference_mode, set_grad_enabled
 
 if _registry.chosen_backend() is None and not _os.environ.get("GPUPROP_BACKEND"):
     _registry.set_default_backend("cpu")
@@ -42,37 +46,75 @@ uint8 = _np.dtype("uint8")
 bool = _np.dtype("bool")
 dtype = _np.dtype
 
-FloatTensor = _methods.TensorType("float32")
-DoubleTensor = _methods.TensorType("float64")
-HalfTensor = _methods.TensorType("float16")
-LongTensor = _methods.TensorType("int64")
-IntTensor = _methods.TensorType("int32")
-ShortTensor = _methods.TensorType("int16")
-CharTensor = _methods.TensorType("int8")
-ByteTensor = _methods.TensorType("uint8")
-BoolTensor = _methods.TensorType("bool")
-
-inference_mode = no_grad
-
+_types = {str(_t).rpartition(".")[2]: _t for _t in _methods.TYPES.values() if _t.device == "cpu"}
+globals().update(_types)
 __all__ = [
-    "BoolTensor", "ByteTensor", "CharTensor", "DoubleTensor", "FloatTensor", "Generator",
-    "HalfTensor", "IntTensor", "LongTensor", "Parameter", "ShortTensor", "Size", "Tensor",
-    "autograd", "bool", "cuda", "device", "distributions", "double", "dtype", "enable_grad",
-    "float", "float16", "float32", "float64", "get_default_device", "half", "inference_mode",
-    "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "load", "long", "manual_seed",
-    "nn", "no_grad", "optim", "save", "set_default_device", "short", "uint8", "utils",
+    "Generator",
+    "Parameter",
+    "Size",
+    "Tensor",
+    "accelerator",
+    "amp",
+    "autocast",
+    "autograd",
+    "backends",
+    "bool",
+    "cuda",
+    "device",
+    "distributions",
+    "double",
+    "dtype",
+    "enable_grad",
+    "float",
+    "float16",
+    "float32",
+    "float64",
+    "get_default_device",
+    "half",
+    "inference_mode",
+    "int",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "is_grad_enabled",
+    "load",
+    "long",
+    "manual_seed",
+    "multiprocessing",
+    "nn",
+    "no_grad",
+    "optim",
+    "save",
+    "set_default_device",
+    "set_grad_enabled",
+    "short",
+    "uint8",
+    "utils",
 ]
 __all__ += _functions.__all__
+__all__ += [*_settings.__all__, *_types]
+
+__version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
+contiguous_format = "torch.contiguous_format"  # Tensors are contiguous; the names are accepted
+preserve_format = "torch.preserve_format"
+channels_last = "torch.channels_last"
+strided = "torch.strided"
+
+_LAZY = "accelerator", "amp", "backends", "distributions", "multiprocessing"
 
 if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
-    from gpuprop.torch import distributions
+    from gpuprop.torch import accelerator, amp, backends, distributions, multiprocessing
+    from gpuprop.torch.amp import autocast
 
 else:
 
     def __getattr__(name: str) -> object:
         """Import a submodule that few programs use."""
-        if name == "distributions":
-            import importlib
-
-            return importlib.import_module("gpuprop.torch.distributions")
+        if name in _LAZY:
+            return _importlib.import_module(f"gpuprop.torch.{name}")
+        if name in ("autocast", "GradScaler"):
+            return getattr(_importlib.import_module("gpuprop.torch.amp"), name)
+        if name == "bfloat16":
+            return _as_dtype(name)
         raise AttributeError(f"module 'gpuprop.torch' has no attribute {name!r}")

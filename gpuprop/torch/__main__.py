@@ -13,16 +13,18 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 import gpuprop.torch
 
 
 def modules() -> dict[str, ModuleType]:
     """The modules of `gpuprop.torch` by PyTorch's names, such as "torch.nn.functional"."""
-    found: dict[str, ModuleType] = {"torch": gpuprop.torch}
     for module in pkgutil.walk_packages(gpuprop.torch.__path__, "gpuprop.torch."):
-        if not any(part.startswith("_") for part in module.name.split(".")):
-            found[module.name.removeprefix("gpuprop.")] = importlib.import_module(module.name)
-    return found
+        if module.name != __name__:
+            importlib.import_module(module.name)
+    return {name.removeprefix("gpuprop."): module for name, module in list(sys.modules.items())
+            if f"{name}.".startswith("gpuprop.torch.")}
 
 
 def main(arguments: list[str]) -> None:
@@ -31,6 +33,7 @@ def main(arguments: list[str]) -> None:
         sys.exit("usage: python -m gpuprop.torch PROGRAM.py [ARGUMENTS ...]")
     sys.modules.update(modules())
     sys.argv = arguments
+    np.seterr(all="ignore")  # PyTorch does not warn of log(0) or 0 / 0
     sys.path[0] = str(Path(arguments[0]).resolve().parent)
     runpy.run_path(arguments[0], run_name="__main__")
 

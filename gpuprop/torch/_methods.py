@@ -20,6 +20,7 @@ from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import tensor
 from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
+from gpuprop.torch import cuda
 from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
 from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
@@ -144,13 +145,9 @@ class Methods:
     def type(self: Any, dtype: Any = None, **_: Any) -> Any:
         """The name of the tensor's type, or the tensor in another dtype."""
         if dtype is None:
-            return f"torch.{TYPE_NAMES[self.array.dtype.name]}Tensor"
-        if isinstance(dtype, TensorType):
-            dtype = dtype.dtype
-        if isinstance(dtype, str) and dtype.endswith("Tensor"):
-            word = dtype.rpartition(".")[2].removesuffix("Tensor")
-            dtype = next(name for name, type_name in TYPE_NAMES.items() if type_name == word)
-        return self.to(dtype)
+            return str(TensorType(self.array.dtype.name, self.device.type))
+        found = TYPES.get(str(dtype))
+        return self.to(dtype) if found is None else self.to(found.device, found.dtype)
 
     def to(self: Any, *args: Any, device: Any = None, dtype: Any = None,
            non_blocking: bool = False, copy: bool = False, memory_format: Any = None) -> Any:
@@ -316,34 +313,53 @@ class Methods:
         return copied
 
 
-def _init(self: Any, *sizes_or_data: Any) -> None:
-    """``Tensor(2, 3)`` has this shape; ``Tensor([1, 2])`` has these elements, as float32."""
+def _made(sizes_or_data: tuple, dtype: Any) -> Any:
+    """The array of ``Tensor(2, 3)``, which has this shape, or of ``Tensor([1, 2])``."""
     if all(isinstance(a, int | Count) for a in sizes_or_data):
-        shape = sizes_or_data or (0,)
-        Plain.__init__(self, tensor(np.zeros(shape, default_dtype())).array)
-    elif len(sizes_or_data) == 1:
-        data = sizes_or_data[0]
-        if isinstance(data, Size):
-            data = np.zeros(data)
-        kept = isinstance(data, Plain) and is_float(data.dtype)
-        array = data.array if kept else tensor(data, dtype=default_dtype()).array
-        Plain.__init__(self, array)
-    else:
+        return tensor(np.zeros(sizes_or_data or (0,), dtype)).array
+    if len(sizes_or_data) != 1:
         raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
                         "torch.tensor([...])")
+    data = np.zeros(sizes_or_data[0]) if isinstance(sizes_or_data[0], Size) else sizes_or_data[0]
+    if isinstance(data, list | tuple) and any(isinstance(d, Plain) for d in data):
+        data = [d.tolist() if isinstance(d, Plain) else d for d in data]
+    return tensor(data, dtype=dtype).array
+
+
+def _init(self: Any, *sizes_or_data: Any) -> None:
+    """``Tensor(2, 3)`` has this shape; ``Tensor([1, 2])`` has these elements, as float32."""
+    data = sizes_or_data[0] if len(sizes_or_data) == 1 else None
+    if isinstance(data, Plain) and is_float(data.dtype):
+        Plain.__init__(self, data.array)
+    else:
+        Plain.__init__(self, _made(sizes_or_data, default_dtype()))
 
 
 class TensorType:
     """``torch.FloatTensor`` and the like: they make Tensors of one dtype, as `Tensor` does."""
 
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: str, device: str = "cpu") -> None:
+        self.dtype, self.device = dtype, device
 
     def __call__(self, *sizes_or_data: Any) -> Any:
-        return Tensor(*sizes_or_data).to(self.dtype)
+        return wrap(_made(sizes_or_data, self.dtype)).to(self.device)
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return (isinstance(value, Words) and value.array.dtype.name == self.dtype
+                and value.device.type == self.device)
+
+    def __str__(self) -> str:
+        package = "" if self.device == "cpu" else f"{self.device}."
+        return f"torch.{package}{TYPE_NAMES[self.dtype]}Tensor"
 
     def __repr__(self) -> str:
-        return f"<class 'torch.{TYPE_NAMES[self.dtype]}Tensor'>"
+        return f"<class '{self}'>"
+
+
+TYPES = {str(t): t for t in (TensorType(d, place) for place in ("cpu", "cuda") for d in TYPE_NAMES)}
+for _name, _type in TYPES.items():
+    if _type.device == "cuda":
+        setattr(cuda, _name.rpartition(".")[2], _type)
 
 
 def _in_place(fn: Callable) -> Callable:

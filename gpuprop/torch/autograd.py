@@ -1,7 +1,56 @@
 """Gradients, as `torch.autograd`."""
 
-from gpuprop._core.mode import enable_grad, no_grad
-from gpuprop.torch._graph import Function, backward, grad
-from gpuprop.torch._tensor import as_torch as Variable
+from __future__ import annotations
 
-__all__ = ["Function", "Variable", "backward", "enable_grad", "grad", "no_grad"]
+import warnings
+from typing import Any
+
+from gpuprop._core.mode import Switch, current, enable_grad, no_grad
+from gpuprop.torch._graph import Function, backward, grad
+from gpuprop.torch._paths import also_at
+from gpuprop.torch._tensor import Words
+
+__all__ = ["Function", "Variable", "backward", "enable_grad", "grad", "inference_mode", "no_grad",
+           "set_grad_enabled"]
+
+
+class _IsTensor(type):
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, Words)
+
+
+class Variable(metaclass=_IsTensor):
+    """``Variable(t)`` is a leaf in the memory of `t`, as in programs from before PyTorch 0.4."""
+
+    def __new__(cls, data: Any, requires_grad: bool = False, volatile: bool = False) -> Any:
+        if volatile:
+            warnings.warn("volatile was removed and now has no effect. Use `with torch.no_grad():` "
+                          "instead.", stacklevel=2)
+        leaf = data.detach()
+        leaf.requires_grad = requires_grad
+        return leaf
+
+
+class set_grad_enabled(Switch):
+    """Record ops, or do not, from here on; as a block or decorator, only inside of it."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__(recording=bool(mode))
+        self._before = current.get()
+        current.set(self._changed(self._before))
+
+    def __enter__(self) -> None:
+        current.set(current.get()._replace(recording=self._before.recording))
+        super().__enter__()
+
+    def __call__(self, fn: Any) -> Any:
+        current.set(current.get()._replace(recording=self._before.recording))
+        return super().__call__(fn)
+
+
+def inference_mode(mode: Any = True) -> Any:
+    """Record no op inside the block, or the decorated function: here the same as `no_grad`."""
+    return no_grad(mode) if callable(mode) else Switch(recording=not mode)
+
+
+also_at(__name__, "function grad_mode variable")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import gpuprop.random as random
 from gpuprop._core.registry import get_backend, usable_backends
 
-__all__ = ["current_device", "device_count", "empty_cache", "get_device_name", "is_available",
-           "manual_seed", "manual_seed_all", "synchronize"]
+__all__ = ["Event", "current_device", "device", "device_count", "empty_cache",
+           "get_device_capability", "get_device_name", "get_device_properties", "is_available",
+           "is_initialized", "manual_seed", "manual_seed_all", "max_memory_allocated",
+           "max_memory_reserved", "memory_allocated", "memory_reserved",
+           "reset_peak_memory_stats", "set_device", "synchronize"]
 
 
 def _backend() -> Any:
@@ -20,6 +26,9 @@ def is_available() -> bool:
     return "cupy" in usable_backends()
 
 
+is_initialized = is_available
+
+
 def device_count() -> int:
     return _backend().device_count() if is_available() else 0
 
@@ -28,11 +37,42 @@ def current_device() -> int:
     return _backend().device()
 
 
-def get_device_name(device: Any = None) -> str:
+def _index(device: Any) -> int:
+    index = getattr(device, "index", device)
+    return index if isinstance(index, int) else current_device()
+
+
+def set_device(device: Any) -> None:
+    """Make new arrays on this GPU."""
+    _backend().use_device(_index(device))
+
+
+@contextlib.contextmanager
+def device(device: Any) -> Iterator[None]:
+    """Make new arrays on this GPU inside the block."""
+    with _backend().on_device(_index(device)):
+        yield
+
+
+def get_device_properties(device: Any = None) -> Any:
+    """CUDA's properties of a GPU, as attributes."""
+    import types
+
     import cupy
 
-    index = current_device() if device is None else getattr(device, "index", device)
-    return cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+    found = cupy.cuda.runtime.getDeviceProperties(_index(device))
+    return types.SimpleNamespace(**{
+        **found, "name": found["name"].decode(), "total_memory": found["totalGlobalMem"],
+        "multi_processor_count": found["multiProcessorCount"]})
+
+
+def get_device_name(device: Any = None) -> str:
+    return get_device_properties(device).name
+
+
+def get_device_capability(device: Any = None) -> tuple[int, int]:
+    found = get_device_properties(device)
+    return found.major, found.minor
 
 
 def synchronize(device: Any = None) -> None:
@@ -42,6 +82,41 @@ def synchronize(device: Any = None) -> None:
 
 def empty_cache() -> None:
     """Does nothing: CuPy's memory pool gives memory back by itself when it is needed."""
+
+
+def memory_allocated(device: Any = None) -> int:
+    """The bytes of all arrays on the GPU; 0 without one."""
+    return _backend().memory()["used"] if is_available() else 0
+
+
+def memory_reserved(device: Any = None) -> int:
+    """The bytes of CuPy's memory pool."""
+    return _backend().memory()["reserved"] if is_available() else 0
+
+
+max_memory_allocated = max_memory_reserved = memory_reserved  # a bound: the pool keeps its memory
+
+
+def reset_peak_memory_stats(device: Any = None) -> None:
+    """Does nothing."""
+
+
+class Event:
+    """A time at which all work so far is done."""
+
+    def __init__(self, enable_timing: bool = False, **_: Any) -> None:
+        pass
+
+    def record(self, stream: Any = None) -> None:
+        synchronize()
+        self._time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        synchronize()
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds until `end`."""
+        return 1000 * (end._time - self._time)
 
 
 def manual_seed(seed: int) -> None:

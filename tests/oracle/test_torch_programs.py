@@ -7,6 +7,7 @@ Both libraries read the same files, tests/oracle/programs/*.py.  A program impor
 import runpy
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,21 @@ PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "com
 
 def run(program, monkeypatch, library):
     """The results of ``main()``, where ``import torch`` imports a library."""
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, np.errstate(all="ignore"), warnings.catch_warnings():
         patch.syspath_prepend(str(FOLDER))
         if library is ours:
+            for name in [name for name in sys.modules if name.startswith("torch.")]:
+                patch.delitem(sys.modules, name)
             for name, module in modules().items():
                 patch.setitem(sys.modules, name, module)
+        else:
+            warnings.simplefilter("ignore")
         library.manual_seed(0)
-        results = runpy.run_path(str(FOLDER / f"{program}.py"))["main"]()
-    sys.modules.pop("common", None)
+        try:
+            results = runpy.run_path(str(FOLDER / f"{program}.py"))["main"]()
+        finally:
+            library.set_default_dtype(library.float32)
+            sys.modules.pop("common", None)
     return tree_leaves(results)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import copy
+import importlib
 import io
 import itertools
 import pickle
+import pkgutil
 
 import numpy as np
 import pytest
@@ -714,6 +717,135 @@ def test_checkpoint_and_create_graph():
     y = ours.utils.checkpoint.checkpoint(lambda x: x ** 3, x, use_reentrant=False)
     with pytest.raises(RuntimeError, match="without checkpoint"):
         ours.autograd.grad(y.sum(), x, create_graph=True)
+
+
+def test_inferred_dtypes():
+    """tensor() of Python numbers, NumPy scalars, arrays and Tensors in lists."""
+    def cases(torch):
+        one = torch.tensor([1.0], dtype=torch.float64)[0]
+        yield from ([], [[]], [1, 2.0], [True, 1], [[True], [2]], 1, 2.5, range(3), [one, 2],
+                    np.float64(1), np.bool_(True), [np.float64(1)], [np.float32(1), 1.0],
+                    [np.int64(1), 2.0], [np.int32(1)], collections.deque([np.float64(1)]),
+                    (torch.tensor(1), 2), array(2))
+
+    for a, b in zip(cases(theirs), cases(ours), strict=True):
+        expected, found = theirs.tensor(a), ours.tensor(b)
+        assert (str(expected.dtype), expected.shape) == (f"torch.{found.dtype}", found.shape), a
+
+
+def test_types_as_programs_name_them():
+    for torch in theirs, ours:
+        x = torch.LongTensor([2**40, 1])
+        assert x.tolist() == [2**40, 1] and isinstance(x, torch.LongTensor)
+        assert not isinstance(x, torch.FloatTensor) and not isinstance(x, torch.cuda.LongTensor)
+        assert x.type(torch.DoubleTensor).type() == "torch.DoubleTensor"
+        assert torch.zeros(size=(2, 3)).shape == torch.rand(size=(2, 3)).shape == (2, 3)
+
+
+def test_variable():
+    for torch in theirs, ours:
+        h = torch.ones(2, requires_grad=True) * 2
+        v = torch.autograd.Variable(h, requires_grad=True)
+        assert v.is_leaf and v.requires_grad and isinstance(h, torch.autograd.Variable)
+        with pytest.warns(UserWarning, match="volatile"):
+            assert not torch.autograd.Variable(h, volatile=True).requires_grad
+
+
+def test_grad_modes():
+    for torch in theirs, ours:
+        torch.set_grad_enabled(False)
+        assert not torch.is_grad_enabled()
+        torch.set_grad_enabled(True)
+        with torch.set_grad_enabled(False):
+            assert not torch.is_grad_enabled()
+        assert torch.is_grad_enabled()
+        decorated = torch.set_grad_enabled(False)(torch.is_grad_enabled)
+        assert torch.is_grad_enabled() and not decorated() and torch.is_grad_enabled()
+        assert not torch.inference_mode(torch.is_grad_enabled)()
+        with torch.inference_mode(), torch.enable_grad():
+            pass
+        with torch.inference_mode(mode=False):
+            assert torch.is_grad_enabled()
+
+
+def test_samplers():
+    for torch in theirs, ours:
+        data = torch.utils.data
+
+        class Evens(data.Sampler[int]):
+            def __iter__(self):
+                return iter(range(0, 10, 2))
+
+            def __len__(self):
+                return 5
+
+        class Pairs(data.BatchSampler):
+            def __init__(self):
+                pass
+
+            def __iter__(self):
+                yield [0, 9]
+
+            def __len__(self):
+                return 1
+
+        class Rows(data.Dataset[int]):
+            def __getitem__(self, i):
+                return i * 10
+
+            def __len__(self):
+                return 10
+
+        rows = Rows()
+        assert [b.tolist() for b in data.DataLoader(rows, batch_sampler=Pairs())] == [[0, 90]]
+        assert torch.cat(list(data.DataLoader(rows, sampler=Evens()))).tolist() == [
+            0, 20, 40, 60, 80]
+        for drawn in (data.RandomSampler(rows, generator=torch.Generator().manual_seed(1)),
+                      data.SubsetRandomSampler(range(10)),
+                      data.RandomSampler(rows, True, 30),
+                      data.WeightedRandomSampler(torch.ones(10), 20, generator=torch.Generator())):
+            assert set(drawn) <= set(range(10)) and len(list(drawn)) == len(drawn)
+        split = [data.random_split(rows, [7, 3], generator=torch.Generator().manual_seed(42))
+                 for _ in range(2)]
+        assert list(split[0][0]) == list(split[1][0])
+
+
+def test_paths():
+    """Programs import from PyTorch's files."""
+    from gpuprop.torch.__main__ import modules
+
+    found = modules()
+    for path, name in (("nn.modules.utils", "_pair"), ("nn.parameter", "Parameter"),
+                       ("optim.lr_scheduler", "LRScheduler"), ("optim.optimizer", "Optimizer"),
+                       ("utils.data.dataloader", "DataLoader"), ("nn.utils.rnn", "pad_sequence"),
+                       ("distributions.normal", "Normal"), ("backends.cudnn", "benchmark"),
+                       ("nn.init", "xavier_uniform_"), ("autograd.variable", "Variable")):
+        importlib.import_module(f"torch.{path}")
+        assert hasattr(found[f"torch.{path}"], name)
+    for folder in theirs.optim, theirs.distributions, theirs.nn.modules:
+        for module in pkgutil.iter_modules(folder.__path__):
+            path = f"{folder.__name__}.{module.name}"
+            assert module.name.startswith("_") or path in found or path in NO_COUNTERPART
+
+
+NO_COUNTERPART = {"torch.distributions.utils", "torch.distributions.lkj_cholesky",
+                  "torch.distributions.von_mises", "torch.distributions.wishart",
+                  "torch.nn.modules.lazy", "torch.nn.modules.linear_cross_entropy",
+                  "torch.nn.modules.linear_cross_entropy_options"}
+
+
+def test_amp_without_a_gpu():
+    for torch in theirs, ours:
+        with pytest.warns(UserWarning, match="[Dd]isabl"):
+            scaler = torch.amp.GradScaler("cuda")
+        w = torch.ones(2, requires_grad=True)
+        optimizer = torch.optim.SGD([w], lr=0.5)
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.amp.autocast("cpu", enabled=False):
+            loss = (w @ w) * 2
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert w.tolist() == [-1.0, -1.0] and not scaler.is_enabled()
 
 
 def test_the_numpy_dialect_beside_it():

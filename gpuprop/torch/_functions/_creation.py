@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuprop import _array as G
+from gpuprop._core.dtypes import is_float
+from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import tensor as plain_tensor
 from gpuprop.torch import _results
@@ -32,14 +35,33 @@ def set_default_dtype(d: Any) -> None:
     _results.default_dtype[0] = np.dtype(d).name
 
 
+def _dtype_of(data: Any) -> Any:
+    """The dtype of numbers, arrays and Tensors in lists: the widest of the highest kind."""
+    found = {np.dtype(d) for d in _dtypes_in(data)}
+    if any(map(is_float, found)):
+        found = set(filter(is_float, found))
+    return functools.reduce(np.promote_types, found) if found else np.dtype(default_dtype())
+
+
+def _dtypes_in(data: Any) -> set:
+    if hasattr(data, "dtype"):
+        return {data.dtype}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        kinds = set(map(type, data))
+        if kinds <= {float, int, builtins.bool}:
+            data = [kind() for kind in kinds]
+        return set().union(*map(_dtypes_in, data))
+    return {default_dtype() if isinstance(data, float) else np.result_type(data)}
+
+
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
            pin_memory: bool = False) -> Any:
     """A copy of `data`; Python floats have the default dtype."""
-    if isinstance(data, list | tuple) and data and isinstance(data[0], Plain):
-        data = [d.tolist() for d in data]
-    t = plain_tensor(data, dtype=dtype)
-    if dtype is None and not hasattr(data, "dtype") and t.dtype == "float32":
-        t = plain_tensor(data, dtype=default_dtype())
+    if dtype is None and (isinstance(data, np.generic) or not hasattr(data, "dtype")):
+        dtype = _dtype_of(data)
+    if isinstance(data, Sequence):
+        data = [d.tolist() if isinstance(d, Plain) else d for d in data]
+    t = plain_tensor(raw(data), dtype=dtype)
     return placed(t, device, requires_grad)
 
 
@@ -63,19 +85,19 @@ def _filled(make: Callable, size: tuple, dtype: Any, device: Any, requires_grad:
     return placed(t, None, requires_grad)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-          **_: Any) -> Any:
-    return _filled(G.zeros, size, dtype, device, requires_grad)
+def zeros(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
+          requires_grad: bool = False, **_: Any) -> Any:
+    return _filled(G.zeros, sizes or (size,), dtype, device, requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-         **_: Any) -> Any:
-    return _filled(G.ones, size, dtype, device, requires_grad)
+def ones(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
+         requires_grad: bool = False, **_: Any) -> Any:
+    return _filled(G.ones, sizes or (size,), dtype, device, requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False,
-          **_: Any) -> Any:
-    return _filled(G.empty, size, dtype, device, requires_grad)
+def empty(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
+          requires_grad: bool = False, **_: Any) -> Any:
+    return _filled(G.empty, sizes or (size,), dtype, device, requires_grad)
 
 
 def full(size: Any, fill_value: Any, *, dtype: Any = None, device: Any = None,

@@ -22,15 +22,15 @@ def _source(generator: Any) -> Any:
     return random.default_generator if generator is None else generator
 
 
-def randn(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None,
+def randn(*sizes: Any, size: Any = (), generator: Any = None, dtype: Any = None, device: Any = None,
           requires_grad: bool = False, **_: Any) -> Any:
-    array = _source(generator).normal(listed(size), dtype=dtype or default_dtype())
+    array = _source(generator).normal(listed(sizes or (size,)), dtype=dtype or default_dtype())
     return placed(wrap(raw(array)), device, requires_grad)
 
 
-def rand(*size: Any, generator: Any = None, dtype: Any = None, device: Any = None,
+def rand(*sizes: Any, size: Any = (), generator: Any = None, dtype: Any = None, device: Any = None,
          requires_grad: bool = False, **_: Any) -> Any:
-    array = _source(generator).uniform(listed(size), dtype=dtype or default_dtype())
+    array = _source(generator).uniform(listed(sizes or (size,)), dtype=dtype or default_dtype())
     return placed(wrap(raw(array)), device, requires_grad)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gpuprop.optim as _optim
 from gpuprop.optim import lr_scheduler, swa_utils
+from gpuprop.torch._paths import also_at
 from gpuprop.torch.optim._optimizer import Optimizer, class_for
 
 __all__ = ["Optimizer", "lr_scheduler", "swa_utils"]
@@ -14,3 +15,8 @@ for _name in _optim.__all__:
     if is_rule and _value is not _optim.Optimizer:
         globals()[_name] = class_for(_value)
         __all__.append(_name)
+
+also_at(__name__, """adadelta adagrad adam adamax adamw asgd lbfgs nadam optimizer radam rmsprop
+    rprop sgd sparse_adam""")
+also_at(__name__, "lr_scheduler", "gpuprop.optim.lr_scheduler")
+also_at(__name__, "swa_utils", "gpuprop.optim.swa_utils")

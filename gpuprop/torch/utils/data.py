@@ -9,23 +9,13 @@ import gpuprop.data as _data
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tree import tree_map
-from gpuprop.data import (
-    BatchSampler,
-    ConcatDataset,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    Subset,
-    WeightedRandomSampler,
-    random_split,
-)
+from gpuprop.data import BatchSampler, ConcatDataset, SequentialSampler, Subset
+from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import as_torch, wrap
 
 __all__ = ["BatchSampler", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset",
-           "RandomSampler", "Sampler", "SequentialSampler", "Subset", "TensorDataset",
-           "WeightedRandomSampler", "default_collate", "random_split"]
+           "RandomSampler", "Sampler", "SequentialSampler", "Subset", "SubsetRandomSampler",
+           "TensorDataset", "WeightedRandomSampler", "default_collate", "random_split"]
 
 
 def _tensors(batch: Any) -> Any:
@@ -42,6 +32,72 @@ def _tensors(batch: Any) -> Any:
 def default_collate(batch: Any) -> Any:
     """Samples of one structure as one batch of Tensors."""
     return _tensors(_data.default_collate(batch))
+
+
+class _Generic:
+    """A class that may be written with the type of its items: ``Dataset[int]``."""
+
+    def __class_getitem__(cls, item: Any) -> type:
+        return cls
+
+
+class Dataset(_Generic, _data.Dataset):
+    """A map-style dataset: a subclass defines ``__getitem__(index)`` and ``__len__()``."""
+
+
+class IterableDataset(_Generic, _data.IterableDataset):
+    """A dataset that is read in its own order: a subclass defines ``__iter__()``."""
+
+
+class Sampler(_Generic, _data.Sampler):
+    """The indices of the samples of an epoch: a subclass defines ``__iter__()``."""
+
+    def __init__(self, data_source: Any = None) -> None:
+        pass
+
+
+class _Drawing:
+    """A sampler that draws from its own `generator`, if it has one."""
+
+    generator: Any = None
+
+    def epoch_indices(self, rng: Any) -> Any:
+        source = rng if self.generator is None else self.generator
+        return super().epoch_indices(source)  # type: ignore[misc]
+
+
+class RandomSampler(_Drawing, _data.RandomSampler):
+    """`num_samples` samples, by default all, in random order, with or without replacement."""
+
+    def __init__(self, data_source: Any, replacement: bool = False, num_samples: int | None = None,
+                 generator: Any = None) -> None:
+        super().__init__(data_source, replacement, num_samples)
+        self.generator = generator
+
+
+class SubsetRandomSampler(RandomSampler):
+    """The given indices in random order."""
+
+    def __init__(self, indices: Any, generator: Any = None) -> None:
+        super().__init__(indices, generator=generator)
+        self.indices = indices
+
+    def epoch_indices(self, rng: Any) -> Any:
+        return [self.indices[i] for i in super().epoch_indices(rng)]
+
+
+class WeightedRandomSampler(_Drawing, _data.WeightedRandomSampler):
+    """`num_samples` samples, drawn with probabilities proportional to their weights."""
+
+    def __init__(self, weights: Any, num_samples: int, replacement: bool = True,
+                 generator: Any = None) -> None:
+        super().__init__(raw(weights), num_samples, replacement)
+        self.generator = generator
+
+
+def random_split(dataset: Any, lengths: Any, generator: Any = None) -> list:
+    """Split a dataset at random into disjoint subsets of these lengths or fractions."""
+    return _data.random_split(dataset, lengths, generator)
 
 
 class TensorDataset(_data.TensorDataset):
@@ -68,3 +124,6 @@ class DataLoader(_data.DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         return map(_tensors, super().__iter__())
+
+
+also_at(__name__, "dataloader dataset sampler _utils")

@@ -1,0 +1,31 @@
+"""Switches of PyTorch's libraries, as `torch.backends`: programs may set them, nothing reads them.
+
+Here deterministic algorithms are the default, and matrix products of float32 are computed in
+float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from gpuprop.torch import cuda as _cuda
+
+__all__ = ["cuda", "cudnn", "mkldnn", "mps"]
+
+
+def _switches(name: str, is_available: Any, **values: Any) -> ModuleType:
+    module = ModuleType(f"{__name__}.{name}", f"Switches, as `torch.backends.{name}`.")
+    vars(module).update(values, is_available=is_available)
+    sys.modules[module.__name__] = module
+    return module
+
+
+_never = lambda: False
+cudnn = _switches("cudnn", _cuda.is_available, enabled=True, benchmark=False, deterministic=True,
+                  allow_tf32=False, version=lambda: None)
+cuda = _switches("cuda", _cuda.is_available, is_built=lambda: True,
+                 matmul=ModuleType("matmul"))
+mkldnn = _switches("mkldnn", _never, enabled=False)
+mps = _switches("mps", _never, is_built=_never)
