@@ -103,39 +103,98 @@ def test_initial_values_have_the_distributions_of_torchvision(case):
         assert abs(kurtosis - their_kurtosis) <= 4 * noise, name
 
 
-@every_case
-def test_a_program_in_pytorchs_words_gets_the_same(case):
-    import gpuprop.torch as torch
-
-    model, theirs = with_weights(case), THEIRS["results"][case]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    y = model.train()(torch.tensor(images(case)))
-    assert type(y) is torch.Tensor
-    np.testing.assert_allclose(y.tolist(), theirs["train"], rtol=1e-9, atol=1e-9)
-    torch.nn.functional.cross_entropy(y, torch.tensor(labels(case))).backward()
-    optimizer.step()
-    assert all(p.grad is not None for p in model.parameters())
+# ---- all models ----------------------------------------------------------------------------------
 
 
-def losses(model, x, y, steps=12, lr=3e-3, loss=F.cross_entropy):
+def tokens(*shape):
+    return np.random.RandomState(0).randint(2, 11, shape)
+
+
+OTHERS = {  # name -> (model, inputs, labels), without random numbers in training
+    "unet": (lambda: models.UNet(1, 2, width=2), [images("vit")[:, :1, :19]],
+             images("vit")[:, 1, :19] > 0),
+    "unet_bilinear": (lambda: models.UNet(3, 2, bilinear=True, width=2), [images("vit")],
+                      images("vit")[:, 1] > 0),
+    "gpt": (lambda: models.GPT(11, 8, 12, 2, 3, dropout=0.0), [tokens(3, 7)], tokens(3, 8)[:, 1:]),
+    "seq2seq": (lambda: models.Seq2SeqTransformer(1, 2, 8, 2, 11, 11, 16, dropout=0.0),
+                [tokens(3, 6), tokens(3, 5)], tokens(3, 6)[:, 1:]),
+    "tagger": (lambda: models.LSTMTagger(8, 6, 11, 3, num_layers=2), [tokens(3, 6), [4, 6, 1]],
+               tokens(3, 6) % 3),
+}
+ALL = {**{case: (MAKE[case], [images(case)], labels(case)) for case in CASES}, **OTHERS}
+every_model = pytest.mark.parametrize("name", ALL)
+
+
+def run(name, gp, dtype="float32", cross_entropy=F.cross_entropy):
+    """The model, and a function that computes its loss; `gp` makes the inputs."""
+    make, inputs, targets = ALL[name]
+    model = make().to(dtype=dtype)
+    arrays = [gp.tensor(x.astype(dtype) if x.dtype.kind == "f" else x)
+              if isinstance(x, np.ndarray) else x for x in inputs]
+    targets = gp.tensor(np.asarray(targets, "int64")).reshape(-1)
+
+    def loss():
+        y = model(*arrays)
+        if name.startswith("unet"):
+            y = y.permute(0, 2, 3, 1)
+        return cross_entropy(y.reshape(len(targets), -1), targets)
+
+    return model, loss
+
+
+def losses(model, loss, steps=12):
     """The losses of a training run."""
-    optimizer = optim.Adam(model.parameters(), lr=lr)
+    optimizer = optim.Adam(model.parameters(), lr=1e-2)
     found = []
     for _ in range(steps):
         optimizer.zero_grad()
-        value = loss(model(x), y)
+        value = loss()
         value.backward()
         optimizer.step()
         found.append(value.item())
     return found
 
 
-@every_case
-def test_training_lowers_the_loss(case):
-    model = MAKE[case]()
-    x = gpuprop.tensor(images(case).astype("float32"))
-    found = losses(model, x, gpuprop.tensor(labels(case)))
-    assert found[-1] < 0.9 * found[0], found
+@every_model
+def test_training_lowers_the_loss(name):
+    found = losses(*run(name, gpuprop))
+    assert found[-1] < 0.95 * found[0], found
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_backends_agree(name, backend):
+    model, loss = run(name, gpuprop, "float64")
+    value = loss()
+    value.backward()
+    gpuprop.use("numpy")
+    gpuprop.manual_seed(0)
+    expected_model, expected = run(name, gpuprop, "float64")
+    expected().backward()
+    np.testing.assert_allclose(value.item(), expected().item(), rtol=1e-12)
+    for (entry, p), q in zip(model.named_parameters(), expected_model.parameters(), strict=True):
+        np.testing.assert_allclose(gpuprop.asnumpy(p.grad), q.grad, rtol=1e-8, atol=1e-11,
+                                   err_msg=entry)
+
+
+@every_model
+def test_a_program_in_pytorchs_words_gets_the_same(name):
+    import gpuprop.torch as torch
+
+    expected_model, expected = run(name, gpuprop, "float64")
+    wanted = losses(expected_model, expected, 2)
+    gpuprop.manual_seed(0)
+    model, loss = run(name, torch, "float64", torch.nn.functional.cross_entropy)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for value in wanted:
+        optimizer.zero_grad()
+        result = loss()
+        assert type(result) is torch.Tensor
+        np.testing.assert_allclose(result.item(), value, rtol=1e-12)
+        result.backward()
+        optimizer.step()
+
+
+# ---- single models -------------------------------------------------------------------------------
 
 
 def test_positions_of_a_vit_for_images_of_another_size():
@@ -199,10 +258,88 @@ def test_stochastic_depth_drops_whole_samples():
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])
 
 
+def greedy(logits_of, tokens, count):
+    """Greedy decoding without caches, by ``logits_of(tokens)`` of the last position."""
+    for _ in range(count):
+        best = logits_of(gpuprop.tensor(tokens)).numpy()[:, -1].argmax(-1)
+        tokens = np.concatenate([tokens, best[:, None]], 1)
+    return tokens
+
+
+def test_gpt_generates_with_its_caches_what_it_computes_without(backend):
+    model = ALL["gpt"][0]().double().eval()
+    for p in model.parameters():
+        nn.init.normal_(p)
+    expected = greedy(model, tokens(3, 2), 7)
+    np.testing.assert_array_equal(model.generate(tokens(3, 2), 7).numpy(), expected)
+    eos = int(expected[0, 4])
+    ended = model.generate(tokens(3, 2)[:1], 7, eos=eos).numpy()
+    np.testing.assert_array_equal(ended, expected[:1, :ended.shape[1]])
+    assert ended[0, -1] == eos and eos not in ended[0, 2:-1]
+    chosen = model.generate(tokens(3, 2), 3, choose=lambda logits: gpuprop.argmin(logits, -1))
+    assert not (chosen.numpy() == expected[:, :5]).all()
+    with pytest.raises(ValueError, match=r"GPT.generate: prompts \(3, 2\) and 8 new tokens"):
+        model.generate(tokens(3, 2), 8)
+    with pytest.raises(ValueError, match=r"GPT: tokens \(1, 9\) are more than n_positions=8"):
+        model(gpuprop.tensor(tokens(1, 9)))
+
+
+def test_a_transformer_generates_what_it_computes(backend):
+    model = ALL["seq2seq"][0]().double().eval()
+    source = gpuprop.tensor(tokens(3, 6))
+    for p in model.parameters():
+        nn.init.normal_(p)
+    expected = greedy(lambda tgt: model(source, tgt), np.full((3, 1), 2), 5)
+    np.testing.assert_array_equal(model.generate(source, 2, 5).numpy(), expected)
+    best, _ = model.beam_search(source, 2, 5, beams=3)
+    assert best.shape == (3, 3, 6)
+    eos = int(expected[0, 2])
+    ended = model.generate(source[:1], 2, 5, eos=eos).numpy()
+    np.testing.assert_array_equal(ended, expected[:1, :ended.shape[1]])
+    assert ended.shape[1] <= 3
+
+
+def test_padding_does_not_reach_the_other_positions():
+    model = ALL["seq2seq"][0]().double().eval()
+    source, target = tokens(1, 6), tokens(1, 5)
+    padded = np.pad(source, ((0, 0), (0, 3)), constant_values=model.pad_idx)
+    short, long = (model(gpuprop.tensor(s), gpuprop.tensor(target)) for s in (source, padded))
+    np.testing.assert_allclose(short.numpy(), long.numpy(), rtol=1e-12)
+    tagger = ALL["tagger"][0]().double()
+    short = tagger(gpuprop.tensor(source))
+    long = tagger(gpuprop.tensor(padded), lengths=[6])
+    np.testing.assert_allclose(short.numpy(), long.numpy()[:, :6], rtol=1e-12)
+
+
+def test_initial_values_of_gpt():
+    model = models.GPT(100, 50, 64, 8, 4)
+    for name, p in model.named_parameters():
+        mean, std, kurtosis = moments(p.numpy())
+        if p.ndim == 1:
+            assert (mean, std) == (float(name.endswith("weight")), 0), name
+        else:
+            wanted = 0.02 / 4 if name.endswith("c_proj.weight") else 0.02
+            assert abs(std / wanted - 1) < 0.05 and abs(kurtosis - 3) < 0.3, name
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("gpt2", 124_439_808), ("gpt2_medium", 354_823_168), ("gpt2_large", 774_030_080),
+    ("gpt2_xl", 1_557_611_200)])
+def test_sizes_of_gpt(name, parameters, without_memory):
+    assert sum(p.size for p in getattr(models, name)().parameters()) == parameters
+
+
+@pytest.mark.parametrize("bilinear, parameters", [(False, 31_037_698), (True, 17_263_042)])
+def test_size_of_unet(bilinear, parameters, without_memory):
+    model = models.UNet(3, 2, bilinear)
+    assert sum(p.size for p in model.parameters()) == parameters
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: models.resnet18(groups=2), "BasicBlock: groups and width_per_group must be 1 and 64"),
     (lambda: models.ResNet(models.BasicBlock, [2, 2, 2]), "four groups, got"),
     (lambda: models.ConvNeXt([1, 2], [8]), "one number for each stage"),
+    (lambda: models.GPT(n_embd=10, n_head=3), "n_head=3 must divide n_embd=10"),
     (lambda: models.vit_b_16(image_size=40), "patch_size=16 must divide image_size=40"),
 ])
 def test_wrong_settings(make, message):
