@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from gpuprop._core.arguments import refuse_tensors
 from gpuprop._core.dialects import dialects
@@ -16,9 +16,10 @@ from gpuprop._core.signature import needs_check, unwrapped
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def checks_arguments(fn: Callable[P, Any]) -> Callable[P, Any]:
+def checks_arguments(fn: Callable[P, R]) -> Callable[P, R]:
     """Check the numbers among the arguments of `fn` before each call.
 
     The error of a call that fails names the function and the argument (`failures.raise_clearer`).
