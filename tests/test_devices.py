@@ -266,6 +266,34 @@ def test_state_of_modules_and_optimizers(backend):
     assert cache.length.item() == 0 and set(devices(cache.buffers())) == {1}
 
 
+@pytest.mark.parametrize("name", [name for name in optim.__all__ if name[0].isupper()
+                                  and name != "Optimizer"])
+def test_every_optimizer(backend, name):
+    """A step on the second device gives the values of one on the first."""
+    found = []
+    for where in (f"{backend.name}:0", f"{backend.name}:1"):
+        model = nn.Linear(3, 2, bias=False, device=where)
+        model.load_state_dict({"weight": np.arange(6.0).reshape(2, 3)})
+        optimizer = getattr(optim, name)(model.parameters())
+
+        def closure(model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = (model.weight ** 2).sum()
+            loss.backward()
+            return loss
+
+        averaged = optim.swa_utils.AveragedModel(model)
+        for _ in range(2):
+            optimizer.step(closure)
+            averaged.update_parameters(model)
+        found += [model.weight.numpy(), averaged.module.weight.numpy()]
+        assert set(devices(averaged.parameters())) == {int(where[-1])}
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state)
+        optimizer.step(closure)
+    np.testing.assert_array_equal(found[:2], found[2:])
+
+
 def test_layers_and_functions_that_make_arrays(backend):
     x = on_second(backend, np.arange(6).reshape(2, 3))
     i = on_second(backend, [[0, 1], [1, 0]], "int64")

@@ -156,7 +156,9 @@ class AveragedModel(Module):
             written(extent(tensor.array))
             if isinstance(tensor, Parameter):
                 tensor.touch()
-        write(self.n_averaged.array, self.n_averaged.array + 1)
+        n = self.n_averaged.array
+        with backend_of(n).at(n):
+            n += 1
 
     def _average(self, pairs: list[tuple[Tensor, Any]]) -> None:
         rule = self.avg_fn or self.multi_avg_fn or _Average(None)
