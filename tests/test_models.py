@@ -197,6 +197,44 @@ def test_a_program_in_pytorchs_words_gets_the_same(name):
 # ---- single models -------------------------------------------------------------------------------
 
 
+def test_weights_that_pytorch_saved_load(tmp_path):
+    """By `gpuprop.torch.load`; the file is one of PyTorch, whose format `save` writes."""
+    import gpuprop.torch as torch
+
+    state = MAKE["mobilenet_v3_small"]().state_dict()
+    torch.save({name: torch.tensor(value) for name, value in state.items()}, tmp_path / "x.pth")
+    gpuprop.save(tmp_path / "x.safetensors", state)
+    for loaded in (torch.load(tmp_path / "x.pth"), gpuprop.load(tmp_path / "x.safetensors")):
+        model = MAKE["mobilenet_v3_small"]()
+        model.load_state_dict(loaded)
+        for name, value in model.state_dict().items():
+            np.testing.assert_array_equal(value, state[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["convnext with stochastic depth", "gpt with dropout"])
+def test_steps_of_models_with_random_numbers_are_captured(name, recorder):
+    gpuprop.use(recorder)
+    if name.startswith("convnext"):
+        model = models.ConvNeXt([1, 1], [4, 8], CLASSES, stochastic_depth_prob=0.5)
+        x, y = gpuprop.tensor(images("convnext").astype("float32")), labels("convnext")
+    else:
+        model = models.GPT(11, 8, 12, 2, 3, dropout=0.2)
+        x, y = gpuprop.tensor(tokens(1, 6)), tokens(1, 7)[0, 1:]
+    y = gpuprop.tensor(y)
+    optimizer = optim.Adam(model.parameters())
+
+    @gpuprop.capture
+    def step(x, y):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x).reshape(len(y), -1), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    # a step that cannot be captured, or whose replay differs, warns: an error in this suite
+    assert len({step(x, y).item() for _ in range(6)}) > 3
+
+
 def test_positions_of_a_vit_for_images_of_another_size():
     state = {"encoder.pos_embedding": uniform("positions", (1, 17, 3)), "heads.head.bias": 0}
     resized = models.interpolate_embeddings(56, 8, state, reset_heads=True)

@@ -11,7 +11,7 @@ import pytest
 
 import gpuprop
 import gpuprop.functional as F
-from gpuprop import data, decoding, nn, random
+from gpuprop import data, decoding, models, nn, random
 from gpuprop._core.options import option_guards
 from gpuprop._core.signature import unwrapped
 from gpuprop.nn import init, utils
@@ -38,6 +38,10 @@ REQUIRED = {  # the values of options without a default
     "tensors": [T(2)], "sequences": [T(2)], "input": T(3, 2, 4), "lengths": [3, 2],
     "sequence": utils.rnn.pack_sequence([T(3, 2), T(2, 2)]), "padded_sequences": T(3, 2),
     "module": nn.Linear(2, 2), "vec": T(2), "k": 2,
+    "block": models.BasicBlock, "layers": [1, 1, 1, 1], "setting": [], "last_channels": 8,
+    "depths": [1], "widths": [4], "image_size": 8, "patch_size": 4, "hidden_dim": 4, "mlp_dim": 4,
+    "n_channels": 1, "num_encoder_layers": 1, "num_decoder_layers": 1, "emb_size": 4,
+    "src_vocab_size": 5, "tgt_vocab_size": 5, "vocab_size": 5, "tagset_size": 3,
 }
 OWN = {  # call -> further values
     "dirac_": {"tensor": T(4, 4, 3)}, "TransformerEncoder": {"num_layers": 1},
@@ -49,13 +53,14 @@ OWN = {  # call -> further values
 ABSTRACT = {"Module", "Function", "Loss", "Parameter"}
 IGNORED = {"inplace", "sparse", "foreach", "enable_nested_tensor", "mask_check",
            "error_if_nonfinite"}  # without effect, or only tested for truth
+PARTS = {"BasicBlock", "Bottleneck"}  # of a model, which checks its options
 TAKE_A_LAYER = ("fuse_", "remove_")  # functions without numbers
 OTHER_NAMES = {"manual_seed": "Generator"}
 
 
 def public_calls():
     """(name, function) of all public constructors and functions with options."""
-    for package in (nn, init, utils, utils.rnn, random, decoding, data, metrics):
+    for package in (nn, init, utils, utils.rnn, random, decoding, data, metrics, models):
         for name in package.__all__:
             found = getattr(package, name)
             is_class = isinstance(found, type)
@@ -63,6 +68,8 @@ def public_calls():
                     found, BaseException | data.DataLoader | data.Sampler | data.Dataset)):
                 continue
             if package is metrics and not (is_class and issubclass(found, metrics.Metric)):
+                continue
+            if package is models and (name in PARTS or not is_class):
                 continue
             if package is data and not issubclass(found if is_class else int, data.Augmentation
                                                   | data.Mixup):
@@ -114,7 +121,7 @@ ALLOWED_NEGATIVE = {  # options that may be -1, with the reason
     "ignore_index": "any number", "padding": "of Pad layers: crops",
     "unflattened_size": "is inferred", "divisor_override": "any number but 0",
     "norm_type": "any number", "low": "any integer", "high": "any integer", "eos": "no token",
-    "pad": "no token",
+    "pad": "no token", "pad_idx": "no token",
 }
 CALLS = dict(public_calls())
 
@@ -179,7 +186,8 @@ def test_every_option_is_checked():
     others = {"dtype": "test_dtypes_of_parameters", "options": "ignored",
               "args": "ignored", "kwargs": "ignored", "modules": "test_nn.py",
               "entries": "test_nn.py", "transforms": "test_data_arguments.py",
-              "mean": "test_data_arguments.py", "std": "test_data_arguments.py"}
+              "mean": "test_data_arguments.py", "std": "test_data_arguments.py",
+              "block": "a class", "setting": "a table", "inverted_residual_setting": "a table"}
     for name, call in CALLS.items():
         if isinstance(call, type) and name != "PackedSequence":
             for p in inspect.signature(call).parameters.values():

@@ -87,7 +87,7 @@ class ConvNeXt(nn.Module):
     (2, 10)
     """
 
-    @checks_options(stochastic_depth_prob="[0, 1]")
+    @checks_options(depths=1, widths=1, num_classes=1, stochastic_depth_prob="[0, 1]")
     def __init__(self, depths: Sequence[int], widths: Sequence[int], num_classes: int = 1000,
                  stochastic_depth_prob: float = 0.0, layer_scale: float = 1e-6) -> None:
         if len(depths) != len(widths) or not depths:

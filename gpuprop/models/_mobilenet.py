@@ -94,7 +94,7 @@ class MobileNetV2(nn.Module):
     (2, 10)
     """
 
-    @checks_options
+    @checks_options(num_classes=1, width_mult="(0, inf)", round_nearest=1)
     def __init__(self, num_classes: int = 1000, width_mult: float = 1.0,
                  inverted_residual_setting: Sequence[Sequence] = V2_SETTING,
                  round_nearest: int = 8, dropout: float = 0.2) -> None:
@@ -206,17 +206,19 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 class MobileNetV3(nn.Module):
     """MobileNet V3: images (N, 3, H, W) to logits (N, num_classes).
 
-    `setting` lists the rows of blocks, `last_channels` is the width of the hidden linear layer, and
+    A row of `setting` is (kernel_size, expanded channels, output channels, with squeeze and
+    excitation, activation, stride), `last_channels` is the width of the hidden linear layer, and
     `width_mult` scales all numbers of channels.  `dropout` acts before the last layer.
     """
 
-    @checks_options
-    def __init__(self, setting: Sequence[Bneck], last_channels: int, num_classes: int = 1000,
+    @checks_options(last_channels=1, num_classes=1, width_mult="(0, inf)")
+    def __init__(self, setting: Sequence[Sequence], last_channels: int, num_classes: int = 1000,
                  width_mult: float = 1.0, dropout: float = 0.2) -> None:
         channels = round_channels(16 * width_mult)
         self.features = nn.Sequential(
             ConvNormActivation(3, channels, stride=2, norm=batch_norm, activation=HS))
         for row in setting:
+            row = Bneck(*row)
             row = row._replace(expanded=round_channels(row.expanded * width_mult),
                                out=round_channels(row.out * width_mult))
             self.features.append(InvertedResidualV3(channels, row, batch_norm))

@@ -119,11 +119,11 @@ class ResNet(nn.Module):
     layer3: nn.Sequential
     layer4: nn.Sequential
 
-    @checks_options
+    @checks_options(layers=1, num_classes=1, width_per_group=1)
     def __init__(self, block: type[BasicBlock | Bottleneck], layers: Sequence[int],
                  num_classes: int = 1000, zero_init_residual: bool = False, groups: int = 1,
                  width_per_group: int = 64) -> None:
-        if len(layers) != 4 or min(layers) < 1:
+        if len(layers) != 4:
             raise ValueError(f"ResNet: layers must be the numbers of blocks of four groups, got "
                              f"{layers}")
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)

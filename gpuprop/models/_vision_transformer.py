@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
     """
 
     @checks_options(image_size=1, patch_size=1, hidden_dim=1, mlp_dim=1,
-                    attention_dropout="[0, 1]")
+                    attention_dropout="[0, 1]", num_classes=1, representation_size=1)
     def __init__(self, image_size: int, patch_size: int, num_layers: int, num_heads: int,
                  hidden_dim: int, mlp_dim: int, dropout: float = 0.0,
                  attention_dropout: float = 0.0, num_classes: int = 1000,
