@@ -42,6 +42,7 @@ REQUIRED = {  # the values of options without a default
     "depths": [1], "widths": [4], "image_size": 8, "patch_size": 4, "hidden_dim": 4, "mlp_dim": 4,
     "n_channels": 1, "num_encoder_layers": 1, "num_decoder_layers": 1, "emb_size": 4,
     "src_vocab_size": 5, "tgt_vocab_size": 5, "vocab_size": 5, "tagset_size": 3,
+    "function": gpuprop.relu, "functions": [gpuprop.relu], "segments": 1,
 }
 OWN = {  # call -> further values
     "dirac_": {"tensor": T(4, 4, 3)}, "TransformerEncoder": {"num_layers": 1},

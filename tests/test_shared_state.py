@@ -83,6 +83,7 @@ SAFE = {
     "gpuprop.nn._loss.LOSSES": IMPORT,
     "gpuprop.nn._hooks.register_hook.hooks": ONE,
     "gpuprop.nn.utils._checkpoint._end.found": GRAPH,
+    "gpuprop.nn.utils.parametrize._cache": CONTEXT,
     "gpuprop.random.default_generator": LOCKED + "its own lock",
     "gpuprop.random.stand_in": CONTEXT,
     "gpuprop.testing._checks.check_capture.inputs": CALL,

@@ -1,6 +1,10 @@
-"""Utilities for the parameters and gradients of modules, and for sequences (`rnn`)."""
+"""Utilities for the parameters and gradients of modules, and for sequences (`rnn`).
 
-from gpuprop.nn.utils import rnn
+`parametrize` computes parameters from others; `parametrizations` are normalizations and orthogonal
+matrices by it.
+"""
+
+from gpuprop.nn.utils import parametrizations, parametrize, rnn
 from gpuprop.nn.utils._checkpoint import checkpoint, checkpoint_sequential
 from gpuprop.nn.utils._clip_grad import (
     clip_grad_norm_,
@@ -23,6 +27,8 @@ __all__ = [
     "fuse_linear_bn_eval",
     "get_total_norm",
     "parameters_to_vector",
+    "parametrizations",
+    "parametrize",
     "remove_spectral_norm",
     "remove_weight_norm",
     "rnn",

@@ -42,6 +42,24 @@ def normalize(xp, x, eps):
     return x / xp.maximum(xp.sqrt((x * x).sum()), eps)
 
 
+def as_matrix(weight: Tensor, dim: int) -> Tensor:
+    """The weight as a matrix (size of `dim`, product of the other sizes)."""
+    return moveaxis(weight, dim, 0).reshape(weight.shape[dim], -1)
+
+
+def default_dim(module: Module) -> int:
+    """The axis of a layer's weight that has its outputs."""
+    return 1 if isinstance(module, TransposedConvolution) else 0
+
+
+def divided(weight: Tensor, dim: int, u: Tensor, v: Tensor) -> Tensor:
+    """``weight / (u @ M @ v)``, where M is the weight as a matrix."""
+    matrix = as_matrix(weight, dim)
+    product = matmul(matrix, v, dtype=compute_dtype(matrix.dtype))
+    sigma = (product * widened(u)).sum()
+    return (widened(weight) / sigma).astype(weight.dtype)
+
+
 class SpectralNorm(Reparametrization):
     """``weight_orig / (weight_u @ M @ weight_v)``, where M is weight_orig as a matrix."""
 
@@ -53,19 +71,13 @@ class SpectralNorm(Reparametrization):
         self.eps = eps
         self.dim = dim
 
-    def as_matrix(self, weight: Tensor) -> Tensor:
-        """The weight as a matrix (size of `dim`, product of the other sizes)."""
-        return moveaxis(weight, self.dim, 0).reshape(weight.shape[self.dim], -1)
-
     def compute(self, module: Module, training: bool) -> Tensor:
         original = getattr(module, f"{self.name}_orig")
         u = getattr(module, f"{self.name}_u")
         v = getattr(module, f"{self.name}_v")
-        matrix = self.as_matrix(original)
-        u, v = singular_vectors(matrix, u, v, self.steps if training else 0, self.eps)
-        product = matmul(matrix, v, dtype=compute_dtype(matrix.dtype))
-        sigma = (product * widened(u)).sum()
-        return (widened(original) / sigma).astype(original.dtype)
+        steps = self.steps if training else 0
+        u, v = singular_vectors(as_matrix(original, self.dim), u, v, steps, self.eps)
+        return divided(original, self.dim, u, v)
 
 
 @checks_options
@@ -84,12 +96,12 @@ def spectral_norm(module: Layer, name: str = "weight", n_power_iterations: int =
         raise ValueError(f"spectral_norm: n_power_iterations must be at least 1, "
                          f"got {n_power_iterations}")
     if dim is None:
-        dim = 1 if isinstance(module, TransposedConvolution) else 0
+        dim = default_dim(module)
     reparametrization = SpectralNorm(name, n_power_iterations, eps, dim)
     weight = reparametrization.pop_parameter(module)
     setattr(module, f"{name}_orig", weight)
     reparametrization.assign(module, weight.detach())
-    rows, columns = reparametrization.as_matrix(weight.detach()).shape
+    rows, columns = as_matrix(weight.detach(), dim).shape
     module.register_buffer(f"{name}_u", random_direction(raw(weight), rows, eps))
     module.register_buffer(f"{name}_v", random_direction(raw(weight), columns, eps))
     module.register_forward_pre_hook(reparametrization)

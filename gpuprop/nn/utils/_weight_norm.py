@@ -13,6 +13,19 @@ from gpuprop.nn.utils._reparametrization import Reparametrization
 Layer = TypeVar("Layer", bound=Module)
 
 
+def norm_except(v: Tensor, dim: int | None) -> Tensor:
+    """The norm of `v` over all axes except `dim`, which keeps the number of axes."""
+    if dim is None or dim == -1:  # as in PyTorch, -1 means None
+        return norm(v, 2, None, False)
+    axes = tuple(i for i in range(v.ndim) if i != dim % v.ndim)
+    return norm(v, 2, axes, True)
+
+
+def scaled(g: Tensor, v: Tensor, dim: int | None) -> Tensor:
+    """``g * v / |v|``"""
+    return v * (g / norm_except(v, dim))
+
+
 class WeightNorm(Reparametrization):
     """``weight_g * weight_v / |weight_v|``"""
 
@@ -20,19 +33,12 @@ class WeightNorm(Reparametrization):
 
     def __init__(self, name: str, dim: int | None) -> None:
         super().__init__(name)
-        self.dim = -1 if dim is None else dim  # as in PyTorch, -1 means None
-
-    def norm(self, v: Tensor) -> Tensor:
-        """The norm of `v` over all axes except `dim`, which keeps the number of axes."""
-        if self.dim == -1:
-            return norm(v, 2, None, False)
-        axes = tuple(i for i in range(v.ndim) if i != self.dim % v.ndim)
-        return norm(v, 2, axes, True)
+        self.dim = dim
 
     def compute(self, module: Module, training: bool) -> Tensor:
         g = getattr(module, f"{self.name}_g")
         v = getattr(module, f"{self.name}_v")
-        return v * (g / self.norm(v))
+        return scaled(g, v, self.dim)
 
 
 @checks_options
@@ -51,7 +57,7 @@ def weight_norm(module: Layer, name: str = "weight", dim: int | None = 0) -> Lay
     """
     reparametrization = WeightNorm(name, dim)
     weight = reparametrization.pop_parameter(module)
-    g = Parameter(reparametrization.norm(weight.detach()), weight.requires_grad)
+    g = Parameter(norm_except(weight.detach(), dim), weight.requires_grad)
     setattr(module, f"{name}_g", g)
     setattr(module, f"{name}_v", Parameter(weight, weight.requires_grad))
     reparametrization(module)

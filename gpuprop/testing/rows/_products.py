@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpuprop._array import products as P
+from gpuprop.nn.utils._orthogonal import solve_without_pivots
 from gpuprop.testing.rows import Row, floats, integers
 
 MATMUL = [
@@ -100,4 +103,14 @@ def rows():
         yield Row(P.einsum, subscripts, *(floats(*s) for s in shapes))
 
 
-ROWS = list(rows())
+def systems():
+    for shape in ((3,), (2, 4), (1,), (0,)):
+        n = shape[-1]
+        skew = floats(*shape, n)
+        skew = skew - skew.swapaxes(-1, -2)
+        yield Row(solve_without_pivots, 2 * np.eye(n) - skew, floats(*shape, 2)).skip(
+            half="ill-conditioned", hidden="products with elements that are 0",
+            integers="other numbers are no such matrix", layouts="other numbers are no such matrix")
+
+
+ROWS = [*rows(), *systems()]

@@ -20,6 +20,8 @@ for _name in _nn.__all__:
         globals()[_name] = class_for(_value)
         __all__.append(_name)
 
+class_for(utils.parametrize.ParametrizationList)
+
 
 def _ntuple(n: int) -> _Any:
     """A function that repeats a number n times and makes a tuple of anything else."""
@@ -37,3 +39,5 @@ also_at(__name__, "utils", "gpuprop.nn.utils")
 also_at(f"{__name__}.utils", "clip_grad convert_parameters fusion spectral_norm weight_norm",
         "gpuprop.nn.utils")
 also_at(f"{__name__}.utils", "rnn", "gpuprop.nn.utils.rnn")
+for _name in ("parametrizations", "parametrize"):
+    also_at(f"{__name__}.utils", _name, f"gpuprop.nn.utils.{_name}")

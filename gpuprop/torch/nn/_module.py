@@ -44,6 +44,8 @@ class Module(nn.Module, metaclass=_Adopting):
         pass
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and not isinstance(value, Module):
+            adopt(value)
         super().__setattr__(name, as_torch(value) if isinstance(value, Plain) else value)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
