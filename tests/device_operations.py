@@ -121,6 +121,13 @@ def optimizer_step(make: Callable, parameters: int = 1) -> Callable:
     return optimizer.step
 
 
+def averaged_model() -> Callable:
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(50)])
+    averaged = optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=optim.swa_utils.get_ema_multi_avg_fn())
+    return lambda: averaged.update_parameters(model)
+
+
 def clip_grad_norm() -> Callable:
     model = nn.Linear(64, 64)
     optim.SGD(model.parameters(), lr=0.1)
@@ -197,6 +204,7 @@ CALLS: dict[str, Callable[[], Callable]] = {
         "Adadelta", "Adagrad", "Adamax", "ASGD", "Lion", "NAdam", "RAdam", "Rprop")},
     **{f"{name}, 1 matrix": lambda name=name: optimizer_step(getattr(optim, name))
        for name in ("Adafactor", "LAMB", "Muon", "SparseAdam")},
+    "AveragedModel, 100 parameters": averaged_model,
     "clip_grad_norm_": clip_grad_norm,
     "GradScaler: step and update, Adam": lambda: scaled_step(optim.Adam),
     "Linear 64-64": lambda: both(nn.Linear(64, 64), floats(8, 64)),

@@ -80,13 +80,18 @@ class _Average:
             weight = 1 / (n + 1) if self.decay is None else 1 - self.decay
             return averaged_param + (current_param - averaged_param) * weight
 
-    def update(self, averaged: Any, current: Any, n: Any) -> None:
-        """Update an array in place; `n` is a 0-d array on its device."""
-        backend = backend_of(averaged)
-        with backend.at(averaged):
-            dtype = compute_dtype(averaged.dtype) if is_float(averaged.dtype) else "float64"
-            weight = _weight_of_current(backend.xp, n, decay=self.decay, dtype=dtype)
-            _move_towards(backend.xp, averaged, current, weight)
+    def update(self, pairs: Iterable[tuple[Any, Any]], n: Any) -> None:
+        """Update the first array of each pair in place."""
+        weights: dict[tuple, Any] = {}  # by place and dtype
+        for averaged, current in pairs:
+            backend = backend_of(averaged)
+            key = storage_key(averaged)
+            with backend.at(averaged):
+                if key not in weights:
+                    dtype = compute_dtype(averaged.dtype) if is_float(averaged.dtype) else "float64"
+                    weights[key] = backend.own(_weight_of_current(
+                        backend.xp, _beside(n, averaged), decay=self.decay, dtype=dtype))
+                _move_towards(backend.xp, averaged, current, weights[key])
 
 
 class _MultiAverage(_Average):
@@ -164,8 +169,7 @@ class AveragedModel(Module):
         rule = self.avg_fn or self.multi_avg_fn or _Average(None)
         n = self.n_averaged
         if isinstance(rule, _Average):
-            for tensor, current in pairs:
-                rule.update(tensor.array, current, _beside(n.array, tensor.array))
+            rule.update([(tensor.array, current) for tensor, current in pairs], n.array)
         elif n.item() == 0:
             for tensor, current in pairs:
                 write(tensor.array, current)
