@@ -223,7 +223,7 @@ class Module(Convertible):
         all of them, and nothing is written.  With ``strict=False``, missing and unexpected names
         are returned instead.
         """
-        write, result = prepare_load(self, state_dict, strict)
+        write, result = prepare_load(self, state_dict, strict, may_lack_optional=True)
         write()
         return result
 
@@ -415,11 +415,12 @@ def state_tensors(module: Module) -> dict[str, Tensor]:
     return found
 
 
-def prepare_load(module: Module, state_dict: Mapping[str, Any],
-                 strict: bool = True) -> tuple[Callable[[], None], LoadResult]:
+def prepare_load(module: Module, state_dict: Mapping[str, Any], strict: bool = True,
+                 may_lack_optional: bool = False) -> tuple[Callable[[], None], LoadResult]:
     """Check and convert a whole state dict, and return a function that writes it.
 
-    Raises as `Module.load_state_dict`, before anything is changed.
+    Raises as `Module.load_state_dict`, before anything is changed.  Weights may lack optional
+    entries, which keep their values; the state of a run may not.
     """
     what = f"{type(module).__name__}.load_state_dict"
     given = as_instance(f"{what}: state_dict", state_dict, Mapping, "a dict")
@@ -428,7 +429,7 @@ def prepare_load(module: Module, state_dict: Mapping[str, Any],
     minima = {f"{path}.{name}".lstrip("."): minimum for path, owner in walk(module)
               for name, minimum in owner._state_minima.items()}
     optional = {f"{path}.{name}".lstrip(".") for path, owner in walk(module)
-                for name in owner._state_optional}
+                for name in owner._state_optional if may_lack_optional}
     missing = [name for name in own if name not in given and name not in optional]
     unexpected = [name for name in given if name not in own]
     problems = []
