@@ -9,6 +9,7 @@ from typing import Any
 from gpuprop._array.arithmetic import divide, maximum, multiply, where
 from gpuprop._array.indexing import take, take_along_axis
 from gpuprop._array.reduction import argmax, norm
+from gpuprop._array.reduction import sum as sum_of
 from gpuprop._array.scatter import put_rows
 from gpuprop._array.shape import astype
 from gpuprop._core.arguments import promoted
@@ -165,7 +166,7 @@ def reductions_of_rows() -> tuple[Callable, Callable]:
     """
 
     def bag_sum(a):
-        return a.sum(axis=1)
+        return sum_of(a, 1)
 
     def bag_max(rows, candidates):
         return take_along_axis(rows, argmax(candidates, 1, True), 1)[:, 0]

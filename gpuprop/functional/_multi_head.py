@@ -10,6 +10,7 @@ from gpuprop._array.activation import softmax
 from gpuprop._array.arithmetic import where
 from gpuprop._array.comparison import logical_not, logical_or
 from gpuprop._array.products import matmul
+from gpuprop._array.reduction import mean
 from gpuprop._array.shape import astype, broadcast_to, concatenate, pad, reshape, split, transpose
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments
@@ -108,7 +109,7 @@ def multi_head_attention_forward(
         weights = dropout(weights, dropout_p, rng=rng)
         y = conceal(matmul(weights, v))
         if average_attn_weights:
-            weights = weights.mean(axis=1)
+            weights = mean(weights, 1)
         if query.ndim == 2:
             weights = weights[0]
     else:

@@ -17,7 +17,7 @@ import numpy as _np
 from gpuprop._core import registry as _registry
 from gpuprop._core.dtypes import as_dtype as _as_dtype
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
-from gpuprop.random import Generator, manual_seed
+from gpuprop.random import Generator, default_generator, manual_seed
 from gpuprop.torch import _functions, _methods, _settings, autograd, cuda, nn, optim, utils
 from gpuprop.torch._functions import *
 from gpuprop.torch._serialization import load, save
@@ -29,6 +29,15 @@ from gpuprop.torch._tensor import (
     device,
     get_default_device,
     set_default_device,
+)
+from gpuprop.torch._words import (
+    channels_last,
+    channels_last_3d,
+    contiguous_format,
+    layout,
+    memory_format,
+    preserve_format,
+    strided,
 )
 from gpuprop.torch.autograd import inference_mode, set_grad_enabled
 
@@ -43,68 +52,50 @@ int16 = short = _np.dtype("int16")
 int32 = int = _np.dtype("int32")
 int64 = long = _np.dtype("int64")
 uint8 = _np.dtype("uint8")
+uint16 = _np.dtype("uint16")
+uint32 = _np.dtype("uint32")
+uint64 = _np.dtype("uint64")
 bool = _np.dtype("bool")
 dtype = _np.dtype
+
+e, inf, nan, pi = _np.e, _np.inf, _np.nan, _np.pi
+newaxis = None
 
 _types = {str(_t).rpartition(".")[2]: _t for _t in _methods.TYPES.values() if _t.device == "cpu"}
 globals().update(_types)
 __all__ = [
-    "Generator",
-    "Parameter",
-    "Size",
-    "Tensor",
-    "accelerator",
-    "amp",
-    "autocast",
-    "autograd",
-    "backends",
-    "bool",
-    "cuda",
-    "device",
-    "distributions",
-    "double",
-    "dtype",
-    "enable_grad",
-    "float",
-    "float16",
-    "float32",
-    "float64",
-    "get_default_device",
-    "half",
-    "inference_mode",
-    "int",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "is_grad_enabled",
-    "load",
-    "long",
-    "manual_seed",
-    "multiprocessing",
-    "nn",
-    "no_grad",
-    "optim",
-    "save",
-    "set_default_device",
-    "set_grad_enabled",
-    "short",
-    "uint8",
-    "utils",
+    "Generator", "Parameter", "Size", "Tensor", "accelerator", "amp", "autocast", "autograd",
+    "backends", "bool", "channels_last", "channels_last_3d", "contiguous_format", "cuda",
+    "default_generator", "device", "distributions", "double", "dtype", "e", "enable_grad",
+    "float", "float16", "float32", "float64", "get_default_device", "half", "inf",
+    "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "layout",
+    "linalg", "load", "long", "manual_seed", "memory_format", "mps", "multiprocessing", "nan",
+    "newaxis", "nn", "no_grad", "optim", "pi", "preserve_format", "random", "save",
+    "set_default_device", "set_grad_enabled", "short", "special", "strided", "uint8", "uint16",
+    "uint32", "uint64", "utils", "version", "xpu",
 ]
 __all__ += _functions.__all__
 __all__ += [*_settings.__all__, *_types]
 
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
-contiguous_format = "torch.contiguous_format"  # Tensors are contiguous; the names are accepted
-preserve_format = "torch.preserve_format"
-channels_last = "torch.channels_last"
-strided = "torch.strided"
 
-_LAZY = "accelerator", "amp", "backends", "distributions", "multiprocessing"
+_LAZY = ("accelerator", "amp", "backends", "distributions", "linalg", "mps", "multiprocessing",
+         "random", "special", "version", "xpu")
 
 if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
-    from gpuprop.torch import accelerator, amp, backends, distributions, multiprocessing
+    from gpuprop.torch import (
+        accelerator,
+        amp,
+        backends,
+        distributions,
+        linalg,
+        mps,
+        multiprocessing,
+        random,
+        special,
+        version,
+        xpu,
+    )
     from gpuprop.torch.amp import autocast
 
 else:
@@ -117,4 +108,6 @@ else:
             return getattr(_importlib.import_module("gpuprop.torch.amp"), name)
         if name == "bfloat16":
             return _as_dtype(name)
+        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+            return getattr(Tensor, name)  # torch.relu_(x) is x.relu_()
         raise AttributeError(f"module 'gpuprop.torch' has no attribute {name!r}")

@@ -97,8 +97,9 @@ def others_in_memory(t: Any) -> list[Any]:
 
 def is_self_overlapping(array: Any) -> bool:
     """True if several elements are at one address, as after `expand`."""
-    return any(n > 1 and stride == 0
-               for n, stride in zip(array.shape, array.strides, strict=True))
+    return array.size > 0 and any(
+        n > 1 and stride == 0
+        for n, stride in zip(array.shape, array.strides, strict=True))
 
 
 def write_with_history(t: Any, new: Any, others: list[Any]) -> None:

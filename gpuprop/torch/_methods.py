@@ -25,20 +25,24 @@ from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
 from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
 from gpuprop.torch._tensor import device as device_named
+from gpuprop.torch._words import strided
 
 TYPE_NAMES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat16": "BFloat16",
               "int64": "Long", "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte",
               "bool": "Bool"}
 
 # Methods ``name_`` that write the result of ``name`` into the tensor.
-IN_PLACE = """abs acos acosh add addbmm addcdiv addcmul addmm addmv arccos arccosh arcsin arcsinh
-    arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and bitwise_or bitwise_xor
-    ceil clamp clamp_max clamp_min clip copysign cos cosh cumprod cumsum digamma div divide eq erf
-    erfc erfinv exp exp2 expm1 fix floor floor_divide fmod ge greater greater_equal gt index_add
-    index_copy index_fill le lerp less less_equal lgamma log log10 log1p log2 logical_and
-    logical_not logical_or logical_xor logit lt masked_fill mul multiply nan_to_num ne neg negative
-    not_equal pow reciprocal relu remainder round rsqrt scatter scatter_add sigmoid sign sin sinh
-    sqrt square sub subtract tan tanh tril triu true_divide trunc""".split()
+IN_PLACE = """abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
+    arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and
+    bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil clamp
+    clamp_max clamp_min clip copysign cos cosh cumprod cumsum deg2rad digamma div divide eq erf
+    erfc erfinv exp exp2 expm1 fix float_power floor floor_divide fmod frac gcd ge greater
+    greater_equal gt heaviside hypot i0 index_add index_copy index_fill index_put lcm ldexp le
+    lerp less less_equal lgamma log log10 log1p log2 logical_and logical_not logical_or
+    logical_xor logit lt masked_fill masked_scatter mul multiply mvlgamma nan_to_num ne neg
+    negative nextafter not_equal polygamma pow put rad2deg reciprocal relu remainder round rsqrt
+    scatter scatter_add scatter_reduce sgn sigmoid sign sin sinc sinh sqrt square sub subtract
+    tan tanh tril triu true_divide trunc xlogy""".split()
 
 
 class Methods:
@@ -63,35 +67,40 @@ class Methods:
             return wrap(raw(self).view(shape[0]))
         return G.reshape(self, listed(shape))
 
-    def reshape(self: Any, *shape: Any) -> Any:
-        return G.reshape(self, listed(shape))
+    def reshape(self: Any, *sizes: Any, shape: Any = None) -> Any:
+        return G.reshape(self, listed(sizes) if shape is None else tuple(shape))
 
     def view_as(self: Any, other: Any) -> Any:
         return G.reshape(self, tuple(other.shape))
 
     reshape_as = view_as
 
-    def permute(self: Any, *dims: Any) -> Any:
-        return G.transpose(self, listed(dims))
+    def permute(self: Any, *axes: Any, dims: Any = None) -> Any:
+        return G.transpose(self, listed(axes) if dims is None else tuple(dims))
 
-    def expand(self: Any, *sizes: Any) -> Any:
-        return Plain.expand(self, *listed(sizes))
+    def expand(self: Any, *sizes: Any, size: Any = None, implicit: bool = False) -> Any:
+        return Plain.expand(self, *(listed(sizes) if size is None else size))
 
-    def repeat(self: Any, *repeats: Any) -> Any:
-        return G.tile(self, listed(repeats))
+    def repeat(self: Any, *numbers: Any, repeats: Any = None) -> Any:
+        return G.tile(self, listed(numbers) if repeats is None else tuple(repeats))
 
     def tile(self: Any, *dims: Any) -> Any:
         return G.tile(self, listed(dims))
 
-    def flip(self: Any, *dims: Any) -> Any:
-        return G.flip(self, listed(dims))
+    def flip(self: Any, *axes: Any, dims: Any = None) -> Any:
+        return G.flip(self, listed(axes) if dims is None else dims)
 
     def unfold(self: Any, dimension: int, size: int, step: int) -> Any:
         """Windows of `size` elements along an axis, as a new last axis."""
+        if not self.array.ndim:
+            return G.reshape(self, (1,))[:size]
         n = (self.shape[dimension] - size) // step + 1
         windows = [functions.narrow(self, dimension, i * step, size) for i in range(n)]
         axis = dimension % self.array.ndim
         return functions.movedim(functions.stack(windows, axis), axis + 1, -1)
+
+    def sum_to_size(self: Any, *size: Any) -> Any:
+        return functions.sum_to_size(self, *size)
 
     @property
     def T(self: Any) -> Any:
@@ -102,6 +111,16 @@ class Methods:
         return G.swapaxes(self, -1, -2)
 
     @property
+    def H(self: Any) -> Any:
+        return G.transpose(self)
+
+    mH = mT
+
+    @property
+    def is_cpu(self: Any) -> bool:
+        return self.device.type == "cpu"
+
+    @property
     def is_cuda(self: Any) -> bool:
         return self.device.type == "cuda"
 
@@ -110,8 +129,16 @@ class Methods:
         return self.node
 
     @property
-    def layout(self: Any) -> str:
-        return "torch.strided"
+    def retains_grad(self: Any) -> bool:
+        hooks = self.node.hooks if self.node is not None else None
+        return any(getattr(hook, "retains", False) for hook in hooks or ())
+
+    is_mps = is_xpu = is_meta = is_sparse = is_quantized = is_nested = is_sparse_csr = False
+    is_xla = is_mkldnn = is_ipu = is_vulkan = is_mtia = is_maia = False
+    layout = strided
+    name = None
+    output_nr = 0
+    volatile = False
 
     itemsize = property(lambda self: raw(self).itemsize)
     nbytes = property(lambda self: raw(self).nbytes)
@@ -136,6 +163,23 @@ class Methods:
     def get_device(self: Any) -> int:
         index = self.device.index
         return -1 if index is None else index
+
+    def is_pinned(self: Any, device: Any = None) -> bool:
+        return False
+
+    def is_shared(self: Any) -> bool:
+        return False
+
+    def is_distributed(self: Any) -> bool:
+        return False
+
+    def dim_order(self: Any) -> tuple[int, ...]:
+        return tuple(range(self.array.ndim))
+
+    def untyped_storage(self: Any) -> Any:
+        return Storage(self)
+
+    storage = untyped_storage
 
     def is_set_to(self: Any, other: Any) -> bool:
         return self.array is other.array
@@ -241,6 +285,31 @@ class Methods:
         drawn = functions.randint(from_, to, tuple(self.shape), generator=generator)
         return self._filled(drawn.to(self.array.dtype))
 
+    def log_normal_(self: Any, mean: float = 1, std: float = 2, *, generator: Any = None) -> Any:
+        drawn = functions.randn(*self.shape, generator=generator, dtype=self.array.dtype)
+        return self._filled(G.exp(mean + std * drawn))
+
+    def cauchy_(self: Any, median: float = 0, sigma: float = 1, *, generator: Any = None) -> Any:
+        drawn = functions.rand(*self.shape, generator=generator, dtype=self.array.dtype)
+        return self._filled(median + sigma * G.tan(np.pi * (drawn - 0.5)))
+
+    def geometric_(self: Any, p: float, *, generator: Any = None) -> Any:
+        drawn = functions.rand(*self.shape, generator=generator, dtype="float64")
+        return self._filled(G.ceil(G.log1p(-drawn) / np.log1p(-p)).clamp(min=1))
+
+    def apply_(self: Any, callable: Callable) -> Any:
+        """Replace each element by ``callable(element)``, on the CPU."""
+        return self.map_(self, lambda a, _: callable(a))
+
+    def map_(self: Any, tensor: Any, callable: Callable) -> Any:
+        """Replace each element by ``callable(element, other)``, on the CPU."""
+        if self.device.type != "cpu":
+            raise TypeError("map_ and apply_ work on the CPU only: write an expression of tensors")
+        a, b = raw(self), np.broadcast_to(raw(tensor), raw(self).shape)
+        values = [callable(x, y) for x, y in zip(a.ravel().tolist(), b.ravel().tolist(),
+                                                 strict=True)]
+        return self.update_(wrap(np.array(values, a.dtype).reshape(a.shape)))
+
     def _filled(self: Any, values: Any) -> Any:
         """Become these values, drawn on the host or the default backend."""
         return self.update_(values.to(device=self.device, dtype=self.array.dtype))
@@ -271,6 +340,8 @@ class Methods:
 
     def transpose_(self: Any, dim0: int, dim1: int) -> Any:
         return self._become(functions.transpose(self, dim0, dim1))
+
+    swapaxes_ = swapdims_ = transpose_
 
     def _become(self: Any, view: Any) -> Any:
         """Stand for a view of this tensor."""
@@ -335,6 +406,24 @@ def _init(self: Any, *sizes_or_data: Any) -> None:
         Plain.__init__(self, _made(sizes_or_data, default_dtype()))
 
 
+class Storage:
+    """The memory of a tensor, as far as programs ask for it."""
+
+    def __init__(self, t: Any) -> None:
+        self._t = t
+
+    def data_ptr(self) -> int:
+        return self._t.data_ptr()
+
+    def nbytes(self) -> int:
+        return raw(self._t).nbytes
+
+    def size(self) -> int:
+        return raw(self._t).size
+
+    __len__ = size
+
+
 class TensorType:
     """``torch.FloatTensor`` and the like: they make Tensors of one dtype, as `Tensor` does."""
 
@@ -362,6 +451,14 @@ for _name, _type in TYPES.items():
         setattr(cuda, _name.rpartition(".")[2], _type)
 
 
+def _cast_to(dtype: str) -> Callable:
+    def method(self: Any, memory_format: Any = None) -> Any:
+        return self.to(dtype)
+
+    method.__doc__ = f"The tensor in {dtype}."
+    return method
+
+
 def _in_place(fn: Callable) -> Callable:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.update_(fn(self, *args, **kwargs))
@@ -376,6 +473,8 @@ def _takes_tensor_first(fn: Any) -> bool:
     return names in (("input",), ("tensor",))
 
 
+for _dtype, _word in TYPE_NAMES.items():
+    setattr(Words, _word.lower(), _cast_to(_dtype))
 for _name in functions.__all__:
     _value = getattr(functions, _name)
     if inspect.isfunction(_value) and _takes_tensor_first(_value) and _name not in vars(Words):

@@ -5,42 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gpuprop.random as random
+from gpuprop._core.dtypes import as_dtype
+from gpuprop._core.mode import current, is_autocasting
 from gpuprop.torch._functions._creation import set_default_dtype
 from gpuprop.torch._methods import TYPES
+from gpuprop.torch._printing import options as _printing
 from gpuprop.torch._tensor import set_default_device
 
-__all__ = ["are_deterministic_algorithms_enabled", "compile", "get_float32_matmul_precision",
-           "get_num_threads", "get_rng_state", "initial_seed", "seed",
-           "set_default_tensor_type", "set_float32_matmul_precision", "set_num_interop_threads",
-           "set_num_threads", "set_rng_state", "use_deterministic_algorithms"]
+__all__ = [
+    "are_deterministic_algorithms_enabled", "compile", "get_autocast_dtype",
+    "get_deterministic_debug_mode", "get_float32_matmul_precision", "get_num_interop_threads",
+    "get_num_threads", "is_anomaly_enabled", "is_autocast_enabled", "is_inference_mode_enabled",
+    "is_warn_always_enabled", "set_anomaly_enabled", "set_default_tensor_type",
+    "set_deterministic_debug_mode", "set_float32_matmul_precision", "set_flush_denormal",
+    "set_num_interop_threads", "set_num_threads", "set_printoptions", "set_warn_always",
+    "use_deterministic_algorithms",
+]
 
 
 def compile(model: Any = None, **_: Any) -> Any:
     """The model or function itself: `gpuprop.capture` is what makes a step replayable."""
     return model if model is not None else lambda decorated: decorated
-
-
-def seed() -> int:
-    """Seed the default generator with a random number, which is returned."""
-    import secrets
-
-    number = secrets.randbits(63)
-    random.manual_seed(number)
-    return number
-
-
-def initial_seed() -> int:
-    return random.default_generator.get_state()["seed"]
-
-
-def get_rng_state() -> Any:
-    """The state of the default generator, for `set_rng_state`."""
-    return random.default_generator.get_state()
-
-
-def set_rng_state(new_state: Any) -> None:
-    random.default_generator.set_state(new_state)
 
 
 def set_default_tensor_type(t: Any) -> None:
@@ -77,3 +62,65 @@ def get_num_threads() -> int:
 
 
 set_num_interop_threads: Callable = set_num_threads
+
+
+def get_num_interop_threads() -> int:
+    return 1
+
+
+def set_flush_denormal(mode: bool) -> bool:
+    """False: denormal numbers are never flushed to 0."""
+    return False
+
+
+def set_warn_always(b: bool) -> None:
+    """Does nothing."""
+
+
+def set_anomaly_enabled(mode: bool, check_nan: bool = True) -> None:
+    """Does nothing: `gpuprop.debug()` finds the first NaN."""
+
+
+def set_deterministic_debug_mode(debug_mode: Any) -> None:
+    """Does nothing: all algorithms are deterministic."""
+
+
+def get_deterministic_debug_mode() -> int:
+    return 0
+
+
+def is_warn_always_enabled() -> bool:
+    return False
+
+
+is_anomaly_enabled = is_warn_always_enabled
+
+
+# ---- modes ---------------------------------------------------------------------------------------
+
+
+def is_autocast_enabled(device_type: str = "cuda") -> bool:
+    return is_autocasting()
+
+
+def get_autocast_dtype(device_type: str) -> Any:
+    """The low precision, or what it would be on such a device."""
+    return current.get().low or as_dtype("float16" if device_type == "cuda" else "bfloat16")
+
+
+def is_inference_mode_enabled() -> bool:
+    return not current.get().recording
+
+
+def set_printoptions(precision: int | None = None, threshold: float | None = None,
+                     edgeitems: int | None = None, linewidth: int | None = None,
+                     profile: str | None = None, sci_mode: bool | None = None) -> None:
+    """How Tensors are printed; `profile` is "default", "short" or "full"."""
+    profiles = {"default": (4, 1000, 3), "short": (2, 1000, 2), "full": (4, float("inf"), 3)}
+    if profile is not None:
+        of_profile = zip(("precision", "threshold", "edgeitems"), profiles[profile], strict=True)
+        _printing.update(of_profile, linewidth=80)
+    given = {"precision": precision, "threshold": threshold, "edgeitems": edgeitems,
+             "linewidth": linewidth}
+    _printing.update({name: value for name, value in given.items() if value is not None})
+    _printing["sci_mode"] = sci_mode

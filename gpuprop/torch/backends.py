@@ -6,13 +6,14 @@ float32.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
 from typing import Any
 
 from gpuprop.torch import cuda as _cuda
 
-__all__ = ["cuda", "cudnn", "mkldnn", "mps"]
+__all__ = ["cuda", "cudnn", "mkl", "mkldnn", "mps", "openmp"]
 
 
 def _switches(name: str, is_available: Any, **values: Any) -> ModuleType:
@@ -24,8 +25,14 @@ def _switches(name: str, is_available: Any, **values: Any) -> ModuleType:
 
 _never = lambda: False
 cudnn = _switches("cudnn", _cuda.is_available, enabled=True, benchmark=False, deterministic=True,
-                  allow_tf32=False, version=lambda: None)
+                  allow_tf32=False, benchmark_limit=10, version=lambda: None,
+                  flags=lambda **_: contextlib.nullcontext())
 cuda = _switches("cuda", _cuda.is_available, is_built=lambda: True,
                  matmul=ModuleType("matmul"))
+for _name in ("flash", "mem_efficient", "math", "cudnn"):
+    setattr(cuda, f"enable_{_name}_sdp", lambda enabled: None)
+    setattr(cuda, f"{_name}_sdp_enabled", _never)
 mkldnn = _switches("mkldnn", _never, enabled=False)
+mkl = _switches("mkl", _never)
+openmp = _switches("openmp", _never)
 mps = _switches("mps", _never, is_built=_never)

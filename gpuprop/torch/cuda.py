@@ -9,12 +9,16 @@ from typing import Any
 
 import gpuprop.random as random
 from gpuprop._core.registry import get_backend, usable_backends
+from gpuprop.torch._functions import _random
 
-__all__ = ["Event", "current_device", "device", "device_count", "empty_cache",
-           "get_device_capability", "get_device_name", "get_device_properties", "is_available",
-           "is_initialized", "manual_seed", "manual_seed_all", "max_memory_allocated",
-           "max_memory_reserved", "memory_allocated", "memory_reserved",
-           "reset_peak_memory_stats", "set_device", "synchronize"]
+__all__ = [
+    "Event", "current_device", "device", "device_count", "empty_cache", "get_device_capability",
+    "get_device_name", "get_device_properties", "get_rng_state", "get_rng_state_all", "init",
+    "initial_seed", "ipc_collect", "is_available", "is_bf16_supported", "is_initialized",
+    "manual_seed", "manual_seed_all", "max_memory_allocated", "max_memory_reserved",
+    "mem_get_info", "memory_allocated", "memory_reserved", "reset_peak_memory_stats", "seed",
+    "seed_all", "set_device", "set_rng_state", "set_rng_state_all", "synchronize",
+]
 
 
 def _backend() -> Any:
@@ -101,6 +105,23 @@ def reset_peak_memory_stats(device: Any = None) -> None:
     """Does nothing."""
 
 
+def mem_get_info(device: Any = None) -> tuple[int, int]:
+    """The free bytes of the GPU and all of them."""
+    found = _backend().memory() if is_available() else {"free": 0, "total": 0}
+    return found["free"], found["total"]
+
+
+def is_bf16_supported(including_emulation: bool = True) -> bool:
+    return is_available() and (including_emulation or get_device_capability() >= (8, 0))
+
+
+def init() -> None:
+    """Does nothing: the first use initializes CUDA."""
+
+
+ipc_collect = init
+
+
 class Event:
     """A time at which all work so far is done."""
 
@@ -124,3 +145,25 @@ def manual_seed(seed: int) -> None:
 
 
 manual_seed_all = manual_seed
+
+
+def get_rng_state(device: Any = None) -> Any:
+    """The state of the default generator, which all devices share."""
+    return _random.get_rng_state()
+
+
+def set_rng_state(new_state: Any, device: Any = None) -> None:
+    _random.set_rng_state(new_state)
+
+
+def get_rng_state_all() -> list[Any]:
+    return [get_rng_state() for _ in range(device_count())]
+
+
+def set_rng_state_all(new_states: Any) -> None:
+    for state in new_states:
+        set_rng_state(state)
+
+
+initial_seed = _random.initial_seed
+seed = seed_all = _random.seed

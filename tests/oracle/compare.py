@@ -45,9 +45,10 @@ class Inputs:
     `theirs` are PyTorch's leaves, `ours` the corresponding Tensors of gpuprop.
     """
 
-    def __init__(self, args: Sequence, kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: Sequence, kwargs: dict[str, Any],
+                 convert: Callable = to_gpuprop) -> None:
         flat, self.tree = tree_flatten((tuple(args), kwargs))
-        converted = {id(v): to_gpuprop(v) for v in flat}  # one result if a tensor is given twice
+        converted = {id(v): convert(v) for v in flat}  # one result if a tensor is given twice
         self.flat = [converted[id(v)] for v in flat]
         leaves = {id(v): v for v in flat if requires_grad(v)}
         self.theirs = list(leaves.values())
@@ -60,12 +61,13 @@ class Inputs:
 
 
 def compare_functions(theirs: Callable, ours: Callable, args: Sequence, kwargs: dict[str, Any],
-                      second: bool = False, tolerance: float = FIRST_ORDER) -> None:
+                      second: bool = False, tolerance: float = FIRST_ORDER,
+                      convert: Callable = to_gpuprop) -> None:
     """Compare the outputs of two functions and the gradients in all inputs.
 
-    With `second`, compare a Hessian-vector product too.
+    With `second`, compare a Hessian-vector product too.  `convert` makes the arguments of `ours`.
     """
-    inputs = Inputs(args, kwargs)
+    inputs = Inputs(args, kwargs, convert)
 
     def call(leaves: Iterable) -> Any:
         own_args, own_kwargs = inputs.with_leaves(leaves)

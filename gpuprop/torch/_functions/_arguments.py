@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import asnumpy
 from gpuprop._core.tensor import tensor as plain_tensor
 from gpuprop.torch import _results
@@ -39,6 +41,18 @@ def cast(x: Any, dtype: Any) -> Any:
     return x if dtype is None else x.to(dtype)
 
 
+def is_integer(x: Any) -> bool:
+    return x.array.dtype.kind in "iub"
+
+
+def without_gradient(name: str, x: Any) -> Any:
+    """`x`; an error if a gradient would be lost."""
+    if x.requires_grad and is_grad_enabled():
+        raise RuntimeError(f"{name} has no gradient in gpuprop.torch: call it under "
+                           f"torch.no_grad(), or with x.detach()")
+    return x
+
+
 def listed(args: tuple) -> tuple:
     """The sizes of ``f(2, 3)`` or ``f((2, 3))``."""
     one = len(args) == 1 and isinstance(args[0], tuple | list)
@@ -50,12 +64,23 @@ def along(x: Any, dim: int, key: Any) -> tuple:
     return (*(slice(None),) * (dim % x.array.ndim), key)
 
 
+def of_scalar(f: Callable, *args: Any, **kwargs: Any) -> Any:
+    """What `f` does with 0-d Tensors: they count as vectors of one element, as in PyTorch."""
+    args = tuple(t.reshape(1) if isinstance(t, Plain) and not t.array.ndim else t for t in args)
+    found = f(*args, **kwargs)
+    if isinstance(found, tuple):
+        return type(found)(*(t.reshape(()) for t in found))
+    return found.reshape(())
+
+
 def host(x: Any) -> Any:
     return asnumpy(x)
 
 
-def new(array: Any) -> Any:
-    return as_torch(plain_tensor(array))
+def new(array: Any, like: Any = None) -> Any:
+    """A Tensor of a NumPy array, on the device of another one."""
+    t = plain_tensor(array)
+    return as_torch(t if like is None else t.to(like.device))
 
 
 def default_dtype() -> str:

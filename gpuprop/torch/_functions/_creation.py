@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,16 +14,20 @@ from gpuprop import _array as G
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop._core.tensor import from_dlpack as _from_dlpack
 from gpuprop._core.tensor import tensor as plain_tensor
 from gpuprop.torch import _results
 from gpuprop.torch._functions._arguments import default_dtype, listed, placed
 from gpuprop.torch._tensor import Tensor, as_torch, wrap
 
 __all__ = [
-    "arange", "as_tensor", "empty", "empty_like", "eye", "from_numpy", "full", "full_like",
-    "get_default_dtype", "is_floating_point", "is_tensor", "linspace", "logspace", "ones",
-    "ones_like", "result_type", "set_default_dtype", "tensor", "tril_indices", "triu_indices",
-    "zeros", "zeros_like",
+    "arange", "as_tensor", "asarray", "bartlett_window", "blackman_window", "can_cast", "empty",
+    "empty_like", "eye", "finfo", "from_dlpack", "from_numpy", "frombuffer", "full",
+    "full_like", "get_default_dtype", "get_device", "hamming_window", "hann_window", "iinfo",
+    "is_complex", "is_conj", "is_floating_point", "is_inference", "is_neg", "is_nonzero",
+    "is_signed", "is_storage", "is_tensor", "kaiser_window", "linspace", "logspace", "ones",
+    "ones_like", "promote_types", "range", "result_type", "scalar_tensor", "set_default_dtype",
+    "tensor", "tril_indices", "triu_indices", "typename", "zeros", "zeros_like",
 ]
 
 
@@ -150,12 +155,14 @@ def logspace(start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: Any
     return placed(t.to(dtype or default_dtype()), None, requires_grad)
 
 
-def tril_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
-    return placed(plain_tensor(np.stack(np.tril_indices(row, offset, col))), device, False)
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: Any = "int64",
+                 device: Any = None) -> Any:
+    return placed(plain_tensor(np.stack(np.tril_indices(row, offset, col)), dtype), device, False)
 
 
-def triu_indices(row: int, col: int, offset: int = 0, *, device: Any = None) -> Any:
-    return placed(plain_tensor(np.stack(np.triu_indices(row, offset, col))), device, False)
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: Any = "int64",
+                 device: Any = None) -> Any:
+    return placed(plain_tensor(np.stack(np.triu_indices(row, offset, col)), dtype), device, False)
 
 
 def is_tensor(obj: Any) -> bool:
@@ -168,3 +175,122 @@ def is_floating_point(input: Any) -> bool:
 
 def result_type(tensor1: Any, tensor2: Any) -> Any:
     return np.result_type(*(t.dtype if isinstance(t, Plain) else t for t in (tensor1, tensor2)))
+
+
+def asarray(obj: Any, *, dtype: Any = None, device: Any = None, copy: bool | None = None,
+            requires_grad: bool = False) -> Any:
+    t = as_tensor(obj, dtype, device)
+    t = t.clone() if copy else t
+    return placed(t, None, True) if requires_grad else t
+
+
+def scalar_tensor(s: Any, *, dtype: Any = None, device: Any = None,
+                  requires_grad: bool = False) -> Any:
+    return tensor(s, dtype=dtype or default_dtype(), device=device, requires_grad=requires_grad)
+
+
+def frombuffer(buffer: Any, *, dtype: Any, count: int = -1, offset: int = 0,
+               requires_grad: bool = False) -> Any:
+    return placed(wrap(np.frombuffer(buffer, dtype, count, offset)), None, requires_grad)
+
+
+def from_dlpack(ext_tensor: Any) -> Any:
+    return as_torch(_from_dlpack(ext_tensor))
+
+
+def range(start: float, end: float, step: float = 1, *, dtype: Any = None,
+          device: Any = None, requires_grad: bool = False) -> Any:
+    """Numbers from `start` to `end`, which is included."""
+    n = math.floor((end - start) / step) + 1
+    numbers = start + step * np.arange(n)
+    return placed(plain_tensor(numbers, dtype or default_dtype()), device, requires_grad)
+
+
+def _window(name: str, weights: Callable) -> Callable:
+    def make(window_length: int, periodic: bool = True, *args: Any, dtype: Any = None,
+             device: Any = None, requires_grad: bool = False, **kwargs: Any) -> Any:
+        n = window_length + (periodic and window_length > 1)
+        array = weights(n, *args, **kwargs)[:window_length]
+        return placed(plain_tensor(array, dtype or default_dtype()), device, requires_grad)
+
+    make.__name__ = name
+    make.__doc__ = f"The window of this name: see `torch.{name}`."
+    return make
+
+
+def _hamming(n: int, alpha: float = 0.54, beta: float = 0.46) -> Any:
+    return np.ones(n) if n == 1 else alpha - beta * np.cos(
+        2 * np.pi * np.arange(n) / builtins.max(n - 1, 1))
+
+
+def _kaiser(n: int, beta: float = 12.0) -> Any:
+    return np.kaiser(n, beta)
+
+
+bartlett_window = _window("bartlett_window", np.bartlett)
+blackman_window = _window("blackman_window", np.blackman)
+hamming_window = _window("hamming_window", _hamming)
+hann_window = _window("hann_window", np.hanning)
+kaiser_window = _window("kaiser_window", _kaiser)
+
+
+# ---- questions -----------------------------------------------------------------------------------
+
+
+def can_cast(from_: Any, to: Any) -> bool:
+    """False if a kind would be lost: fractions, signs, or numbers other than 0 and 1."""
+    kinds = {"b": 0, "u": 1, "i": 2}
+    before, after = (kinds.get(np.dtype(d).kind, 3) for d in (from_, to))
+    return before <= after
+
+
+def promote_types(type1: Any, type2: Any) -> Any:
+    """The dtype of a sum of Tensors of these dtypes."""
+    return (zeros(1, dtype=type1) + zeros(1, dtype=type2)).dtype
+
+
+def is_complex(input: Any) -> bool:
+    return False
+
+
+def is_conj(input: Any) -> bool:
+    return False
+
+
+def is_neg(input: Any) -> bool:
+    return False
+
+
+def is_inference(input: Any) -> bool:
+    return False
+
+
+def is_signed(input: Any) -> bool:
+    return input.array.dtype.kind not in "ub"
+
+
+def is_nonzero(input: Any) -> bool:
+    if input.array.size != 1:
+        raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
+    return builtins.bool(input.item())
+
+
+def is_storage(obj: Any) -> bool:
+    return False
+
+
+def typename(obj: Any) -> str:
+    t: Any = obj
+    return t.type() if is_tensor(obj) else f"{type(obj).__module__}.{type(obj).__name__}"
+
+
+def get_device(input: Any) -> int:
+    return input.get_device()
+
+
+def finfo(type: Any = None) -> Any:
+    """The limits of a floating dtype."""
+    return np.finfo(get_default_dtype() if type is None else type)
+
+
+iinfo = np.iinfo

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,26 @@ import numpy as np
 import gpuprop.random as random
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import tensor as plain_tensor
-from gpuprop.torch._functions._arguments import default_dtype, host, listed, placed
+from gpuprop.torch._functions._arguments import default_dtype, host, listed, new, placed
 from gpuprop.torch._tensor import wrap
 
 __all__ = [
-    "bernoulli", "multinomial", "normal", "rand", "rand_like", "randint", "randn", "randn_like",
+    "bernoulli",
+    "binomial",
+    "get_rng_state",
+    "initial_seed",
+    "multinomial",
+    "normal",
+    "poisson",
+    "rand",
+    "rand_like",
+    "randint",
+    "randint_like",
+    "randn",
+    "randn_like",
     "randperm",
-]
+    "seed",
+    "set_rng_state", ]
 
 
 def _source(generator: Any) -> Any:
@@ -60,11 +75,13 @@ def randn_like(input: Any, *, dtype: Any = None, device: Any = None,
                  requires_grad=requires_grad)
 
 
-def normal(mean: Any, std: Any = 1.0, size: Any = None, *, generator: Any = None) -> Any:
+def normal(mean: Any, std: Any = 1.0, size: Any = None, *, generator: Any = None,
+           dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
     shape = size
     if shape is None:
         shape = np.broadcast_shapes(*(getattr(v, "shape", ()) for v in (mean, std)))
-    return mean + std * randn(*shape, generator=generator)
+    drawn = randn(*shape, generator=generator, dtype=dtype, device=device)
+    return placed(mean + std * drawn, None, requires_grad)
 
 
 def bernoulli(input: Any, *, generator: Any = None) -> Any:
@@ -87,3 +104,50 @@ def multinomial(input: Any, num_samples: int, replacement: bool = False, *,
             keys = np.where(weights > 0, np.log1p(-draws) / weights, -np.inf)
         found = np.argsort(-keys, -1)[..., :num_samples]
     return placed(plain_tensor(found), input.device, False)
+
+
+def randint_like(input: Any, low: int, high: Any = None, *, dtype: Any = None,
+                 device: Any = None) -> Any:
+    low, high = (0, low) if high is None else (low, high)
+    return randint(low, high, tuple(input.shape), dtype=dtype or input.array.dtype,
+                   device=device or input.device)
+
+
+def poisson(input: Any, generator: Any = None) -> Any:
+    """Poisson numbers with these rates."""
+    return new(_numpy_generator(generator).poisson(host(input)).astype(input.array.dtype), input)
+
+
+def binomial(count: Any, prob: Any, generator: Any = None) -> Any:
+    """Numbers of successes in `count` trials."""
+    drawn = _numpy_generator(generator).binomial(host(count).astype("int64"), host(prob))
+    return new(drawn.astype(prob.array.dtype), prob)
+
+
+def _numpy_generator(generator: Any) -> np.random.Generator:
+    """A generator of NumPy, seeded by a draw of gpuprop's."""
+    return np.random.default_rng(int(_source(generator).integers(0, 2**31 - 1)))
+
+
+# ---- seeds and states ----------------------------------------------------------------------------
+
+
+def seed() -> int:
+    """Seed the default generator with a random number, which is returned."""
+    number = secrets.randbits(63)
+    random.manual_seed(number)
+    return number
+
+
+def initial_seed() -> int:
+    return random.default_generator.get_state()["seed"]
+
+
+def get_rng_state() -> Any:
+    """The state of the default generator, as a Tensor of bytes."""
+    text = json.dumps(random.default_generator.get_state()).encode()
+    return wrap(np.frombuffer(text, "uint8").copy())
+
+
+def set_rng_state(new_state: Any) -> None:
+    random.default_generator.set_state(json.loads(bytes(host(new_state))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,14 +12,17 @@ import numpy as np
 import gpuprop.functional as F
 from gpuprop import _array as G
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._functions._arguments import axes_of, cast, host, new
-from gpuprop.torch._functions._shapes import narrow, reshape, squeeze
+from gpuprop.torch._functions._arguments import axes_of, cast, host, is_integer, new, of_scalar
+from gpuprop.torch._functions._elementwise import clamp_min
+from gpuprop.torch._functions._matrices import nuclear_norm
+from gpuprop.torch._functions._shapes import cat, narrow, reshape, squeeze
 
 __all__ = [
-    "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "bincount", "count_nonzero",
-    "cumprod", "cumsum", "dist", "kthvalue", "log_softmax", "logsumexp", "max", "mean",
-    "median", "min", "norm", "prod", "quantile", "softmax", "sort", "std", "std_mean", "sum",
-    "topk", "unique", "var", "var_mean",
+    "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero",
+    "cov", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "dist",
+    "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "min", "nanmean", "nansum",
+    "norm", "prod", "softmax", "std", "std_mean", "sum", "trapezoid", "trapz", "var",
+    "var_mean",
 ]
 
 
@@ -34,11 +38,15 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
 
 
 def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    if not input.array.ndim:
+        dim = None
     return G.prod(cast(input, dtype), dim, keepdim)
 
 
 def _ddof(unbiased: bool | None, correction: Any) -> Any:
-    return correction if unbiased is None else int(unbiased)
+    if unbiased is not None:
+        return int(unbiased)
+    return 1 if correction is None else correction
 
 
 def var(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
@@ -55,12 +63,18 @@ def std(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool
     return G.std(input, axes_of(dim), _ddof(unbiased, correction), keepdim)
 
 
-def var_mean(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
-    return var(input, dim, correction=correction, keepdim=keepdim), mean(input, dim, keepdim)
+def var_mean(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+             correction: Any = 1) -> Any:
+    if isinstance(dim, builtins.bool):
+        dim, unbiased = None, dim
+    return var(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
-def std_mean(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> Any:
-    return std(input, dim, correction=correction, keepdim=keepdim), mean(input, dim, keepdim)
+def std_mean(input: Any, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *,
+             correction: Any = 1) -> Any:
+    if isinstance(dim, builtins.bool):
+        dim, unbiased = None, dim
+    return std(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
 def amax(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
@@ -94,6 +108,8 @@ def _extreme(x: Any, dim: Any, keepdim: bool, values: Callable, places: Callable
         return of_two(x, dim)
     if dim is None:
         return values(x)
+    if not x.array.ndim:
+        return of_scalar(_extreme, x, dim, True, values, places, of_two)
     indices = places(x, dim, True)
     found = G.take_along_axis(x, indices, dim)  # one element takes the gradient, as in PyTorch
     if keepdim:
@@ -122,14 +138,20 @@ def count_nonzero(input: Any, dim: Any = None) -> Any:
 
 
 def cumsum(input: Any, dim: int, *, dtype: Any = None) -> Any:
+    if not input.array.ndim:
+        return of_scalar(cumsum, input, dim, dtype=dtype)
     return G.cumsum(cast(input, dtype), dim)
 
 
 def cumprod(input: Any, dim: int, *, dtype: Any = None) -> Any:
+    if not input.array.ndim:
+        return of_scalar(cumprod, input, dim, dtype=dtype)
     return G.cumprod(cast(input, dtype), dim)
 
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
+    if not input.array.ndim:
+        return of_scalar(logsumexp, input, dim)
     return G.logsumexp(input, axes_of(dim), keepdim)
 
 
@@ -142,6 +164,8 @@ def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:
 
 
 def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
+    if p == "nuc":
+        return nuclear_norm(input, (-2, -1) if dim is None else dim, keepdim)
     return G.norm(input, 2 if p in ("fro", None) else p, axes_of(dim), keepdim)
 
 
@@ -149,46 +173,123 @@ def dist(input: Any, other: Any, p: float = 2) -> Any:
     return G.norm(input - other, p)
 
 
-def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    indices = argsort(input, dim, descending)
-    return ValuesAndIndices(G.take_along_axis(input, indices, dim), indices)
+def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """The sum of the elements that are not NaN."""
+    return sum(_cast_without_nan(input, dtype), dim, keepdim)
 
 
-def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
-    return Plain.argsort(input, dim, descending)
+def _cast_without_nan(x: Any, dtype: Any) -> Any:
+    x = cast(x, dtype)
+    return x if is_integer(x) else G.where(G.isnan(x), 0.0, x)
 
 
-def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
-    return ValuesAndIndices(*G.topk(input, k, dim, largest, sorted))
+def nanmean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
+    """The mean of the elements that are not NaN."""
+    count = sum(~G.isnan(input), dim, keepdim)
+    return nansum(input, dim, keepdim, dtype=dtype) / count
 
 
-def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
-    values, indices = sort(input, dim)
-    found = ValuesAndIndices(narrow(values, dim, k - 1, 1), narrow(indices, dim, k - 1, 1))
-    return found if keepdim else ValuesAndIndices(*(squeeze(t, dim) for t in found))
+class MinAndMax(NamedTuple):
+    """The result of `aminmax`."""
+
+    min: Any
+    max: Any
 
 
-def median(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
-    """The lower median; with `dim`, values and indices."""
-    if dim is None:
-        return kthvalue(reshape(input, (-1,)), (input.array.size + 1) // 2)[0]
-    return kthvalue(input, (input.shape[dim] + 1) // 2, dim, keepdim)
+def aminmax(input: Any, *, dim: int | None = None, keepdim: bool = False) -> Any:
+    return MinAndMax(amin(input, dim, keepdim), amax(input, dim, keepdim))
 
 
-def quantile(input: Any, q: Any, dim: Any = None, keepdim: bool = False, *,
-             interpolation: str = "linear") -> Any:
-    array = np.quantile(  # type: ignore[call-overload]
-        host(input), host(q), dim, keepdims=keepdim, method=interpolation)
-    return new(array.astype(input.array.dtype))
+def cummax(input: Any, dim: int) -> Any:
+    """The largest element so far along an axis, and its index; of equal ones the last."""
+    return _running(input, dim, np.maximum)
 
 
-def bincount(input: Any, weights: Any = None, minlength: int = 0) -> Any:
-    counts = np.bincount(host(input), None if weights is None else host(weights), minlength)
-    return new(counts if weights is None else counts.astype(weights.array.dtype))
+def cummin(input: Any, dim: int) -> Any:
+    """The smallest element so far along an axis, and its index; of equal ones the last."""
+    return _running(input, dim, np.minimum)
 
 
-def unique(input: Any, sorted: bool = True, return_inverse: bool = False,
-           return_counts: bool = False, dim: int | None = None) -> Any:
-    found: Any = np.unique(  # type: ignore[call-overload]
-        host(input), False, return_inverse, return_counts, dim)
-    return tuple(map(new, found)) if isinstance(found, tuple) else new(found)
+def _running(x: Any, dim: int, extreme: np.ufunc) -> Any:
+    a = host(x)
+    if not a.ndim:
+        return ValuesAndIndices(G.copy(x), G.zeros_like(x.detach(), "int64"))
+    reached = extreme.accumulate(a, dim)
+    is_new = (a == reached) | np.isnan(a) if a.dtype.kind == "f" else a == reached
+    shape = [-1 if i == dim % a.ndim else 1 for i in range(a.ndim)]
+    places = np.where(is_new, np.arange(a.shape[dim]).reshape(shape), 0)
+    indices = new(np.maximum.accumulate(places, dim), x)
+    return ValuesAndIndices(G.take_along_axis(x, indices, dim), indices)
+
+
+def logcumsumexp(input: Any, dim: int) -> Any:
+    """``log(cumsum(exp(input)))`` without overflow."""
+    if not input.array.ndim:
+        return G.copy(input)
+    x = G.moveaxis(input, dim, -1)
+    n = x.shape[-1]
+    is_later = np.triu(np.ones((n, n), "bool"), 1)
+    terms = G.where(new(is_later).to(x.device), -math.inf, G.expand_dims(x, -2))
+    return G.moveaxis(G.logsumexp(terms, -1), -1, dim) if n else G.copy(input)
+
+
+def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """The n-th difference along an axis."""
+    if n == 0:
+        return G.copy(input)
+    parts = [t for t in (prepend, input, append) if t is not None]
+    x = cat(parts, dim) if len(parts) > 1 else input
+    for _ in range(n):
+        size = x.shape[dim]
+        after, before = (narrow(x, dim, i, builtins.max(size - 1, 0)) for i in (1, 0))
+        x = after != before if x.array.dtype == "bool" else after - before
+    return x
+
+
+def trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
+    """The integral along an axis by the trapezoidal rule."""
+    return G.sum(_trapezoids(y, x, dx, dim), dim)
+
+
+trapz = trapezoid
+
+
+def cumulative_trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -1) -> Any:
+    return G.cumsum(_trapezoids(y, x, dx, dim), dim)
+
+
+def _trapezoids(y: Any, x: Any, dx: float, dim: int) -> Any:
+    n = y.shape[dim]
+    sums = narrow(y, dim, 1, n - 1) + narrow(y, dim, 0, n - 1)
+    if x is None:
+        return sums * (dx / 2)
+    widths = diff(x, dim=-1 if x.array.ndim == 1 else dim)
+    if x.array.ndim == 1:
+        widths = reshape(widths, (-1, *(1,) * (y.array.ndim - 1 - dim % y.array.ndim)))
+    return sums * widths / 2
+
+
+def cov(input: Any, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> Any:
+    """The covariance matrix of variables, which are rows; columns are observations."""
+    x = input if input.array.ndim == 2 else reshape(input, (1, -1))
+    weights: Any = 1
+    for w in (fweights, aweights):
+        weights = weights if w is None else weights * w
+    n = x.shape[1]
+    total = n if isinstance(weights, int) else G.sum(weights)
+    centered = x - G.sum(x * weights, 1, True) / total
+    scale: Any = total - correction
+    if aweights is not None and correction:
+        scale = total - correction * G.sum(weights * aweights) / total
+    scale = clamp_min(scale, 0) if isinstance(scale, Plain) else builtins.max(scale, 0)
+    product = G.matmul(centered * weights, G.transpose(centered)) / scale
+    return reshape(product, ()) if x.shape[0] == 1 else product
+
+
+def corrcoef(input: Any) -> Any:
+    """The matrix of correlation coefficients of rows."""
+    c = cov(input)
+    if not c.array.ndim:
+        return c / c
+    d = G.sqrt(G.diagonal(c))
+    return G.clip(c / G.expand_dims(d, 0) / G.expand_dims(d, 1), -1.0, 1.0)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import builtins
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+import gpuprop.functional as F
 from gpuprop import _array as G
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._functions._arguments import along, axes_of, listed
+from gpuprop.torch._functions._arguments import along, listed, new
 from gpuprop.torch._tensor import Size
 
 __all__ = [
-    "broadcast_shapes", "broadcast_to", "cat", "chunk", "clone", "concat", "concatenate",
-    "diag", "diagonal", "expand_as", "flatten", "flip", "fliplr", "flipud", "hstack",
-    "meshgrid", "moveaxis", "movedim", "narrow", "numel", "permute", "repeat_interleave",
-    "reshape", "roll", "rot90", "select", "split", "squeeze", "stack", "swapaxes", "swapdims",
-    "t", "tensor_split", "tile", "trace", "transpose", "tril", "triu", "unbind", "unflatten",
-    "unsqueeze", "vstack",
+    "adjoint", "as_strided", "atleast_1d", "atleast_2d", "atleast_3d", "block_diag",
+    "broadcast_shapes", "broadcast_tensors", "broadcast_to", "cartesian_prod", "cat", "chunk",
+    "clone", "column_stack", "combinations", "concat", "concatenate", "constant_pad_nd",
+    "detach", "diag", "diag_embed", "diagflat", "diagonal", "dsplit", "dstack", "expand_as",
+    "flatten", "flip", "fliplr", "flipud", "hsplit", "hstack", "is_same_size", "meshgrid",
+    "moveaxis", "movedim", "narrow", "numel", "permute", "ravel", "repeat_interleave",
+    "reshape", "roll", "rot90", "row_stack", "select", "split", "split_with_sizes", "squeeze",
+    "stack", "sum_to_size", "swapaxes", "swapdims", "t", "tensor_split", "tile", "trace",
+    "transpose", "tril", "triu", "unbind", "unflatten", "unsafe_chunk", "unsqueeze", "vsplit",
+    "vstack",
 ]
 
 
@@ -42,6 +48,8 @@ def t(input: Any) -> Any:
 
 
 def transpose(input: Any, dim0: int, dim1: int) -> Any:
+    if not input.array.ndim:
+        return G.reshape(input, ())
     return G.swapaxes(input, dim0, dim1)
 
 
@@ -141,13 +149,14 @@ def tile(input: Any, dims: Any) -> Any:
     return G.tile(input, tuple(dims))
 
 
-def repeat_interleave(input: Any, repeats: Any, dim: int | None = None) -> Any:
+def repeat_interleave(input: Any, repeats: Any, dim: int | None = None, *,
+                      output_size: int | None = None) -> Any:
     repeats = repeats.tolist() if isinstance(repeats, Plain) else repeats
     return G.repeat(input, repeats, dim)
 
 
 def flip(input: Any, dims: Any) -> Any:
-    return G.flip(input, axes_of(dims))
+    return G.flip(input, tuple(dims) if isinstance(dims, list | tuple) else dims)
 
 
 def fliplr(input: Any) -> Any:
@@ -199,7 +208,7 @@ def numel(input: Any) -> int:
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> Any:
     tensors = listed(tensors)
-    if indexing == "xy":
+    if indexing == "xy" and len(tensors) > 1:
         return tuple(transpose(g, 0, 1) for g in meshgrid(*tensors))
     shape = tuple(numel(t) for t in tensors)
     return tuple(G.broadcast_to(reshape(t, tuple(-1 if i == k else 1 for k in range(len(shape)))),
@@ -208,3 +217,152 @@ def meshgrid(*tensors: Any, indexing: str = "ij") -> Any:
 
 def broadcast_shapes(*shapes: Any) -> Size:
     return Size(np.broadcast_shapes(*shapes))
+
+
+def ravel(input: Any) -> Any:
+    return G.reshape(input, (-1,))
+
+
+def adjoint(input: Any) -> Any:
+    return G.swapaxes(input, -1, -2)
+
+
+def detach(input: Any) -> Any:
+    return input.detach()
+
+
+def is_same_size(input: Any, other: Any) -> bool:
+    return input.shape == other.shape
+
+
+def atleast_1d(*tensors: Any) -> Any:
+    return _of_each(lambda t: G.reshape(t, (1,)) if t.array.ndim == 0 else t, tensors)
+
+
+def atleast_2d(*tensors: Any) -> Any:
+    return _of_each(lambda t: G.reshape(t, (1, -1)) if t.array.ndim < 2 else t, tensors)
+
+
+def atleast_3d(*tensors: Any) -> Any:
+    def extended(t: Any) -> Any:
+        n = t.array.ndim
+        return unsqueeze(t, 2) if n == 2 else G.reshape(t, (1, -1, 1)) if n < 2 else t
+
+    return _of_each(extended, tensors)
+
+
+def _of_each(f: Callable, tensors: tuple) -> Any:
+    """The result for one tensor, or a tuple of those for several."""
+    if len(tensors) == 1 and isinstance(tensors[0], Plain):
+        return f(tensors[0])
+    return tuple(map(f, listed(tensors)))
+
+
+def broadcast_tensors(*tensors: Any) -> Any:
+    tensors = listed(tensors)
+    shape = np.broadcast_shapes(*(tuple(t.shape) for t in tensors))
+    return tuple(G.broadcast_to(t, shape) for t in tensors)
+
+
+def cartesian_prod(*tensors: Any) -> Any:
+    """All tuples with one element of each vector, as rows."""
+    tensors = listed(tensors)
+    if len(tensors) == 1:
+        return tensors[0]
+    return stack([G.reshape(g, (-1,)) for g in meshgrid(*tensors)], 1)
+
+
+def combinations(input: Any, r: int = 2, with_replacement: bool = False) -> Any:
+    """All combinations of `r` elements of a vector, as rows."""
+    choose = itertools.combinations_with_replacement if with_replacement else itertools.combinations
+    rows = np.array([*choose(range(numel(input)), r)], "int64").reshape(-1, r)
+    return input[new(rows, input)] if r else input[:0]
+
+
+def block_diag(*tensors: Any) -> Any:
+    """A matrix with these matrices on its diagonal."""
+    blocks = [atleast_2d(t) for t in listed(tensors)]
+    width = sum(b.shape[1] for b in blocks)
+    rows, left = [], 0
+    for b in blocks:
+        right = width - left - b.shape[1]
+        rows.append(G.pad(b, ((0, 0), (left, right))))
+        left += b.shape[1]
+    return cat(rows, 0)
+
+
+def column_stack(tensors: Any) -> Any:
+    return cat([G.reshape(t, (-1, 1)) if t.array.ndim < 2 else t for t in tensors], 1)
+
+
+row_stack = vstack
+
+
+def dstack(tensors: Any) -> Any:
+    return cat([atleast_3d(t) for t in tensors], 2)
+
+
+def hsplit(input: Any, indices_or_sections: Any) -> Any:
+    return _split_evenly(input, indices_or_sections, 0 if input.array.ndim == 1 else 1, "hsplit")
+
+
+def vsplit(input: Any, indices_or_sections: Any) -> Any:
+    return _split_evenly(input, indices_or_sections, 0, "vsplit")
+
+
+def dsplit(input: Any, indices_or_sections: Any) -> Any:
+    return _split_evenly(input, indices_or_sections, 2, "dsplit")
+
+
+def _split_evenly(x: Any, parts: Any, dim: int, name: str) -> Any:
+    if isinstance(parts, int) and x.shape[dim] % parts:
+        raise RuntimeError(f"{name}: expected a number of parts that divides the size "
+                           f"{x.shape[dim]} of axis {dim}, got {parts}; tensor_split accepts any")
+    return tensor_split(x, parts, dim)
+
+
+def split_with_sizes(input: Any, split_sizes: Any, dim: int = 0) -> Any:
+    return split(input, list(split_sizes), dim)
+
+
+def unsafe_chunk(input: Any, chunks: int, dim: int = 0) -> Any:
+    return chunk(input, chunks, dim)
+
+
+def diag_embed(input: Any, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Matrices with the last axis of `input` as their diagonal, along two new axes."""
+    n = input.shape[-1] + builtins.abs(offset)
+    places = np.eye(n, n, offset)
+    above = max(offset, 0), max(-offset, 0)
+    rows = G.pad(input, ((0, 0),) * (input.array.ndim - 1) + ((above[1], above[0]),))
+    found = G.expand_dims(rows, -1) * new(places.astype(input.array.dtype), input)
+    found = G.where(new(places.astype("bool"), input), found, G.zeros_like(found.detach()))
+    ndim = input.array.ndim + 1
+    if dim1 % ndim > dim2 % ndim:
+        found = G.swapaxes(found, -1, -2)
+    return G.moveaxis(found, (-2, -1), tuple(sorted((dim1 % ndim, dim2 % ndim))))
+
+
+def diagflat(input: Any, offset: int = 0) -> Any:
+    return diag_embed(ravel(input), offset)
+
+
+def constant_pad_nd(input: Any, pad: Any, value: Any = 0) -> Any:
+    return F.pad(input, tuple(pad), "constant", int(value) if value is True else value)
+
+
+def sum_to_size(input: Any, *size: Any) -> Any:
+    """The sum over the axes along which `size` would be broadcast."""
+    shape = listed(size)
+    extra = input.array.ndim - len(shape)
+    axes = [i for i, n in enumerate(input.shape) if i < extra or n != shape[i - extra]]
+    summed = G.sum(input, tuple(axes), True) if axes else input
+    return G.reshape(summed, shape)
+
+
+def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
+    """Elements of the memory of `input` at these strides; written as a copy."""
+    places = np.full((), storage_offset or 0)
+    for n, step in zip(size, stride, strict=True):
+        places = places[..., None] + np.arange(n) * step
+    return G.take(ravel(input), new(places, input))

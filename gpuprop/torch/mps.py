@@ -1,0 +1,23 @@
+"""Apple's GPUs, as `torch.mps`: there are none."""
+
+__all__ = ["device_count", "empty_cache", "is_available", "manual_seed", "synchronize"]
+
+
+def is_available() -> bool:
+    return False
+
+
+def device_count() -> int:
+    return 0
+
+
+def empty_cache() -> None:
+    """Does nothing."""
+
+
+def synchronize() -> None:
+    """Does nothing."""
+
+
+def manual_seed(seed: int) -> None:
+    """Does nothing: `torch.manual_seed` seeds every device."""
