@@ -475,7 +475,11 @@ def test_every_optimizer_descends():
     parabola = lambda x: ((x - 1) * (x - 1)).sum()
     rosenbrock = lambda x: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
     rules = [("SGD", {"lr": 0.001, "momentum": 0.9}), ("Adam", {"lr": 0.1}),
-             ("AdamW", {"lr": 0.1}), ("RMSprop", {"lr": 0.005})]
+             ("AdamW", {"lr": 0.1}), ("RMSprop", {"lr": 0.005}),
+             ("Adafactor", {"lr": 0.1}), ("Adagrad", {"lr": 0.5}), ("Adamax", {"lr": 0.1}),
+             ("AdamWScheduleFree", {"lr": 0.1}), ("ASGD", {"lr": 0.002}), ("LAMB", {"lr": 0.05}),
+             ("Lion", {"lr": 0.005}), ("NAdam", {"lr": 0.1}),
+             ("Rprop", {}), ("SparseAdam", {"lr": 0.1})]
     for (name, options), problem in itertools.product(rules, (parabola, rosenbrock)):
         x = Parameter(np.array([-0.5, 0.7]))
         optimizer = getattr(optim, name)([x], **options)
