@@ -16,9 +16,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MODULES = """
     gpuprop gpuprop.amp gpuprop.backend gpuprop.data gpuprop.decoding gpuprop.diagnosis
-    gpuprop.functional gpuprop.io gpuprop.nn gpuprop.nn.init gpuprop.nn.utils gpuprop.nn.utils.rnn
-    gpuprop.optim gpuprop.optim.lr_scheduler gpuprop.optim.swa_utils gpuprop.random gpuprop.testing
-    gpuprop.training gpuprop.training.metrics gpuprop.verification
+    gpuprop.functional gpuprop.io gpuprop.models gpuprop.nn gpuprop.nn.init gpuprop.nn.utils
+    gpuprop.nn.utils.rnn gpuprop.optim gpuprop.optim.lr_scheduler gpuprop.optim.swa_utils
+    gpuprop.random gpuprop.testing gpuprop.training gpuprop.training.metrics gpuprop.verification
 """.split()
 ANY_ON_PURPOSE = {"gpuprop.Array"}  # whatever an op takes as an array
 
