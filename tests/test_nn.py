@@ -828,3 +828,35 @@ class TestInterface:
                 first = lambda value: value[0] if isinstance(value, tuple) else value
                 np.testing.assert_array_equal(first(found).numpy(), first(expected).numpy())
                 assert repr(layer).startswith(cls.__name__)
+
+
+def test_a_layer_that_sets_its_own_mode():
+    """`train` is called of each submodule, so that one may keep its mode, such as frozen norms."""
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(Frozen(2), nn.Dropout())).train()
+    assert [m.training for m in model.modules()] == [True, True, True, False, True]
+    assert not any(m.training for m in model.eval().modules())
+
+
+INITIALIZED = {nn.Embedding: (3, 2), nn.EmbeddingBag: (3, 2), nn.MultiheadAttention: (2, 1),
+               nn.Bilinear: (2, 2, 2), nn.RNNBase: ("LSTM", 2, 2),
+               nn.Transformer: (2, 1, 1, 1, 2)}
+TAKE_RNG = [c for c in LAYERS if hasattr(c, "reset_parameters") and issubclass(c, nn.Module)
+            and "rng" in inspect.signature(c.reset_parameters).parameters
+            and c is not nn.AdaptiveLogSoftmaxWithLoss]  # its layers initialize themselves
+
+
+@pytest.mark.parametrize("layer", TAKE_RNG)
+def test_a_subclass_that_initializes_in_its_own_way(layer):
+    """As written for PyTorch: `reset_parameters(self)`."""
+    class Own(layer):
+        def reset_parameters(self):
+            super().reset_parameters()
+            for p in self.parameters():
+                init.constant_(p, 7.0)
+
+    made = Own(*INITIALIZED.get(layer, (2, 2, 1) if "Conv" in layer.__name__ else (2, 2)))
+    assert all((p.array == 7.0).all() for p in made.parameters())

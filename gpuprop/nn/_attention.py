@@ -8,7 +8,7 @@ import gpuprop.functional as F
 from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.nn._linear import Linear
-from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn._module import Module, initialize, new_tensor
 from gpuprop.nn.init import xavier_normal_, xavier_uniform_, zeros_
 from gpuprop.random import Generator
 
@@ -68,7 +68,7 @@ class MultiheadAttention(Module):
         self.out_proj = Linear(embed_dim, embed_dim, bias, device, dtype, rng)
         self.bias_k = parameter(add_bias_kv, 1, 1, embed_dim)
         self.bias_v = parameter(add_bias_kv, 1, 1, embed_dim)
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
         """Initialize the parameters again: by Xavier's scheme, biases of projections with 0.

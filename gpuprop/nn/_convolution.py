@@ -12,7 +12,7 @@ from gpuprop._core.tensor import Parameter
 from gpuprop.functional._convolution import resolve_padding
 from gpuprop.functional._windows import Sizes, int_tuple
 from gpuprop.nn._function import Function
-from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn._module import Module, initialize, new_tensor
 from gpuprop.nn.init import uniform_
 from gpuprop.random import Generator
 
@@ -47,7 +47,7 @@ class ConvolutionBase(Module):
         shape = (axis0, axis1 // self.groups, *self.kernel_size)
         self.weight = Parameter(new_tensor(shape, device, dtype))
         self.bias = Parameter(new_tensor((self.out_channels,), device, dtype)) if bias else None
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
         """Initialize the parameters again, with new random numbers."""

@@ -9,7 +9,7 @@ from gpuprop._core.checks import as_bool
 from gpuprop._core.options import as_array_option, checks_options
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.functional._embedding import nonnegative_padding_idx
-from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn._module import Module, initialize, new_tensor
 from gpuprop.nn.init import normal_
 from gpuprop.random import Generator
 
@@ -30,7 +30,7 @@ class EmbeddingTable(Module):
         self.padding_idx = nonnegative_padding_idx(name, padding_idx, num_embeddings)
         if weight is None:
             self.weight = Parameter(new_tensor(shape, device, dtype), not frozen)
-            self.reset_parameters(rng)
+            initialize(self, rng)
         elif weight.shape == shape:
             self.weight = Parameter(weight, not frozen)
         else:

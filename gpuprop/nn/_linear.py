@@ -10,7 +10,7 @@ import gpuprop.functional as F
 from gpuprop._array.shape import flatten
 from gpuprop._core.options import checks_options
 from gpuprop._core.tensor import Parameter, Tensor
-from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn._module import Module, initialize, new_tensor
 from gpuprop.nn.init import uniform_
 from gpuprop.random import Generator
 
@@ -47,7 +47,7 @@ class Linear(Module):
         self.out_features = out_features
         self.weight = Parameter(new_tensor((out_features, in_features), device, dtype))
         self.bias = Parameter(new_tensor((out_features,), device, dtype)) if bias else None
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
         """Initialize the parameters again, with new random numbers."""
@@ -79,7 +79,7 @@ class Bilinear(Module):
         shape = (out_features, in1_features, in2_features)
         self.weight = Parameter(new_tensor(shape, device, dtype))
         self.bias = Parameter(new_tensor((out_features,), device, dtype)) if bias else None
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
         """Initialize the parameters again, with new random numbers."""

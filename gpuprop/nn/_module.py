@@ -253,11 +253,22 @@ class Module(Convertible):
     def train(self, mode: bool = True) -> Self:
         """Set training mode, or eval mode if not `mode`, for this module and all submodules.
 
-        The mode affects dropout, batch normalization and similar layers.
+        The mode affects dropout, batch normalization and similar layers.  A submodule whose class
+        overrides `train` is asked, so that it may keep its mode.
         """
         mode = as_bool(f"{type(self).__name__}.train: mode", mode)
-        for _, module in walk(self, once=True):
+        seen = {id(self)}
+        waiting: list[Module] = [self]
+        while waiting:
+            module = waiting.pop()
+            if module is not self and type(module).train is not Module.train:
+                type(module).train(module, mode)
+                continue
             module.training = mode
+            for _, child in child_modules(module):
+                if id(child) not in seen:
+                    seen.add(id(child))
+                    waiting.append(child)
         return self
 
     def eval(self) -> Self:
@@ -351,6 +362,14 @@ class Module(Convertible):
 def child_modules(module: Module) -> Iterator[tuple[str, Module]]:
     """The direct submodules with their names; a shared one once for each of its names."""
     return ((name, value) for name, value in vars(module).items() if isinstance(value, Module))
+
+
+def initialize(module: Any, rng: Any) -> None:
+    """Call `reset_parameters`, which a subclass may define without `rng`, as in PyTorch."""
+    if rng is None:
+        module.reset_parameters()
+    else:
+        module.reset_parameters(rng)
 
 
 def walk(module: Module, prefix: str = "", once: bool = False) -> Iterator[tuple[str, Module]]:

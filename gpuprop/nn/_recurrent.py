@@ -15,7 +15,7 @@ from gpuprop._core.namespace import namespace
 from gpuprop._core.options import as_array_option, checks_options
 from gpuprop._core.tensor import Parameter
 from gpuprop.functional._recurrent import CELLS, scan
-from gpuprop.nn._module import Module, new_tensor
+from gpuprop.nn._module import Module, initialize, new_tensor
 from gpuprop.nn.init import uniform_
 from gpuprop.nn.utils.rnn import PackedSequence
 from gpuprop.random import Generator
@@ -147,7 +147,7 @@ class RNNBase(Recurrent):
         for layer, suffix in self._layer_suffixes():
             layer_input = output_size * (1 + bidirectional) if layer else input_size
             self._create_parameters(suffix, layer_input, output_size, bias, device, dtype)
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def _layer_suffixes(self) -> list[tuple[int, str]]:
         """(layer, suffix of the parameters' names) for each layer and direction."""
@@ -357,7 +357,7 @@ class RNNCellBase(Recurrent):
         self._create_parameters("", input_size, hidden_size, bias, device, dtype)
         if not bias:
             self.bias_ih = self.bias_hh = None
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         if input.ndim not in (1, 2) or input.shape[-1] != self.input_size:

@@ -16,7 +16,7 @@ from gpuprop.nn._attention import MultiheadAttention
 from gpuprop.nn._container import ModuleList
 from gpuprop.nn._dropout import Dropout
 from gpuprop.nn._linear import Linear
-from gpuprop.nn._module import Module
+from gpuprop.nn._module import Module, initialize
 from gpuprop.nn._normalization import LayerNorm
 from gpuprop.nn.init import xavier_uniform_
 from gpuprop.random import Generator
@@ -244,7 +244,7 @@ class Transformer(Module):
         self.d_model = d_model
         self.nhead = nhead
         self.batch_first = batch_first
-        self.reset_parameters(rng)
+        initialize(self, rng)
 
     def reset_parameters(self, rng: Generator | None = None) -> None:
         """Initialize all weight matrices again, by Xavier's scheme; biases keep their values."""

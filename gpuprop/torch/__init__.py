@@ -70,7 +70,7 @@ __all__ = [
     "float", "float16", "float32", "float64", "get_default_device", "half", "inf",
     "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "layout",
     "linalg", "load", "long", "manual_seed", "memory_format", "mps", "multiprocessing", "nan",
-    "newaxis", "nn", "no_grad", "optim", "pi", "preserve_format", "random", "save",
+    "newaxis", "nn", "no_grad", "onnx", "optim", "pi", "preserve_format", "random", "save",
     "set_default_device", "set_grad_enabled", "short", "special", "strided", "uint8", "uint16",
     "uint32", "uint64", "utils", "version", "xpu",
 ]
@@ -80,7 +80,7 @@ __all__ += [*_settings.__all__, *_types]
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
 
 _LAZY = ("accelerator", "amp", "backends", "distributions", "linalg", "mps", "multiprocessing",
-         "random", "special", "version", "xpu")
+         "onnx", "random", "special", "version", "xpu")
 
 if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
     from gpuprop.torch import (
@@ -91,6 +91,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
         linalg,
         mps,
         multiprocessing,
+        onnx,
         random,
         special,
         version,

@@ -125,6 +125,12 @@ class Methods:
         return self.device.type == "cuda"
 
     @property
+    def is_cpu(self: Any) -> bool:
+        return self.device.type == "cpu"
+
+    is_meta = is_mps = is_quantized = is_sparse = is_xpu = False
+
+    @property
     def grad_fn(self: Any) -> Any:
         return self.node
 
@@ -201,6 +207,18 @@ class Methods:
         if moved is self:
             return G.copy(self) if copy else self
         return as_torch(moved)
+
+    def short(self: Any) -> Any:
+        return self.to("int16")
+
+    def char(self: Any) -> Any:
+        return self.to("int8")
+
+    def byte(self: Any) -> Any:
+        return self.to("uint8")
+
+    def bfloat16(self: Any) -> Any:
+        return self.to("bfloat16")
 
     def cpu(self: Any, memory_format: Any = None) -> Any:
         return self.to("cpu")

@@ -8,6 +8,7 @@ from typing import Any
 import gpuprop.amp as _amp
 from gpuprop._core.mode import is_autocasting
 from gpuprop.torch import cuda
+from gpuprop.torch._paths import also_at
 
 __all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available",
            "is_autocasting"]
@@ -55,3 +56,6 @@ def custom_fwd(fwd: Any = None, **_: Any) -> Any:
 def custom_bwd(bwd: Any = None, **_: Any) -> Any:
     """A decorator of a Function's backward; it changes nothing."""
     return bwd if bwd is not None else custom_bwd
+
+
+also_at(__name__, "autocast_mode grad_scaler")

@@ -5,6 +5,7 @@ Their parameters, samples and results are Tensors of this dialect.
 
 from __future__ import annotations
 
+import inspect as _inspect
 import re as _re
 import sys as _sys
 from types import ModuleType as _ModuleType
@@ -13,6 +14,8 @@ from typing import Any
 import gpuprop.distributions as _distributions
 from gpuprop.distributions import biject_to, constraints, register_kl, transform_to, transforms
 from gpuprop.distributions.transforms import *  # noqa: F403
+from gpuprop.torch._functions._arguments import default_dtype
+from gpuprop.torch._functions._creation import tensor
 from gpuprop.torch._tensor import Size, as_torch
 
 __all__ = ["biject_to", "constraints", "kl_divergence", "register_kl", "transform_to",
@@ -23,10 +26,22 @@ class _Converting(type):
     """Parameters are converted when the constructor is done."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if default_dtype() != "float32":
+            args, kwargs = cls._in_default_dtype(args, kwargs)
         distribution = super().__call__(*args, **kwargs)
         for value in vars(distribution).values():
             as_torch(value)
         return distribution
+
+    def _in_default_dtype(cls, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Parameters that are Python numbers, as Tensors."""
+        given = _inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
+        declared = getattr(cls, "arg_constraints", None)
+        for name, constraint in declared.items() if isinstance(declared, dict) else ():
+            number = given.arguments.get(name)
+            if isinstance(number, int | float) and not constraint.is_discrete:
+                given.arguments[name] = tensor(float(number))
+        return given.args[1:], given.kwargs
 
     def __instancecheck__(cls, value: Any) -> bool:
         return type.__instancecheck__(cls, value) or (

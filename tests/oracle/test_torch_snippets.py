@@ -848,6 +848,50 @@ def test_amp_without_a_gpu():
         assert w.tolist() == [-1.0, -1.0] and not scaler.is_enabled()
 
 
+def test_legacy_reductions():
+    a, b = array(3), array(3, seed=1)
+    for how in ({"size_average": False}, {"reduce": False}, {"size_average": True},
+                {"size_average": True, "reduce": True}):
+        for loss in ("MSELoss", "L1Loss", "SmoothL1Loss"):
+            values = []
+            for torch in theirs, ours:
+                with pytest.warns(UserWarning, match="reduction="):
+                    layer = getattr(torch.nn, loss)(**how)
+                values.append(layer(torch.tensor(a), torch.tensor(b)).numpy())
+            np.testing.assert_allclose(values[0], values[1], 1e-12)
+        with pytest.warns(UserWarning, match="reduction="):
+            ours.nn.functional.mse_loss(ours.tensor(a), ours.tensor(b), **how)
+
+
+def test_dropout2d_of_two_axes():
+    for torch in theirs, ours:
+        with pytest.warns(UserWarning, match="2-D input"):
+            x = torch.nn.Dropout2d(0.5)(torch.ones(30, 30))
+        assert 0 < (x == 0).sum() < 900 and x.max() == 2
+
+
+def test_modules_as_programs_move_them():
+    for torch in theirs, ours:
+        model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        model.to(torch.device("cpu"), torch.float64, non_blocking=True)
+        assert model.to(memory_format=torch.channels_last)[0].weight.dtype is torch.float64
+        assert model.type(torch.FloatTensor).to(None, torch.float64) is model
+        assert torch.randint(5, size=(2, 3)).shape == (2, 3) == torch.randint(5, (2, 3)).shape
+        x = torch.ones(2).byte()
+        assert x.dtype is torch.uint8 and x.is_cpu and not x.is_sparse
+
+
+def test_default_dtype_of_distributions():
+    for torch in theirs, ours:
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert torch.distributions.Normal(0, 0.1).sample().dtype is torch.float64
+            assert torch.distributions.Binomial(3, probs=0.5).log_prob(
+                torch.tensor(1.0)).dtype is torch.float64
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
 def test_the_numpy_dialect_beside_it():
     """In one process, one program each; a layer of gpuprop's own stays as it is."""
     import gpuprop

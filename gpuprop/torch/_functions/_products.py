@@ -14,7 +14,7 @@ from gpuprop.torch._functions._shapes import reshape, unsqueeze
 
 __all__ = [
     "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "cdist", "chain_matmul", "cross",
-    "dot", "einsum", "ger", "inner", "kron", "matmul", "mm", "mv", "outer", "tensordot",
+    "dot", "einsum", "ger", "inner", "kron", "matmul", "mm", "mv", "outer", "spmm", "tensordot",
     "vander", "vdot",
 ]
 
@@ -23,6 +23,9 @@ matmul = binary(G.matmul)
 
 def mm(input: Any, mat2: Any) -> Any:
     return G.matmul(input, mat2)
+
+
+spmm = mm  # of a dense matrix
 
 
 def bmm(input: Any, mat2: Any) -> Any:

@@ -49,9 +49,11 @@ def rand(*sizes: Any, size: Any = (), generator: Any = None, dtype: Any = None, 
     return placed(wrap(raw(array)), device, requires_grad)
 
 
-def randint(low: int, high: Any, size: Any = None, *, generator: Any = None, dtype: Any = None,
-            device: Any = None, requires_grad: bool = False) -> Any:
-    if size is None:
+def randint(low: int = 0, high: Any = None, size: Any = None, *, generator: Any = None,
+            dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Any:
+    if high is None:
+        low, high = 0, low
+    elif size is None:
         low, high, size = 0, low, high
     array = raw(_source(generator).integers(low, high, tuple(size)))
     t = wrap(array)

@@ -12,8 +12,11 @@ from typing import Any
 import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.nn._module import state_tensors
+from gpuprop.torch._methods import TYPES
 from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
+from gpuprop.torch._tensor import device as device_named
 from gpuprop.torch.nn import functional
+from gpuprop.torch.nn.functional import with_legacy_reduction
 
 classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
 
@@ -46,7 +49,29 @@ class Module(nn.Module, metaclass=_Adopting):
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module) and not isinstance(value, Module):
             adopt(value)
-        super().__setattr__(name, as_torch(value) if isinstance(value, Plain) else value)
+        if isinstance(value, list | tuple) and any(isinstance(v, nn.Module) for v in value):
+            object.__setattr__(self, name, value)  # programs register the items by `add_module`
+        else:
+            super().__setattr__(name, as_torch(value) if isinstance(value, Plain) else value)
+
+    def to(self, *args: Any, device: Any = None, dtype: Any = None, non_blocking: bool = False,
+           memory_format: Any = None) -> Any:
+        """Move to a device, cast to a floating dtype, or both; in place."""
+        args = tuple(a for a in args if a is not None and not isinstance(a, bool))
+        return super().to(*args, device=device, dtype=dtype)
+
+    def cuda(self, device: Any = None) -> Any:
+        return self.to("cuda" if device is None else device_named(device))
+
+    def bfloat16(self) -> Any:
+        return self.to(dtype="bfloat16")
+
+    def share_memory(self) -> Any:
+        return self
+
+    def type(self, dst_type: Any) -> Any:
+        found = TYPES.get(str(dst_type))
+        return self.to(dst_type) if found is None else self.to(found.device, found.dtype)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All parameters and persistent buffers, as Tensors in their memory."""
@@ -82,14 +107,24 @@ def _with_tensors(hook: Any, module: Any, *gradients: tuple) -> Any:
 classes[nn.Module] = Module
 
 
+def takes_reduction(layer: Any) -> bool:
+    """True for losses, whose constructors have the option `reduction`."""
+    if hasattr(layer, "__signature__"):
+        return "reduction" in layer.__signature__.parameters
+    return "reduction" in getattr(layer.__init__, "__code__", takes_reduction.__code__).co_varnames
+
+
 def class_for(layer: type) -> type:
     """The class of this dialect for a class of `gpuprop.nn`."""
     if layer not in classes:
         body: dict[str, Any] = {"__init__": layer.__init__,  # type: ignore[misc]
                 "__module__": "gpuprop.torch.nn",
                 "__doc__": layer.__doc__}
-        function = getattr(layer, "function", None)
-        if function is not None:  # with `inplace`
-            body["function"] = staticmethod(getattr(functional, function.__name__, function))
+        if takes_reduction(layer):
+            body["__init__"] = with_legacy_reduction(layer.__init__)  # type: ignore[misc]
+        for name in ("function", "_function"):
+            function = getattr(layer, name, None)
+            if function is not None:  # with PyTorch's options, such as `inplace`
+                body[name] = staticmethod(getattr(functional, function.__name__, function))
         classes[layer] = _Adopting(layer.__name__, (Module, layer), body)
     return classes[layer]

@@ -6,6 +6,8 @@ With ``inplace=True`` they write their result into the input.
 from __future__ import annotations
 
 import functools
+import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +40,44 @@ def _in_place(fn: Any) -> Callable:
     return call
 
 
+def with_legacy_reduction(fn: Any) -> Callable:
+    """`fn`, whose `reduction` may also be given as `size_average` and `reduce`."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, size_average: Any = None, reduce: Any = None, **kwargs: Any) -> Any:
+        if size_average is not None or reduce is not None:
+            reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+            warnings.warn(f"size_average and reduce args will be deprecated, please use "
+                          f"reduction={reduction!r} instead.", stacklevel=2)
+            kwargs["reduction"] = reduction
+        return fn(*args, **kwargs)
+
+    return call
+
+
 for _name in _functional.__all__:
     _fn = getattr(_functional, _name)
-    _parameters = getattr(_fn, "__wrapped__", _fn).__code__.co_varnames
+    _parameters = getattr(inspect.unwrap(_fn), "__code__", _in_place.__code__).co_varnames
     if "inplace" in _parameters:
         globals()[_name] = _with_inplace(_fn, _parameters.index("inplace"))
         globals()[f"{_name}_"] = _in_place(_fn)
         __all__.append(f"{_name}_")
+    elif "reduction" in _parameters:
+        globals()[_name] = with_legacy_reduction(_fn)
+
+
+def _of_elements(fn: Any) -> Callable:
+    """`dropout2d`, which drops single elements of an input with two axes."""
+
+    @functools.wraps(fn)
+    def call(input: Any, *args: Any, **kwargs: Any) -> Any:
+        if input.array.ndim != 2:
+            return fn(input, *args, **kwargs)
+        warnings.warn("dropout2d: Received a 2-D input to dropout2d, which is deprecated: please "
+                      "use dropout instead.", stacklevel=2)
+        return globals()["dropout"](input, *args, **kwargs)
+
+    return call
+
+
+globals()["dropout2d"] = _of_elements(globals()["dropout2d"])

@@ -167,3 +167,12 @@ def set_rng_state_all(new_states: Any) -> None:
 
 initial_seed = _random.initial_seed
 seed = seed_all = _random.seed
+
+
+def __getattr__(name: str) -> Any:
+    """Import `amp` at its first use."""
+    if name == "amp":
+        import gpuprop.torch.cuda.amp as amp
+
+        return amp
+    raise AttributeError(f"module 'gpuprop.torch.cuda' has no attribute {name!r}")
