@@ -7,16 +7,20 @@ from typing import Any
 
 import gpuprop.amp as _amp
 from gpuprop._core.mode import is_autocasting
-from gpuprop.torch import cuda
+from gpuprop._core.registry import usable_backends
 from gpuprop.torch._paths import also_at
 
 __all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available",
            "is_autocasting"]
 
 
+def _has_gpu() -> bool:
+    return "cupy" in usable_backends()
+
+
 def _without_gpu(device: str, what: str) -> bool:
     """True, with a warning, if `what` is asked of a GPU that is not there."""
-    is_missing = device.partition(":")[0] == "cuda" and not cuda.is_available()
+    is_missing = device.partition(":")[0] == "cuda" and not _has_gpu()
     if is_missing:
         warnings.warn(f"{what} is asked of 'cuda', but CUDA is not available.  Disabling.",
                       stacklevel=3)
@@ -45,7 +49,7 @@ class GradScaler(_amp.GradScaler):
 
 
 def is_autocast_available(device_type: str) -> bool:
-    return device_type == "cpu" or (device_type == "cuda" and cuda.is_available())
+    return device_type == "cpu" or (device_type == "cuda" and _has_gpu())
 
 
 def custom_fwd(fwd: Any = None, **_: Any) -> Any:
