@@ -124,10 +124,6 @@ class Methods:
     def is_cuda(self: Any) -> bool:
         return self.device.type == "cuda"
 
-    @property
-    def is_cpu(self: Any) -> bool:
-        return self.device.type == "cpu"
-
     is_meta = is_mps = is_quantized = is_sparse = is_xpu = False
 
     @property

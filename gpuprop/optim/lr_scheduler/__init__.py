@@ -41,3 +41,5 @@ __all__ = [
     "SequentialLR",
     "StepLR",
 ]
+
+_LRScheduler = LRScheduler  # PyTorch's former name
