@@ -124,8 +124,6 @@ class Methods:
     def is_cuda(self: Any) -> bool:
         return self.device.type == "cuda"
 
-    is_meta = is_mps = is_quantized = is_sparse = is_xpu = False
-
     @property
     def grad_fn(self: Any) -> Any:
         return self.node

@@ -16,7 +16,7 @@ from gpuprop.torch._methods import TYPES
 from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
 from gpuprop.torch._tensor import device as device_named
 from gpuprop.torch.nn import functional
-from gpuprop.torch.nn.functional import with_legacy_reduction
+from gpuprop.torch.nn._reduction import with_legacy_reduction
 
 classes: dict[type, type] = {}  # class of gpuprop.nn -> class of this dialect
 

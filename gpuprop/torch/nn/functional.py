@@ -13,6 +13,7 @@ from typing import Any
 
 import gpuprop.functional as _functional
 from gpuprop.functional import *  # noqa: F403
+from gpuprop.torch.nn._reduction import with_legacy_reduction
 
 __all__ = list(_functional.__all__)
 
@@ -37,21 +38,6 @@ def _in_place(fn: Any) -> Callable:
         return input.update_(fn(input, *args, **kwargs))
 
     call.__doc__ = f"In-place version of `{fn.__name__}`."
-    return call
-
-
-def with_legacy_reduction(fn: Any) -> Callable:
-    """`fn`, whose `reduction` may also be given as `size_average` and `reduce`."""
-
-    @functools.wraps(fn)
-    def call(*args: Any, size_average: Any = None, reduce: Any = None, **kwargs: Any) -> Any:
-        if size_average is not None or reduce is not None:
-            reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
-            warnings.warn(f"size_average and reduce args will be deprecated, please use "
-                          f"reduction={reduction!r} instead.", stacklevel=2)
-            kwargs["reduction"] = reduction
-        return fn(*args, **kwargs)
-
     return call
 
 
