@@ -30,6 +30,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
         decoding,
         diagnosis,
         distributions,
+        func,
         functional,
         io,
         models,
@@ -52,7 +53,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Array", "Backend", "BackendMismatchError", "Parameter", "Tensor", "amp", "asnumpy", "autocast",
     "backend", "backends", "capture", "data", "debug", "decoding", "diagnosis", "distributions",
-    "enable_grad", "float16", "float32", "float64", "from_dlpack", "functional", "generic",
+    "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "functional",
+    "generic",
     "get_array_module",
     "grad", "int8", "int16", "int32", "int64", "io", "is_grad_enabled", "kernel", "load",
     "manual_seed", "models", "nn", "no_grad", "no_sync", "op", "optim", "pointwise", "random",
@@ -62,8 +64,8 @@ __all__ = [
 __all__ += _array.__all__
 
 _MODULES = {
-    "amp", "backend", "data", "decoding", "diagnosis", "distributions", "functional", "io",
-    "models", "nn", "optim", "random", "testing", "training", "verification",
+    "amp", "backend", "data", "decoding", "diagnosis", "distributions", "func", "functional",
+    "io", "models", "nn", "optim", "random", "testing", "training", "verification",
 }
 _MODULE_OF = {
     "capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random",

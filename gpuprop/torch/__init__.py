@@ -67,7 +67,7 @@ __all__ = [
     "Generator", "Parameter", "Size", "Tensor", "accelerator", "amp", "autocast", "autograd",
     "backends", "bool", "channels_last", "channels_last_3d", "contiguous_format", "cuda",
     "default_generator", "device", "distributions", "double", "dtype", "e", "enable_grad",
-    "float", "float16", "float32", "float64", "get_default_device", "half", "inf",
+    "float", "float16", "float32", "float64", "func", "get_default_device", "half", "inf",
     "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "layout",
     "linalg", "load", "long", "manual_seed", "memory_format", "mps", "multiprocessing", "nan",
     "newaxis", "nn", "no_grad", "onnx", "optim", "pi", "preserve_format", "random", "save",
@@ -79,8 +79,8 @@ __all__ += [*_settings.__all__, *_types]
 
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
 
-_LAZY = ("accelerator", "amp", "backends", "distributions", "linalg", "mps", "multiprocessing",
-         "onnx", "random", "special", "version", "xpu")
+_LAZY = ("accelerator", "amp", "backends", "distributions", "func", "linalg", "mps",
+         "multiprocessing", "onnx", "random", "special", "version", "xpu")
 
 if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
     from gpuprop.torch import (
@@ -88,6 +88,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
         amp,
         backends,
         distributions,
+        func,
         linalg,
         mps,
         multiprocessing,

@@ -6,12 +6,13 @@ import warnings
 from typing import Any
 
 from gpuprop._core.mode import Switch, current, enable_grad, no_grad
+from gpuprop.torch import _autograd_functional as functional
 from gpuprop.torch._graph import Function, backward, grad
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Words
 
-__all__ = ["Function", "Variable", "backward", "enable_grad", "grad", "inference_mode", "no_grad",
-           "set_grad_enabled"]
+__all__ = ["Function", "Variable", "backward", "enable_grad", "functional", "grad",
+           "inference_mode", "no_grad", "set_grad_enabled"]
 
 
 class _IsTensor(type):
@@ -54,3 +55,4 @@ def inference_mode(mode: Any = True) -> Any:
 
 
 also_at(__name__, "function grad_mode variable")
+also_at(__name__, "functional", functional.__name__)
