@@ -94,6 +94,8 @@ SAFE = {
     "gpuprop.testing._checks.run_row.inputs": CALL,
     "gpuprop.testing.rows._rng": CACHE,
     "gpuprop.verification._builtin_runs.RUNS": IMPORT,
+    "gpuprop._core.registry._automatic": "a name, which one import sets",
+    "gpuprop.torch.__getattr__": "globals()[name] is set to the same object by every thread",
     "gpuprop.torch._graph._run_again.values": "local to one call",
     "gpuprop.torch._printing.options": "options of the process, as in PyTorch",
     "gpuprop.torch.func.jacrev.call.kept": CALL,

@@ -256,6 +256,7 @@ def usable_backends() -> dict[str, Backend]:
 
 _context_backend: ContextVar[Backend | None] = ContextVar("gpuprop_backend", default=None)
 _process_choice: Choice | None = None
+_automatic = "auto"  # the choice where nothing else has been chosen
 _thread = threading.local()  # `choice`: whose device is the current one of this thread
 
 
@@ -279,7 +280,7 @@ def default_backend() -> Backend:
     """
     found = chosen_backend()
     if found is None:
-        backend, index = parse_backend(os.environ.get("GPUPROP_BACKEND") or "auto")
+        backend, index = parse_backend(os.environ.get("GPUPROP_BACKEND") or _automatic)
         _choose_for_process(Choice(backend, index, UNASKED))
         found = chosen_backend() or backend
     return found
@@ -308,6 +309,12 @@ def set_default_backend(name: str, device: int | None = None) -> Backend:
         backend.use_device(index)
     _choose_for_process(Choice(backend, index, next(_numbers)))
     return backend
+
+
+def set_automatic(name: str) -> None:
+    """Set the backend that is used where neither the user nor the environment has chosen one."""
+    global _automatic
+    _automatic = name
 
 
 def _choose_for_process(choice: Choice) -> None:

@@ -9,7 +9,6 @@ makes it so, unless the program or GPUPROP_BACKEND has chosen a backend.
 from __future__ import annotations
 
 import importlib as _importlib
-import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 import numpy as _np
@@ -18,9 +17,8 @@ from gpuprop._core import registry as _registry
 from gpuprop._core.dtypes import as_dtype as _as_dtype
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, default_generator, manual_seed
-from gpuprop.torch import _functions, _methods, _settings, autograd, cuda, nn, optim, utils
+from gpuprop.torch import _functions, _methods, _settings, autograd, cuda
 from gpuprop.torch._functions import *
-from gpuprop.torch._serialization import load, save
 from gpuprop.torch._settings import *
 from gpuprop.torch._tensor import (
     Parameter,
@@ -41,8 +39,7 @@ from gpuprop.torch._words import (
 )
 from gpuprop.torch.autograd import inference_mode, set_grad_enabled
 
-if _registry.chosen_backend() is None and not _os.environ.get("GPUPROP_BACKEND"):
-    _registry.set_default_backend("cpu")
+_registry.set_automatic("cpu")
 
 float32 = float = _np.dtype("float32")
 float64 = double = _np.dtype("float64")
@@ -74,15 +71,17 @@ __all__ = [
     "set_default_device", "set_grad_enabled", "short", "special", "strided", "uint8", "uint16",
     "uint32", "uint64", "utils", "version", "xpu",
 ]
-__all__ += _functions.__all__
+__all__ += [*_functions.__all__, *_functions.LAYERS]
 __all__ += [*_settings.__all__, *_types]
 
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
 
-_LAZY = ("accelerator", "amp", "backends", "distributions", "func", "linalg", "mps",
-         "multiprocessing", "onnx", "random", "special", "version", "xpu")
+_LAZY = {"accelerator", "amp", "backends", "distributions", "func", "linalg", "mps",
+         "multiprocessing", "nn", "onnx", "optim", "random", "special", "utils", "version", "xpu"}
+_MODULE_OF = {"autocast": "amp", "GradScaler": "amp", "load": "_serialization",
+              "save": "_serialization"}
 
-if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
+if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
     from gpuprop.torch import (
         accelerator,
         amp,
@@ -92,22 +91,30 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
         linalg,
         mps,
         multiprocessing,
+        nn,
         onnx,
+        optim,
         random,
         special,
+        utils,
         version,
         xpu,
     )
+    from gpuprop.torch._serialization import load, save
     from gpuprop.torch.amp import autocast
 
 else:
 
     def __getattr__(name: str) -> object:
-        """Import a submodule that few programs use."""
+        """Import a submodule, or a name of one, at its first use."""
         if name in _LAZY:
             return _importlib.import_module(f"gpuprop.torch.{name}")
-        if name in ("autocast", "GradScaler"):
-            return getattr(_importlib.import_module("gpuprop.torch.amp"), name)
+        if name in _MODULE_OF:
+            module = _importlib.import_module(f"gpuprop.torch.{_MODULE_OF[name]}")
+            return globals().setdefault(name, getattr(module, name))
+        if name in _functions.LAYERS:
+            module = _importlib.import_module("gpuprop.torch._functions._layers")
+            return globals().setdefault(name, getattr(module, name))
         if name == "bfloat16":
             return _as_dtype(name)
         if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):

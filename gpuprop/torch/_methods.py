@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -489,7 +489,8 @@ for _dtype, _word in TYPE_NAMES.items():
     setattr(Words, _word.lower(), _cast_to(_dtype))
 for _name in functions.__all__:
     _value = getattr(functions, _name)
-    if inspect.isfunction(_value) and _takes_tensor_first(_value) and _name not in vars(Words):
+    is_function = isinstance(_value, FunctionType) and _takes_tensor_first(_value)
+    if is_function and _name not in vars(Words):
         setattr(Words, _name, _value)
 for _name, _value in vars(Methods).items():
     if not _name.startswith("__") or _name in ("__deepcopy__", "__setitem__"):

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import gpuprop.functional as F
 from gpuprop import _array as G
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._functions._arguments import (
@@ -63,7 +62,6 @@ exp = unary(G.exp)
 exp2 = unary(G.exp2)
 expm1 = unary(G.expm1)
 floor = unary(G.floor)
-hardshrink = unary(F.hardshrink)
 isfinite = unary(G.isfinite)
 isinf = unary(G.isinf)
 isnan = unary(G.isnan)
@@ -77,7 +75,7 @@ neg = negative = unary(G.negative)
 positive = unary(G.positive)
 rad2deg = unary(G.rad2deg)
 reciprocal = unary(G.reciprocal)
-relu = unary(F.relu)
+relu = unary(G.relu)
 rsqrt = unary(G.rsqrt)
 sigmoid = unary(G.sigmoid)
 signbit = unary(G.signbit)
@@ -310,5 +308,13 @@ def mvlgamma(input: Any, p: int) -> Any:
     return functools.reduce(G.add, terms) + p * (p - 1) / 4 * math.log(math.pi)
 
 
+def hardshrink(input: Any, lambd: float = 0.5) -> Any:
+    import gpuprop.functional as F
+
+    return F.hardshrink(input, lambd)
+
+
 def prelu(input: Any, weight: Any) -> Any:
+    import gpuprop.functional as F
+
     return F.prelu(input, weight)

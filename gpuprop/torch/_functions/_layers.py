@@ -1,11 +1,11 @@
-"""Functions of `nn.functional` that are names of `torch`, too."""
+"""Functions of `nn.functional` that are names of `torch`, too: those of `LAYERS`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gpuprop.functional as F
-from gpuprop.functional import (
+from gpuprop.functional import (  # noqa: F401
     adaptive_avg_pool1d,
     adaptive_max_pool1d,
     avg_pool1d,
@@ -41,17 +41,6 @@ from gpuprop.functional import (
     threshold,
     triplet_margin_loss,
 )
-
-__all__ = [
-    "adaptive_avg_pool1d", "adaptive_max_pool1d", "alpha_dropout", "avg_pool1d", "batch_norm",
-    "bilinear", "binary_cross_entropy_with_logits", "celu", "channel_shuffle", "conv1d",
-    "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
-    "cosine_embedding_loss", "cosine_similarity", "ctc_loss", "dropout", "embedding",
-    "feature_alpha_dropout", "group_norm", "hinge_embedding_loss", "instance_norm", "kl_div",
-    "layer_norm", "margin_ranking_loss", "max_pool1d", "max_pool2d", "max_pool3d",
-    "pairwise_distance", "pdist", "pixel_shuffle", "pixel_unshuffle", "poisson_nll_loss",
-    "rms_norm", "rrelu", "selu", "threshold", "triplet_margin_loss",
-]
 
 
 def dropout(input: Any, p: float, train: bool) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 from typing import Any
 
 import numpy as np
@@ -136,6 +134,8 @@ def _numpy_generator(generator: Any) -> np.random.Generator:
 
 def seed() -> int:
     """Seed the default generator with a random number, which is returned."""
+    import secrets
+
     number = secrets.randbits(63)
     random.manual_seed(number)
     return number
@@ -147,9 +147,13 @@ def initial_seed() -> int:
 
 def get_rng_state() -> Any:
     """The state of the default generator, as a Tensor of bytes."""
+    import json
+
     text = json.dumps(random.default_generator.get_state()).encode()
     return wrap(np.frombuffer(text, "uint8").copy())
 
 
 def set_rng_state(new_state: Any) -> None:
+    import json
+
     random.default_generator.set_state(json.loads(bytes(host(new_state))))

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import gpuprop.functional as F
 from gpuprop import _array as G
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._functions._arguments import axes_of, cast, host, is_integer, new, of_scalar
@@ -156,11 +155,11 @@ def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
 
 
 def softmax(input: Any, dim: int, dtype: Any = None) -> Any:
-    return F.softmax(cast(input, dtype), dim)
+    return G.softmax(cast(input, dtype), dim)
 
 
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> Any:
-    return F.log_softmax(cast(input, dtype), dim)
+    return G.log_softmax(cast(input, dtype), dim)
 
 
 def norm(input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-import gpuprop.functional as F
 from gpuprop import _array as G
 from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
@@ -348,6 +347,8 @@ def diagflat(input: Any, offset: int = 0) -> Any:
 
 
 def constant_pad_nd(input: Any, pad: Any, value: Any = 0) -> Any:
+    import gpuprop.functional as F
+
     return F.pad(input, tuple(pad), "constant", int(value) if value is True else value)
 
 
