@@ -18,6 +18,7 @@ from gpuprop._core.dtypes import as_dtype as _as_dtype
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, default_generator, manual_seed
 from gpuprop.torch import _functions, _methods, _settings, autograd, cuda
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._functions import *
 from gpuprop.torch._settings import *
 from gpuprop.torch._tensor import (
@@ -104,6 +105,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
     from gpuprop.torch.amp import autocast
 
 else:
+    _explain = _explained(__name__)
 
     def __getattr__(name: str) -> object:
         """Import a submodule, or a name of one, at its first use."""
@@ -117,6 +119,8 @@ else:
             return globals().setdefault(name, getattr(module, name))
         if name == "bfloat16":
             return _as_dtype(name)
-        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
-            return getattr(Tensor, name)  # torch.relu_(x) is x.relu_()
-        raise AttributeError(f"module 'gpuprop.torch' has no attribute {name!r}")
+        if name.endswith("_") and not name.startswith("_"):  # torch.relu_(x) is x.relu_()
+            for owner in (Tensor, _importlib.import_module("gpuprop.torch.nn.functional")):
+                if hasattr(owner, name):
+                    return getattr(owner, name)
+        _explain(name)

@@ -21,6 +21,7 @@ from gpuprop._core.tensor import tensor
 from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
 from gpuprop.torch import cuda
+from gpuprop.torch._absent import OF_TENSOR, AbsentAttribute
 from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
 from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
@@ -32,17 +33,18 @@ TYPE_NAMES = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloa
               "bool": "Bool"}
 
 # Methods ``name_`` that write the result of ``name`` into the tensor.
-IN_PLACE = """abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos arccosh
-    arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm bitwise_and
-    bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor ceil clamp
-    clamp_max clamp_min clip copysign cos cosh cumprod cumsum deg2rad digamma div divide eq erf
-    erfc erfinv exp exp2 expm1 fix float_power floor floor_divide fmod frac gcd ge greater
-    greater_equal gt heaviside hypot i0 index_add index_copy index_fill index_put lcm ldexp le
-    lerp less less_equal lgamma log log10 log1p log2 logical_and logical_not logical_or
-    logical_xor logit lt masked_fill masked_scatter mul multiply mvlgamma nan_to_num ne neg
-    negative nextafter not_equal polygamma pow put rad2deg reciprocal relu remainder round rsqrt
-    scatter scatter_add scatter_reduce sgn sigmoid sign sin sinc sinh sqrt square sub subtract
-    tan tanh tril triu true_divide trunc xlogy""".split()
+IN_PLACE = """abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv addr arccos
+    arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan atan2 atanh baddbmm
+    bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift bitwise_xor
+    ceil clamp clamp_max clamp_min clip copysign cos cosh cumprod cumsum deg2rad digamma div
+    divide eq erf erfc erfinv exp exp2 expm1 fix float_power floor floor_divide fmod frac
+    gcd ge greater greater_equal gt heaviside hypot i0 index_add index_copy index_fill
+    index_put lcm ldexp le lerp less less_equal lgamma log log10 log1p log2 logical_and
+    logical_not logical_or logical_xor logit lt masked_fill masked_scatter mul multiply
+    mvlgamma nan_to_num ne neg negative nextafter not_equal polygamma pow put rad2deg
+    reciprocal relu remainder renorm round rsqrt scatter scatter_add scatter_reduce sgn
+    sigmoid sign sin sinc sinh sqrt square sub subtract tan tanh tril triu true_divide trunc
+    xlogy""".split()
 
 
 class Methods:
@@ -89,6 +91,12 @@ class Methods:
 
     def flip(self: Any, *axes: Any, dims: Any = None) -> Any:
         return G.flip(self, listed(axes) if dims is None else dims)
+
+    def polygamma(self: Any, n: int) -> Any:
+        return functions.polygamma(n, self)
+
+    def cholesky_inverse(self: Any, upper: bool = False) -> Any:
+        return functions.cholesky_inverse(self, upper)
 
     def unfold(self: Any, dimension: int, size: int, step: int) -> Any:
         """Windows of `size` elements along an axis, as a new last axis."""
@@ -499,3 +507,5 @@ Tensor.__init__ = _init  # type: ignore[method-assign, assignment]
 for _name in IN_PLACE:
     if hasattr(Words, _name):
         setattr(Words, f"{_name}_", _in_place(getattr(Words, _name)))
+for _name in OF_TENSOR:
+    setattr(Words, _name, AbsentAttribute(_name))

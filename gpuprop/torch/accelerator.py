@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop.torch import cuda
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._tensor import device
 
 __all__ = [
@@ -29,3 +31,6 @@ reset_peak_memory_stats = cuda.reset_peak_memory_stats
 def current_accelerator(check_available: bool = False) -> Any:
     """``device("cuda")`` if there is a usable GPU, else None."""
     return device("cuda") if is_available() else None
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.amp as _amp
 from gpuprop._core.mode import is_autocasting
 from gpuprop._core.registry import usable_backends
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 
 __all__ = ["GradScaler", "autocast", "custom_bwd", "custom_fwd", "is_autocast_available",
@@ -63,3 +65,6 @@ def custom_bwd(bwd: Any = None, **_: Any) -> Any:
 
 
 also_at(__name__, "autocast_mode grad_scaler")
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

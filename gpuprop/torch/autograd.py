@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop._core.mode import Switch, current, enable_grad, no_grad
 from gpuprop.torch import _autograd_functional as functional
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._graph import Function, backward, grad
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Words
 
-__all__ = ["Function", "Variable", "backward", "enable_grad", "functional", "grad",
-           "inference_mode", "no_grad", "set_grad_enabled"]
+__all__ = [
+    "Function", "Variable", "backward", "detect_anomaly", "enable_grad", "functional", "grad",
+    "inference_mode", "no_grad", "set_detect_anomaly", "set_grad_enabled",
+]
 
 
 class _IsTensor(type):
@@ -49,6 +54,16 @@ class set_grad_enabled(Switch):
         return super().__call__(fn)
 
 
+def set_detect_anomaly(mode: bool, check_nan: bool = True) -> Any:
+    """Does nothing: `gpuprop.debug()` finds the first NaN.  It is a block, too."""
+    return contextlib.nullcontext()
+
+
+def detect_anomaly(check_nan: bool = True) -> Any:
+    """A block that does nothing: see `set_detect_anomaly`."""
+    return contextlib.nullcontext()
+
+
 def inference_mode(mode: Any = True) -> Any:
     """Record no op inside the block, or the decorated function: here the same as `no_grad`."""
     return no_grad(mode) if callable(mode) else Switch(recording=not mode)
@@ -56,3 +71,6 @@ def inference_mode(mode: Any = True) -> Any:
 
 also_at(__name__, "function grad_mode variable")
 also_at(__name__, "functional", functional.__name__)
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from types import ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop.torch import cuda as _cuda
+from gpuprop.torch._absent import explained as _explained
 
 __all__ = ["cuda", "cudnn", "mkl", "mkldnn", "mps", "openmp"]
 
@@ -36,3 +38,6 @@ mkldnn = _switches("mkldnn", _never, enabled=False)
 mkl = _switches("mkl", _never)
 openmp = _switches("openmp", _never)
 mps = _switches("mps", _never, is_built=_never)
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -9,11 +9,13 @@ import inspect as _inspect
 import re as _re
 import sys as _sys
 from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.distributions as _distributions
 from gpuprop.distributions import biject_to, constraints, register_kl, transform_to, transforms
 from gpuprop.distributions.transforms import *  # noqa: F403
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._functions._arguments import default_dtype
 from gpuprop.torch._functions._creation import tensor
 from gpuprop.torch._tensor import Size, as_torch
@@ -118,3 +120,6 @@ def _add_modules() -> None:
 
 
 _add_modules()
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

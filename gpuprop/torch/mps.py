@@ -1,5 +1,9 @@
 """Apple's GPUs, as `torch.mps`: there are none."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from gpuprop.torch._absent import explained as _explained
+
 __all__ = ["device_count", "empty_cache", "is_available", "manual_seed", "synchronize"]
 
 
@@ -21,3 +25,6 @@ def synchronize() -> None:
 
 def manual_seed(seed: int) -> None:
     """Does nothing: `torch.manual_seed` seeds every device."""
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop import _array as G
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._functions import (
     digamma,
     erf,
@@ -68,3 +70,6 @@ def log_ndtr(input: Any) -> Any:
 def ndtri(input: Any) -> Any:
     """The inverse of `ndtr`."""
     return math.sqrt(2) * G.erfinv(2 * input - 1)
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

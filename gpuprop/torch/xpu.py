@@ -1,5 +1,9 @@
 """Intel's GPUs, as `torch.xpu`: there are none."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from gpuprop.torch._absent import explained as _explained
+
 __all__ = ["device_count", "empty_cache", "is_available", "manual_seed",
            "manual_seed_all", "synchronize"]
 
@@ -25,3 +29,6 @@ def manual_seed(seed: int) -> None:
 
 
 manual_seed_all = manual_seed
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

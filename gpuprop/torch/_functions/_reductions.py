@@ -20,7 +20,7 @@ __all__ = [
     "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero",
     "cov", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "diff", "dist",
     "log_softmax", "logcumsumexp", "logsumexp", "max", "mean", "min", "nanmean", "nansum",
-    "norm", "prod", "softmax", "std", "std_mean", "sum", "trapezoid", "trapz", "var",
+    "norm", "prod", "renorm", "softmax", "std", "std_mean", "sum", "trapezoid", "trapz", "var",
     "var_mean",
 ]
 
@@ -292,3 +292,10 @@ def corrcoef(input: Any) -> Any:
         return c / c
     d = G.sqrt(G.diagonal(c))
     return G.clip(c / G.expand_dims(d, 0) / G.expand_dims(d, 1), -1.0, 1.0)
+
+
+def renorm(input: Any, p: float, dim: int, maxnorm: float) -> Any:
+    """`input` with slices along an axis scaled down to a norm of at most `maxnorm`."""
+    others = tuple(i for i in range(input.array.ndim) if i != dim % input.array.ndim)
+    norms = G.norm(input, p, others, True)
+    return input * G.where(norms > maxnorm, maxnorm / (norms + 1e-7), 1.0)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.random as random
 from gpuprop._core.registry import get_backend, usable_backends
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._functions import _random
 
 __all__ = [
-    "Event", "current_device", "device", "device_count", "empty_cache", "get_device_capability",
-    "get_device_name", "get_device_properties", "get_rng_state", "get_rng_state_all", "init",
-    "initial_seed", "ipc_collect", "is_available", "is_bf16_supported", "is_initialized",
-    "manual_seed", "manual_seed_all", "max_memory_allocated", "max_memory_reserved",
-    "mem_get_info", "memory_allocated", "memory_reserved", "reset_peak_memory_stats", "seed",
-    "seed_all", "set_device", "set_rng_state", "set_rng_state_all", "synchronize",
+    "Event", "amp", "current_device", "device", "device_count", "empty_cache",
+    "get_device_capability", "get_device_name", "get_device_properties", "get_rng_state",
+    "get_rng_state_all", "init", "initial_seed", "ipc_collect", "is_available",
+    "is_bf16_supported", "is_initialized", "manual_seed", "manual_seed_all",
+    "max_memory_allocated", "max_memory_reserved", "mem_get_info", "memory_allocated",
+    "memory_reserved", "reset_peak_memory_stats", "seed", "seed_all", "set_device",
+    "set_rng_state", "set_rng_state_all", "synchronize",
 ]
 
 
@@ -168,11 +172,12 @@ def set_rng_state_all(new_states: Any) -> None:
 initial_seed = _random.initial_seed
 seed = seed_all = _random.seed
 
+if _TYPE_CHECKING:  # at run time __getattr__ imports it at its first use
+    from gpuprop.torch.cuda import amp
+else:
+    _explain = _explained(__name__)
 
-def __getattr__(name: str) -> Any:
-    """Import `amp` at its first use."""
-    if name == "amp":
-        import gpuprop.torch.cuda.amp as amp
-
-        return amp
-    raise AttributeError(f"module 'gpuprop.torch.cuda' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        if name == "amp":
+            return importlib.import_module("gpuprop.torch.cuda.amp")
+        _explain(name)

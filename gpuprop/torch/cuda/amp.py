@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.torch.amp as _amp
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch.amp import custom_bwd, custom_fwd
 
@@ -27,3 +29,6 @@ class GradScaler(_amp.GradScaler):
 
 
 also_at(__name__, "autocast_mode grad_scaler")
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools as _itertools
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 import gpuprop.nn as _nn
 from gpuprop.nn import init, utils
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Parameter
 from gpuprop.torch.nn import functional
@@ -41,3 +43,6 @@ also_at(f"{__name__}.utils", "clip_grad convert_parameters fusion spectral_norm 
 also_at(f"{__name__}.utils", "rnn", "gpuprop.nn.utils.rnn")
 for _name in ("parametrizations", "parametrize"):
     also_at(f"{__name__}.utils", _name, f"gpuprop.nn.utils.{_name}")
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

@@ -9,10 +9,12 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.functional as _functional
 from gpuprop.functional import *  # noqa: F403
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch.nn._reduction import with_legacy_reduction
 
 __all__ = list(_functional.__all__)
@@ -67,3 +69,6 @@ def _of_elements(fn: Any) -> Callable:
 
 
 globals()["dropout2d"] = _of_elements(globals()["dropout2d"])
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

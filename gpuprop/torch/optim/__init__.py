@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 import gpuprop.optim as _optim
 from gpuprop.optim import lr_scheduler, swa_utils
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch.optim._optimizer import Optimizer, class_for
 
@@ -20,3 +23,6 @@ also_at(__name__, """adadelta adagrad adam adamax adamw asgd lbfgs nadam optimiz
     rprop sgd sparse_adam""")
 also_at(__name__, "lr_scheduler", "gpuprop.optim.lr_scheduler")
 also_at(__name__, "swa_utils", "gpuprop.optim.swa_utils")
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

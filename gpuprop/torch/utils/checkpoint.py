@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop.nn import utils as _utils
+from gpuprop.torch._absent import explained as _explained
 
 __all__ = ["checkpoint", "checkpoint_sequential"]
 
@@ -26,3 +28,6 @@ def checkpoint_sequential(functions: Any, segments: int, input: Any,
                           preserve_rng_state: bool = True) -> Any:
     """Call functions one after the other, in parts whose activations are computed again."""
     return _utils.checkpoint_sequential(functions, segments, input)
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

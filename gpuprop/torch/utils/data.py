@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 import gpuprop.data as _data
@@ -10,12 +12,16 @@ from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tree import tree_map
 from gpuprop.data import BatchSampler, ConcatDataset, SequentialSampler, Subset
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import as_torch, wrap
 
-__all__ = ["BatchSampler", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset",
-           "RandomSampler", "Sampler", "SequentialSampler", "Subset", "SubsetRandomSampler",
-           "TensorDataset", "WeightedRandomSampler", "default_collate", "random_split"]
+__all__ = [
+    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset",
+    "RandomSampler", "Sampler", "SequentialSampler", "StackDataset", "Subset",
+    "SubsetRandomSampler", "TensorDataset", "WeightedRandomSampler", "default_collate",
+    "default_convert", "get_worker_info", "random_split",
+]
 
 
 def _tensors(batch: Any) -> Any:
@@ -111,6 +117,42 @@ class TensorDataset(_data.TensorDataset):
         return tuple(t[index] for t in self.tensors)
 
 
+class ChainDataset(IterableDataset):
+    """The samples of several iterable datasets, one dataset after the other."""
+
+    def __init__(self, datasets: Any) -> None:
+        self.datasets = datasets
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self.datasets)
+
+
+class StackDataset(Dataset):
+    """Samples with one part of each dataset: a tuple, or a dict for datasets given by name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.datasets: Any = args or kwargs
+
+    def __len__(self) -> int:
+        first = self.datasets[0] if isinstance(self.datasets, tuple) else next(
+            iter(self.datasets.values()))
+        return len(first)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(self.datasets, tuple):
+            return tuple(d[index] for d in self.datasets)
+        return {name: d[index] for name, d in self.datasets.items()}
+
+
+def default_convert(data: Any) -> Any:
+    """The arrays in a sample as Tensors."""
+    return _tensors(data)
+
+
+def get_worker_info() -> None:
+    """None: an IterableDataset is read by one worker, as a whole."""
+
+
 class DataLoader(_data.DataLoader):
     """Batches of a dataset: see `gpuprop.data.DataLoader`.  Arrays keep their dtype.
 
@@ -127,3 +169,6 @@ class DataLoader(_data.DataLoader):
 
 
 also_at(__name__, "dataloader dataset sampler _utils")
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)
