@@ -17,7 +17,7 @@ from gpuprop._core import registry as _registry
 from gpuprop._core.dtypes import as_dtype as _as_dtype
 from gpuprop._core.mode import enable_grad, is_grad_enabled, no_grad
 from gpuprop.random import Generator, default_generator, manual_seed
-from gpuprop.torch import _functions, _methods, _settings, autograd, cuda
+from gpuprop.torch import _einops, _functions, _methods, _settings, autograd, cuda
 from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._functions import *
 from gpuprop.torch._settings import *
@@ -58,6 +58,8 @@ dtype = _np.dtype
 
 e, inf, nan, pi = _np.e, _np.inf, _np.nan, _np.pi
 newaxis = None
+
+_einops.register_at_import()
 
 _types = {str(_t).rpartition(".")[2]: _t for _t in _methods.TYPES.values() if _t.device == "cpu"}
 globals().update(_types)

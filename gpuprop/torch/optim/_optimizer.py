@@ -9,6 +9,7 @@ import numpy as np
 
 import gpuprop.optim as optim
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.optim._options import SCHEDULED
 from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back, wrap
 
 
@@ -64,7 +65,10 @@ def as_parameter(value: Any) -> Any:
 
 
 def class_for(rule: Any) -> type:
-    """The class of this dialect for an optimizer of `gpuprop.optim`."""
+    """The class of this dialect for an optimizer of `gpuprop.optim`.
+
+    Its groups may have options of the program, as in PyTorch.
+    """
 
     def _checked_group(self: Any, group: Any, others: Any) -> Any:
         if isinstance(group, dict) and "params" in group:
@@ -72,7 +76,10 @@ def class_for(rule: Any) -> type:
             params = [given] if isinstance(given, Plain) else list(given)
             for p in params:
                 as_parameter(p[1] if isinstance(p, tuple) else p)
-            group = {**group, "params": params}
+            own = {k: v for k, v in group.items() if k not in {"params", "param_names",
+                                                               *self.defaults, *SCHEDULED}}
+            rest = {k: v for k, v in group.items() if k not in own}
+            return {**rule._checked_group(self, {**rest, "params": params}, others), **own}
         return rule._checked_group(self, group, others)
 
     def _sync_arenas(self: Any) -> None:
