@@ -131,3 +131,11 @@ def test_layers():
     np.testing.assert_array_equal(nn.UpsamplingBilinear2d((5, 6))(X), bilinear)
     assert repr(nn.Upsample(scale_factor=2)) == "Upsample(scale_factor=2, mode='nearest')"
     assert repr(nn.PixelShuffle(2)) == "PixelShuffle(upscale_factor=2)"
+
+
+def test_older_names(backend):
+    x = gp.tensor(np.random.default_rng(0).standard_normal((1, 2, 3, 4)))
+    assert F.upsample_nearest(x, scale_factor=2).tolist() == F.interpolate(
+        x, scale_factor=2, mode="nearest").tolist()
+    assert F.upsample_bilinear(x, (5, 7)).tolist() == F.interpolate(
+        x, (5, 7), mode="bilinear", align_corners=True).tolist()

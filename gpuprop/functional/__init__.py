@@ -44,6 +44,18 @@ from gpuprop.functional._adaptive_pooling import (
     fractional_max_pool3d,
 )
 from gpuprop.functional._attention import alibi_slopes, scaled_dot_product_attention
+from gpuprop.functional._boxes import (
+    anchor_boxes,
+    batched_nms,
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    generalized_box_iou,
+    nms,
+    roi_align,
+    roi_pool,
+)
 from gpuprop.functional._convolution import (
     conv1d,
     conv2d,
@@ -121,6 +133,8 @@ from gpuprop.functional._resampling import (
     pixel_shuffle,
     pixel_unshuffle,
     upsample,
+    upsample_bilinear,
+    upsample_nearest,
 )
 
 __all__ = [
@@ -133,15 +147,21 @@ __all__ = [
     "affine_grid",
     "alibi_slopes",
     "alpha_dropout",
+    "anchor_boxes",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
     "batch_norm",
+    "batched_nms",
     "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "box_area",
+    "box_convert",
+    "box_iou",
     "celu",
     "channel_shuffle",
+    "clip_boxes_to_image",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -165,6 +185,7 @@ __all__ = [
     "fractional_max_pool3d",
     "gaussian_nll_loss",
     "gelu",
+    "generalized_box_iou",
     "glu",
     "grid_sample",
     "group_norm",
@@ -203,6 +224,7 @@ __all__ = [
     "multilabel_margin_loss",
     "multilabel_soft_margin_loss",
     "nll_loss",
+    "nms",
     "normalize",
     "one_hot",
     "pad",
@@ -215,6 +237,8 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "roi_align",
+    "roi_pool",
     "rotary_embedding",
     "rrelu",
     "scaled_dot_product_attention",
@@ -235,6 +259,8 @@ __all__ = [
     "triplet_margin_with_distance_loss",
     "unfold",
     "upsample",
+    "upsample_bilinear",
+    "upsample_nearest",
 ]
 
 

@@ -332,6 +332,20 @@ def upsample(input: Array, size: int | Sequence[int] | None = None,
     return interpolate(input, size, scale_factor, mode, align_corners)
 
 
+@checks_arguments
+def upsample_nearest(input: Array, size: int | Sequence[int] | None = None,
+                     scale_factor: float | Sequence[float] | None = None) -> Array:
+    """``interpolate(input, size, scale_factor, "nearest")`` under PyTorch's older name."""
+    return interpolate(input, size, scale_factor, "nearest")
+
+
+@checks_arguments
+def upsample_bilinear(input: Array, size: int | Sequence[int] | None = None,
+                      scale_factor: float | Sequence[float] | None = None) -> Array:
+    """`interpolate` with "bilinear" and `align_corners`, under PyTorch's older name."""
+    return interpolate(input, size, scale_factor, "bilinear", True)
+
+
 # ---- sampling on a grid ------------------------------------------------------------------------
 
 

@@ -41,7 +41,6 @@ ABSENT: dict[str, dict[str, str]] = {
             adaptive_max_pool3d_with_indices fractional_max_pool2d_with_indices
             fractional_max_pool3d_with_indices max_pool1d_with_indices max_pool2d_with_indices
             max_pool3d_with_indices"""),
-        **absent("deprecated in PyTorch: use interpolate", "upsample_bilinear upsample_nearest"),
         **absent("another name of channel_shuffle", "native_channel_shuffle"),
         **absent("a convolution of (T, N, C): swap the axes and use conv1d", "conv_tbc"),
         **absent("8-bit and grouped matrix products, on CUDA only",
