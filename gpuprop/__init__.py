@@ -72,15 +72,20 @@ _MODULE_OF = {
     "save": "io", "show_config": "_environment", "summary": "diagnosis", "verify": "verification",
 }
 _NAME_HERE = {  # PyTorch's name -> the name in gpuprop, for the error message
-    "as_tensor": "tensor", "cat": "concatenate", "clamp": "clip", "cuda": "backends",
-    "device": "use", "div": "divide", "double": "float64", "eq": "equal", "float": "float32",
-    "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater", "half": "float16",
-    "inference_mode": "no_grad", "le": "less_equal", "long": "int64", "lt": "less",
-    "mm": "matmul", "mul": "multiply", "ne": "not_equal", "permute": "transpose", "pow": "power",
-    "rand": "random.uniform", "randint": "random.integers", "randn": "random.normal",
-    "randn_like": "random.normal", "randperm": "random.permutation",
-    "repeat_interleave": "repeat", "sub": "subtract", "t": "transpose",
-    "unsqueeze": "expand_dims",
+    "acos": "arccos", "amax": "max", "amin": "min", "as_tensor": "tensor", "asin": "arcsin",
+    "atan": "arctan", "atan2": "arctan2", "bernoulli": "random.bernoulli",
+    "bitwise_not": "invert", "bool": "astype", "cat": "concatenate", "clamp": "clip",
+    "cuda": "backends", "device": "use", "div": "divide", "double": "float64", "eq": "equal",
+    "float": "float32", "from_numpy": "tensor", "ge": "greater_equal", "gt": "greater",
+    "half": "float16", "hstack": "concatenate", "inference_mode": "no_grad", "le": "less_equal",
+    "long": "int64", "lt": "less", "mm": "matmul", "mul": "multiply", "mv": "matmul",
+    "ne": "not_equal", "neg": "negative", "normal": "random.normal", "permute": "transpose",
+    "pow": "power", "rand": "random.uniform", "rand_like": "random.uniform",
+    "randint": "random.integers", "randn": "random.normal", "randn_like": "random.normal",
+    "randperm": "random.permutation", "repeat_interleave": "repeat",
+    "set_grad_enabled": "no_grad", "sub": "subtract", "swapdims": "swapaxes", "t": "transpose",
+    "tensor_split": "split", "unbind": "unstack", "unsqueeze": "expand_dims",
+    "vstack": "concatenate",
 }
 
 

@@ -8,6 +8,7 @@ dtypes.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -97,14 +98,15 @@ for _info in op_db:
 
 
 def samples(name: str) -> Iterator[Sample]:
-    """At most `MOST` samples of each dtype, spread over those of PyTorch."""
+    """`MOST` samples in float64, spread over those of PyTorch, and the first of other dtypes."""
     is_in_place = name.endswith("_") and not name.endswith("__")
     for info, theirs, own in OPS[name]:
         for dtype in [d for d in DTYPES if d in info.dtypes]:
             is_leaf = dtype is torch.float64 and info.supports_autograd
-            found = list(info.sample_inputs("cpu", dtype, requires_grad=is_leaf))
-            most = FEW if is_in_place or dtype is not torch.float64 else MOST
-            for sample in found[::-(-len(found) // most) or 1]:
+            generated = info.sample_inputs("cpu", dtype, requires_grad=is_leaf)
+            limit = None if dtype is torch.float64 and not is_in_place else FEW
+            found = without_warnings(list, itertools.islice(generated, limit))
+            for sample in found[::-(-len(found) // MOST) or 1]:
                 if not (is_in_place and sample.broadcasts_input):
                     args = (sample.input, *sample.args)
                     yield Sample(args, sample.kwargs, theirs, own, dtype)
