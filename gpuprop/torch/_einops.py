@@ -5,8 +5,6 @@ einops asks the subclasses of its `AbstractBackend` which one knows a Tensor.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import sys
 from typing import Any
 
@@ -31,14 +29,16 @@ def register(backends: Any) -> None:
     backends.gpuprop = GpupropBackend  # einops finds it among the subclasses that are alive
 
 
-class _AtImport(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Calls `register` after einops's module of backends has been executed."""
+class _AtImport:
+    """A finder and loader that calls `register` after einops's backends have been executed."""
 
     _inner: Any = None
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != BACKENDS:
             return None
+        import importlib.util
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None:
@@ -59,4 +59,4 @@ def register_at_import() -> None:
     if BACKENDS in sys.modules:
         register(sys.modules[BACKENDS])
     else:
-        sys.meta_path.insert(0, _AtImport())
+        sys.meta_path.insert(0, _AtImport())  # type: ignore[arg-type]
