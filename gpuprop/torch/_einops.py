@@ -42,7 +42,7 @@ class _AtImport:
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None:
-            self._inner, spec.loader = spec.loader, self
+            self._inner, spec.loader = spec.loader, self  # type: ignore[assignment]
         return spec
 
     def create_module(self, spec: Any) -> Any:
@@ -59,4 +59,4 @@ def register_at_import() -> None:
     if BACKENDS in sys.modules:
         register(sys.modules[BACKENDS])
     else:
-        sys.meta_path.insert(0, _AtImport())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _AtImport())
