@@ -334,6 +334,7 @@ _GROUPS = {  # name: dtypes, expressions
         xp.zeros(np.int64(3))|xp.zeros(n)|xp.zeros((n, 2))|xp.zeros(3, 'nonsense')
         xp.zeros(3, object)|xp.zeros(3, 'S3')|xp.zeros(3, 'complex64')|xp.zeros(3, order='F')
         xp.zeros(3, foo=1)|xp.zeros()|xp.full(3, 2)|xp.full(3, 2.5)|xp.full(3, True)
+        xp.full(3, 2, dtype='float32')
         xp.full((2, 2), 2, 'float32')|xp.full(3, 2, bf16)|xp.full(3, s)|xp.full(2, [1, 2])
         xp.full((), np.inf)|xp.full(3, np.float32(2))|xp.full(3, x)|xp.full((3, 4), x)
         xp.full(3, 2.5, int)|xp.full(3, None)|xp.arange(4)|xp.arange(1, 4)

@@ -109,8 +109,8 @@ class TestFunctionsOfFunctions:
         "check: op": gpuprop.testing.check_grad,
         "check: op ": lambda f: gpuprop.testing.check_parity(f, backend="numpy"),
         "register_hook: hook": gpuprop.Parameter([1.0]).register_hook,
-        "Linear: the forward hook": gpuprop.nn.Linear(1, 1).register_forward_hook,
-        "Linear: the forward hook ": gpuprop.nn.Linear(1, 1).register_forward_pre_hook,
+        "Linear: hook": gpuprop.nn.Linear(1, 1).register_forward_hook,
+        "Linear: hook ": gpuprop.nn.Linear(1, 1).register_forward_pre_hook,
         "Linear: the function to apply": gpuprop.nn.Linear(1, 1).apply,
     }
 
