@@ -210,18 +210,6 @@ class Methods:
             return G.copy(self) if copy else self
         return as_torch(moved)
 
-    def short(self: Any) -> Any:
-        return self.to("int16")
-
-    def char(self: Any) -> Any:
-        return self.to("int8")
-
-    def byte(self: Any) -> Any:
-        return self.to("uint8")
-
-    def bfloat16(self: Any) -> Any:
-        return self.to("bfloat16")
-
     def cpu(self: Any, memory_format: Any = None) -> Any:
         return self.to("cpu")
 

@@ -67,13 +67,17 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
     return G.scatter_add(input, dim, index, src)
 
 
-def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None) -> Any:
+def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None,
+            reduce: str | None = None) -> Any:
     """`input` with the elements of `src`, or `value`, at the indices along `dim`."""
     if not input.array.ndim:
-        return of_scalar(scatter, input, dim, index, src, value=value)
+        return of_scalar(scatter, input, dim, index, src, value=value, reduce=reduce)
     new = src if value is None else value
     if not isinstance(new, Plain):
         new = G.full_like(index, new, input.array.dtype)
+    if reduce is not None:
+        fold = {"add": "sum", "multiply": "prod"}[reduce]
+        return scatter_reduce(input, dim, index, new, fold)
     there = G.scatter_add(G.zeros_like(input), dim, index, G.ones_like(index, input.array.dtype))
     return G.where(there > 0, G.scatter_add(G.zeros_like(input), dim, index, new), input)
 

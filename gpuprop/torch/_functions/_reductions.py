@@ -33,6 +33,8 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
     if input.array.dtype.kind in "iub" and dtype is None:
         raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a "
                            "floating point or complex dtype: write x.float().mean()")
+    if not input.array.ndim:
+        dim = None
     return G.mean(cast(input, dtype), axes_of(dim), keepdim)
 
 

@@ -109,6 +109,8 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> Any:
 
 def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0) -> Any:
     n = input.shape[dim]
+    if isinstance(indices_or_sections, Plain):
+        indices_or_sections = indices_or_sections.tolist()
     if isinstance(indices_or_sections, int):
         parts = indices_or_sections
         ends = np.cumsum([n // parts + (i < n % parts) for i in range(parts)]).tolist()[:-1]
