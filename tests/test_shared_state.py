@@ -99,6 +99,7 @@ SAFE = {
     "gpuprop.torch._graph._run_again.values": "local to one call",
     "gpuprop.torch._printing.options": "options of the process, as in PyTorch",
     "gpuprop.torch.func.jacrev.call.kept": CALL,
+    "gpuprop.torch._serialization.allowed": "context-local",
     "gpuprop.torch._results.default_dtype": "an option of the process, as in PyTorch",
     "gpuprop.torch._tensor._lent": "each key is one parameter, which one thread steps",
     "gpuprop.torch.nn._module.classes": "filled while the module is imported",

@@ -71,7 +71,8 @@ __all__ = [
     "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "layout",
     "linalg", "load", "long", "manual_seed", "memory_format", "mps", "multiprocessing", "nan",
     "newaxis", "nn", "no_grad", "onnx", "optim", "pi", "preserve_format", "random", "save",
-    "set_default_device", "set_grad_enabled", "short", "special", "strided", "uint8", "uint16",
+    "serialization", "set_default_device", "set_grad_enabled", "short", "special", "strided",
+    "uint8", "uint16",
     "uint32", "uint64", "utils", "version", "xpu",
 ]
 __all__ += [*_functions.__all__, *_functions.LAYERS]
@@ -80,7 +81,8 @@ __all__ += [*_settings.__all__, *_types]
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
 
 _LAZY = {"accelerator", "amp", "backends", "distributions", "func", "linalg", "mps",
-         "multiprocessing", "nn", "onnx", "optim", "random", "special", "utils", "version", "xpu"}
+         "multiprocessing", "nn", "onnx", "optim", "random", "serialization", "special",
+         "utils", "version", "xpu"}
 _MODULE_OF = {"autocast": "amp", "GradScaler": "amp", "load": "_serialization",
               "save": "_serialization"}
 
@@ -98,6 +100,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
         onnx,
         optim,
         random,
+        serialization,
         special,
         utils,
         version,

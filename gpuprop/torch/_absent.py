@@ -56,7 +56,7 @@ REASONS: list[tuple[str, str, str]] = [
      r"|spectral|half|magma)|utils_internal|thread_safe_generator|cmake_prefix_path|.*backend_registr"
      r"ation|.*privateuse1.*|set_module|swap_.*|backcompat|cpp_backtrace|get_cpp_backtrace"
      r"|throughput_benchmark|ThroughputBenchmark|BenchmarkConfig|BenchmarkExecutionStats|weak|hooks"
-     r"|deterministic|dlpack|collect_env|cpp|functional|serialization|set_multithreading_enabled"
+     r"|deterministic|dlpack|collect_env|cpp|functional|set_multithreading_enabled"
      r"|channel_shuffle|GRID_SAMPLE_\w+|get_device_module|empty_(permuted|strided|quantized)"
      r"|new_empty_strided|as_strided_(scatter)?|conv2d_weight.*|convert_.*|fuse_\w+|skip_init|stateless"
      r"|(check_backward|detach_variable|(get|set)_device_states|noop_context_fn)\w*|Checkpoint\w*"

@@ -15,8 +15,10 @@ import math
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,11 @@ _Pickler.dispatch = {**PythonPickler.dispatch, Global: _Pickler.save_global}
 # ---- reading -------------------------------------------------------------------------------------
 
 
+# Classes that `load` may create, by their names: those of `serialization.safe_globals`.
+allowed: ContextVar[Mapping[str, Any]] = ContextVar(
+    "gpuprop_safe_globals", default=MappingProxyType({}))
+
+
 def load(f: Any, map_location: Any = None, pickle_module: Any = None, *,
          weights_only: bool | None = None, mmap: bool | None = None, **_: Any) -> Any:
     """Read an object that `save`, of this library or of PyTorch, wrote.
@@ -200,6 +207,8 @@ class _Unpickler(pickle.Unpickler):
             return found
         if module in ("torch", "torch.storage") and name in STORAGES:
             return name
+        if f"{module}.{name}" in allowed.get():
+            return allowed.get()[f"{module}.{name}"]
         if self._weights_only:
             raise pickle.UnpicklingError(
                 f"load: the file names {module}.{name}, which is no tensor, number or container. "
