@@ -1,14 +1,13 @@
-"""einops takes Tensors of gpuprop.torch; left out where einops is not installed."""
+"""einops takes Tensors of gpuprop.torch."""
 
 import subprocess
 import sys
 
+import einops
 import numpy as np
 import pytest
 
 import gpuprop.torch as torch
-
-einops = pytest.importorskip("einops")
 
 
 def test_rearrange_reduce_repeat():
