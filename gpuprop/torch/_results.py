@@ -16,7 +16,7 @@ from gpuprop._core.namespace import Differentiable
 from gpuprop._core.ops import recorded
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._memory import shares, views_of
-from gpuprop.torch._tensor import Parameter, Tensor, as_torch
+from gpuprop.torch._tensor import Parameter, Tensor, as_torch, wrap
 
 default_dtype = ["float32"]  # of floats that a program gives as Python numbers
 
@@ -107,6 +107,15 @@ def inner(t: Any) -> Any:
         node.again = IDENTITY, [t], {}
     made = recorded(t.array, node)
     made.__class__ = Inner
+    return made
+
+
+def outer(t: Any) -> Any:
+    """A Tensor that a definition runs on, in PyTorch's words, with the same history."""
+    if not t.requires_grad:
+        return wrap(t.array)
+    made = recorded(t.array, t.node)
+    made.__class__ = Tensor
     return made
 
 

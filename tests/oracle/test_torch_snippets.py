@@ -353,6 +353,16 @@ def in_place_on_results(torch):
 
 
 @program
+def a_distance_of_the_program(torch):
+    points = [leaf(torch, 3, 4, seed=seed) for seed in range(3)]
+    largest = lambda a, b: (a - b).abs().max(1)[0]
+    criterion = torch.nn.TripletMarginWithDistanceLoss(distance_function=largest, swap=True)
+    loss = criterion(*points)
+    loss.backward()
+    return [loss, *[p.grad for p in points]]
+
+
+@program
 def writes_that_views_see(torch):
     x = leaf(torch, 3, 4)
     h = x * 2

@@ -15,6 +15,7 @@ from typing import Any
 import gpuprop.functional as _functional
 from gpuprop.functional import *  # noqa: F403
 from gpuprop.torch._absent import explained as _explained
+from gpuprop.torch._results import inner, outer
 from gpuprop.torch.nn._reduction import with_legacy_reduction
 
 __all__ = list(_functional.__all__)
@@ -68,7 +69,22 @@ def _of_elements(fn: Any) -> Callable:
     return call
 
 
+def _with_distance(fn: Any) -> Callable:
+    """`triplet_margin_with_distance_loss`, whose distance is a function of the program."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, distance_function: Callable | None = None, **kwargs: Any) -> Any:
+        def distance(a: Any, b: Any) -> Any:
+            return inner(distance_function(outer(a), outer(b)))  # type: ignore[misc]
+
+        given = None if distance_function is None else distance
+        return fn(*args, distance_function=given, **kwargs)
+
+    return call
+
+
 globals()["dropout2d"] = _of_elements(globals()["dropout2d"])
+triplet_margin_with_distance_loss = _with_distance(globals()["triplet_margin_with_distance_loss"])
 
 if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
     __getattr__ = _explained(__name__)
