@@ -14,8 +14,8 @@ import numpy as np
 from gpuprop._array.arithmetic import clip, maximum, minimum, where
 from gpuprop._array.indexing import take
 from gpuprop._array.shape import stack
-from gpuprop._core.checks import as_number
-from gpuprop._core.composed import composed
+from gpuprop._core.checks import as_integer, as_number
+from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.graph import raw
 from gpuprop._core.placement import on_device_of
 from gpuprop._core.registry import backend_of, default_backend
@@ -94,7 +94,8 @@ def clip_boxes_to_image(boxes: Array, size: Sequence[int]) -> Array:
     return stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1)
 
 
-def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
+@checks_arguments
+def nms(boxes: Array, scores: Array, iou_threshold: float) -> Array:
     """Non-maximum suppression: the indices of the boxes that stay, those of high scores first.
 
     From the highest score on, each box removes those that overlap it with an intersection over
@@ -108,7 +109,8 @@ def nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     return _kept(boxes, scores, None, iou_threshold, "nms")
 
 
-def batched_nms(boxes: Any, scores: Any, idxs: Any, iou_threshold: float) -> Any:
+@checks_arguments
+def batched_nms(boxes: Array, scores: Array, idxs: Array, iou_threshold: float) -> Array:
     """`nms` among the boxes of each category; `idxs` are the categories of the boxes."""
     return _kept(boxes, scores, idxs, iou_threshold, "batched_nms")
 
@@ -138,6 +140,7 @@ def _kept(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, caller: str)
     return Tensor(found) if isinstance(boxes, Tensor) else found
 
 
+@checks_arguments
 def anchor_boxes(image_size: Sequence[int], grid_size: Sequence[int], sizes: Sequence[float],
                  aspect_ratios: Sequence[float]) -> Tensor:
     """Anchors of one feature map: (H * W * A, 4), for A = all pairs of a ratio and a size.
@@ -173,11 +176,13 @@ def _regions(boxes: Any, xp: Any) -> Any:
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return as_integer("output_size", height, 1), as_integer("output_size", width, 1)
 
 
-def roi_align(input: Any, boxes: Any, output_size: Any, spatial_scale: float = 1.0,
-              sampling_ratio: int = -1, aligned: bool = False) -> Any:
+@checks_arguments
+def roi_align(input: Array, boxes: Array | Sequence[Array], output_size: int | Sequence[int],
+              spatial_scale: float = 1.0, sampling_ratio: int = -1, aligned: bool = False) -> Array:
     """Averages of bilinear samples in the bins of boxes: (N, C, H, W) -> (K, C, *output_size).
 
     `boxes` are (K, 5), with the index of the image first, or a list with boxes (L, 4) for each
@@ -244,7 +249,9 @@ def _samples(start, length, bins, ratio, size):
                          xp.where(is_used, fraction, 0.0)), count
 
 
-def roi_pool(input: Any, boxes: Any, output_size: Any, spatial_scale: float = 1.0) -> Any:
+@checks_arguments
+def roi_pool(input: Array, boxes: Array | Sequence[Array], output_size: int | Sequence[int],
+             spatial_scale: float = 1.0) -> Array:
     """Maxima in the bins of boxes, in whole pixels: (N, C, H, W) -> (K, C, *output_size).
 
     For `boxes` see `roi_align`.  An empty bin is 0.  The host waits for the size of the boxes.
