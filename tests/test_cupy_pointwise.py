@@ -122,10 +122,8 @@ def library_bodies():
     """Every pointwise function of gpuprop that exists, by module and name."""
     code = pointwise(lambda xp: None).__code__
     found = {}
-    gc.unfreeze()  # conftest.py freezes what exists before the tests
-    objects = gc.get_objects()
-    gc.freeze()
-    for f in objects:
+    gc.unfreeze()  # conftest.py freezes what exists before the tests; captures must see the rest
+    for f in gc.get_objects():
         if not isinstance(f, types.FunctionType) or f.__code__ is not code:
             continue
         if f.fn.__module__.startswith("gpuprop."):
@@ -146,9 +144,16 @@ def cases(name, body, dtype):
     if module == "_core.philox":
         return  # its words are integers: tests/test_random.py compares their bits
     if module == "distributions._noise":
-        words = np.random.default_rng(0).integers(0, 2**64, (3, 7), dtype="uint64")
-        yield [words], {"dtype": dtype}
+        words = np.random.default_rng(0).integers(0, 2**64, (2, 3, 7), dtype="uint64")
+        names = [p.name for p in parameters]
+        if "dtype" in names:
+            yield [words[0]], {"dtype": dtype}
+        else:  # a proposal of a sampler, or a count
+            n = sum(name.startswith("word") for name in names)
+            yield [*words[:n], *positive(len(names) - n, np.dtype("float64"))], {}
         return
+    if module.startswith("distributions"):  # integrals, which are computed in float64
+        dtype = np.dtype("float64")
     if name == "amp._grad_scaler:updated":  # its tracker is an integer, and `found` a bool
         scale, = positive(1, np.dtype("float32"))
         tracker = np.arange(scale.size, dtype="int32").reshape(scale.shape)

@@ -192,17 +192,17 @@ def _is_dtype(name: str) -> bool:
     return True
 
 
-def _moved(a: Any, device: str) -> Any:
+def moved(a: Any, device: str) -> Any:
     """An array or Tensor copied to a device; the gradient is copied back."""
     if not isinstance(a, Tensor):
         return place(a, device)
     source = a.device
-    data = _moved(a.array, device)
+    data = moved(a.array, device)
     if data is a.array:
         return a
     if not (a.requires_grad and is_grad_enabled()):
         return Tensor(data)
-    pullbacks = (lambda d: _moved(d, source),)
+    pullbacks = (lambda d: moved(d, source),)
     return Tensor(data, True, Node(MOVE, (a.node or a,), pullbacks, data.shape, data.dtype))
 
 
@@ -623,8 +623,8 @@ class Methods:
         are copied back.  `non_blocking` is ignored.
         """
         device, dtype = destination(args, device, dtype)
-        moved = self if device is None else _moved(self, device)
-        return moved if dtype is None or moved.dtype == dtype else shapes.astype(moved, dtype)
+        there = self if device is None else moved(self, device)
+        return there if dtype is None or there.dtype == dtype else shapes.astype(there, dtype)
 
     def type_as(self: Any, other: Any) -> Tensor:
         """The tensor with the device and dtype of `other`."""

@@ -132,7 +132,7 @@ def check_unwritten(nodes: Sequence[Node], runs_again: bool = False) -> None:
     recent = [(where, time) for where, time in list(_writes.items()) if time > start]
     for node in nodes:
         later = [where for where, time in recent if time > node.order]
-        read = (node.pullback, node.again) if runs_again else node.pullback
+        read = (node.pullback, getattr(node, "again", None)) if runs_again else node.pullback
         for a in _arrays_of(read) if later else ():
             first, end = extent(a)
             if any(first < other_end and other_first < end for other_first, other_end in later):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gpuprop._array.methods import MOVE, moved
 from gpuprop._core import graph as engine
 from gpuprop._core.arguments import for_half_types
 from gpuprop._core.dtypes import is_float
@@ -21,7 +22,7 @@ from gpuprop._core.ops import record_outputs, recorded
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._results import Inner, as_class, inner
-from gpuprop.torch._tensor import Tensor, as_torch, wrap
+from gpuprop.torch._tensor import Tensor, Words, as_torch, wrap
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
@@ -219,12 +220,27 @@ def _call(spec: Any, arguments: list, constants: Any) -> tuple:
     if isinstance(spec, type) and issubclass(spec, Function):
         out, pullback = spec._record([as_torch(a) for a in arguments])
         return tuple(map(inner, out)) if isinstance(out, tuple) else inner(out), pullback
+    if spec is MOVE:
+        source = arguments[0].device
+        out = on_device(arguments[0], constants["device"])
+        return out, (lambda d: on_device(d, source),)
     arrays = [raw(a) for a in arguments if hasattr(a, "shape")]
     xp = Differentiable(backend_of(arrays[0]).xp)
     arguments, run = for_half_types(spec.half, arguments, spec.arrays_first_version(spec.fn))
     out, pullback = run(xp, *arguments, **constants)
     own = lambda t: t if isinstance(t, Plain) else Inner(t)
     return tuple(map(own, out)) if isinstance(out, tuple) else own(out), pullback
+
+
+def on_device(t: Any, device: str) -> Any:
+    """A Tensor on another device, of the same class, with a node that can run again."""
+    found: Any = moved(t, device)
+    if found is t:
+        return t
+    found.__class__ = Tensor if isinstance(t, Words) else Inner
+    if found.node is not None:
+        found.node.again = MOVE, [t.node or t], {"device": device}
+    return found
 
 
 def _storing(op_node: Node, i: int, n: int) -> Any:

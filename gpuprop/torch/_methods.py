@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuprop import _array as G
 from gpuprop._array.methods import Size as Count
-from gpuprop._array.methods import _key
+from gpuprop._array.methods import _key, destination
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.mode import is_grad_enabled
@@ -205,10 +205,13 @@ class Methods:
            non_blocking: bool = False, copy: bool = False, memory_format: Any = None) -> Any:
         """The tensor on another device, in another dtype, or both."""
         args = tuple(a for a in args if not isinstance(a, bool))
-        moved = Plain.to(self, *args, device=device, dtype=dtype)
-        if moved is self:
+        device, dtype = destination(args, device, dtype)
+        found = self if device is None else graph.on_device(self, device)
+        if dtype is not None and found.array.dtype != dtype:
+            found = G.astype(found, dtype)
+        if found is self:
             return G.copy(self) if copy else self
-        return as_torch(moved)
+        return as_torch(found)
 
     def cpu(self: Any, memory_format: Any = None) -> Any:
         return self.to("cpu")

@@ -13,8 +13,9 @@ from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Parameter
 from gpuprop.torch.nn import functional
 from gpuprop.torch.nn._module import Module, class_for
+from gpuprop.torch.nn._parallel import DataParallel
 
-__all__ = ["Module", "Parameter", "functional", "init", "utils"]
+__all__ = ["DataParallel", "Module", "Parameter", "functional", "init", "utils"]
 
 for _name in _nn.__all__:
     _value = getattr(_nn, _name)

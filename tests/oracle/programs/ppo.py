@@ -48,7 +48,8 @@ def main():
     for update in range(1, 6):
         frac = 1.0 - (update - 1.0) / 5
         optimizer.param_groups[0]["lr"] = frac * 2.5e-3
-        given = torch.as_tensor(labels(num_steps * num_envs, 4, update)).view(num_steps, num_envs)
+        given = torch.as_tensor(labels(num_steps * num_envs, 4, update)).to(device)
+        given = given.view(num_steps, num_envs)
         for step in range(num_steps):
             obs[step] = torch.Tensor(numbers(num_envs, 3, seed=step)).to(device)
             with torch.no_grad():

@@ -101,14 +101,15 @@ def evaluate(encoder, decoder, input_tensor):
 
 
 def main():
-    encoder, decoder = filled(EncoderRNN(8, 6)), filled(AttnDecoderRNN(6, 7))
+    encoder = filled(EncoderRNN(8, 6)).to(device)
+    decoder = filled(AttnDecoderRNN(6, 7)).to(device)
     encoder_optimizer = optim.SGD(encoder.parameters(), lr=0.1)
     decoder_optimizer = optim.SGD(decoder.parameters(), lr=0.1)
     criterion = nn.NLLLoss()
     losses = []
     for i in range(20):
         source = torch.tensor(labels(4, 8, i), dtype=torch.long, device=device).view(-1, 1)
-        target = torch.tensor([*labels(3, 7, i).tolist(), EOS_token]).view(-1, 1)
+        target = torch.tensor([*labels(3, 7, i).tolist(), EOS_token], device=device).view(-1, 1)
         losses.append(train(source, target, encoder, decoder, encoder_optimizer,
                             decoder_optimizer, criterion, i % 3 != 2))
     return losses, evaluate(encoder, decoder, source), list(decoder.parameters())
