@@ -59,12 +59,12 @@ print(loss.item())
 
 
 def test_installed_size():
-    """The files of the wheel have at most 2.5 MB; Python may write twice as much bytecode."""
+    """The files of the wheel have at most 3 MB; Python may write twice as much bytecode."""
     packages = "gpuprop", "gpuprop_numpy", "gpuprop_cupy"
     folders = [Path(find_spec(name).origin).parent for name in packages]
     every = [f for folder in folders for f in folder.rglob("*") if f.is_file()]
     files = [f for f in every if "__pycache__" not in f.parts]
-    assert sum(f.stat().st_size for f in files) <= 2.5e6
+    assert sum(f.stat().st_size for f in files) <= 3e6
 
 
 def test_version_is_in_one_place():
