@@ -152,6 +152,8 @@ MODULE_ERRORS = [
              when=lambda case: "label_smoothing" in case[0].constructor.kwargs),
     *exclude("a nonlinearity given as bias raises in the constructor", "GRUCell", "RNNCell",
              when=lambda case: isinstance(case[0].constructor.args[-1], str)),
+    *exclude("0 and 1 are flags", "RNN", "GRU", "LSTM",
+             when=lambda case: {*case[0].constructor.kwargs} & {"bias", "batch_first"}),
 ]
 
 # ---- optim_db: `when` gets the options, or the parameters, options and stage of the error --------
@@ -182,6 +184,12 @@ NOT_IN_OP_DB = {
     "functional.upsample": "PyTorch's deprecated name of interpolate",
     "pad": "NumPy's; PyTorch's is functional.pad",
     "rint": "NumPy's second name for round",
+    **{f"functional.{name}": "torchvision's: tests/test_boxes.py" for name in """
+        anchor_boxes batched_nms box_area box_convert box_iou clip_boxes_to_image
+        generalized_box_iou nms roi_align roi_pool""".split()},
+    **{f"functional.{name}": "not in PyTorch" for name in """
+        arcface_logits cosface_logits dice_loss info_nce_loss lovasz_hinge_loss
+        lovasz_softmax_loss nt_xent_loss sigmoid_focal_loss tversky_loss""".split()},
 }
 
 # Layers of gpuprop without a sample in module_db and in MORE of test_modules.py: reason.

@@ -58,7 +58,7 @@ SAMPLES: dict[str, list[Any]] = {  # options, or a function that makes the sched
               lambda s, o: SWALR[s](o, 0.05, 0)],
     "StepLR": [{"step_size": 4}, {"step_size": 1, "gamma": 0.99}],
 }
-BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type)
+BOTH = sorted(n for n, v in vars(lr_scheduler).items() if isinstance(v, type) and n[0] != "_"
               and issubclass(v, lr_scheduler.LRScheduler) and hasattr(torch.optim.lr_scheduler, n))
 BOTH.remove("LRScheduler")
 BOTH.insert(BOTH.index("SequentialLR"), "SWALR")
