@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -56,3 +57,54 @@ def test_new_tensors_are_on_the_cpu_unless_told_otherwise():
             "print(torch.get_default_device().type, torch.zeros(2).is_cuda)\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["cpu", "cpu", "cuda:0", "cuda", "cuda", "True"]
+
+
+def test_threads_add_completely_to_a_leaf_they_share():
+    x = torch.ones(3, requires_grad=True)
+    n = 6
+    barrier = threading.Barrier(n)
+
+    def add():
+        barrier.wait()
+        for _ in range(2):
+            (x * 1.0).sum().backward()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(150):
+            x.grad = None
+            threads = [threading.Thread(target=add) for _ in range(n)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert x.grad.tolist() == [2 * n] * 3
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def written(device, dtype):
+    """Results of writes, with and without a gradient, into memory that several tensors view."""
+    x = torch.arange(12.0).view(3, 4).to(device).to(dtype).requires_grad_()
+    h = x * 2
+    flat, row = h.view(-1), h[1]
+    row.mul_(3)
+    flat[::3] += 1.0
+    h[0, :2].sub_(x[2, :2])
+    h.t()[2] *= x[1, 2]
+    h[:, 3].add_(5)
+    buffer = torch.zeros(2, 4, device=device, dtype=dtype)
+    buffer[1].copy_(x[0])
+    buffer[0, 1:].fill_(2)
+    ((h * row).sum() + (buffer * buffer).sum()).backward()
+    kept = x.grad
+    x.sum().backward()
+    return [gpuprop.asnumpy(t.detach()) for t in (h, flat, row, buffer, kept, x.grad)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_writes_on_the_gpu_are_those_on_the_cpu(dtype):
+    for a, b in zip(written("cuda", dtype), written("cpu", dtype), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3)

@@ -324,10 +324,14 @@ class Parameter(Tensor):
     __ipow__ = __imatmul__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refuse
 
 
+# The class of the Parameters that leaves of a class become; a dialect adds its own.
+parameter_classes: dict[type, type[Parameter]] = {Tensor: Parameter}
+
+
 def become_parameter(leaf: Tensor) -> None:
     """Make a Parameter of a leaf, in place: graphs and variables refer to the same object."""
-    if type(leaf) is Tensor:
-        leaf.__class__ = Parameter
+    if type(leaf) in parameter_classes:
+        leaf.__class__ = parameter_classes[type(leaf)]
         leaf.grad_buffer = None
         leaf.changed = -1
 

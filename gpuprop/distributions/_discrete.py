@@ -34,20 +34,12 @@ def binary_entropy(logits: Tensor, probs: Tensor) -> Tensor:
     return binary_cross_entropy_with_logits(logits, probs, reduction="none")
 
 
-class _Trials(Distribution):
-    """A distribution whose parameter is `probs` or its log-odds `logits`.
+class _ProbsOrLogits(Distribution):
+    """A distribution that is given `probs` or `logits`; the other is computed at its first use."""
 
-    The other one is computed at its first use.
-    """
-
-    arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
-
-    def _set_probs_or_logits(self, probs: Any, logits: Any, **others: Any) -> Shape:
-        """Set one of both, and the other parameters broadcast to its shape."""
-        check_one_of(type(self).__name__, probs=probs, logits=logits)
-        given = {"logits": logits} if probs is None else {"probs": probs}
-        self._is_logits = probs is None
-        return self._parameters(**given, **others)
+    _is_logits: bool
+    probs: Any
+    logits: Any
 
     @property
     def _given(self) -> Tensor:
@@ -57,6 +49,19 @@ class _Trials(Distribution):
     def param_shape(self) -> Shape:
         """The shape of `probs` and `logits`."""
         return self._given.shape
+
+
+class _Trials(_ProbsOrLogits):
+    """A distribution whose parameter is `probs` or its log-odds `logits`."""
+
+    arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}
+
+    def _set_probs_or_logits(self, probs: Any, logits: Any, **others: Any) -> Shape:
+        """Set one of both, and the other parameters broadcast to its shape."""
+        check_one_of(type(self).__name__, probs=probs, logits=logits)
+        given = {"logits": logits} if probs is None else {"probs": probs}
+        self._is_logits = probs is None
+        return self._parameters(**given, **others)
 
     @lazy
     def logits(self) -> Any:
@@ -302,7 +307,7 @@ class Poisson(ExponentialFamily):
 # ---- categories --------------------------------------------------------------------------------
 
 
-class Categorical(Distribution):
+class Categorical(_ProbsOrLogits):
     """An index k of the last axis, with probability ``probs[..., k]``.
 
     `probs` need not add up to 1; `logits` are their logarithms, up to a constant.  One of both must
@@ -327,15 +332,6 @@ class Categorical(Distribution):
         else:
             vars(self)["probs"] = parameter / parameter.sum(-1, True)
         super().__init__(parameter.shape[:-1], validate_args=validate_args)
-
-    @property
-    def _given(self) -> Tensor:
-        return self.logits if self._is_logits else self.probs
-
-    @property
-    def param_shape(self) -> Shape:
-        """The shape of `probs` and `logits`."""
-        return self._given.shape
 
     @lazy
     def logits(self) -> Any:

@@ -18,7 +18,23 @@ from gpuprop.distributions._utils import as_tensors, broadcast_shapes, diagonal_
 from gpuprop.random import Generator
 
 
-class MultivariateNormal(Distribution):
+class _NormalVector(Distribution):
+    """A normal distribution of vectors."""
+
+    loc: Tensor
+    support = constraints.real_vector
+    has_rsample = True
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        return self.loc
+
+
+class MultivariateNormal(_NormalVector):
     """The normal distribution of vectors, with mean `loc` (..., N).
 
     ``p(x) = exp(-(x - loc) @ inv(C) @ (x - loc) / 2) / sqrt(det(2 * pi * C))`` with the covariance
@@ -31,9 +47,6 @@ class MultivariateNormal(Distribution):
                        "covariance_matrix": constraints.positive_definite,
                        "precision_matrix": constraints.positive_definite,
                        "scale_tril": constraints.lower_cholesky}
-    support = constraints.real_vector
-    has_rsample = True
-    loc: Tensor
 
     def __init__(self, loc: Any, covariance_matrix: Any = None, precision_matrix: Any = None,
                  scale_tril: Any = None, validate_args: bool | None = None) -> None:
@@ -82,14 +95,6 @@ class MultivariateNormal(Distribution):
         return matmul(inverse.swapaxes(-1, -2), inverse)
 
     @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         """The variance of each element."""
         return (self.scale_tril * self.scale_tril).sum(-1)
@@ -122,7 +127,7 @@ class MultivariateNormal(Distribution):
         return 0.5 * n * (1 + math.log(2 * math.pi)) + self._half_log_det
 
 
-class LowRankMultivariateNormal(Distribution):
+class LowRankMultivariateNormal(_NormalVector):
     """The normal distribution of vectors with covariance ``W @ W.T + diag(cov_diag)``.
 
     `loc` and `cov_diag` are (..., N), and W is `cov_factor` (..., N, M).  It is for M much smaller
@@ -132,9 +137,6 @@ class LowRankMultivariateNormal(Distribution):
     arg_constraints = {"loc": constraints.real_vector,
                        "cov_factor": constraints.independent(constraints.real, 2),
                        "cov_diag": constraints.independent(constraints.positive, 1)}
-    support = constraints.real_vector
-    has_rsample = True
-    loc: Tensor
     cov_factor: Tensor
     cov_diag: Tensor
 
@@ -185,14 +187,6 @@ class LowRankMultivariateNormal(Distribution):
     def scale_tril(self) -> Tensor:
         """The Cholesky factor of the covariance matrix."""
         return cholesky(self.covariance_matrix)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
 
     @property
     def variance(self) -> Tensor:

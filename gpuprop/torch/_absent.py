@@ -20,8 +20,10 @@ REASONS: list[tuple[str, str, str]] = [
      r"|int_repr|choose_qparams.*|qat|intrinsic|.*fake_quant.*|bit|bits\w*|u?int[1-7]|float[48]_.*"
      r"|grouped_mm|scaled_mm|scaled_grouped_mm|ScalingType|SwizzleType|ao|to_mkldnn",
      "there are no quantized types", "use float16 or bfloat16: torch.autocast"),
-    (r".*sparse.*|.*_(csr|csc|bsr|bsc|coo)(_.*)?|is_coalesced|coalesce|(h|d|s|ss|sp|ssp|sa)*(spmm|smm"
-     r"|mm|addmm|paddmm)|saddmm|dsmm|hsmm|hspmm|(c?col|c?row|crow)_indices(_copy)?|dense_dim|to_dense"
+    (r".*sparse.*|.*_(csr|csc|bsr|bsc|coo)(_.*)?|is_coalesced|coalesce|(h|d|s|ss|sp|ssp"
+     r"|sa)*(spmm|smm"
+     r"|mm|addmm|paddmm)|saddmm|dsmm|hsmm|hspmm|(c?col|c?row|crow)_indices(_copy)?|dense_dim"
+     r"|to_dense"
      r"|values(_copy)?|indices(_copy)?|cusparselt",
      "there are no sparse tensors", "use dense tensors with index_add or scatter_add"),
     (r"complex\w*|c(float|double|half)|view_as_(real|complex)(_copy)?|imag|polar|i?stft|fft|eig"
@@ -32,10 +34,13 @@ REASONS: list[tuple[str, str, str]] = [
      r"|CompilationUnit|.*Type|Argument\w*|Block|Code|CallStack|ConcreteModule\w*|ExecutionPlan"
      r"|FunctionSchema|Gradient|IODescriptor|JIT\w*|LockingLogger|LoggerBase|NoopLogger|Node|Tag"
      r"|TracingState|Use|Value|StaticModule|AliasDb|Capsule|CompleteArgumentSpec|classes|ops"
-     r"|library|cond|while_loop|Aggregation\w*|SUM|AVG|DeepCopyMemoTable|\w*[sS]erializationStorageCont"
+     r"|library|cond|while_loop|Aggregation\w*|SUM|AVG|DeepCopyMemoTable"
+     r"|\w*[sS]erializationStorageCont"
      r"ext|PyTorchFile\w+|merge_type_from_type_comment|unify_type_list|Operator\w*|ErrorReport"
-     r"|FatalError|boolean_dispatch|BroadcastingList\d|DType|get_file_path|get_allocator_backend|package|torch_version"
-     r"|typed|classproperty|return_types|BufferDict|Dispatch\w*|ExcludeDispatchKeyGuard|.*[rR]untime"
+     r"|FatalError|boolean_dispatch|BroadcastingList\d|DType|get_file_path|get_allocator_backend"
+     r"|package|torch_version"
+     r"|typed|classproperty|return_types|BufferDict|Dispatch\w*|ExcludeDispatchKeyGuard"
+     r"|.*[rR]untime"
      r"Context|InferredType|DisableTorchFunction\w*|functionalize|linearize|rearrange|debug_unwrap"
      r"|has_torch_function.*|handle_torch_function|overrides|assert_int_or_pair|prepare_multi.*"
      r"|factory_kwargs|common_types|NestedIOFunction|enforce_grad_layout_policy",
@@ -48,17 +53,21 @@ REASONS: list[tuple[str, str, str]] = [
     (r".*_copy|.*_copy_|native_.*|cudnn.*|miopen.*|mkldnn_.*|batch_norm_(back|elem|gath|stat|upd).*"
      r"|sym_.*|Sym\w*|.*_with_indices|convolution|conv_tbc|(rnn_(relu|tanh)|gru|lstm)(_cell)?"
      r"|embedding_renorm_|norm_except_dim|segment_reduce|hash_tensor|nonzero_static|alias.*"
-     r"|affine_grid_generator|grid_sampler.*|feature_dropout_?|PRIVATE_OPS|USE_\w+|.*autocast_cache.*"
+     r"|affine_grid_generator|grid_sampler.*|feature_dropout_?|PRIVATE_OPS|USE_\w+"
+     r"|.*autocast_cache.*"
      r"|autocast_(in|de)crement_nesting|(get|set|is)_autocast_(cpu|gpu|ipu|xla).*|set_autocast_\w+"
      r"|legacy_contiguous_format|reinforce|unsafe_.*|slice_inverse|fill|record_stream|grad_dtype"
      r"|as_subclass|module_load|const_data_ptr|init_num_threads|is_anomaly_check_nan_enabled"
-     r"|is_deterministic_algorithms_warn_only_enabled|compiled_with_cxx11_abi|has_(lapack|mkl|openmp"
-     r"|spectral|half|magma)|utils_internal|thread_safe_generator|cmake_prefix_path|.*backend_registr"
+     r"|is_deterministic_algorithms_warn_only_enabled|compiled_with_cxx11_abi|has_(lapack|mkl"
+     r"|openmp"
+     r"|spectral|half|magma)|utils_internal|thread_safe_generator|cmake_prefix_path"
+     r"|.*backend_registr"
      r"ation|.*privateuse1.*|set_module|swap_.*|backcompat|cpp_backtrace|get_cpp_backtrace"
      r"|throughput_benchmark|ThroughputBenchmark|BenchmarkConfig|BenchmarkExecutionStats|weak|hooks"
      r"|deterministic|dlpack|collect_env|cpp|functional|set_multithreading_enabled"
      r"|channel_shuffle|GRID_SAMPLE_\w+|get_device_module|empty_(permuted|strided|quantized)"
-     r"|new_empty_strided|as_strided_(scatter)?|conv2d_weight.*|convert_.*|fuse_\w+|skip_init|stateless"
+     r"|new_empty_strided|as_strided_(scatter)?|conv2d_weight.*|convert_.*|fuse_\w+|skip_init"
+     r"|stateless"
      r"|(check_backward|detach_variable|(get|set)_device_states|noop_context_fn)\w*|Checkpoint\w*"
      r"|set_checkpoint\w*|DefaultDeviceType|.*SelectiveCheckpoint\w*|create_selective\w*|SAC_\w+"
      r"|attention|grad|LinearCrossEntropyOptions|is_lazy|mha|opt_einsum|python_native|kleidiai",
@@ -66,7 +75,8 @@ REASONS: list[tuple[str, str, str]] = [
     (r".*Storage|StorageBase|storage_type|storage|resize|resize_as|resize_as_sparse_|from_file",
      "memory is no object of its own", "x.data_ptr(), x.nbytes and x.untyped_storage().nbytes() "
      "answer questions about it"),
-    (r"mtia|ipu|xla|is_vulkan_available|maia|hpu|xpu|cpu|nnpack|miopen|compile_shader|load_metallib",
+    (r"mtia|ipu|xla|is_vulkan_available|maia|hpu|xpu|cpu|nnpack|miopen|compile_shader"
+     r"|load_metallib",
      "arrays are on CPUs and NVIDIA GPUs", "torch.device('cuda')"),
     (r"Lazy\w+|Uninitialized\w+",
      "layers are given their sizes", "gpuprop.summary(model, shape) shows them"),
@@ -81,19 +91,23 @@ REASONS: list[tuple[str, str, str]] = [
      "it has no gradient and few programs use it", "use scipy.special on x.numpy()"),
     (r"\w*[sS]tream\w*|CUDA\w+|Cuda\w+|cuda\w+|Event|current_(blas|solver)_handle|graphs?"
      r"|graph_pool_handle|.*graphed.*|.*MemPool|use_mem_pool|caching_allocator_\w+|.*[aA]llocator"
-     r"|.*sync_debug_mode|check_error|jiterator|tunable|nvtx|DeferredCudaCallError|default_generators"
+     r"|.*sync_debug_mode|check_error|jiterator|tunable|nvtx|DeferredCudaCallError"
+     r"|default_generators"
      r"|is_current_stream_capturing|GreenContext|Device\w+",
      "work runs on one stream per device",
      "gpuprop.capture records a training step as a CUDA graph"),
-    (r"profiler.*|memory(_\w+)?|mem_get_info|empty_host_cache|.*memory.*|temperature|utilization|power_draw|clock_rate"
+    (r"profiler.*|memory(_\w+)?|mem_get_info|empty_host_cache|.*memory.*|temperature|utilization"
+     r"|power_draw|clock_rate"
      r"|list_gpu_processes|host_memory\w+|reset_\w+|max_memory\w+|OutOfMemoryError|AcceleratorError"
      r"|get_(arch_list|gencode_flags)|can_device_access_peer|is_tf32_supported|device_of"
-     r"|device_index|current_device_idx|set_device_idx|.*rng_state.*|seed(_all)?|init|is_initialized"
+     r"|device_index|current_device_idx|set_device_idx|.*rng_state.*|seed(_all)?|init"
+     r"|is_initialized"
      r"|is_bf16_supported|initial_seed|(current_device|device|set_device|get_device_\w+)",
      "the library of the device does not report it here",
      "torch.cuda has what can be asked; nvidia-smi and nsys show the rest"),
     (r"quasirandom", "there are no quasirandom sequences", "use scipy.stats.qmc"),
-    (r"vmap|func|replace_all_batch_norm_modules_|(grad_and_value|jac(fwd|rev)|jvp|vjp|vhp|hvp|hessian"
+    (r"vmap|func|replace_all_batch_norm_modules_|(grad_and_value|jac(fwd|rev)|jvp|vjp|vhp|hvp"
+     r"|hessian"
      r"|jacobian|functional_call|stack_module_state)",
      "functions of functions are in gpuprop", "gpuprop.grad and gpuprop.value_and_grad"),
     (r"testing|assert_\w+|make_tensor", "tests of arrays are NumPy's",

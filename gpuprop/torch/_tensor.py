@@ -196,19 +196,18 @@ class Words:
 
     def receive(self: Any, g: Any) -> None:
         """Add `g` to the gradient; it is a Tensor with a history if `create_graph` made it."""
-        old = self.gradient
-        if isinstance(g, engine.Tensor) or isinstance(old, engine.Tensor):
-            g = as_torch(g) if isinstance(g, engine.Tensor) else wrap(g)
-            self.gradient = g if old is None else old + g
-            return
-        if old is None and getattr(self, "grad_buffer", None) is not None:
-            take_back(self)
-        if old is not None and old is not getattr(self, "grad_buffer", None):
-            with engine.accumulation_lock:  # in place: the program may hold the Tensor
-                old += g
-            return
-        base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
-        base.receive(self, g)
+        with engine.accumulation_lock:
+            old = self.gradient
+            if isinstance(g, engine.Tensor) or isinstance(old, engine.Tensor):
+                g = as_torch(g) if isinstance(g, engine.Tensor) else wrap(g)
+                self.gradient = g if old is None else old + g
+            elif old is not None:
+                old += g  # in place: the program may hold the Tensor
+            else:
+                if getattr(self, "grad_buffer", None) is not None:
+                    take_back(self)
+                base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
+                base.receive(self, g)
 
     def detach(self: Any) -> Tensor:
         t = wrap(self.array)
@@ -349,6 +348,9 @@ class Parameter(Words, engine.Parameter):  # type: ignore[misc]
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         engine.Parameter.__init__(self, np.empty(0, "float32") if data is None else data,
                                   requires_grad)
+
+
+engine.parameter_classes[Tensor] = Parameter
 
 
 class RemovableHandle:

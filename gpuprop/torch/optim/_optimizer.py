@@ -9,8 +9,9 @@ import numpy as np
 
 import gpuprop.optim as optim
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop._core.tensor import become_parameter
 from gpuprop.optim._options import SCHEDULED
-from gpuprop.torch._tensor import Parameter, Words, as_torch, take_back, wrap
+from gpuprop.torch._tensor import Words, as_torch, take_back, wrap
 
 
 class _Instances(type):
@@ -56,11 +57,9 @@ class Optimizer(metaclass=_Instances):
 def as_parameter(value: Any) -> Any:
     """A leaf, as a Parameter: an optimizer provides the memory for its gradient."""
     p: Any = as_torch(value)
-    if isinstance(p, Words) and not isinstance(p, Parameter):
-        if p.node is not None:
-            raise ValueError("can't optimize a non-leaf Tensor")
-        p.__class__ = Parameter
-        p.grad_buffer, p.changed = None, -1  # type: ignore[attr-defined]
+    if isinstance(p, Words) and p.node is not None:
+        raise ValueError("can't optimize a non-leaf Tensor")
+    become_parameter(p)
     return p
 
 
