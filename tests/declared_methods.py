@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 import gpuprop
-from gpuprop._array.methods import NUMPY_NAMES, Methods
+from gpuprop._array.methods import Methods
+from gpuprop._core.signature import PYTORCH_NAMES
 
 STUB = Path(gpuprop.__file__).parent / "_core" / "declared.pyi"
 HEAD = '''"""The methods that gpuprop._array.methods sets; written by tests/declared_methods.py."""
@@ -54,7 +55,7 @@ def signatures(name, params):
 
     An optional parameter gets a second, keyword-only one.  A required one gets an overload.
     """
-    aliases = {numpy: pytorch for pytorch, numpy in NUMPY_NAMES.items() if pytorch != "dims"}
+    aliases = {numpy: pytorch for pytorch, numpy in PYTORCH_NAMES.items() if pytorch != "dims"}
     if name in PLURAL:
         aliases["axis"] = "dims"
     renamed = [p.replace(name=aliases.get(p.name, p.name)) for p in params]
@@ -78,7 +79,7 @@ def declaration(name, value):
     declared = re.fullmatch(r"Callable\[\.\.\., (.*)\]", Methods.__annotations__.get(name, ""))
     if declared:
         returns = type_text(declared[1], "Tensor")
-    if hasattr(value, "takes_pytorch_names"):
+    if hasattr(value, "pytorch_names"):
         lists = signatures(name, params)
     else:
         lists = [[parameter(p) for p in params]]

@@ -216,6 +216,40 @@ def test_arguments_that_are_no_arrays(name, row):
             assert parameter.name in str(error.value)
 
 
+def rows_with_axes():
+    for name, _ in public_functions():
+        op = getattr(gpuprop, name, None)
+        rows = [row for row in ROWS if row.op is op]
+        words = getattr(op, "pytorch_names", {})
+        for word, numpy_name in words.items():
+            given = [inspect.signature(op).bind(*row.args, **row.kwargs).arguments for row in rows]
+            used = next((g for g in given if numpy_name in g), None)
+            if used:
+                yield pytest.param(op, used, word, numpy_name, id=f"{name}-{word}")
+
+
+@pytest.mark.parametrize(("op", "given", "word", "numpy_name"), list(rows_with_axes()))
+def test_axes_in_the_words_of_pytorch(op, given, word, numpy_name):
+    axis = given[numpy_name]
+    others = {name: value for name, value in given.items() if name != numpy_name}
+    expected = op(**given)
+    np.testing.assert_equal(op(**others, **{word: axis}), expected)
+    if type(axis) is tuple:
+        np.testing.assert_equal(op(**others, **{word: list(axis)}), expected)
+    with pytest.raises(TypeError, match=rf"{op.__name__}\(\) .*{numpy_name}.*{word}"):
+        op(**given, **{word: axis})
+
+
+def test_all_functions_with_an_axis_take_the_words_of_pytorch():
+    tested = {op for op, *_ in (p.values for p in rows_with_axes())}
+    for name in gpuprop.__all__:
+        f = getattr(gpuprop, name)
+        if callable(f) and not isinstance(f, type) and "axis" in inspect.signature(f).parameters:
+            assert f in tested or name in ("chunk", "index_select", "argsort", "argmax", "argmin",
+                                           "count_nonzero", "all", "any"), name
+            assert f.pytorch_names["dim"] == "axis"
+
+
 LAYER_ARGUMENTS = ((), (1,), (1, 1), (1, 1, 1), (4, 2, 8))
 
 

@@ -204,7 +204,7 @@ def test_defaults_are_valid():
             default = inspect.signature(fn).parameters[name].default
             if default is not inspect.Parameter.empty:
                 check(f"{fn.__name__}: {name}", default)
-                found += eval(test, {name: default})
+                found += eval(test.format(name), {name: default})
     assert found > 100
 
 

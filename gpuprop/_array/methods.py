@@ -8,7 +8,6 @@ TypeError, and the message names unambiguous alternatives.
 from __future__ import annotations
 
 import builtins
-import functools
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -36,23 +35,14 @@ from gpuprop._core.mode import is_grad_enabled
 from gpuprop._core.options import as_sizes
 from gpuprop._core.placement import on_device_of, place, place_of, write
 from gpuprop._core.registry import backend_of
+from gpuprop._core.signature import takes_pytorch_names
 from gpuprop._core.tensor import Parameter, Tensor
 
 Method = Callable[..., Tensor]
 Tensors = tuple[Tensor, ...]
-NUMPY_NAMES = {  # PyTorch's keyword -> NumPy's
-    "dim": "axis",
-    "dims": "axis",
-    "dim1": "axis1",
-    "dim2": "axis2",
-    "start_dim": "start_axis",
-    "end_dim": "end_axis",
-    "keepdim": "keepdims",
-    "correction": "ddof",
-}
 
 
-def _op(fn: Any) -> Method:
+def _op(fn: Any) -> Any:
     """An op as an operator or method, in which the tensor is the first argument."""
     return fn
 
@@ -60,21 +50,6 @@ def _op(fn: Any) -> Method:
 def _reflected(fn: Any) -> Method:
     """A reflected operator such as `__rsub__`, in which the tensor is the second argument."""
     return lambda self, other: fn(other, self)
-
-
-def _axes(fn: Any) -> Any:
-    """A method that accepts PyTorch's keywords too (`dim`, `keepdim`), and lists of axes."""
-
-    def plain(value: Any) -> Any:
-        return tuple(value) if type(value) is list else value
-
-    @functools.wraps(fn)
-    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        named = {NUMPY_NAMES.get(name, name): plain(value) for name, value in kwargs.items()}
-        return fn(self, *map(plain, args), **named)
-
-    method.takes_pytorch_names = True  # type: ignore[attr-defined]  # read by the stub's generator
-    return method
 
 
 def _compared(fn: Any) -> Any:
@@ -390,27 +365,26 @@ class Methods:
 
     # ---- reductions and order
 
-    sum: Method = _axes(reduction.sum)
-    mean: Method = _axes(reduction.mean)
-    var: Method = _axes(reduction.var)
-    std: Method = _axes(reduction.std)
-    max: Method = _axes(reduction.max)
-    min: Method = _axes(reduction.min)
-    amax: Method = _axes(reduction.max)
-    amin: Method = _axes(reduction.min)
-    prod: Method = _axes(reduction.prod)
-    argmax: Method = _axes(reduction.argmax)
-    argmin: Method = _axes(reduction.argmin)
-    any: Method = _axes(reduction.any)
-    all: Method = _axes(reduction.all)
-    count_nonzero: Method = _axes(reduction.count_nonzero)
-    cumsum: Method = _axes(reduction.cumsum)
-    cumprod: Method = _axes(reduction.cumprod)
-    logsumexp: Method = _axes(reduction.logsumexp)
-    norm: Method = _axes(reduction.norm)
-    topk: Callable[..., tuple[Tensor, Tensor]] = _axes(reduction.topk)
+    sum: Method = _op(reduction.sum)
+    mean: Method = _op(reduction.mean)
+    var: Method = _op(reduction.var)
+    std: Method = _op(reduction.std)
+    max: Method = _op(reduction.max)
+    min: Method = _op(reduction.min)
+    amax: Method = _op(reduction.max)
+    amin: Method = _op(reduction.min)
+    prod: Method = _op(reduction.prod)
+    argmax: Method = _op(reduction.argmax)
+    argmin: Method = _op(reduction.argmin)
+    any: Method = _op(reduction.any)
+    all: Method = _op(reduction.all)
+    count_nonzero: Method = _op(reduction.count_nonzero)
+    cumsum: Method = _op(reduction.cumsum)
+    cumprod: Method = _op(reduction.cumprod)
+    logsumexp: Method = _op(reduction.logsumexp)
+    norm: Method = _op(reduction.norm)
+    topk: Callable[..., tuple[Tensor, Tensor]] = _op(reduction.topk)
 
-    @_axes
     @checks_arguments
     def argsort(self: Any, axis: builtins.int = -1, descending: Any = False,
                 stable: builtins.bool = True) -> Tensor:
@@ -481,19 +455,19 @@ class Methods:
     swapaxes = _op(shapes.swapaxes)
     moveaxis = _op(shapes.moveaxis)
     ravel = _op(shapes.ravel)
-    flatten: Method = _axes(shapes.flatten)
-    squeeze: Method = _axes(shapes.squeeze)
-    unsqueeze: Method = _axes(shapes.expand_dims)
-    roll: Method = _axes(shapes.roll)
+    flatten: Method = _op(shapes.flatten)
+    squeeze: Method = _op(shapes.squeeze)
+    unsqueeze: Method = _op(shapes.expand_dims)
+    roll: Method = _op(shapes.roll)
     tile = _op(shapes.tile)
-    diagonal: Method = _axes(indexing.diagonal)
+    diagonal: Method = _op(indexing.diagonal)
     diag = _op(indexing.diag)
     tril = _op(indexing.tril)
     triu = _op(indexing.triu)
-    chunk: Callable[..., Tensors] = _axes(shapes.chunk)
-    unbind: Callable[..., Tensors] = _axes(shapes.unstack)
+    chunk: Callable[..., Tensors] = _op(shapes.chunk)
+    unbind: Callable[..., Tensors] = _op(shapes.unstack)
 
-    @_axes
+    @takes_pytorch_names
     def flip(self: Any, *axes: Any, axis: Any = None) -> Tensor:
         """The tensor with its elements in reverse order along the given axes, or along all."""
         return shapes.flip(self, _sequence(axes) if axes else axis)
@@ -507,7 +481,7 @@ class Methods:
         counts = repeats.tolist() if isinstance(repeats, Tensor) else repeats
         return shapes.repeat(self, counts, dim)
 
-    @_axes
+    @takes_pytorch_names
     def repeat(self: Any, *repeats: Any, axis: Any = "missing") -> Tensor:
         """Each element repeated along an axis, which is a required keyword argument."""
         if axis == "missing":
@@ -569,11 +543,11 @@ class Methods:
 
     # ---- reading and writing at indices
 
-    take: Method = _axes(indexing.take)
-    gather: Method = _axes(indexing.gather)
-    scatter_add: Method = _axes(indexing.scatter_add)
-    index_select: Method = _axes(indexing.index_select)
-    index_add: Method = _axes(indexing.index_add)
+    take: Method = _op(indexing.take)
+    gather: Method = _op(indexing.gather)
+    scatter_add: Method = _op(indexing.scatter_add)
+    index_select: Method = _op(indexing.index_select)
+    index_add: Method = _op(indexing.index_add)
     masked_fill = _op(indexing.masked_fill)
 
     def where(self: Any, condition: Any, other: Any) -> Tensor:

@@ -282,15 +282,14 @@ def _joining(arrays: Iterable[Any], axis: int = 0, *, dim: int | None = None) ->
 
 @called_as(_joining)
 @op(promote=True, half="exact")
-def concatenate(xp, *arrays: Array, axis: int = 0, dim: int | None = None):
-    """A sequence of arrays joined along an existing axis; `dim` is PyTorch's name for `axis`.
+def concatenate(xp, *arrays: Array, axis: int = 0):
+    """A sequence of arrays joined along an existing axis.
 
     >>> import gpuprop
     >>> gpuprop.concatenate([gpuprop.zeros((2, 3)), gpuprop.ones((2, 1))], axis=1).tolist()
     [[0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, 1.0]]
     """
     _check_arrays("concatenate", arrays)
-    axis = axis if dim is None else dim
     leading = (slice(None),) * normalize_axis(arrays[0], axis)
     sizes = [a.shape[axis] for a in arrays]
 
@@ -303,15 +302,14 @@ def concatenate(xp, *arrays: Array, axis: int = 0, dim: int | None = None):
 
 @called_as(_joining)
 @op(promote=True, half="exact")
-def stack(xp, *arrays: Array, axis: int = 0, dim: int | None = None):
-    """A sequence of arrays of equal shape joined along a new axis; `dim` is PyTorch's `axis`.
+def stack(xp, *arrays: Array, axis: int = 0):
+    """A sequence of arrays of equal shape joined along a new axis.
 
     >>> import gpuprop
     >>> gpuprop.stack([gpuprop.zeros(2), gpuprop.ones(2)], axis=1).tolist()
     [[0.0, 1.0], [0.0, 1.0]]
     """
     _check_arrays("stack", arrays)
-    axis = axis if dim is None else dim
     leading = (slice(None),) * (axis % (arrays[0].ndim + 1))
 
     def pullback(i):

@@ -12,7 +12,7 @@ from gpuprop._core.dtypes import is_float, is_half, widened
 from gpuprop._core.failures import bound, raise_clearer
 from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.placement import on_device_of
-from gpuprop._core.signature import needs_check, unwrapped
+from gpuprop._core.signature import needs_check, takes_pytorch_names, unwrapped
 from gpuprop._core.tensor import Tensor
 
 P = ParamSpec("P")
@@ -27,7 +27,10 @@ def checks_arguments(fn: Callable[P, R]) -> Callable[P, R]:
     guards = option_guards(fn.__annotations__)
     code = unwrapped(fn).__code__
     names = code.co_varnames[:code.co_argcount]
-    is_unchecked = needs_check(fn, {name: test for name, test, _ in guards})
+
+    @functools.cache
+    def test() -> Callable[..., bool]:  # compiled when first used: `import gpuprop` is faster
+        return needs_check(fn, {name: test for name, test, _ in guards})
 
     def checked(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         options = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -38,7 +41,7 @@ def checks_arguments(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if guards and is_unchecked(*args, **kwargs):
+        if guards and test()(*args, **kwargs):
             args, kwargs = checked(args, kwargs)
         try:
             return fn(*args, **kwargs)
@@ -46,7 +49,7 @@ def checks_arguments(fn: Callable[P, R]) -> Callable[P, R]:
             raise_clearer(error, fn.__name__, fn, bound(fn, args, kwargs) or {})
             raise
 
-    return call
+    return takes_pytorch_names(call)
 
 
 @overload

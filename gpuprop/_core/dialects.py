@@ -7,15 +7,17 @@ methods of Tensors run on Tensors that speak NumPy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 
-class Dialect(NamedTuple):
+class Dialect:
     """How Tensors of one class enter and leave code of the library."""
 
-    finish: Callable[..., Any]  # the result of an op, in the class of its arguments
-    enter: Callable[[Any], Any]  # the same Tensor, in NumPy's words
-    leave: Callable[[Any], Any]  # the Tensors of a result, in the words of the dialect
+    def __init__(self, finish: Callable[..., Any], enter: Callable[[Any], Any],
+                 leave: Callable[[Any], Any]) -> None:
+        self.finish = finish  # the result of an op, in the class of its arguments
+        self.enter = enter  # the same Tensor, in NumPy's words
+        self.leave = leave  # the Tensors of a result, in the words of the dialect
 
 
 # By class.  Empty unless a package with such a class is imported, so that plain Tensors pay for one

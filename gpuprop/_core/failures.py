@@ -16,10 +16,11 @@ from numpy.exceptions import AxisError
 from gpuprop._core.options import option_checks
 from gpuprop._core.signature import module_of, public_module, unwrapped
 
-TAKES_AN_ARRAY = re.compile(r"\bArray\b")
-TAKES_ANYTHING = re.compile(r"\b(Array|Any)\b")
-TAKES_A_NUMBER = re.compile(r"\b(float|int)\b")
-ABOUT_A_NUMBER = re.compile(  # messages of Python, of NumPy and of an inner function
+# compiled when first used: `import gpuprop` has no time for it
+TAKES_AN_ARRAY = r"\bArray\b"
+TAKES_ANYTHING = r"\b(Array|Any)\b"
+TAKES_A_NUMBER = r"\b(float|int)\b"
+ABOUT_A_NUMBER = (  # messages of Python, of NumPy and of an inner function
     r"'(int|float|bool)' object|(class|type) '(int|float|bool)'|array of dimension 0"
     r"|must be a Tensor or an array, not (int|float|bool)\b")
 KINDS = (AxisError, TypeError, ValueError, IndexError, OverflowError, ZeroDivisionError,
@@ -55,17 +56,17 @@ def array_error(error: Exception, caller: str, fn: Callable,
     """
     parameters = _parameters(fn)
     takes_array = TAKES_AN_ARRAY if fn.__name__ != "forward" else TAKES_ANYTHING
-    needs_no_number = ABOUT_A_NUMBER.search(str(error)) is not None
+    needs_no_number = re.search(ABOUT_A_NUMBER, str(error)) is not None
     found = None
     for name, value in arguments.items():
         parameter = parameters[name]
         annotation = str(parameter.annotation)
         is_required = parameter.default is parameter.empty
         is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if is_variadic or hasattr(value, "shape") or not takes_array.search(annotation):
+        if is_variadic or hasattr(value, "shape") or not re.search(takes_array, annotation):
             continue
         if isinstance(value, int | float):
-            if needs_no_number and not TAKES_A_NUMBER.search(annotation):
+            if needs_no_number and not re.search(TAKES_A_NUMBER, annotation):
                 found = found or no_array_error(caller, name, value)
         elif value is None:
             if is_required and "None" not in annotation:
@@ -129,7 +130,7 @@ def _option_error(error: Exception, caller: str, fn: Callable,
     """The error of a call with an option that is not of the annotated kind."""
     annotations = {p.name: p.annotation for p in _parameters(fn).values()
                    if p.name in arguments and arguments[p.name] is not p.default
-                   and p.name != "dtype" and not TAKES_AN_ARRAY.search(str(p.annotation))}
+                   and p.name != "dtype" and not re.search(TAKES_AN_ARRAY, str(p.annotation))}
     no_limits = dict.fromkeys(annotations)
     checks = option_checks(annotations, no_limits, unwrapped(fn).__globals__)
     for name, check in checks.items():

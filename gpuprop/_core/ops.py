@@ -34,6 +34,7 @@ from gpuprop._core.options import check_guarded, option_guards
 from gpuprop._core.signature import (
     module_of,
     public_function,
+    takes_pytorch_names,
     unwrapped,
 )
 from gpuprop._core.spec import Spec, definitions
@@ -123,7 +124,7 @@ def op(fn: Any = None, *, precision: str | None = None, promote: bool | str = Fa
                          f"{HALF_RULES} and integers of {INTEGER_RULES}")
     half = "exact" if precision == "low" else half
     of_integers = None if integers is None else lambda arrays, constants: in_float64(arrays)
-    return make_op(Spec(fn, label=name), precision, promote, half, of_integers)
+    return _in_both_words(make_op(Spec(fn, label=name), precision, promote, half, of_integers))
 
 
 def make_op(spec: Spec, precision: str | None = None, promote: bool | str = False,
@@ -283,7 +284,12 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
 
     call = public_function(fn, spec.parameters, run_now, _checks_of_sequences(spec))
     call.fn, call.spec = fn, spec
-    return call
+    return _in_both_words(call)
+
+
+def _in_both_words(call: Any) -> Any:
+    """A public function of the library also takes PyTorch's keywords for axes."""
+    return takes_pytorch_names(call) if module_of(call.fn).startswith("gpuprop.") else call
 
 
 def linear_op(adjoint: Callable) -> Callable[[Callable[Concatenate[Any, P], Any]], LinearOp[P]]:

@@ -243,33 +243,49 @@ def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool
 
 # ---- in every call of a function -----------------------------------------------------------------
 
-Guard = tuple[str, str, Check]  # (name, expression that is true if a value needs no check, check)
+# (name, expression in which {0} is the value and that is true if it needs no check, check)
+Guard = tuple[str, str, Check]
 
 
 def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
-    """Guards of the parameters that are numbers or flags.
+    """Guards of the parameters that are numbers, flags or axes.
 
     Sizes and names are left out, which the functions check themselves.
     """
-    guards: list[Guard] = []
-    for name, check in option_checks(annotations, {}).items():
-        kinds = {kind.strip() for kind in str(annotations[name]).split("|")} - {"None"}
-        limit = LIMITS.get(name)
-        if kinds == {"bool"}:
-            guards.append((name, f"{name} is True or {name} is False", check))
-        elif kinds == {"int"}:
-            at_least = "" if limit is None else f" and {name} >= {limit}"
-            guards.append((name, f"type({name}) is int{at_least}", check))
-        elif kinds <= {"int", "float"}:
-            guards.append((name, _number_test(name, limit or "[-inf, inf]"), check))
-    return guards
+    found = (_guard(name, str(annotation)) for name, annotation in annotations.items())
+    return [guard for guard in found if guard is not None]
 
 
-def _number_test(name: str, interval: str) -> str:
+@functools.cache  # many functions have an option of one name and type
+def _guard(name: str, annotation: str) -> Guard | None:
+    kinds = {kind.strip() for kind in annotation.split("|")} - {"None"}
+    limit = LIMITS.get(name)
+    check = option_checks({name: annotation}, {}).get(name)
+    if check is None:
+        return None
+    if kinds == {"bool"}:
+        return name, "{0} is True or {0} is False", check
+    if kinds == {"int"}:
+        at_least = "" if limit is None else f" and {{0}} >= {limit}"
+        return name, f"type({{0}}) is int{at_least}", check
+    if kinds <= {"int", "float"}:
+        return name, _number_test(limit or "[-inf, inf]"), check
+    if name == "axis" and kinds == {"int", "tuple[int, ...]"}:
+        return name, "type({0}) is int or type({0}) is tuple", functools.partial(_as_axes, check)
+    return None
+
+
+def _as_axes(check: Check, what: str, value: Any) -> Any:
+    """`value`, an axis or a tuple of axes; a list becomes a tuple."""
+    checked = check(what, value)
+    return tuple(checked) if isinstance(checked, Sequence) else checked
+
+
+def _number_test(interval: str) -> str:
     low, high = interval[1:-1].replace("inf", "1e999").split(",")
     above = "<=" if interval[0] == "[" else "<"
     below = "<=" if interval[-1] == "]" else "<"
-    return f"type({name}) is float and {low} {above} {name} {below} {high}"
+    return f"type({{0}}) is float and {low} {above} {{0}} {below} {high}"
 
 
 def check_guarded(caller: str, guards: list[Guard], options: dict[str, Any]) -> None:

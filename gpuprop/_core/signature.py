@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import CellType, CodeType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
@@ -21,10 +21,21 @@ else:
 
 
 REQUIRED = object()  # stands for the default of a parameter without one
-ARRAY_BY_NAME = re.compile(r"(\w+\.)*Array( *\| *None)?|None *\| *(\w+\.)*Array")
+ARRAY_BY_NAME = r"(\w+\.)*Array( *\| *None)?|None *\| *(\w+\.)*Array"
 CO_VARARGS = 4  # inspect's; importing it takes 15 ms
 CO_VARKEYWORDS = 8
-LOOKS_LIKE_AN_ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b")
+NAMES_OF_ARRAYS = r"\b(Array|ArrayLike|NDArray|ndarray|Tensor)\b"
+PYTORCH_NAMES = {  # PyTorch's keyword -> NumPy's
+    "dim": "axis",
+    "dims": "axis",
+    "dim1": "axis1",
+    "dim2": "axis2",
+    "start_dim": "start_axis",
+    "end_dim": "end_axis",
+    "keepdim": "keepdims",
+    "correction": "ddof",
+}
+NUMPY_NAMES = frozenset(PYTORCH_NAMES.values())
 
 
 class Parameter(NamedTuple):
@@ -87,7 +98,7 @@ def is_array(fn: Any, name: str, annotation: Any) -> bool:
         text = annotation.__name__
     elif not isinstance(annotation, str):
         text = str(annotation)
-    looks_like_one = LOOKS_LIKE_AN_ARRAY.search(text) is not None
+    looks_like_one = _looks_like_an_array(text)
     if not looks_like_one and module_of(fn).startswith("gpuprop."):
         return False  # no alias of Array is used here
     found = annotation
@@ -95,18 +106,23 @@ def is_array(fn: Any, name: str, annotation: Any) -> bool:
         try:
             found = eval(annotation, fn.__globals__ | _closure(fn))
         except Exception:  # a name that is local to another function, or only for type checkers
-            if ARRAY_BY_NAME.fullmatch(annotation):
+            if re.fullmatch(ARRAY_BY_NAME, annotation):
                 return True
             found = None
     parts = get_args(found) if get_origin(found) in (Union, UnionType) else (found,)
     if Array in parts and set(parts) <= {Array, type(None)}:
         return True
-    if looks_like_one or Array in parts or LOOKS_LIKE_AN_ARRAY.search(str(found)):
+    if looks_like_one or Array in parts or _looks_like_an_array(str(found)):
         raise TypeError(
             f"{fn.__qualname__}(): {name!r} is annotated {text!r}: annotate an array with "
             f"gpuprop.Array or gpuprop.Array | None, several arrays with *{name}: gpuprop.Array, "
             f"and a constant with another type")
     return False
+
+
+def _looks_like_an_array(text: str) -> bool:
+    may_be_one = "rray" in text or "Tensor" in text  # most are not: `import gpuprop` is faster
+    return may_be_one and re.search(NAMES_OF_ARRAYS, text) is not None
 
 
 def _closure(fn: Any) -> dict[str, Any]:
@@ -135,7 +151,6 @@ def signature_text(fn: Callable) -> str:
 # ---- the public function -------------------------------------------------------------------------
 
 
-@functools.cache
 def _compiled(header: str, result: str, free: str) -> CodeType:
     """The code object of ``def call(header): return result``, with these free variables."""
     source = f"def make({free}):\n def call({header}): return {result}\n return call"
@@ -146,7 +161,7 @@ def _compiled(header: str, result: str, free: str) -> CodeType:
 def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
     """A function with the parameters of `fn`: whether one is not its default and fails its test.
 
-    `tests` are expressions by name.
+    `tests` are expressions by name, in which {0} is the argument.
     """
     fn = unwrapped(fn)
     code = fn.__code__
@@ -166,7 +181,7 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
     given = fn.__defaults__ or ()
     defaults = dict(zip(names[n - len(given):n], given, strict=True)) | (fn.__kwdefaults__ or {})
     values = {f"__default_{name}": defaults.get(name, REQUIRED) for name in tests}
-    test = _compiled(", ".join(header), _untested(tests, tests), ", ".join(values)).replace(
+    test = _compiled(", ".join(header), _untested(tests), ", ".join(values)).replace(
         co_name=code.co_name, co_qualname=code.co_qualname)
     cells = tuple(CellType(values[name]) for name in test.co_freevars)
     call = FunctionType(test, fn.__globals__, fn.__name__, fn.__defaults__, cells)
@@ -174,14 +189,58 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
     return call
 
 
-def _untested(names: Iterable[str], tests: Mapping[str, str]) -> str:
-    """The expression that is false if each parameter is ``__default_name`` or passes its test."""
-    alternatives = [f"({name} is __default_{name} or {tests.get(name, False)})" for name in names]
+def _untested(tests: Mapping[str, str]) -> str:
+    """The expression that is false if each variable has its default or passes its test."""
+    alternatives = [f"({name} is __default_{name} or {test.format(name)})"
+                    for name, test in tests.items()]
     return f"not ({' and '.join(alternatives)})" if alternatives else "False"
 
 
 RECORD = "__record"  # names that no parameter has
 CHECKS = "__checks"
+
+
+# What the code of a public function depends on, of one parameter: whether it is an array, variadic,
+# keyword-only, and an expression that is true if a constant needs no check, or None.
+Kind = tuple[bool, bool, bool, str | None]
+
+
+@functools.cache  # functions whose signatures differ only in names share one compilation
+def _call_of(kinds: tuple[Kind, ...], has_tests: bool) -> CodeType:
+    """The code of a public function; its parameters are named p0, p1, ...
+
+    Its defaults are in ``__default_p0``, ...
+    """
+    arrays: list[str] = []
+    constants: dict[str, str | None] = {}
+    positional: list[str] = []
+    keyword_only: list[str] = []
+    for i, (is_array, variadic, by_keyword, test) in enumerate(kinds):
+        name = f"p{i}"
+        (keyword_only if by_keyword else positional).append(name)
+        if variadic:
+            arrays.append(f"*({name} if type({name}) is list else {CHECKS}[{name!r}]({name}))")
+        elif is_array:
+            arrays.append(name)
+        else:
+            constants[name] = test
+    header = [*positional, "*", *keyword_only] if keyword_only else positional
+    as_dict = ", ".join(f"{name!r}: {name}" for name in constants)
+    result = f"({', '.join(arrays)},), {{{as_dict}}}"
+    free = [RECORD, CHECKS]
+    if has_tests:
+        free += [f"__default_{name}" for name in constants]
+        untested = {name: "False" for name, test in constants.items() if test is None}
+        tested = {name: test for name, test in constants.items() if test is not None}
+        result += f", {_untested(untested)}, {_untested(tested)}"
+    return _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(free))
+
+
+def _renamed(consts: tuple, names: Mapping[str, str]) -> tuple:
+    """The constants of a code object, with other names of the parameters."""
+    return tuple([_renamed(const, names) if type(const) is tuple
+                  else names.get(const, const) if type(const) is str else const
+                  for const in consts])
 
 
 def public_function(fn: Any, params: list[Parameter], record: Callable,
@@ -192,39 +251,65 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
     arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `checks`
     has the check of a variadic parameter, by name.
 
-    With `tests`, expressions of some constants by name, `record` also gets whether another constant
-    is not its default, and whether one of these neither is its default nor passes its test.
+    With `tests`, expressions of some constants by name in which {0} is the constant, `record` also
+    gets whether another constant is not its default, and whether one of these neither is its
+    default nor passes its test.
     """
     body = unwrapped(fn)
-    arrays = ", ".join(f"*({p.name} if type({p.name}) is list else {CHECKS}[{p.name!r}]({p.name}))"
-                       if p.variadic else p.name for p in params if p.is_array)
-    constants = ", ".join(f"{p.name!r}: {p.name}" for p in params if not p.is_array)
-    is_variadic = any(p.variadic for p in params)  # the user passes one sequence of arrays
-    keyword_only = [] if is_variadic else [p for p in params if p.keyword_only]
-    positional = [p for p in params if p not in keyword_only]
-    header = [p.name for p in positional]
-    if keyword_only:
-        header += ["*", *(p.name for p in keyword_only)]
+    is_variadic = any([p.variadic for p in params])  # the user passes one sequence of arrays
+    kinds = []
+    names = {}
     values = {RECORD: record, CHECKS: checks}
-    result = f"({arrays},), {{{constants}}}"
-    if tests is not None:
-        defaults_of = {p.name: p.default for p in params if not p.is_array}
-        values |= {f"__default_{name}": default for name, default in defaults_of.items()}
-        others = [name for name in defaults_of if name not in tests]
-        result += f", {_untested(others, {})}, {_untested(tests, tests)}"
-    code = _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(values)).replace(
+    defaults = []
+    keyword_defaults = {}
+    for i, p in enumerate(params):
+        by_keyword = p.keyword_only and not is_variadic
+        kinds.append((p.is_array, p.variadic, by_keyword, tests.get(p.name) if tests else None))
+        names[f"p{i}"] = p.name
+        values[f"__default_p{i}"] = p.default
+        if p.default is REQUIRED:
+            continue
+        if by_keyword:
+            keyword_defaults[p.name] = p.default
+        else:
+            defaults.append(p.default)
+    code = _call_of(tuple(kinds), tests is not None)
+    code = code.replace(
         co_name=body.__name__, co_qualname=body.__qualname__,
-        co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno)
-    defaults = tuple(p.default for p in positional if p.default is not REQUIRED)
-    cells = tuple(CellType(values[name]) for name in code.co_freevars)
-    call: Any = FunctionType(code, body.__globals__, body.__name__, defaults, cells)
-    call.__kwdefaults__ = {
-        p.name: p.default for p in keyword_only if p.default is not REQUIRED} or None
+        co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno,
+        co_varnames=_renamed(code.co_varnames, names), co_consts=_renamed(code.co_consts, names))
+    cells = tuple([CellType(values[name]) for name in code.co_freevars])
+    call: Any = FunctionType(code, body.__globals__, body.__name__, tuple(defaults), cells)
+    call.__kwdefaults__ = keyword_defaults or None
     call.__module__ = public_module(module_of(fn))
     call.__qualname__ = fn.__qualname__
     call.__doc__ = fn.__doc__
     call.__annotations__ = {n: v for n, v in body.__annotations__.items() if n != "xp"}
-    call.__annotations__ |= {p.name: "Sequence[Array]" for p in params if p.variadic}
+    if is_variadic:
+        call.__annotations__ |= {p.name: "Sequence[Array]" for p in params if p.variadic}
+    return call
+
+
+def takes_pytorch_names(fn: Callable) -> Callable:
+    """`fn`, whose keywords may also be PyTorch's, such as `dim` for `axis`; `fn` if it has none."""
+    code = unwrapped(fn).__code__
+    own = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    if NUMPY_NAMES.isdisjoint(own):
+        return fn
+    numpy_names = {theirs: ours for theirs, ours in PYTORCH_NAMES.items() if ours in own}
+    are_numpys = frozenset(numpy_names).isdisjoint
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs and not are_numpys(kwargs):
+            renamed = {numpy_names.get(name, name): value for name, value in kwargs.items()}
+            if len(renamed) < len(kwargs):
+                raise TypeError(f"{fn.__name__}() takes an axis by one of its names, "
+                                f"got {', '.join(kwargs)}")
+            kwargs = renamed
+        return fn(*args, **kwargs)
+
+    call.pytorch_names = numpy_names  # type: ignore[attr-defined]  # read by the stub's generator
     return call
 
 
