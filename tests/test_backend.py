@@ -1,5 +1,6 @@
 """The registry of backends, the default backend, arrays, and error messages."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gpuprop._core.registry import backend_of, get_backend, register, use
 @pytest.fixture
 def registry():
     """Restore the registry after the test."""
-    tables = [B._classes, B._instances, B.BY_TYPE]
+    tables = [B._classes, B._instances, B._by_alias, B.BY_TYPE]
     copies = [dict(table) for table in tables]
     yield
     for table, copy in zip(tables, copies, strict=True):
@@ -127,6 +128,25 @@ class TestFailures:
     def test_no_such_device(self):
         with pytest.raises(RuntimeError, match=r"'numpy' has 1 device.*no number 3"):
             use("cpu:3")
+
+
+class TestAliases:
+    def test_is_looked_up_once(self, monkeypatch):
+        found = get_backend("cpu")
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: pytest.fail("again"))
+        assert get_backend("cpu") is found
+
+    def test_of_a_replaced_backend(self, registry):
+        def named(*names):
+            array_type = type("Array", (np.ndarray,), {})
+            return type("Nicknamed", (type(get_backend("numpy")),),
+                        {"name": names[0], "aliases": names[1:], "array_type": array_type})
+
+        for name, *names in [("first", "nick"), ("first", "nick"), ("nick",)]:
+            register(name, named(name, *names))
+            for alias in names:
+                assert get_backend(alias) is get_backend(name)
+            assert get_backend("nick").name == name
 
 
 PLUGIN = """

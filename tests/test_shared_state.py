@@ -62,6 +62,7 @@ SAFE = {
     "gpuprop._core.pointwise.pointwise.runners": CACHE,
     "gpuprop._core.options._guard": CACHE,
     "gpuprop._core.pointwise.pointwise_op.gradients": IMPORT,
+    "gpuprop._core.registry._by_alias": LOCKED + "_creation_lock; read by one operation",
     "gpuprop._core.registry._choice_lock": LOCK,
     "gpuprop._core.registry._classes": LOCKED + "_creation_lock; read by one operation",
     "gpuprop._core.registry._context_backend": CONTEXT,

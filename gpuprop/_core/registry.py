@@ -25,6 +25,7 @@ HOST = "numpy"  # the backend whose arrays are in host memory; it is always usab
 
 _classes: dict[str, type[Backend]] = {}
 _instances: dict[str, Backend] = {}
+_by_alias: dict[str, Backend] = {}  # to find one by its alias reads the files of all packages
 _creation_lock = new_rlock()
 backend_checks: list[Callable[[str, Backend], None]] = []  # called as check(name, new backend)
 
@@ -62,6 +63,7 @@ def _add(name: str, cls: type[Backend]) -> None:
         if _classes.get(name, cls) is not cls:
             _forget(name)
         _classes[name] = cls
+        _by_alias.clear()  # the name may have been an alias
 
 
 def _forget(name: str) -> None:
@@ -178,15 +180,18 @@ def get_backend(name: str) -> Backend:
     contains the command that installs it), and RuntimeError if it has no usable device (the message
     contains the driver's reason).
     """
-    found = _instances.get(name)
+    found = _instances.get(name) or _by_alias.get(name)
     if found is not None:
         return found
     cls = load(name)
-    if name not in _classes:  # an alias
+    alias = None if name in _classes else name
+    if alias is not None:
         name = next(registered for registered, c in _classes.items() if c is cls)
     with _creation_lock:  # threads share one instance
         if name not in _instances:
             _instances[name] = _make(name, cls)
+        if alias is not None and alias not in _classes and _classes.get(name) is cls:
+            _by_alias[alias] = _instances[name]
     return _instances[name]
 
 
