@@ -7,6 +7,7 @@ import pytest
 
 import gpuprop
 from gpuprop import functional as F
+from gpuprop import nn, optim
 from gpuprop.testing import check_grad
 
 RNG = np.random.default_rng(0)
@@ -113,3 +114,65 @@ def test_gradients():
     check_grad(F.nt_xent_loss, A, B)
     check_grad(lambda a, w: F.arcface_logits(a, w, LABELS), A, W)
     check_grad(lambda a, w: F.cosface_logits(a, w, LABELS), A, W)
+
+
+LAYERS = {  # layer -> (its options, its function, the function's other options, arguments)
+    nn.FocalLoss: ({"alpha": -1.0, "gamma": 3.0}, F.sigmoid_focal_loss, {"reduction": "mean"},
+                   LOGITS, TRUTH),
+    nn.DiceLoss: ({"smooth": 0.5, "reduction": "none"}, F.dice_loss, {}, P, TRUTH),
+    nn.TverskyLoss: ({"alpha": 0.3, "beta": 0.7}, F.tversky_loss, {}, P, TRUTH),
+    nn.LovaszHingeLoss: ({"reduction": "sum"}, F.lovasz_hinge_loss, {}, LOGITS, TRUTH),
+    nn.LovaszSoftmaxLoss: ({}, F.lovasz_softmax_loss, {}, P, RNG.integers(0, 4, (3, 5))),
+    nn.InfoNCELoss: ({"temperature": 0.3}, F.info_nce_loss, {}, A, B),
+    nn.NTXentLoss: ({"temperature": 0.3}, F.nt_xent_loss, {}, A, B),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers(backend, layer):
+    options, function, others, *arrays = LAYERS[layer]
+    expected = call(function, *arrays, **options, **others)
+    found = layer(**options)(*map(gpuprop.tensor, arrays))
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("layer, function, margin", [
+    (nn.ArcFace, F.arcface_logits, 0.5), (nn.CosFace, F.cosface_logits, 0.35)])
+def test_margin_layers(backend, layer, function, margin):
+    head = layer(6, 4, scale=8.0, dtype="float64")
+    assert head.margin == margin
+    assert head.weight.shape == (4, 6) and list(head.state_dict()) == ["weight"]
+    assert abs(head.weight.numpy()).max() <= np.sqrt(6 / 10)
+    assert repr(head) == f"{layer.__name__}(in_features=6, num_classes=4, scale=8.0, " \
+                         f"margin={margin})"
+    expected = call(function, A, head.weight.numpy(), LABELS, scale=8.0, margin=margin)
+    np.testing.assert_array_equal(head(gpuprop.tensor(A), gpuprop.tensor(LABELS)).numpy(),
+                                  expected)
+
+
+def test_a_margin_layer_learns(backend):
+    """The embeddings of a class gather around its row, further than the margin from the others."""
+    gpuprop.manual_seed(0)
+    x, labels = gpuprop.tensor(A.astype("float32")), gpuprop.tensor(LABELS)
+    body, head, loss = nn.Linear(6, 3), nn.ArcFace(3, 4, scale=16.0), nn.CrossEntropyLoss()
+    optimizer = optim.Adam([*body.parameters(), *head.parameters()], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        result = loss(head(body(x), labels), labels)
+        result.backward()
+        optimizer.step()
+    assert result.item() < 0.1
+    cosine = unit(body(x).numpy()) @ unit(head.weight.numpy()).T
+    angle = np.arccos(cosine)
+    own = angle[np.arange(5), LABELS]
+    others = np.where(np.eye(4)[LABELS] > 0, np.inf, angle).min(1)
+    assert (own + 0.5 < others).all()
+
+
+def test_layers_in_the_words_of_pytorch():
+    from gpuprop import torch
+
+    head = torch.nn.ArcFace(6, 4)
+    assert isinstance(head.weight, torch.nn.Parameter)
+    result = torch.nn.FocalLoss()(torch.tensor(LOGITS), torch.tensor(TRUTH))
+    assert isinstance(result, torch.Tensor) and result.dim() == 0

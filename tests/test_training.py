@@ -331,9 +331,18 @@ LIBRARY_LOSSES = {
     "multilabel soft margin": (
         nn.MultiLabelSoftMarginLoss, {"weight": CLASS_WEIGHTS}, SCORES, PROBABILITIES),
     "triplet margin": (nn.TripletMarginLoss, {}, SCORES, OTHER, PROBABILITIES),
+    "focal": (nn.FocalLoss, {"gamma": 1.5}, SCORES, PROBABILITIES),
+    "dice": (nn.DiceLoss, {}, PROBABILITIES, PROBABILITIES[::-1]),
+    "tversky": (nn.TverskyLoss, {"alpha": 0.3}, PROBABILITIES, PROBABILITIES[::-1]),
+    "lovasz hinge": (nn.LovaszHingeLoss, {}, SCORES, (SIGNS > 0) * 1.0),
     "linear": (lambda **options: nn.LinearCrossEntropyLoss(C, C, dtype="float64", **options),
                {"weight": CLASS_WEIGHTS, "ignore_index": 1}, SCORES, CLASSES),
 }
+OF_THE_WHOLE_BATCH = {  # each sample is compared with all others
+    "info nce": (nn.InfoNCELoss, {}, SCORES, OTHER),
+    "nt xent": (nn.NTXentLoss, {"temperature": 0.2}, SCORES, OTHER),
+}
+LIBRARY_LOSSES |= OF_THE_WHOLE_BATCH
 
 
 @pytest.mark.parametrize("name", LIBRARY_LOSSES)
@@ -345,7 +354,7 @@ def test_sum_and_count_of_the_losses(backend, name):
     total, count = loss.sum_and_count(*map(gpuprop.tensor, arrays))
     mean = loss(*map(gpuprop.tensor, arrays)).item()
     assert total.item() / float(count) == pytest.approx(mean, rel=1e-12)
-    if arrays[0].ndim == 2:
+    if arrays[0].ndim == 2 and name not in OF_THE_WHOLE_BATCH:
         halves = [[a[:2] for a in arrays], [a[2:] for a in arrays]]
         parts = [loss.sum_and_count(*map(gpuprop.tensor, half)) for half in halves]
         assert sum(part.item() for part, _ in parts) == pytest.approx(total.item(), rel=1e-12)

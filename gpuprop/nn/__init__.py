@@ -57,6 +57,17 @@ from gpuprop.nn._dropout import (
 )
 from gpuprop.nn._embedding import Embedding, EmbeddingBag
 from gpuprop.nn._function import Function
+from gpuprop.nn._further_loss import (
+    ArcFace,
+    CosFace,
+    DiceLoss,
+    FocalLoss,
+    InfoNCELoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
+    NTXentLoss,
+    TverskyLoss,
+)
 from gpuprop.nn._linear import Bilinear, Flatten, Identity, Linear, Unflatten
 from gpuprop.nn._loss import (
     BCELoss,
@@ -169,6 +180,7 @@ __all__ = [
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
     "AlphaDropout",
+    "ArcFace",
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
@@ -192,9 +204,11 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "CosFace",
     "CosineEmbeddingLoss",
     "CosineSimilarity",
     "CrossEntropyLoss",
+    "DiceLoss",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
@@ -203,6 +217,7 @@ __all__ = [
     "EmbeddingBag",
     "FeatureAlphaDropout",
     "Flatten",
+    "FocalLoss",
     "Fold",
     "FractionalMaxPool2d",
     "FractionalMaxPool3d",
@@ -217,6 +232,7 @@ __all__ = [
     "HingeEmbeddingLoss",
     "HuberLoss",
     "Identity",
+    "InfoNCELoss",
     "InstanceNorm1d",
     "InstanceNorm2d",
     "InstanceNorm3d",
@@ -234,6 +250,8 @@ __all__ = [
     "LocalResponseNorm",
     "LogSigmoid",
     "LogSoftmax",
+    "LovaszHingeLoss",
+    "LovaszSoftmaxLoss",
     "MSELoss",
     "MarginRankingLoss",
     "MaxPool1d",
@@ -251,6 +269,7 @@ __all__ = [
     "MultiMarginLoss",
     "MultiheadAttention",
     "NLLLoss",
+    "NTXentLoss",
     "PReLU",
     "PairwiseDistance",
     "Parameter",
@@ -294,6 +313,7 @@ __all__ = [
     "TransformerEncoderLayer",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "TverskyLoss",
     "Unflatten",
     "Unfold",
     "Upsample",
