@@ -1,11 +1,18 @@
-"""Boxes of object detection, against loops in float64 that follow the definitions."""
+"""Boxes of object detection, against torchvision, and loops in float64 that follow the definitions.
+
+tests/oracle/torchvision_boxes.py wrote torchvision's results.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from box_values import weights
 
 import gpuprop
 from gpuprop import functional as F
@@ -157,3 +164,90 @@ def test_anchors():
                                               [-8, -8, 8, 8], [-16, -16, 16, 16]])
     np.testing.assert_array_equal(found[4:8] - found[:4], [[12, 0, 12, 0]] * 4)
     np.testing.assert_array_equal(found[16:20] - found[:4], [[0, 8, 0, 8]] * 4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int8"])
+def test_narrow_types(backend, dtype):
+    """Areas of narrow types overflow; their results are those of float64."""
+    rng = np.random.default_rng(0)
+    low, size = rng.integers(0, 60, (20, 2)), rng.integers(10, 60, (20, 2))
+    corners, scores = np.concatenate([low, low + size], 1).astype("float64"), rng.permutation(20)
+    t, s = (gpuprop.tensor(a).astype(dtype) for a in (corners, scores))
+    for f in (F.box_iou, F.generalized_box_iou):
+        found = f(t, t[:5])
+        assert found.dtype == (dtype if "float" in dtype else "float64")
+        tolerance = 1e-2 if dtype == "bfloat16" else 1e-6
+        np.testing.assert_allclose(found.astype("float64").numpy(), f(corners, corners[:5]),
+                                   tolerance, tolerance)
+    assert F.nms(t, s, 0.4).tolist() == F.nms(corners, scores * 1.0, 0.4).tolist()
+
+
+def test_no_boxes(backend):
+    x, none = gpuprop.ones((2, 3, 5, 6)), gpuprop.zeros((0, 5))
+    for f in (F.roi_align, F.roi_pool):
+        assert f(x, none, (2, 3)).shape == (0, 3, 2, 3)
+        assert f(x, [none[:, 1:], none[:, 1:]], 2).shape == (0, 3, 2, 2)
+
+
+def test_a_half_type_has_not_the_number_of_each_image(backend):
+    """In bfloat16, 257 is 256."""
+    x = gpuprop.zeros((258, 1, 2, 2), dtype="bfloat16")
+    x[257] = 1
+    none = gpuprop.zeros((0, 4), dtype="bfloat16")
+    whole = gpuprop.tensor([[0.0, 0.0, 1.0, 1.0]]).astype("bfloat16")
+    for f in (F.roi_align, F.roi_pool):
+        found = f(x, [*[none] * 257, whole], 1)
+        assert found.dtype == "bfloat16" and found.tolist() == [[[[1.0]]]]
+
+
+@pytest.mark.parametrize("f", [F.roi_align, F.roi_pool])
+def test_wrong_regions(backend, f):
+    x, box = gpuprop.ones((2, 3, 5, 6)), [0.0, 0.0, 2.0, 2.0]
+    with pytest.raises(ValueError, match=rf"{f.__name__}: expected boxes \(K, 5\)"):
+        f(x, gpuprop.tensor([box]), 2)
+    with pytest.raises(ValueError, match=rf"{f.__name__}: expected boxes \(N, 4\)"):
+        f(x, [gpuprop.tensor([[0.0, *box]])], 2)
+    with pytest.raises(ValueError, match=rf"{f.__name__}: expected input \(N, C, H, W\)"):
+        f(x[0], gpuprop.tensor([[0.0, *box]]), 2)
+    for image in (-1.0, 2.0):
+        with pytest.raises(IndexError, match=f"{f.__name__}: image of a box out of range"):
+            f(x, gpuprop.tensor([[image, *box]]), 2).numpy()
+
+
+@pytest.mark.parametrize("f", [
+    F.box_area, lambda a: F.box_iou(a, a), lambda a: F.generalized_box_iou(a, a),
+    lambda a: F.box_convert(a, "xyxy", "xywh"), lambda a: F.clip_boxes_to_image(a, (3, 3))])
+def test_wrong_boxes(f):
+    wrong = gpuprop.ones((3, 5))
+    with pytest.raises(ValueError, match="expected boxes"):
+        f(wrong)
+
+
+# ---- torchvision ---------------------------------------------------------------------------------
+
+FILE = Path(__file__).with_name("torchvision_boxes.json.gz")
+THEIRS = json.loads(gzip.decompress(FILE.read_bytes()))
+DTYPES = {"float64", "float32", "int64"}
+
+
+def is_array(argument):
+    return isinstance(argument, list) and argument[0] in DTYPES
+
+
+@pytest.mark.parametrize("function", dict.fromkeys(entry["function"] for entry in THEIRS))
+def test_torchvision(backend, function):
+    entries = [entry for entry in THEIRS if entry["function"] == function]
+    for i, entry in enumerate(entries):
+        arguments = [gpuprop.tensor(np.array(a[1], a[0])) if is_array(a) else a
+                     for a in entry["arguments"]]
+        first = arguments[0]
+        if entry["gradient"] is not None:
+            first.requires_grad_()
+        found = getattr(F, function)(*arguments)
+        tolerance = 1e-4 if getattr(first, "dtype", None) == "float32" else 1e-7
+        compare = lambda got, want, n=i, t=tolerance: np.testing.assert_allclose(
+            gpuprop.asnumpy(got), want, rtol=t, atol=t, err_msg=f"{function}, case {n}")
+        compare(found.array, entry["result"])
+        if entry["gradient"] is not None:
+            (found * gpuprop.tensor(weights(found.shape)).astype(found.dtype)).sum().backward()
+            compare(first.grad, entry["gradient"])

@@ -8,6 +8,7 @@ import pytest
 from tested_backends import BACKENDS, RECORDS
 from together import together
 
+import gpuprop.functional as F
 from gpuprop._core.ops import definitions
 from gpuprop.testing import (
     all_rows,
@@ -123,10 +124,19 @@ def test_every_op_has_rows():
         f"gpuprop.distributions:{name}" for name in SAMPLERS}
 
 
-NEVER_EMPTY: dict[str, str] = {}  # op -> why no row of it has an empty input
+def test_every_function_has_rows():
+    names = {row.name.partition(":")[2] for row in ROWS}
+    assert {*F.__all__} - names == {"alibi_slopes", "anchor_boxes"}, "without arguments that vary"
+
+
+NEVER_EMPTY = {  # op -> why no row of it has an empty input
+    "gpuprop.functional:lovasz_softmax_loss": "the mean over no present class is NaN",
+}
 NEVER_SINGLE = {  # op -> why no row of it has an input of one element
     "gpuprop.functional:glu": "two halves need two elements",
     "gpuprop.functional:affine_grid": "an affine map of the plane has six",
+    **{f"gpuprop.functional:{name}": "a box has four" for name in (
+        "box_area", "box_convert", "box_iou", "clip_boxes_to_image", "generalized_box_iou")},
 }
 
 

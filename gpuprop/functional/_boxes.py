@@ -13,19 +13,38 @@ import numpy as np
 
 from gpuprop._array.arithmetic import clip, maximum, minimum, where
 from gpuprop._array.indexing import take
-from gpuprop._array.shape import stack
-from gpuprop._core.checks import as_integer, as_number
+from gpuprop._array.shape import concatenate, stack
+from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dtypes import check_floating, is_float, widened
 from gpuprop._core.graph import raw
+from gpuprop._core.options import as_sizes
 from gpuprop._core.placement import on_device_of
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor, asnumpy
 
 FORMATS = "xyxy", "xywh", "cxcywh"
+CONVERSIONS = {  # (format, another) -> the pairs of numbers in the other format, of those in one
+    ("xyxy", "xywh"): lambda low, high: (low, high - low),
+    ("xyxy", "cxcywh"): lambda low, high: ((low + high) / 2, high - low),
+    ("xywh", "xyxy"): lambda low, size: (low, low + size),
+    ("xywh", "cxcywh"): lambda low, size: (low + size / 2, size),
+    ("cxcywh", "xyxy"): lambda center, size: (center - size / 2, center + size / 2),
+    ("cxcywh", "xywh"): lambda center, size: (center - size / 2, size),
+}
 
 
-@composed
+def _of_one_dtype(*arrays: Any) -> list[Any]:
+    """Integers in the floating dtype of the other arrays; in float64 if there is none.
+
+    Areas and sums of coordinates may exceed the range of a narrow integer type.
+    """
+    floating = next((a.dtype for a in arrays if is_float(a.dtype)), "float64")
+    return [a if is_float(a.dtype) else a.astype(floating) for a in arrays]
+
+
+@composed(full=True)
 def box_convert(boxes: Array, in_fmt: str, out_fmt: str) -> Array:
     """Boxes (..., 4) in another format: corners "xyxy", corner and size "xywh", or "cxcywh" with
     the center.
@@ -34,28 +53,42 @@ def box_convert(boxes: Array, in_fmt: str, out_fmt: str) -> Array:
         if fmt not in FORMATS:
             raise ValueError(f"box_convert: {name} must be one of {', '.join(FORMATS)}, got "
                              f"{fmt!r}")
+    _check_boxes("box_convert", boxes)
     if in_fmt == out_fmt:
         return boxes
-    a, b, c, d = (boxes[..., i] for i in range(4))
-    if in_fmt == "xywh":
-        c, d = a + c, b + d
-    elif in_fmt == "cxcywh":
-        a, b, c, d = a - c / 2, b - d / 2, a + c / 2, b + d / 2
-    if out_fmt == "xywh":
-        c, d = c - a, d - b
-    elif out_fmt == "cxcywh":
-        a, b, c, d = (a + c) / 2, (b + d) / 2, c - a, d - b
-    return stack([a, b, c, d], -1)
+    if "cxcywh" in (in_fmt, out_fmt):  # halves
+        boxes, = _of_one_dtype(boxes)
+    return concatenate(CONVERSIONS[in_fmt, out_fmt](boxes[..., :2], boxes[..., 2:]), -1)
 
 
-@composed
+@composed(full=True)
 def box_area(boxes: Array) -> Array:
     """The areas of boxes: (..., 4) -> (...)."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    _check_boxes("box_area", boxes)
+    size = boxes[..., 2:] - boxes[..., :2]
+    return size[..., 0] * size[..., 1]
 
 
-def _overlaps(boxes1, boxes2):
+def _pair(what: str, size: Any, minimum: int) -> tuple[int, int]:
+    """A height and a width."""
+    size = as_sizes(what, size, minimum)
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"{what} must be (height, width), got {size!r}")
+    height, width = size
+    return height, width
+
+
+def _check_boxes(name: str, boxes: Any, ndim: int | None = None) -> None:
+    """Raise ValueError unless the last axis has the four numbers of a box."""
+    if not boxes.ndim or boxes.shape[-1] != 4 or ndim not in (None, boxes.ndim):
+        shape = "(..., 4)" if ndim is None else "(N, 4)"
+        raise ValueError(f"{name}: expected boxes {shape}, got {boxes.shape}")
+
+
+def _overlaps(name, boxes1, boxes2):
     """Intersections and unions of all pairs: (N, 4), (M, 4) -> (N, M)."""
+    for boxes in (boxes1, boxes2):
+        _check_boxes(name, boxes, 2)
     corner = maximum(boxes1[:, None, :2], boxes2[None, :, :2])
     size = clip(minimum(boxes1[:, None, 2:], boxes2[None, :, 2:]) - corner, 0, None)
     inter = size[..., 0] * size[..., 1]
@@ -63,14 +96,14 @@ def _overlaps(boxes1, boxes2):
     return inter, union
 
 
-@composed
+@composed(full=True)
 def box_iou(boxes1: Array, boxes2: Array) -> Array:
     """Intersection over union of all pairs of boxes: (N, 4), (M, 4) -> (N, M)."""
-    inter, union = _overlaps(boxes1, boxes2)
+    inter, union = _overlaps("box_iou", *_of_one_dtype(boxes1, boxes2))
     return inter / union
 
 
-@composed
+@composed(full=True)
 def generalized_box_iou(boxes1: Array, boxes2: Array) -> Array:
     """``iou - |C - union| / |C|``, where C is the smallest box around both.
 
@@ -78,7 +111,8 @@ def generalized_box_iou(boxes1: Array, boxes2: Array) -> Array:
 
     H. Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019.
     """
-    inter, union = _overlaps(boxes1, boxes2)
+    boxes1, boxes2 = _of_one_dtype(boxes1, boxes2)
+    inter, union = _overlaps("generalized_box_iou", boxes1, boxes2)
     size = clip(maximum(boxes1[:, None, 2:], boxes2[None, :, 2:])
                 - minimum(boxes1[:, None, :2], boxes2[None, :, :2]), 0, None)
     hull = size[..., 0] * size[..., 1]
@@ -88,7 +122,8 @@ def generalized_box_iou(boxes1: Array, boxes2: Array) -> Array:
 @composed
 def clip_boxes_to_image(boxes: Array, size: Sequence[int]) -> Array:
     """The parts of boxes (..., 4) inside an image of `size` (height, width)."""
-    height, width = size
+    _check_boxes("clip_boxes_to_image", boxes)
+    height, width = _pair("clip_boxes_to_image: size", size, 0)
     x = clip(boxes[..., 0::2], 0, width)
     y = clip(boxes[..., 1::2], 0, height)
     return stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1)
@@ -117,11 +152,12 @@ def batched_nms(boxes: Array, scores: Array, idxs: Array, iou_threshold: float) 
 
 def _kept(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, caller: str) -> Any:
     as_number(f"{caller}: iou_threshold", iou_threshold, "[0, 1]")
-    corners = asnumpy(raw(boxes))
+    corners = asnumpy(raw(boxes)).astype("float64")  # equal results for equal boxes of any dtype
     if corners.ndim != 2 or corners.shape[1] != 4 or len(scores) != len(corners):
         raise ValueError(f"{caller}: expected boxes (N, 4) and scores (N,), got {corners.shape} "
                          f"and {scores.shape}")
-    order = np.argsort(-asnumpy(raw(scores)), kind="stable")
+    backwards = asnumpy(raw(scores))[::-1]  # unsigned integers have no negative
+    order = len(corners) - 1 - np.argsort(backwards, kind="stable")[::-1]
     corners = corners[order]
     kinds = np.zeros(len(order)) if idxs is None else asnumpy(raw(idxs))[order]
     areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
@@ -155,6 +191,8 @@ def anchor_boxes(image_size: Sequence[int], grid_size: Sequence[int], sizes: Seq
     heights = (roots[:, None] * scales[None]).reshape(-1)
     widths = ((1 / roots)[:, None] * scales[None]).reshape(-1)
     base = np.round(np.stack([-widths, -heights, widths, heights], 1) / 2)
+    image_size = _pair("anchor_boxes: image_size", image_size, 0)
+    grid_size = _pair("anchor_boxes: grid_size", grid_size, 1)
     strides = [n // m for n, m in zip(image_size, grid_size, strict=True)]
     y, x = (np.arange(m, dtype="float32") * s for m, s in zip(grid_size, strides, strict=True))
     y, x = np.meshgrid(y, x, indexing="ij")
@@ -166,18 +204,34 @@ def anchor_boxes(image_size: Sequence[int], grid_size: Sequence[int], sizes: Seq
 # ---- features in boxes ---------------------------------------------------------------------------
 
 
-def _regions(boxes: Any, xp: Any) -> Any:
-    """Boxes as an array (K, 5) with the index of the image first."""
-    if not isinstance(boxes, list | tuple):
-        return raw(boxes)
-    rows = [xp.concatenate([xp.full((len(b), 1), i, dtype=raw(b).dtype), raw(b)], axis=1)
-            for i, b in enumerate(boxes)]
-    return xp.concatenate(rows)
+def _regions(name: str, input: Any, boxes: Any) -> tuple[Any, Any]:
+    """The images (K,) and the corners (K, 4) of boxes, float32 or float64."""
+    if input.ndim != 4:
+        raise ValueError(f"{name}: expected input (N, C, H, W), got {input.shape}")
+    check_floating(name, input)
+    xp = backend_of(raw(input)).xp
+    if isinstance(boxes, list | tuple):
+        given = [widened(raw(b)) for b in boxes]  # half types round the numbers of images
+        for b in given:
+            _check_boxes(name, b, 2)
+        rois = xp.concatenate([xp.concatenate([xp.full((len(b), 1), i, dtype=b.dtype), b], axis=1)
+                               for i, b in enumerate(given)])
+    else:
+        rois = widened(raw(boxes))
+    if rois.ndim != 2 or rois.shape[1] != 5:
+        raise ValueError(f"{name}: expected boxes (K, 5), with the index of the image first, or a "
+                         f"list with boxes (L, 4) for each image, got {rois.shape}")
+    image = rois[:, 0].astype("int64")
+    n = len(input)
+    xp.check((image >= 0) & (image < n),
+             f"{name}: image of a box out of range: expected 0 <= index < {n}", image)
+    return image, rois[:, 1:] if is_float(rois.dtype) else rois[:, 1:].astype("float32")
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return as_integer("output_size", height, 1), as_integer("output_size", width, 1)
+def _bin_counts(name: str, size: Any) -> tuple[int, int]:
+    """The numbers of rows and columns of bins."""
+    sizes = size if isinstance(size, Sequence) else (size, size)
+    return _pair(f"{name}: output_size", sizes, 1)
 
 
 @checks_arguments
@@ -192,26 +246,25 @@ def roi_align(input: Array, boxes: Array | Sequence[Array], output_size: int | S
 
     K. He et al., "Mask R-CNN", ICCV 2017.
     """
-    xp = backend_of(raw(input)).xp
     with on_device_of((raw(input),)):
-        rois = _regions(boxes, xp)
-        return _align(input, rois, *_pair(output_size), spatial_scale, sampling_ratio, aligned)
+        image, corners = _regions("roi_align", input, boxes)
+        corners = corners * spatial_scale - (0.5 if aligned else 0.0)
+        return _align(input, (image, corners), *_bin_counts("roi_align", output_size),
+                      sampling_ratio, aligned)
 
 
-@composed
-def _align(input: Array, rois: Array, rows: int, columns: int, spatial_scale: float,
-           sampling_ratio: int, aligned: bool) -> Array:
+@composed(full=True)
+def _align(input: Array, regions: tuple, rows: int, columns: int, sampling_ratio: int,
+           aligned: bool) -> Array:
     n, channels, height, width = input.shape
-    boxes = raw(rois)
-    xp = backend_of(boxes).xp
-    corners = boxes[:, 1:] * spatial_scale - (0.5 if aligned else 0.0)
+    image, corners = regions
+    xp = backend_of(corners).xp
     axes = []
     for start, end, bins, size in ((corners[:, 1], corners[:, 3], rows, height),
                                    (corners[:, 0], corners[:, 2], columns, width)):
         length = end - start if aligned else xp.maximum(end - start, 1.0)
         axes.append(_samples(start, length, bins, sampling_ratio, size))
     (y, y_weight, y_count), (x, x_weight, x_count) = axes
-    image = boxes[:, 0].astype("int64")
     pixels = input.transpose(0, 2, 3, 1).reshape(n * height * width, channels)
     total: Any = 0.0
     for i in range(2):  # the lower and the upper neighbor of each sample
@@ -219,8 +272,9 @@ def _align(input: Array, rois: Array, rows: int, columns: int, spatial_scale: fl
             index = ((image[:, None, None, None, None] * height + y[i][:, :, :, None, None]) * width
                      + x[j][:, None, None, :, :])
             weight = y_weight[i][:, :, :, None, None] * x_weight[j][:, None, None, :, :]
+            weight = Tensor(weight[..., None].astype(input.dtype))
             picked = take(pixels, Tensor(index), 0)
-            total = total + (picked * Tensor(weight[..., None].astype(input.dtype))).sum((2, 4))
+            total = total + where(weight > 0, picked * weight, 0).sum((2, 4))
     count = xp.maximum(y_count * x_count, 1).astype(input.dtype)
     return (total / Tensor(count[:, None, None, None])).transpose(0, 3, 1, 2)
 
@@ -258,26 +312,26 @@ def roi_pool(input: Array, boxes: Array | Sequence[Array], output_size: int | Se
 
     R. Girshick, "Fast R-CNN", ICCV 2015.
     """
-    xp = backend_of(raw(input)).xp
     with on_device_of((raw(input),)):
-        return _pooled(input, _regions(boxes, xp), *_pair(output_size), spatial_scale)
+        image, corners = _regions("roi_pool", input, boxes)
+        return _pooled(input, (image, corners * spatial_scale),
+                       *_bin_counts("roi_pool", output_size))
 
 
 @composed
-def _pooled(input: Array, rois: Array, rows: int, columns: int, spatial_scale: float) -> Array:
+def _pooled(input: Array, regions: tuple, rows: int, columns: int) -> Array:
     n, channels, height, width = input.shape
-    boxes = raw(rois)
-    xp = backend_of(boxes).xp
-    halves = boxes[:, 1:] * spatial_scale
-    corners = (xp.sign(halves) * xp.floor(abs(halves) + 0.5)).astype("int64")  # C's round
-    axes = [_bins(corners[:, 1], corners[:, 3], rows, height),
-            _bins(corners[:, 0], corners[:, 2], columns, width)]
+    image, corners = regions
+    xp = backend_of(corners).xp
+    corners = (xp.sign(corners) * xp.floor(abs(corners) + 0.5)).astype("int64")  # C's round
+    dtype = widened(raw(input)[:0]).dtype  # torchvision's bins depend on its rounding
+    axes = [_bins(corners[:, 1], corners[:, 3], rows, height, dtype),
+            _bins(corners[:, 0], corners[:, 2], columns, width, dtype)]
     (y, y_used), (x, x_used) = axes
-    image = boxes[:, 0].astype("int64")
     index = ((image[:, None, None, None, None] * height + y[:, :, None, :, None]) * width
              + x[:, None, :, None, :])
     is_used = y_used[:, :, None, :, None] & x_used[:, None, :, None, :]
-    shape = (*index.shape[:3], -1)
+    shape = (*index.shape[:3], math.prod(index.shape[3:]))
     index, is_used = index.reshape(shape), is_used.reshape(shape)
     values = raw(input).transpose(0, 2, 3, 1).reshape(n * height * width, channels)
     found = xp.where(is_used[..., None], values[index], -math.inf)
@@ -292,12 +346,12 @@ def _pooled(input: Array, rois: Array, rows: int, columns: int, spatial_scale: f
     return chosen.transpose(0, 3, 1, 2)
 
 
-def _bins(start, end, bins, size):
+def _bins(start, end, bins, size, dtype):
     """The pixels of each bin along an axis (K, bins, M), and which of them are used."""
     xp = backend_of(start).xp
     length = xp.maximum(end - start + 1, 1)
-    step = length.astype("float32") / np.float32(bins)
-    i = xp.arange(bins).astype("float32")
+    step = length.astype(dtype) / bins
+    i = xp.arange(bins).astype(dtype)
     low = xp.floor(i * step[:, None]).astype("int64") + start[:, None]
     high = xp.ceil((i + 1) * step[:, None]).astype("int64") + start[:, None]
     low, high = xp.clip(low, 0, size), xp.clip(high, 0, size)

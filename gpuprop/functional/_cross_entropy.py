@@ -51,6 +51,7 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
     """
     axis = class_axis(log_p)
     classes = log_p.shape[axis]
+    share = label_smoothing / max(classes, 1)  # of each class
     with_class_axis = (*(slice(None),) * axis, None)  # an index that inserts the class axis
     counted, label, label_weight = counted_labels(xp, name, log_p, target, weight, ignore_index)
     picked = xp.take_along_axis(log_p, label[with_class_axis], axis=axis).reshape(label.shape)
@@ -60,7 +61,7 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
         if weight is not None:
             class_weight = expand_class_weight(weight.astype(log_p.dtype), log_p)
         over_classes = xp.where(counted, (log_p * class_weight).sum(axis=axis), 0)
-        losses = (1 - label_smoothing) * losses - label_smoothing / classes * over_classes
+        losses = (1 - label_smoothing) * losses - share * over_classes
     loss, to_each = reduced(xp, losses, label_weight.sum(), reduction)
 
     def pullback(d):
@@ -68,7 +69,7 @@ def smoothed_nll(xp, name, log_p, target, weight, ignore_index, reduction, label
         at_labels = ((label_smoothing - 1) * label_weight * d)[with_class_axis]
         dx = put_along_axis.on(xp, at_labels, label[with_class_axis], axis=axis, n=classes)
         if label_smoothing:
-            uniform_part = d * (label_smoothing / classes)
+            uniform_part = d * share
             dx = dx - uniform_part[with_class_axis] * class_weight
         return dx, None, None
 
@@ -105,7 +106,7 @@ def cross_entropy_from_indices(xp, input: Array, target: Array, weight: Array = 
 def fused_cross_entropy(xp, input, target, weight=None, ignore_index=-100, reduction="mean",
                         label_smoothing=0.0):
     """For logits (N, C): the gradient, the softmax minus 1 at the label, in one pass."""
-    if input.ndim != 2 or label_smoothing:
+    if input.ndim != 2 or label_smoothing or not input.size:
         return cross_entropy_from_indices.fn(
             xp, input, target, weight, ignore_index, reduction, label_smoothing)
     counted, label, label_weight = counted_labels(
@@ -180,7 +181,7 @@ def cross_entropy_from_probabilities(input: Any, target: Any, weight: Any, reduc
     """`cross_entropy` with a target of class probabilities."""
     axis = class_axis(input)
     if label_smoothing:
-        target = target * (1 - label_smoothing) + label_smoothing / input.shape[axis]
+        target = target * (1 - label_smoothing) + label_smoothing / max(input.shape[axis], 1)
     if weight is not None:
         weight = match_dtype("cross_entropy", target, weight, "weight")
         target = target * expand_class_weight(weight, input)

@@ -102,7 +102,7 @@ def lovasz_hinge_loss(logits: Array, labels: Array, reduction: str = "mean") -> 
     M. Berman et al., "The Lovász-Softmax loss", CVPR 2018.
     """
     truth = match_shape_and_dtype("lovasz_hinge_loss", logits, labels)
-    flat = lambda a: a.reshape(a.shape[0], -1)
+    flat = lambda a: a.reshape(a.shape[0], math.prod(a.shape[1:]))
     errors = 1 - flat(logits) * (2 * flat(truth) - 1)
     return reduce_loss(_lovasz(errors, flat(truth)), None, reduction)
 
@@ -120,8 +120,9 @@ def lovasz_softmax_loss(probabilities: Array, labels: Array) -> Array:
     rows = probabilities.swapaxes(0, 1).reshape(classes, -1)
     truth = one_hot(labels.reshape(-1), classes).T.astype(probabilities.dtype)
     errors = where(truth > 0, 1 - rows, rows)
-    is_present = (truth.sum(-1) > 0).astype(probabilities.dtype)
-    return (_lovasz(errors, truth) * is_present).sum() / is_present.sum()
+    is_present = truth.sum(-1) > 0
+    losses = where(is_present, _lovasz(errors, truth), 0)
+    return losses.sum() / is_present.astype(probabilities.dtype).sum()
 
 
 @composed(full=True)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._capture import capture
-from gpuprop._core.backend import Backend, forget_choices
+from gpuprop._core.backend import NO_SWITCH, Backend, forget_choices
 from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import HALF, as_dtype, is_float
 from gpuprop._core.gradient import grad
@@ -106,7 +106,8 @@ def run_row(row: Row, backend: Backend, dtype: str = "float64", layout: str = "c
         return inputs[-1]
 
     call = row.map_arrays(place)
-    with use(backend.name), no_syncs(backend, repr(row)):
+    may_wait = "waits" in row.skipped
+    with use(backend.name), NO_SWITCH if may_wait else no_syncs(backend, repr(row)):
         outputs = _tensors(call())
         differentiable = [o for o in outputs if o.requires_grad]
         dtypes = [pair for o in differentiable if pullbacks

@@ -33,6 +33,8 @@ FAMILIES = (
     "padding",
     "resampling",
     "loss",
+    "further_loss",
+    "boxes",
     "windows",
     "convolution",
     "pooling",
@@ -43,7 +45,7 @@ FAMILIES = (
     "distributions",
 )
 CHECKS = {"gradient", "second", "hidden", "capture", "parity", "layouts", "half", "large",
-          "integers"}
+          "integers", "waits"}
 
 
 class Row:
@@ -65,7 +67,8 @@ class Row:
         """Skip checks, each with a reason: ``row.skip(gradient="the output is random")``.
 
         The checks are `gradient`, `second`, `hidden`, `capture`, `parity`, `layouts`, `half`,
-        `integers`, and `large`, the part of `half` with large numbers.
+        `integers`, `large`, the part of `half` with large numbers, and `waits`, the part of
+        `parity` that the host waits for no device.
         """
         unknown = reasons.keys() - CHECKS
         if unknown:

@@ -11,7 +11,7 @@ from gpuprop._array import scatter as M
 from gpuprop.testing.rows import Row, floats, integers
 
 DUPLICATES = "repeated rows of indices contain duplicates"
-WAITS = dict.fromkeys(("parity", "capture"), "the host waits for the number of True elements")
+WAITS = dict.fromkeys(("waits", "capture"), "the host waits for the number of True elements")
 SHAPES = ((4, 5), (), (1,), (0, 3))
 
 

@@ -129,6 +129,8 @@ def of_classes():
             yield Row(op, floats(2, 3, 3), spatial, None, 7, reduction)
         for shape in ((1, 1), (0, 3)):
             yield Row(op, floats(*shape), integers(shape[1], shape[0]), **sum_if_empty(shape))
+        yield Row(op, floats(0, 0), integers(1, 0), reduction="sum")
+    yield Row(F.cross_entropy, floats(0, 0), floats(0, 0), None, -100, "sum", 0.25)
     for shape in ((3, 4), (), (1,), (0, 2)):
         yield Row(F.one_hot, integers(5, *shape), 5)
     for shape in ((3, 4), (), (1,), (0, 2)):

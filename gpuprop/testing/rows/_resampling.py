@@ -53,6 +53,10 @@ def interpolation():
                           None, True)
     for mode in ("nearest", "bilinear", "bicubic", "area"):
         yield Row(F.interpolate, floats(1, 1, 1, 1), (2, 3), None, mode)
+    for shape in ((2, 1, 3, 4), (1, 1, 1, 1), (0, 2, 2, 3)):
+        for size, scale in (((3, 2), None), (None, 2)):
+            yield Row(F.upsample_nearest, floats(*shape), size, scale)
+            yield Row(F.upsample_bilinear, floats(*shape), size, scale)
     for shape in ((0, 1, 2), (1, 1, 1)):
         yield Row(F.upsample, floats(*shape), 2)
     for shape in ((2, 4), (0, 4), (1,)):
@@ -89,10 +93,10 @@ def grids():
 DENSE = "a product with a matrix, whose zeros spread infinite gradients along an axis"
 
 
-
 def spreads_nan(row):
     """Whether `row` is a product with a matrix, which the modes that copy elements are not."""
-    return not any(str(value).startswith("nearest") for value in (*row.args, *row.kwargs.values()))
+    words = (row.name.partition("_")[2], *row.args, *row.kwargs.values())
+    return not any(str(value).startswith("nearest") for value in words)
 
 
 ROWS = [*shuffles(), *(row.skip(hidden=DENSE) if spreads_nan(row) else row
