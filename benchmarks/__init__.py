@@ -1,1 +1,1 @@
-"""Speed of gpuprop compared with other libraries: ``python -m benchmarks`` (see `frame`)."""
+"""Speed of gpuprop beside other libraries: ``python -m benchmarks`` (docs/performance.md)."""

@@ -1,42 +1,106 @@
-"""Run benchmarks and store the times: ``python -m benchmarks [workload ...] [--rounds N]``."""
+"""Compare whole training steps of gpuprop and other libraries, and store the results.
+
+A run of everything, without --quick, replaces the results in benchmarks/results and the tables and
+the picture made of them.  Any other run only prints, unless --out names a folder.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import pkgutil
+import sys
 from pathlib import Path
+from typing import Any
 
-from benchmarks import workloads
-from benchmarks.frame import compare
+from benchmarks import picture, tables
+from benchmarks.contenders import LABELS
+from benchmarks.frame import DifferentValues, compare, cores, machine
+from gpuprop._bench.workloads import WORKLOADS
 
-RESULTS = Path(__file__).parent / "results"
+PEERS = [name for name in LABELS if name != "gpuprop"]
 
 
-def main() -> None:
-    known = sorted(m.name for m in pkgutil.iter_modules(workloads.__path__))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = ", ".join(known)
-    parser.add_argument("workload", nargs="*", default=known, help=f"{names} (default: all)")
-    parser.add_argument("--rounds", type=int, default=15,
-                        help="time slices per contender (default: 15)")
-    parser.add_argument("--only", metavar="CONTENDER", help="run this contender without the others")
-    args = parser.parse_args()
-    for name in args.workload:
-        row = compare(name, args.rounds, only=args.only)
-        print(f"{name}: {row['what']}")
-        for contender, times in row["contenders"].items():
-            best, median = times["best_us"], times["median_us"]
-            print(f"  {contender:24s} best {best:9.1f} us   median {median:9.1f} us")
-        for contender, reason in row["absent"].items():
-            print(f"  {contender:24s} absent: {reason}")
-        if row["ratio_to_best_peer"]:
-            best, median = row["ratio_to_best_peer"], row["ratio_of_medians"]
-            print(f"  gpuprop's time / the fastest peer's: {best:.2f} (medians: {median:.2f})")
-        if args.only is None:
-            RESULTS.mkdir(exist_ok=True)
-            (RESULTS / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+def main() -> int:
+    args = _parser().parse_args()
+    everything = not (args.workload or args.threads or args.quick) and args.peers is None
+    out = args.out or (tables.RESULTS if everything else None)
+    names = ["gpuprop", *(PEERS if args.peers is None else args.peers)]
+    threads = args.threads or sorted({1, cores()})
+    seconds = args.seconds or (0.02 if args.quick else 0.3)
+    failures = []
+    for name in args.workload or WORKLOADS:
+        row: dict[str, Any] = {
+            "workload": name, "what": WORKLOADS[name].what, "quick": args.quick,
+            "machine": machine(), "rounds": args.rounds, "threads": {}}
+        print(f"\n{name}: {row['what']}", flush=True)
+        try:
+            for n in threads:
+                row["threads"][n] = compare(name, names, n, args.rounds, seconds, args.quick)
+                print(tables.text(n, row["threads"][n]), flush=True)
+        except DifferentValues as error:
+            print(f"  FAILED: {error}", flush=True)
+            failures.append(name)
+            continue
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{name}.json").write_text(json.dumps(row, indent=1) + "\n")
+    if out:
+        rows = tables.stored(out)
+        (out / "speed.md").write_text(tables.speed(rows), encoding="utf-8")
+        picture.draw(rows, out / "speed.svg")
+    if everything:
+        tables.write()
+    if failures:
+        print(f"\nFAILED, since libraries computed different values: {', '.join(failures)}",
+              file=sys.stderr)
+    return int(bool(failures))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", nargs="*", metavar="WORKLOAD", type=_workload,
+                        help=f"{', '.join(WORKLOADS)} (default: all)")
+    parser.add_argument("--peers", type=_peers, metavar="LIST",
+                        help=f"the libraries beside gpuprop, of {','.join(PEERS)}, or none "
+                             f"(default: all)")
+    parser.add_argument("--threads", type=_threads, metavar="LIST",
+                        help="the numbers of threads, such as 1,4 (default: 1 and all)")
+    parser.add_argument("--rounds", type=int, default=9,
+                        help="time slices per contender (default: %(default)s)")
+    parser.add_argument("--seconds", type=float,
+                        help="the length of a time slice (default: 0.3; at least one step)")
+    parser.add_argument("--quick", action="store_true",
+                        help="small sizes and slices, to see that everything runs")
+    parser.add_argument("--out", type=Path, metavar="FOLDER",
+                        help="where the results are stored (see above)")
+    return parser
+
+
+def _peers(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    if unknown := set(names) - set(PEERS):
+        raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}: {','.join(PEERS)}, none")
+    return names
+
+
+def _threads(text: str) -> list[int]:
+    try:
+        numbers = [int(n) for n in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(1 <= n <= cores() for n in numbers):
+        raise argparse.ArgumentTypeError(
+            f"expected numbers from 1 to {cores()}, the processors that there are; got {text!r}")
+    return numbers
+
+
+def _workload(name: str) -> str:
+    if name not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"unknown workload {name!r}: {', '.join(WORKLOADS)}")
+    return name
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,141 +1,254 @@
 """Timing of several libraries on a noisy machine: one process each, which take turns.
 
-A workload is a module of `benchmarks.workloads` with a dict ``CONTENDERS``, from names to functions
-``build``.  ``build()`` returns a function that runs one training step and returns the loss.  The
-losses of the first steps must agree between contenders.  Then, in each round, every contender runs
-steps for a time slice while the others wait.  The results are the best and the median over the
-slices, and ratios of gpuprop's times to those of its fastest peer.
+The values of the first steps must agree between contenders.  Then, in each round, every contender
+runs steps for a time slice while the others wait.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.contenders import LABELS, MODULES, OURS, contender
+from gpuprop._bench import floor, measure
+from gpuprop._bench.workloads import WORKLOADS
+
 ROOT = Path(__file__).parents[1]
+PAUSE = 0.05  # seconds between turns, in which the threads of the last contender fall asleep
+# The processor is chosen before any library is imported: all of them count the processors then.
+START = """
+import os
+if {threads} < {cores} and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-{threads}:])
+from benchmarks.frame import serve
+serve()
+"""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
+           "VECLIB_MAXIMUM_THREADS")
 
 
-class Contender:
-    """One library in its own process, which is idle between requests."""
+class DifferentValues(AssertionError):
+    """A contender computes other values than gpuprop: it does not do the same work."""
 
-    def __init__(self, workload: str, name: str) -> None:
+
+class Absent(RuntimeError):
+    """A contender cannot run; the message has the reason."""
+
+
+def cores() -> int:
+    """The number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Process:
+    """One contender in its own process, which is idle between requests."""
+
+    def __init__(self, name: str, threads: int) -> None:
         self.name = name
-        code = f"from benchmarks.frame import serve; serve({workload!r}, {name!r})"
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.setting: dict[str, Any] = {}
+        self.times: list[float] = []
+        environment = dict.fromkeys(THREADS, str(threads)) | {
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+            "GPUPROP_BACKEND": "numpy", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "",
+        }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=os.environ | {"PYTHONPATH": path, "GPUPROP_BACKEND": "numpy"})
+            [sys.executable, "-c", START.format(threads=threads, cores=cores())],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
 
-    def request(self, method: str, *arguments: Any) -> Any:
-        """The process's result for ``"losses", count`` or ``"time", seconds``."""
+    def request(self, **request: Any) -> Any:
+        """What the process answers: see `serve`."""
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps([method, *arguments]) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of {self.name} ended: see its error above")
-        return json.loads(line)
+            raise Absent(f"the process of {self.name} ended: see its error above")
+        answer = json.loads(line)
+        if "absent" in answer:
+            raise Absent(answer["absent"])
+        return answer["answer"]
 
     def close(self) -> None:
         if self.process.stdin:
             self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(60)
 
 
-def serve(workload: str, name: str) -> None:
-    """The loop of a contender's process: reads requests from stdin, writes results to stdout."""
-    results = sys.stdout
-    sys.stdout = sys.stderr  # what a library prints must not mix with the results
-    step = importlib.import_module(f"benchmarks.workloads.{workload}").CONTENDERS[name]()
+def serve() -> None:
+    """The loop of a contender's process: reads requests from stdin, writes answers to stdout."""
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what a library prints must not mix with the answers
+    server: Server | None = None
     for line in sys.stdin:
-        method, argument = json.loads(line)
-        if method == "losses":
-            result: Any = [step() for _ in range(argument)]
-        else:
-            result = _time_per_step(step, argument)
-        print(json.dumps(result), file=results, flush=True)
-
-
-def _time_per_step(step: Any, seconds: float) -> float:
-    """Seconds per step, averaged over a time slice of about `seconds`."""
-    n = 0
-    start = time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
-        step()
-        n += 1
-    return spent / n
-
-
-def compare(workload: str, rounds: int = 15, slice_seconds: float = 0.2, losses: int = 20,
-            only: str | None = None) -> dict[str, Any]:
-    """Each contender's microseconds per step, and the first one's ratios to its fastest peer."""
-    module = importlib.import_module(f"benchmarks.workloads.{workload}")
-    names = [n for n in module.CONTENDERS if only is None or n.startswith(only)]
-    if not names:
-        known = ", ".join(module.CONTENDERS)
-        raise SystemExit(f"no contender of {workload} starts with {only!r}: known are {known}")
-    contenders: list[tuple[Contender, list[float], list[float]]] = []
-    absent = {}
-    for name in names:
-        contender = Contender(workload, name)
+        request = json.loads(line)
         try:
-            first_losses = contender.request("losses", losses)
-        except RuntimeError as e:
-            if name == names[0]:  # the others are compared with it
-                raise
-            absent[name] = str(e)
-            continue
-        contenders.append((contender, first_losses, []))
-    first, expected, _ = contenders[0]
-    for contender, got, _ in contenders:
-        worst = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(expected, got, strict=True))
-        if worst > module.TOLERANCE:
-            raise AssertionError(f"{workload}: the losses of {contender.name} and {first.name} "
-                                 f"differ by {worst:.1e}")
-    for _ in range(rounds):
-        for contender, _, times in contenders:
-            times.append(contender.request("time", slice_seconds))
-    for contender, _, _ in contenders:
-        contender.close()
-    row = {contender.name: _summary(times) for contender, _, times in contenders}
-    ours = row[first.name]
-    peers = [summary for name, summary in row.items() if name != first.name]
-    best = min(peers, key=lambda summary: summary["best_us"], default=None)
+            if server is None:
+                server = Server(**request)
+                answer: dict[str, Any] = {"answer": None}
+            else:
+                (method, argument), = request.items()
+                answer = {"answer": getattr(server, method)(argument)}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"absent": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Server:
+    """What a contender's process does.  It imports the library; each method answers a request."""
+
+    step: Callable[[], Any]
+
+    def __init__(self, name: str, workload: str, threads: int, quick: bool, weights: str) -> None:
+        self.name, self.workload, self.threads = workload, WORKLOADS[workload], threads
+        self.s = self.workload.sizes_of(quick, workers=threads if threads > 1 else 0)
+        with np.load(weights) as file:
+            self.weights = dict(file)
+        self.contender = contender(name, threads)
+        measure.forget_peak()
+        self.level = measure.memory()
+
+    def best_setting(self, _: None) -> dict[str, Any]:
+        """The options of the optimizer that are fastest."""
+        return self.contender.best_setting(self.workload, self.s, self.weights)
+
+    def start(self, setting: dict[str, Any]) -> None:
+        """Make the step, with these options of the optimizer."""
+        self.step = self.contender.step(
+            self.name, self.workload, self.s, self.weights, setting)
+
+    def values(self, count: int) -> list[float]:
+        """The values of the first `count` steps."""
+        return [measure.value_of(self.step()) for _ in range(count)]
+
+    def time(self, seconds: float) -> float:
+        """Seconds per step."""
+        return measure.seconds_per_step(self.step, seconds)
+
+    def memory(self, _: None) -> int | None:
+        """The growth of the peak of memory since the library was imported."""
+        peak = measure.peak_memory()
+        return None if peak is None or self.level is None else max(0, peak - self.level)
+
+    def floats_per_second(self, quick: bool) -> float:
+        """The rate of the library's matrix product."""
+        matmul, as_array = self.contender.matmul()
+        return measure.floats_per_second(matmul, as_array(measure.square_matrix(quick)))
+
+    def work(self, _: None) -> list[int]:
+        """The FLOPs and bytes of a step."""
+        return list(floor.work(self.workload, self.s, self.weights))
+
+    def copy_seconds(self, count: int) -> float:
+        return measure.copy_seconds(count, threads=self.threads)
+
+
+def compare(name: str, names: Sequence[str], threads: int, rounds: int, seconds: float,
+            quick: bool) -> dict[str, Any]:
+    """The times and the memory of the contenders `names` with this number of threads.
+
+    The first one is gpuprop.  Raises DifferentValues if the values of two contenders differ.
+    """
+    workload = WORKLOADS[name]
+    absent = {n: why for n, why in workload.left_out.items() if n in names}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        weights = os.path.join(folder, "weights.npz")
+        np.savez(weights, **workload.initial_weights(workload.sizes_of(quick)))  # type: ignore
+
+        def process(n: str) -> Process:
+            started = Process(n, threads)
+            stack.callback(started.close)
+            started.request(name=n, workload=name, threads=threads, quick=quick, weights=weights)
+            return started
+
+        settings: dict[str, dict[str, Any]] = {}  # the best one by the module of a peer
+        running: dict[Process, list[float]] = {}  # with the values of the first steps
+        for n in names:
+            if n in absent:
+                continue
+            try:
+                module = MODULES.get(n)
+                if module and module not in settings:
+                    trial = process(n)  # which allocates more than the step itself
+                    settings[module] = trial.request(best_setting=None)
+                    trial.close()
+                contender = process(n)
+                contender.setting = settings.get(module, {}) if module else {}
+                contender.request(start=contender.setting)
+                running[contender] = contender.request(values=workload.steps)
+            except Absent as reason:
+                if n in OURS:
+                    raise
+                absent[n] = str(reason)
+        _check_values(name, running)
+        for _ in range(rounds):
+            for contender in running:
+                time.sleep(PAUSE)
+                contender.times.append(contender.request(time=seconds))
+        found = {p.name: measure.summary(p.times) | {"memory": p.request(memory=None),
+                                                     "setting": p.setting} for p in running}
+        least = _floor(list(running), quick)
+    peers = {n: row for n, row in found.items() if n not in OURS}
+    best = min(peers, key=lambda n: peers[n]["best"], default=None)
+    ours = found[names[0]]
     return {
-        "workload": workload,
-        "what": (module.__doc__ or "").strip().splitlines()[0],
-        "machine": machine(),
-        "contenders": row,
+        "contenders": found,
         "absent": absent,
-        "ratio_to_best_peer": best and ours["best_us"] / best["best_us"],
-        "ratio_of_medians": best and ours["median_us"] / best["median_us"],
+        "best_peer": best,
+        "ratio_to_best_peer": best and ours["best"] / peers[best]["best"],
+        "ratio_of_medians": best and ours["median"] / min(r["median"] for r in peers.values()),
+        "floor": least,
     }
 
 
-def _summary(times: list[float]) -> dict[str, float]:
-    return {"best_us": min(times) * 1e6, "median_us": statistics.median(times) * 1e6}
+def _check_values(name: str, values: Mapping[Process, Sequence[float]]) -> None:
+    (first, expected), *_ = values.items()
+    for process, got in values.items():
+        worst = measure.worst_difference(expected, got)
+        if worst > WORKLOADS[name].tolerance:
+            raise DifferentValues(f"{name}: the losses of {LABELS[process.name]} and "
+                                  f"{LABELS[first.name]} differ by {worst:.1e}: {got} and "
+                                  f"{expected}")
+
+
+def _floor(running: Sequence[Process], quick: bool) -> dict[str, float]:
+    """The work of a step, and how long it takes at the rates of this machine.
+
+    The rate is that of the fastest library: NumPy's matrix products may be slower than others.
+    """
+    flops, count = running[0].request(work=None)
+    rates = [p.request(floats_per_second=quick) for p in running]
+    arithmetic, traffic = flops / max(rates), running[0].request(copy_seconds=count)
+    return {"flops": flops, "bytes": count, "flops_per_second": max(rates),
+            "arithmetic": arithmetic, "traffic": traffic, "seconds": max(arithmetic, traffic)}
 
 
 def machine() -> dict[str, Any]:
     """The machine and the versions that the times were measured with."""
     versions = {}
-    for name in ("gpuprop", "numpy", "torch"):
+    for name in ("gpuprop", "numpy", "torch", "jax"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "packages": versions,
         "date": time.strftime("%Y-%m-%d"),

@@ -1,18 +1,111 @@
-"""Writes the README's table from stored results: ``python -m benchmarks.tables``."""
+"""Writes the tables of the documents from stored results: ``python -m benchmarks.tables``."""
 
 from __future__ import annotations
 
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import LABELS
+from gpuprop._bench.measure import digits, duration
+from gpuprop._bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
-RESULTS, README = Path(__file__).parent / "results", ROOT / "README.md"
+RESULTS = Path(__file__).parent / "results"
 BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.S)
 
 
-def table() -> str:
+# ---- speed ---------------------------------------------------------------------------------------
+
+
+def stored(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """The results that the folder has, in the order of the workloads."""
+    files = [folder / f"{name}.json" for name in WORKLOADS]
+    return [json.loads(f.read_text()) for f in files if f.exists()]
+
+
+def speed(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: one table for each number of threads, and what was left out."""
+    if not rows:
+        return "No results are stored.\n"
+    parts = []
+    for n in dict.fromkeys(n for row in rows for n in row["threads"]):
+        have = [(row, row["threads"][n]) for row in rows if n in row["threads"]]
+        parts.append(f"**{_threads(n)}**\n\n" + _speed_table(have))
+    parts.append(_left_out(rows))
+    if any(row["quick"] for row in rows):
+        parts.append("Times of the quick mode, with smaller sizes than the names say.\n")
+    machine = rows[0]["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
+    parts.append(f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, "
+                 f"{versions}; {machine['date']}; {rows[0]['rounds']} rounds.\n")
+    return "\n".join(part for part in parts if part)
+
+
+def _speed_table(have: Sequence[tuple[dict, dict]]) -> str:
+    head = ["workload", "library", "best", "median", "spread", "ratio to best peer", "memory",
+            "floor", "best / floor"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for row, found in have:
+        peer = found["best_peer"]
+        floor = found["floor"]["seconds"]
+        for i, (name, times) in enumerate(found["contenders"].items()):
+            ratio = f"{times['best'] / found['contenders'][peer]['best']:.2f}" if peer else ""
+            cells = [
+                row["what"] if i == 0 else "", LABELS[name], duration(times["best"]),
+                duration(times["median"]), f"{times['spread']:.0%}", ratio, _size(times["memory"]),
+                duration(floor) if i == 0 else "", f"{times['best'] / floor:.1f}" if floor else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(rows: Sequence[dict]) -> str:
+    """Which libraries did not run, grouped by reason."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, why in {k: v for f in row["threads"].values()
+                          for k, v in f["absent"].items()}.items():
+            reasons.setdefault((name, why), []).append(row["workload"])
+    lines = [f"- {LABELS[name]} is left out of {', '.join(workloads)}: {why}"
+             for (name, why), workloads in reasons.items()]
+    return "\n".join(lines) + "\n" if lines else ""
+
+
+def text(threads: int, found: dict[str, Any]) -> str:
+    """The results of one workload for the terminal."""
+    lines = [f"  {_threads(threads)}"]
+    for name, times in found["contenders"].items():
+        remark = "".join(f"   {k}={v}" for k, v in times["setting"].items())
+        lines.append(f"    {LABELS[name]:14} best {duration(times['best']):>9}   "
+                     f"median {duration(times['median']):>9}   spread {times['spread']:4.0%}   "
+                     f"memory {_size(times['memory']):>8}{remark}")
+    for name, why in found["absent"].items():
+        lines.append(f"    {LABELS[name]:14} left out: {why}")
+    floor = found["floor"]
+    lines.append(f"    {'floor':14} {duration(floor['seconds'])}: {floor['flops'] / 1e6:.4g} "
+                 f"MFLOP {duration(floor['arithmetic'])}, {floor['bytes'] / 1e6:.4g} MB "
+                 f"{duration(floor['traffic'])}")
+    if found["best_peer"]:
+        lines.append(f"    gpuprop's time / the best peer's: {found['ratio_to_best_peer']:.2f} "
+                     f"(medians: {found['ratio_of_medians']:.2f})")
+    return "\n".join(lines)
+
+
+def _threads(n: int | str) -> str:
+    return f"{n} thread" if int(n) == 1 else f"{n} threads"
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{digits(count / 1e6)} MB"
+
+
+# ---- examples ------------------------------------------------------------------------------------
+
+
+def examples() -> str:
     """The mean result of each example over its seeds, and a reference value."""
     lines = ["| example | data and model | measured | seeds | reference |", "|---|---|---|---|---|"]
     for row in json.loads((RESULTS / "examples.json").read_text()):
@@ -25,10 +118,26 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def page() -> str:
-    """The README with the current table."""
-    return BLOCK.sub(lambda _: table(), README.read_text(encoding="utf-8"), count=1)
+# ---- the documents -------------------------------------------------------------------------------
+
+
+def pages() -> dict[Path, str]:
+    """The documents with the current tables."""
+    rows = stored()
+    link = "![Times relative to the best peer](../benchmarks/results/speed.svg)\n\n"
+    blocks = {"README.md": examples(),
+              "docs/performance.md": (link if rows else "") + speed(rows)}
+    found = {}
+    for name, block in blocks.items():
+        old = (ROOT / name).read_text(encoding="utf-8")
+        found[ROOT / name] = BLOCK.sub(lambda _, block=block: block, old, count=1)  # type: ignore
+    return found
+
+
+def write() -> None:
+    for path, page in pages().items():
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    README.write_text(page(), encoding="utf-8")
+    write()

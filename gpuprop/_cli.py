@@ -1,4 +1,4 @@
-"""The command ``gpuprop info | doctor | verify``."""
+"""The command ``gpuprop info | doctor | verify | bench``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ DOCTOR = ("run a training step on every backend; print PASS, FAIL or SKIP, with 
           "their fixes; exit status 1 if a backend fails")
 VERIFY = ("check that two backends do the same training run; exit status 0: same, 1: different, "
           "2: not compared")
+BENCH = ("time training steps, inference and data loading, in gpuprop's words and in PyTorch's; "
+         "exit status 1 if the losses of the two differ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,16 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    description = "Inspect this installation of gpuprop, and compare its backends."
+    description = "Inspect this installation of gpuprop; compare and time its backends."
     parser = argparse.ArgumentParser("gpuprop", description=description)
     commands = parser.add_subparsers(required=True, metavar="command")
-    for run, summary in ((info, INFO), (doctor, DOCTOR), (verify, VERIFY)):
+    for run, summary in ((info, INFO), (doctor, DOCTOR), (verify, VERIFY), (bench, BENCH)):
         command = commands.add_parser(run.__name__, help=summary, description=summary)
         command.set_defaults(run=run)
         command.add_argument("--json", nargs="?", const="-", metavar="FILE", type=_output_file,
                              help="write JSON to FILE, or to standard output in place of the text")
         if run is verify:
             _add_verify_arguments(command)
+        elif run is bench:
+            _add_bench_arguments(command)
     return parser
 
 
@@ -50,6 +54,23 @@ def _add_verify_arguments(command: argparse.ArgumentParser) -> None:
                          help="the seed of all random numbers (default: %(default)s)")
     command.add_argument("--html", metavar="FILE", type=_output_file,
                          help="write an HTML page with the results of every layer and step")
+
+
+def _add_bench_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="*", metavar="WORKLOAD",
+                         help="such as mlp, cnn or gpt; an unknown name lists all; default: all")
+    command.add_argument("--backend", default="numpy",
+                         help="the backend to time (default: %(default)s)")
+    command.add_argument("--rounds", type=_positive_number, default=5,
+                         help="time slices of each workload (default: %(default)s)")
+    command.add_argument("--quick", action="store_true",
+                         help="small sizes and short slices, to see that everything runs")
+
+
+def _positive_number(text: str) -> int:
+    if (number := _natural_number(text)) == 0:
+        raise argparse.ArgumentTypeError("expected an integer of at least 1, got '0'")
+    return number
 
 
 def _natural_number(text: str) -> int:
@@ -115,6 +136,28 @@ def verify(args: argparse.Namespace) -> int:
     _write(args.json, [r.to_dict() for r in results], "\n\n".join(map(str, results)))
     statuses = [r.status for r in results]
     return DIFFERENT if DIFFERENT in statuses else max(statuses)
+
+
+def bench(args: argparse.Namespace) -> int:
+    from gpuprop._bench.command import UnknownWorkloadError, find_workloads, report, run
+    from gpuprop._core.registry import use
+
+    try:
+        workloads = find_workloads(args.name)
+    except UnknownWorkloadError as error:
+        print(f"gpuprop bench: {error}", file=sys.stderr)
+        return 2
+    if args.backend == "strict":
+        import gpuprop.testing  # noqa: F401 (registers it)
+    try:
+        backend = use(args.backend)
+    except Exception as error:  # a third party's backend may raise anything
+        print(f"gpuprop bench: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    with backend:
+        results = run(workloads, args.rounds, args.quick)
+    _write(args.json, results, report(results))
+    return int(not all(w["same"] for w in results["workloads"]))
 
 
 def _write(path: str | None, plain: Any, text: str) -> None:
