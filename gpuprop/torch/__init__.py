@@ -66,7 +66,8 @@ globals().update(_types)
 __all__ = [
     "Generator", "Parameter", "Size", "Tensor", "accelerator", "amp", "autocast", "autograd",
     "backends", "bool", "channels_last", "channels_last_3d", "contiguous_format", "cuda",
-    "default_generator", "device", "distributions", "double", "dtype", "e", "enable_grad",
+    "default_generator", "device", "distributed", "distributions", "double", "dtype", "e",
+    "enable_grad",
     "float", "float16", "float32", "float64", "func", "get_default_device", "half", "inf",
     "inference_mode", "int", "int8", "int16", "int32", "int64", "is_grad_enabled", "layout",
     "linalg", "load", "long", "manual_seed", "memory_format", "mps", "multiprocessing", "nan",
@@ -80,7 +81,7 @@ __all__ += [*_settings.__all__, *_types]
 
 __version__ = "2.13.0+gpuprop"  # the release of PyTorch whose names and meanings these are
 
-_LAZY = {"accelerator", "amp", "backends", "distributions", "func", "linalg", "mps",
+_LAZY = {"accelerator", "amp", "backends", "distributed", "distributions", "func", "linalg", "mps",
          "multiprocessing", "nn", "onnx", "optim", "random", "serialization", "special",
          "utils", "version", "xpu"}
 _MODULE_OF = {"autocast": "amp", "GradScaler": "amp", "load": "_serialization",
@@ -91,6 +92,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
         accelerator,
         amp,
         backends,
+        distributed,
         distributions,
         func,
         linalg,

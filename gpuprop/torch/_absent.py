@@ -46,8 +46,8 @@ REASONS: list[tuple[str, str, str]] = [
      r"|factory_kwargs|common_types|NestedIOFunction|enforce_grad_layout_policy",
      "Python code is not compiled", "call the function itself, or record whole training steps by "
      "gpuprop.capture"),
-    (r"distributed|DataParallel|SyncBatchNorm|.*RRef.*|futures?|fork|wait|Future|DistributedSampler"
-     r"|nccl|is_distributed|parallel|monitor|Await\w*|GraphExecGroup",
+    (r"SyncBatchNorm|.*RRef.*|futures?|fork|wait|Future"
+     r"|nccl|is_distributed|monitor|Await\w*|GraphExecGroup",
      "there is no training on several devices", "train on one device, with larger batches by "
      "accumulated gradients"),
     (r".*_copy|.*_copy_|native_.*|cudnn.*|miopen.*|mkldnn_.*|batch_norm_(back|elem|gath|stat|upd).*"

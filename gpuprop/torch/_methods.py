@@ -18,6 +18,7 @@ from gpuprop._core.namespace import get_array_module
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import tensor
+from gpuprop._core.warnings import warn_once
 from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
 from gpuprop.torch import cuda
@@ -223,6 +224,8 @@ class Methods:
         return self
 
     def share_memory_(self: Any) -> Any:
+        warn_once("share_memory: other processes get copies of a Tensor, so that training there "
+                  "does not change it: use threads, or send results through a Queue")
         return self
 
     # ---- new tensors of the same dtype and device

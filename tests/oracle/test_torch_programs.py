@@ -70,3 +70,33 @@ def test_a_program_as_it_is(tmp_path):
     done = subprocess.run([sys.executable, "-m", "gpuprop.torch", str(tmp_path / "train.py"), "-x"],
                           capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "gpuprop.torch Tensor ['-x']\n"
+
+
+STARTS = """
+import multiprocessing, subprocess, sys
+import torch.nn as nn
+
+def work(layer, send):
+    import torch
+    send.put((torch.__name__, layer(torch.ones(2)).tolist()))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("METHOD")
+    results = context.Queue()
+    layer = nn.Linear(2, 1)
+    process = context.Process(target=work, args=(layer, results))
+    process.start()
+    name, values = results.get(timeout=60)
+    process.join()
+    print(name, values == layer(__import__("torch").ones(2)).tolist())
+    code = "import torch.nn as nn, torch; print(torch.__name__, nn.__name__)"
+    print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_that_a_program_starts(tmp_path, method):
+    (tmp_path / "train.py").write_text(STARTS.replace("METHOD", method))
+    done = subprocess.run([sys.executable, "-m", "gpuprop.torch", str(tmp_path / "train.py")],
+                          capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120)
+    assert done.stdout.split() == ["gpuprop.torch", "True", "gpuprop.torch", "gpuprop.torch.nn"]

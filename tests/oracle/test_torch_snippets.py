@@ -902,6 +902,77 @@ def test_default_dtype_of_distributions():
             torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # all_gather_into_tensor
+@pytest.mark.parametrize("torch", [theirs, ours], ids=["theirs", "ours"])
+def test_a_group_of_one_process(torch, tmp_path):
+    """What programs for several GPUs do when they are the only process."""
+    dist, data = torch.distributed, torch.utils.data
+    assert dist.is_available() and not dist.is_initialized()
+    with pytest.raises(ValueError, match="group"):
+        dist.get_rank()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        assert (dist.get_rank(), dist.get_world_size(), dist.get_backend()) == (0, 1, "gloo")
+        model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
+        assert [*model.state_dict()] == ["module.weight", "module.bias"]
+        x = torch.ones(3, 2)
+        with model.no_sync():
+            model(x).sum().backward()
+        assert model.module.bias.grad.item() == 3
+        received, objects, flat = [torch.zeros(3, 2)], [None], torch.zeros(3, 2)
+        dist.all_reduce(x, op=dist.ReduceOp.SUM)
+        assert dist.all_reduce(x, async_op=True).wait()
+        dist.reduce(x, 0)
+        dist.broadcast(x, src=0)
+        dist.all_gather(received, x)
+        dist.all_gather_into_tensor(flat, x)
+        dist.all_gather_object(objects, {"loss": 1})
+        dist.barrier()
+        assert torch.equal(received[0], x) and torch.equal(flat, torch.ones(3, 2))
+        assert objects == [{"loss": 1}]
+        sampler = data.distributed.DistributedSampler(range(5), shuffle=False)
+        loader = data.DataLoader(range(5), sampler=sampler, batch_size=2)
+        assert [len(batch) for batch in loader] == [2, 2, 1]
+    finally:
+        dist.destroy_process_group()
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 12])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_distributed_sampler(replicas, drop_last):
+    for rank in range(replicas):
+        options = {"num_replicas": replicas, "rank": rank, "drop_last": drop_last}
+        a, b = (t.utils.data.DistributedSampler(range(5), shuffle=False, **options)
+                for t in (ours, theirs))
+        assert (list(a), len(a)) == (list(b), len(b))
+    samplers = [ours.utils.data.DistributedSampler(range(7), 2, rank, seed=3) for rank in (0, 1)]
+    first = [list(s) for s in samplers]
+    assert first == [list(s) for s in samplers] and {*first[0], *first[1]} == {*range(7)}
+    for sampler in samplers:
+        sampler.set_epoch(1)
+    assert first != [list(s) for s in samplers]
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match=r"one process.*world_size=2"):
+        ours.distributed.init_process_group("nccl")
+    with pytest.raises(ValueError, match=r"init_process_group"):
+        ours.nn.parallel.DistributedDataParallel(ours.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"rank.*0\.\.1.*got 2"):
+        ours.utils.data.DistributedSampler(range(3), 2, 2)
+    assert not ours.distributed.is_initialized()
+
+
+def test_memory_is_not_shared_between_processes(monkeypatch):
+    monkeypatch.setattr("gpuprop._core.warnings._issued", set())
+    layer = ours.nn.Linear(1, 1)
+    with pytest.warns(UserWarning, match=r"share_memory.*copies.*threads"):
+        assert layer.share_memory() is layer
+    assert not layer.weight.is_shared()
+
+
 def test_the_numpy_dialect_beside_it():
     """In one process, one program each; a layer of gpuprop's own stays as it is."""
     import gpuprop

@@ -11,11 +11,11 @@ from gpuprop.nn import init, utils
 from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Parameter
-from gpuprop.torch.nn import functional
+from gpuprop.torch.nn import functional, parallel
 from gpuprop.torch.nn._module import Module, class_for
-from gpuprop.torch.nn._parallel import DataParallel
+from gpuprop.torch.nn.parallel import DataParallel
 
-__all__ = ["DataParallel", "Module", "Parameter", "functional", "init", "utils"]
+__all__ = ["DataParallel", "Module", "Parameter", "functional", "init", "parallel", "utils"]
 
 for _name in _nn.__all__:
     _value = getattr(_nn, _name)
@@ -33,7 +33,7 @@ def _ntuple(n: int) -> _Any:
 
 _single, _pair, _triple, _quadruple = map(_ntuple, (1, 2, 3, 4))
 
-also_at(__name__, "modules parameter parallel")
+also_at(__name__, "modules parameter")
 also_at(f"{__name__}.modules", """activation adaptive batchnorm channelshuffle container conv
     distance dropout embedding flatten fold instancenorm linear loss module normalization padding
     pixelshuffle pooling rnn sparse transformer upsampling utils""", __name__)

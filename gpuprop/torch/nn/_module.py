@@ -67,6 +67,8 @@ class Module(nn.Module, metaclass=_Adopting):
         return self.to(dtype="bfloat16")
 
     def share_memory(self) -> Any:
+        for value in state_tensors(self).values():
+            value.share_memory_()
         return self
 
     def type(self, dst_type: Any) -> Any:

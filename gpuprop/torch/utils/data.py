@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
@@ -12,13 +13,16 @@ from gpuprop._core.graph import raw
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tree import tree_map
 from gpuprop.data import BatchSampler, ConcatDataset, SequentialSampler, Subset
+from gpuprop.random import Generator
+from gpuprop.torch import distributed as _distributed
 from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import as_torch, wrap
 
 __all__ = [
-    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset", "IterableDataset",
-    "RandomSampler", "Sampler", "SequentialSampler", "StackDataset", "Subset",
+    "BatchSampler", "ChainDataset", "ConcatDataset", "DataLoader", "Dataset",
+    "DistributedSampler", "IterableDataset", "RandomSampler", "Sampler", "SequentialSampler",
+    "StackDataset", "Subset",
     "SubsetRandomSampler", "TensorDataset", "WeightedRandomSampler", "default_collate",
     "default_convert", "get_worker_info", "random_split",
 ]
@@ -101,6 +105,41 @@ class WeightedRandomSampler(_Drawing, _data.WeightedRandomSampler):
         self.generator = generator
 
 
+class DistributedSampler(Sampler):
+    """The samples for one of several processes: each `num_replicas`-th, from the `rank`-th on.
+
+    All processes get equally many: the last ones get samples again, or with `drop_last` the rest is
+    left out.  The order is a function of `seed` and the epoch, which `set_epoch` sets.
+    """
+
+    def __init__(self, dataset: Any, num_replicas: int | None = None, rank: int | None = None,
+                 shuffle: bool = True, seed: int = 0, drop_last: bool = False) -> None:
+        self.num_replicas = _distributed.get_world_size() if num_replicas is None else num_replicas
+        self.rank = _distributed.get_rank() if rank is None else rank
+        if not 0 <= self.rank < self.num_replicas:
+            raise ValueError(f"DistributedSampler: rank must be in 0..{self.num_replicas - 1}, the "
+                             f"processes, got {rank}")
+        self.dataset, self.shuffle, self.seed, self.epoch = dataset, shuffle, seed, 0
+        self.drop_last = drop_last
+        count = len(dataset) / self.num_replicas
+        self.num_samples = math.floor(count) if drop_last else math.ceil(count)
+        self.total_size = self.num_samples * self.num_replicas
+
+    def set_epoch(self, epoch: int) -> None:
+        """Give the epoch its own order: without a call, every epoch has that of epoch 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        n = len(self.dataset)
+        rng = Generator(self.seed + self.epoch)
+        order = rng.permutation(n).tolist() if self.shuffle else range(n)
+        return itertools.islice(itertools.cycle(order), self.rank, self.total_size,
+                                self.num_replicas)
+
+
 def random_split(dataset: Any, lengths: Any, generator: Any = None) -> list:
     """Split a dataset at random into disjoint subsets of these lengths or fractions."""
     return _data.random_split(dataset, lengths, generator)
@@ -168,7 +207,7 @@ class DataLoader(_data.DataLoader):
         return map(_tensors, super().__iter__())
 
 
-also_at(__name__, "dataloader dataset sampler _utils")
+also_at(__name__, "dataloader dataset distributed sampler _utils")
 
 if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
     __getattr__ = _explained(__name__)
