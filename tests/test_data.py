@@ -308,6 +308,31 @@ def test_samplers(backend):
     assert sorted(without) == [0, 2, 3]
 
 
+def many(count):
+    """A sampler of each kind that draws more samples than the dataset has."""
+    return [RandomSampler(TEN, replacement=True, num_samples=count),
+            RandomSampler(TEN, num_samples=count), WeightedRandomSampler([1] * 10, count)]
+
+
+@pytest.mark.parametrize("kind", range(3))
+class TestManySamples:
+    def test_are_drawn_as_they_are_read(self, kind):
+        loader, again = (DataLoader(TEN, 4, sampler=many(10**10)[kind], rng=Generator(0))
+                         for _ in range(2))
+        assert len(loader) == 10**10 // 4
+        batches = map(np.asarray, iter(loader))
+        first = np.concatenate([*itertools.islice(batches, 5)])
+        again.load_state_dict(loader.state_dict())
+        np.testing.assert_array_equal(next(batches), next(iter(again)))
+        if kind == 1:
+            assert sorted(first[:10]) == list(range(10))
+
+    @pytest.mark.parametrize("count", [10, 11, 16, 17, 40])
+    def test_have_their_number(self, kind, count, monkeypatch):
+        monkeypatch.setattr("gpuprop.data._sampler.MANY", 16)
+        assert len([*many(count)[kind]]) == count
+
+
 @pytest.mark.parametrize("base", [BatchSampler, RandomSampler, SequentialSampler])
 def test_a_subclass_with_its_own_iter(base):
     """`__iter__` of a subclass counts, whatever its base class does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,28 @@ def epoch_indices(sampler: Iterable, rng: Generator) -> Iterable:
         return sampler.epoch_indices(rng) if isinstance(sampler, Sampler) else sampler
 
 
+MANY = 2**20  # more indices than these are drawn as they are read
+
+
+def _drawn(count: int, draw: Callable[[], np.ndarray]) -> np.ndarray | Iterator[int]:
+    """`count` indices of ``draw()`` calls: an array, or an iterator if they are many.
+
+    A program may ask for 10 billion, of which it reads some until it ends.
+    """
+    first = draw()
+    if count > max(MANY, len(first)):
+        return itertools.islice(itertools.chain(first.tolist(), _endless(draw)), count)
+    rounds = -(-count // len(first))
+    return np.concatenate([first, *(draw() for _ in range(rounds - 1))])[:count]
+
+
+def _endless(draw: Callable[[], np.ndarray]) -> Iterator[int]:
+    while True:
+        with on_host():
+            part = draw()
+        yield from part.tolist()
+
+
 def _sized(name: str, data_source: Any) -> Sized:
     return as_instance(f"{name}: data_source", data_source, Sized, "a dataset with a length")
 
@@ -84,14 +106,12 @@ class RandomSampler(Sampler):
     def __len__(self) -> int:
         return len(self.data_source) if self._num_samples is None else self._num_samples
 
-    def epoch_indices(self, rng: Generator) -> np.ndarray:
+    def epoch_indices(self, rng: Generator) -> np.ndarray | Iterator[int]:
         n = len(self.data_source)
         count = len(self)
         if self.replacement:
-            return rng.integers(0, n, count)
-        rounds = -(-count // n)
-        permutations = [rng.permutation(n) for _ in range(rounds)]
-        return np.concatenate(permutations)[:count]
+            return _drawn(count, lambda: rng.integers(0, n, min(count, MANY)))
+        return _drawn(count, lambda: rng.permutation(n))
 
 
 class WeightedRandomSampler(Sampler):
@@ -122,12 +142,17 @@ class WeightedRandomSampler(Sampler):
     def __len__(self) -> int:
         return self.num_samples
 
-    def epoch_indices(self, rng: Generator) -> np.ndarray:
+    def epoch_indices(self, rng: Generator) -> np.ndarray | Iterator[int]:
         w = self.weights
         if self.replacement:
             cumulative = np.cumsum(w)
-            points = rng.uniform(len(self), dtype="float64") * cumulative[-1]
-            return np.searchsorted(cumulative, points, side="right")
+            size = min(len(self), MANY)
+
+            def draw() -> np.ndarray:
+                points = rng.uniform(size, dtype="float64") * cumulative[-1]
+                return np.searchsorted(cumulative, points, side="right")
+
+            return _drawn(len(self), draw)
         # arrival times are exponential with rate w; the samples that arrive first are drawn
         exponential = -np.log1p(-rng.uniform(len(w), dtype="float64"))
         with np.errstate(divide="ignore"):

@@ -406,9 +406,7 @@ def _made(sizes_or_data: tuple, dtype: Any) -> Any:
         raise TypeError("Tensor: expected sizes, as in Tensor(2, 3), or data, as in "
                         "torch.tensor([...])")
     data = np.zeros(sizes_or_data[0]) if isinstance(sizes_or_data[0], Size) else sizes_or_data[0]
-    if isinstance(data, list | tuple) and any(isinstance(d, Plain) for d in data):
-        data = [d.tolist() if isinstance(d, Plain) else d for d in data]
-    return tensor(data, dtype=dtype).array
+    return functions.tensor(data, dtype=dtype).array
 
 
 def _init(self: Any, *sizes_or_data: Any) -> None:

@@ -194,6 +194,8 @@ class Words:
         has_history = isinstance(value, engine.Tensor) and value.requires_grad
         self.gradient = value if value is None or has_history else raw(value)
 
+    _grad = grad  # programs that train one model from several threads assign to it
+
     def receive(self: Any, g: Any) -> None:
         """Add `g` to the gradient; it is a Tensor with a history if `create_graph` made it."""
         with engine.accumulation_lock:

@@ -891,6 +891,35 @@ def test_modules_as_programs_move_them():
         assert x.dtype is torch.uint8 and x.is_cpu and not x.is_sparse
 
 
+@program
+def lists_of_tensors(torch):
+    """A Tensor in a list is a number, whatever its shape."""
+    one, two = torch.ones(1, 1), torch.tensor(2)
+    lists = [[one], [one, two], [[one], [two]], ([one, 3], (2.5, two)), [[[True]], [[two > 1]]]]
+    makers = torch.tensor, torch.as_tensor, torch.FloatTensor, torch.Tensor, one.new_tensor
+    return [make(values) for values in lists for make in makers]
+
+
+@program
+def the_private_name_of_grad(torch):
+    """Threads that train one model give it their copies' gradients."""
+    mine, shared = leaf(torch, 2), leaf(torch, 2)
+    (mine * mine).sum().backward()
+    shared._grad = mine.grad
+    optimizer = torch.optim.SGD([shared], lr=0.1)
+    optimizer.step()
+    assert shared._grad is not None
+    optimizer.zero_grad()
+    assert shared._grad is None
+    return [shared]
+
+
+def test_lists_of_longer_tensors_are_refused():
+    for torch in theirs, ours:
+        with pytest.raises(ValueError, match="one element"):
+            torch.tensor([torch.ones(2), torch.ones(2)])
+
+
 def test_default_dtype_of_distributions():
     for torch in theirs, ours:
         torch.set_default_dtype(torch.float64)

@@ -59,14 +59,24 @@ def _dtypes_in(data: Any) -> set:
     return {default_dtype() if isinstance(data, float) else np.result_type(data)}
 
 
+def _numbers(data: Any) -> Any:
+    """The numbers of nested lists, in which a Tensor of one element, of any shape, is a number."""
+    if isinstance(data, Plain):
+        if data.array.size != 1:
+            raise ValueError(f"tensor: a Tensor in a list is a number and must have one element, "
+                             f"got shape {tuple(data.shape)}: torch.stack(list) joins Tensors")
+        return data.array.item()
+    is_plain = not isinstance(data, Sequence) or isinstance(data, str) or set(
+        map(type, data)) <= {float, int, builtins.bool}
+    return data if is_plain else [_numbers(d) for d in data]
+
+
 def tensor(data: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False,
            pin_memory: bool = False) -> Any:
     """A copy of `data`; Python floats have the default dtype."""
     if dtype is None and (isinstance(data, np.generic) or not hasattr(data, "dtype")):
         dtype = _dtype_of(data)
-    if isinstance(data, Sequence):
-        data = [d.tolist() if isinstance(d, Plain) else d for d in data]
-    t = plain_tensor(raw(data), dtype=dtype)
+    t = plain_tensor(_numbers(data) if isinstance(data, Sequence) else raw(data), dtype=dtype)
     return placed(t, device, requires_grad)
 
 

@@ -67,7 +67,7 @@ class Module(nn.Module, metaclass=_Adopting):
         return self.to(dtype="bfloat16")
 
     def share_memory(self) -> Any:
-        for value in state_tensors(self).values():
+        for value in self.state_dict().values():
             value.share_memory_()
         return self
 
