@@ -7,6 +7,7 @@ by values that are wrong in one way or another.
 import contextlib
 import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -345,3 +346,108 @@ def test_weights_may_be_exchanged():
     np.testing.assert_array_equal(one.weight.numpy(), before[1])
     np.testing.assert_array_equal(other.weight.numpy(), before[0])
     assert gpuprop.asnumpy(one.weight) is not before[1]
+
+
+# ---- hooks ---------------------------------------------------------------------------------------
+
+
+def two_layers():
+    return nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 1)))
+
+
+def test_hooks_around_state_dict():
+    model, seen = two_layers(), []
+    model[1].register_state_dict_pre_hook(lambda *args: seen.append(args))
+
+    def rename(module, state, prefix, metadata):
+        state[prefix + "kernel"] = state.pop(prefix + "0.weight")
+
+    remove = model[1].register_state_dict_post_hook(rename)
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "1.0.bias", "1.kernel"]
+    assert seen == [(model[1], "1.", False)]
+    remove()
+    assert list(model.state_dict())[2:] == ["1.0.weight", "1.0.bias"]
+    model.register_state_dict_post_hook(lambda *args: {})
+    with pytest.raises(RuntimeError, match="state dict post-hook of Sequential must change its"):
+        model.state_dict()
+
+
+def test_a_hook_before_a_load_translates_names():
+    model, seen = two_layers(), []
+
+    def translate(module, state, prefix, metadata, strict, missing, unexpected, errors):
+        seen.append((module, sorted(state), prefix))
+        state[prefix + "0.weight"] = state.pop(prefix + "kernel")
+
+    state = model.state_dict()
+    old = {**{n: v + 1 for n, v in state.items() if n != "1.0.weight"},
+           "1.kernel": state["1.0.weight"] + 1}
+    with pytest.raises(ValueError, match=r"missing: 1\.0\.weight; unexpected: 1\.kernel"):
+        model.load_state_dict(old)
+    model[1].register_load_state_dict_pre_hook(translate)
+    assert model.load_state_dict(old) == ([], [])
+    assert seen == [(model[1], ["1.0.bias", "1.kernel"], "1.")] and "1.kernel" in old
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, state[name] + 1)
+
+
+def test_a_hook_before_a_load_refuses_it():
+    model = two_layers()
+    before = model.state_dict()
+    remove = model.register_load_state_dict_pre_hook(lambda *args: args[-1].append("too old"))
+    with pytest.raises(ValueError, match="nothing was loaded: too old"):
+        model.load_state_dict({n: v + 1 for n, v in before.items()})
+    assert_equal_states(model, before)
+    remove()
+    model.load_state_dict({n: v + 1 for n, v in before.items()})
+
+
+def test_a_hook_after_a_load():
+    """It sees the new values, and decides on names; what it refuses is not loaded."""
+    model = two_layers()
+    before = model.state_dict()
+    state = {n: v + 1 for n, v in before.items() if n != "0.bias"}
+    seen = []
+    model.register_load_state_dict_post_hook(
+        lambda m, keys: seen.append((m[0].weight.numpy()[0, 0], [*keys.missing_keys])))
+    with pytest.raises(ValueError, match=r"nothing was loaded: missing: 0\.bias"):
+        model.load_state_dict(state)
+    assert_equal_states(model, before)
+    assert seen == [(state["0.weight"][0, 0], ["0.bias"])]
+    remove = model[1].register_load_state_dict_post_hook(
+        lambda m, keys: keys.missing_keys.clear())
+    assert model.load_state_dict(state) == ([], [])
+    assert_equal_states(model, {**before, **state})
+    remove()
+
+    def fail(module, keys):
+        raise KeyError("no")
+
+    model.register_load_state_dict_post_hook(fail)
+    with pytest.raises(KeyError):
+        model.load_state_dict(before)
+    assert_equal_states(model, {**before, **state})
+
+
+def test_hooks_of_the_state_are_copied_and_do_not_change_calls():
+    loss = nn.MSELoss()
+    loss.register_state_dict_post_hook(lambda *args: None)
+    model = copy.deepcopy(two_layers())
+    model.register_state_dict_post_hook(add_a_note)
+    assert "note" in copy.deepcopy(model).state_dict()
+    assert "note" in pickle.loads(pickle.dumps(model)).state_dict()
+    assert not model._hook_lists and loss.sum_and_count(gpuprop.ones(2), gpuprop.ones(2))[1] == 2
+    for register in (model.register_state_dict_pre_hook, model.register_state_dict_post_hook,
+                     model.register_load_state_dict_pre_hook,
+                     model.register_load_state_dict_post_hook):
+        with pytest.raises(TypeError, match="Sequential: hook"):
+            register(3)
+
+
+def add_a_note(module, state, prefix, metadata):
+    state[prefix + "note"] = np.ones(1)
+
+
+def assert_equal_states(model, state):
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, state[name])

@@ -57,7 +57,8 @@ class TestModule:
         """A new private name of Module needs a name that no user would choose."""
         private = [n for n in (*vars(nn.Module), *vars(nn.Module.__base__))
                    if n[0] == "_" and not n.endswith("__")]
-        assert private == ["_state_minima", "_state_optional", "_buffer_persistence", "_hook_lists"]
+        assert private == ["_state_minima", "_state_optional", "_buffer_persistence", "_hook_lists",
+                           "_state_hook_lists"]
 
     @pytest.mark.parametrize("on_class", [True, False])
     def test_private_names_are_free(self, on_class):

@@ -25,8 +25,12 @@ class Hook(NamedTuple):
     always_call: bool = False
 
 
+CALLS = "before", "after", "backward_before", "backward"
+STATE = "saving", "saved", "loading", "loaded"
+
+
 class Hooks(dict[str, list[Hook]]):
-    """The hooks of a module: lists named "before", "after", "backward_before" and "backward".
+    """The hooks of a module, in lists: those of calls (`CALLS`), or those of its state (`STATE`).
 
     Deep copies keep them; pickling raises if one is a local function.
     """
@@ -53,9 +57,10 @@ def register_hook(module: Any, when: str, hook: Callable, prepend: bool = False,
     prepend = as_bool(f"{what}: prepend", prepend)
     added = Hook(hook, as_bool(f"{what}: with_kwargs", with_kwargs),
                  as_bool(f"{what}: always_call", always_call))
-    if not module._hook_lists:
-        module._hook_lists = Hooks(before=[], after=[], backward_before=[], backward=[])
-    hooks = module._hook_lists[when]
+    attribute, names = ("_hook_lists", CALLS) if when in CALLS else ("_state_hook_lists", STATE)
+    if not getattr(module, attribute):
+        setattr(module, attribute, Hooks({name: [] for name in names}))
+    hooks = getattr(module, attribute)[when]
     hooks.insert(0 if prepend else len(hooks), added)
     return lambda: hooks.remove(added) if added in hooks else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -15,24 +15,17 @@ from gpuprop._core.backend import MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.checks import as_bool, as_callable, as_instance
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.instruments import module_call
-from gpuprop._core.loading import as_array
-from gpuprop._core.placement import on_device_of, place, write
+from gpuprop._core.placement import on_device_of, place
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._hooks import Hook, forward_with_hooks, register_hook
 from gpuprop.nn._locate import locate, wrong_input
+from gpuprop.nn._state import LoadResult, entries, is_buffer, is_parameter, prepare, saved
 
 
 def new_tensor(shape: tuple[int, ...], device: str | None = None, dtype: Any = None,
                value: float = 0.0) -> Tensor:
     """A Tensor filled with `value`, by default float32 on the default backend."""
     return full(shape, value, dtype or "float32", device)
-
-
-class LoadResult(NamedTuple):
-    """The names that differ between a model and its state dict; none if `strict`."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
 
 
 class Convertible:
@@ -87,13 +80,14 @@ class Module(Convertible):
     """
 
     training = True
-    # Class attributes, the last two until an instance registers its first buffer or hook.  An
+    # Class attributes, the last three until an instance registers its first buffer or hook.  An
     # attribute of a subclass must not replace them by accident: these private names are unusual,
     # and the helpers of this class are functions of the module.
     _state_minima: ClassVar[Mapping[str, float]] = {}  # of the numbers in a loaded entry, by name
     _state_optional: ClassVar[frozenset[str]] = frozenset()  # entries that a state dict may lack
     _buffer_persistence: dict[str, bool] = {}  # name -> whether it is part of `state_dict`
     _hook_lists: dict[str, list[Hook]] = {}  # see `_hooks.Hooks`
+    _state_hook_lists: dict[str, list[Hook]] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the output.  Every subclass defines this; callers use ``module(...)``."""
@@ -212,7 +206,7 @@ class Module(Convertible):
         >>> {name: a.shape for name, a in nn.Linear(3, 2).state_dict().items()}
         {'weight': (2, 3), 'bias': (2,)}
         """
-        return {name: value.numpy() for name, value in state_tensors(self).items()}
+        return saved(walk(self), Tensor.numpy)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadResult:
         """Copy values into the parameters and buffers, in place.
@@ -340,6 +334,41 @@ class Module(Convertible):
         """
         return register_hook(self, "backward", hook, prepend)
 
+    def register_state_dict_pre_hook(self, hook: Callable) -> Callable[[], None]:
+        """Call ``hook(module, prefix, keep_vars)`` before `state_dict` reads this module.
+
+        `prefix` precedes the names of the module's entries; `keep_vars` is False.  Returns a
+        function that removes the hook.
+        """
+        return register_hook(self, "saving", hook)
+
+    def register_state_dict_post_hook(self, hook: Callable) -> Callable[[], None]:
+        """Call ``hook(module, state_dict, prefix, local_metadata)`` after `state_dict` read this
+        module and its submodules.
+
+        The hook changes `state_dict`, whose entries of this module have names with `prefix`, in
+        place.  `local_metadata` is an empty dict.  Returns a function that removes the hook.
+        """
+        return register_hook(self, "saved", hook)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable) -> Callable[[], None]:
+        """Call ``hook(module, state_dict, prefix, local_metadata, strict, missing_keys,
+        unexpected_keys, error_msgs)`` before `load_state_dict` reads the entries of this module.
+
+        The hook changes its own copy of the entries whose names have `prefix`, for example to give
+        them new names, and may add texts to the lists.  Returns a function that removes the hook.
+        """
+        return register_hook(self, "loading", hook)
+
+    def register_load_state_dict_post_hook(self, hook: Callable) -> Callable[[], None]:
+        """Call ``hook(module, incompatible_keys)`` after `load_state_dict` wrote the values.
+
+        The hook may change the lists `missing_keys` and `unexpected_keys` of its second argument.
+        If it raises, or names are left that `strict` refuses, the model gets its old values back.
+        Returns a function that removes the hook.
+        """
+        return register_hook(self, "loaded", hook)
+
     # ---- text
 
     def extra_repr(self) -> str:
@@ -395,17 +424,6 @@ def walk(module: Module, prefix: str = "", once: bool = False) -> Iterator[tuple
             levels.append((path, child, child_modules(child)))
 
 
-def is_parameter(module: Module, name: str, value: Any) -> bool:
-    """True if an attribute of a module is a parameter."""
-    return isinstance(value, Parameter)
-
-
-def is_buffer(module: Module, name: str, value: Any) -> bool:
-    """True if an attribute of a module is a buffer; one that became a Parameter is none."""
-    return (name in module._buffer_persistence
-            and isinstance(value, Tensor) and not isinstance(value, Parameter))
-
-
 def named_tensors(module: Module, predicate: Callable, prefix: str = "",
                   recurse: bool = True) -> Iterator[tuple[str, Any]]:
     """The attributes with ``predicate(module, name, value)``, with dotted names.
@@ -421,69 +439,16 @@ def named_tensors(module: Module, predicate: Callable, prefix: str = "",
 
 def state_tensors(module: Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers, shared ones under each of their names."""
-    found: dict[str, Tensor] = {}
-    for path, owner in walk(module):
-        attributes = vars(owner)
-        own: dict[str, Any] = {n: v for n, v in attributes.items() if isinstance(v, Parameter)}
-        for name, persistent in owner._buffer_persistence.items():
-            value = attributes.get(name)
-            if persistent and is_buffer(owner, name, value):
-                own[name] = value
-        for name, value in own.items():
-            found[f"{path}.{name}".lstrip(".")] = value
-    return found
+    return entries(walk(module))
 
 
 def prepare_load(module: Module, state_dict: Mapping[str, Any], strict: bool = True,
                  may_lack_optional: bool = False) -> tuple[Callable[[], None], LoadResult]:
     """Check and convert a whole state dict, and return a function that writes it.
 
-    Raises as `Module.load_state_dict`, before anything is changed.  Weights may lack optional
-    entries, which keep their values; the state of a run may not.
+    See `_state.prepare`.
     """
-    what = f"{type(module).__name__}.load_state_dict"
-    given = as_instance(f"{what}: state_dict", state_dict, Mapping, "a dict")
-    strict = as_bool(f"{what}: strict", strict)
-    own = state_tensors(module)
-    minima = {f"{path}.{name}".lstrip("."): minimum for path, owner in walk(module)
-              for name, minimum in owner._state_minima.items()}
-    optional = {f"{path}.{name}".lstrip(".") for path, owner in walk(module)
-                for name in owner._state_optional if may_lack_optional}
-    missing = [name for name in own if name not in given and name not in optional]
-    unexpected = [name for name in given if name not in own]
-    problems = []
-    values: list[tuple[Tensor, np.ndarray]] = []
-    for name, tensor in own.items():
-        if name in given:
-            try:
-                value = as_array(name, given[name], tensor.shape, tensor.dtype)
-                if name in minima:
-                    check_minimum(name, value, minima[name])
-                values.append((tensor, value))
-            except ValueError as error:
-                problems.append(str(error))
-    if strict and missing:
-        problems.append(f"missing: {', '.join(missing)}")
-    if strict and unexpected:
-        problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
-    if problems:
-        raise ValueError(f"state_dict does not match {type(module).__name__}, nothing was "
-                         f"loaded: {'; '.join(problems)}")
-
-    def write_all() -> None:
-        for tensor, value in values:
-            write(tensor.array, value)
-            if isinstance(tensor, Parameter):
-                tensor.touch()
-
-    return write_all, LoadResult(missing, unexpected)
-
-
-def check_minimum(name: str, value: np.ndarray, minimum: float) -> None:
-    """Raise ValueError if a number is below the minimum; NaN is not."""
-    below = value[value < minimum]
-    if below.size:
-        raise ValueError(f"{name} must be at least {minimum}, got {below[0]}")
+    return prepare(type(module).__name__, walk(module), state_dict, strict, may_lack_optional)
 
 
 def check_name(module: Module, name: Any) -> None:

@@ -491,6 +491,54 @@ def forward_hooks(torch):
 
 
 @program
+def hooks_of_state_dicts(torch):
+    """Old names are translated and new entries are added, in the order of PyTorch's recursion."""
+    seen = []
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lin = torch.nn.Linear(2, 2)
+            self._register_load_state_dict_pre_hook(self._translate)
+
+        def _translate(self, state, prefix, metadata, strict, missing, unexpected, errors):
+            seen.append((prefix, sorted(state), strict, list(missing), list(unexpected)))
+            for name in list(state):
+                if ".old." in f".{name}":
+                    state[name.replace("old.", "lin.")] = state.pop(name)
+
+    model = filled(torch.nn.Sequential(Block(), torch.nn.Sequential(Block(), Block())))
+    other = torch.nn.Sequential(Block(), torch.nn.Sequential(Block(), Block())).double()
+    for m in (model, model[1], model[1][0]):
+        m.register_state_dict_pre_hook(lambda m, prefix, keep: seen.append((prefix, keep)))
+        m.register_state_dict_post_hook(
+            lambda m, state, prefix, meta: seen.append((prefix, list(state))))
+    model[0].register_state_dict_post_hook(
+        lambda m, state, prefix, meta: state.update(
+            {prefix + "old.weight": state.pop(prefix + "lin.weight")}))
+    handle = model[1].register_state_dict_post_hook(
+        lambda m, state, prefix, meta: state.update({prefix + "note": torch.ones(1)}))
+    noted = list(model.state_dict(prefix="a.", keep_vars=True))
+    handle.remove()
+    model._register_state_dict_hook(
+        lambda m, state, prefix, meta: {n: v for n, v in state.items() if "1.1.lin" not in n})
+    state = model.state_dict()
+    for m in (other, other[1], other[1][1]):
+        m.register_load_state_dict_post_hook(
+            lambda m, keys: seen.append((type(m).__name__, *map(sorted, keys))))
+    other.register_load_state_dict_post_hook(lambda m, keys: keys.missing_keys.clear())
+    result = other.load_state_dict(state)
+    seen.append([list(keys) for keys in result])
+    model.register_load_state_dict_pre_hook(
+        lambda m, state, prefix, meta, strict, missing, unexpected, errors: errors.append("no"))
+    try:
+        model.load_state_dict(other.state_dict())
+    except (RuntimeError, ValueError) as error:
+        seen.append("no" in str(error))
+    return [noted, list(state), *(v for n, v in other.state_dict().items() if "1.1" not in n), seen]
+
+
+@program
 def full_backward_hooks(torch):
     found = []
 

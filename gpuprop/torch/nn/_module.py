@@ -11,7 +11,8 @@ from typing import Any
 
 import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.nn._module import state_tensors
+from gpuprop.nn._module import walk
+from gpuprop.nn._state import saved
 from gpuprop.torch._methods import TYPES
 from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
 from gpuprop.torch._tensor import device as device_named
@@ -75,9 +76,15 @@ class Module(nn.Module, metaclass=_Adopting):
         found = TYPES.get(str(dst_type))
         return self.to(dst_type) if found is None else self.to(found.device, found.dtype)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """All parameters and persistent buffers, as Tensors in their memory."""
-        return {name: value.detach() for name, value in state_tensors(self).items()}
+    def state_dict(self, destination: Any = None, prefix: str = "",
+                   keep_vars: bool = False) -> dict[str, Any]:
+        """All parameters and persistent buffers, as Tensors in their memory.
+
+        With `keep_vars` they are the parameters themselves.  The entries are added to
+        `destination`, under names with `prefix`.
+        """
+        convert = (lambda t: t) if keep_vars else (lambda t: t.detach())
+        return saved(walk(self), convert, destination, prefix, keep_vars)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         for p in self.parameters():
@@ -92,6 +99,25 @@ class Module(nn.Module, metaclass=_Adopting):
     def register_forward_hook(self, hook: Any, **options: Any) -> Any:
         return RemovableHandle(super().register_forward_hook(hook, **options))
 
+    def register_state_dict_pre_hook(self, hook: Any) -> Any:
+        return RemovableHandle(super().register_state_dict_pre_hook(hook))
+
+    def register_state_dict_post_hook(self, hook: Any) -> Any:
+        return RemovableHandle(super().register_state_dict_post_hook(hook))
+
+    def _register_state_dict_hook(self, hook: Any) -> Any:
+        return self.register_state_dict_post_hook(functools.partial(_with_result, hook))
+
+    def register_load_state_dict_pre_hook(self, hook: Any) -> Any:
+        return RemovableHandle(super().register_load_state_dict_pre_hook(hook))
+
+    def _register_load_state_dict_pre_hook(self, hook: Any, with_module: bool = False) -> Any:
+        call = hook if with_module else functools.partial(_without_module, hook)
+        return self.register_load_state_dict_pre_hook(call)
+
+    def register_load_state_dict_post_hook(self, hook: Any) -> Any:
+        return RemovableHandle(super().register_load_state_dict_post_hook(hook))
+
     def register_full_backward_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
         call = functools.partial(_with_tensors, hook)
         return RemovableHandle(super().register_full_backward_pre_hook(call, prepend=prepend))
@@ -104,6 +130,19 @@ class Module(nn.Module, metaclass=_Adopting):
 def _with_tensors(hook: Any, module: Any, *gradients: tuple) -> Any:
     """Call a backward hook with Tensors of this dialect."""
     return hook(module, *(tuple(map(as_gradient, grads)) for grads in gradients))
+
+
+def _without_module(hook: Any, module: Any, *args: Any) -> None:
+    hook(*args)
+
+
+def _with_result(hook: Any, module: Any, state: dict, prefix: str, metadata: dict) -> None:
+    """Call a hook whose result, if there is one, replaces the state dict of a whole model."""
+    found = hook(module, state, prefix, metadata)
+    if found is not None and found is not state and not prefix:
+        entries = dict(found)
+        state.clear()
+        state.update(entries)
 
 
 classes[nn.Module] = Module
