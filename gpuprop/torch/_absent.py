@@ -12,6 +12,13 @@ from typing import NoReturn
 
 # (what names match, in whole; what is absent and why; what to write)
 REASONS: list[tuple[str, str, str]] = [
+    (r"vmap|stack_module_state", "functions are not vectorized, since ops take whole batches",
+     "call f with the batch, or torch.stack([f(x) for x in batch]); "
+     "gpuprop.func.per_sample_gradients finds the gradient of each sample by one backward"),
+    (r"replace_all_batch_norm_modules_", "it prepares a model for vmap",
+     "construct batch norms with track_running_stats=False"),
+    (r"linearize", "functions are not traced", "call torch.func.jvp for each tangent"),
+    (r"rearrange", "dimensions are no objects", "use x.permute and x.reshape, or einops.rearrange"),
     (r"warnings|sys|os|math|inspect|importlib|glob|ctypes|builtins|functools|platform|textwrap"
      r"|threading|types|copyreg|weakref|dataclasses|np|torch|Optional|TYPE_CHECKING|Tensor|m"
      r"|(r|R)eproducibility_notes|sparse_support_notes|tf32_notes|common_notes",
@@ -41,7 +48,7 @@ REASONS: list[tuple[str, str, str]] = [
      r"|package|torch_version"
      r"|typed|classproperty|return_types|BufferDict|Dispatch\w*|ExcludeDispatchKeyGuard"
      r"|.*[rR]untime"
-     r"Context|InferredType|DisableTorchFunction\w*|functionalize|linearize|rearrange|debug_unwrap"
+     r"Context|InferredType|DisableTorchFunction\w*|functionalize|debug_unwrap"
      r"|has_torch_function.*|handle_torch_function|overrides|assert_int_or_pair|prepare_multi.*"
      r"|factory_kwargs|common_types|NestedIOFunction|enforce_grad_layout_policy",
      "Python code is not compiled", "call the function itself, or record whole training steps by "
@@ -106,10 +113,6 @@ REASONS: list[tuple[str, str, str]] = [
      "the library of the device does not report it here",
      "torch.cuda has what can be asked; nvidia-smi and nsys show the rest"),
     (r"quasirandom", "there are no quasirandom sequences", "use scipy.stats.qmc"),
-    (r"vmap|func|replace_all_batch_norm_modules_|(grad_and_value|jac(fwd|rev)|jvp|vjp|vhp|hvp"
-     r"|hessian"
-     r"|jacobian|functional_call|stack_module_state)",
-     "functions of functions are in gpuprop", "gpuprop.grad and gpuprop.value_and_grad"),
     (r"testing|assert_\w+|make_tensor", "tests of arrays are NumPy's",
      "numpy.testing.assert_allclose(x.numpy(), y.numpy())"),
     (r"gradcheck|gradgradcheck", "gradients are checked by the test kit",

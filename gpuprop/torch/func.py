@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.func import functional_call
 from gpuprop.torch import _graph
+from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._autograd_functional import _fresh, _grad, jacobian
 from gpuprop.torch._functions import ones_like, zeros_like
 
@@ -135,3 +137,7 @@ jacfwd = jacrev
 def hessian(func: Callable, argnums: int = 0) -> Callable:
     """The function that returns the Hessian of a function with one output."""
     return jacrev(jacrev(func, argnums), argnums)
+
+
+if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
+    __getattr__ = _explained(__name__)

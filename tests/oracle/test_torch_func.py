@@ -118,3 +118,16 @@ def test_names():
         "stack_module_state", "replace_all_batch_norm_modules_"}  # of use with vmap
     theirs_functional = {"hessian", "hvp", "jacobian", "jvp", "vhp", "vjp"}
     assert theirs_functional == set(ours.autograd.functional.__all__)
+
+
+@pytest.mark.parametrize("absent", [lambda: ours.vmap, lambda: ours.func.vmap])
+def test_what_to_write_for_vmap(absent):
+    """The whole batch, and the loop that the message names, give vmap's result."""
+    with pytest.raises(AttributeError, match=r"torch\.stack\(\[f\(x\).*per_sample_gradients"):
+        absent()
+    batch = np.random.default_rng(0).standard_normal((3, 4))
+    f = lambda torch: lambda x: (torch.softmax(x, -1) * x).sum(-1)
+    expected = theirs.vmap(f(theirs))(theirs.tensor(batch)).numpy()
+    xs = ours.tensor(batch)
+    np.testing.assert_allclose(f(ours)(xs).numpy(), expected)
+    np.testing.assert_allclose(ours.stack([f(ours)(x) for x in xs]).numpy(), expected)

@@ -14,9 +14,10 @@ import gpuprop.torch as ours
 from gpuprop.torch import _absent
 
 MODULES = """torch torch.Tensor torch.accelerator torch.amp torch.autograd torch.backends torch.cuda
-    torch.cuda.amp torch.distributions torch.linalg torch.mps torch.nn torch.nn.functional
-    torch.optim torch.optim.lr_scheduler torch.optim.swa_utils torch.random torch.special
-    torch.utils torch.utils.checkpoint torch.utils.data torch.version torch.xpu""".split()
+    torch.cuda.amp torch.distributions torch.func torch.linalg torch.mps torch.nn
+    torch.nn.functional torch.optim torch.optim.lr_scheduler torch.optim.swa_utils torch.random
+    torch.special torch.utils torch.utils.checkpoint torch.utils.data torch.version
+    torch.xpu""".split()
 
 
 def both(path: str) -> tuple[Any, Any]:
