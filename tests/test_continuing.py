@@ -166,13 +166,16 @@ SCHEDULES = {
     "step": (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=9), "step"),
     "plateau": (lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0), "epoch"),
 }
+RULES = {"adam": optim.Adam, "sgd": functools.partial(optim.SGD, momentum=0.9),
+         "schedule free": optim.AdamWScheduleFree}
 NORMAL = {"data": "own rng", "schedule": "step", "accumulate": 1, "own": True, "autocast": False,
-          "capture": False, "adam": True, "stopping": True, "norm": True}
+          "capture": False, "rule": "adam", "stopping": True, "norm": True}
 CONFIGURATIONS = [
     *({"data": name} for name in LOADERS),
     *({"schedule": name} for name in SCHEDULES),
     {"accumulate": 3}, {"accumulate": 3, "data": "workers"}, {"own": False}, {"autocast": True},
-    {"adam": False}, {"stopping": False}, {"capture": True},
+    {"rule": "sgd"}, {"rule": "schedule free"},
+    {"rule": "schedule free", "capture": True}, {"stopping": False}, {"capture": True},
     {"data": "arrays", "own": False, "accumulate": 2, "schedule": "epoch", "capture": True},
 ]
 
@@ -186,8 +189,7 @@ class Run:
         dropout = nn.Dropout(0.3, rng=Generator(8) if c["own"] else None)
         norm = nn.BatchNorm1d(8) if c["norm"] and not c["autocast"] else nn.Identity()
         self.model = nn.Sequential(nn.Linear(5, 8), norm, nn.ReLU(), dropout, nn.Linear(8, 3))
-        make = optim.Adam if c["adam"] else functools.partial(optim.SGD, momentum=0.9)
-        optimizer = make(self.model.parameters(), lr=0.05)
+        optimizer = RULES[c["rule"]](self.model.parameters(), lr=0.05)
         scheduler, schedule = SCHEDULES[c["schedule"]]
         self.interruption = interruption
         self.trainer = Trainer(
@@ -269,7 +271,8 @@ PLACES = [*(("loss", k) for k in range(4, 7)), *(("step end", k) for k in range(
           ("epoch end", 2), ("fit end", 1)]
 WAYS = ["error", "KeyboardInterrupt", "stop", "ctrl-C"]
 TURNS = [{}, {"schedule": "epoch", "own": False}, {"schedule": "plateau"},
-         {"data": "default rng", "own": False}, {"data": "dataset", "adam": False},
+         {"data": "default rng", "own": False}, {"data": "dataset", "rule": "sgd"},
+         {"rule": "schedule free"},
          {"accumulate": 2, "stopping": False}, {"autocast": True, "data": "transform"}]
 CASES = [(place, number, way, (i + j) % len(TURNS), bool((i + j) % 2))
          for i, (place, number) in enumerate(PLACES) for j, way in enumerate(WAYS)]
@@ -324,7 +327,8 @@ def test_an_interruption_after_every_step(data, tmp_path):
 @pytest.mark.parametrize("part", range(12))
 def test_two_ctrl_c_at_any_line(part, tmp_path):
     """They may come anywhere in the code of the Trainer; nothing is torn."""
-    want = uninterrupted(json.dumps({}))
+    configuration = {"rule": "schedule free"} if part % 3 == 0 else {}
+    want = uninterrupted(json.dumps(configuration))
     lines = itertools.count(1)
     due = 40 + 107 * part  # the first epoch has about 1,300 lines, the construction 100
 
@@ -336,7 +340,7 @@ def test_two_ctrl_c_at_any_line(part, tmp_path):
             return trace
         return None
 
-    run = Run({})
+    run = Run(configuration)
     with pytest.raises(KeyboardInterrupt):
         sys.settrace(trace)
         try:

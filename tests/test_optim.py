@@ -118,6 +118,40 @@ def test_schedule_free_averages(backend, dtype):
     equal(params, values, rtol)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_schedule_free_modes_do_not_change_the_run(backend, dtype):
+    """`train` after `eval` gives y back bit for bit, also from a saved state; changes are kept."""
+    runs = []
+    for has_modes in (False, True):
+        params = make(backend, dtype)
+        optimizer = optim.AdamWScheduleFree(params, lr=0.1, betas=(0.7, 0.9))
+        for t in (1, 2, 3):
+            steps(optimizer, params, [t], (1,))
+            if has_modes:
+                assert "y" not in optimizer.state_dict()["state"][0]
+                optimizer.eval()
+                averages, saved = host(params), optimizer.state_dict()
+                for p in params:
+                    p.data[...] = 0
+                optimizer = optim.AdamWScheduleFree(params, lr=0.1, betas=(0.7, 0.9))
+                optimizer.load_state_dict(saved)
+                for p, x in zip(params, averages, strict=True):
+                    p.data[...] = gpuprop.tensor(x).data.astype(dtype)
+                optimizer.train()
+        runs.append(frozen([host(params), optimizer.state_dict()]))
+    assert runs[0] == runs[1]
+    optimizer.eval()
+    first, y, z = host(params)[0], optimizer.state[params[0]]["y"], optimizer.state[params[0]]["z"]
+    params[0].data[0] = 2
+    y, z = gpuprop.asnumpy(y), gpuprop.asnumpy(z)
+    optimizer.train()
+    expected = y.astype("float64")
+    expected[0] = 2 + (1 - 0.7) * (z[0].astype("float64") - 2)
+    assert first.shape == expected.shape
+    np.testing.assert_allclose(host(params)[0].astype("float64"), expected,
+                               rtol=1e-3 if dtype == "float16" else 1e-6)
+
+
 def test_bias_correction_is_accurate():
     """Adam's first step has size lr for every beta2.  1 - beta**t in float32 loses four digits."""
     for beta in (0.999, 0.9999999):

@@ -789,3 +789,87 @@ def test_a_loss_that_reduces_for_itself():
         Trainer(model, loss, optim.SGD(model.parameters())).fit((x, y), epochs=1, batch_size=2)
     with pytest.raises(ValueError, match="must be a mean"):
         Trainer(model, nn.CrossEntropyLoss(reduction="none"), optim.SGD(model.parameters()))
+
+
+# ---- optimizers with a train and an eval mode ----------------------------------------------------
+
+
+def schedule_free(m):
+    return optim.AdamWScheduleFree(m.parameters(), lr=0.05, betas=(0.8, 0.99))
+
+
+def test_a_schedule_free_optimizer(backend, tmp_path):
+    """Evaluation, checkpoints and the trained model have the averages, steps the values y."""
+    arrays = data()
+    batches = split(arrays, 20)
+    ours, reference = model(dropout=0.0), model(dropout=0.0)
+    t = Trainer(ours, nn.CrossEntropyLoss(), schedule_free(ours), ["accuracy"])
+    optimizer, loss = schedule_free(reference), nn.CrossEntropyLoss()
+    values = []
+    for _ in range(2):
+        for x, y in batches:
+            optimizer.zero_grad()
+            loss(reference(gpuprop.tensor(x)), gpuprop.tensor(y)).backward()
+            optimizer.step()
+        optimizer.eval()
+        values.append(loss(reference(gpuprop.tensor(arrays[0])), gpuprop.tensor(arrays[1])).item())
+        averages = reference.state_dict()
+        optimizer.train()
+    seen = []
+    history = t.fit(batches, [arrays], epochs=2, callbacks=[
+        Checkpoint(tmp_path / "run.npz"), lambda t: seen.append(t.model.state_dict())])
+    np.testing.assert_allclose(history["val_loss"], values, rtol=1e-5)
+    saved = gpuprop.load(tmp_path / "run.npz")["model"]
+    for name, want in averages.items():
+        for found in (ours.state_dict(), seen[-1], saved):
+            np.testing.assert_array_equal(found[name], want, err_msg=name)
+    assert t.evaluate(arrays)["loss"] == pytest.approx(values[-1], rel=1e-5)
+    assert t.predict(arrays[0]).tolist() == ours(gpuprop.tensor(arrays[0])).tolist()
+    with pytest.raises(RuntimeError, match=r"optimizer\.train\(\)"):
+        t.optimizer.step()
+
+
+def test_when_the_mode_of_an_optimizer_changes():
+    events = []
+
+    class WithModes(optim.SGD):
+        def train(self):
+            events.append("train")
+
+        def eval(self):
+            events.append("eval")
+
+    class Tell(Callback):
+        def on_fit_start(self, trainer):
+            events.append("fit start")
+
+        def on_epoch_start(self, trainer):
+            events.append("epoch start")
+
+        def on_step_end(self, trainer):
+            events.append("step end")
+
+        def on_epoch_end(self, trainer):
+            events.append("epoch end")
+
+        def on_fit_end(self, trainer):
+            events.append("fit end")
+
+    m = model()
+    t = Trainer(m, nn.CrossEntropyLoss(), WithModes(m.parameters(), lr=0.1))
+    t.fit(data(), data(), batch_size=20, callbacks=[Tell()], progress=False)
+    assert [e for e, _ in itertools.groupby(events)] == [
+        "fit start", "epoch start", "train", "step end", "eval", "epoch end", "fit end"]
+    events.clear()
+    t.evaluate(data())
+    assert {*events} == {"eval"}
+
+
+def test_early_stopping_restores_averages():
+    """The weights whose validation loss was measured."""
+    arrays = data()
+    m = model(dropout=0.0)
+    t = Trainer(m, nn.CrossEntropyLoss(), schedule_free(m))
+    history = t.fit(arrays, arrays, epochs=4, callbacks=[EarlyStopping(patience=3)], batch_size=20)
+    best = min(history["val_loss"])
+    assert t.evaluate(arrays, batch_size=20)["loss"] == pytest.approx(best, rel=1e-6)

@@ -269,6 +269,11 @@ class Arena:
                 self.layouts[name] = Layout(shapes, self.dtype)
                 self.states[name] = self._zeros(self.layouts[name])
 
+    def drop_state(self, name: str) -> None:
+        """Free a state, which no step may use."""
+        self.states.pop(name, None)
+        self.layouts.pop(name, None)
+
     # ---- state
 
     def state_of(self, i: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gpuprop._core.arena import Arena
 from gpuprop._core.graph import extent
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.tensor import Tensor, mark_changed
@@ -45,6 +46,12 @@ def towards(xp, p, z, step, weight):
     p += xp.where(step > 0, weight, 0.0) * (z - p)
 
 
+@pointwise
+def restore(xp, p, x, y, z, step, weight):
+    """p becomes y where it is x, and otherwise goes towards z."""
+    p[...] = xp.where(p == x, y, p + xp.where(step > 0, weight, 0.0) * (z - p))
+
+
 class AdamWScheduleFree(Optimizer):
     """AdamW whose average of the values replaces a schedule (Defazio et al. 2024, algorithm 1).
 
@@ -58,7 +65,7 @@ class AdamWScheduleFree(Optimizer):
 
     t is the number of the step, from 1.  g is the gradient at y, negated if `maximize`.  The
     parameters hold y during training, and x, the result, after `eval`; call `train` before the next
-    step:
+    step, which gives the parameters y back, bit for bit.  `Trainer` calls both.
 
     >>> import gpuprop
     >>> p = gpuprop.Parameter([2.0])
@@ -104,14 +111,17 @@ class AdamWScheduleFree(Optimizer):
         return super().step(closure)
 
     def eval(self) -> None:
-        """Set the parameters to the averages x."""
-        self._set_mode(False, lambda beta1: 1 - 1 / beta1)
+        """Set the parameters to the averages x; the state keeps y until `train`."""
+        self._set_mode(False)
 
     def train(self) -> None:
-        """Set the parameters to y, where gradients are computed."""
-        self._set_mode(True, lambda beta1: 1 - beta1)
+        """Set the parameters to y, where gradients are computed.
 
-    def _set_mode(self, train: bool, weight: Callable[[float], float]) -> None:
+        Elements that were changed since `eval` become ``x + (1 - beta1) (z - x)``.
+        """
+        self._set_mode(True)
+
+    def _set_mode(self, train: bool) -> None:
         self._sync_arenas()
         for group in self.param_groups:
             if bool(group["train_mode"]) == train:
@@ -120,9 +130,47 @@ class AdamWScheduleFree(Optimizer):
             beta1 = beta1.item() if isinstance(beta1, Tensor) else beta1
             for arena in group.arenas:
                 with arena.on_device():
-                    for i, p in enumerate(arena.params):
-                        if arena.has_state[i]:
-                            step = arena.step_counts[i:i + 1].reshape(())  # 0 if it was skipped
-                            towards(arena.xp, p.array, arena.state_of(i)["z"], step, weight(beta1))
-                            mark_changed([p], extent(p.array))
+                    self._move(arena, train, beta1)
             group["train_mode"] = train
+        self._drop_values()
+
+    @staticmethod
+    def _move(arena: Arena, train: bool, beta1: float) -> None:
+        """Set the parameters that have a state to x or y."""
+        to_x, to_y = 1 - 1 / beta1, 1 - beta1
+        if not train:
+            arena.add_states(["y"])
+        for i, p in enumerate(arena.params):
+            if not arena.has_state[i]:
+                continue
+            state, step = arena.state_of(i), arena.step_counts[i:i + 1].reshape(())
+            z, y = state["z"], state.get("y")  # without y: loaded from another library's state
+            if y is None:
+                towards(arena.xp, p.array, z, step, to_y)
+            elif not train:
+                y[...] = p.array
+                towards(arena.xp, p.array, z, step, to_x)  # step is 0 if it was skipped
+            else:
+                x = y.copy()
+                towards(arena.xp, x, z, step, to_x)
+                restore(arena.xp, p.array, x, y, z, step, to_y)
+            mark_changed([p], extent(p.array))
+
+    def _drop_values(self) -> None:
+        """Free the memory of y in train mode."""
+        for group in self.param_groups:
+            if group["train_mode"]:
+                for arena in group.arenas:
+                    arena.drop_state("y")
+
+    def _possible_states(self, options: dict[str, Any]) -> tuple[str, ...]:
+        return (*super()._possible_states(options), "y")
+
+    def _prepare_load(self, state_dict: dict[str, Any]) -> Callable[[], None]:
+        write = super()._prepare_load(state_dict)
+
+        def write_all() -> None:
+            write()
+            self._drop_values()
+
+        return write_all

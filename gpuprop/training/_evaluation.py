@@ -127,11 +127,15 @@ class Evaluator:
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.train(training)
         try:
-            with making_on(self._place):
+            with making_on(self._place), NO_SWITCH if training else self._averaged():
                 yield
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    def _averaged(self) -> contextlib.AbstractContextManager:
+        """In this block the parameters hold the values for evaluation."""
+        return NO_SWITCH
 
     def _as_batch(self, batch: Any) -> tuple:
         """The inputs and the target of a batch as Tensors on the model's device."""

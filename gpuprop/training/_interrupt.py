@@ -37,6 +37,15 @@ class Interrupt:
         finally:
             self.is_allowed = False
 
+    @contextlib.contextmanager
+    def forbidden(self) -> Iterator[None]:
+        """Raise no KeyboardInterrupt within this block."""
+        before, self.is_allowed = self.is_allowed, False
+        try:
+            yield
+        finally:
+            self.is_allowed = before
+
     def raise_pending(self) -> None:
         """Raise a KeyboardInterrupt that came when it was not allowed."""
         if self._presses > 1:

@@ -56,6 +56,9 @@ class Trainer(Evaluator):
       method ``sum_and_count(output, target)``, as gpuprop's losses do, the Trainer calls that
       instead, and the mean over several batches is exact.  A module with forward hooks or with a
       forward of its own is called as usual.
+    - `optimizer`: if it has the methods `train` and `eval`, as AdamWScheduleFree has, it is in
+      train mode during the steps of an epoch, and in eval mode in evaluation, in a state, in
+      `on_epoch_end` and after `fit`.
     - `metrics`: names such as "accuracy", or Metric objects.
     - `schedule`: when the scheduler steps, after every "epoch" or every "step".
     - `accumulate`: the number of batches per step; the gradient equals that of one large batch.
@@ -116,6 +119,8 @@ class Trainer(Evaluator):
         # evaluation draws nothing from the default generator
         self._validation_rng = Generator()
         self._is_stopping = False
+        self._interrupt = Interrupt(self._stop_by_interrupt)  # of the current `fit`
+        self._trains = True  # False in the optimizer's eval mode
         self._running: RunningMetrics | None = None  # of the current epoch
         self._epoch: Epoch | None = None  # that has begun and not ended
         self._events = Events()
@@ -196,9 +201,12 @@ class Trainer(Evaluator):
         """
         fit = self._last_fit if self._fit is None else self._fit.state_dict(self._last_fit)
         event = self._events.pending
+        with self._averaged():  # so that the model's part is of use alone
+            values = {name: module.state_dict() for name, module in self._modules().items()}
+            optimizer = self.optimizer.state_dict()
         return {
-            **{name: module.state_dict() for name, module in self._modules().items()},
-            "optimizer": self.optimizer.state_dict(),
+            **values,
+            "optimizer": optimizer,
             "scheduler": schedule_state(self.scheduler),
             "scaler": self.scaler.state_dict(),
             "generator": default_generator.get_state(),
@@ -387,14 +395,15 @@ class Trainer(Evaluator):
 
     def _train_steps(self, source: Source, epoch: Epoch) -> None:
         """Do the steps that are left in an epoch, until `stop` is called."""
-        if epoch.results:
-            self._finish_step(epoch)
-        batches = source.batches()
-        try:
-            while not self._is_stopping and self._update(batches, source, epoch):
+        with self._in_train_mode():
+            if epoch.results:
                 self._finish_step(epoch)
-        finally:
-            close(batches)
+            batches = source.batches()
+            try:
+                while not self._is_stopping and self._update(batches, source, epoch):
+                    self._finish_step(epoch)
+            finally:
+                close(batches)
         if not epoch.steps and not self._is_stopping:
             raise no_data()
 
@@ -468,6 +477,34 @@ class Trainer(Evaluator):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return results
+
+    @contextlib.contextmanager
+    def _in_train_mode(self) -> Iterator[None]:
+        """Train mode of an optimizer that has one, and eval mode after this block."""
+        self._set_mode(training=True)
+        try:
+            yield
+        finally:
+            self._set_mode(training=False)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Eval mode of an optimizer that has one, and its present mode after this block."""
+        was_training = self.optimizer.param_groups[0].get("train_mode", self._trains)
+        self._set_mode(training=False)
+        try:
+            yield
+        finally:
+            if was_training:
+                self._set_mode(training=True)
+
+    def _set_mode(self, training: bool) -> None:
+        """Call the optimizer's `train` or `eval`, if it has one."""
+        change = getattr(self.optimizer, "train" if training else "eval", None)
+        if change is not None:
+            with self._interrupt.forbidden():
+                change()
+                self._trains = training
 
     def _parameters(self) -> list:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
