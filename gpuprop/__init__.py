@@ -43,6 +43,7 @@ if _TYPE_CHECKING:  # at run time __getattr__ imports these at their first use
     )
     from gpuprop._capture import capture
     from gpuprop._environment import show_config
+    from gpuprop._threads import get_num_threads, set_num_threads
     from gpuprop.diagnosis import debug, summary
     from gpuprop.io import load, save
     from gpuprop.random import manual_seed
@@ -54,11 +55,11 @@ __all__ = [
     "Array", "Backend", "BackendMismatchError", "Parameter", "Tensor", "amp", "asnumpy", "autocast",
     "backend", "backends", "capture", "data", "debug", "decoding", "diagnosis", "distributions",
     "enable_grad", "float16", "float32", "float64", "from_dlpack", "func", "functional",
-    "generic",
-    "get_array_module",
-    "grad", "int8", "int16", "int32", "int64", "io", "is_grad_enabled", "kernel", "load",
+    "generic", "get_array_module", "get_num_threads", "grad", "int8", "int16", "int32", "int64",
+    "io", "is_grad_enabled", "kernel", "load",
     "manual_seed", "models", "nn", "no_grad", "no_sync", "op", "optim", "pointwise", "random",
-    "save", "set_default_backend", "show_config", "summary", "tensor", "testing", "training",
+    "save", "set_default_backend", "set_num_threads", "show_config", "summary", "tensor",
+    "testing", "training",
     "uint8", "use", "value_and_grad", "verification", "verify",
 ]
 __all__ += _array.__all__
@@ -69,7 +70,9 @@ _MODULES = {
 }
 _MODULE_OF = {
     "capture": "_capture", "debug": "diagnosis", "load": "io", "manual_seed": "random",
-    "save": "io", "show_config": "_environment", "summary": "diagnosis", "verify": "verification",
+    "get_num_threads": "_threads", "save": "io", "set_num_threads": "_threads",
+    "show_config": "_environment", "summary": "diagnosis",
+    "verify": "verification",
 }
 _NAME_HERE = {  # PyTorch's name -> the name in gpuprop, for the error message
     "acos": "arccos", "amax": "max", "amin": "min", "as_tensor": "tensor", "asin": "arcsin",

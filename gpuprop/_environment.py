@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core.registry import backends, chosen_backend, get_backend
+from gpuprop._threads import get_num_threads
 
 # Only these environment variables are reported: others may hold secrets.
 VARIABLE_PREFIXES = ("GPUPROP_", "CUPY_", "CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_",
@@ -37,6 +38,7 @@ def info() -> dict[str, Any]:
         "processor": f"{_processor()}, {_usable_cores()} usable cores",
         "numpy": np.__version__,
         "blas": str(blas()),
+        "threads": get_num_threads(),
         "freed memory": "kept for reuse" if keep_freed_memory() else "returned to the system",
         "cuda driver": str(cuda_driver()),
         "backends": {name: _availability(name) for name in sorted(backends())},

@@ -14,7 +14,7 @@ from gpuprop._core.registry import (
     register,
     usable_backends,
 )
-from gpuprop._core.spec import definition
+from gpuprop._core.spec import definition, portable
 from gpuprop._core.warnings import calling_line
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "instances_lock",
     "is_half",
     "philox",
+    "portable",
     "register",
     "rounded_once",
     "several",

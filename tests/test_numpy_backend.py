@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+import gpuprop as gp
 from gpuprop._core.extras import NAMES as EXTRAS
 from gpuprop_numpy import NumpyBackend, index_add, memory, pointwise, xp
 
@@ -257,12 +258,13 @@ def several(xp, x, y, scale=1.0):
 
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
 def small_blocks(request, monkeypatch):
-    sizes = {"BLOCK": 64, "SMALL": 128, "PARALLEL": 256, "THREADS": request.param}
+    sizes = {"BLOCK": 64, "SMALL": 128, "PARALLEL": 256}
     for name, value in sizes.items():
         monkeypatch.setattr(pointwise, name, value)
-    pointwise._pool.cache_clear()
+    before = gp.get_num_threads()
+    gp.set_num_threads(request.param)
     yield
-    pointwise._pool.cache_clear()
+    gp.set_num_threads(before)
 
 
 def same(got, want, rtol=0.0):
@@ -378,8 +380,9 @@ def test_bodies_within_bodies(small_blocks):
 FORK = """
 import os
 import numpy as np
+import gpuprop
 from gpuprop_numpy import pointwise as P
-P.THREADS = 2
+gpuprop.set_num_threads(2)
 f, x = P.blockwise(lambda xp, x: x + 1), np.zeros(1 << 21)
 f(np, x)
 child = os.fork()

@@ -74,6 +74,7 @@ SAFE = {
     "gpuprop._core.registry._thread": THREAD,
     "gpuprop._core.signature._call_of": CACHE,
     "gpuprop._core.spec.definitions": IMPORT,
+    "gpuprop._core.spec.portables": IMPORT,
     "gpuprop._core.tensor._add_hook.hooks": ONE + "; backward iterates over a copy",
     "gpuprop._core.tensor.accumulation_lock": LOCK,
     "gpuprop._core.warnings._issued": "at worst a warning is issued twice",
@@ -126,7 +127,15 @@ SAFE = {
     "gpuprop_cupy.products.library": CACHE,
     "gpuprop_cupy.products.workspace_size": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
-    "gpuprop_numpy.pointwise._pool": "two threads may make two pools, of which one is freed",
+    "gpuprop_numpy.convolution.column_reader.padded": "each task makes its own",
+    "gpuprop_numpy.convolution.column_reader.targets": "each task makes its own",
+    "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
+    "gpuprop_numpy.convolution.forward.y": "each task writes its own images",
+    "gpuprop_numpy.threads.in_threads.remaining": "pop() of a list gives an item to one thread",
+    "gpuprop_numpy.threads.in_threads.results": "each task writes its own item",
+    "gpuprop_numpy.threads._blas": CACHE,
+    "gpuprop_numpy.threads._pool": "two threads may make two pools, of which one is freed",
+    "gpuprop_numpy.threads._worker": THREAD,
 }
 
 

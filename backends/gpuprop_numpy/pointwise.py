@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
+from gpuprop_numpy.threads import in_threads
 
 BLOCK = 1 << 17  # elements per block; with smaller blocks, switching costs more than threads save
 SMALL = 2 * BLOCK  # arrays up to this size are computed in one piece
 PARALLEL = 8 * BLOCK  # arrays from this size on are computed in threads
-CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-THREADS = min(8, CPUS or 1)
-
-
-@functools.cache
-def _pool() -> Any:
-    from concurrent.futures import ThreadPoolExecutor  # imports logging, which few programs need
-
-    return ThreadPoolExecutor(THREADS, "gpuprop")
-
-
-if hasattr(os, "register_at_fork"):
-    # threads do not survive a fork, but a pool would wait for them: the child makes a new pool
-    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def blockwise(fn: Callable) -> Callable:
@@ -64,18 +49,22 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     targets = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
 
-    def work(blocks: Sequence) -> None:
-        for index in blocks:
-            # an array given twice has one block, so that the body sees its own updates
-            block_of = {i: _block(a, index) for i, a in zip(ids, inputs, strict=True)}
-            results = compute(*(block_of[i] for i in ids))
-            for target, result in zip(targets, several(results), strict=True):
-                target[index] = result
+    def work(index: tuple[slice, ...]) -> None:
+        # an array given twice has one block, so that the body sees its own updates
+        block_of = {i: _block(a, index) for i, a in zip(ids, inputs, strict=True)}
+        results = compute(*(block_of[i] for i in ids))
+        for target, result in zip(targets, several(results), strict=True):
+            target[index] = result
 
     # float16 may overflow without a warning: loss scaling detects the infinities
     quiet = contextlib.nullcontext() if half is None else np.errstate(over="ignore")
     with quiet:
-        _run_in_threads(work, _block_indices([math.prod(shape)] if flat else extent))
+        blocks = _block_indices([math.prod(shape)] if flat else extent)
+        if len(blocks) < PARALLEL // BLOCK:
+            for block in blocks:
+                work(block)
+        else:
+            in_threads(work, blocks)
     outs = [out.transpose(np.argsort(axes)) for out in outs]
     if type(sample) is tuple:
         return tuple(outs)
@@ -126,17 +115,6 @@ def _block(a: Any, index: tuple[slice, ...]) -> Any:
     if not np.ndim(a):
         return a
     return a[tuple(i if n > 1 else slice(None) for i, n in zip(index, a.shape, strict=False))]
-
-
-def _run_in_threads(work: Callable, blocks: Sequence) -> None:
-    """Run ``work(blocks)``, in threads if there are many, with the caller's np.errstate."""
-    if THREADS == 1 or len(blocks) < PARALLEL // BLOCK:
-        return work(blocks)
-    ends = [len(blocks) * k // THREADS for k in range(THREADS + 1)]
-    jobs = [_pool().submit(contextvars.copy_context().run, work, blocks[i:j])
-            for i, j in itertools.pairwise(ends)]
-    for job in jobs:
-        job.result()
 
 
 # ---- dtypes --------------------------------------------------------------------------------------

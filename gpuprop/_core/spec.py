@@ -21,6 +21,7 @@ from gpuprop._core.registry import backend_checks
 from gpuprop._core.signature import module_of, parameters, public_module, signature_text
 
 definitions: dict[str, Callable] = {}  # the body of every op and kernel, by its name
+portables: dict[str, Callable] = {}  # the faster versions of some of them on `xp`
 
 
 class Spec:
@@ -72,7 +73,7 @@ class Spec:
         if expected != given:
             raise TypeError(f"{self.name}: a faster version must have the parameters "
                             f"{signature_text(self.fn)}, not {signature_text(version)}")
-        self.portable = version
+        self.portable = portables[self.name] = version
         forget_choices()
 
     def version_for(self, backend: Backend) -> Callable:
@@ -114,6 +115,14 @@ def definition(name: str) -> Callable:
     An override calls it for arguments that it does not support.
     """
     return definitions[name]
+
+
+def portable(name: str) -> Callable:
+    """The faster version on `xp` of an op or kernel, or its body; the name is as for `definition`.
+
+    An override calls it for arguments for which it is not faster.
+    """
+    return portables.get(name) or definitions[name]
 
 
 def check_overrides(name: str, backend: Backend) -> None:

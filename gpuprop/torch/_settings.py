@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from gpuprop._core.dtypes import as_dtype
@@ -52,16 +51,20 @@ def are_deterministic_algorithms_enabled() -> bool:
 
 
 def set_num_threads(n: int) -> None:
-    """Does nothing: OMP_NUM_THREADS and OPENBLAS_NUM_THREADS, set before the start, decide."""
+    """Let one operation on the CPU use `n` threads."""
+    from gpuprop import _threads  # the NumPy backend, which `import gpuprop.torch` does not need
+
+    _threads.set_num_threads(n)
 
 
 def get_num_threads() -> int:
-    import os
+    from gpuprop import _threads
 
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    return _threads.get_num_threads()
 
 
-set_num_interop_threads: Callable = set_num_threads
+def set_num_interop_threads(n: int) -> None:
+    """Does nothing: operations run one after the other."""
 
 
 def get_num_interop_threads() -> int:

@@ -1,0 +1,267 @@
+"""Threads of the NumPy backend: the same bits with every number, limits, errors, forks."""
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import gpuprop as gp
+import gpuprop.functional as F
+from gpuprop_numpy import convolution, threads
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    before = gp.get_num_threads()
+    gp.set_num_threads(3)
+    yield
+    gp.set_num_threads(before)
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    monkeypatch.setattr(convolution, "MIN_WORK", 0)
+    monkeypatch.setattr(convolution, "WORK_PER_TASK", 2000)
+
+
+def blas_threads():
+    blas = threads._blas()
+    return blas and blas[0]()
+
+
+# ---- running -----------------------------------------------------------------------------------
+
+
+def test_results_are_in_order_and_the_caller_takes_part():
+    ids = set()
+
+    def work(i):
+        ids.add(threading.get_ident())
+        time.sleep(0.001)
+        return i * i
+
+    assert threads.in_threads(work, range(100)) == [i * i for i in range(100)]
+    assert threading.get_ident() in ids and 1 < len(ids) <= 3
+
+
+def test_blas_has_one_thread_in_tasks_and_its_own_number_afterwards():
+    assert blas_threads() in (None, 3)
+    inside = threads.in_threads(lambda _: blas_threads(), range(8))
+    assert set(inside) <= {None, 1}
+    assert blas_threads() in (None, 3)
+
+
+def test_the_exception_of_a_task_is_raised_and_no_others_begin():
+    begun = []
+
+    def work(i):
+        begun.append(i)
+        time.sleep(0.002)
+        if i == 2:
+            raise ZeroDivisionError(i)
+
+    with pytest.raises(ZeroDivisionError, match="2"):
+        threads.in_threads(work, range(1000))
+    assert len(begun) < 100
+    assert blas_threads() in (None, 3)
+    assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
+
+
+def test_tasks_of_tasks_run_in_their_thread():
+    def inner(_):
+        return threading.get_ident()
+
+    def outer(_):
+        return {threading.get_ident(), *threads.in_threads(inner, range(5))}
+
+    assert all(len(ids) == 1 for ids in threads.in_threads(outer, range(6)))
+
+
+def test_tasks_see_the_callers_context():
+    x = np.array([1.0, 0.0])
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        threads.in_threads(lambda _: 1 / x, range(4))
+    with np.errstate(divide="ignore"):
+        threads.in_threads(lambda _: 1 / x, range(4))
+
+
+def test_calls_from_several_threads():
+    results = {}
+
+    def call(k):
+        results[k] = [threads.in_threads(lambda i: i + k, range(20)) for _ in range(50)]
+
+    callers = [threading.Thread(target=call, args=(k,)) for k in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert all(r == [list(range(k, 20 + k))] * 50 for k, r in results.items())
+    assert len(results) == 5 and blas_threads() in (None, 3)
+
+
+# ---- the number of threads ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, None, "2"])
+def test_wrong_numbers(n):
+    with pytest.raises((TypeError, ValueError), match="set_num_threads: n"):
+        gp.set_num_threads(n)
+    assert gp.get_num_threads() == 3
+
+
+def test_a_number_set_inside_of_a_task_holds_afterwards():
+    threads.in_threads(lambda _: gp.set_num_threads(2), range(4))
+    assert gp.get_num_threads() == 2 and blas_threads() in (None, 2)
+
+
+def run(code, **variables):
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                            env={**os.environ, **variables}, check=True, timeout=60)
+    return output.stdout.strip()
+
+
+@pytest.mark.parametrize(("variable", "limit"), [("1", 1), ("1,4", 1), ("", 8), ("x", 8)])
+def test_the_environment_limits_it(variable, limit):
+    code = "import gpuprop; print(gpuprop.get_num_threads())"
+    assert 1 <= int(run(code, OMP_NUM_THREADS=variable)) <= limit
+
+
+if hasattr(os, "sched_setaffinity"):
+
+    def test_the_affinity_limits_it():
+        code = """
+import os
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
+import gpuprop
+print(gpuprop.get_num_threads())
+"""
+        assert run(code, OMP_NUM_THREADS="") == "1"
+
+
+@pytest.mark.parametrize(("text", "quota"), [
+    ("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)])
+def test_the_control_group_limits_it(text, quota, monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text(text)
+    monkeypatch.setattr(threads, "CGROUP", tmp_path)
+    assert threads._cgroup_quota() == quota
+
+
+def test_older_control_groups(monkeypatch, tmp_path):
+    monkeypatch.setattr(threads, "CGROUP", tmp_path)
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+    for text, quota in (("50000", 0.5), ("-1", None)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(text)
+        assert threads._cgroup_quota() == quota
+
+
+if hasattr(os, "fork"):
+
+    def test_a_fork_inside_of_a_task():
+        code = """
+import os
+import gpuprop
+from gpuprop_numpy import threads
+gpuprop.set_num_threads(2)
+
+def work(i):
+    if i != 3:
+        return None
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    ok = threads.in_threads(str, range(3)) == ["0", "1", "2"]
+    os._exit(0 if ok else 1)
+
+print(threads.in_threads(work, range(6))[3])
+blas = threads._blas()
+print(blas is None or blas[0]() == 2)
+"""
+        assert run(code, OMP_NUM_THREADS="").split() == ["0", "True"]
+
+
+# ---- convolutions ------------------------------------------------------------------------------
+
+
+def convolution_results(f, *arrays, dtype="float64", **options):
+    tensors = [gp.tensor(a, dtype=dtype, requires_grad=True) for a in arrays]
+    y = f(*tensors, **options)
+    y.backward(np.sin(np.arange(y.size, dtype=dtype)).reshape(y.shape))
+    return [gp.asnumpy(y), *(gp.asnumpy(t.grad) for t in tensors)]
+
+
+OPTIONS = [dict(zip(("stride", "padding", "dilation", "groups"), values, strict=True))
+           for values in itertools.product((1, 2, 3), (0, 1, 2), (1, 2), (1, 2, 4))]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_convolutions_by_image(n, size, small_tasks, rng):
+    x = rng.standard_normal((3, 4, *(7, 9, 8)[:n]))
+    b = rng.standard_normal(8)
+    for options in OPTIONS:
+        w = rng.standard_normal((8, 4 // options["groups"], *(size, 2, 3)[:n]))
+        f = getattr(F, f"conv{n}d")
+        got = convolution_results(f, x, w, b, **options)
+        with gp.generic():
+            want = convolution_results(f, x, w, b, **options)
+        for g, e in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11, err_msg=str(options))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_transposed_convolutions_by_image(n, small_tasks, rng):
+    x = rng.standard_normal((3, 8, *(5, 4, 6)[:n]))
+    b = rng.standard_normal(4)
+    for options in OPTIONS:
+        w = rng.standard_normal((8, 4 // options["groups"], *(3, 2, 3)[:n]))
+        f = getattr(F, f"conv_transpose{n}d")
+        extra = {"output_padding": min(1, options["stride"] - 1)}
+        got = convolution_results(f, x, w, b, **options, **extra)
+        with gp.generic():
+            want = convolution_results(f, x, w, b, **options, **extra)
+        for g, e in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11, err_msg=str(options))
+
+
+@pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_bits_do_not_depend_on_the_number_of_threads(name, stride, small_tasks, rng):
+    x = rng.standard_normal((13, 8, 12, 11))
+    w = rng.standard_normal((8, 8, 3, 3))
+    results = []
+    for n in (1, 2, 3, 7):
+        gp.set_num_threads(n)
+        results.append(convolution_results(
+            getattr(F, name), x, w, dtype="float32", stride=stride, padding=1))
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_an_empty_batch_and_strided_arrays(small_tasks, rng):
+    x = rng.standard_normal((3, 9, 9, 4)).transpose(0, 3, 1, 2)
+    w = rng.standard_normal((6, 4, 3, 3))[:, :, ::-1, ::-1]
+    for batch in (x, x[:0], x[::2]):
+        got = convolution_results(F.conv2d, batch, w, padding=1)
+        with gp.generic():
+            want = convolution_results(F.conv2d, batch, w, padding=1)
+        for g, e in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
+
+
+def test_half_types_and_errors_are_those_of_the_definition(small_tasks, rng):
+    x, w = rng.standard_normal((2, 4, 9, 9)), rng.standard_normal((6, 4, 3, 3))
+    for half in ("float16", "bfloat16"):
+        y = F.conv2d(gp.tensor(x, dtype=half), gp.tensor(w, dtype=half))
+        assert str(y.dtype) == half
+        np.testing.assert_allclose(np.asarray(gp.asnumpy(y), "float64"), F.conv2d(x, w), atol=0.3)
+    with pytest.raises(ValueError, match=r"conv2d.*does not fit"):
+        F.conv2d(x, rng.standard_normal((6, 4, 10, 3)))
+    with pytest.raises(TypeError, match=r"conv2d.*float32"):
+        F.conv2d(x.astype("float32"), w)
