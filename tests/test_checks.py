@@ -22,14 +22,15 @@ from gpuprop._core.checks import (
 )
 
 
-@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3),
+                                   gpuprop.tensor(3)])
 def test_as_integer_returns_an_int(value):
     assert as_integer("f: n", value, 0) == 3
     assert type(as_integer("f: n", value, 0)) is int
 
 
 @pytest.mark.parametrize("value", [1.0, "1", None, True, np.bool_(True), np.float32(1), [1],
-                                   np.array(1), math.nan])
+                                   np.array(1.0), np.array(True), np.array([1]), math.nan])
 def test_as_integer_refuses_other_types(value):
     message = f"f: n must be an integer of at least 0, got {value!r}"
     with pytest.raises(TypeError, match=re.escape(message)):

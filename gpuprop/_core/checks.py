@@ -19,7 +19,10 @@ import numpy as np
 
 def as_integer(what: str, value: Any, minimum: int | None = None,
                maximum: int | None = None) -> int:
-    """`value` as an int.  Raises TypeError unless it is an integer, ValueError out of range."""
+    """`value` as an int: also an integer array or Tensor without axes, as for NumPy.
+
+    Raises TypeError unless it is an integer, and ValueError out of range.
+    """
     wanted = "an integer"
     if minimum is not None and maximum is not None:
         wanted += f" from {minimum} to {maximum}"
@@ -27,9 +30,9 @@ def as_integer(what: str, value: Any, minimum: int | None = None,
         wanted += f" of at least {minimum}"
     elif maximum is not None:
         wanted += f" of at most {maximum}"
-    is_index = not isinstance(value, bool | np.bool_) and not hasattr(value, "shape")
+    is_flag = isinstance(value, bool) or getattr(value, "dtype", None) == "bool"
     try:
-        number = operator.index(value) if is_index or isinstance(value, np.integer) else None
+        number = None if is_flag or getattr(value, "shape", ()) != () else operator.index(value)
     except TypeError:
         number = None
     if number is None:

@@ -9,6 +9,7 @@ parameters are left to the code that uses them.
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -231,14 +232,15 @@ def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool
         value = value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, str):
         return as_integer(what, value, minimum)
-    for i, size in enumerate(value):
-        if size is not None or not may_be_none:
-            as_integer(f"{what}[{i}]", size, minimum)
+    sizes = [None if may_be_none and size is None else as_integer(f"{what}[{i}]", size, minimum)
+             for i, size in enumerate(value)]
     n = re.match(r"\w*?([123])d:", what)
     if is_spatial and n is not None and len(value) not in (1, int(n[1])):
         raise ValueError(f"{what} must be an integer or a sequence of {n[1]} integers, "
                          f"got {value!r}")
-    return value
+    if all(map(operator.is_, sizes, value)):
+        return value
+    return tuple(sizes) if isinstance(value, tuple) else sizes
 
 
 # ---- in every call of a function -----------------------------------------------------------------

@@ -12,9 +12,8 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from gpuprop._array.scatter import inner_slices, pad_with
+from gpuprop._core.checks import as_integer
 from gpuprop._core.dtypes import HALF, cast, widened
 from gpuprop._core.ops import linear_op
 from gpuprop._core.signature import Array
@@ -165,10 +164,12 @@ def int_tuple(name: str, parameter: str, value: Any, n: int, least: int = 1) -> 
     is_sequence = isinstance(value, Sequence) and not isinstance(value, str)
     given = tuple(value) if is_sequence else (value,)
     expected = f"an int or a sequence of length {n}"
-    if not all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in given):
-        raise TypeError(f"{name}: {parameter} must be {expected}, not {value!r}")
+    try:
+        given = tuple(as_integer(parameter, v) for v in given)
+    except TypeError:
+        raise TypeError(f"{name}: {parameter} must be {expected}, not {value!r}") from None
     if len(given) not in (1, n):
         raise ValueError(f"{name}: {parameter} must be {expected}, not {value!r}")
     if min(given) < least:
         raise ValueError(f"{name}: {parameter} must be at least {least}, not {value!r}")
-    return tuple(map(operator.index, given * (n // len(given))))
+    return given * (n // len(given))

@@ -400,6 +400,8 @@ class Methods:
 
 def _made(sizes_or_data: tuple, dtype: Any) -> Any:
     """The array of ``Tensor(2, 3)``, which has this shape, or of ``Tensor([1, 2])``."""
+    if len(sizes_or_data) > 1:
+        sizes_or_data = tuple(a.tolist() if isinstance(a, Plain) else a for a in sizes_or_data)
     if all(isinstance(a, int | Count) for a in sizes_or_data):
         return tensor(np.zeros(sizes_or_data or (0,), dtype)).array
     if len(sizes_or_data) != 1:
@@ -434,6 +436,12 @@ class Storage:
         return raw(self._t).size
 
     __len__ = size
+
+    def tolist(self) -> list:
+        return raw(self._t).reshape(-1).tolist()
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.tolist()[index]
 
 
 class TensorType:

@@ -962,10 +962,44 @@ def the_private_name_of_grad(torch):
     return [shared]
 
 
+SIZES = """torch.zeros(2, n)|torch.ones((2, n))|torch.empty(size=(n, 2))|torch.full((n,), 1.)
+    torch.rand(n)|torch.randn((n, 2))|torch.randint(n, (2,))|torch.eye(n)|torch.randperm(n)
+    torch.linspace(0, 1, n)|torch.Tensor(n, 2)|torch.FloatTensor(n, 2)|torch.zeros(x.shape[0] * n)
+    x.view(n, -1)|x.reshape((n, 2))|x.new_zeros(n, 2)|x.new_full((n,), 1.)|x[:1].expand(n, 2)
+    x.repeat(n, 1)|x.narrow(0, 0, n)|x[:n]|x.tile((n, n))|torch.stack(x.chunk(n))
+    torch.cat(x.split(n))|torch.cat(x.split([n - 1, 1]))|x.topk(n - 1, 0)[0]|x.roll(n, 0)
+    x.sum(n - 2)|x.sum((n - 3, n - 2))|x.unsqueeze(n - 3)|x.transpose(n - 3, 1)|x.flip((n - 3,))
+    torch.cat([x, x], n - 3)|x.cumsum(n - 3)|x.unfold(0, n, 1)|x.repeat_interleave(n, 0)
+    nn.Linear(n, 2).weight|nn.Embedding(n, 2).weight|nn.Conv2d(n, n, 2).weight|F.pad(x, (n, 0))
+    F.one_hot(torch.tensor([1]), n)|F.softmax(x, n - 3)|F.max_pool2d(image, n)
+    F.adaptive_avg_pool2d(image, (n - 1, n))|F.interpolate(image, size=(n, n))
+    F.unfold(image, (n, n))|F.layer_norm(x, (n - 1,))
+    F.conv2d(image, image, stride=n, padding=(n - 1, n - 1))"""
+
+
+@pytest.mark.parametrize("call", [call.strip() for line in SIZES.splitlines()
+                                  for call in line.split("|")])
+def test_tensors_as_integers(call):
+    """Sizes, dims and counts may be Tensors without axes."""
+    found = []
+    for torch in theirs, ours:
+        names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "n": torch.tensor(3),
+                 "x": torch.ones(3, 2), "image": torch.ones(1, 1, 4, 4)}
+        found.append(tuple(eval(call, names).shape))
+    assert found[0] == found[1]
+
+
 def test_lists_of_longer_tensors_are_refused():
     for torch in theirs, ours:
         with pytest.raises(ValueError, match="one element"):
             torch.tensor([torch.ones(2), torch.ones(2)])
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage")
+def test_elements_of_a_storage():
+    for torch in theirs, ours:
+        storage = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).storage()
+        assert storage.tolist() == [*storage] == [1.0, 2.0, 3.0, 4.0] and storage[1] == 2.0
 
 
 def test_default_dtype_of_distributions():

@@ -97,6 +97,8 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> Any:
     """Parts of this size (the last one may be shorter), or of these sizes."""
     n = tensor.shape[dim]
     size = split_size_or_sections
+    if isinstance(size, Plain):
+        size = size.tolist()
     sizes = [size] * (n // size) + [n % size] * (n % size > 0) if isinstance(size, int) else size
     starts = np.cumsum([0, *sizes]).tolist()
     return tuple(narrow(tensor, dim, start, length)
