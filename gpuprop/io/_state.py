@@ -96,8 +96,8 @@ def checked_path(call: str, path: str | os.PathLike) -> Path:
     if path.suffix not in FORMATS:
         hint = ""
         if path.suffix in PYTORCH_SUFFIXES:
-            hint = (": PyTorch files are pickles, which can run any code; convert the file with "
-                    "safetensors.torch.save_file")
+            hint = (": PyTorch files are pickles; gpuprop.torch.load(path) reads their tensors and "
+                    "runs no code")
         raise ValueError(f"{call}: the path of a state must end in .npz or .safetensors, got "
                          f"{str(path)!r}{hint}")
     return path

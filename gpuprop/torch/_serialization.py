@@ -1,7 +1,8 @@
 """`save` and `load` in PyTorch's file format: a zip archive of a pickle and the tensors' memory.
 
-PyTorch reads what `save` writes, and `load` reads what PyTorch writes.  By default, `load` creates
-nothing but tensors, numbers, text, and containers of them, so a file cannot run code.
+PyTorch reads what `save` writes, and `load` reads what PyTorch writes, also in its older format.
+By default, `load` creates nothing but tensors, numbers, text, and containers of them, so a file
+cannot run code.
 
 The format: https://docs.pytorch.org/docs/stable/notes/serialization.html
 """
@@ -27,6 +28,7 @@ from gpuprop._core.dtypes import as_dtype
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import asnumpy, tensor
 from gpuprop.io import replacing
+from gpuprop.torch import _legacy_files
 from gpuprop.torch._tensor import Parameter, Size, as_torch, device
 
 STORAGES = {
@@ -174,31 +176,51 @@ def load(f: Any, map_location: Any = None, pickle_module: Any = None, *,
     with contextlib.ExitStack() as stack:
         file = f if hasattr(f, "read") else stack.enter_context(open(f, "rb"))
         start = file.tell()
-        if file.read(4) != b"PK\x03\x04":
-            raise ValueError(f"load: {f} is no zip archive as torch.save writes since PyTorch 1.6: "
-                             f"load it in PyTorch and save it again")
+        head = file.read(len(_legacy_files.MAGIC))
         file.seek(start)
-        archive = stack.enter_context(zipfile.ZipFile(file))
-        text = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
-        if text is None:
-            raise ValueError(f"load: {f} has no data.pkl, so torch.save did not write it")
-        unpickler = _Unpickler(archive, text, map_location, weights_only is not False)
-        return unpickler.load()
+        if head == _legacy_files.MAGIC:
+            text, storages = _legacy_files.read(file, STORAGES)
+            read: Callable = lambda key, dtype, numel: storages[key]
+        elif head[:4] == b"PK\x03\x04":
+            text, read = _archived(f, stack.enter_context(zipfile.ZipFile(file)))
+        else:
+            raise ValueError(f"load: {f} is neither a zip archive, as torch.save writes, nor a "
+                             f"file in PyTorch's older format")
+        return _Unpickler(text, read, map_location, weights_only is not False).load()
+
+
+def _archived(f: Any, archive: zipfile.ZipFile) -> tuple[bytes, Callable]:
+    """The pickle in an archive, and the function that reads a storage."""
+    names = archive.namelist()
+    text = next((n for n in names if n.endswith("/data.pkl")), None)
+    if text is None:
+        raise ValueError(f"load: {f} has no data.pkl, so torch.save did not write it")
+    folder = text.removesuffix("data.pkl")
+    order = f"{folder}byteorder"
+    is_swapped = order in names and archive.read(order).decode() != sys.byteorder
+
+    def read(key: str, dtype: np.dtype, numel: int) -> np.ndarray:
+        name = f"{folder}data/{key}"
+        size = archive.getinfo(name).file_size
+        if size != numel * dtype.itemsize:
+            raise ValueError(f"load: {name} has {size} bytes, but {numel} elements of {dtype}")
+        array = np.frombuffer(bytearray(archive.read(name)), dtype)
+        return array.byteswap() if is_swapped else array
+
+    return archive.read(text), read
 
 
 class _Unpickler(pickle.Unpickler):
-    """Creates Tensors from an archive, and other objects only if `weights_only` is False."""
+    """Creates Tensors of storages, and other objects only if `weights_only` is False.
 
-    def __init__(self, archive: zipfile.ZipFile, text: str, map_location: Any,
-                 weights_only: bool) -> None:
-        super().__init__(io.BytesIO(archive.read(text)))
-        self._archive = archive
-        self._folder = text.removesuffix("data.pkl")
+    ``read(key, dtype, number of elements)`` returns a storage.
+    """
+
+    def __init__(self, text: bytes, read: Callable, map_location: Any, weights_only: bool) -> None:
+        super().__init__(io.BytesIO(text))
+        self._read = read
         self._map_location = map_location
         self._weights_only = weights_only
-        order = f"{self._folder}byteorder"
-        names = archive.namelist()
-        self._swapped = order in names and archive.read(order).decode() != sys.byteorder
         self._storages: dict[str, tuple[np.ndarray, str | None]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -216,17 +238,18 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module.replace("torch", "gpuprop.torch", 1)
                                   if module.split(".")[0] == "torch" else module, name)
 
-    def persistent_load(self, pid: Any) -> tuple[np.ndarray, str | None]:
-        _, kind, key, place, numel = pid
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] != "storage":  # ("module", class, its file, its source) in old files
+            return pid[1]
+        _, kind, key, place, numel, *view = pid
         if key not in self._storages:
-            dtype = as_dtype(STORAGES[kind])
-            name = f"{self._folder}data/{key}"
-            size = self._archive.getinfo(name).file_size
-            if size != numel * dtype.itemsize:
-                raise ValueError(f"load: {name} has {size} bytes, but {numel} elements of {dtype}")
-            array = np.frombuffer(bytearray(self._archive.read(name)), dtype)
-            self._storages[key] = array.byteswap() if self._swapped else array, self._place(place)
-        return self._storages[key]
+            self._storages[key] = (self._read(key, as_dtype(STORAGES[kind]), numel),
+                                   self._place(place))
+        if not any(view):
+            return self._storages[key]
+        _, offset, size = view[0]  # a part of the storage, in old files
+        array, where = self._storages[key]
+        return array[offset:offset + size], where
 
     def _place(self, place: str) -> str | None:
         """The device for a storage that was saved on `place`; None for the CPU."""
@@ -254,8 +277,25 @@ def _rebuild_tensor(storage: tuple, offset: int, size: tuple, stride: tuple,
     return t
 
 
-def _rebuild_parameter(data: Any, requires_grad: bool, hooks: Any) -> Any:
+def _rebuild_old_tensor(storage: tuple, offset: int, size: tuple, stride: tuple) -> Any:
+    return _rebuild_tensor(storage, offset, size, stride, False, None)
+
+
+def _rebuild_parameter(data: Any, requires_grad: bool, hooks: Any, *_: Any) -> Any:
     return Parameter(data, requires_grad)
+
+
+class _OldParameter(Parameter):
+    """A Parameter in a file of 2017: ``Parameter(data)``, and then its state."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        is_whole = isinstance(state[0], Plain)  # (data, grad, hooks, requires_grad, volatile)
+        self.requires_grad = state[3] if is_whole else state[0]
+        if is_whole:
+            self.array = state[0].array
+        self.__class__ = Parameter  # type: ignore[assignment]
 
 
 def _as_device(type: str, index: int | None = None) -> device:
@@ -264,7 +304,10 @@ def _as_device(type: str, index: int | None = None) -> device:
 
 GLOBALS: dict[str, Callable] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_tensor": _rebuild_old_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "torch.nn.parameter.Parameter": _OldParameter,
     "torch.Size": Size,
     "torch.device": _as_device,
     "collections.OrderedDict": collections.OrderedDict,

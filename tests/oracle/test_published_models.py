@@ -1,7 +1,8 @@
 """gpuprop.models: U-Net, GPT-2, the encoder-decoder Transformer and the tagger, beside PyTorch.
 
 The references have the names of published weights.  (tests/test_models.py compares with
-torchvision.)
+torchvision.)  Files of torchvision's weights, as PyTorch and safetensors write them, give
+torchvision's outputs.
 """
 
 import math
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
+from model_values import images, weights
+from safetensors.torch import save_file
 from test_models import both_modes, compare, copy_state, sequence_loss
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torchvision_results import MAKE, THEIRS, shapes
 
 import gpuprop
 import gpuprop.torch
@@ -33,6 +37,60 @@ def draw_state(ours, seed=0):
             state[name] = rng.standard_normal(value.shape) / math.sqrt(math.prod(value.shape[1:]))
     ours.load_state_dict(state)
     return {name: torch.tensor(value) for name, value in state.items()}
+
+
+# ---- files of torchvision's weights --------------------------------------------------------------
+
+FILES = {  # kind of file -> how it is written
+    "pth": lambda state, path: torch.save(state, path),
+    "old pth": lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False),
+    "safetensors": save_file,
+}
+CASES = ["resnet_basic", "resnet_bottleneck", "mobilenet_v2", "mobilenet_v3_small", "convnext",
+         "vit"]
+
+
+def load_file(model, path):
+    load = gpuprop.load if path.suffix == ".safetensors" else gpuprop.torch.load
+    return model.load_state_dict(load(path))
+
+
+def published_weights(case):
+    """torchvision's entries, with weights of which its outputs are stored."""
+    values = weights(shapes(MAKE[case]()))
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("case", CASES)
+def test_files(case, kind, tmp_path):
+    path = tmp_path / f"weights.{kind.split()[-1]}"
+    FILES[kind](published_weights(case), path)
+    model = MAKE[case]().double().eval()
+    assert load_file(model, path) == ([], [])
+    found = model(gpuprop.tensor(images(case)))
+    np.testing.assert_allclose(found.numpy(), THEIRS["results"][case]["eval"], 1e-9, 1e-9)
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_files_of_narrow_types(dtype, kind, tmp_path):
+    """The weights are those of the file, whether the model has its type or another."""
+    case = "mobilenet_v2"
+    state = {name: value.to(dtype) if value.is_floating_point() else value
+             for name, value in published_weights(case).items()}
+    path = tmp_path / f"weights.{kind.split()[-1]}"
+    FILES[kind](state, path)
+    wide = MAKE[case]().double().eval()
+    wide.load_state_dict({name: value.double().numpy() for name, value in state.items()})
+    model = MAKE[case]().double().eval()
+    load_file(model, path)
+    x = gpuprop.tensor(images(case))
+    np.testing.assert_array_equal(model(x).numpy(), wide(x).numpy())
+    narrow = MAKE[case]().to(dtype=str(dtype).removeprefix("torch."))
+    load_file(narrow, path)
+    for name, value in narrow.state_dict().items():
+        np.testing.assert_array_equal(value.astype("float64"), state[name].double().numpy())
 
 
 # ---- U-Net ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import types
 import zipfile
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch as theirs
 
 import gpuprop.torch as ours
 
+LEGACY = {"_use_new_zipfile_serialization": False}
 DTYPES = "float16 float32 float64 uint8 int8 int16 int32 int64 bool".split()
 
 
@@ -48,11 +50,12 @@ def same(a, b):
         assert str(a).removeprefix("torch.") == str(b).removeprefix("torch.")
 
 
-@pytest.mark.parametrize(("writer", "reader"), [(ours, theirs), (theirs, ours), (ours, ours)],
-                         ids=["ours to theirs", "theirs to ours", "ours to ours"])
-def test_a_checkpoint(writer, reader, tmp_path):
+@pytest.mark.parametrize(("writer", "reader", "options"), [
+    (ours, theirs, {}), (theirs, ours, {}), (ours, ours, {}), (theirs, ours, LEGACY)],
+    ids=["ours to theirs", "theirs to ours", "ours to ours", "theirs to ours, the old format"])
+def test_a_checkpoint(writer, reader, options, tmp_path):
     state = checkpoint(writer)[0]
-    writer.save(state, tmp_path / "checkpoint.pt")
+    writer.save(state, tmp_path / "checkpoint.pt", **options)
     loaded = reader.load(tmp_path / "checkpoint.pt", map_location=reader.device("cpu"))
     same(state, loaded)
     _, model, optimizer, schedule = checkpoint(reader)
@@ -112,7 +115,7 @@ def test_a_file_runs_no_code(tmp_path, capsys):
 def test_files_that_save_did_not_write(tmp_path):
     path = tmp_path / "x.pt"
     path.write_bytes(b"not a zip archive")
-    with pytest.raises(ValueError, match="no zip archive"):
+    with pytest.raises(ValueError, match="neither a zip archive"):
         ours.load(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/b", "c")
@@ -164,3 +167,88 @@ def test_safe_globals():
         file.seek(0)
         with pytest.raises(pickle.UnpicklingError):
             torch.load(file)
+
+
+# ---- the format before 1.6 -----------------------------------------------------------------------
+
+
+def legacy(state, **options):
+    file = io.BytesIO()
+    theirs.save(state, file, **LEGACY, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16"])
+def test_old_files_of_all_dtypes(dtype):
+    t = theirs.arange(12).reshape(3, 4).to(getattr(theirs, dtype))
+    views = {"whole": t, "transposed": t.T, "part": t[1:, ::2], "empty": t[:0], "0-d": t[1, 2]}
+    loaded = ours.load(io.BytesIO(legacy(views)))
+    for name, want in views.items():
+        assert str(loaded[name].dtype) == dtype
+        assert loaded[name].tolist() == want.tolist(), name
+
+
+class PicklerOf2017(pickle.Pickler):
+    """Writes tensors and parameters as PyTorch 0.1 did."""
+
+    is_whole = False
+
+    def reducer_override(self, obj):
+        hooks = collections.OrderedDict()
+        if isinstance(obj, theirs.nn.Parameter):
+            if self.is_whole:
+                state = obj.data, None, hooks, obj.requires_grad, False
+                return theirs.nn.Parameter, (theirs.zeros(1),), state
+            return theirs.nn.Parameter, (obj.data,), (obj.requires_grad, False, hooks)
+        if isinstance(obj, theirs.Tensor):
+            storage = theirs.storage.TypedStorage(
+                wrap_storage=obj.untyped_storage(), dtype=obj.dtype, _internal=True)
+            return (theirs._utils._rebuild_tensor,
+                    (storage, obj.storage_offset(), tuple(obj.shape), obj.stride()))
+        return NotImplemented
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_file_as_of_2017(whole, monkeypatch):
+    """Such are the first weights that torchvision published."""
+    monkeypatch.setattr(PicklerOf2017, "is_whole", whole)
+    module = types.SimpleNamespace(
+        __name__="pickle", Pickler=PicklerOf2017, dump=pickle.dump)
+    state = collections.OrderedDict(
+        weight=theirs.nn.Parameter(theirs.randn(3, 4)), mean=theirs.randn(4),
+        frozen=theirs.nn.Parameter(theirs.randn(2), requires_grad=False))
+    data = legacy(state, pickle_module=module)
+    assert b"_rebuild_tensor\n" in data and b"torch.nn.parameter\nParameter" in data
+    same(theirs.load(io.BytesIO(data)), state)
+    loaded = ours.load(io.BytesIO(data))
+    same(loaded, state)
+    assert type(loaded["weight"]) is ours.nn.Parameter and loaded["weight"].requires_grad
+    assert type(loaded["mean"]) is ours.Tensor and not loaded["frozen"].requires_grad
+
+
+def test_old_files_that_are_damaged():
+    data = legacy({"a": theirs.arange(6.0), "b": theirs.arange(3)})
+    for n in range(len(data)):
+        with pytest.raises((ValueError, EOFError, pickle.UnpicklingError)):
+            ours.load(io.BytesIO(data[:n]))
+    huge = data.replace(b"K\x06", b"J\xff\xff\xff\x7f")  # the number of elements
+    assert huge != data
+    with pytest.raises(ValueError, match=r"storage .* has 6 elements"):
+        ours.load(io.BytesIO(huge))
+    version = data.replace(b"M\xe9\x03", b"M\xea\x03", 1)
+    with pytest.raises(ValueError, match="version 1002"):
+        ours.load(io.BytesIO(version))
+
+
+def test_an_old_file_runs_no_code(capsys):
+    for place in (1, 3, 4):
+        parts = [pickle.dumps(v, 2) for v in (0x1950a86a20f9469cfc6c, 1001, {}, {}, [])]
+        parts[place] = pickle.dumps(Printing(), 2)
+        with pytest.raises(pickle.UnpicklingError):
+            ours.load(io.BytesIO(b"".join(parts)))
+    assert capsys.readouterr().out == ""
+
+
+class Printing:
+    def __reduce__(self):
+        return print, ("code has run",)
