@@ -11,6 +11,7 @@ import pytest
 
 import gpuprop
 import gpuprop.torch as torch
+from gpuprop.data._dataset import batch_taker
 from gpuprop.torch.__main__ import modules
 
 FOLDER = Path(__file__).parent / "oracle" / "programs"
@@ -108,3 +109,24 @@ def written(device, dtype):
 def test_writes_on_the_gpu_are_those_on_the_cpu(dtype):
     for a, b in zip(written("cuda", dtype), written("cpu", dtype), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3)
+
+
+def test_tensor_datasets_are_read_batch_by_batch():
+    """Sample by sample, an epoch takes many times as long."""
+    data = torch.utils.data
+    x, y = torch.arange(12.0).reshape(6, 2), torch.arange(6)
+    dataset = data.TensorDataset(x, y)
+    for source, rows in (dataset, [0, 1, 2, 3, 4, 5]), (data.Subset(dataset, [5, 2]), [5, 2]):
+        assert batch_taker(source) is not None
+        batches = list(data.DataLoader(source, 4))
+        assert all(type(t) is torch.Tensor for batch in batches for t in batch)
+        assert torch.cat([a for a, _ in batches]).tolist() == x[rows].tolist()
+        assert torch.cat([b for _, b in batches]).tolist() == rows
+    dataset.tensors = (y,)  # as programs do
+    assert next(iter(data.DataLoader(dataset, 4)))[0].tolist() == [0, 1, 2, 3]
+
+    class Doubled(data.TensorDataset):
+        def __getitem__(self, index):
+            return 2 * super().__getitem__(index)[1]
+
+    assert next(iter(data.DataLoader(Doubled(x, y), 4))).tolist() == [0, 2, 4, 6]

@@ -155,6 +155,10 @@ class TensorDataset(_data.TensorDataset):
     def __getitem__(self, index: Any) -> tuple:
         return tuple(t[index] for t in self.tensors)
 
+    def take_batch(self, indices: Any) -> tuple:
+        """The rows of each Tensor at `indices`."""
+        return _data.TensorDataset(*self.tensors).take_batch(indices)
+
 
 class ChainDataset(IterableDataset):
     """The samples of several iterable datasets, one dataset after the other."""
