@@ -44,7 +44,7 @@ test-cupy: .venv/test.stamp ## the suite on the CuPy backend
 oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, compared with PyTorch on the CPU
 	$(ONE) CUDA_VISIBLE_DEVICES= $(PEERS)/python -m pytest -q -n auto tests/oracle
 
-bench: .venv-peers/bench.stamp ## speed compared with PyTorch and JAX (hours): docs/performance.md
+bench: .venv-peers/bench.stamp ## speed compared with PyTorch and JAX, in an hour or more: docs/performance.md
 	$(PEERS)/python -m benchmarks
 
 lint: .venv/dev.stamp ## ruff, and the layers of the architecture (no formatter: formulas are aligned by hand)

@@ -40,6 +40,8 @@ def main() -> int:
         except DifferentValues as error:
             print(f"  FAILED: {error}", flush=True)
             failures.append(name)
+            if out:
+                (out / f"{name}.json").unlink(missing_ok=True)
             continue
         if out:
             out.mkdir(parents=True, exist_ok=True)

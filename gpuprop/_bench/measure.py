@@ -100,13 +100,15 @@ def copy_seconds(count: int, copy: Callable[[Any, Any], Any] = np.copyto, xp: An
     workers = [threading.Thread(target=copy_part, args=(i,)) for i in range(threads)]
     for worker in workers:
         worker.start()
-    times = []
-    for _ in range(tries):
+
+    def start_and_wait() -> None:
         barrier.wait()
-        times.append(_seconds(barrier.wait))
+        barrier.wait()
+
+    best = min(_seconds(start_and_wait) for _ in range(tries))
     for worker in workers:
         worker.join()
-    return min(times)
+    return best
 
 
 def _seconds(function: Callable[[], Any]) -> float:
