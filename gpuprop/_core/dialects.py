@@ -6,7 +6,7 @@ methods of Tensors run on Tensors that speak NumPy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -35,4 +35,13 @@ def finished(result: Any, args: tuple, spec: Any, edges: Sequence, arrays: Seque
         dialect = dialects.get(type(a))
         if dialect is not None:
             return dialect.finish(result, args, spec, edges, arrays, constants)
+    return result
+
+
+def spoken(result: Any, args: Iterable) -> Any:
+    """The Tensors of a result that is no op's, in the words of the arguments."""
+    for a in args if dialects else ():
+        dialect = dialects.get(type(a))
+        if dialect is not None:
+            return dialect.leave(result)
     return result

@@ -393,11 +393,12 @@ def _only_wanted(spec: Spec, edges: list, pullback: tuple) -> tuple[list, tuple]
 
 
 def record_outputs(spec: Spec, outs: tuple, pullback: Any, edges: list, backend: Any,
-                     recording: Any, has_tensors: bool) -> tuple:
+                     recording: Any, has_tensors: bool, fills: bool = True) -> tuple:
     """The Tensors of several outputs.
 
     The op has one node, whose gradient is a list with one item per output.  Each floating output
-    has a node of its own, which puts its gradient into that list.
+    has a node of its own, which puts its gradient into that list.  The pullback gets zeros for
+    unused outputs, or None if not `fills`.
     """
     outs = tuple(o if type(o) is backend.array_type else backend.own(o) for o in outs)
     if not recording or pullback is None:
@@ -408,7 +409,7 @@ def record_outputs(spec: Spec, outs: tuple, pullback: Any, edges: list, backend:
     def pull(grads: list) -> Any:
         filled = []
         for g, shape_and_dtype in zip(grads, shapes_and_dtypes, strict=True):
-            if g is None and shape_and_dtype is not None:  # an unused output
+            if g is None and shape_and_dtype is not None and fills:  # an unused output
                 g = backend.xp.zeros(*shape_and_dtype)
             filled.append(g)
         given = tuple(filled)

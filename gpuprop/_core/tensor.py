@@ -141,7 +141,7 @@ class Tensor(Methods, Variable):
     def retain_grad(self) -> None:
         """Store the gradient of this tensor in `.grad` too, although an op made it."""
         if self.node is not None:
-            if any(getattr(hook, "retains", False) for hook in self.node.hooks or ()):
+            if any(map(is_retaining, self.node.hooks or ())):
                 return
             reference = weakref.ref(self)  # the tensor holds the node: avoid a cycle
 
@@ -307,6 +307,10 @@ class Parameter(Tensor):
                 self.grad_buffer[...] = g
                 self.gradient = self.grad_buffer
 
+    def move_to(self, array: Any) -> None:
+        """Use another array, with the same values: the memory of an optimizer."""
+        self.array = array
+
     def touch(self) -> None:
         """Report an in-place change of the values: backward raises if it reads the old ones."""
         mark_changed([self], extent(self.array))
@@ -454,7 +458,7 @@ def _add_hook(owner: Any, call: Callable) -> Callable[[], None]:
         owner.hooks = []
     hooks = owner.hooks
     end = len(hooks)
-    if hooks and getattr(hooks[-1], "retains", False):
+    if hooks and is_retaining(hooks[-1]):
         end -= 1
     hooks.insert(end, call)
 
@@ -463,6 +467,11 @@ def _add_hook(owner: Any, call: Callable) -> Callable[[], None]:
             hooks.remove(call)
 
     return remove
+
+
+def is_retaining(hook: Any) -> bool:
+    """True for the hook that `retain_grad` has added."""
+    return getattr(hook, "retains", False)
 
 
 def _checked(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:

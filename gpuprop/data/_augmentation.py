@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from gpuprop._core.checks import as_callable, as_instance, as_integer, as_number
+from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.registry import backend_of, on_host
 from gpuprop._core.tensor import asnumpy
@@ -91,7 +92,7 @@ class ToFloat(Augmentation):
     """
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
-        if images.dtype.kind == "f":
+        if is_float(images.dtype):
             return images
         scale = np.float32(1 / np.iinfo(images.dtype).max)
         return np.multiply(images, scale, dtype=np.float32)
@@ -107,7 +108,7 @@ class Normalize(Augmentation):
             raise ValueError(f"Normalize: std must be positive, got {std}")
 
     def apply(self, images: np.ndarray, rng: Generator) -> np.ndarray:
-        if images.dtype.kind != "f":
+        if not is_float(images.dtype):
             raise TypeError(f"Normalize: images must be floating-point, got {images.dtype}: put "
                             f"ToFloat() before Normalize")
         return (images - self.mean.astype(images.dtype)) / self.std.astype(images.dtype)
@@ -206,7 +207,7 @@ class Mixup:
     def __call__(self, inputs: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _host_array(inputs)
         labels = self._probabilities(_host_array(labels))
-        if inputs.dtype.kind != "f":
+        if not is_float(inputs.dtype):
             raise TypeError(f"Mixup: inputs must be floating-point, got {inputs.dtype}: put "
                             f"ToFloat() before Mixup")
         with on_host():
@@ -221,7 +222,7 @@ class Mixup:
 
     def _probabilities(self, labels: np.ndarray) -> np.ndarray:
         """Integer labels as one-hot rows; floating-point labels are returned unchanged."""
-        if labels.dtype.kind == "f":
+        if is_float(labels.dtype):
             return labels
         if self.num_classes is None:
             raise ValueError("Mixup: integer labels need num_classes=")

@@ -16,6 +16,7 @@ from gpuprop._array.indexing import take
 from gpuprop._array.shape import concatenate, stack
 from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
+from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import check_floating, is_float, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.options import as_sizes
@@ -173,7 +174,7 @@ def _kept(boxes: Any, scores: Any, idxs: Any, iou_threshold: float, caller: str)
         is_kept[i + 1:] &= ~((inter > iou_threshold * union) & (kinds[i + 1:] == kinds[i]))
     with on_device_of((raw(boxes),)):
         found = backend_of(raw(boxes)).asarray(order[is_kept].astype("int64"))
-    return Tensor(found) if isinstance(boxes, Tensor) else found
+    return spoken(Tensor(found), (boxes,)) if isinstance(boxes, Tensor) else found
 
 
 @checks_arguments

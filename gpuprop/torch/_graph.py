@@ -8,6 +8,7 @@ their pullbacks as ops.  A graph keeps nothing alive for a second derivative tha
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,9 @@ from gpuprop._core.namespace import Differentiable, namespace
 from gpuprop._core.ops import record_outputs, recorded
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor as Plain
+from gpuprop.torch._memory import others_in_memory
 from gpuprop.torch._results import Inner, as_class, inner
-from gpuprop.torch._tensor import Tensor, Words, as_torch, wrap
+from gpuprop.torch._tensor import Tensor, Words, as_torch, changed_in_place, wrap
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
@@ -208,18 +210,24 @@ def _run_again(nodes: list[Node], inputs: dict[int, Any], goes_through: bool) ->
             runs[id(node)] = (spec,), (_storing(spec, edges, len(values[id(spec)])),)
             continue
         out, pullback = _call(spec, [value(origin) for origin in edges], *rest)
-        if isinstance(out, tuple):
+        if isinstance(out, tuple) and not is_function(spec):
             pullback = _of_several(out, pullback)
         values.setdefault(id(node), out)
         runs[id(node)] = edges, pullback
     return runs
 
 
+def is_function(spec: Any) -> bool:
+    """True if an op is a `Function` of a program."""
+    return isinstance(spec, type) and issubclass(spec, Function)
+
+
 def _call(spec: Any, arguments: list, constants: Any) -> tuple:
     """Run the definition of an op, or a `Function`, on Tensors: (output, pullbacks)."""
-    if isinstance(spec, type) and issubclass(spec, Function):
-        out, pullback = spec._record([as_torch(a) for a in arguments])
-        return tuple(map(inner, out)) if isinstance(out, tuple) else inner(out), pullback
+    if is_function(spec):
+        out, tensors, pullback = spec._record([as_torch(a) for a in arguments], **constants)
+        is_sequence = isinstance(out, tuple | list)
+        return tuple(map(inner, tensors)) if is_sequence else inner(tensors[0]), pullback
     if spec is MOVE:
         source = arguments[0].device
         out = on_device(arguments[0], constants["device"])
@@ -270,23 +278,43 @@ def _of_several(outs: tuple, pullback: Any) -> Any:
 class Context:
     """What the forward of a `Function` leaves for its backward."""
 
-    saved_tensors: tuple = ()
     needs_input_grad: tuple = ()
 
     def __init__(self) -> None:
         self._materialize = True
+        self._without_gradient: tuple = ()
+        self._dirty: tuple = ()
+        self._saved: list[tuple] = []
 
     def save_for_backward(self, *tensors: Any) -> None:
-        self.saved_tensors = tensors
+        self._saved = [(t, *_value(t)) for t in tensors]
+
+    @property
+    def saved_tensors(self) -> tuple:
+        """The saved Tensors, with the values that they had when they were saved."""
+        return tuple(t if all(a is b for a, b in zip(value, _value(t), strict=True))
+                     else recorded(*value) for t, *value in self._saved)
 
     def mark_non_differentiable(self, *tensors: Any) -> None:
-        self._no_gradient = {id(t) for t in tensors}
+        self._without_gradient = tensors
 
     def mark_dirty(self, *tensors: Any) -> None:
-        raise NotImplementedError("mark_dirty: forward must return a new tensor, as in x.clone()")
+        self._dirty = tensors
 
     def set_materialize_grads(self, value: bool) -> None:
         self._materialize = value
+
+    def _finish(self, made: dict[int, Any]) -> list:
+        """Let the saved outputs have a history; returns the arrays that backward will read."""
+        saved = [made.get(id(t), t) for t, *_ in self._saved]
+        self._saved = [old if t is old[0] else (t, *_value(t))
+                       for t, old in zip(saved, self._saved, strict=True)]
+        return [array for _, array, _ in self._saved]
+
+
+def _value(t: Any) -> tuple:
+    """The array and the node of a Tensor."""
+    return (t.array, t.node) if isinstance(t, Plain) else (None, None)
 
 
 class Function:
@@ -308,51 +336,89 @@ class Function:
                                   "to be used in a graph")
 
     @classmethod
-    def apply(cls, *args: Any) -> Any:
-        return cls._record(args)[0]
+    def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls.setup_context is not None:
+            bound = inspect.signature(cls.forward).bind(*args, **kwargs)
+            bound.apply_defaults()
+            args, kwargs = bound.args, {}
+        out, tensors, _ = cls._record((*args, *kwargs.values()), tuple(kwargs))
+        if not isinstance(out, tuple | list):
+            return tensors[0] if tensors else out
+        made = iter(tensors)
+        return tuple(next(made) if isinstance(o, Plain) else o for o in out)
 
     @classmethod
     def label(cls, shape: Any) -> str:
         return cls.__name__
 
     @classmethod
-    def _record(cls, args: Sequence) -> tuple:
-        """(output, pullback)"""
+    def _record(cls, args: Sequence, names: Sequence[str] = ()) -> tuple:
+        """The output of forward, the Tensors in it with their history, and the pullback.
+
+        `names` are those of the last arguments.
+        """
         ctx = Context()
         op: Any = cls  # in place of a Spec
-        outs: Any
         needs = [isinstance(a, Plain) and a.requires_grad for a in args]
+        edges = [(a.node or a) if need else None for a, need in zip(args, needs, strict=True)]
         ctx.needs_input_grad = tuple(needs)
+        n = len(args) - len(names)
         with Switch(recording=False):
             if cls.setup_context is not None:
                 out = cls.forward(*args)
                 cls.setup_context(ctx, tuple(args), out)
             else:
-                out = cls.forward(ctx, *args)
-        edges = [(a.node or a) if need else None for a, need in zip(args, needs, strict=True)]
+                out = cls.forward(ctx, *args[:n], **dict(zip(names, args[n:], strict=True)))
+        outs = out if isinstance(out, tuple | list) else (out,)
+        tensors = tuple(o for o in outs if isinstance(o, Plain))
+        if not (is_grad_enabled() and any(needs) and tensors):
+            return out, tensors, None
+        like = [(isinstance(o, Plain) and raw(o).shape, getattr(o, "dtype", None)) for o in outs]
+        xp = namespace(raw(tensors[0]))
+        read: list = []  # the arrays that backward will read: see `engine.check_unwritten`
 
-        def pullback(g: Any) -> tuple:
-            grads = g if isinstance(out, tuple) else (g,)
-            given = [as_torch(d) if d is None or isinstance(d, Plain) else wrap(d) for d in grads]
-            found = cls.backward(ctx, *given)
+        def pullback(g: Any, _: list = read) -> tuple:
+            given = iter(g if isinstance(g, tuple) else (g,))
+            grads = []
+            for shape, dtype in like:
+                d = None if shape is False else next(given)
+                if d is None and shape is not False and ctx._materialize:
+                    d = xp.zeros(shape, dtype)
+                grads.append(as_torch(d) if d is None or isinstance(d, Plain) else wrap(d))
+            found = cls.backward(ctx, *grads)
             found = found if isinstance(found, tuple) else (found,)
+            if all(d is None for d in found[len(edges):]):
+                found = found[:len(edges)]
             if len(found) != len(edges):
                 raise RuntimeError(f"function {cls.__name__} returned an incorrect number of "
                                    f"gradients (expected {len(edges)}, got {len(found)})")
-            is_nested = any(isinstance(d, Plain) for d in grads)
-            return tuple(d if d is None or is_nested else raw(d) for d in found)
+            return tuple(d if d is None or is_grad_enabled() else raw(d) for d in found)
 
-        if not (is_grad_enabled() and any(needs)):
-            return out, pullback
-        arrays = [raw(a) for a in args]
-        if isinstance(out, tuple):
-            backend = backend_of(raw(out[0]))
-            outs = record_outputs(op, tuple(map(raw, out)), pullback, edges, backend, True, True)
-            same = dict(zip(map(id, out), outs, strict=True))
+        arrays = tuple(map(raw, tensors))
+        made: Any
+        if outs is out:
+            backend = backend_of(arrays[0])
+            made = record_outputs(op, arrays, pullback, edges, backend, True, True, fills=False)
         else:
-            node = Node(cls, edges, pullback, out.array.shape, out.array.dtype)
-            outs = recorded(raw(out), node)
-            same = {id(out): outs}
-        as_class(Tensor, outs, cls, edges, arrays, {})
-        ctx.saved_tensors = tuple(same.get(id(t), t) for t in ctx.saved_tensors)
-        return outs, pullback
+            made = recorded(arrays[0], Node(cls, edges, pullback, arrays[0].shape, arrays[0].dtype))
+        as_class(Tensor, made, cls, edges, [raw(a) for a in args], {"names": tuple(names)})
+        made = made if outs is out else (made,)
+        made = tuple(_as_marked(ctx, *pair) for pair in zip(tensors, made, strict=True))
+        read += ctx._finish(dict(zip(map(id, tensors), made, strict=True)))
+        return out, made, pullback
+
+
+def _as_marked(ctx: Context, given: Any, made: Any) -> Any:
+    """An output as forward has marked it; `given` is what forward returned."""
+    if any(given is t for t in ctx._without_gradient):
+        made.node, made.requires_grad = None, False
+    if not any(given is t for t in ctx._dirty):
+        return made
+    if given.requires_grad and given.node is None:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place "
+                           "operation.")
+    if any(t.memory is given.memory for t in others_in_memory(given)):
+        raise RuntimeError("mark_dirty: another tensor views the memory: write into x.clone()")
+    changed_in_place(given)
+    given.node, given.requires_grad = made.node, made.requires_grad
+    return given

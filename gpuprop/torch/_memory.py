@@ -18,22 +18,24 @@ from gpuprop._array.indexing import take
 from gpuprop._array.shape import reshape
 from gpuprop._core.graph import extent
 from gpuprop._core.namespace import get_array_module
+from gpuprop._core.tensor import is_retaining
 
 
 class Views:
     """The Tensors of one history in one memory.  `detach()` starts another history in it.
 
     `histories` is the list of all Views of the memory.  `leaf` is a weak reference to the leaf that
-    the memory belongs to.
+    the memory belongs to.  `is_lent` tells that an optimizer is going to use the memory again.
     """
 
-    __slots__ = ("histories", "leaf", "limit", "tensors")
+    __slots__ = ("histories", "is_lent", "leaf", "limit", "tensors")
 
     def __init__(self, beside: Views | None = None) -> None:
         self.tensors: list[weakref.ref] = []
         self.limit = 8  # the number of references at which dead ones are removed
         self.histories: list[Views] = [] if beside is None else beside.histories
         self.leaf: Callable[[], Any] = (lambda: None) if beside is None else beside.leaf
+        self.is_lent: bool = beside is not None and beside.is_lent
         self.histories.append(self)
         if len(self.histories) > 8:
             self.histories[:] = [v for v in self.histories if v is self or v.is_alive()]
@@ -48,6 +50,14 @@ class Views:
 
     def is_alive(self) -> bool:
         return next(self.living(), None) is not None
+
+    def take_back(self) -> None:
+        """Let the Tensors have a copy of the memory, which is going to be used again."""
+        for views in self.histories:
+            views.is_lent = False
+        tensors = [t for views in self.histories for t in views.living()]
+        for dtype in {t.array.dtype for t in tensors}:
+            move_to_copy([t for t in tensors if t.array.dtype == dtype])
 
     def living(self) -> Iterator[Any]:
         """The Tensors that exist and have not left the memory."""
@@ -108,9 +118,7 @@ def write_with_history(t: Any, new: Any, others: list[Any]) -> None:
     if any(other.array.dtype != t.array.dtype for other in others):
         raise RuntimeError("an in-place operation with a gradient, on memory that a tensor of "
                            "another dtype views: write x = x.op(...) in place of x.op_(...)")
-    start = min(extent(x.array)[0] for x in tensors)
-    numbers = [_element_numbers(x.array, start) for x in tensors]
-    memory = _Memory(tensors, numbers)
+    numbers = _numbers(tensors)
     order = np.argsort(numbers[0], axis=None)
     written = numbers[0].reshape(-1)[order]
     flat = reshape(new, (-1,))
@@ -120,11 +128,59 @@ def write_with_history(t: Any, new: Any, others: list[Any]) -> None:
         is_written = written[place] == own
         if other.memory is t.memory and is_written.any():
             changed = where(xp.asarray(is_written), take(flat, xp.asarray(order[place])), other)
-            other.node, other.requires_grad = changed.node, changed.requires_grad
+            take_history(other, changed)
+    move_to_copy(tensors, numbers)
+    t.array[...] = new.array
+    take_history(t, new)
+
+
+def take_history(t: Any, new: Any) -> None:
+    """Let `t` have the history of `new`; its `grad` is that of its new value from now on."""
+    retaining = [] if t.node is None else [h for h in t.node.hooks or () if is_retaining(h)]
+    for hook in retaining:
+        t.node.hooks.remove(hook)
+    t.node, t.requires_grad = new.node, new.requires_grad
+    if retaining:
+        t.retain_grad()
+
+
+def move_to_copy(tensors: list[Any], numbers: list[np.ndarray] | None = None) -> None:
+    """Move Tensors of one dtype in one memory to a copy of it, where they overlap as before."""
+    numbers = numbers or _numbers(tensors)
+    memory = _Memory(tensors, numbers)
     for x, own in zip(tensors, numbers, strict=True):
         x.array = memory.window(x.array, own)
-    t.array[...] = new.array
-    t.node, t.requires_grad = new.node, new.requires_grad
+
+
+def follow(moved: Any, old: Any) -> list[Any]:
+    """Let the Tensors in the memory `old` of a Tensor move with it to its new memory.
+
+    Returns those that cannot: they are not in `old` alone, or are of another dtype.
+    """
+    memory = getattr(moved, "memory", None)
+    owner = _owner(old)
+    tensors = [t for views in (memory.histories if memory else ()) for t in views.living()
+               if t is not moved and _owner(t.array) is owner]
+    left = []
+    first, end = extent(old)
+    flat = moved.array.reshape(-1)
+    for t in tensors:
+        start, stop = extent(t.array)
+        if stop <= first or start >= end or start == stop:
+            continue
+        is_inside = first <= start and stop <= end and t.array.dtype == flat.dtype
+        if is_inside and old.flags.c_contiguous and min(t.array.strides, default=0) >= 0:
+            t.array = get_array_module(flat).lib.stride_tricks.as_strided(
+                flat[(start - first) // flat.itemsize:], t.array.shape, t.array.strides)
+        else:
+            left.append(t)
+    return left
+
+
+def _numbers(tensors: list[Any]) -> list[np.ndarray]:
+    """The numbers of each Tensor's elements, counted from the first element of all."""
+    start = min(extent(x.array)[0] for x in tensors)
+    return [_element_numbers(x.array, start) for x in tensors]
 
 
 class _Memory:

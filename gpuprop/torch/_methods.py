@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -13,11 +14,11 @@ from gpuprop._array.methods import Size as Count
 from gpuprop._array.methods import _key, destination
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
-from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.mode import Switch, is_grad_enabled
 from gpuprop._core.namespace import get_array_module
 from gpuprop._core.placement import write
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop._core.tensor import tensor
+from gpuprop._core.tensor import is_retaining, tensor
 from gpuprop._core.warnings import warn_once
 from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
@@ -25,7 +26,7 @@ from gpuprop.torch import cuda
 from gpuprop.torch._absent import OF_TENSOR, AbsentAttribute
 from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
-from gpuprop.torch._tensor import Size, Tensor, Words, as_torch, changed_in_place, wrap
+from gpuprop.torch._tensor import Parameter, Size, Tensor, Words, as_torch, changed_in_place, wrap
 from gpuprop.torch._tensor import device as device_named
 from gpuprop.torch._words import strided
 
@@ -126,6 +127,10 @@ class Methods:
     mH = mT
 
     @property
+    def real(self: Any) -> Any:
+        return self
+
+    @property
     def is_cpu(self: Any) -> bool:
         return self.device.type == "cpu"
 
@@ -140,7 +145,7 @@ class Methods:
     @property
     def retains_grad(self: Any) -> bool:
         hooks = self.node.hooks if self.node is not None else None
-        return any(getattr(hook, "retains", False) for hook in hooks or ())
+        return any(map(is_retaining, hooks or ()))
 
     is_mps = is_xpu = is_meta = is_sparse = is_quantized = is_nested = is_sparse_csr = False
     is_xla = is_mkldnn = is_ipu = is_vulkan = is_mtia = is_maia = False
@@ -366,7 +371,8 @@ class Methods:
                  create_graph: bool = False, inputs: Any = None) -> None:
         """Add d(self)/d(leaf) to the `grad` of each leaf, or of `inputs` alone."""
         if not create_graph and inputs is None:
-            Plain.backward(self, gradient, bool(retain_graph))
+            with Switch(recording=False):  # for hooks and Functions of the program
+                Plain.backward(self, gradient, bool(retain_graph))
             return
         seeds = None if gradient is None else [gradient]
         graph.backward([self], seeds, retain_graph, create_graph, inputs)
@@ -395,6 +401,8 @@ class Methods:
         memo[id(self)] = copied
         copied.__setstate__(self.__getstate__())
         copied.array = get_array_module(self).copy(self.array)
+        is_parameter = isinstance(self, Parameter)  # its copy has no gradient
+        copied.gradient = None if is_parameter else copy.deepcopy(self.gradient, memo)
         return copied
 
 

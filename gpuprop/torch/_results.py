@@ -16,7 +16,7 @@ from gpuprop._core.namespace import Differentiable
 from gpuprop._core.ops import recorded
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._memory import shares, views_of
-from gpuprop.torch._tensor import Parameter, Tensor, as_torch, wrap
+from gpuprop.torch._tensor import Parameter, Tensor, as_torch, rank, wrap
 
 default_dtype = ["float32"]  # of floats that a program gives as Python numbers
 
@@ -77,15 +77,11 @@ def _dtype(dtype: Any, promotes: bool, args: tuple) -> Any:
     if kind == "f" and dtype.itemsize == 8 and not any(is_float(a.dtype) for a in arrays):
         return np.dtype(default_dtype[0])
     if promotes and kind != "b" and len({a.dtype for a in arrays}) > 1:
-        rank = max(_rank(a.dtype) for a in arrays)
-        highest = {a.dtype for a in arrays if _rank(a.dtype) == rank and raw(a).ndim}
+        top = max(rank(a.dtype) for a in arrays)
+        highest = {a.dtype for a in arrays if rank(a.dtype) == top and raw(a).ndim}
         if highest:
             return functools.reduce(np.promote_types, highest)
     return dtype
-
-
-def _rank(dtype: Any) -> int:
-    return 2 if is_float(dtype) else int(dtype.kind in "iu")
 
 
 class Inner(Plain):

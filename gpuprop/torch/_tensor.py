@@ -14,15 +14,19 @@ import numpy as np
 from gpuprop._array.indexing import getitem
 from gpuprop._array.methods import _key
 from gpuprop._core import tensor as engine
+from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
 from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of, default_backend, set_default_backend
+from gpuprop._core.warnings import warn
 from gpuprop.torch._memory import (
     Views,
+    follow,
     is_self_overlapping,
     leave,
     others_in_memory,
+    take_history,
     views_of,
     write_with_history,
 )
@@ -177,14 +181,11 @@ class Words:
 
     @property
     def grad(self: Any) -> Any:
-        """The gradient, as a Tensor in its memory."""
+        """The gradient, as a Tensor in its memory: the same one at each access."""
         g = self.gradient
         if g is None or isinstance(g, engine.Tensor):  # a Tensor: it has a history itself
             return g
-        t = wrap(g)
-        if g is getattr(self, "grad_buffer", None):
-            lend(self, t)
-        return t
+        return lend(self, g)
 
     @grad.setter
     def grad(self: Any, value: Any) -> None:
@@ -193,6 +194,8 @@ class Words:
                                f"{tuple(self.shape)}, got {tuple(value.shape)}")
         has_history = isinstance(value, engine.Tensor) and value.requires_grad
         self.gradient = value if value is None or has_history else raw(value)
+        if isinstance(value, Words) and not has_history:
+            _lend_in(views_of(value), self, self.gradient)
 
     _grad = grad  # programs that train one model from several threads assign to it
 
@@ -211,6 +214,15 @@ class Words:
                 base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
                 base.receive(self, g)
 
+    def move_to(self: Any, array: Any) -> None:
+        """Use another memory, with the same values; Tensors in the old one come along."""
+        old = self.array
+        super().move_to(array)  # type: ignore[misc]
+        if follow(self, old):
+            warn("an optimizer moves its parameters to memory of its own; a tensor that was made "
+                 "before and shares memory with more than one parameter does not see its steps: "
+                 "make it after the optimizer, from the parameters")
+
     def detach(self: Any) -> Tensor:
         t = wrap(self.array)
         Views(beside=views_of(self)).add(t)
@@ -222,13 +234,16 @@ class Words:
         return self
 
     def numpy(self: Any, *, force: bool = False) -> np.ndarray:
-        """The array, in the same memory on the CPU; a copy from a device if `force`."""
+        """The array, in the same memory on the CPU; a copy from a device if `force`.
+
+        A gradient in an optimizer's memory is copied, because the next one is going to be there.
+        """
         if self.requires_grad and not force:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad. "
                                "Use tensor.detach().numpy() instead.")
         a = raw(self)
         if backend_of(a).name == HOST:
-            return a
+            return a.copy() if views_of(self).is_lent else a
         if not force:
             raise TypeError(f"can't convert {self.device} device type tensor to numpy. Use "
                             f"Tensor.cpu() to copy the tensor to host memory first.")
@@ -249,6 +264,10 @@ class Words:
         if isinstance(new, engine.Tensor) and new.shape != self.shape:
             raise RuntimeError(f"output with shape {list(self.shape)} doesn't match the broadcast "
                                f"shape {list(new.shape)}")
+        if rank(new.array.dtype) > rank(self.array.dtype):
+            raise RuntimeError(f"result type {new.array.dtype} can't be cast to the desired output "
+                               f"type {self.array.dtype}: write x = x.op(...) in place of "
+                               f"x.op_(...)")
         if is_self_overlapping(self.array):
             raise RuntimeError("unsupported operation: more than one element of the written-to "
                                "tensor refers to a single memory location. Please clone() the "
@@ -266,8 +285,8 @@ class Words:
         if others:
             write_with_history(self, new, others)
         else:
-            self.array, self.node = new.array, new.node
-            self.requires_grad = new.requires_grad
+            self.array = new.array
+            take_history(self, new)
             leave(self)
         return self
 
@@ -320,6 +339,11 @@ class Words:
         return f"tensor({', '.join(parts)})"
 
 
+def rank(dtype: Any) -> int:
+    """The kinds of numbers in their order: bools, integers, floats."""
+    return 2 if is_float(dtype) else int(dtype.kind in "iu")
+
+
 def as_view_key(t: Any, key: Any) -> Any:
     """An index whose result is a view where NumPy would return a scalar: ``x[0]`` of a vector."""
     key = _key(t, key)
@@ -350,6 +374,8 @@ class Parameter(Words, engine.Parameter):  # type: ignore[misc]
     def __init__(self, data: Any = None, requires_grad: bool = True) -> None:
         engine.Parameter.__init__(self, np.empty(0, "float32") if data is None else data,
                                   requires_grad)
+        if isinstance(data, Words):
+            Views(beside=views_of(data)).add(self)
 
 
 engine.parameter_classes[Tensor] = Parameter
@@ -370,22 +396,36 @@ class RemovableHandle:
 
 # ---- gradients that a program keeps --------------------------------------------------------------
 
-# The Tensor that a parameter's gradient was last given out as, by the id of the parameter.  The
-# optimizer's memory is used again for the next gradient; the Tensor gets a copy before.
-_lent: dict[int, weakref.ref] = {}
+# Where the gradient of a leaf was last given out: a reference to the leaf, the id of the array, and
+# the Views of its memory, by the id of the leaf.  An optimizer uses the memory of a gradient again
+# for the next one; the Tensors in it get a copy before.
+_lent: dict[int, tuple[weakref.ref, int, Views]] = {}
 
 
-def lend(p: Any, t: Tensor) -> None:
-    """Remember that `t` is in the memory for the gradient of `p`."""
-    key = id(p)
-    _lent[key] = weakref.ref(t, lambda _: _lent.pop(key, None))
+def lend(leaf: Any, g: Any) -> Any:
+    """The Tensor in the memory of the gradient `g` of a leaf."""
+    _, place, views = _lent.get(id(leaf), (None, None, None))
+    if views is None or place != id(g):
+        views = Views()
+        views.is_lent = g is getattr(leaf, "grad_buffer", None)
+    for t in views.living():
+        if t.array is g:
+            return t
+    t = wrap(g)
+    views.add(t)
+    _lend_in(views, leaf, g)
+    return t
 
 
-def take_back(p: Any) -> None:
-    """Give the Tensor in the memory for the gradient of `p`, if there is one, a copy."""
-    reference = _lent.pop(id(p), None)
-    t = None if reference is None else reference()
-    if t is not None and t.array is p.grad_buffer:
-        with on_device_of((t,)):
-            t.array = t.array.copy()
+def _lend_in(views: Views, leaf: Any, g: Any) -> None:
+    key = id(leaf)
+    _lent[key] = weakref.ref(leaf, lambda _: _lent.pop(key, None)), id(g), views
 
+
+def take_back(leaf: Any) -> None:
+    """Give the Tensors in the optimizer's memory for the gradient of a leaf a copy of it."""
+    _, _, views = _lent.get(id(leaf), (None, None, None))
+    if views is not None and views.is_lent:
+        del _lent[id(leaf)]
+        with on_device_of((leaf,)):
+            views.take_back()

@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop._core.arena import gradient_arrays
 from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.checks import as_bool, as_instance, as_number
+from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import raw
 from gpuprop._core.pointwise import pointwise
@@ -40,7 +41,7 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     grads, arenas = gradient_arrays(tensors, flat=norm_type > 0)
     norm = get_total_norm(grads, norm_type, error_if_nonfinite)
     _scale_gradients(grads, arenas, max_norm, norm.array)
-    return norm
+    return spoken(norm, tensors)
 
 
 def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False,
@@ -51,7 +52,8 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
     """
     norm_type = _as_order("get_total_norm", norm_type)
     error_if_nonfinite = as_bool("get_total_norm: error_if_nonfinite", error_if_nonfinite)
-    arrays = [raw(t) for t in _as_list("get_total_norm: tensors", tensors)]
+    tensors = _as_list("get_total_norm: tensors", tensors)
+    arrays = list(map(raw, tensors))
     if not arrays:
         return Tensor(default_backend().xp.zeros((), "float32"))
     norm = Tensor(_total_norm(backend_of(arrays[0]), arrays, float(norm_type)))
@@ -59,7 +61,7 @@ def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: boo
         raise RuntimeError(
             f"the total norm of order {norm_type} is non-finite, so the gradients cannot be "
             f"clipped: set error_if_nonfinite=False to scale them anyway")
-    return norm
+    return spoken(norm, tensors)
 
 
 def clip_grads_with_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from gpuprop._array.indexing import take
+from gpuprop._core.dialects import spoken
 from gpuprop._core.graph import raw
 from gpuprop._core.options import checks_options
 from gpuprop._core.placement import place
 from gpuprop._core.registry import backend_of
-from gpuprop._core.tensor import Tensor
+from gpuprop._core.tensor import Tensor, asnumpy
 from gpuprop.functional import _recurrent as recurrent
 from gpuprop.nn._module import Convertible
 
@@ -132,7 +133,7 @@ def pack_padded_sequence(input: Any, lengths: Lengths, batch_first: bool = False
                          f"{lengths.tolist()}: sort the sequences or set enforce_sorted=False")
     sizes = np.sum(lengths > np.arange(lengths[0])[:, None], axis=1)
     data = recurrent.pack(padded, tuple(sizes.tolist()))
-    return PackedSequence(data, Tensor(sizes), order)
+    return PackedSequence(data, *spoken((Tensor(sizes), order), (data,)))
 
 
 @checks_options
@@ -156,8 +157,9 @@ def pad_packed_sequence(sequence: PackedSequence, batch_first: bool = False,
     lengths = np.sum(batch_sizes[:, None] > np.arange(sizes[0]), axis=0)
     if order is not None:
         padded = take(padded, order, 1)
-        lengths = lengths[order.numpy()]
-    return padded.swapaxes(0, 1) if batch_first else padded, Tensor(lengths)
+        lengths = lengths[asnumpy(order)]
+    lengths = spoken(Tensor(lengths), (padded,))
+    return padded.swapaxes(0, 1) if batch_first else padded, lengths
 
 
 @checks_options

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+from gpuprop._core.graph import raw
 from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import asnumpy
 from gpuprop._core.tensor import tensor as plain_tensor
@@ -64,6 +66,16 @@ def along(x: Any, dim: int, key: Any) -> tuple:
     return (*(slice(None),) * (dim % x.array.ndim), key)
 
 
+def not_negative(name: str, index: Any) -> Any:
+    """An index of which PyTorch's `name` does not count negative elements from the end."""
+    a = raw(index)
+    backend = backend_of(a)
+    with backend.at(a):
+        backend.xp.check((a >= 0).all(), f"{name}: index must be at least 0: write index % n for "
+                                         f"indices that count from the end of n elements")
+    return index
+
+
 def of_scalar(f: Callable, *args: Any, **kwargs: Any) -> Any:
     """What `f` does with 0-d Tensors: they count as vectors of one element, as in PyTorch."""
     args = tuple(t.reshape(1) if isinstance(t, Plain) and not t.array.ndim else t for t in args)
@@ -89,5 +101,4 @@ def default_dtype() -> str:
 
 def placed(t: Any, device: Any, requires_grad: bool) -> Any:
     t = as_torch(t if device is None else t.to(device))
-    t.requires_grad = requires_grad
-    return t
+    return t.requires_grad_() if requires_grad else t

@@ -13,7 +13,14 @@ from gpuprop._array.scatter import put as put_op
 from gpuprop._core.graph import raw
 from gpuprop._core.namespace import get_array_module
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._functions._arguments import along, host, new, of_scalar
+from gpuprop.torch._functions._arguments import (
+    along,
+    host,
+    is_integer,
+    new,
+    not_negative,
+    of_scalar,
+)
 from gpuprop.torch._functions._shapes import broadcast_tensors, narrow, reshape
 from gpuprop.torch._tensor import wrap
 
@@ -33,6 +40,7 @@ def where(condition: Any, input: Any = None, other: Any = None) -> Any:
 
 
 def gather(input: Any, dim: int, index: Any) -> Any:
+    not_negative("gather", index)
     if not input.array.ndim:
         return G.gather(reshape(input, (1,)), 0, reshape(index, (-1,))).reshape(index.shape)
     return G.gather(input, dim, index)
@@ -45,6 +53,7 @@ def take_along_dim(input: Any, indices: Any, dim: int | None = None) -> Any:
 
 
 def index_select(input: Any, dim: int, index: Any) -> Any:
+    not_negative("index_select", index)
     if not input.array.ndim:
         return of_scalar(index_select, input, dim, index)
     return G.index_select(input, dim, index)
@@ -56,12 +65,13 @@ def masked_select(input: Any, mask: Any) -> Any:
 
 
 def masked_fill(input: Any, mask: Any, value: Any) -> Any:
-    if not isinstance(value, Plain) and input.array.dtype.kind in "iub":
+    if not isinstance(value, Plain) and is_integer(input):
         value = input.array.dtype.type(value).item()
     return G.masked_fill(input, mask, value)
 
 
 def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
+    not_negative("scatter_add", index)
     if not input.array.ndim:
         return of_scalar(scatter_add, input, dim, index, src)
     return G.scatter_add(input, dim, index, src)
@@ -70,6 +80,7 @@ def scatter_add(input: Any, dim: int, index: Any, src: Any) -> Any:
 def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = None,
             reduce: str | None = None) -> Any:
     """`input` with the elements of `src`, or `value`, at the indices along `dim`."""
+    not_negative("scatter", index)
     if not input.array.ndim:
         return of_scalar(scatter, input, dim, index, src, value=value, reduce=reduce)
     new = src if value is None else value
@@ -83,6 +94,7 @@ def scatter(input: Any, dim: int, index: Any, src: Any = None, *, value: Any = N
 
 
 def index_add(input: Any, dim: int, index: Any, source: Any, *, alpha: Any = 1) -> Any:
+    not_negative("index_add", index)
     if not input.array.ndim:
         return of_scalar(index_add, input, dim, index, source, alpha=alpha)
     return input + _put_rows(input, dim, index, source if alpha == 1 else source * alpha)
@@ -95,6 +107,7 @@ def index_fill(input: Any, dim: int, index: Any, value: Any) -> Any:
 
 
 def index_copy(input: Any, dim: int, index: Any, source: Any) -> Any:
+    not_negative("index_copy", index)
     if not input.array.ndim:
         return of_scalar(index_copy, input, dim, index, source)
     return replaced(input, along(input, dim, raw(index)), source)
@@ -154,6 +167,7 @@ def masked_scatter(input: Any, mask: Any, source: Any) -> Any:
 def scatter_reduce(input: Any, dim: int, index: Any, src: Any, reduce: str, *,
                    include_self: bool = True) -> Any:
     """The sum, mean, product, largest or smallest of the elements of `src` at each index."""
+    not_negative("scatter_reduce", index)
     if not input.array.ndim:
         row, index, src = (reshape(t, (1,)) for t in (input, index, src))
         found = scatter_reduce(row, 0, index, src, reduce, include_self=include_self)
@@ -168,7 +182,7 @@ def scatter_reduce(input: Any, dim: int, index: Any, src: Any, reduce: str, *,
     if reduce == "sum":
         return total
     count = count + 1 if include_self else G.maximum(count, 1)
-    return total / count if input.array.dtype.kind == "f" else total // count
+    return total // count if is_integer(input) else total / count
 
 
 def _folded(x: Any, dim: int, index: Any, src: Any, fold: Callable, include_self: bool) -> Any:

@@ -26,11 +26,11 @@ __all__ = [
 
 
 def sum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    return G.sum(cast(input, dtype), axes_of(dim), keepdim)
+    return cast(G.sum(cast(input, dtype), axes_of(dim), keepdim), dtype)
 
 
 def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
-    if input.array.dtype.kind in "iub" and dtype is None:
+    if is_integer(input) and dtype is None:
         raise RuntimeError("mean(): could not infer output dtype. Input dtype must be either a "
                            "floating point or complex dtype: write x.float().mean()")
     if not input.array.ndim:
@@ -41,7 +41,7 @@ def mean(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = Non
 def prod(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     if not input.array.ndim:
         dim = None
-    return G.prod(cast(input, dtype), dim, keepdim)
+    return cast(G.prod(cast(input, dtype), dim, keepdim), dtype)
 
 
 def _ddof(unbiased: bool | None, correction: Any) -> Any:
@@ -141,13 +141,13 @@ def count_nonzero(input: Any, dim: Any = None) -> Any:
 def cumsum(input: Any, dim: int, *, dtype: Any = None) -> Any:
     if not input.array.ndim:
         return of_scalar(cumsum, input, dim, dtype=dtype)
-    return G.cumsum(cast(input, dtype), dim)
+    return cast(G.cumsum(cast(input, dtype), dim), dtype)
 
 
 def cumprod(input: Any, dim: int, *, dtype: Any = None) -> Any:
     if not input.array.ndim:
         return of_scalar(cumprod, input, dim, dtype=dtype)
-    return G.cumprod(cast(input, dtype), dim)
+    return cast(G.cumprod(cast(input, dtype), dim), dtype)
 
 
 def logsumexp(input: Any, dim: Any, keepdim: bool = False) -> Any:
@@ -176,7 +176,7 @@ def dist(input: Any, other: Any, p: float = 2) -> Any:
 
 def nansum(input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     """The sum of the elements that are not NaN."""
-    return sum(_cast_without_nan(input, dtype), dim, keepdim)
+    return sum(_cast_without_nan(input, dtype), dim, keepdim, dtype=dtype)
 
 
 def _cast_without_nan(x: Any, dtype: Any) -> Any:
@@ -215,8 +215,9 @@ def _running(x: Any, dim: int, extreme: np.ufunc) -> Any:
     a = host(x)
     if not a.ndim:
         return ValuesAndIndices(G.copy(x), G.zeros_like(x.detach(), "int64"))
-    reached = extreme.accumulate(a, dim)
-    is_new = (a == reached) | np.isnan(a) if a.dtype.kind == "f" else a == reached
+    with np.errstate(invalid="ignore"):  # bfloat16 reports NaN
+        reached = extreme.accumulate(a, dim)
+    is_new = a == reached if is_integer(x) else (a == reached) | np.isnan(a)
     shape = [-1 if i == dim % a.ndim else 1 for i in range(a.ndim)]
     places = np.where(is_new, np.arange(a.shape[dim]).reshape(shape), 0)
     indices = new(np.maximum.accumulate(places, dim), x)

@@ -82,10 +82,14 @@ def class_for(rule: Any) -> type:
         return rule._checked_group(self, group, others)
 
     def _sync_arenas(self: Any) -> None:
+        own = []  # gradients in a program's memory: it may write there again, for the next step
         for p in self._params():
             if p.gradient is not p.grad_buffer is not None:
                 take_back(p)
+                own.append((p, p.gradient))
         rule._sync_arenas(self)
+        for p, g in own:
+            p.gradient = g
 
     def state_dict(self: Any) -> dict[str, Any]:
         """The states, all of them as Tensors, and the options."""

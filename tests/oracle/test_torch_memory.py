@@ -1,0 +1,329 @@
+"""Memory, histories and dtypes of Tensors are those of PyTorch: the same programs agree."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch as theirs
+
+import gpuprop.torch as ours
+
+PROGRAMS = []
+REFUSED = []
+
+
+def program(fn):
+    """A function of torch, run by both libraries: the results agree."""
+    PROGRAMS.append(fn)
+    return fn
+
+
+def refused(fn):
+    """A function of torch that returns calls, each of which both libraries refuse."""
+    REFUSED.append(fn)
+    return fn
+
+
+def assert_agree(found, expected, where=""):
+    if isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for i, pair in enumerate(zip(found, expected, strict=True)):
+            assert_agree(*pair, f"{where}[{i}]")
+    elif isinstance(expected, theirs.Tensor):
+        assert isinstance(found, ours.Tensor), (where, type(found))
+        assert str(found.dtype) == str(expected.dtype).removeprefix("torch."), where
+        assert tuple(found.shape) == tuple(expected.shape), where
+        tolerance = 1e-2 if found.element_size() == 2 else 1e-6
+        np.testing.assert_allclose(found.detach().double().numpy(),
+                                   expected.detach().double().numpy(), tolerance, tolerance, where)
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("run", PROGRAMS, ids=lambda f: f.__name__)
+def test_as_torch(run):
+    assert_agree(run(ours), run(theirs))
+
+
+@pytest.mark.parametrize("calls", REFUSED, ids=lambda f: f.__name__)
+def test_refused(calls):
+    for torch in theirs, ours:
+        for i, call in enumerate(calls(torch)):
+            with pytest.raises((RuntimeError, IndexError, TypeError)):
+                pytest.fail(f"{torch.__name__}, {i}: {call()}")
+
+
+# ---- gradients that a program keeps --------------------------------------------------------------
+
+
+@program
+def views_of_a_gradient_that_is_kept(torch):
+    w = torch.nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    kept = []
+    for i in range(3):
+        optimizer.zero_grad()
+        (w * (i + 1)).sum().backward()
+        g = w.grad
+        g[0].mul_(2)
+        kept += [g, g[1], g.view(-1), g.detach(), g.data, w.grad, w.grad.t(),
+                 torch.from_numpy(g.cpu().numpy()), w.grad is g]
+        optimizer.step()
+    return [*kept, w]
+
+
+@program
+def gradients_that_a_program_writes(torch):
+    """An optimizer reads a gradient where the program keeps it, in each step."""
+    a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([a, b], lr=0.5, momentum=0.9)
+    flat = torch.arange(4.0)
+    a.grad, b.grad = flat[:2], flat[2:]
+    optimizer.step()
+    flat.add_(1)
+    optimizer.step()
+    shared = torch.ones(2)
+    a.grad = b.grad = shared
+    optimizer.step()
+    shared.mul_(3)
+    optimizer.step()
+    is_same = a.grad is shared, b.grad is shared
+    optimizer.zero_grad(set_to_none=False)
+    (a * b).sum().backward()
+    return [a, b, flat, shared, is_same]
+
+
+@program
+def tensors_in_the_memory_of_parameters(torch):
+    """An optimizer moves parameters; what was in their memory before still is."""
+    layer, tied = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+    layer.weight.data.fill_(1)
+    tied.weight.data = layer.weight.data
+    w = layer.weight
+    before = [w.data, w.detach(), w.detach()[0], w.detach().t(), layer.state_dict()["weight"],
+              tied.weight]
+    source = torch.ones(3)
+    p = torch.nn.Parameter(source)
+    optimizer = torch.optim.SGD([w, p], lr=0.5)
+    before[0][1, 1] = 5
+    (layer(torch.ones(1, 2)).sum() + (p * p).sum()).backward()
+    optimizer.step()
+    return [*before, w, source, p]
+
+
+@program
+def the_gradient_of_a_value_that_is_written(torch):
+    x = torch.ones(4, requires_grad=True)
+    y = x * 2
+    y.retain_grad()
+    y.mul_(3)
+    y[1:].add_(1)
+    (y * y).sum().backward()
+    return [x.grad, y.grad, y.retains_grad]
+
+
+@program
+def copies_of_leaves(torch):
+    p, x = torch.nn.Parameter(torch.ones(2)), torch.ones(2, requires_grad=True)
+    ((p + x) * 2).sum().backward()
+    q, y = copy.deepcopy(p), copy.deepcopy(x)
+    y.grad.fill_(7)
+    return [p.grad, x.grad, q.grad, y.grad, q, y]
+
+
+@program
+def a_hook_that_steps(torch):
+    """Nothing is recorded while a gradient is passed on."""
+    p = torch.nn.Parameter(torch.ones(2))
+    seen = []
+
+    def step(p):
+        seen.append(torch.is_grad_enabled())
+        p.sub_(p.grad * 0.1)
+        p.grad = None
+
+    p.register_post_accumulate_grad_hook(step)
+    for _ in range(3):
+        (p * p).sum().backward()
+    return [p, p.grad, seen]
+
+
+def test_a_tensor_that_cannot_follow_its_parameters_warns():
+    flat = ours.ones(4)
+    parts = [ours.nn.Parameter(flat[:2]), ours.nn.Parameter(flat[2:])]
+    with pytest.warns(UserWarning, match="shares memory"):
+        ours.optim.SGD(parts, lr=0.1)
+
+
+# ---- functions of programs -----------------------------------------------------------------------
+
+
+def function(torch, forward, backward, **more):
+    body = {"forward": staticmethod(forward), "backward": staticmethod(backward), **more}
+    return type("Own", (torch.autograd.Function,), body).apply
+
+
+def saving(torch):
+    return function(torch, lambda ctx, x, w: (ctx.save_for_backward(w), x * w)[1],
+                    lambda ctx, g: (g * ctx.saved_tensors[0], None))
+
+
+@program
+def outputs_of_a_function(torch):
+    seen = []
+
+    def forward(ctx, x):
+        values, places = x * 2, x.argsort()
+        other = x * 3
+        ctx.mark_non_differentiable(places, other)
+        ctx.set_materialize_grads(False)
+        return values, places, None, other, 5
+
+    def backward(ctx, *grads):
+        seen.append([g is None for g in grads])
+        return grads[0] * 2
+
+    x = torch.ones(3, requires_grad=True)
+    values, places, none, other, five = function(torch, forward, backward)(x)
+    (values.sum() + other.sum()).backward()
+    return [x.grad, places, none, other, five, other.requires_grad, places.requires_grad, seen]
+
+
+@program
+def arguments_of_a_function(torch):
+    scaled = function(torch, lambda ctx, x, k=2: x * k,
+                      lambda ctx, g: (g * 5, None, None, None))
+    x = torch.ones(3, requires_grad=True)
+    y = scaled(x), scaled(x, 4), scaled(x, k=3)
+    sum(y).sum().backward()
+    return [*y, x.grad]
+
+
+@program
+def a_function_that_writes(torch):
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    doubled = function(torch, forward, lambda ctx, g: g * 2)
+    x = torch.ones(3, requires_grad=True)
+    y = x * 1
+    z = doubled(y)
+    z.sum().backward()
+    return [x.grad, y, z is y]
+
+
+@program
+def grad_mode_in_a_function(torch):
+    modes = []
+
+    def forward(ctx, x):
+        modes.append(torch.is_grad_enabled())
+        return x * 2
+
+    def backward(ctx, g):
+        modes.append(torch.is_grad_enabled())
+        return g * 2
+
+    x = torch.ones(3, requires_grad=True)
+    function(torch, forward, backward)(x).sum().backward()
+    return [x.grad, modes]
+
+
+@program
+def a_saved_output_differentiated_twice(torch):
+    exp = function(torch, lambda ctx, x: (ctx.save_for_backward(y := x.exp()), y)[1],
+                   lambda ctx, g: g * ctx.saved_tensors[0])
+    x = torch.full((3,), 0.5, requires_grad=True)
+    found = [exp(x).sum()]
+    for _ in range(3):
+        found += torch.autograd.grad(found[-1].sum(), x, create_graph=True)
+    return found
+
+
+@refused
+def writes_to_what_a_function_saved(torch):
+    def late_write(write):
+        x, w = torch.ones(3, requires_grad=True), torch.ones(3)
+        y = saving(torch)(x, w)
+        write(w)
+        y.sum().backward()
+
+    return [lambda: late_write(lambda w: w.mul_(3)), lambda: late_write(lambda w: w.fill_(0)),
+            lambda: late_write(lambda w: w.detach()[0].fill_(2))]
+
+
+def test_what_a_function_saved_keeps_its_value():
+    """PyTorch refuses such a backward."""
+    x = ours.ones(3, requires_grad=True)
+    y = x * 2
+    z = function(ours, lambda ctx, a: (ctx.save_for_backward(a), a * a)[1],
+                 lambda ctx, g: 2 * g * ctx.saved_tensors[0])(y)
+    y.mul_(5)
+    z.sum().backward()
+    assert x.grad.tolist() == [8.0, 8.0, 8.0]
+
+
+# ---- dtypes and indices --------------------------------------------------------------------------
+
+
+@refused
+def numbers_that_the_dtype_of_a_write_loses(torch):
+    i, b, x = torch.arange(3), torch.ones(3, dtype=torch.bool), torch.ones(3)
+    return [lambda: i.add_(1.5), lambda: i.mul_(x), lambda: i.div_(2), lambda: i.__iadd__(0.5),
+            lambda: i.__itruediv__(2), lambda: b.add_(i), lambda: i.exp_(),
+            lambda: i.addcmul_(x, x),
+            lambda: torch.ones(2, dtype=torch.int64, requires_grad=True),
+            lambda: torch.zeros_like(i, requires_grad=True)]
+
+
+@program
+def dtypes_of_writes(torch):
+    i, h = torch.arange(3), torch.ones(3, dtype=torch.float16)
+    u = torch.tensor([250, 1, 2], dtype=torch.uint8)
+    x = torch.ones(3)
+    i[1] = 2.7
+    return [i.copy_(torch.tensor([1.5, 2.5, -3.5])).clone(), i.fill_(2.5).clone(), i.eq_(2).clone(),
+            h.add_(x.double()), u.add_(10), u.sub_(20), x.mul_(i), x.pow_(2), i.floor_divide_(2),
+            i.masked_fill_(i == 0, 1.5)]
+
+
+@program
+def dtypes_of_sums(torch):
+    names = torch.int8, torch.int32, torch.float16, torch.float64
+    x = torch.tensor([[1, 100, 100]], dtype=torch.int8)
+    return [f(x, *args, dtype=d) for d in names for f, *args in (
+        (torch.sum,), (torch.sum, 1), (torch.prod, 1), (torch.cumsum, 1), (torch.cumprod, 1),
+        (torch.nansum,))]
+
+
+@refused
+def indices_from_the_end(torch):
+    x, row, i = torch.ones(3, 4), torch.ones(3, 1), torch.tensor([[-1]])
+    return [lambda: x.gather(1, i), lambda: x.scatter(1, i, row), lambda: x.scatter(1, i, 2.0),
+            lambda: x.scatter_(1, i, row), lambda: x.scatter_add_(1, i, row),
+            lambda: x.scatter_reduce(1, i, row, "amax"), lambda: x.index_select(0, i[0]),
+            lambda: x.index_add(0, i[0], x[:1]), lambda: x.index_copy_(0, i[0], x[:1])]
+
+
+@program
+def means_of_half_types(torch):
+    x = torch.tensor([1.0, 2.0, 4.0]).bfloat16()
+    i = torch.tensor([0, 0, 1])
+    nan = torch.tensor([1.0, float("nan"), 2.0, 3.0]).bfloat16()
+    return [x.scatter_reduce(0, i, x, "mean"), nan.cummax(0), nan.cummin(0)]
+
+
+@program
+def results_in_the_words_of_the_program(torch):
+    """Functions that are no ops return Tensors of the program too."""
+    rnn, layer = torch.nn.utils.rnn, torch.nn.Linear(2, 2)
+    layer.weight.data.fill_(1), layer.bias.data.fill_(1)
+    layer(torch.ones(1, 2)).sum().backward()
+    total = torch.nn.utils.clip_grad_norm_(layer.parameters(), 0.1)
+    packed = rnn.pack_padded_sequence(torch.ones(3, 2, 1), torch.tensor([1, 3]),
+                                      enforce_sorted=False)
+    return [total, packed.batch_sizes, packed.sorted_indices, *rnn.pad_packed_sequence(packed),
+            torch.ones(2).real]
