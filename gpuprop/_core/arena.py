@@ -171,7 +171,7 @@ class Arena:
             data[...] = p.array
             if p.gradient is not None:  # the next step copies the gradient into the arena
                 p.gradient = to_backend(self.backend, raw(p.gradient))
-            p.move_to(data)
+            p._move_to(data)
             p.grad_buffer = grad
             _arena_by_grad[id(grad)] = self
 

@@ -307,7 +307,7 @@ class Parameter(Tensor):
                 self.grad_buffer[...] = g
                 self.gradient = self.grad_buffer
 
-    def move_to(self, array: Any) -> None:
+    def _move_to(self, array: Any) -> None:
         """Use another array, with the same values: the memory of an optimizer."""
         self.array = array
 

@@ -328,7 +328,7 @@ class Optimizer:
             outside += group.unbound()
         copy_all((view, p.array) for p, view in outside)
         for p, view in outside:
-            p.move_to(view)
+            p._move_to(view)
             written(extent(view))
 
     def _capture_key(self) -> tuple:

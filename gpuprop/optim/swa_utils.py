@@ -9,6 +9,7 @@ from typing import Any
 
 from gpuprop._core.arena import storage_key, to_backend
 from gpuprop._core.checks import as_bool, as_callable, as_instance, as_number
+from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import compute_dtype, is_float
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import no_grad
@@ -175,14 +176,14 @@ class AveragedModel(Module):
                 write(tensor.array, current)
         elif self.avg_fn is not None:
             for tensor, current in pairs:
-                values = Tensor(tensor.array), Tensor(current)
+                values = spoken((Tensor(tensor.array), Tensor(current)), (tensor,))
                 with no_grad():
                     write(tensor.array, raw(self.avg_fn(*values, n.clone())))
         else:
             groups: dict[Any, list] = {}
             for tensor, current in pairs:
                 groups.setdefault(storage_key(tensor.array), []).append(
-                    (Tensor(tensor.array), Tensor(current)))
+                    spoken((Tensor(tensor.array), Tensor(current)), (tensor,)))
             for group in groups.values():
                 with no_grad():
                     rule([averaged for averaged, _ in group], [new for _, new in group], n.clone())

@@ -378,7 +378,7 @@ class Function:
         read: list = []  # the arrays that backward will read: see `engine.check_unwritten`
 
         def pullback(g: Any, _: list = read) -> tuple:
-            given = iter(g if isinstance(g, tuple) else (g,))
+            given = iter(g if isinstance(g, tuple | list) else (g,))
             grads = []
             for shape, dtype in like:
                 d = None if shape is False else next(given)

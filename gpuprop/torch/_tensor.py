@@ -214,10 +214,10 @@ class Words:
                 base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
                 base.receive(self, g)
 
-    def move_to(self: Any, array: Any) -> None:
+    def _move_to(self: Any, array: Any) -> None:
         """Use another memory, with the same values; Tensors in the old one come along."""
         old = self.array
-        super().move_to(array)  # type: ignore[misc]
+        super()._move_to(array)  # type: ignore[misc]
         if follow(self, old):
             warn("an optimizer moves its parameters to memory of its own; a tensor that was made "
                  "before and shares memory with more than one parameter does not see its steps: "

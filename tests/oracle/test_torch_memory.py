@@ -243,6 +243,81 @@ def a_saved_output_differentiated_twice(torch):
     return found
 
 
+@program
+def unused_outputs_of_a_function_differentiated_twice(torch):
+    both = function(torch, lambda ctx, x: (ctx.save_for_backward(x), (x ** 2, x ** 3))[1],
+                    lambda ctx, g, h: 2 * g * ctx.saved_tensors[0]
+                    + 3 * h * ctx.saved_tensors[0] ** 2)
+    x = torch.full((3,), 0.5, requires_grad=True)
+    found = []
+    for y in both(x):
+        found += torch.autograd.grad(y.sum(), x, create_graph=True)
+        found += torch.autograd.grad(found[-1].sum(), x)
+    return found
+
+
+# ---- optimizers ----------------------------------------------------------------------------------
+
+
+@program
+def the_state_of_lbfgs_is_loaded(torch):
+    def run(p, optimizer, steps):
+        def closure():
+            optimizer.zero_grad()
+            loss = ((p - torch.arange(3.0)) ** 4).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(steps):
+            optimizer.step(closure)
+
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.LBFGS([p], lr=0.5, max_iter=3)
+    run(p, optimizer, 2)
+    q = torch.nn.Parameter(p.detach().clone())
+    again = torch.optim.LBFGS([q], lr=0.5, max_iter=3)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(p, optimizer, 3)
+    run(q, again, 3)
+    return [p, q, bool((p == q).all())]
+
+
+@program
+def states_of_parameters(torch):
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([p], lr=0.1)
+    for i in range(3):
+        optimizer.zero_grad()
+        (p * p).sum().backward()
+        optimizer.step()
+        if i == 1:
+            optimizer.state[p]["exp_avg"].mul_(0.5)
+    return [p, optimizer.state[p]["exp_avg"], float(optimizer.state[p]["step"])]
+
+
+@program
+def averaged_models(torch):
+    swa_utils = torch.optim.swa_utils
+    model = torch.nn.Linear(2, 1)
+    model.weight.data.fill_(1), model.bias.data.fill_(1)
+    kinds = []
+
+    def average(old, new, n):
+        kinds.append(isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor))
+        return old.lerp(new, 0.5)
+
+    found = []
+    for averaged in (swa_utils.AveragedModel(model), swa_utils.AveragedModel(model, avg_fn=average),
+                     swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn())):
+        for _ in range(3):
+            averaged.update_parameters(model)
+            model.weight.data.add_(1)
+        found += [averaged.state_dict()["module.weight"], averaged.n_averaged,
+                  averaged(torch.ones(1, 2)), copy.deepcopy(averaged)(torch.ones(1, 2)),
+                  isinstance(averaged, torch.nn.Module)]
+    return [*found, kinds]
+
+
 @refused
 def writes_to_what_a_function_saved(torch):
     def late_write(write):

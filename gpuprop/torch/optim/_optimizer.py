@@ -10,6 +10,7 @@ import numpy as np
 import gpuprop.optim as optim
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop._core.tensor import become_parameter
+from gpuprop.optim._fixed import State
 from gpuprop.optim._options import SCHEDULED
 from gpuprop.torch._tensor import Words, as_torch, take_back, wrap
 
@@ -94,12 +95,29 @@ def class_for(rule: Any) -> type:
     def state_dict(self: Any) -> dict[str, Any]:
         """The states, all of them as Tensors, and the options."""
         saved = rule.state_dict(self)
-        for state in saved["state"].values():
-            for name, value in state.items():
-                state[name] = wrap(np.asarray(value, "float32" if name == "step" else None))
+        for entry in saved["state"].values():
+            for name, value in entry.items():
+                if isinstance(value, float) or name == "step":
+                    value = np.asarray(value, "float32" if name == "step" else None)
+                entry[name] = _as_tensors(value)
         return saved
 
+    @property
+    def state(self: Any) -> Any:
+        """The states of each parameter that has any, as Tensors in the optimizer's memory."""
+        return State({p: State({name: _as_tensors(value)
+                                for name, value in entry.items()})
+                      for p, entry in rule.state.fget(self).items()})
+
     body = {"_checked_group": _checked_group, "_sync_arenas": _sync_arenas,
-            "state_dict": state_dict,
+            "state_dict": state_dict, "state": state,
             "__module__": "gpuprop.torch.optim", "__doc__": rule.__doc__}
     return type(rule.__name__, (rule,), body)
+
+
+def _as_tensors(value: Any) -> Any:
+    """The arrays of an optimizer's state as Tensors."""
+    if isinstance(value, list):
+        return [_as_tensors(v) for v in value]
+    is_number = isinstance(value, int | float | np.generic)
+    return value if is_number else wrap(value)
