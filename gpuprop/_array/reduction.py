@@ -74,7 +74,8 @@ def var(xp, x: Array, axis: int | tuple[int, ...] | None = None, ddof: float = 0
     """
     mean = x.mean(axis=axis, keepdims=True)
     c = x - mean
-    n = x.size // (mean.size or 1) - ddof
+    n = x.size // (mean.size or 1)
+    n = n - ddof if n > ddof else 0
     y = (c * c).sum(axis=axis, keepdims=keepdims) / n
     return y, (lambda d: _with_axes(xp, d, axis, keepdims) * 2 * c / n,)
 

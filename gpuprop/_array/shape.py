@@ -73,6 +73,8 @@ def copy(xp, x: Array):
 def reshape(xp, x: Array, shape: int | Sequence[int]):
     """The same elements in another shape; one size may be -1, which is inferred."""
     old = x.shape
+    if (shape if isinstance(shape, int) else min(shape, default=0)) < -1:
+        raise ValueError(f"reshape: a size must be at least 0, or -1 once, got {shape}")
     return x.reshape(shape), (lambda d: d.reshape(old),)
 
 

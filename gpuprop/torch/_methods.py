@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuprop import _array as G
 from gpuprop._array.methods import Size as Count
-from gpuprop._array.methods import _key, destination
+from gpuprop._array.methods import destination
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import raw
 from gpuprop._core.mode import Switch, is_grad_enabled
@@ -26,7 +26,16 @@ from gpuprop.torch import cuda
 from gpuprop.torch._absent import OF_TENSOR, AbsentAttribute
 from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
-from gpuprop.torch._tensor import Parameter, Size, Tensor, Words, as_torch, changed_in_place, wrap
+from gpuprop.torch._tensor import (
+    Parameter,
+    Size,
+    Tensor,
+    Words,
+    as_torch,
+    as_view_key,
+    changed_in_place,
+    wrap,
+)
 from gpuprop.torch._tensor import device as device_named
 from gpuprop.torch._words import strided
 
@@ -86,7 +95,11 @@ class Methods:
         return Plain.expand(self, *(listed(sizes) if size is None else size))
 
     def repeat(self: Any, *numbers: Any, repeats: Any = None) -> Any:
-        return G.tile(self, listed(numbers) if repeats is None else tuple(repeats))
+        numbers = listed(numbers) if repeats is None else tuple(repeats)
+        if len(numbers) < self.array.ndim or min(numbers, default=0) < 0:
+            raise RuntimeError(f"repeat: expected a number of at least 0 for each of the "
+                               f"{self.array.ndim} axes, got {numbers}")
+        return G.tile(self, numbers)
 
     def tile(self: Any, *dims: Any) -> Any:
         return G.tile(self, listed(dims))
@@ -378,7 +391,7 @@ class Methods:
         graph.backward([self], seeds, retain_graph, create_graph, inputs)
 
     def __setitem__(self: Any, key: Any, value: Any) -> None:
-        key = _key(self, key)
+        key = as_view_key(self, key)
         if is_grad_enabled() and (self.requires_grad or getattr(value, "requires_grad", False)):
             self.update_(replaced(self, key, value))
             return

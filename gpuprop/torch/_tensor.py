@@ -345,12 +345,30 @@ def rank(dtype: Any) -> int:
 
 
 def as_view_key(t: Any, key: Any) -> Any:
-    """An index whose result is a view where NumPy would return a scalar: ``x[0]`` of a vector."""
+    """An index as PyTorch reads it.
+
+    Its result is a view where NumPy would return a scalar: ``x[0]`` of a vector.  A list with
+    indices in it is a tuple of these, and a Tensor of uint8 is a mask.
+    """
+    if type(key) is list and any(isinstance(k, INDICES) for k in key):
+        key = tuple(key)
+    if isinstance(key, Words):
+        key = _mask(key)
+    elif type(key) is tuple:
+        key = tuple(map(_mask, key))
     key = _key(t, key)
     items = key if type(key) is tuple else (key,)
     if len(items) == t.array.ndim and all(type(k) is int for k in items):
         return (*items, ...)
     return key
+
+
+INDICES = list, tuple, slice, type(None), type(...), engine.Tensor
+
+
+def _mask(key: Any) -> Any:
+    is_mask = isinstance(key, Words) and raw(key).dtype == "uint8"
+    return key.array.astype("bool") if is_mask else key
 
 
 class _Instances(type):

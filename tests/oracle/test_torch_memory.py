@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import warnings
 
 import numpy as np
 import pytest
@@ -24,6 +26,16 @@ def refused(fn):
     """A function of torch that returns calls, each of which both libraries refuse."""
     REFUSED.append(fn)
     return fn
+
+
+def ignoring_warnings(fn):
+    @functools.wraps(fn)
+    def call(torch):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return fn(torch)
+
+    return call
 
 
 def assert_agree(found, expected, where=""):
@@ -51,7 +63,7 @@ def test_as_torch(run):
 def test_refused(calls):
     for torch in theirs, ours:
         for i, call in enumerate(calls(torch)):
-            with pytest.raises((RuntimeError, IndexError, TypeError)):
+            with pytest.raises((RuntimeError, IndexError, TypeError, ValueError)):
                 pytest.fail(f"{torch.__name__}, {i}: {call()}")
 
 
@@ -402,3 +414,48 @@ def results_in_the_words_of_the_program(torch):
                                       enforce_sorted=False)
     return [total, packed.batch_sizes, packed.sorted_indices, *rnn.pad_packed_sequence(packed),
             torch.ones(2).real]
+
+
+@refused
+def sizes_that_do_not_fit(torch):
+    x, v = torch.ones(2, 3), torch.ones(3)
+    return [lambda: x.narrow(0, 1, 5), lambda: x.narrow(0, 0, -1), lambda: x.narrow(1, -4, 1),
+            lambda: x.split([1, 5]), lambda: x.split([1, 2], 1)[5], lambda: x.split(-1),
+            lambda: x.split(0), lambda: x.chunk(0), lambda: x.reshape(-2, 3), lambda: x.view(-3, 2),
+            lambda: x.repeat(2), lambda: x.repeat(-1, 1), lambda: v.kthvalue(0),
+            lambda: v.kthvalue(4), lambda: x.as_strided((2, 2), (-1, 1)),
+            lambda: torch.multinomial(v, 4), lambda: torch.multinomial(-v, 1),
+            lambda: torch.multinomial(v * 0, 1), lambda: torch.multinomial(v * float("inf"), 1)]
+
+
+@program
+def parts_of_empty_tensors(torch):
+    z, e = torch.zeros(0), torch.zeros(0, 3)
+    x = torch.arange(6.0).view(2, 3)
+    return [z.chunk(2), z.split(2), e.split(2, 1), x.narrow(1, -2, 2), x.narrow(0, 2, 0),
+            x.split([0, 2]), x.chunk(5, 1), torch.tensor(2.0).sort(), torch.tensor(2.0).topk(1),
+            torch.tensor(2.0).cummax(0), torch.isreal(x), z.diff(), z.sum()]
+
+
+@program
+@ignoring_warnings
+def variances_of_too_few(torch):
+    return [torch.zeros(0).var(), torch.zeros(0).std(), torch.ones(1).std(),
+            torch.ones(2, 1).var(1), torch.ones(2).var(correction=3),
+            torch.ones(2).std(correction=0)]
+
+
+@program
+@ignoring_warnings
+def indices_in_lists_and_masks_of_bytes(torch):
+    x = torch.arange(24.0).view(2, 3, 4)
+    mask = (x > 5).byte()
+    found = [x[[[0, 1], [1, 0]]], x[[torch.tensor([0, 1]), torch.tensor([1, 2])]],
+             x[[0, slice(0, 2)]], x[[0, 1]]]
+    found.append(x[mask])
+    found.append(x[0, torch.tensor([1, 0, 1], dtype=torch.uint8)])
+    x[0, 0, 0] = torch.ones(1) * 7
+    x[0, 1] = torch.ones(1, 1, 4) * 8
+    y = torch.zeros(2, requires_grad=True) * 1
+    y[0] = torch.ones(1, requires_grad=True)
+    return [*found, x, y]

@@ -22,6 +22,7 @@ from gpuprop.torch._functions._arguments import (
     unary,
     without_gradient,
 )
+from gpuprop.torch._tensor import as_torch
 
 __all__ = [
     "abs", "absolute", "acos", "acosh", "add", "addcdiv", "addcmul", "allclose", "angle",
@@ -281,7 +282,7 @@ def isposinf(input: Any) -> Any:
 
 
 def isreal(input: Any) -> Any:
-    return G.ones_like(input.detach(), "bool")
+    return as_torch(G.ones_like(input.detach(), "bool"))
 
 
 def conj(input: Any) -> Any:

@@ -123,6 +123,9 @@ def replaced(x: Any, key: Any, value: Any) -> Any:
     shape = x.array[key].shape
     if not isinstance(value, Plain):
         value = wrap(xp.asarray(value, x.array.dtype))
+    extra = value.array.ndim - len(shape)
+    if extra > 0 and value.shape[:extra] == (1,) * extra:
+        value = reshape(value, value.shape[extra:])
     value = G.broadcast_to(value.to(x.array.dtype), shape)
     if not value.array.size:
         return G.copy(x)

@@ -13,6 +13,7 @@ from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._functions._arguments import host, is_integer, new
 from gpuprop.torch._functions._reductions import ValuesAndIndices
 from gpuprop.torch._functions._shapes import narrow, reshape, squeeze, unsqueeze
+from gpuprop.torch._tensor import as_torch
 
 __all__ = [
     "argsort", "argwhere", "bincount", "bucketize", "histc", "histogram", "isin", "kthvalue",
@@ -31,7 +32,7 @@ def sort(input: Any, dim: int = -1, descending: bool = False, stable: bool = Fal
 
 def argsort(input: Any, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     if not input.array.ndim:
-        return G.zeros_like(input.detach(), "int64")
+        return as_torch(G.zeros_like(input.detach(), "int64"))
     return Plain.argsort(input, dim, descending)
 
 
@@ -46,6 +47,9 @@ def topk(input: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool =
 
 
 def kthvalue(input: Any, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    n = input.shape[dim] if input.array.ndim else 1
+    if not 1 <= k <= n:
+        raise RuntimeError(f"kthvalue: k must be from 1 to {n}, the size of axis {dim}, got {k}")
     return _at_rank(input, k - 1, dim, keepdim)
 
 

@@ -93,6 +93,12 @@ def multinomial(input: Any, num_samples: int, replacement: bool = False, *,
                 generator: Any = None) -> Any:
     """Indices drawn with probabilities proportional to the weights in each row."""
     weights = host(input).astype("float64")
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not (weights.sum(-1) > 0).all():
+        raise RuntimeError("multinomial: input must have weights that are finite, at least 0 and "
+                           "not all 0")
+    if not replacement and num_samples > weights.shape[-1]:
+        raise RuntimeError(f"multinomial: cannot draw {num_samples} of {weights.shape[-1]} without "
+                           f"replacement=True")
     shape = (*weights.shape[:-1], num_samples)
     if replacement:
         draws = host(rand(*shape, generator=generator, dtype="float64"))

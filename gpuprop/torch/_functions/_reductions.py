@@ -11,10 +11,19 @@ import numpy as np
 
 from gpuprop import _array as G
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.torch._functions._arguments import axes_of, cast, host, is_integer, new, of_scalar
+from gpuprop.torch._functions._arguments import (
+    along,
+    axes_of,
+    cast,
+    host,
+    is_integer,
+    new,
+    of_scalar,
+)
 from gpuprop.torch._functions._elementwise import clamp_min
 from gpuprop.torch._functions._matrices import nuclear_norm
-from gpuprop.torch._functions._shapes import cat, narrow, reshape, squeeze
+from gpuprop.torch._functions._shapes import cat, reshape, squeeze
+from gpuprop.torch._tensor import as_torch
 
 __all__ = [
     "all", "amax", "amin", "aminmax", "any", "argmax", "argmin", "corrcoef", "count_nonzero",
@@ -214,7 +223,7 @@ def cummin(input: Any, dim: int) -> Any:
 def _running(x: Any, dim: int, extreme: np.ufunc) -> Any:
     a = host(x)
     if not a.ndim:
-        return ValuesAndIndices(G.copy(x), G.zeros_like(x.detach(), "int64"))
+        return ValuesAndIndices(G.copy(x), as_torch(G.zeros_like(x.detach(), "int64")))
     with np.errstate(invalid="ignore"):  # bfloat16 reports NaN
         reached = extreme.accumulate(a, dim)
     is_new = a == reached if is_integer(x) else (a == reached) | np.isnan(a)
@@ -242,8 +251,7 @@ def diff(input: Any, n: int = 1, dim: int = -1, prepend: Any = None, append: Any
     parts = [t for t in (prepend, input, append) if t is not None]
     x = cat(parts, dim) if len(parts) > 1 else input
     for _ in range(n):
-        size = x.shape[dim]
-        after, before = (narrow(x, dim, i, builtins.max(size - 1, 0)) for i in (1, 0))
+        after, before = (x[along(x, dim, key)] for key in (slice(1, None), slice(0, -1)))
         x = after != before if x.array.dtype == "bool" else after - before
     return x
 
@@ -261,8 +269,7 @@ def cumulative_trapezoid(y: Any, x: Any = None, *, dx: float = 1.0, dim: int = -
 
 
 def _trapezoids(y: Any, x: Any, dx: float, dim: int) -> Any:
-    n = y.shape[dim]
-    sums = narrow(y, dim, 1, n - 1) + narrow(y, dim, 0, n - 1)
+    sums = y[along(y, dim, slice(1, None))] + y[along(y, dim, slice(0, -1))]
     if x is None:
         return sums * (dx / 2)
     widths = diff(x, dim=-1 if x.array.ndim == 1 else dim)

@@ -86,7 +86,13 @@ def broadcast_to(input: Any, size: Any) -> Any:
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> Any:
-    return input[along(input, dim, slice(start, start + length))]
+    """`length` elements along an axis from `start` on."""
+    n = input.shape[dim]
+    first = int(start) % n if -n <= start < 0 else int(start)
+    if length < 0 or not 0 <= first <= n - length:
+        raise RuntimeError(f"narrow: start must be from 0 to {n}, the size of axis {dim}, and "
+                           f"start + length too, got start {start} and length {length}")
+    return input[along(input, dim, slice(first, first + length))]
 
 
 def select(input: Any, dim: int, index: int) -> Any:
@@ -99,14 +105,25 @@ def split(tensor: Any, split_size_or_sections: Any, dim: int = 0) -> Any:
     size = split_size_or_sections
     if isinstance(size, Plain):
         size = size.tolist()
-    sizes = [size] * (n // size) + [n % size] * (n % size > 0) if isinstance(size, int) else size
+    if isinstance(size, int):
+        if size < (n > 0):
+            raise RuntimeError(f"split: split_size must be positive, got {size}")
+        sizes = [size] * (n // size) + [n % size] * (n % size > 0) if n else [0]
+    else:
+        sizes = list(map(int, size))
+        if sum(sizes) != n or min(sizes, default=0) < 0:
+            raise RuntimeError(f"split: the sizes must be at least 0 and add up to {n}, the size "
+                               f"of axis {dim}, got {sizes}")
     starts = np.cumsum([0, *sizes]).tolist()
     return tuple(narrow(tensor, dim, start, length)
                  for start, length in zip(starts[:-1], sizes, strict=True))
 
 
 def chunk(input: Any, chunks: int, dim: int = 0) -> Any:
-    return split(input, -(-input.shape[dim] // chunks), dim)
+    if chunks < 1:
+        raise RuntimeError(f"chunk: chunks must be positive, got {chunks}")
+    n = input.shape[dim]
+    return split(input, -(-n // chunks) if n else (0,) * chunks, dim)
 
 
 def tensor_split(input: Any, indices_or_sections: Any, dim: int = 0) -> Any:
@@ -367,6 +384,9 @@ def sum_to_size(input: Any, *size: Any) -> Any:
 
 def as_strided(input: Any, size: Any, stride: Any, storage_offset: int | None = None) -> Any:
     """Elements of the memory of `input` at these strides; written as a copy."""
+    if min(*size, *stride, 0) < 0:
+        raise RuntimeError(f"as_strided: sizes and strides must be at least 0, got {tuple(size)} "
+                           f"and {tuple(stride)}")
     places = np.full((), storage_offset or 0)
     for n, step in zip(size, stride, strict=True):
         places = places[..., None] + np.arange(n) * step

@@ -102,15 +102,14 @@ def class_for(rule: Any) -> type:
                 entry[name] = _as_tensors(value)
         return saved
 
-    @property
     def state(self: Any) -> Any:
         """The states of each parameter that has any, as Tensors in the optimizer's memory."""
         return State({p: State({name: _as_tensors(value)
                                 for name, value in entry.items()})
-                      for p, entry in rule.state.fget(self).items()})
+                      for p, entry in rule.state.__get__(self).items()})
 
     body = {"_checked_group": _checked_group, "_sync_arenas": _sync_arenas,
-            "state_dict": state_dict, "state": state,
+            "state_dict": state_dict, "state": property(state),
             "__module__": "gpuprop.torch.optim", "__doc__": rule.__doc__}
     return type(rule.__name__, (rule,), body)
 
