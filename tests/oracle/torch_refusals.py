@@ -66,7 +66,7 @@ OPS = [
              "Tensor.addbmm_", "Tensor.addmv_", "Tensor.baddbmm_", when=has_float_factors),
     *exclude("a number is cast after the computation", "linspace",
              when=lambda sample: sample.kwargs.get("dtype") is torch.int64),
-    *exclude("a product of bool and number is a number", "addr", when=is_bool),
+    *exclude("a product of bool and number is a number", "addr", "Tensor.addr_", when=is_bool),
     *exclude("a product of bools is a bool", "square", when=is_bool),
     *exclude("a sum over no axis is no sum", "sum_to_size", "Tensor.sum_to_size", when=is_bool),
     *exclude("PyTorch truncates negative powers of integers", "Tensor.__rpow__", when=is_integer),
