@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from gpuprop._core.extras import NAMES as EXTRAS
-from gpuprop.testing._strict import METHODS, Namespace, StrictArray
+from gpuprop.testing._strict import Namespace
+from gpuprop.testing._strict_array import METHODS, StrictArray
 
 ROOT = Path(__file__).parents[1]
 

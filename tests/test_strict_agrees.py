@@ -13,7 +13,7 @@ from counted import HOSTCUDA, operations  # waits and captures are counted with 
 from test_cupy_names import ROOT, uses_in
 
 from gpuprop._core.registry import get_backend
-from gpuprop.testing._strict import METHODS
+from gpuprop.testing._strict_array import METHODS
 
 EXPECTED_ERRORS = (TypeError, ValueError, IndexError, AttributeError, NotImplementedError,
                    OverflowError)

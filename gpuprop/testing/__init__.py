@@ -18,7 +18,8 @@ from gpuprop.testing._checks import (
     no_syncs,
 )
 from gpuprop.testing._conformance import conformance
-from gpuprop.testing._strict import StrictArray, StrictBackend
+from gpuprop.testing._strict import StrictBackend
+from gpuprop.testing._strict_array import StrictArray
 from gpuprop.testing._types import check_half, check_integers, distinct
 from gpuprop.testing.rows import Row, all_rows, floats, integers, pointwise
 
