@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import NoReturn
 
 # (what names match, in whole; what is absent and why; what to write)
@@ -188,6 +189,18 @@ def explained(module: str) -> Callable[[str], NoReturn]:
     """The `__getattr__` of a module whose missing names have reasons."""
 
     def __getattr__(name: str) -> NoReturn:
-        raise missing(f"module {module!r}", name, vars(sys.modules[module]))
+        error = missing(f"module {module!r}", name, vars(sys.modules[module]))
+        if f"{module}.{name}" not in sys.modules and _imports_from(sys._getframe(1)):
+            raise ImportError(str(error), name=module)
+        raise error
 
     return __getattr__
+
+
+def _imports_from(frame: FrameType) -> bool:
+    """True in ``from module import name``, which replaces an AttributeError by its own error."""
+    import opcode
+
+    while frame.f_code.co_name == "__getattr__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_code[frame.f_lasti] == opcode.opmap["IMPORT_FROM"]

@@ -235,5 +235,4 @@ OURS_ONLY = {
 DIFFERENT_FROM_NUMPY = {
     "pad.constant_values": "one of NumPy's **kwargs",
     "take_along_axis.axis": "without a default, as before NumPy 2.3",
-    "stack.dim": "PyTorch's name for axis",
 }

@@ -120,10 +120,20 @@ def test_names():
     assert theirs_functional == set(ours.autograd.functional.__all__)
 
 
-@pytest.mark.parametrize("absent", [lambda: ours.vmap, lambda: ours.func.vmap])
+def import_from_torch():
+    from gpuprop.torch import vmap  # noqa: F401
+
+
+def import_from_func():
+    from gpuprop.torch.func import grad, vmap  # noqa: F401
+
+
+@pytest.mark.parametrize("absent", [lambda: ours.vmap, lambda: ours.func.vmap, import_from_torch,
+                                    import_from_func])
 def test_what_to_write_for_vmap(absent):
     """The whole batch, and the loop that the message names, give vmap's result."""
-    with pytest.raises(AttributeError, match=r"torch\.stack\(\[f\(x\).*per_sample_gradients"):
+    expected_error = ImportError if absent.__name__.startswith("import") else AttributeError
+    with pytest.raises(expected_error, match=r"torch\.stack\(\[f\(x\).*per_sample_gradients"):
         absent()
     batch = np.random.default_rng(0).standard_normal((3, 4))
     f = lambda torch: lambda x: (torch.softmax(x, -1) * x).sum(-1)
