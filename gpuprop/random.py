@@ -267,11 +267,14 @@ class Generator:
             return sample(xp, words).reshape(shape)
         rng_key = taken(functools.partial(self._next_key, stream))
         xp = get_backend("numpy").xp
-        blocks = []
+        drawn: Any = None
         for start in range(0, max(n, 1), max(block, 1)):
             words = philox.words(xp, rng_key, stream, start, min(start + block, n))
-            blocks.append(sample(xp, words))
-        return backend.asarray(xp.concatenate(blocks).reshape(shape))
+            values = sample(xp, words)
+            if drawn is None:  # a shape that no memory holds raises here, not after hours
+                drawn = np.empty(n, values.dtype)
+            drawn[start:start + len(values)] = values
+        return backend.asarray(drawn.reshape(shape))
 
     def _next_key(self, stream: int) -> np.ndarray:
         """The `rng_key` of the next draw on the host."""

@@ -150,6 +150,12 @@ def _listing(error: Exception, caller: str, fn: Callable,
     is_public = fn.__name__ in public or "." in fn.__qualname__  # a method
     if kind is None or not is_plain or not is_public or re.match(rf"{caller}\b", str(error)):
         return None
+    return with_call(error, kind, caller, fn, arguments)
+
+
+def with_call(error: Exception, kind: type[Exception], caller: str, fn: Callable,
+              arguments: Mapping[str, Any]) -> Exception:
+    """An error of a class, with the text of `error` after the call that failed."""
     parameters = _parameters(fn)
     given = ", ".join(f"{name}: {_text(value)}" for name, value in arguments.items()
                       if value is not parameters[name].default)

@@ -24,6 +24,7 @@ from gpuprop.torch import _functions as functions
 from gpuprop.torch import _graph as graph
 from gpuprop.torch import cuda
 from gpuprop.torch._absent import OF_TENSOR, AbsentAttribute
+from gpuprop.torch._failures import explains
 from gpuprop.torch._functions._arguments import default_dtype, listed
 from gpuprop.torch._functions._indices import replaced
 from gpuprop.torch._tensor import (
@@ -56,6 +57,9 @@ IN_PLACE = """abs absolute acos acosh add addbmm addcdiv addcmul addmm addmv add
     reciprocal relu remainder renorm round rsqrt scatter scatter_add scatter_reduce sgn
     sigmoid sign sin sinc sinh sqrt square sub subtract tan tanh tril triu true_divide trunc
     xlogy""".split()
+
+
+CALL_PROGRAMS = {"apply_", "backward", "map_"}  # their errors may be the program's
 
 
 class Methods:
@@ -510,7 +514,7 @@ def _in_place(fn: Callable) -> Callable:
 
 
 def _takes_tensor_first(fn: Any) -> bool:
-    names = fn.__code__.co_varnames[:1]
+    names = getattr(fn, "__wrapped__", fn).__code__.co_varnames[:1]
     return names in (("input",), ("tensor",))
 
 
@@ -523,7 +527,8 @@ for _name in functions.__all__:
         setattr(Words, _name, _value)
 for _name, _value in vars(Methods).items():
     if not _name.startswith("__") or _name in ("__deepcopy__", "__setitem__"):
-        setattr(Words, _name, _value)
+        is_explained = isinstance(_value, FunctionType) and _name not in CALL_PROGRAMS
+        setattr(Words, _name, explains(_value) if is_explained else _value)
 Tensor.__init__ = _init  # type: ignore[method-assign, assignment]
 for _name in IN_PLACE:
     if hasattr(Words, _name):

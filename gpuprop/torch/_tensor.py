@@ -14,6 +14,7 @@ import numpy as np
 from gpuprop._array.indexing import getitem
 from gpuprop._array.methods import _key
 from gpuprop._core import tensor as engine
+from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
@@ -251,6 +252,7 @@ class Words:
 
     def register_hook(self: Any, hook: Callable) -> RemovableHandle:
         """Call `hook` with the gradient of this tensor, a Tensor, when it is complete."""
+        as_callable("register_hook: hook", hook)
         return RemovableHandle(engine.Tensor.register_hook(self, lambda g: hook(as_gradient(g))))
 
     def register_post_accumulate_grad_hook(self: Any, hook: Callable) -> RemovableHandle:

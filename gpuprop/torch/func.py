@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any
 
+from gpuprop._core.checks import as_callable, as_instance
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.func import functional_call
@@ -13,6 +14,7 @@ from gpuprop.torch import _graph
 from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._autograd_functional import _fresh, _grad, jacobian
 from gpuprop.torch._functions import ones_like, zeros_like
+from gpuprop.torch._tensor import Tensor, Words
 
 __all__ = ["functional_call", "grad", "grad_and_value", "hessian", "jacfwd", "jacrev", "jvp",
            "vjp"]
@@ -33,6 +35,9 @@ def _tracks(outputs: list, inputs: list) -> bool:
 
 def _vjp(func: Callable, primals: tuple, has_aux: bool) -> tuple[Any, Callable, Any, list]:
     """(output, function of cotangents, aux, leaves that the function was called with)"""
+    as_callable("func", func)
+    for x in tree_leaves(primals):
+        as_instance("an argument of the function", x, Words, "a Tensor")
     xs = tree_map(_fresh, primals)
     inputs = list(tree_leaves(xs))
     with enable_grad():
@@ -77,6 +82,7 @@ def jvp(func: Callable, primals: tuple, tangents: tuple, *, strict: bool = False
 
 def grad_and_value(func: Callable, argnums: Argnums = 0, has_aux: bool = False) -> Callable:
     """The function that returns (gradient, value), or (gradient, (value, aux))."""
+    as_callable("grad: func", func)
     numbers = argnums if isinstance(argnums, tuple) else (argnums,)
 
     def call(*args: Any, **kwargs: Any) -> tuple:
@@ -111,6 +117,7 @@ def grad(func: Callable, argnums: Argnums = 0, has_aux: bool = False) -> Callabl
 def jacrev(func: Callable, argnums: Argnums = 0, has_aux: bool = False, *,
            chunk_size: int | None = None) -> Callable:
     """The function that returns the Jacobian, by one backward for each element of the output."""
+    as_callable("jacrev: func", func)
 
     def call(*args: Any) -> Any:
         numbers = argnums if isinstance(argnums, tuple) else (argnums,)
@@ -124,8 +131,19 @@ def jacrev(func: Callable, argnums: Argnums = 0, has_aux: bool = False, *,
             return y
 
         inputs = tuple(args[i] for i in positions)
-        given = inputs if isinstance(argnums, tuple) else inputs[0]
-        found = jacobian(of_wanted, given, create_graph=any(x.requires_grad for x in inputs))
+        leaves = tuple(tree_leaves(inputs))
+        create = any(x.requires_grad for x in leaves)
+        if all(isinstance(x, Tensor) for x in inputs):
+            given = inputs if isinstance(argnums, tuple) else inputs[0]
+            found = jacobian(of_wanted, given, create_graph=create)
+        else:  # dicts and lists of Tensors, for one output
+            def of_leaves(*flat: Any) -> Any:
+                new = iter(flat)
+                return of_wanted(*tree_map(lambda _: next(new), inputs))
+
+            rows = iter(jacobian(of_leaves, leaves, create_graph=create))
+            trees = tree_map(lambda _: next(rows), inputs)
+            found = trees if isinstance(argnums, tuple) else trees[0]
         return (found, kept[0]) if has_aux else found
 
     return call

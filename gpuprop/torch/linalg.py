@@ -16,6 +16,7 @@ import numpy as np
 from gpuprop import _array as G
 from gpuprop.distributions import _linalg
 from gpuprop.torch._absent import explained as _explained
+from gpuprop.torch._failures import explain_all
 from gpuprop.torch._functions._arguments import host, new, without_gradient
 from gpuprop.torch._functions._matrices import matrix_power
 from gpuprop.torch._functions._products import cross as _cross
@@ -323,6 +324,9 @@ def matrix_rank(A: Any, *, atol: float | None = None, rtol: float | None = None,
 def cond(A: Any, p: Any = None) -> Any:
     """The condition number; it has no gradient here."""
     return _of_matrices("cond", np.linalg.cond, without_gradient("linalg.cond", A), p)
+
+
+explain_all(globals(), __all__)
 
 if not _TYPE_CHECKING:  # with a __getattr__, type checkers accept every name
     __getattr__ = _explained(__name__)

@@ -99,6 +99,15 @@ def leaves(value):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+@call
+def jacrev_of_dicts(torch):
+    x = torch.tensor(array(3, seed=1))
+    given = {"w": torch.tensor(array(2, 3)), "b": [torch.tensor(array(2))]}
+    first = torch.func.jacrev(lambda p: (p["w"] @ x).exp() + p["b"][0])(given)
+    pair = torch.func.jacrev(lambda p, y: (p["w"] @ y), argnums=(0, 1))(given, x)
+    return first["w"], first["b"][0], pair[0]["w"], pair[0]["b"][0], pair[1]
+
+
 @pytest.mark.parametrize("name", CALLS)
 def test_as_torch(name):
     expected, found = list(leaves(CALLS[name](theirs))), list(leaves(CALLS[name](ours)))

@@ -3,6 +3,7 @@
 Those whose first parameter is `input` are methods of Tensor, too.
 """
 
+from gpuprop.torch._failures import explain_all
 from gpuprop.torch._functions import (
     _creation,
     _elementwise,
@@ -28,6 +29,7 @@ __all__: list[str] = []
 for _module in (_creation, _elementwise, _indices, _matrices, _orders, _products, _random,
                 _reductions, _shapes):
     __all__ += _module.__all__
+explain_all(globals(), __all__)
 
 LAYERS = """
     adaptive_avg_pool1d adaptive_max_pool1d alpha_dropout avg_pool1d batch_norm bilinear

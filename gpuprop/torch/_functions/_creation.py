@@ -92,6 +92,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Any = None) -> Any:
 
 def from_numpy(ndarray: Any) -> Any:
     """A Tensor in the memory of a NumPy array."""
+    if not isinstance(ndarray, np.ndarray):
+        raise TypeError(f"from_numpy: ndarray must be a NumPy array, got "
+                        f"{type(ndarray).__name__}: use torch.tensor")
     return wrap(ndarray)
 
 
@@ -101,17 +104,20 @@ def _filled(make: Callable, size: tuple, dtype: Any, device: Any, requires_grad:
 
 
 def zeros(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
-          requires_grad: bool = False, **_: Any) -> Any:
+          requires_grad: bool = False, layout: Any = None, pin_memory: bool = False,
+          memory_format: Any = None) -> Any:
     return _filled(G.zeros, sizes or (size,), dtype, device, requires_grad)
 
 
 def ones(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
-         requires_grad: bool = False, **_: Any) -> Any:
+         requires_grad: bool = False, layout: Any = None, pin_memory: bool = False,
+         memory_format: Any = None) -> Any:
     return _filled(G.ones, sizes or (size,), dtype, device, requires_grad)
 
 
 def empty(*sizes: Any, size: Any = (), dtype: Any = None, device: Any = None,
-          requires_grad: bool = False, **_: Any) -> Any:
+          requires_grad: bool = False, layout: Any = None, pin_memory: bool = False,
+          memory_format: Any = None) -> Any:
     return _filled(G.empty, sizes or (size,), dtype, device, requires_grad)
 
 

@@ -36,13 +36,15 @@ def _source(generator: Any) -> Any:
 
 
 def randn(*sizes: Any, size: Any = (), generator: Any = None, dtype: Any = None, device: Any = None,
-          requires_grad: bool = False, **_: Any) -> Any:
+          requires_grad: bool = False, layout: Any = None, pin_memory: bool = False,
+          memory_format: Any = None) -> Any:
     array = _source(generator).normal(listed(sizes or (size,)), dtype=dtype or default_dtype())
     return placed(wrap(raw(array)), device, requires_grad)
 
 
 def rand(*sizes: Any, size: Any = (), generator: Any = None, dtype: Any = None, device: Any = None,
-         requires_grad: bool = False, **_: Any) -> Any:
+         requires_grad: bool = False, layout: Any = None, pin_memory: bool = False,
+         memory_format: Any = None) -> Any:
     array = _source(generator).uniform(listed(sizes or (size,)), dtype=dtype or default_dtype())
     return placed(wrap(raw(array)), device, requires_grad)
 

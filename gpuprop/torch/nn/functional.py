@@ -15,7 +15,9 @@ from typing import Any
 import gpuprop.functional as _functional
 from gpuprop.functional import *  # noqa: F403
 from gpuprop.torch._absent import explained as _explained
+from gpuprop.torch._failures import explains
 from gpuprop.torch._results import inner, outer
+from gpuprop.torch._tensor import Words
 from gpuprop.torch.nn._reduction import with_legacy_reduction
 
 __all__ = list(_functional.__all__)
@@ -38,7 +40,10 @@ def _in_place(fn: Any) -> Callable:
     """The function ``name_``, which always writes in place."""
 
     def call(input: Any, *args: Any, **kwargs: Any) -> Any:
-        return input.update_(fn(input, *args, **kwargs))
+        output = fn(input, *args, **kwargs)
+        if not isinstance(input, Words):
+            raise TypeError(f"{fn.__name__}_: input must be a Tensor, got {type(input).__name__}")
+        return input.update_(output)
 
     call.__doc__ = f"In-place version of `{fn.__name__}`."
     return call
@@ -58,6 +63,7 @@ for _name in _functional.__all__:
 def _of_elements(fn: Any) -> Callable:
     """`dropout2d`, which drops single elements of an input with two axes."""
 
+    @explains
     @functools.wraps(fn)
     def call(input: Any, *args: Any, **kwargs: Any) -> Any:
         if input.array.ndim != 2:
