@@ -24,6 +24,7 @@ from gpuprop._capture_state import (
 )
 from gpuprop._core.backend import BackendMismatchError, CaptureError
 from gpuprop._core.checks import as_callable
+from gpuprop._core.dialects import dialects
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
 from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
@@ -167,6 +168,8 @@ class _CapturedStep:
         """The results of a run or a replay of the step, or NOT_CAPTURED."""
         if self.gave_up:
             return NOT_CAPTURED
+        for t in self.tensors if dialects else ():
+            t._reclaim_gradient()  # a replay writes there without running Python code
         state = self._state()
         if state is None or state not in self.seen_states:
             return self._run_eagerly(args, kwargs, state)

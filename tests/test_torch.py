@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gpuprop
+import gpuprop.testing  # registers the backend "strict"
 import gpuprop.torch as torch
 from gpuprop.data._dataset import batch_taker
 from gpuprop.torch.__main__ import modules
@@ -130,3 +131,36 @@ def test_tensor_datasets_are_read_batch_by_batch():
             return 2 * super().__getitem__(index)[1]
 
     assert next(iter(data.DataLoader(Doubled(x, y), 4))).tolist() == [0, 2, 4, 6]
+
+
+def kept_gradients(run, variant):
+    """Losses and kept gradients of a step that `run` may capture."""
+    with gpuprop.use("strict"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            if variant == "scaled":
+                for p in model.parameters():
+                    p.grad.mul_(0.5)
+            optimizer.step()
+            return loss
+
+        run_step, kept = run(step), []
+        for i in range(7):
+            x = torch.tensor(np.sin(np.arange(20.0) + i), dtype=torch.float32).view(5, 4)
+            loss = run_step(x, torch.arange(5) % 3)
+            kept += [loss, model[0].weight.grad, model[2].bias.grad[1:]]
+        return [gpuprop.asnumpy(t) for t in kept]
+
+
+@pytest.mark.parametrize("variant", ["plain", "scaled"])
+@pytest.mark.filterwarnings("error")
+def test_gradients_that_a_program_keeps_stay_when_a_step_is_replayed(variant):
+    captured = kept_gradients(gpuprop.capture, variant)
+    for a, b in zip(captured, kept_gradients(lambda step: step, variant), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -120,6 +120,9 @@ class Tensor(Methods, Variable):
             for backend, device in devices:
                 backend.use_device(device)
 
+    def _reclaim_gradient(self) -> None:
+        """Let what a program keeps of the gradient be a copy: its memory is used again."""
+
     def _check_floating(self) -> None:
         check_floating(self.array)
 

@@ -215,6 +215,9 @@ class Words:
                 base = engine.Parameter if isinstance(self, engine.Parameter) else engine.Tensor
                 base.receive(self, g)
 
+    def _reclaim_gradient(self: Any) -> None:
+        take_back(self)
+
     def _move_to(self: Any, array: Any) -> None:
         """Use another memory, with the same values; Tensors in the old one come along."""
         old = self.array
