@@ -1106,3 +1106,8 @@ def test_pickle_copy_save():
     )
     x = ours.ones(2)
     assert type(pickle.loads(pickle.dumps(x))) is ours.Tensor
+    model = ours.optim.swa_utils.AveragedModel(model)
+    normed = ours.nn.utils.parametrizations.spectral_norm(ours.nn.Linear(3, 2))
+    for m in model, normed:
+        again = pickle.loads(pickle.dumps(m))
+        assert repr(again) == repr(m) and again.state_dict().keys() == m.state_dict().keys()

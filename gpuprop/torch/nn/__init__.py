@@ -23,7 +23,7 @@ for _name in _nn.__all__:
         globals()[_name] = class_for(_value)
         __all__.append(_name)
 
-class_for(utils.parametrize.ParametrizationList)
+ParametrizationList = class_for(utils.parametrize.ParametrizationList)  # for pickles
 
 
 def _ntuple(n: int) -> _Any:

@@ -155,11 +155,11 @@ def takes_reduction(layer: Any) -> bool:
     return "reduction" in getattr(layer.__init__, "__code__", takes_reduction.__code__).co_varnames
 
 
-def class_for(layer: type) -> type:
-    """The class of this dialect for a class of `gpuprop.nn`."""
+def class_for(layer: type, module: str = "gpuprop.torch.nn") -> type:
+    """The class of this dialect for a class of `gpuprop.nn`; pickles look it up in `module`."""
     if layer not in classes:
         body: dict[str, Any] = {"__init__": layer.__init__,  # type: ignore[misc]
-                "__module__": "gpuprop.torch.nn",
+                "__module__": module,
                 "__doc__": layer.__doc__}
         if takes_reduction(layer):
             body["__init__"] = with_legacy_reduction(layer.__init__)  # type: ignore[misc]

@@ -16,4 +16,4 @@ from gpuprop.torch.nn._module import class_for
 __all__ = ["SWALR", "AveragedModel", "get_ema_avg_fn", "get_ema_multi_avg_fn", "get_swa_avg_fn",
            "get_swa_multi_avg_fn", "update_bn"]
 
-AveragedModel = class_for(_swa_utils.AveragedModel)
+AveragedModel = class_for(_swa_utils.AveragedModel, __name__)
