@@ -109,7 +109,7 @@ class Methods:
         return G.tile(self, listed(dims))
 
     def flip(self: Any, *axes: Any, dims: Any = None) -> Any:
-        return G.flip(self, listed(axes) if dims is None else dims)
+        return functions.flip(self, listed(axes) if dims is None else dims)
 
     def polygamma(self: Any, n: int) -> Any:
         return functions.polygamma(n, self)

@@ -13,6 +13,7 @@ import numpy as np
 
 from gpuprop._array.indexing import getitem
 from gpuprop._array.methods import _key
+from gpuprop._array.shape import copy
 from gpuprop._core import tensor as engine
 from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import is_float
@@ -287,6 +288,8 @@ class Words:
             raise RuntimeError("a leaf Variable that requires grad is being used in an in-place "
                                "operation.")
         new = new if new.array.dtype == self.array.dtype else new.to(self.array.dtype)
+        if new.node is None or getattr(new.array, "base", None) is not None:
+            new = copy(new)  # it may be a leaf, or a view: not the same memory
         if others:
             write_with_history(self, new, others)
         else:

@@ -176,15 +176,16 @@ def repeat_interleave(input: Any, repeats: Any, dim: int | None = None, *,
 
 
 def flip(input: Any, dims: Any) -> Any:
-    return G.flip(input, tuple(dims) if isinstance(dims, list | tuple) else dims)
+    """`input` in reverse order along axes, as a copy."""
+    return G.copy(G.flip(input, tuple(dims) if isinstance(dims, list | tuple) else dims))
 
 
 def fliplr(input: Any) -> Any:
-    return G.flip(input, 1)
+    return flip(input, 1)
 
 
 def flipud(input: Any) -> Any:
-    return G.flip(input, 0)
+    return flip(input, 0)
 
 
 def rot90(input: Any, k: int = 1, dims: Any = (0, 1)) -> Any:
@@ -211,7 +212,13 @@ def diag(input: Any, diagonal: int = 0) -> Any:
 
 
 def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    return G.diagonal(input, offset, dim1, dim2)
+    """The diagonal of the first two axes, or of `dim1` and `dim2`, as a view."""
+    t = G.diagonal(input, offset, dim1, dim2)
+    if isinstance(t.array, np.ndarray):  # NumPy's is read-only
+        planes = np.moveaxis(raw(input), (dim1, dim2), (-2, -1))
+        corner = planes[..., max(-offset, 0):, max(offset, 0):]
+        t.array = np.lib.stride_tricks.as_strided(corner, t.array.shape, t.array.strides)
+    return t
 
 
 def trace(input: Any) -> Any:

@@ -11,7 +11,7 @@ from gpuprop.nn import init, utils
 from gpuprop.torch._absent import explained as _explained
 from gpuprop.torch._paths import also_at
 from gpuprop.torch._tensor import Parameter
-from gpuprop.torch.nn import functional, parallel
+from gpuprop.torch.nn import _module, functional, parallel
 from gpuprop.torch.nn._module import Module, class_for
 from gpuprop.torch.nn.parallel import DataParallel
 
@@ -23,7 +23,8 @@ for _name in _nn.__all__:
         globals()[_name] = class_for(_value)
         __all__.append(_name)
 
-ParametrizationList = class_for(utils.parametrize.ParametrizationList)  # for pickles
+_list = utils.parametrize.ParametrizationList
+setattr(_module, _list.__name__, class_for(_list, _module.__name__))  # where pickles find it
 
 
 def _ntuple(n: int) -> _Any:
