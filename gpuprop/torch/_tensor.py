@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuprop._array.arithmetic import where
 from gpuprop._array.indexing import getitem
 from gpuprop._array.methods import _key
 from gpuprop._array.shape import copy
@@ -19,6 +20,7 @@ from gpuprop._core.checks import as_callable
 from gpuprop._core.dtypes import is_float
 from gpuprop._core.graph import extent, raw, written
 from gpuprop._core.mode import is_grad_enabled
+from gpuprop._core.namespace import get_array_module
 from gpuprop._core.placement import on_device_of, place_of
 from gpuprop._core.registry import HOST, backend_of, default_backend, set_default_backend
 from gpuprop._core.warnings import warn
@@ -288,7 +290,9 @@ class Words:
             raise RuntimeError("a leaf Variable that requires grad is being used in an in-place "
                                "operation.")
         new = new if new.array.dtype == self.array.dtype else new.to(self.array.dtype)
-        if new.node is None or getattr(new.array, "base", None) is not None:
+        if not new.requires_grad:  # the old value has a gradient still: 0
+            new = where(get_array_module(new).zeros((), "bool"), self, new)
+        elif new.node is None or getattr(new.array, "base", None) is not None:
             new = copy(new)  # it may be a leaf, or a view: not the same memory
         if others:
             write_with_history(self, new, others)
