@@ -256,6 +256,10 @@ class Words:
                             f"Tensor.cpu() to copy the tensor to host memory first.")
         return backend_of(a).to_numpy(a)
 
+    def __array__(self: Any, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """As `numpy`: in the same memory, if the dtype is the same and no copy is asked for."""
+        return np.array(self.numpy(), dtype, copy=copy)
+
     def register_hook(self: Any, hook: Callable) -> RemovableHandle:
         """Call `hook` with the gradient of this tensor, a Tensor, when it is complete."""
         as_callable("register_hook: hook", hook)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import warnings
@@ -167,6 +168,109 @@ def test_a_tensor_that_cannot_follow_its_parameters_warns():
     parts = [ours.nn.Parameter(flat[:2]), ours.nn.Parameter(flat[2:])]
     with pytest.warns(UserWarning, match="shares memory"):
         ours.optim.SGD(parts, lr=0.1)
+
+
+@program
+def copies_and_views(torch):
+    x = torch.arange(12.0).view(3, 4)
+    x.flip(0).add_(1), x.flip([0, 1]).fill_(7), x.fliplr()[0].mul_(2), x.flipud().zero_()
+    torch.rot90(x).zero_()
+    x.diagonal().add_(10), x.diagonal(1)[0].fill_(-1)
+    x.diagonal(-1, 1, 0)[:] = 5
+    cube = torch.zeros(2, 3, 3)
+    cube.diagonal(0, 1, 2)[1] = 4
+    array = np.asarray(x)
+    array[0, 0] = 99
+    return [x, cube, x.diagonal(9), torch.zeros(0, 3).diagonal()]
+
+
+@program
+def values_written_from_leaves_and_constants(torch):
+    x, w = torch.ones(3, requires_grad=True), torch.full((3,), 2.0, requires_grad=True)
+    h, k, c = x * 1.5, x * 2, x * 3
+    h.copy_(w)
+    k.copy_(w.mean())
+    c.fill_(4)
+    h.mul_(2), k[0].add_(1)
+    ((h + k) * c).sum().backward()
+    return [h, k, c, x, w, x.grad, w.grad, c.requires_grad, c.is_leaf]
+
+
+VIEWS_OF_AXES = "row last every_second narrow sum index_add set_row flip".split()
+NEW = {
+    "t": lambda torch, a, b: a.t() if a.dim() <= 2 else a.transpose(0, 1),
+    "view": lambda torch, a, b: a.reshape(-1) if a.is_contiguous() else a.clone(),
+    "row": lambda torch, a, b: a[0], "last": lambda torch, a, b: a[..., -1],
+    "every_second": lambda torch, a, b: a[::2], "narrow": lambda torch, a, b: a.narrow(0, 0, 1),
+    "detach": lambda torch, a, b: a.detach(), "unsqueeze": lambda torch, a, b: a.unsqueeze(0),
+    "expand": lambda torch, a, b: a.unsqueeze(0).expand(2, *a.shape),
+    "diagonal": lambda torch, a, b: a.diagonal() if a.dim() == 2 else a * 1,
+    "times": lambda torch, a, b: a * b, "plus": lambda torch, a, b: a + b,
+    "sum": lambda torch, a, b: a.sum(0), "where": lambda torch, a, b: torch.where(a > 0, a, b),
+    "exp": lambda torch, a, b: (a * 0.1).exp(), "clone": lambda torch, a, b: a.clone(),
+    "flip": lambda torch, a, b: a.flip(0),
+    "index_add": lambda torch, a, b: a.index_add(0, torch.tensor([0]), a[:1]),
+}
+WRITES = {
+    "mul_": lambda a, b, n: a.mul_(1 + n), "add_": lambda a, b, n: a.add_(n),
+    "mul_by_": lambda a, b, n: a.mul_(b), "relu_": lambda a, b, n: a.relu_(),
+    "set_row": lambda a, b, n: a.__setitem__(0, n), "fill_": lambda a, b, n: a.fill_(n),
+    "zero_": lambda a, b, n: a.zero_(), "copy_": lambda a, b, n: a.copy_(b),
+    "masked_fill_": lambda a, b, n: a.masked_fill_(a > 0.5, n),
+    "add_no_grad": lambda a, b, n: a.add_(n),
+    "backward": lambda a, b, n: a.requires_grad and (a * a).sum().backward(retain_graph=True),
+}
+STEPS = [*NEW, *WRITES]
+
+
+def random_program(seed):
+    """A function of torch: views of a tensor, values computed from them, and writes into both."""
+    rng = np.random.default_rng(seed)
+    steps = [(rng.choice(STEPS), *rng.integers(9, size=2), rng.random()) for _ in range(8)]
+
+    def run(torch):
+        x = torch.tensor(rng_values(seed), requires_grad=True)
+        tensors = [x, x * 1.5]
+        for step, i, j, number in steps:
+            a, b = tensors[i % len(tensors)], tensors[j % len(tensors)]
+            new = done(torch, step, a, b if a.shape == b.shape else b.mean(), number)
+            tensors += [] if new is None else [new]
+        sum((i + 1) * (t ** 2).sum() for i, t in enumerate(tensors)).backward()
+        return [*tensors, x.grad]
+
+    return run
+
+
+def rng_values(seed):
+    return np.random.default_rng(seed).standard_normal((3, 4))
+
+
+def done(torch, step, a, b, number):
+    """The new tensor of a step of a random program, or None if it writes."""
+    if not a.dim() and step in VIEWS_OF_AXES:
+        return a * 1
+    if step in WRITES:
+        with torch.no_grad() if step == "add_no_grad" else contextlib.nullcontext():
+            WRITES[step](a, b, number)
+        return None
+    return NEW[step](torch, a, b)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs(seed):
+    """Where both libraries give a result it is the same; gpuprop may refuse more or fewer."""
+    count = 0
+    for i in range(20):
+        run = random_program([seed, i])
+        try:
+            expected = run(theirs)
+        except RuntimeError:
+            continue
+        with contextlib.suppress(RuntimeError):
+            found = run(ours)
+            assert_agree(found, expected, f"{seed}, {i}: ")
+            count += 1
+    assert count
 
 
 # ---- functions of programs -----------------------------------------------------------------------
