@@ -12,7 +12,7 @@ def set_num_threads(n: int) -> None:
     The results have the same bits with every number, except where BLAS itself adds in another
     order.  The default is the number of processors that the process may use, at most 8:
     OMP_NUM_THREADS, the affinity and the control group limit it.  Raises ValueError if `n` is not
-    positive.
+    positive, or no 32-bit integer, as BLAS takes.
 
     >>> import gpuprop
     >>> n = gpuprop.get_num_threads()
@@ -21,7 +21,10 @@ def set_num_threads(n: int) -> None:
     1
     >>> gpuprop.set_num_threads(n)
     """
-    threads.set_num_threads(as_integer("set_num_threads: n", n, 1))
+    n = as_integer("set_num_threads: n", n, 1)
+    if n >= 2**31:
+        raise ValueError(f"set_num_threads: n must be below 2**31, got {n}")
+    threads.set_num_threads(n)
 
 
 def get_num_threads() -> int:

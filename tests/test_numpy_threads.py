@@ -108,7 +108,7 @@ def test_calls_from_several_threads():
 # ---- the number of threads ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [0, -1, 1.5, True, None, "2"])
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, None, "2", 2**31, 10**30])
 def test_wrong_numbers(n):
     with pytest.raises((TypeError, ValueError), match="set_num_threads: n"):
         gp.set_num_threads(n)

@@ -103,19 +103,9 @@ def test_functions(name, row):
 
 T = gpuprop.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 A = T.numpy()
-P = np.full((2, 3), 0.25, "float32")  # probabilities
 LABELS = np.array([0, 1])
-BOXES = np.array([[0.0, 0, 1, 1], [0, 0, 2, 3]], "float32")
-SCORES = np.array([0.5, 0.75], "float32")
-IMAGES = np.ones((1, 2, 4, 4), "float32")
-ROIS = np.array([[0.0, 0, 0, 2, 2]], "float32")
 WITHOUT_ROWS = {  # valid calls of the functions that no row calls
     "alibi_slopes": (F.alibi_slopes, {"num_heads": 2}),
-    **{name: (getattr(F, name), {"input": np.ones((1, 2, 3)), "p": 0.5, "training": True,
-                                 "inplace": False, "rng": None})
-       for name in ("alpha_dropout", "dropout1d", "feature_alpha_dropout")},
-    "dropout2d": (F.dropout2d, {"input": np.ones((1, 2, 3, 3)), "p": 0.5, "training": True}),
-    "dropout3d": (F.dropout3d, {"input": np.ones((1, 2, 3, 3, 3)), "p": 0.5, "training": True}),
     "arange": (gpuprop.arange, {"start": 1, "stop": 5, "step": 2, "dtype": "int64",
                                 "device": None}),
     "linspace": (gpuprop.linspace, {"start": 0, "stop": 1, "num": 3, "dtype": "float32",
@@ -146,43 +136,15 @@ WITHOUT_ROWS = {  # valid calls of the functions that no row calls
     "set_default_backend": (gpuprop.set_default_backend, {"name": "numpy", "device": None}),
     "use": (lambda name, device: gpuprop.use(name, device=device),
             {"name": "numpy", "device": None}),
+    "set_num_threads": (gpuprop.set_num_threads, {"n": gpuprop.get_num_threads()}),
     "verify": (gpuprop.verify, {"make_run": lambda: None, "steps": 1, "seed": 0}),
-    "box_area": (F.box_area, {"boxes": BOXES}),
-    "box_convert": (F.box_convert, {"boxes": BOXES, "in_fmt": "xyxy", "out_fmt": "cxcywh"}),
-    **{name: (getattr(F, name), {"boxes1": BOXES, "boxes2": BOXES})
-       for name in ("box_iou", "generalized_box_iou")},
-    "clip_boxes_to_image": (F.clip_boxes_to_image, {"boxes": BOXES, "size": (2, 2)}),
     "anchor_boxes": (F.anchor_boxes, {"image_size": (8, 8), "grid_size": (2, 2),
                                       "sizes": (4.0,), "aspect_ratios": (1.0,)}),
-    "nms": (F.nms, {"boxes": BOXES, "scores": SCORES, "iou_threshold": 0.5}),
-    "batched_nms": (F.batched_nms, {"boxes": BOXES, "scores": SCORES,
-                                    "idxs": np.array([0, 1]), "iou_threshold": 0.5}),
-    "roi_align": (F.roi_align, {"input": IMAGES, "boxes": ROIS, "output_size": 2,
-                                "spatial_scale": 1.0, "sampling_ratio": 2, "aligned": True}),
-    "roi_pool": (F.roi_pool, {"input": IMAGES, "boxes": ROIS, "output_size": 2,
-                              "spatial_scale": 1.0}),
-    **{name: (getattr(F, name), {"input": IMAGES, "size": None, "scale_factor": 2})
-       for name in ("upsample_nearest", "upsample_bilinear")},
-    **{name: (getattr(F, name), {"embedding": A, "weight": A, "labels": LABELS, "scale": 64.0,
-                                 "margin": 0.5})
-       for name in ("arcface_logits", "cosface_logits")},
-    "dice_loss": (F.dice_loss, {"input": P, "target": P, "smooth": 1.0, "reduction": "mean"}),
-    "tversky_loss": (F.tversky_loss, {"input": P, "target": P, "alpha": 0.5, "beta": 0.5,
-                                      "smooth": 1.0, "reduction": "mean"}),
-    "sigmoid_focal_loss": (F.sigmoid_focal_loss, {"inputs": A, "targets": P, "alpha": 0.25,
-                                                  "gamma": 2.0, "reduction": "none"}),
-    "info_nce_loss": (F.info_nce_loss, {"query": A, "key": A, "temperature": 0.1,
-                                        "reduction": "mean"}),
-    "nt_xent_loss": (F.nt_xent_loss, {"first": A, "second": A, "temperature": 0.5,
-                                      "reduction": "mean"}),
-    "lovasz_hinge_loss": (F.lovasz_hinge_loss, {"logits": A, "labels": P > 0.5,
-                                                "reduction": "mean"}),
-    "lovasz_softmax_loss": (F.lovasz_softmax_loss, {"probabilities": P[..., None],
-                                                    "labels": np.zeros((2, 1), "int64")}),
     "clip_grad_norm_": (utils.clip_grad_norm_, {
         "parameters": [T], "max_norm": 1.0, "norm_type": 2.0, "error_if_nonfinite": False}),
 }
-NO_ARGUMENTS = {"backends", "generic", "is_grad_enabled", "no_sync", "show_config"}
+NO_ARGUMENTS = {"backends", "generic", "get_num_threads", "is_grad_enabled", "no_sync",
+                "show_config"}
 DECORATORS = {"enable_grad", "kernel", "no_grad", "op", "pointwise"}  # tests of their own
 WRITES = {"save"}
 
