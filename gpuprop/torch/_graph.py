@@ -24,7 +24,7 @@ from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.torch._memory import others_in_memory
 from gpuprop.torch._results import Inner, as_class, inner
-from gpuprop.torch._tensor import Tensor, Words, as_torch, changed_in_place, wrap
+from gpuprop.torch._tensor import WRITTEN, Tensor, Words, as_torch, changed_in_place, wrap
 
 
 def grad(outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None,
@@ -200,6 +200,10 @@ def _run_again(nodes: list[Node], inputs: dict[int, Any], goes_through: bool) ->
             if not goes_through:
                 continue
         again = getattr(node, "again", None)
+        if again is WRITTEN:
+            raise RuntimeError(f"create_graph=True: the result of {node.name} was written in place "
+                               f"without a gradient, so it cannot be computed again: write into a "
+                               f"copy, t.clone()")
         if again is None:
             raise RuntimeError(f"create_graph=True: {node.name} was computed from Tensors of "
                                f"gpuprop, not of gpuprop.torch, or between devices, and cannot be "

@@ -105,6 +105,11 @@ def others_in_memory(t: Any) -> list[Any]:
             if other is not t and _owner(other.array) is owner]
 
 
+def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """True if two ranges of addresses have one in common."""
+    return one[0] < other[1] and other[0] < one[1]
+
+
 def is_self_overlapping(array: Any) -> bool:
     """True if several elements are at one address, as after `expand`."""
     return array.size > 0 and any(
@@ -166,7 +171,7 @@ def follow(moved: Any, old: Any) -> list[Any]:
     flat = moved.array.reshape(-1)
     for t in tensors:
         start, stop = extent(t.array)
-        if stop <= first or start >= end or start == stop:
+        if not overlap((start, stop), (first, end)):
             continue
         is_inside = first <= start and stop <= end and t.array.dtype == flat.dtype
         if is_inside and old.flags.c_contiguous and min(t.array.strides, default=0) >= 0:

@@ -30,6 +30,7 @@ from gpuprop.torch._memory import (
     is_self_overlapping,
     leave,
     others_in_memory,
+    overlap,
     take_history,
     views_of,
     write_with_history,
@@ -112,8 +113,18 @@ def _device(place: str) -> device:
     return device(f"cuda:{index or 0}" if name == "cupy" else name)
 
 
+WRITTEN = "written"  # the `again` of a node whose output was written without a gradient
+
+
 def changed_in_place(t: Any) -> None:
-    """Report a write to the memory of a Tensor."""
+    """Report a write to the memory of a Tensor.
+
+    Results of ops that the memory holds cannot be computed again: see `Node.again`.
+    """
+    where_written = extent(t.array)
+    for other in (t, *others_in_memory(t)):
+        if other.node is not None and overlap(extent(other.array), where_written):
+            other.node.again = WRITTEN
     leaf = t if isinstance(t, engine.Parameter) else views_of(t).leaf()
     if leaf is None:
         written(extent(t.array))

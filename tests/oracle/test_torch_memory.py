@@ -563,3 +563,22 @@ def indices_in_lists_and_masks_of_bytes(torch):
     y = torch.zeros(2, requires_grad=True) * 1
     y[0] = torch.ones(1, requires_grad=True)
     return [*found, x, y]
+
+
+@pytest.mark.parametrize("write", [lambda h: h.add_(1), lambda h: h.data[0].mul_(2),
+                                   lambda h: h.detach().fill_(3), lambda h: h[1:].zero_()])
+def test_a_value_that_was_written_is_not_computed_again(write):
+    """With create_graph, ops run again; the written value would be the old one."""
+    gradients = []
+    for torch in theirs, ours:
+        x = torch.ones(3, requires_grad=True)
+        h = x * 1.5
+        with torch.no_grad():
+            write(h)
+        loss = (h * h).sum()
+        gradients.append(torch.autograd.grad(loss, x, retain_graph=True)[0].tolist())
+        if torch is ours:
+            with pytest.raises(RuntimeError, match="multiply was written in place"):
+                torch.autograd.grad(loss, x, create_graph=True)
+            assert torch.autograd.grad(loss, h, create_graph=True)[0].tolist() == (2 * h).tolist()
+    assert gradients[0] == gradients[1]
