@@ -4,6 +4,7 @@ Both libraries read the same files, tests/oracle/programs/*.py.  A program impor
 ``main()``, which returns its results.
 """
 
+import os
 import runpy
 import subprocess
 import sys
@@ -100,3 +101,18 @@ def test_processes_that_a_program_starts(tmp_path, method):
     done = subprocess.run([sys.executable, "-m", "gpuprop.torch", str(tmp_path / "train.py")],
                           capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120)
     assert done.stdout.split() == ["gpuprop.torch", "True", "gpuprop.torch", "gpuprop.torch.nn"]
+
+
+def test_a_package_that_imports_torch_itself(tmp_path):
+    """The writer for TensorBoard is found when all modules have their names."""
+    (tmp_path / "tensorboardX.py").write_text(
+        "import torch\nclass SummaryWriter:\n    knows = torch.Tensor.__module__\n")
+    (tmp_path / "train.py").write_text(
+        "import subprocess, sys\nfrom torch.utils.tensorboard import SummaryWriter\n"
+        "print(SummaryWriter.knows, flush=True)\n"
+        "if len(sys.argv) == 1:\n    subprocess.run([sys.executable, __file__, 'again'])")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run([sys.executable, "-m", "gpuprop.torch", str(tmp_path / "train.py")],
+                          capture_output=True, text=True, check=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": path})
+    assert done.stdout.split() == ["gpuprop.torch._tensor"] * 2

@@ -1098,6 +1098,24 @@ def test_the_numpy_dialect_beside_it():
     assert isinstance(layer.weight.grad, np.ndarray)
 
 
+def test_a_whole_transformer_by_its_listed_classes(tmp_path):
+    for torch in theirs, ours:
+        modules = torch.nn.modules
+        classes = [modules.activation.MultiheadAttention, modules.container.ModuleList,
+                   modules.dropout.Dropout, modules.linear.Linear, modules.normalization.LayerNorm,
+                   modules.linear.NonDynamicallyQuantizableLinear, torch.nn.functional.relu,
+                   modules.transformer.TransformerEncoder,
+                   modules.transformer.TransformerEncoderLayer]
+        model = torch.nn.TransformerEncoder(
+            torch.nn.TransformerEncoderLayer(4, 2, 3), 1, enable_nested_tensor=False)
+        torch.save(model, tmp_path / "model.pt")
+        with torch.serialization.safe_globals(classes):
+            again = torch.load(tmp_path / "model.pt")
+        assert isinstance(again.layers[0].self_attn.out_proj,
+                          modules.linear.NonDynamicallyQuantizableLinear)
+        assert torch.equal(again.layers[0].linear1.weight, model.layers[0].linear1.weight)
+
+
 def test_pickle_copy_save():
     model = ours.nn.Sequential(ours.nn.Linear(3, 2))
     again = pickle.load(io.BytesIO(pickle.dumps(model)))

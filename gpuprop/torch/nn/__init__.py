@@ -26,6 +26,9 @@ for _name in _nn.__all__:
 _list = utils.parametrize.ParametrizationList
 setattr(_module, _list.__name__, class_for(_list, _module.__name__))  # where pickles find it
 
+# the class of MultiheadAttention.out_proj in PyTorch: programs that load whole models list it
+NonDynamicallyQuantizableLinear = globals()["Linear"]
+
 
 def _ntuple(n: int) -> _Any:
     """A function that repeats a number n times and makes a tuple of anything else."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-try:
-    from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
-except ImportError as _error:
-    _reason = _error
-
-    class SummaryWriter:  # type: ignore[no-redef]
-        """Raises ImportError: tensorboardX is not installed."""
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise ImportError("torch.utils.tensorboard needs tensorboardX: "
-                              "pip install tensorboardX") from _reason
+__all__ = ["SummaryWriter"]  # noqa: F822  # __getattr__ makes it
 
 
-__all__ = ["SummaryWriter"]
+def __getattr__(name: str) -> Any:
+    """Import the writer at its first use, since tensorboardX imports torch itself."""
+    if name == "SummaryWriter":
+        return globals().setdefault(name, _writer())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+    except ImportError as error:
+        reason = error
+
+        class SummaryWriter:  # type: ignore[no-redef]
+            """Raises ImportError: tensorboardX is not installed."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                raise ImportError("torch.utils.tensorboard needs tensorboardX: "
+                                  "pip install tensorboardX") from reason
+
+    return SummaryWriter
