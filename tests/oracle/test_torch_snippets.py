@@ -989,6 +989,31 @@ def test_tensors_as_integers(call):
     assert found[0] == found[1]
 
 
+@program
+def the_dicts_of_a_module(torch):
+    """Programs walk through them, and replace layers and parameters by them."""
+    nn = torch.nn
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.ReLU())
+    net.add_module("last", nn.Linear(3, 2, bias=False))
+    names = [[*net._modules], [*net[0]._parameters], [*net[1]._buffers], [*net._parameters]]
+    assert names == [["0", "1", "2", "last"], ["weight", "bias"],
+                     ["running_mean", "running_var", "num_batches_tracked"], []]
+    net._modules["2"] = nn.Tanh()
+    net._modules["last"]._parameters["weight"] = nn.Parameter(torch.ones(2, 3))
+    assert isinstance(net[2], nn.Tanh) and "5" not in net._modules and len(net._modules) == 4
+    del net[0]._parameters["bias"]
+    net[0].bias = 0.0
+    assert [*net[0]._parameters] == ["weight"] and "weight" in net[0]._parameters
+    net[0].bias = None
+    filled(net)
+    x = torch.tensor(array(4, 3))
+    for layer in dict(net._modules.items()).values():
+        x = layer(x)
+    with torch.no_grad():
+        net[1]._buffers["running_mean"] += 1
+    return [x, *net[1]._buffers.values(), *net.state_dict().values()]
+
+
 def test_lists_of_longer_tensors_are_refused():
     for torch in theirs, ours:
         with pytest.raises(ValueError, match="one element"):

@@ -7,12 +7,13 @@ Each class is made once more as a subclass, since programs ask `isinstance(m, nn
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, ItemsView, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
-from gpuprop.nn._module import walk
-from gpuprop.nn._state import saved
+from gpuprop.nn._module import child_modules, named_tensors, walk
+from gpuprop.nn._state import is_buffer, is_parameter, saved
 from gpuprop.torch._methods import TYPES
 from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
 from gpuprop.torch._tensor import device as device_named
@@ -41,8 +42,45 @@ class _Adopting(type):
         return module
 
 
+class _Entries(MutableMapping):
+    """The modules, parameters or buffers of one module by name, through which they are replaced."""
+
+    def __init__(self, module: Any, find: Callable[[Any], Iterable[tuple[str, Any]]]) -> None:
+        self._module, self._find = module, find
+
+    def items(self) -> ItemsView:
+        return dict(self._find(self._module)).items()
+
+    def __getitem__(self, name: str) -> Any:
+        return dict(self.items())[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self._module, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        if name not in self:
+            raise KeyError(name)
+        delattr(self._module, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict(self.items()))
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def __repr__(self) -> str:
+        return repr(dict(self.items()))
+
+
 class Module(nn.Module, metaclass=_Adopting):
     """Base class of all layers and models of this dialect."""
+
+    # PyTorch's dicts, which programs read and write to replace layers
+    _modules = property(lambda self: _Entries(self, child_modules))
+    _parameters = property(lambda self: _Entries(self, functools.partial(
+        named_tensors, predicate=is_parameter, recurse=False)))
+    _buffers = property(lambda self: _Entries(self, functools.partial(
+        named_tensors, predicate=is_buffer, recurse=False)))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
