@@ -28,6 +28,7 @@ setattr(_module, _list.__name__, class_for(_list, _module.__name__))  # where pi
 
 # the class of MultiheadAttention.out_proj in PyTorch: programs that load whole models list it
 NonDynamicallyQuantizableLinear = globals()["Linear"]
+__all__ += ["NonDynamicallyQuantizableLinear"]
 
 
 def _ntuple(n: int) -> _Any:
