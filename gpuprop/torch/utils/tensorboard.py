@@ -10,7 +10,7 @@ __all__ = ["SummaryWriter"]  # noqa: F822  # __getattr__ makes it
 def __getattr__(name: str) -> Any:
     """Import the writer at its first use, since tensorboardX imports torch itself."""
     if name == "SummaryWriter":
-        return globals().setdefault(name, _writer())
+        return _writer()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
