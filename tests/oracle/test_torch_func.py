@@ -108,6 +108,7 @@ def jacrev_of_dicts(torch):
     return first["w"], first["b"][0], pair[0]["w"], pair[0]["b"][0], pair[1]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # of PyTorch's own modules, as it loads them
 @pytest.mark.parametrize("name", CALLS)
 def test_as_torch(name):
     expected, found = list(leaves(CALLS[name](theirs))), list(leaves(CALLS[name](ours)))
