@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from gpuprop._core.dtypes import largest
+from gpuprop._core.dtypes import is_float, largest
 from gpuprop._core.ops import op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
@@ -90,19 +90,19 @@ def sign(xp, x: Array):
 @op(half="exact")
 def floor(xp, x: Array):
     """The largest integer <= x; the gradient is 0."""
-    return xp.floor(x), (xp.zeros_like,)
+    return xp.floor(x) if is_float(x.dtype) else xp.copy(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def ceil(xp, x: Array):
     """The smallest integer >= x; the gradient is 0."""
-    return xp.ceil(x), (xp.zeros_like,)
+    return xp.ceil(x) if is_float(x.dtype) else xp.copy(x), (xp.zeros_like,)
 
 
 @op(half="exact")
 def trunc(xp, x: Array):
     """`x` rounded towards zero; the gradient is 0."""
-    return xp.trunc(x), (xp.zeros_like,)
+    return xp.trunc(x) if is_float(x.dtype) else xp.copy(x), (xp.zeros_like,)
 
 
 @op(half="exact", integers="float64")
