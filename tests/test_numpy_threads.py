@@ -12,7 +12,7 @@ import pytest
 
 import gpuprop as gp
 import gpuprop.functional as F
-from gpuprop_numpy import convolution, threads
+from gpuprop_numpy import convolution, pooling, threads
 
 
 @pytest.fixture(autouse=True)
@@ -265,3 +265,29 @@ def test_half_types_and_errors_are_those_of_the_definition(small_tasks, rng):
         F.conv2d(x, rng.standard_normal((6, 4, 10, 3)))
     with pytest.raises(TypeError, match=r"conv2d.*float32"):
         F.conv2d(x.astype("float32"), w)
+
+
+# ---- pooling -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1},
+    {"kernel_size": (2, 3), "stride": 1, "dilation": (1, 2)},
+    {"kernel_size": 3, "stride": 2, "ceil_mode": True}], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_max_pool_of_parts_of_a_batch(options, dtype, monkeypatch, rng):
+    monkeypatch.setattr(pooling, "PER_TASK", 500)
+    x = np.round(rng.standard_normal((11, 3, 9, 8)) * 4)  # with ties
+    x[3, 1, :4, :4] = np.nan
+    x[5] = -np.inf
+    got = convolution_results(F.max_pool2d, x, dtype=dtype, **options)
+    monkeypatch.setattr(pooling, "PER_TASK", 1 << 30)
+    want = convolution_results(F.max_pool2d, x, dtype=dtype, **options)
+    for g, e in zip(got, want, strict=True):
+        assert g.dtype == e.dtype
+        np.testing.assert_array_equal(g.astype("float64"), e.astype("float64"))
+
+
+def test_max_pool_of_an_empty_batch():
+    x = gp.zeros((0, 3, 8, 8))
+    assert F.max_pool2d(x, 2).shape == (0, 3, 4, 4)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Backend, Namespace, is_half
-from gpuprop_numpy import activation, convolution, normalization, special
+from gpuprop_numpy import activation, convolution, normalization, pooling, special
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 
@@ -163,6 +163,7 @@ class NumpyBackend(Backend):
         "gpuprop.functional:conv": convolution.conv,
         "gpuprop.functional:conv_transpose": convolution.conv_transpose,
         "gpuprop.functional:gelu": activation.gelu,
+        "gpuprop.functional:max_pool": pooling.max_pool,
         "gpuprop.functional:standardize": normalization.standardize,
     }
 
