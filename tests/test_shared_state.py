@@ -131,6 +131,7 @@ SAFE = {
     "gpuprop_numpy.convolution.column_reader.targets": "each task makes its own",
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.forward.y": "each task writes its own images",
+    "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.threads.in_threads.remaining": "pop() of a list gives an item to one thread",
     "gpuprop_numpy.threads.in_threads.results": "each task writes its own item",
     "gpuprop_numpy.threads._blas": CACHE,
