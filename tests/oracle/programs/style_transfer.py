@@ -89,9 +89,9 @@ def main():
     input_img.requires_grad_(True)
     model.eval()
     model.requires_grad_(False)
-    optimizer = optim.LBFGS([input_img], lr=0.5)
+    optimizer = optim.LBFGS([input_img], lr=0.5, max_iter=10)
     run, history = [0], []
-    while run[0] <= 20:
+    while run[0] < 20:
 
         def closure():
             with torch.no_grad():
