@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -70,6 +71,61 @@ def test_the_exception_of_a_task_is_raised_and_no_others_begin():
     assert len(begun) < 100
     assert blas_threads() in (None, 3)
     assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
+
+
+def test_an_interrupted_caller_waits_for_the_tasks_that_have_begun():
+    """A task that goes on would write into arrays that the program uses."""
+    main, ended = threading.get_ident(), []
+    barrier = threading.Barrier(2)
+
+    def work(_):
+        barrier.wait(10)
+        if threading.get_ident() != main:
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGINT)  # while the caller waits
+            time.sleep(0.1)
+            ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.in_threads(work, range(2))
+    assert ended == [True]
+    assert threads.in_threads(str, range(2)) == ["0", "1"] and blas_threads() in (None, 3)
+
+
+def test_the_caller_works_alone_if_no_thread_can_start(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    threads._pool.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
+    assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
+
+
+AFTER_THE_MAIN_THREAD = """
+import atexit, sys, threading
+from gpuprop_numpy import threads
+
+threads.set_num_threads(3)
+if sys.argv[1] == "used":
+    threads.in_threads(str, range(3))
+
+def work():
+    threading.main_thread().join()
+    print(threads.in_threads(str, range(3)))
+
+atexit.register(lambda: print(threads.in_threads(str, range(3))))
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("before", ["used", "unused"])
+def test_threads_that_go_on_when_the_main_thread_has_ended(before):
+    """Python's pools of threads take no jobs then."""
+    child = subprocess.run([sys.executable, "-c", AFTER_THE_MAIN_THREAD, before],
+                           capture_output=True, text=True, timeout=60)
+    assert child.stdout == "['0', '1', '2']\n" * 2, child.stderr
 
 
 def test_tasks_of_tasks_run_in_their_thread():

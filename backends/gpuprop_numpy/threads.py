@@ -133,9 +133,46 @@ _worker = _Worker()
 
 @functools.cache
 def _pool() -> Any:
-    from concurrent.futures import ThreadPoolExecutor  # imports logging, which few programs need
-
+    """The threads; None if the main thread has ended, since Python then makes no pool."""
+    try:
+        from concurrent.futures import ThreadPoolExecutor  # imports logging: few programs need it
+    except RuntimeError:
+        return None
     return ThreadPoolExecutor(os.cpu_count(), "gpuprop")
+
+
+def _begin(run: Callable[[], None], n: int, jobs: list) -> None:
+    """Run a function in up to n threads, each in a copy of this context, and append the jobs.
+
+    Some of them never run if the system starts no more threads, and all if the main thread has
+    ended: the other threads of a program may go on, and then do their work alone.
+    """
+    pool = _pool()
+    if pool is None:
+        return
+    from concurrent.futures import Future
+
+    def go(job: Future, context: contextvars.Context) -> None:
+        if job.set_running_or_notify_cancel():
+            try:
+                job.set_result(context.run(run))
+            except BaseException as error:
+                job.set_exception(error)
+
+    with contextlib.suppress(RuntimeError):
+        for _ in range(n):
+            # The pool's own job is lost if it cannot start a thread; a busy one may still run it.
+            jobs.append(Future())
+            pool.submit(go, jobs[-1], contextvars.copy_context())
+
+
+def _errors(jobs: list) -> list:
+    """The exceptions of the jobs that have begun, when they have ended; the others never begin."""
+    try:
+        return [job.exception() for job in jobs if not job.cancel()]
+    except BaseException:  # KeyboardInterrupt: a job that goes on would write into arrays
+        _errors(jobs)
+        raise
 
 
 def _after_fork() -> None:
@@ -179,11 +216,12 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
             _worker.is_busy = False
 
     with _one_blas_thread():
-        jobs = [_pool().submit(contextvars.copy_context().run, run) for _ in range(n - 1)]
+        jobs: list[Any] = []
         try:
+            _begin(run, n - 1, jobs)
             run()
         finally:
-            errors = [job.exception() for job in jobs if not job.cancel()]
+            errors = _errors(jobs)
     for error in errors:
         if error is not None:
             raise error
