@@ -80,7 +80,10 @@ def checks_options(fn: Any = None, **limits: Any) -> Any:
         found, checks = signature()
         try:
             bound = found.bind(*args, **kwargs)
-        except TypeError:
+        except TypeError as error:
+            if is_constructor and args:  # Python's own error names the class that has the code
+                name = f"{type(args[0]).__name__}.__init__()"
+                raise TypeError(f"{name} {error}") from None
             return fn(*args, **kwargs)  # raises, and names the function
         caller = type(args[0]).__name__ if is_constructor else fn.__name__
         check_options(caller, bound.arguments, checks)

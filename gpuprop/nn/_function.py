@@ -65,8 +65,12 @@ class Function(Module):
                 annotations = f"{fields[name]} {parameter.annotation}"
                 takes_arrays[name] = ARRAY.search(annotations) is not None
         cls._function_options = takes_arrays
-        variables = vars(sys.modules[cls.__module__])
-        cls._option_checks = option_checks(fields, cls._limits, variables, takes_arrays=True)
+        cls._option_checks = {}
+        for name, annotation in fields.items():  # names a class that its own module has imported
+            declaring = next(b for b in cls.__mro__ if name in inspect.get_annotations(b))
+            variables = vars(sys.modules[declaring.__module__])
+            cls._option_checks |= option_checks({name: annotation}, cls._limits, variables,
+                                                takes_arrays=True)
         try:
             cls.__signature__ = inspect.Signature(options)
         except ValueError as error:  # an option with a default before one without

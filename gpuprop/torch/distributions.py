@@ -16,6 +16,7 @@ import gpuprop.distributions as _distributions
 from gpuprop.distributions import biject_to, constraints, register_kl, transform_to, transforms
 from gpuprop.distributions.transforms import *  # noqa: F403
 from gpuprop.torch._absent import explained as _explained
+from gpuprop.torch._constructors import ConstructorSignature as _ConstructorSignature
 from gpuprop.torch._functions._arguments import default_dtype
 from gpuprop.torch._functions._creation import tensor
 from gpuprop.torch._tensor import Size, as_torch
@@ -26,6 +27,8 @@ __all__ = ["biject_to", "constraints", "kl_divergence", "register_kl", "transfor
 
 class _Converting(type):
     """Parameters are converted when the constructor is done."""
+
+    __signature__ = _ConstructorSignature()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if default_dtype() != "float32":

@@ -14,6 +14,7 @@ import gpuprop.nn as nn
 from gpuprop._core.tensor import Tensor as Plain
 from gpuprop.nn._module import child_modules, named_tensors, walk
 from gpuprop.nn._state import is_buffer, is_parameter, saved
+from gpuprop.torch._constructors import ConstructorSignature
 from gpuprop.torch._methods import TYPES
 from gpuprop.torch._tensor import RemovableHandle, as_gradient, as_torch
 from gpuprop.torch._tensor import device as device_named
@@ -35,6 +36,8 @@ def adopt(module: Any) -> None:
 
 class _Adopting(type):
     """Modules are adopted when their constructor is done."""
+
+    __signature__ = ConstructorSignature()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         module = super().__call__(*args, **kwargs)
