@@ -52,6 +52,10 @@ class _Converting(type):
         return type.__instancecheck__(cls, value) or (
             cls.__name__ == "Distribution" and isinstance(value, _distributions.Distribution))
 
+    def __subclasscheck__(cls, other: type) -> bool:
+        return type.__subclasscheck__(cls, other) or (
+            cls.__name__ == "Distribution" and issubclass(other, _distributions.Distribution))
+
 
 def _result(name: str) -> Any:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +65,7 @@ def _result(name: str) -> Any:
     return method
 
 
-def _value(name: str) -> Any:
+def _property(name: str) -> Any:
     return property(lambda self: as_torch(getattr(super(self._words, self), name)))
 
 
@@ -80,15 +84,26 @@ for _name in ("sample", "rsample", "log_prob", "cdf", "icdf", "entropy", "perple
               "enumerate_support"):
     setattr(_Words, _name, _result(_name))
 for _name in ("mean", "mode", "variance", "stddev"):
-    setattr(_Words, _name, _value(_name))
+    setattr(_Words, _name, _property(_name))
 _Words._words = _Words  # type: ignore[attr-defined]  # `super` of it is gpuprop's class
 
+
+def _class_for(plain: type) -> type:
+    """The class of this dialect for a public class of `gpuprop.distributions`."""
+    name = plain.__name__
+    if name not in globals():
+        public = (b for b in plain.__mro__[1:] if b.__name__ in _distributions.__all__)
+        above = next(map(_class_for, public), _Words)
+        globals()[name] = _Converting(name, (above, plain), {
+            "__module__": __name__, "__doc__": plain.__doc__})
+        __all__.append(name)
+    return globals()[name]
+
+
 for _name in _distributions.__all__:
-    _class = getattr(_distributions, _name)
-    if isinstance(_class, type) and issubclass(_class, _distributions.Distribution):
-        globals()[_name] = _Converting(_name, (_Words, _class), {
-            "__module__": __name__, "__doc__": _class.__doc__})
-        __all__.append(_name)
+    _value = getattr(_distributions, _name)
+    if isinstance(_value, type) and issubclass(_value, _distributions.Distribution):
+        _class_for(_value)
 
 
 def kl_divergence(p: Any, q: Any) -> Any:

@@ -208,5 +208,6 @@ def class_for(layer: type, module: str = "gpuprop.torch.nn") -> type:
             function = getattr(layer, name, None)
             if function is not None:  # with PyTorch's options, such as `inplace`
                 body[name] = staticmethod(getattr(functional, function.__name__, function))
-        classes[layer] = _Adopting(layer.__name__, (Module, layer), body)
+        above = next(b for b in layer.__mro__[1:] if b is nn.Module or b.__name__ in nn.__all__)
+        classes[layer] = _Adopting(layer.__name__, (class_for(above), layer), body)
     return classes[layer]

@@ -16,11 +16,15 @@ from gpuprop.torch._tensor import Words, as_torch, take_back, wrap
 
 
 class _Instances(type):
-    """The optimizers of this module are instances of `Optimizer`, too."""
+    """The optimizers of this module are instances and subclasses of `Optimizer`, too."""
 
     def __instancecheck__(cls, value: Any) -> bool:
         return type.__instancecheck__(cls, value) or (
             cls is Optimizer and isinstance(value, optim.Optimizer))
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return type.__subclasscheck__(cls, other) or (
+            cls is Optimizer and issubclass(other, optim.Optimizer))
 
 
 class Optimizer(metaclass=_Instances):
