@@ -11,6 +11,8 @@ import signal
 
 import numpy as np
 import pytest
+from test_options import OWN as OPTIONS
+from test_options import REQUIRED
 
 import gpuprop.torch as torch
 from gpuprop.torch import _functions as functions
@@ -215,6 +217,122 @@ NO_VALUES = {"dim_order", "is_contiguous", "is_pinned", "is_set_to", "pin_memory
              "swapaxes_", "swapdims_"}
 
 
+# ---- constructors --------------------------------------------------------------------------------
+
+PACKAGES = {"nn": torch.nn, "optim": torch.optim, "lr_scheduler": torch.optim.lr_scheduler,
+            "distributions": torch.distributions}
+ABSTRACT = {"DataParallel", "Distribution", "ExponentialFamily", "Function", "LRScheduler", "Loss",
+            "Module", "Optimizer", "Parameter"}
+CONSTRUCTORS = {f"{package}.{name}": getattr(module, name) for package, module in PACKAGES.items()
+                for name in module.__all__
+                if isinstance(getattr(module, name), type) and name not in ABSTRACT}
+del CONSTRUCTORS["nn.NonDynamicallyQuantizableLinear"]  # another name of Linear
+IGNORED = {"inplace", "sparse", "foreach", "fused", "capturable", "verbose", "enable_nested_tensor",
+           "mask_check", "rng"}
+# Constructors that pass arguments on to another distribution, whose name the error has.
+PASS_ON = {"HalfCauchy": "Cauchy", "InverseGamma": "Gamma", "Kumaraswamy": "Uniform",
+           "LogNormal": "Normal", "LogisticNormal": "Normal", "Multinomial": "Categorical",
+           "OneHotCategorical": "Categorical", "OneHotCategoricalStraightThrough": "Categorical",
+           "Pareto": "Exponential", "RelaxedOneHotCategorical": "Categorical",
+           "RelaxedBernoulli": "LogitRelaxedBernoulli", "Transformer": "TransformerEncoderLayer",
+           "Weibull": "Exponential|Gumbel"}
+SINGULAR = {"entries": "entry", "schedulers": "item"}  # an error of one of them
+
+
+def normals():
+    return torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+
+
+def sgd():
+    return torch.optim.SGD([torch.nn.Parameter(square())], lr=0.1, momentum=0.5)
+
+
+def given_to(name):
+    """Valid arguments of a constructor, all by name."""
+    package, name = name.split(".")
+    own = {
+        "optim": {"params": [torch.nn.Parameter(square())]},
+        "lr_scheduler": {"optimizer": sgd(), "step_size": 2, "milestones": [2], "gamma": 0.5,
+                         "T_max": 3, "T_0": 2, "lr_lambda": lambda epoch: 1.0, "base_lr": 0.1,
+                         "max_lr": 0.2, "schedulers": [], "swa_lr": 0.1, "total_steps": 9},
+        "distributions": {
+            "loc": 0.0, "scale": 1.0, "rate": 1.0, "concentration": 2.0, "concentration0": 2.0,
+            "concentration1": 2.0, "df": 4.0, "df1": 4.0, "df2": 4.0, "low": 0.0, "high": 1.0,
+            "alpha": 1.0, "total_count": 3, "temperature": 0.5, "transforms": [], "dim": 2,
+            "exponent": 2.0, "in_shape": (2,), "out_shape": (1, 2),
+            "tseq": [torch.distributions.ExpTransform()], "distribution": normals(),
+            "parts": [torch.distributions.ExpTransform()],
+            "base_transform": torch.distributions.ExpTransform(),
+            "cov_factor": torch.ones(2, 1), "cov_diag": torch.ones(2), "probs": 0.5,
+            "covariance_matrix": square(), "reinterpreted_batch_ndims": 1,
+            "base_distribution": normals(), "component_distribution": normals(),
+            "mixture_distribution": torch.distributions.Categorical(torch.ones(2))},
+        "nn": REQUIRED,
+    }[package]
+    scheduler = own.get("optimizer")
+    further = {
+        "SequentialLR": lambda: {"schedulers": 2 * [torch.optim.lr_scheduler.StepLR(scheduler, 1)]},
+        "ChainedScheduler": lambda: {"schedulers": [torch.optim.lr_scheduler.StepLR(scheduler, 1)]},
+        "Dirichlet": lambda: {"concentration": torch.ones(2)},
+        "MultivariateNormal": lambda: {"loc": torch.zeros(2), "covariance_matrix": square()},
+        "LowRankMultivariateNormal": lambda: {"loc": torch.zeros(2)},
+        "Wishart": lambda: {"covariance_matrix": square()},
+        "OneCycleLR": lambda: {"total_steps": 9},
+        **{n: lambda: {"probs": torch.ones(3) / 3} for n in CHOOSE},
+        **{n: lambda: {"probs": 0.5} for n in TOSS},
+    }.get(name, dict)()
+    signature = inspect.signature(CONSTRUCTORS[f"{package}.{name}"])
+    needed = {p.name: own[p.name] for p in signature.parameters.values()
+              if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+              and p.name not in further}
+    return {**needed, **further, **(OPTIONS.get(name, {}) if package == "nn" else {})}
+
+
+CHOOSE = ("Categorical", "Multinomial", "OneHotCategorical", "OneHotCategoricalStraightThrough",
+          "RelaxedOneHotCategorical")
+TOSS = ("Bernoulli", "Binomial", "ContinuousBernoulli", "Geometric", "NegativeBinomial",
+        "RelaxedBernoulli")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_constructors(name):
+    cls, given = CONSTRUCTORS[name], given_to(name)
+    cls(**given)
+    own = name.split(".")[1]
+    for parameter in inspect.signature(cls).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        argument = parameter.name
+        for wrong in WRONG.values():
+            if wrong == 10**30 or argument in IGNORED:
+                continue  # sizes that no memory holds
+            try:
+                with time_limit(), np.errstate(all="ignore"):
+                    cls(**{**given, argument: wrong})
+            except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+                message = str(error)
+                assert re.search(rf"\b({own}|{PASS_ON.get(own, own)})\b", message), message
+                if isinstance(error, TypeError):
+                    named = SINGULAR.get(argument, argument)
+                    assert re.search(rf"\b({argument}|{named})\b", message), message
+                assert not RAW.search(message), message
+
+
+RAW = re.compile(r"'\w+' object |unsupported operand|^_|not supported between")
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_constructors_name_their_class(name):
+    cls, own = CONSTRUCTORS[name], name.split(".")[1]
+    parameters = [p for p in inspect.signature(cls).parameters.values()]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    with pytest.raises(TypeError, match=rf"\b{own}\b"):
+        cls(**{p.name: None for p in parameters if p.default is p.empty
+               and p.kind is not p.VAR_POSITIONAL}, nonsense=1)
+
+
 # ---- examples ------------------------------------------------------------------------------------
 
 
@@ -240,3 +358,35 @@ NO_VALUES = {"dim_order", "is_contiguous", "is_pinned", "is_set_to", "pin_memory
 def test_messages(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: torch.nn.BCELoss("text"), "BCELoss: weight must be a Tensor or an array"),
+    (lambda: torch.nn.Hardtanh(1.0, -1.0), "Hardtanh: min_val must be below max_val"),
+    (lambda: torch.distributions.Chi2(-1.0), "Chi2: parameter df must satisfy"),
+    (lambda: torch.nn.Conv2d(3), r"Conv2d.__init__\(\) missing 2 required positional arguments"),
+])
+def test_messages_of_constructors(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+def test_signatures_of_constructors():
+    class Net(torch.nn.Module):
+        def __init__(self, hidden=3):
+            super().__init__()
+
+    assert list(inspect.signature(Net).parameters) == ["hidden"]
+    assert list(inspect.signature(torch.nn.Conv2d).parameters)[:3] == [
+        "in_channels", "out_channels", "kernel_size"]
+    assert list(inspect.signature(torch.distributions.Normal).parameters)[:2] == ["loc", "scale"]
+
+
+def test_classes_that_are_subclasses_of_others():
+    nn, optim, distributions = torch.nn, torch.optim, torch.distributions
+    assert all(issubclass(cls, optim.Optimizer) for name, cls in CONSTRUCTORS.items()
+               if name.startswith("optim."))
+    assert issubclass(nn.LSTM, nn.RNNBase) and isinstance(nn.GRU(2, 2), nn.RNNBase)
+    assert not issubclass(nn.Linear, nn.RNNBase) and not issubclass(nn.Linear, optim.Optimizer)
+    assert issubclass(distributions.Chi2, distributions.Gamma)
+    assert isinstance(distributions.Normal(0.0, 1.0), distributions.ExponentialFamily)

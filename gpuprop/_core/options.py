@@ -80,16 +80,34 @@ def checks_options(fn: Any = None, **limits: Any) -> Any:
         found, checks = signature()
         try:
             bound = found.bind(*args, **kwargs)
-        except TypeError as error:
-            if is_constructor and args:  # Python's own error names the class that has the code
-                name = f"{type(args[0]).__name__}.__init__()"
-                raise TypeError(f"{name} {error}") from None
-            return fn(*args, **kwargs)  # raises, and names the function
+        except TypeError:
+            named = names_class(fn) if is_constructor else fn
+            return named(*args, **kwargs)  # raises, and names the class or function
         caller = type(args[0]).__name__ if is_constructor else fn.__name__
         check_options(caller, bound.arguments, checks)
         return fn(*bound.args, **bound.kwargs)
 
     return call
+
+
+def names_class(init: F) -> F:
+    """A constructor that subclasses have too: errors of calls name the class that is made.
+
+    Python's own name the class in which the constructor is written.
+    """
+
+    @functools.wraps(init)
+    def call(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except TypeError as error:
+            message, written = str(error), f"{init.__qualname__}()"
+            if not message.startswith(written):
+                raise
+            name = f"{type(self).__name__}.__init__()"
+            raise TypeError(name + message.removeprefix(written)) from None
+
+    return call  # type: ignore[return-value]
 
 
 def check_options(caller: str, arguments: dict[str, Any], checks: Mapping[str, Check]) -> None:

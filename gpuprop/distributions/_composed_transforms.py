@@ -8,8 +8,9 @@ from typing import Any
 
 from gpuprop._array.creation import full_like
 from gpuprop._array.shape import concatenate, reshape, stack, unstack
+from gpuprop._core.checks import as_instance, as_integer
 from gpuprop.distributions import constraints
-from gpuprop.distributions._transform import Shape, Transform
+from gpuprop.distributions._transform import Shape, Transform, as_transforms
 from gpuprop.distributions._utils import sum_rightmost
 
 
@@ -18,6 +19,7 @@ class ComposeTransform(Transform):
 
     def __init__(self, parts: Sequence[Transform], cache_size: int = 0) -> None:
         super().__init__(cache_size)
+        parts = as_transforms("ComposeTransform: parts", parts)
         self.parts = [part.with_cache(cache_size) if cache_size else part for part in parts]
 
     @constraints.dependent_property(is_discrete=False)
@@ -114,8 +116,11 @@ class IndependentTransform(Transform):
     def __init__(self, base_transform: Transform, reinterpreted_batch_ndims: int,
                  cache_size: int = 0) -> None:
         super().__init__(cache_size)
+        as_instance("IndependentTransform: base_transform", base_transform, Transform,
+                    "a Transform")
         self.base_transform = base_transform.with_cache(cache_size)
-        self.reinterpreted_batch_ndims = reinterpreted_batch_ndims
+        self.reinterpreted_batch_ndims = as_integer(
+            "IndependentTransform: reinterpreted_batch_ndims", reinterpreted_batch_ndims, 0)
 
     domain = property(lambda self: constraints.independent(
         self.base_transform.domain, self.reinterpreted_batch_ndims))
@@ -153,6 +158,11 @@ def _with_axes(transform: Transform, x: Any, n: int) -> Any:
     return x
 
 
+def _as_shape(what: str, value: Any) -> Shape:
+    sizes = as_instance(what, value, Sequence, "a shape such as (2, 3)")
+    return tuple(as_integer(what, n, 0) for n in sizes)
+
+
 class ReshapeTransform(Transform):
     """The last axes, of shape `in_shape`, reshaped to `out_shape`."""
 
@@ -160,8 +170,8 @@ class ReshapeTransform(Transform):
 
     def __init__(self, in_shape: Shape, out_shape: Shape, cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.in_shape = tuple(in_shape)
-        self.out_shape = tuple(out_shape)
+        self.in_shape = _as_shape("ReshapeTransform: in_shape", in_shape)
+        self.out_shape = _as_shape("ReshapeTransform: out_shape", out_shape)
         if math.prod(self.in_shape) != math.prod(self.out_shape):
             raise ValueError(f"ReshapeTransform: in_shape {self.in_shape} and out_shape "
                              f"{self.out_shape} have different numbers of elements")
@@ -235,9 +245,11 @@ class CatTransform(_PartsTransform):
     def __init__(self, tseq: Sequence[Transform], dim: int = 0,
                  lengths: Sequence[int] | None = None, cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in tseq]
+        parts = as_transforms("CatTransform: tseq", tseq)
+        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in parts]
         self.dim = dim
-        self.lengths = [1] * len(self.transforms) if lengths is None else list(lengths)
+        self.lengths = ([1] * len(parts) if lengths is None
+                        else list(_as_shape("CatTransform: lengths", lengths)))
         if len(self.lengths) != len(self.transforms):
             raise ValueError(f"CatTransform: lengths must have a size for each of the "
                              f"{len(self.transforms)} transforms, got {self.lengths}")
@@ -273,7 +285,8 @@ class StackTransform(_PartsTransform):
 
     def __init__(self, tseq: Sequence[Transform], dim: int = 0, cache_size: int = 0) -> None:
         super().__init__(cache_size)
-        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in tseq]
+        parts = as_transforms("StackTransform: tseq", tseq)
+        self.transforms = [t.with_cache(cache_size) if cache_size else t for t in parts]
         self.dim = dim
 
     domain = property(lambda self: constraints.stack(

@@ -19,6 +19,7 @@ from gpuprop.distributions._discrete import Categorical
 from gpuprop.distributions._distribution import Distribution, Shape
 from gpuprop.distributions._gamma import Gamma
 from gpuprop.distributions._location_scale import Exponential, Normal, Uniform
+from gpuprop.distributions._transform import as_transforms
 from gpuprop.distributions._utils import EULER, broadcast_shapes, sum_rightmost
 from gpuprop.distributions.transforms import (
     AffineTransform,
@@ -115,9 +116,9 @@ class TransformedDistribution(Distribution):
         name = type(self).__name__
         base = as_instance(f"{name}: base_distribution", base_distribution, Distribution,
                            "a distribution")
-        self.transforms = [transforms] if isinstance(transforms, Transform) else list(transforms)
-        for transform in self.transforms:
-            as_instance(f"{name}: transforms", transform, Transform, "a list of Transforms")
+        if isinstance(transforms, Transform):
+            transforms = [transforms]
+        self.transforms = as_transforms(f"{name}: transforms", transforms)
         whole = ComposeTransform(self.transforms)
         shape = base.batch_shape + base.event_shape
         domain_dim, codomain_dim = whole.domain.event_dim, whole.codomain.event_dim

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gpuprop._array.arithmetic import where
+from gpuprop._core.checks import as_instance, as_number
 from gpuprop._core.tensor import Tensor
 from gpuprop.distributions import constraints
 from gpuprop.distributions._discrete import _Trials
@@ -30,7 +31,8 @@ class ContinuousBernoulli(_Trials, ExponentialFamily):
                  lims: tuple[float, float] = (0.499, 0.501),
                  validate_args: bool | None = None) -> None:
         shape = self._set_probs_or_logits(probs, logits)
-        self._lims = lims
+        pair = as_instance("ContinuousBernoulli: lims", lims, Sequence, "a pair of numbers")
+        self._lims = [as_number("ContinuousBernoulli: lims", value) for value in pair]
         super().__init__(shape, validate_args=validate_args)
         if not self._is_logits:
             self.probs = clamp_probs(self.probs)

@@ -13,6 +13,7 @@ from gpuprop._array.indexing import take_along_axis
 from gpuprop._array.shape import broadcast_to
 from gpuprop._core.checks import as_integer
 from gpuprop._core.mode import no_grad
+from gpuprop._core.options import names_class
 from gpuprop._core.tensor import Tensor
 from gpuprop.distributions import _noise, constraints
 from gpuprop.distributions._distribution import Distribution, ExponentialFamily, Shape
@@ -423,6 +424,7 @@ class OneHotCategorical(_OfCategorical):
     support = constraints.one_hot
     has_enumerate_support = True
 
+    @names_class
     def __init__(self, probs: Any = None, logits: Any = None,
                  validate_args: bool | None = None) -> None:
         self._categorical = Categorical(probs, logits, validate_args)

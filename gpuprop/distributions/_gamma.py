@@ -79,6 +79,8 @@ class Chi2(Gamma):
     def __init__(self, df: Any, validate_args: bool | None = None) -> None:
         df, = as_tensors("Chi2", df=df)
         super().__init__(0.5 * df, 0.5, validate_args=validate_args)
+        if self._validate_args:
+            self._require("parameter df", constraints.positive, df)
 
     @property
     def df(self) -> Tensor:

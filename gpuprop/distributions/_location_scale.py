@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuprop._array.arithmetic import where
 from gpuprop._array.creation import full_like
+from gpuprop._core.options import names_class
 from gpuprop._core.tensor import Tensor
 from gpuprop.distributions import constraints
 from gpuprop.distributions._distribution import Distribution, ExponentialFamily
@@ -25,6 +26,7 @@ class _LocationScale(Distribution):
     scale: Tensor
     _kind: str
 
+    @names_class
     def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None) -> None:
         super().__init__(self._parameters(loc=loc, scale=scale), validate_args=validate_args)
 
@@ -191,6 +193,7 @@ class _Half(Distribution):
     scale: Tensor
     _full: type[_LocationScale]
 
+    @names_class
     def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
         super().__init__(self._parameters(scale=scale), validate_args=validate_args)
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from gpuprop._core.checks import as_choice
+from gpuprop._core.checks import as_choice, as_instance
 from gpuprop._core.graph import raw
+from gpuprop._core.options import names_class
 
 Shape = tuple[int, ...]
 
@@ -27,6 +29,7 @@ class Transform:
     codomain: Any
     sign: Any
 
+    @names_class
     def __init__(self, cache_size: int = 0) -> None:
         self._cache_size = as_choice(f"{type(self).__name__}: cache_size", cache_size, (0, 1))
         self._inv: Transform | None = None
@@ -143,3 +146,10 @@ class _InverseTransform(Transform):
 
     def __repr__(self) -> str:
         return f"InverseTransform({self._inv!r})"
+
+
+def as_transforms(what: str, values: Any) -> list[Transform]:
+    """`values`, a list of Transforms.  Raises TypeError for anything else."""
+    described = "a list of Transforms"
+    return [as_instance(what, value, Transform, described)
+            for value in as_instance(what, values, Iterable, described)]

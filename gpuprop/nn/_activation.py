@@ -34,6 +34,11 @@ class Hardtanh(Function):
     max_val: float = 1.0
     inplace: bool = False
 
+    def _check_combination(self) -> None:
+        if not self.min_val < self.max_val:
+            raise ValueError(f"{type(self).__name__}: min_val must be below max_val, got "
+                             f"min_val={self.min_val} and max_val={self.max_val}")
+
 
 class Hardswish(Function):
     function = staticmethod(F.hardswish)

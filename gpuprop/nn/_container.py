@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from gpuprop._core.checks import as_instance, as_integer
+from gpuprop._core.options import names_class
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop.nn._module import Module, check_name
 
@@ -25,6 +26,7 @@ class _List(Module):
     _entry_type: ClassVar[type] = Module
     _only_numbered: ClassVar[bool] = True  # False if an entry may have any name
 
+    @names_class
     def __init__(self, entries: Iterable = ()) -> None:
         self.extend(entries)
 
@@ -176,6 +178,7 @@ class _Dict(Module):
 
     _entry_type: ClassVar[type] = Module
 
+    @names_class
     def __init__(self, entries: Mapping[str, Any] | Iterable[tuple[str, Any]] = ()) -> None:
         self.update(entries)
 

@@ -111,7 +111,7 @@ class SequentialLR(_Composed):
     def __init__(self, optimizer: Optimizer, schedulers: Sequence[LRScheduler],
                  milestones: Sequence[int], last_epoch: int = -1) -> None:
         super().__init__(optimizer, _some_schedulers("SequentialLR", schedulers))
-        self._milestones = self._checked("_milestones", milestones)
+        self._milestones = _increasing(f"{type(self).__name__}: milestones", milestones)
         self.last_epoch = self._checked("last_epoch", last_epoch)
         self._check_together(vars(self))
         self.last_epoch += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gpuprop._core.checks import as_callable, as_instance
+from gpuprop._core.options import names_class
 from gpuprop.optim._optimizer import Optimizer
 from gpuprop.optim.lr_scheduler._base import (
     LRScheduler,
@@ -22,6 +23,7 @@ from gpuprop.optim.lr_scheduler._checks import integer, list_of, number
 class _LambdaSchedule(LRScheduler):
     """Base class of schedules by functions of the epoch, `lr_lambda`, perhaps one per group."""
 
+    @names_class
     def __init__(self, optimizer: Optimizer, lr_lambda: Any, last_epoch: int = -1) -> None:
         self.optimizer = self._checked("optimizer", optimizer)
         what = f"{type(self).__name__}: lr_lambda"
