@@ -27,6 +27,7 @@ def three_threads():
 @pytest.fixture
 def small_tasks(monkeypatch):
     monkeypatch.setattr(convolution, "MIN_WORK", 0)
+    monkeypatch.setattr(convolution, "MIN_WINDOWS", 0)
     monkeypatch.setattr(convolution, "WORK_PER_TASK", 2000)
 
 

@@ -19,6 +19,7 @@ from gpuprop_numpy.threads import in_threads
 
 MAX_WIDENING = 4  # outputs per input up to which columns of dy cost less than adding columns
 MIN_WORK = 1 << 20  # multiplications per image; the portable version is faster below
+MIN_WINDOWS = 64  # per image; with fewer, adding the gradients of weights takes most of the time
 WORK_PER_TASK = 1 << 25
 
 
@@ -101,9 +102,10 @@ class Geometry:
         return np.zeros((self.channels, *self.padded), dtype)
 
 
-def by_image(work: Callable[[Sequence[int]], Any], n: int, geometry: Geometry) -> list:
+def by_image(work: Callable[[Sequence[int]], Any], n: int, geometry: Geometry,
+             max_tasks: int | None = None) -> list:
     """The results of ``work(images)`` for tasks of a few images each."""
-    step = max(1, WORK_PER_TASK // geometry.work)
+    step = max(1, WORK_PER_TASK // geometry.work, math.ceil(n / (max_tasks or n or 1)))
     return in_threads(work, [range(i, min(n, i + step)) for i in range(0, n, step)])
 
 
@@ -214,7 +216,7 @@ def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> 
                 total[j] += product
         return total
 
-    totals = by_image(work, len(x), g)
+    totals = by_image(work, len(x), g, max_tasks=8)  # each has a result of the weight's size
     return g.weight(sum(totals[1:], totals[0]) if totals else np.zeros(shape, dtype))
 
 
@@ -226,7 +228,8 @@ def is_faster(g: Geometry, arrays: Sequence[np.ndarray | None]) -> bool:
     """Whether the overrides support the arrays and are faster than the portable versions."""
     dtypes = {a.dtype for a in arrays if a is not None}
     is_single = len(dtypes) == 1 and all(t.kind == "f" and t.itemsize > 2 for t in dtypes)
-    return is_single and min(g.counts) > 0 and g.work >= MIN_WORK
+    return (is_single and min(g.counts) > 0 and g.windows >= MIN_WINDOWS
+            and g.work >= MIN_WORK)
 
 
 def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
