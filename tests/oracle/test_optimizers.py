@@ -76,15 +76,20 @@ class Problem:
         self.our_optimizer.step()
 
     def minimize(self, number: int) -> None:
-        """Step with closures of a function whose minimum is 0, where no rounding grows."""
+        """Step with closures of a function whose minimum is 0, where no rounding grows.
+
+        It would if the function changed when the history is full: in the last steps, no term is
+        absent.
+        """
         random = np.random.default_rng(0)
+        is_absent = number % 3 == 2 and number < STEPS
         terms = [np.asarray(random.uniform(0.5, 2, t.shape)) for t in self.theirs]
 
         def closure(optimizer: Any, params: list, to_tensor: Any) -> Any:
             optimizer.zero_grad()
             loss = 0
             for i, (p, a) in enumerate(zip(params, map(to_tensor, terms), strict=True)):
-                if i != 1 or number % 3 != 2:
+                if i != 1 or not is_absent:
                     loss = loss + (a * p ** 2 + 0.1 * p ** 4).sum()
             loss.backward()
             return loss
@@ -112,8 +117,6 @@ def same_state(mine: dict[str, Any], theirs: dict[str, Any], tolerance: float) -
         for key in mine["state"][i]:
             value = np.asarray(tree_map(np.asarray, state[key]))
             own = np.asarray(mine["state"][i][key], value.dtype)
-            if key == "ro":  # LBFGS's 1 / y·s: products of small vectors have absolute errors
-                own, value = 1 / own, 1 / value
             assert_close(f"state {i}, {key}", own, value, tolerance)
     groups = zip(mine["param_groups"], theirs["param_groups"], strict=True)
     for i, (own, group) in enumerate(groups):
