@@ -76,20 +76,15 @@ class Problem:
         self.our_optimizer.step()
 
     def minimize(self, number: int) -> None:
-        """Step with closures of a function whose minimum is 0, where no rounding grows.
-
-        It would if the function changed when the history is full: in the last steps, no term is
-        absent.
-        """
+        """Step with closures of a function whose minimum is 0, where no rounding grows."""
         random = np.random.default_rng(0)
-        is_absent = number % 3 == 2 and number < STEPS
         terms = [np.asarray(random.uniform(0.5, 2, t.shape)) for t in self.theirs]
 
         def closure(optimizer: Any, params: list, to_tensor: Any) -> Any:
             optimizer.zero_grad()
             loss = 0
             for i, (p, a) in enumerate(zip(params, map(to_tensor, terms), strict=True)):
-                if i != 1 or not is_absent:
+                if i != 1 or number % 3 != 2:
                     loss = loss + (a * p ** 2 + 0.1 * p ** 4).sum()
             loss.backward()
             return loss
@@ -137,13 +132,17 @@ def compare(name: str, kwargs: dict[str, Any], tolerance: float = TOLERANCE) -> 
     problem.our_optimizer = getattr(optim, name)(problem.ours, **tree_map(to_gpuprop, kwargs))
     state = tree_map(lambda v: v.numpy() if isinstance(v, torch.Tensor) else v,
                      problem.their_optimizer.state_dict())
-    problem.our_optimizer.load_state_dict(state)  # continue from PyTorch's state
+    for t, o in zip(problem.theirs, problem.ours, strict=True):
+        o.data[...] = t.detach().numpy()
+    problem.our_optimizer.load_state_dict(state)  # continue from PyTorch's state and parameters
     problem.step(STEPS)
     problem.check()
     state = tree_map(lambda v: torch.tensor(v) if isinstance(v, np.ndarray) else v,
                      problem.our_optimizer.state_dict())
     problem.their_optimizer = without_warnings(
         getattr(torch.optim, name), problem.theirs, **kwargs)
+    for t, o in zip(problem.theirs, problem.ours, strict=True):
+        t.data.copy_(torch.from_numpy(o.data))
     problem.their_optimizer.load_state_dict(state)
     problem.step(STEPS + 1)
     problem.check()
