@@ -8,6 +8,7 @@ script if a change is meant, and review the difference.
 import importlib
 import inspect
 import pkgutil
+from enum import Enum
 from pathlib import Path
 
 import gpuprop
@@ -25,6 +26,8 @@ def modules():
 
 def signature(value):
     """The parameters without annotations, which type checkers look after."""
+    if inspect.isclass(value) and issubclass(value, Enum):  # it depends on Python's version
+        return "(value)"
     try:
         found = inspect.signature(value)
     except ValueError:  # of builtins

@@ -18,7 +18,7 @@ def modules():
     """Every module of gpuprop that can be imported without starting a program."""
     yield gpuprop
     for found in pkgutil.walk_packages(gpuprop.__path__, "gpuprop."):
-        if not found.name.endswith("__main__"):
+        if not found.name.endswith(("__main__", "._started.torch")):
             yield importlib.import_module(found.name)
 
 

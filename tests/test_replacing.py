@@ -75,7 +75,9 @@ def test_the_library_writes_files_nowhere_else():
     assert len(files) > 100
     found = {str(path.relative_to(root.parent)) for path in files
              if any(written_files(ast.parse(path.read_text(encoding="utf-8"))))}
-    assert found <= {"gpuprop/io/_npz.py"}, "an entry of an archive that `replacing` opened"
+    allowed = {"gpuprop/io/_npz.py": "an entry of an archive that `replacing` opened",
+               "gpuprop/_bench/measure.py": "the system's counter of memory"}
+    assert found <= allowed.keys()
 
 
 # ---- threads and processes -----------------------------------------------------------------------

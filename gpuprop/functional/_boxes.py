@@ -18,6 +18,7 @@ from gpuprop._core.checks import as_number
 from gpuprop._core.composed import checks_arguments, composed
 from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import check_floating, is_float, widened
+from gpuprop._core.failures import none_error
 from gpuprop._core.graph import raw
 from gpuprop._core.options import as_sizes
 from gpuprop._core.placement import on_device_of
@@ -148,6 +149,8 @@ def nms(boxes: Array, scores: Array, iou_threshold: float) -> Array:
 @checks_arguments
 def batched_nms(boxes: Array, scores: Array, idxs: Array, iou_threshold: float) -> Array:
     """`nms` among the boxes of each category; `idxs` are the categories of the boxes."""
+    if idxs is None:
+        raise none_error("batched_nms()", "idxs")
     return _kept(boxes, scores, idxs, iou_threshold, "batched_nms")
 
 
