@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,17 +21,11 @@ from gpuprop._core.tensor import Tensor
 NUMBERS = {int, float, bool, type(None)}  # the types that an op accepts in place of arrays
 
 
-class Resolved(NamedTuple):
-    """The arguments of a call, in the form that the body takes."""
-
-    arrays: list
-    edges: list  # the node or leaf that receives the gradient of each array, or None
-    wanted: int  # the number of edges that are not None
-    owner: Any  # the array type, or the namespace of Tensors
-
-
-def resolve(spec: Spec, args: tuple) -> Resolved:
+def resolve(spec: Spec, args: tuple) -> tuple[list, list, int, Any]:
     """Resolve arguments that are nested Tensors, Python numbers only, or arrays of other types.
+
+    Returns the arrays that the body takes; the node or leaf that receives the gradient of each, or
+    None; the number of those that are not None; and the array type, or the namespace of Tensors.
 
     Raises TypeError for an argument that is no array, and BackendMismatchError for arrays of two
     backends.  If Tensors are nested to different levels, the op is differentiated with respect to
@@ -47,7 +41,7 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
     wanted = sum(edge is not None for edge in edges)
     if highest > 1:
         arrays = [Tensor(a) if type(a) is backend.array_type else a for a in arrays]
-        return Resolved(arrays, edges, wanted, Differentiable(backend.xp))
+        return arrays, edges, wanted, Differentiable(backend.xp)
     if not any(type(a) is backend.array_type for a in arrays):  # numbers only
         arrays = [a if a is None else backend.asarray(a, "float32" if type(a) is float else None)
                   for a in arrays]
@@ -56,7 +50,7 @@ def resolve(spec: Spec, args: tuple) -> Resolved:
                 name = spec.argument_name(i)
                 raise OverflowError(f"{spec.label(None)}(): {name!r} is {args[i]}, which needs "
                                     f"more than 64 bits")
-    return Resolved(arrays, edges, wanted, backend.array_type)
+    return arrays, edges, wanted, backend.array_type
 
 
 def _normalized(a: Any, spec: Spec, i: int) -> Any:

@@ -6,7 +6,6 @@ Nothing here runs in a call that succeeds.
 from __future__ import annotations
 
 import re
-import reprlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -171,4 +170,6 @@ def _text(value: Any) -> str:
     if type(value) in (list, tuple):
         items = [*map(_text, value[:MAX_ITEMS]), *["..."] * (len(value) > MAX_ITEMS)]
         return f"[{', '.join(items)}]"
+    import reprlib  # `import gpuprop` has no time for it
+
     return reprlib.repr(value)

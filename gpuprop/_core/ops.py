@@ -152,7 +152,9 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
     label = spec.label(None)
     simple_dtypes = NATIVE if of_integers is None else FLOATING
     guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
-    refuse_tensors(spec.fn, label, {p.name: p.default for p in spec.parameters if not p.is_array})
+    constants = [p for p in spec.parameters if not p.is_array]
+    if any([isinstance(p.default, Tensor) for p in constants]):
+        refuse_tensors(spec.fn, label, {p.name: p.default for p in constants})
     is_variadic = spec.variadic
     n_required = max(spec.required, default=-1) + 1  # the first arrays
 
@@ -276,7 +278,7 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
     def run_now(args: tuple, constants: dict) -> Any:
         arrays = [raw(a) for a in args]
         owners = {type(a) for a in arrays if type(a) in BY_TYPE}
-        owner = owners.pop() if len(owners) == 1 else resolve(spec, tuple(arrays)).owner
+        owner = owners.pop() if len(owners) == 1 else resolve(spec, tuple(arrays))[-1]
         mode = current.get()
         found = None if mode.generic else spec.chosen.get(owner)
         backend, run = found or spec.choose(owner, mode)
@@ -357,6 +359,8 @@ def _unrecorded(out: Any) -> Tensor:
 
 def _checks_of_sequences(spec: Spec) -> dict[str, Callable]:
     """The check of the sequence of arrays that a variadic op takes, by its name."""
+    if not spec.variadic:
+        return {}
     caller = f"{spec.label(None)}()"
     return {p.name: functools.partial(as_arrays, caller, p.name)
             for p in spec.arrays if p.variadic}

@@ -265,12 +265,16 @@ _automatic = "auto"  # the choice where nothing else has been chosen
 _thread = threading.local()  # `choice`: whose device is the current one of this thread
 
 
-class Choice(NamedTuple):
-    """The default backend of the process, and the device that its threads make current."""
+class Choice:
+    """The default backend of the process, and the device that its threads make current.
 
-    backend: Backend
-    device: int | None
-    number: int  # in the order of the calls
+    `number` is its place in the order of the calls.
+    """
+
+    def __init__(self, backend: Backend, device: int | None, number: int) -> None:
+        self.backend = backend
+        self.device = device
+        self.number = number
 
 
 UNASKED = -1  # the number of a choice that the user did not make

@@ -189,9 +189,9 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
     return call
 
 
-def _untested(tests: Mapping[str, str]) -> str:
+def _untested(tests: Mapping[str, str | None]) -> str:
     """The expression that is false if each variable has its default or passes its test."""
-    alternatives = [f"({name} is __default_{name} or {test.format(name)})"
+    alternatives = [f"({name} is __default_{name}{f' or {test.format(name)}' if test else ''})"
                     for name, test in tests.items()]
     return f"not ({' and '.join(alternatives)})" if alternatives else "False"
 
@@ -230,7 +230,7 @@ def _call_of(kinds: tuple[Kind, ...], has_tests: bool) -> CodeType:
     free = [RECORD, CHECKS]
     if has_tests:
         free += [f"__default_{name}" for name in constants]
-        untested = {name: "False" for name, test in constants.items() if test is None}
+        untested = {name: None for name, test in constants.items() if test is None}
         tested = {name: test for name, test in constants.items() if test is not None}
         result += f", {_untested(untested)}, {_untested(tested)}"
     return _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(free))
