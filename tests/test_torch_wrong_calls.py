@@ -7,12 +7,12 @@ import contextlib
 import inspect
 import math
 import re
-import signal
 
 import numpy as np
 import pytest
 from test_options import OWN as OPTIONS
 from test_options import REQUIRED
+from time_limit import time_limit
 
 import gpuprop.torch as torch
 from gpuprop.torch import _functions as functions
@@ -22,7 +22,6 @@ from gpuprop.torch._methods import CALL_PROGRAMS, Methods
 WRONG = {"None": None, "text": "text", "object": object(), "-1": -1, "nan": math.nan,
          "10**30": 10**30, "empty": [], "dict": {"a": 1}}
 REFUSALS = (TypeError, ValueError, IndexError, OverflowError, MemoryError, RuntimeError)
-SECONDS = 5  # a call that takes longer hangs
 TAKES_LONG = {  # with 10**30
     ("diff", "n"), ("mvlgamma", "p"), ("tensor_split", "indices_or_sections"),
 }
@@ -98,20 +97,6 @@ OWN = {
     **of("bernoulli", input=lambda: x() / 6), **of("tril_indices triu_indices", col=lambda: 2),
 }
 ANY_NAME = r"[\w.]+"  # of the op that does the work
-
-
-@contextlib.contextmanager
-def time_limit():
-    def stop(*_):
-        raise AssertionError("the call hangs")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def check(name, argument, call):

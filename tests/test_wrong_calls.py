@@ -3,16 +3,15 @@
 Each argument of a valid call is replaced in turn by values that it hardly takes.
 """
 
-import contextlib
 import gc
 import inspect
 import math
 import re
-import signal
 import weakref
 
 import numpy as np
 import pytest
+from time_limit import time_limit
 
 import gpuprop
 import gpuprop.functional as F
@@ -33,21 +32,6 @@ OTHER_NAMES = {  # in messages, of the function that does the work
     "summary": "summary|linear|zeros",
     **dict.fromkeys(("copy_", "fill_", "__setitem__"), "write|broadcast|indices|index"),
 }
-SECONDS = 5  # a call that takes longer hangs
-
-
-@contextlib.contextmanager
-def time_limit():
-    def stop(*_):
-        raise AssertionError("the call hangs")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def check(name, argument, call):
