@@ -30,7 +30,7 @@ def checks_arguments(fn: Callable[P, R]) -> Callable[P, R]:
 
     @functools.cache
     def test() -> Callable[..., bool]:  # compiled when first used: `import gpuprop` is faster
-        return needs_check(fn, {name: test for name, test, _ in guards})
+        return needs_check(fn, {name: unchecked for name, unchecked, _ in guards})
 
     def checked(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         options = {**dict(zip(names, args, strict=False)), **kwargs}

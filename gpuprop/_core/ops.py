@@ -144,22 +144,20 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
     spec.precision = precision
     spec.half = half
     spec.promotes = bool(promote)
+    spec.of_integers = of_integers
     widens = half is None
     names = [p.name for p in spec.arrays]
     operands = [*map(names.index, names if promote is True else (promote or "").split())]
     promotes_last_two = operands == [len(names) - 2, len(names) - 1]
-    is_users = not module_of(spec.fn).startswith("gpuprop.")
-    label = spec.label(None)
     simple_dtypes = NATIVE if of_integers is None else FLOATING
-    guards = [] if is_users else option_guards(unwrapped(spec.fn).__annotations__)
+    if not spec.is_users:
+        spec.guards = option_guards(unwrapped(spec.fn).__annotations__)
     constants = [p for p in spec.parameters if not p.is_array]
     if any([isinstance(p.default, Tensor) for p in constants]):
-        refuse_tensors(spec.fn, label, {p.name: p.default for p in constants})
-    is_variadic = spec.variadic
-    n_required = max(spec.required, default=-1) + 1  # the first arrays
+        refuse_tensors(spec.fn, spec.label(None), {p.name: p.default for p in constants})
 
     # The path of every call: one loop over the arguments, and no function calls that it can avoid.
-    def record(args: tuple, constants: dict, has_options: bool, is_unchecked: bool) -> Any:
+    def record(args: tuple, constants: dict, needs_check: bool) -> Any:
         arrays = []
         edges = []  # the node or leaf that receives the gradient of each array, or None
         wanted = 0  # the number of edges that are not None
@@ -185,7 +183,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
                     if kind not in NUMBERS:
                         is_simple = False
                     elif a is None:
-                        if is_variadic or len(arrays) <= n_required:
+                        if spec.variadic or len(arrays) <= spec.n_required:
                             check_required(spec, args)
                     else:
                         has_numbers = True
@@ -199,23 +197,22 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
             cast_args = autocast_arguments(args, precision, mode.low)
             if cast_args is not None:
                 with Switch(low=None):
-                    return record(cast_args, constants, has_options, is_unchecked)
+                    return record(cast_args, constants, needs_check)
         if not is_simple or owner is None:
             arrays, edges, wanted, owner = resolve(spec, args)
             may_have_half = True
-            if of_integers is not None and are_integers(arrays):
-                arrays = of_integers(arrays, constants)
+            if spec.of_integers is not None and are_integers(arrays):
+                arrays = spec.of_integers(arrays, constants)
         if promotes_last_two:
             *_, x, y = arrays
             if type(x) is type(y) and type(x) not in NUMBERS and x.dtype is not y.dtype:
                 arrays = promoted(arrays, operands)
         elif operands:
             arrays = promoted(arrays, None if spec.variadic else operands)
-        if has_options or is_unchecked:  # a constant may be a Tensor
+        if needs_check:  # a constant may be a Tensor, or a number of a type or value not allowed
             if not TENSORS.isdisjoint(map(type, constants.values())):
-                refuse_tensors(spec.fn, label, constants)
-            if is_unchecked:
-                check_guarded(label, guards, constants)
+                refuse_tensors(spec.fn, spec.label(None), constants)
+            check_guarded(spec.label(None), spec.guards, constants)
         found = None if mode.generic or mode.inspect else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):
@@ -223,8 +220,8 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
         try:
             result = run(backend.xp, *arrays, **constants)
         except Exception as error:
-            given = {names[0]: args} if spec.variadic else dict(zip(names, args, strict=True))
-            raise_clearer(error, label, call, given | constants, is_users)
+            given = spec.arguments(args) | constants
+            raise_clearer(error, spec.label(None), call, given, spec.is_users)
             raise
         if type(result) is not tuple:
             raise _wrong_result(spec, result)
@@ -254,15 +251,9 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
         t = _unrecorded(out)
         return finished(t, args, spec, edges, arrays, constants) if dialects else t
 
-    tests = {name: test for name, test, _ in guards}
-    call = public_function(spec.fn, spec.parameters, record, _checks_of_sequences(spec), tests)
-
-    def faster(version: Callable) -> Callable:
-        """Use a portable faster version of the body; it may write into arrays that it creates."""
-        spec.add_portable(version)
-        return version
-
-    call.fn, call.faster, call.spec = spec.fn, faster, spec
+    unchecked = {name: unchecked for name, unchecked, _ in spec.guards}
+    call = public_function(spec.fn, spec.parameters, record, _checks_of_sequences(spec), unchecked)
+    call.fn, call.faster, call.spec = spec.fn, spec.faster, spec
     return call
 
 

@@ -21,7 +21,7 @@ from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer, as_number
 from gpuprop._core.dtypes import as_dtype, is_float
 from gpuprop._core.registry import parse_backend
-from gpuprop._core.signature import Array, unwrapped
+from gpuprop._core.signature import Array, Unchecked, unwrapped
 from gpuprop._core.tensor import Tensor
 
 F = TypeVar("F", bound=Callable)
@@ -266,8 +266,13 @@ def as_sizes(what: str, value: Any, minimum: int | None = None, is_spatial: bool
 
 # ---- in every call of a function -----------------------------------------------------------------
 
-# (name, expression in which {0} is the value and that is true if it needs no check, check)
-Guard = tuple[str, str, Check]
+# (name, the values that need no check, check)
+Guard = tuple[str, Unchecked, Check]
+
+
+ONLY_BOOL = frozenset({bool})
+ONLY_INT = frozenset({int})
+INT_OR_TUPLE = frozenset({int, tuple})
 
 
 def option_guards(annotations: Mapping[str, Any]) -> list[Guard]:
@@ -287,14 +292,14 @@ def _guard(name: str, annotation: str) -> Guard | None:
     if check is None:
         return None
     if kinds == {"bool"}:
-        return name, "{0} is True or {0} is False", check
+        return name, ONLY_BOOL, check
     if kinds == {"int"}:
-        at_least = "" if limit is None else f" and {{0}} >= {limit}"
-        return name, f"type({{0}}) is int{at_least}", check
+        at_least = f"type({{0}}) is int and {{0}} >= {limit}"
+        return name, ONLY_INT if limit is None else at_least, check
     if kinds <= {"int", "float"}:
         return name, _number_test(limit or "[-inf, inf]"), check
     if name == "axis" and kinds == {"int", "tuple[int, ...]"}:
-        return name, "type({0}) is int or type({0}) is tuple", functools.partial(_as_axes, check)
+        return name, INT_OR_TUPLE, functools.partial(_as_axes, check)
     return None
 
 
@@ -311,7 +316,7 @@ def _number_test(interval: str) -> str:
     return f"type({{0}}) is float and {low} {above} {{0}} {below} {high}"
 
 
-def check_guarded(caller: str, guards: list[Guard], options: dict[str, Any]) -> None:
+def check_guarded(caller: str, guards: Sequence[Guard], options: dict[str, Any]) -> None:
     """Check the options of a call by name, and replace NumPy's numbers among them by Python's."""
     for name, _, check in guards:
         if name in options:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from types import CellType, CodeType, FunctionType, UnionType
 from typing import TYPE_CHECKING, Any, NamedTuple, Union, get_args, get_origin
 
+import numpy as np
+
 if TYPE_CHECKING:
     Array = Any
 else:
@@ -36,6 +38,12 @@ PYTORCH_NAMES = {  # PyTorch's keyword -> NumPy's
     "correction": "ddof",
 }
 NUMPY_NAMES = frozenset(PYTORCH_NAMES.values())
+
+# The values of a constant that need no check: those of some types, or those for which an expression
+# is true, in which {0} is the value.
+Unchecked = frozenset[type] | str
+NO_ARRAYS = frozenset({bool, int, float, complex, str, tuple, list, dict, slice, type, np.dtype,
+                       type(None)})
 
 
 class Parameter(NamedTuple):
@@ -158,10 +166,10 @@ def _compiled(header: str, result: str, free: str) -> CodeType:
     return next(const for const in make.co_consts if isinstance(const, CodeType))
 
 
-def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
-    """A function with the parameters of `fn`: whether one is not its default and fails its test.
+def needs_check(fn: Any, unchecked: Mapping[str, Unchecked]) -> Callable[..., bool]:
+    """A function with the parameters of `fn`: whether one of those named needs a check.
 
-    `tests` are expressions by name, in which {0} is the argument.
+    A parameter needs none if it is its default or one of `unchecked`.
     """
     fn = unwrapped(fn)
     code = fn.__code__
@@ -180,8 +188,13 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
         header.append(f"**{rest[0]}")
     given = fn.__defaults__ or ()
     defaults = dict(zip(names[n - len(given):n], given, strict=True)) | (fn.__kwdefaults__ or {})
-    values = {f"__default_{name}": defaults.get(name, REQUIRED) for name in tests}
-    test = _compiled(", ".join(header), _untested(tests), ", ".join(values)).replace(
+    tests = {}
+    values = {}
+    for name, which in unchecked.items():
+        tests[name] = which if isinstance(which, str) else None
+        values[f"__default_{name}"] = defaults.get(name, REQUIRED)
+        values[f"__types_{name}"] = which
+    test = _compiled(", ".join(header), _needs_check(tests), ", ".join(values)).replace(
         co_name=code.co_name, co_qualname=code.co_qualname)
     cells = tuple(CellType(values[name]) for name in test.co_freevars)
     call = FunctionType(test, fn.__globals__, fn.__name__, fn.__defaults__, cells)
@@ -189,11 +202,15 @@ def needs_check(fn: Any, tests: Mapping[str, str]) -> Callable[..., bool]:
     return call
 
 
-def _untested(tests: Mapping[str, str | None]) -> str:
-    """The expression that is false if each variable has its default or passes its test."""
-    alternatives = [f"({name} is __default_{name}{f' or {test.format(name)}' if test else ''})"
-                    for name, test in tests.items()]
-    return f"not ({' and '.join(alternatives)})" if alternatives else "False"
+def _needs_check(tests: Mapping[str, str | None]) -> str:
+    """The expression that is false if each variable has its default or passes its test.
+
+    Without a test, the types in ``__types_name`` pass.
+    """
+    passed = [f"({name} is __default_{name} or "
+              f"{test.format(name) if test else f'type({name}) in __types_{name}'})"
+              for name, test in tests.items()]
+    return f"not ({' and '.join(passed)})" if passed else "False"
 
 
 RECORD = "__record"  # names that no parameter has
@@ -201,15 +218,15 @@ CHECKS = "__checks"
 
 
 # What the code of a public function depends on, of one parameter: whether it is an array, variadic,
-# keyword-only, and an expression that is true if a constant needs no check, or None.
+# keyword-only, and the expression of a constant that needs no check, or None if types need none.
 Kind = tuple[bool, bool, bool, str | None]
 
 
 @functools.cache  # functions whose signatures differ only in names share one compilation
-def _call_of(kinds: tuple[Kind, ...], has_tests: bool) -> CodeType:
+def _call_of(kinds: tuple[Kind, ...], has_checks: bool) -> CodeType:
     """The code of a public function; its parameters are named p0, p1, ...
 
-    Its defaults are in ``__default_p0``, ...
+    Its defaults are in ``__default_p0``, ..., the types that need no check in ``__types_p0``, ...
     """
     arrays: list[str] = []
     constants: dict[str, str | None] = {}
@@ -228,11 +245,9 @@ def _call_of(kinds: tuple[Kind, ...], has_tests: bool) -> CodeType:
     as_dict = ", ".join(f"{name!r}: {name}" for name in constants)
     result = f"({', '.join(arrays)},), {{{as_dict}}}"
     free = [RECORD, CHECKS]
-    if has_tests:
-        free += [f"__default_{name}" for name in constants]
-        untested = {name: None for name, test in constants.items() if test is None}
-        tested = {name: test for name, test in constants.items() if test is not None}
-        result += f", {_untested(untested)}, {_untested(tested)}"
+    if has_checks:
+        free += [f"__{what}_{name}" for name in constants for what in ("default", "types")]
+        result += f", {_needs_check(constants)}"
     return _compiled(", ".join(header), f"{RECORD}({result})", ", ".join(free))
 
 
@@ -244,16 +259,16 @@ def _renamed(consts: tuple, names: Mapping[str, str]) -> tuple:
 
 
 def public_function(fn: Any, params: list[Parameter], record: Callable,
-                    checks: Mapping[str, Callable], tests: Mapping[str, str] | None = None) -> Any:
+                    checks: Mapping[str, Callable],
+                    unchecked: Mapping[str, Unchecked] | None = None) -> Any:
     """The function that users call: it has the body's signature without `xp`.
 
     It calls ``record(arrays, constants)``, with a tuple and a dict.  Python itself binds the
     arguments.  Tracebacks, `inspect.getsource` and editors show the body in its place.  `checks`
     has the check of a variadic parameter, by name.
 
-    With `tests`, expressions of some constants by name in which {0} is the constant, `record` also
-    gets whether another constant is not its default, and whether one of these neither is its
-    default nor passes its test.
+    With `unchecked`, `record` also gets whether a constant needs a check: whether it is not its
+    default and none of `unchecked`, or of `NO_ARRAYS` if it is not named there.
     """
     body = unwrapped(fn)
     is_variadic = any([p.variadic for p in params])  # the user passes one sequence of arrays
@@ -264,16 +279,19 @@ def public_function(fn: Any, params: list[Parameter], record: Callable,
     keyword_defaults = {}
     for i, p in enumerate(params):
         by_keyword = p.keyword_only and not is_variadic
-        kinds.append((p.is_array, p.variadic, by_keyword, tests.get(p.name) if tests else None))
+        passing = unchecked.get(p.name, NO_ARRAYS) if unchecked else NO_ARRAYS
+        test = passing if type(passing) is str else None
+        kinds.append((p.is_array, p.variadic, by_keyword, test))
         names[f"p{i}"] = p.name
         values[f"__default_p{i}"] = p.default
+        values[f"__types_p{i}"] = passing
         if p.default is REQUIRED:
             continue
         if by_keyword:
             keyword_defaults[p.name] = p.default
         else:
             defaults.append(p.default)
-    code = _call_of(tuple(kinds), tests is not None)
+    code = _call_of(tuple(kinds), unchecked is not None)
     code = code.replace(
         co_name=body.__name__, co_qualname=body.__qualname__,
         co_filename=body.__code__.co_filename, co_firstlineno=body.__code__.co_firstlineno,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuprop._core.backend import (
@@ -38,6 +38,7 @@ class Spec:
                             f"with gpuprop.Array")
         self.variadic = self.arrays[0].variadic
         self.required = [i for i, p in enumerate(self.arrays) if p.must_be_given]
+        self.n_required = max(self.required, default=-1) + 1  # all required ones are among these
         leading = self.parameters[: len(self.arrays)] == self.arrays
         by_name = any(p.keyword_only for p in self.arrays)
         self.arrays_first = self.variadic or (leading and not by_name)
@@ -46,6 +47,9 @@ class Spec:
         self.precision: str | None = None  # the argument of `ops.op`
         self.half: str | None = None  # the argument of `ops.op`
         self.promotes = False  # True if arrays are operands of one expression
+        self.of_integers: Callable | None = None  # an argument of `ops.make_op`
+        self.is_users = not module_of(fn).startswith("gpuprop.")
+        self.guards: Sequence[tuple] = ()  # the checks of constants (`options.option_guards`)
         self._label = label or fn.__name__
         choices.append(self.chosen)
         if registered:
@@ -64,10 +68,19 @@ class Spec:
         """The name of the i-th array argument, "arrays[i]" if the op is variadic."""
         return f"{self.arrays[0].name}[{i}]" if self.variadic else self.arrays[i].name
 
+    def arguments(self, args: tuple) -> dict[str, Any]:
+        """The array arguments by name."""
+        if self.variadic:
+            return {self.arrays[0].name: args}
+        return {p.name: a for p, a in zip(self.arrays, args, strict=True)}
+
     # ---- versions
 
-    def add_portable(self, version: Callable) -> None:
-        """Use a faster version of the body; it must have the definition's parameters."""
+    def faster(self, version: Callable) -> Callable:
+        """Use a portable faster version of the body; it may write into arrays that it creates.
+
+        It must have the definition's parameters.
+        """
         expected = [(p.name, repr(p.default)) for p in self.parameters]
         given = [(p.name, repr(p.default)) for p in parameters(version)]
         if expected != given:
@@ -75,6 +88,7 @@ class Spec:
                             f"{signature_text(self.fn)}, not {signature_text(version)}")
         self.portable = portables[self.name] = version
         forget_choices()
+        return version
 
     def version_for(self, backend: Backend) -> Callable:
         """The body for a backend: its override, else the portable version, else the definition."""
