@@ -129,6 +129,43 @@ def test_threads_that_go_on_when_the_main_thread_has_ended(before):
     assert child.stdout == "['0', '1', '2']\n" * 2, child.stderr
 
 
+IDLE_AFTER_A_PRODUCT = """
+import sys, threading, time
+import numpy as np
+import gpuprop
+from gpuprop_numpy import threads
+
+if sys.argv[1] == "with another thread":
+    threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+gpuprop.use("numpy")
+a = np.ones((300, 300), np.float32)
+idle = 0
+for _ in range(10):
+    assert (a @ a == 300).all()
+    before = time.process_time()
+    time.sleep(0.04)
+    idle += time.process_time() - before
+print(threads.let_blas_threads_sleep(), idle)
+"""
+
+
+@pytest.mark.parametrize(("how", "timeout", "sleeps"), [
+    ("alone", None, True), ("alone", "24", False), ("with another thread", None, False)])
+def test_blas_threads_sleep_soon_after_a_product(how, timeout, sleeps):
+    """By default they use a processor for 2**26 cycles after it."""
+    if threads._openblas("openblas_read_env") is None:
+        pytest.skip("not OpenBLAS with threads of its own")
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "2"} | (
+        {threads.TIMEOUT: timeout} if timeout else {})
+    child = subprocess.run([sys.executable, "-c", IDLE_AFTER_A_PRODUCT, how], env=env,
+                           capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0, child.stderr
+    slept, idle = child.stdout.split()
+    assert slept == str(sleeps)
+    if sleeps:
+        assert float(idle) < 0.02  # of 0.4 s
+
+
 def test_tasks_of_tasks_run_in_their_thread():
     def inner(_):
         return threading.get_ident()

@@ -13,6 +13,7 @@ from gpuprop.backend import Backend, Namespace, is_half
 from gpuprop_numpy import activation, convolution, normalization, pooling, special
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
+from gpuprop_numpy.threads import let_blas_threads_sleep
 
 __all__ = ["NumpyBackend"]
 
@@ -169,6 +170,7 @@ class NumpyBackend(Backend):
 
     def __init__(self) -> None:
         keep_freed_memory()
+        let_blas_threads_sleep()
 
     def asarray(self, value: Any, dtype: Any = None) -> np.ndarray:
         subclass = isinstance(value, np.ndarray) and type(value) is not np.ndarray

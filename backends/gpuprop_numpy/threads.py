@@ -25,6 +25,9 @@ Result = TypeVar("Result")
 MAX_THREADS = 8  # by default: memory bandwidth seldom serves more
 CGROUP = Path("/sys/fs/cgroup")
 AFFIXES = ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")  # of OpenBLAS's functions
+TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"  # its threads sleep if there is no work for 2**TIMEOUT cycles
+SHORT_TIMEOUT = "17"  # about 50 µs
+PTHREADS = 1  # a result of openblas_get_parallel
 
 
 # ---- the number of threads -----------------------------------------------------------------------
@@ -88,6 +91,13 @@ def set_num_threads(n: int) -> None:
 @functools.cache
 def _blas() -> Any:
     """(get, set): OpenBLAS's functions for its number of threads; None for another BLAS."""
+    get = _openblas("openblas_get_num_threads")
+    set_ = _openblas("openblas_set_num_threads")
+    return (get, set_) if get and set_ else None
+
+
+def _openblas(name: str) -> Any:
+    """A function of the OpenBLAS that NumPy is linked with, or None."""
     try:
         extension: Any = np._core  # type: ignore[attr-defined]
         library = ctypes.CDLL(extension._multiarray_umath.__file__)  # and what it is linked with
@@ -95,9 +105,34 @@ def _blas() -> Any:
         return None
     for prefix, suffix in AFFIXES:
         with contextlib.suppress(AttributeError):
-            return (getattr(library, f"{prefix}openblas_get_num_threads{suffix}"),
-                    getattr(library, f"{prefix}openblas_set_num_threads{suffix}"))
+            return getattr(library, f"{prefix}{name}{suffix}")
     return None
+
+
+@functools.cache
+def let_blas_threads_sleep() -> bool:
+    """Let OpenBLAS's threads wait for work for 50 µs only; return whether they do.
+
+    By default they keep their processors busy for 2**26 cycles after each product, 20 ms or more,
+    which other threads need.  OpenBLAS reads the limit from an environment variable when it starts
+    its threads.  They are therefore ended here, and start again in the next product.  Another
+    thread must not compute a product meanwhile, so nothing happens if there is one.  A value that
+    the user has set is kept.
+    """
+    parallel = _openblas("openblas_get_parallel")
+    read_environment = _openblas("openblas_read_env")
+    end_threads = _openblas("blas_thread_shutdown_")
+    if TIMEOUT in os.environ or not (parallel and read_environment and end_threads):
+        return False
+    if parallel() != PTHREADS or threading.active_count() > 1:
+        return False
+    os.environ[TIMEOUT] = SHORT_TIMEOUT
+    try:
+        read_environment()
+    finally:
+        del os.environ[TIMEOUT]
+    end_threads()
+    return True
 
 
 @contextlib.contextmanager
