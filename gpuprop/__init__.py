@@ -4,7 +4,13 @@ The package also has NumPy's functions (`gpuprop.exp`, `gpuprop.sum`, ...), for 
 arrays of every backend.
 """
 
+import sys as _sys
 from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if "numpy" not in _sys.modules:
+    from gpuprop._core import blas_kernels as _blas_kernels
+
+    _blas_kernels.choose_kernels()
 
 from numpy import float16, float32, float64, int8, int16, int32, int64, uint8
 
