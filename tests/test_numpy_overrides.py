@@ -1,5 +1,7 @@
 """The NumPy backend's overrides of ops, with sizes small enough to test every branch."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.special
@@ -9,7 +11,6 @@ import gpuprop.functional as F
 from gpuprop.testing import check_kernel
 from gpuprop.testing.rows._normalization import ROWS
 from gpuprop_numpy import normalization
-from gpuprop_numpy.special import normal_cdf
 
 
 @pytest.mark.parametrize("block", [20, 1 << 17])
@@ -52,7 +53,16 @@ def test_gradient_with_running_stats_and_no_parameters(monkeypatch, rng):
     np.testing.assert_allclose(gradient(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_normal_cdf():
-    x = np.linspace(-8, 8, 10001)
-    np.testing.assert_allclose(normal_cdf(x), scipy.special.ndtr(x), atol=1e-15)
-    np.testing.assert_allclose(normal_cdf(x.astype("float32")), scipy.special.ndtr(x), atol=3e-7)
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-7), ("float64", 1e-15)])
+def test_gelu(dtype, tolerance, approximate):
+    """The tails too, in which the polynomials must not change their sign."""
+    x = np.concatenate([np.linspace(-9, 9, 20001), np.geomspace(9, 1e38, 1000)]).astype(dtype)
+    x = np.concatenate([x, -x]).reshape(2, -1)[:, ::2]
+    z = x.astype("float64")
+    cdf = scipy.special.ndtr(z)
+    if approximate == "tanh":
+        with np.errstate(over="ignore"):
+            cdf = (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
+    y = F.gelu(x, approximate)
+    np.testing.assert_allclose(y / np.where(x == 0, 1, x), np.where(z == 0, 0, cdf), atol=tolerance)

@@ -385,3 +385,17 @@ def test_max_pool_of_parts_of_a_batch(options, dtype, monkeypatch, rng):
 def test_max_pool_of_an_empty_batch():
     x = gp.zeros((0, 3, 8, 8))
     assert F.max_pool2d(x, 2).shape == (0, 3, 4, 4)
+
+
+# ---- other overrides ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh")])
+def test_the_bits_of_other_overrides_do_not_depend_on_the_number_of_threads(f, rng):
+    x = rng.standard_normal((300, 1000)).astype("float32")
+    results = []
+    for n in (1, 2, 3):
+        gp.set_num_threads(n)
+        results.append(gp.value_and_grad(lambda t: (f(t) ** 2).sum())(x))
+    for value, gradient in results[1:]:
+        assert value == results[0][0] and np.array_equal(gradient, results[0][1])

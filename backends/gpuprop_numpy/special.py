@@ -93,9 +93,6 @@ ERF32 = (
     (6.664226e-06, 0.00040780483, 0.0042066559, 0.055645343, 0.19262122, 1.1283792),
     (2.532926e-07, 7.165208e-05, 0.0014126703, 0.016244151, 0.11732698, 0.50403953, 1.0),
 )
-# (Phi(x) - 1/2) / x likewise, where Phi is the normal CDF: Phi(x) - 1/2 = erf(x / sqrt(2)) / 2
-NORMAL32 = tuple(tuple(c * math.sqrt(scale) * 0.5**k for k, c in enumerate(reversed(row)))[::-1]
-                 for row, scale in zip(ERF32, (1 / 8, 1), strict=True))
 # exp(x^2) erfc(x) for x >= 0
 ERFC = (
     (6.300060597630723e-05, 0.001196752598209149, 0.011132840356706262, 0.06560483046768997,
@@ -117,14 +114,6 @@ def _erf(x: Any) -> Any:
         return np.copysign(1 - np.exp(-a * a) * _ratio(a, *ERFC), x)
 
     return _where(np.abs(x) <= 1, x, lambda x: x * _ratio(x * x, *ERF), tail)
-
-
-def _normal_cdf(x: Any) -> Any:
-    """The cumulative distribution function of the standard normal distribution."""
-    if x.dtype == np.float32:
-        x = np.clip(x, -5.58, 5.58)
-        return x * _ratio(x * x, *NORMAL32) + 0.5
-    return 0.5 * (1 + _erf(x * math.sqrt(0.5)))
 
 
 def _erfc(x: Any) -> Any:
@@ -280,7 +269,6 @@ def _cot_derivative(n: int) -> Sequence[float]:
 
 sigmoid = _lift(_sigmoid, single=True)
 erf = _lift(_erf, single=True)
-normal_cdf = _lift(_normal_cdf, single=True)
 erfc = _lift(_erfc)
 erfinv = _lift(_erfinv)
 lgamma = _lift(_lgamma)
