@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import LABELS
+from benchmarks.contenders import LABELS, OURS
 from gpuprop._bench.measure import digits, duration
 from gpuprop._bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+PEERS = [name for name in LABELS if name not in OURS]
+NOTHING: dict[str, Any] = {"contenders": {}}
 BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.S)
 
 
@@ -31,8 +33,9 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one table for each number of threads, and what was left out."""
     if not rows:
         return "No results are stored.\n"
-    parts = []
-    for n in dict.fromkeys(n for row in rows for n in row["threads"]):
+    table = ratios(rows)
+    parts = [f"**gpuprop's best time / each library's best time**\n\n{table}"] if table else []
+    for n in _numbers_of_threads(rows):
         have = [(row, row["threads"][n]) for row in rows if n in row["threads"]]
         parts.append(f"**{_threads(n)}**\n\n" + _speed_table(have))
     parts.append(_left_out(rows))
@@ -43,6 +46,30 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
     parts.append(f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, "
                  f"{versions}; {machine['date']}; {rows[0]['rounds']} rounds.\n")
     return "\n".join(part for part in parts if part)
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: gpuprop's time divided by that of each peer, and the geometric mean."""
+    columns = [(peer, n) for peer in PEERS for n in _numbers_of_threads(rows)
+               if any(peer in row["threads"].get(n, NOTHING)["contenders"] for row in rows)]
+    head = ["workload", *(f"{LABELS[peer]}, {_threads(n)}" for peer, n in columns)]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    found: dict[tuple[str, str], list[float]] = {column: [] for column in columns}
+    for row in rows:
+        cells = [row["what"]]
+        for peer, n in columns:
+            times = row["threads"].get(n, NOTHING)["contenders"]
+            ratio = times["gpuprop"]["best"] / times[peer]["best"] if peer in times else None
+            found[peer, n] += [] if ratio is None else [ratio]
+            cells.append("" if ratio is None else f"{ratio:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    means = [f"{statistics.geometric_mean(found[column]):.2f}" for column in columns]
+    lines.append(f"| geometric mean | {' | '.join(means)} |")
+    return "\n".join(lines) + "\n" if columns else ""
+
+
+def _numbers_of_threads(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(n for row in rows for n in row["threads"]))
 
 
 def _speed_table(have: Sequence[tuple[dict, dict]]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import gpuprop.torch
+from benchmarks import tables
 from gpuprop._bench import floor, measure
 from gpuprop._bench.library import Library, TorchLibrary
 from gpuprop._bench.workloads import WORKLOADS
@@ -185,3 +186,21 @@ class TestComparison:
                 check("mlp", {Process("gpuprop"): [1.0, 2.0], Process("jax"): values})
         with pytest.raises(frame.DifferentValues, match="inf"):
             check("mlp", {Process("gpuprop"): [1.0, float("inf")]})
+
+
+def test_table_of_ratios():
+    def row(what, **times):
+        found = {"contenders": {name: {"best": best} for name, best in times.items()}}
+        return {"what": what, "threads": {"2": found}}
+
+    rows = [row("A", gpuprop=2.0, pytorch=4.0, jax=1.0), row("B", gpuprop=2.0, pytorch=1.0),
+            row("C", gpuprop=1.0)]
+    assert tables.ratios(rows) == """\
+| workload | PyTorch eager, 2 threads | JAX jit, 2 threads |
+|---|---|---|
+| A | 0.50 | 2.00 |
+| B | 2.00 |  |
+| C |  |  |
+| geometric mean | 1.00 | 2.00 |
+"""
+    assert tables.ratios(rows[2:]) == ""
