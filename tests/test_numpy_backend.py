@@ -14,7 +14,7 @@ import scipy.special
 
 import gpuprop as gp
 from gpuprop._core.extras import NAMES as EXTRAS
-from gpuprop_numpy import NumpyBackend, index_add, memory, pointwise, xp
+from gpuprop_numpy import NumpyBackend, index_add, memory, pointwise, threads, xp
 
 r = np.random.default_rng(0)
 inf, nan, bfloat16 = math.inf, math.nan, np.dtype(ml_dtypes.bfloat16)
@@ -258,9 +258,9 @@ def several(xp, x, y, scale=1.0):
 
 @pytest.fixture(params=[1, 3], ids=["one thread", "three threads"])
 def small_blocks(request, monkeypatch):
-    sizes = {"BLOCK": 64, "SMALL": 128, "PARALLEL": 256}
-    for name, value in sizes.items():
-        monkeypatch.setattr(pointwise, name, value)
+    monkeypatch.setattr(pointwise, "BLOCK", 64)
+    monkeypatch.setattr(pointwise, "SMALL", 128)
+    monkeypatch.setattr(threads, "MIN_SECONDS", 0)
     before = gp.get_num_threads()
     gp.set_num_threads(request.param)
     yield

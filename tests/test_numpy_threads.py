@@ -166,6 +166,21 @@ def test_blas_threads_sleep_soon_after_a_product(how, timeout, sleeps):
         assert float(idle) < 0.02  # of 0.4 s
 
 
+@pytest.mark.parametrize(("n", "least", "expected"), [
+    (5, 0, True), (5, 1e9, False), (20, 1e9, True)])
+def test_few_short_tasks_run_in_the_calling_thread(n, least, expected, monkeypatch):
+    monkeypatch.setattr(threads, "MIN_SECONDS", least)
+    ids = set()
+
+    def work(i):
+        ids.add(threading.get_ident())
+        time.sleep(0.001)
+        return i
+
+    assert threads.in_threads_if_long(work, range(n)) == list(range(n))
+    assert (len(ids) > 1) == expected
+
+
 def test_tasks_of_tasks_run_in_their_thread():
     def inner(_):
         return threading.get_ident()

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy.threads import in_threads_if_long
 
 BLOCK = 1 << 17  # elements per block; with smaller blocks, switching costs more than threads save
 SMALL = 2 * BLOCK  # arrays up to this size are computed in one piece
-PARALLEL = 8 * BLOCK  # arrays from this size on are computed in threads
 
 
 def blockwise(fn: Callable) -> Callable:
@@ -59,12 +58,7 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     # float16 may overflow without a warning: loss scaling detects the infinities
     quiet = contextlib.nullcontext() if half is None else np.errstate(over="ignore")
     with quiet:
-        blocks = _block_indices([math.prod(shape)] if flat else extent)
-        if len(blocks) < PARALLEL // BLOCK:
-            for block in blocks:
-                work(block)
-        else:
-            in_threads(work, blocks)
+        in_threads_if_long(work, _block_indices([math.prod(shape)] if flat else extent))
     outs = [out.transpose(np.argsort(axes)) for out in outs]
     if type(sample) is tuple:
         return tuple(outs)

@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MAX_THREADS = 8  # by default: memory bandwidth seldom serves more
+MANY_TASKS = 8  # so many take long enough to start threads
+MIN_SECONDS = 300e-6  # for less work, starting threads costs more than they save
 CGROUP = Path("/sys/fs/cgroup")
 AFFIXES = ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")  # of OpenBLAS's functions
 TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"  # its threads sleep if there is no work for 2**TIMEOUT cycles
@@ -261,3 +264,21 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
         if error is not None:
             raise error
     return results
+
+
+def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    """`in_threads` for tasks of equal size that may be too short for threads.
+
+    The first of a few tasks runs in this thread, and its time decides on the others.
+    """
+    if len(tasks) >= MANY_TASKS:
+        return in_threads(work, tasks)
+    if len(tasks) < 3 or _setting.threads == 1:
+        return [work(task) for task in tasks]
+    start = time.perf_counter()
+    first = work(tasks[0])
+    seconds = time.perf_counter() - start
+    others = tasks[1:]
+    if seconds * len(others) < MIN_SECONDS:
+        return [first, *map(work, others)]
+    return [first, *in_threads(work, others)]
