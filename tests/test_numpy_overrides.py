@@ -10,7 +10,7 @@ import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop.testing import check_kernel
 from gpuprop.testing.rows._normalization import ROWS
-from gpuprop_numpy import normalization
+from gpuprop_numpy import attention, normalization
 
 
 @pytest.mark.parametrize("block", [20, 1 << 17])
@@ -66,3 +66,38 @@ def test_gelu(dtype, tolerance, approximate):
             cdf = (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3))) / 2
     y = F.gelu(x, approximate)
     np.testing.assert_allclose(y / np.where(x == 0, 1, x), np.where(z == 0, 0, cdf), atol=tolerance)
+
+
+@pytest.mark.parametrize("kept_keys", [0, 256])
+@pytest.mark.parametrize("last", [None, 0, 2])
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (3, 8), (8, 3), (1, 1)])
+def test_attention_in_tiles(n, m, last, kept_keys, monkeypatch, rng):
+    monkeypatch.setattr(attention, "SCORES", 3 * n * m)
+    monkeypatch.setattr(attention, "QUERIES", 3)
+    monkeypatch.setattr(attention, "MIN_QUERIES", 2)
+    monkeypatch.setattr(attention, "KEPT_KEYS", kept_keys)
+    q = rng.standard_normal((2, n, 4, 5)).swapaxes(1, 2)
+    k, v = rng.standard_normal((2, 2, 1, m, 5))
+    dy = rng.standard_normal(q.shape)
+
+    def results():
+        qkv = [gp.tensor(a, requires_grad=True) for a in (q, k, v)]
+        y = F.scaled_dot_product_attention(*qkv, window=None if last is None else (-1, last))
+        y.backward(dy)
+        return y.data, *(a.grad for a in qkv)
+
+    with gp.generic():
+        expected = results()
+    for got, want in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, np.nan, np.inf])
+def test_attention_with_scores_of_any_size(size, rng):
+    q, k, v = rng.standard_normal((3, 2, 6, 5)).astype("float32")
+    q[1, 2, 3] *= size
+    with np.errstate(invalid="ignore"):
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        with gp.generic():
+            expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)

@@ -405,7 +405,12 @@ def test_max_pool_of_an_empty_batch():
 # ---- other overrides ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh")])
+def heads(x):
+    q = x.reshape(3, 200, 10, 50).swapaxes(1, 2)
+    return F.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+
+@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh"), heads])
 def test_the_bits_of_other_overrides_do_not_depend_on_the_number_of_threads(f, rng):
     x = rng.standard_normal((300, 1000)).astype("float32")
     results = []

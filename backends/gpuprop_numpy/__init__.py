@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Backend, Namespace, is_half
-from gpuprop_numpy import activation, convolution, normalization, pooling, special
+from gpuprop_numpy import activation, attention, convolution, normalization, pooling, special
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.threads import let_blas_threads_sleep
@@ -161,6 +161,7 @@ class NumpyBackend(Backend):
     array_modules = ("numpy",)
     dlpack_devices = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost, pinned memory
     kernels = {
+        "gpuprop.functional:attention": attention.attention,
         "gpuprop.functional:conv": convolution.conv,
         "gpuprop.functional:conv_transpose": convolution.conv_transpose,
         "gpuprop.functional:gelu": activation.gelu,

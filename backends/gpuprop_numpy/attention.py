@@ -1,0 +1,168 @@
+"""The override of `attention` for the CPU: a few heads at a time, in threads.
+
+The exponentials of usual scores neither overflow nor vanish.  So the softmax needs no maximum of
+each row, which takes NumPy longer than the exponentials.  The outputs are divided by the sums of
+the weights, since they are fewer than the weights.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuprop.backend import portable
+from gpuprop_numpy.threads import in_threads
+
+LIMIT = 30.0  # of the scores' size: their exponentials are between 1e-13 and 1e13
+SCORES = 1 << 16  # in a task, if one head has no more: their weights stay in the CPU's cache
+QUERIES = 128  # in a tile of causal attention, which leaves out the keys behind its last query
+MIN_QUERIES = 256  # in a tile of other attention with many keys
+KEPT_KEYS = 256  # with more keys, the weights are not kept for backward
+
+
+def attention(xp: Any, query: Any, key: Any, value: Any, mask: Any, slopes: Any, rng_key: Any,
+              scale: Any, band: Any, p: Any, bias_requires_grad: Any) -> tuple:
+    """The override, for scores without mask, bias and dropout that are causal or have no limits.
+
+    The portable version computes others, large scores, and half types.
+    """
+    first, last = band
+    is_plain = mask is None and slopes is None and rng_key is None
+    dtypes = {query.dtype, key.dtype, value.dtype}
+    is_supported = is_plain and first is None and (last is None or last >= 0) \
+        and len(dtypes) == 1 and query.dtype.itemsize > 2 and query.size and key.size and value.size
+    if is_supported:
+        heads = Heads(query, key, value, scale, last)
+        if heads.forward():
+            return heads.y, heads.backward
+    return portable("gpuprop.functional:attention")(
+        xp, query, key, value, mask, slopes, rng_key, scale, band, p, bias_requires_grad)
+
+
+class Tile(NamedTuple):
+    """Some queries and the first keys, up to the last one that any of them attends to."""
+
+    queries: slice
+    keys: slice
+    mask: Any  # 1 where a query attends to one of the last keys, else 0; or None
+
+
+def tiles_of(n: int, m: int, last: int | None, dtype: Any) -> list[Tile]:
+    """Tiles of all queries, where query i attends to the keys 0 to ``i + last``."""
+    if last is None:
+        step = max(MIN_QUERIES, SCORES // m)
+        return [Tile(slice(i, i + step), slice(m), None) for i in range(0, n, step)]
+    tiles = []
+    for i in range(0, n, QUERIES):
+        rows = min(QUERIES, n - i)
+        stop = min(m, i + rows + last)
+        columns = min(stop, rows)
+        # of all keys if they are few: NumPy multiplies contiguous arrays several times faster
+        mask = np.tri(rows, columns, i + last + columns - stop, dtype)
+        tiles.append(Tile(slice(i, i + rows), slice(stop), mask))
+    return tiles
+
+
+def parts_of(lead: Sequence[int], size: int) -> list[tuple[slice, ...]]:
+    """Index tuples of the axes `lead`, for parts of `size` elements at most, but at least one."""
+    room = max(1, size)
+    slices: list[list[slice]] = []
+    for length in reversed(lead):
+        step = min(length, room)
+        room //= step
+        slices.insert(0, [slice(i, i + step) for i in range(0, length, step)])
+    return list(itertools.product(*slices))
+
+
+def transposed(a: Any) -> Any:
+    return a.swapaxes(-1, -2)
+
+
+class Heads:
+    """The output ``y`` of `attention` for all heads, and what its gradient needs."""
+
+    def __init__(self, query: Any, key: Any, value: Any, scale: float, last: int | None) -> None:
+        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
+        n, m = query.shape[-2], key.shape[-2]
+        self.query, self.key, self.value = (
+            np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (query, key, value))
+        self.scale = scale
+        self.parts = parts_of(lead, SCORES // (n * m))
+        self.tiles = tiles_of(n, m, last, query.dtype)
+        # in the memory order of the query, so that heads that were split can be joined in place
+        self.y = np.empty_like(query, shape=(*lead, n, value.shape[-1]))
+        self.total = np.empty_like(query, shape=(*lead, n, 1))  # the sums of the weights
+        self.weights: list | None = [] if m <= KEPT_KEYS else None
+
+    def forward(self) -> bool:
+        """Compute the output; False if scores are too large or NaN."""
+        kept = in_threads(self._forward_part, self.parts)
+        self.weights = None if kept[0] == [] else kept
+        return all(weights is not None for weights in kept)
+
+    def _forward_part(self, part: tuple) -> list | None:
+        """The weights of a part, if they are kept; None if scores are too large or NaN."""
+        query, key, value, y, total = (
+            a[part] for a in (self.query, self.key, self.value, self.y, self.total))
+        kept = []
+        for tile in self.tiles:
+            queries = (..., tile.queries, slice(None))
+            keys = (..., tile.keys, slice(None))
+            scores = np.matmul(query[queries] * self.scale, transposed(key[keys]))
+            if not (scores.max() <= LIMIT and scores.min() >= -LIMIT):
+                return None
+            weights = exponentials(scores, tile.mask)
+            ones = np.ones((weights.shape[-1], 1), weights.dtype)
+            total[queries] = np.matmul(weights, ones)
+            np.matmul(weights, value[keys], out=y[queries])
+            if self.weights is not None:
+                kept.append(weights)
+        y /= total
+        return kept
+
+    def backward(self, dy: Any) -> tuple:
+        """The gradients of all arguments of `attention`."""
+        grads = [np.empty_like(a, subok=False) for a in (self.query, self.key, self.value)]
+        kept = self.weights or [None] * len(self.parts)
+        in_threads(lambda task: self._backward_part(*task, dy, *grads),
+                   list(zip(self.parts, kept, strict=True)))
+        return *grads, None, None, None
+
+    def _backward_part(self, part: tuple, kept: Any, dy: Any, *grads: Any) -> None:
+        query, key, value, y, total, dy, dquery, dkey, dvalue = (
+            a[part] for a in (self.query, self.key, self.value, self.y, self.total, dy, *grads))
+        dy = dy / total
+        mean = np.vecdot(dy, y)[..., None]
+        query = query * self.scale
+        for grad in dkey, dvalue:
+            grad[..., self.tiles[-1].keys.stop:, :] = 0  # no query attends to these keys
+        for i, tile in enumerate(reversed(self.tiles)):
+            queries = (..., tile.queries, slice(None))
+            keys = (..., tile.keys, slice(None))
+            if kept:
+                weights = kept[-1 - i]
+            else:
+                scores = np.matmul(query[queries], transposed(key[keys]))
+                weights = exponentials(scores, tile.mask)
+            ds = np.matmul(dy[queries], transposed(value[keys]))
+            ds -= mean[queries]
+            ds *= weights
+            np.matmul(ds, key[keys], out=dquery[queries])
+            products = (dkey, ds, query), (dvalue, weights, dy)
+            for grad, a, b in products:
+                if i:
+                    grad[keys] += np.matmul(transposed(a), b[queries])
+                else:
+                    np.matmul(transposed(a), b[queries], out=grad[keys])
+        dquery *= self.scale
+
+
+def exponentials(scores: Any, mask: Any) -> Any:
+    """``exp(scores)``, in place, and 0 where the mask hides one of the last keys."""
+    weights = np.exp(scores, out=scores)
+    if mask is not None:
+        weights[..., -mask.shape[1]:] *= mask
+    return weights
