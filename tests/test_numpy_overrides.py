@@ -8,9 +8,11 @@ import scipy.special
 
 import gpuprop as gp
 import gpuprop.functional as F
+from gpuprop.functional._recurrent import scan
 from gpuprop.testing import check_kernel
 from gpuprop.testing.rows._normalization import ROWS
-from gpuprop_numpy import attention, normalization
+from gpuprop.testing.rows._recurrent import ROWS as RECURRENT
+from gpuprop_numpy import attention, normalization, recurrent
 
 
 @pytest.mark.parametrize("block", [20, 1 << 17])
@@ -101,3 +103,11 @@ def test_attention_with_scores_of_any_size(size, rng):
         with gp.generic():
             expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_recurrent_weights_in_blocks(monkeypatch):
+    monkeypatch.setattr(recurrent, "BLOCK", 2)
+    monkeypatch.setattr(recurrent, "MIN_ROWS", 1)
+    monkeypatch.setattr(recurrent, "has_small_products", lambda: True)
+    rows = [row for row in RECURRENT if row.op is scan]
+    check_kernel("numpy", "gpuprop.functional:scan", rows)

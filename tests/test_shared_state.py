@@ -134,6 +134,8 @@ SAFE = {
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.forward.y": "each task writes its own images",
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
+    "gpuprop_numpy.recurrent.cache_last.last": GRAPH,
+    "gpuprop_numpy.recurrent.has_small_products": CACHE,
     "gpuprop_numpy.threads.in_threads.remaining": "pop() of a list gives an item to one thread",
     "gpuprop_numpy.threads.in_threads.results": "each task writes its own item",
     "gpuprop_numpy.threads._blas": CACHE,

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Backend, Namespace, is_half
-from gpuprop_numpy import activation, attention, convolution, normalization, pooling, special
+from gpuprop_numpy import (
+    activation,
+    attention,
+    convolution,
+    normalization,
+    pooling,
+    recurrent,
+    special,
+)
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.threads import let_blas_threads_sleep
@@ -166,6 +174,7 @@ class NumpyBackend(Backend):
         "gpuprop.functional:conv_transpose": convolution.conv_transpose,
         "gpuprop.functional:gelu": activation.gelu,
         "gpuprop.functional:max_pool": pooling.max_pool,
+        "gpuprop.functional:scan": recurrent.scan,
         "gpuprop.functional:standardize": normalization.standardize,
     }
 

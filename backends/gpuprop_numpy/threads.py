@@ -94,12 +94,12 @@ def set_num_threads(n: int) -> None:
 @functools.cache
 def _blas() -> Any:
     """(get, set): OpenBLAS's functions for its number of threads; None for another BLAS."""
-    get = _openblas("openblas_get_num_threads")
-    set_ = _openblas("openblas_set_num_threads")
+    get = openblas("openblas_get_num_threads")
+    set_ = openblas("openblas_set_num_threads")
     return (get, set_) if get and set_ else None
 
 
-def _openblas(name: str) -> Any:
+def openblas(name: str) -> Any:
     """A function of the OpenBLAS that NumPy is linked with, or None."""
     try:
         extension: Any = np._core  # type: ignore[attr-defined]
@@ -122,9 +122,9 @@ def let_blas_threads_sleep() -> bool:
     thread must not compute a product meanwhile, so nothing happens if there is one.  A value that
     the user has set is kept.
     """
-    parallel = _openblas("openblas_get_parallel")
-    read_environment = _openblas("openblas_read_env")
-    end_threads = _openblas("blas_thread_shutdown_")
+    parallel = openblas("openblas_get_parallel")
+    read_environment = openblas("openblas_read_env")
+    end_threads = openblas("blas_thread_shutdown_")
     if TIMEOUT in os.environ or not (parallel and read_environment and end_threads):
         return False
     if parallel() != PTHREADS or threading.active_count() > 1:

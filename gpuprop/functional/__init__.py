@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from gpuprop._array.activation import log_softmax, relu, softmax
 from gpuprop._array.mathematics import sigmoid, tanh
+from gpuprop.functional import _recurrent as _recurrent  # backends override its ops by name
 from gpuprop.functional._activation import (
     celu,
     elu,
