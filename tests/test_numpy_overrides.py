@@ -12,13 +12,14 @@ from gpuprop.functional._recurrent import scan
 from gpuprop.testing import check_kernel
 from gpuprop.testing.rows._normalization import ROWS
 from gpuprop.testing.rows._recurrent import ROWS as RECURRENT
-from gpuprop_numpy import attention, normalization, recurrent
+from gpuprop_numpy import attention, normalization, recurrent, row_norm
 
 
 @pytest.mark.parametrize("block", [20, 1 << 17])
 def test_standardize_in_blocks(block, monkeypatch):
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
     monkeypatch.setattr(normalization, "CACHE_SIZE", block)
+    monkeypatch.setattr(row_norm, "BLOCK", block)
     check_kernel("numpy", "gpuprop.functional:standardize", ROWS)
 
 
@@ -53,6 +54,27 @@ def test_gradient_with_running_stats_and_no_parameters(monkeypatch, rng):
     with gp.generic():
         expected = gradient()
     np.testing.assert_allclose(gradient(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("mean", [0, 0.7, 1.3, 1e4])
+def test_layer_norm_with_any_mean(mean, monkeypatch, rng):
+    """The variance is that of the centered rows in blocks with a large mean."""
+    monkeypatch.setattr(normalization, "MIN_SIZE", 1)
+    monkeypatch.setattr(row_norm, "BLOCK", 20)
+    w, b, dy = rng.standard_normal(5), rng.standard_normal(5), rng.standard_normal((16, 5))
+    x = rng.standard_normal((16, 5))
+    x[:12] += mean
+
+    def results():
+        xwb = [gp.tensor(a, requires_grad=True) for a in (x, w, b)]
+        y = F.layer_norm(xwb[0], (5,), *xwb[1:])
+        y.backward(dy)
+        return y.data, *(a.grad for a in xwb)
+
+    with gp.generic():
+        expected = results()
+    for got, want in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])

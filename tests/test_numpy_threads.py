@@ -410,7 +410,11 @@ def heads(x):
     return F.scaled_dot_product_attention(q, q, q, is_causal=True)
 
 
-@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh"), heads])
+def layer_norm(x):
+    return F.layer_norm(x, (1000,), x.mean(axis=0))
+
+
+@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh"), heads, layer_norm])
 def test_the_bits_of_other_overrides_do_not_depend_on_the_number_of_threads(f, rng):
     x = rng.standard_normal((300, 1000)).astype("float32")
     results = []

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import definition
+from gpuprop_numpy import row_norm
 
 CACHE_SIZE = 1 << 17  # elements per block
 MIN_SIZE = 1 << 14  # elements of the input; the definition is faster below
@@ -101,6 +102,11 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
             is_supported(p, parameter_shape) and p.dtype == input.dtype for p in parameters):
         original = definition("gpuprop.functional:standardize")
         return original(xp, input, weight, bias, axes, eps, subtract_mean, return_stats)
+
+    row_shape = shape[ndim - len(axes):]
+    if over_last_axes and not return_stats and math.prod(row_shape) <= row_norm.MAX_ROW \
+            and all(p.shape == row_shape for p in parameters):
+        return row_norm.standardize_rows(input, weight, bias, eps, subtract_mean, row_shape)
 
     # x has one axis of rows, then the axes that are reduced or that the parameters have
     kept = ndim - 1 if by_channel else max(len(axes), *(p.ndim for p in parameters), 0)
