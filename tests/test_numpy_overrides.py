@@ -19,6 +19,7 @@ from gpuprop_numpy import attention, normalization, recurrent, row_norm
 def test_standardize_in_blocks(block, monkeypatch):
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
     monkeypatch.setattr(normalization, "CACHE_SIZE", block)
+    monkeypatch.setattr(normalization, "PER_TASK", block)
     monkeypatch.setattr(row_norm, "BLOCK", block)
     check_kernel("numpy", "gpuprop.functional:standardize", ROWS)
 
@@ -56,20 +57,25 @@ def test_gradient_with_running_stats_and_no_parameters(monkeypatch, rng):
     np.testing.assert_allclose(gradient(), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("mean", [0, 0.7, 1.3, 1e4])
-def test_layer_norm_with_any_mean(mean, monkeypatch, rng):
-    """The variance is that of the centered rows in blocks with a large mean."""
+@pytest.mark.parametrize("by_channel", [False, True])
+@pytest.mark.parametrize("mean", [0, 0.7, 2, 1e4])
+def test_norms_of_any_mean(mean, by_channel, monkeypatch, rng):
+    """Rows and channels with a large mean are centered before their squares are summed."""
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
+    monkeypatch.setattr(normalization, "PER_TASK", 20)
     monkeypatch.setattr(row_norm, "BLOCK", 20)
     w, b, dy = rng.standard_normal(5), rng.standard_normal(5), rng.standard_normal((16, 5))
     x = rng.standard_normal((16, 5))
     x[:12] += mean
 
     def results():
-        xwb = [gp.tensor(a, requires_grad=True) for a in (x, w, b)]
-        y = F.layer_norm(xwb[0], (5,), *xwb[1:])
+        x_w_b = [gp.tensor(a, requires_grad=True) for a in (x, w, b)]
+        if by_channel:
+            y = F.batch_norm(x_w_b[0], None, None, *x_w_b[1:], training=True)
+        else:
+            y = F.layer_norm(x_w_b[0], (5,), *x_w_b[1:])
         y.backward(dy)
-        return y.data, *(a.grad for a in xwb)
+        return y.data, *(a.grad for a in x_w_b)
 
     with gp.generic():
         expected = results()

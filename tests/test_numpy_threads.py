@@ -414,7 +414,12 @@ def layer_norm(x):
     return F.layer_norm(x, (1000,), x.mean(axis=0))
 
 
-@pytest.mark.parametrize("f", [F.gelu, lambda x: F.gelu(x, "tanh"), heads, layer_norm])
+def batch_norm(x):
+    return F.batch_norm(x.reshape(100, 3, 1000), None, None, training=True)
+
+
+@pytest.mark.parametrize(
+    "f", [F.gelu, lambda x: F.gelu(x, "tanh"), heads, layer_norm, batch_norm])
 def test_the_bits_of_other_overrides_do_not_depend_on_the_number_of_threads(f, rng):
     x = rng.standard_normal((300, 1000)).astype("float32")
     results = []

@@ -1,6 +1,7 @@
 """The override of `standardize` for the CPU.
 
 BLAS computes the sums, several times faster than np.sum.  Blocks of rows fit in the CPU's cache.
+Rows and channels have versions of their own, which are faster: `row_norm` and `ByChannel`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuprop.backend import definition
 from gpuprop_numpy import row_norm
+from gpuprop_numpy.threads import in_threads
 
 CACHE_SIZE = 1 << 17  # elements per block
+PER_TASK = 1 << 18  # the same by channel: 0.2 ms of work, which pays for a thread
 MIN_SIZE = 1 << 14  # elements of the input; the definition is faster below
 MIN_DOT = 16  # elements per dot product; multiplying and summing is faster below
-ALL = slice(None)
 
 
 # ---- sums ----------------------------------------------------------------------------------------
@@ -66,9 +68,9 @@ def add_columns(rows: Iterable[Sequence]) -> list[Any]:
 # ---- shapes --------------------------------------------------------------------------------------
 
 
-def cache_blocks(a: np.ndarray) -> list[slice]:
-    """Slices of the first axis, for blocks of about CACHE_SIZE elements."""
-    step = max(1, CACHE_SIZE * len(a) // a.size)
+def slices_of(a: np.ndarray, size: int) -> list[slice]:
+    """Slices of the first axis, for blocks of about `size` elements."""
+    step = max(1, size * len(a) // a.size)
     return [slice(i, i + step) for i in range(0, len(a), step)]
 
 
@@ -108,18 +110,19 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
             and all(p.shape == row_shape for p in parameters):
         return row_norm.standardize_rows(input, weight, bias, eps, subtract_mean, row_shape)
 
-    # x has one axis of rows, then the axes that are reduced or that the parameters have
-    kept = ndim - 1 if by_channel else max(len(axes), *(p.ndim for p in parameters), 0)
-    x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - kept:])
+    result: Any
     if by_channel:
-        stats_shape = parameter_shape[1:]
-    else:
+        x = np.ascontiguousarray(input).reshape(*shape[:2], -1)
+        result = ByChannel(x, weight, bias, eps, subtract_mean)
+    else:  # x has one axis of rows, then the axes that are reduced or that the parameters have
+        kept = max(len(axes), *(p.ndim for p in parameters), 0)
+        x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - kept:])
         stats_shape = (*x.shape[:x.ndim - len(axes)], *(1,) * len(axes))
-    n = math.prod(shape[i] for i in axes)
-    result = Standardization(x, weight, bias, stats_shape, n, eps, subtract_mean, by_channel)
+        n = math.prod(shape[i] for i in axes)
+        result = Standardization(x, weight, bias, stats_shape, n, eps, subtract_mean)
     y = result.y.reshape(shape)
     if not return_stats:
-        zero = np.zeros(stats_shape, x.dtype)
+        zero = np.zeros(result.mean.shape, x.dtype)
         return y, lambda dy: result.backward(dy, zero, zero)
     output_shape = tuple(1 if i in axes else size for i, size in enumerate(shape))
     mean = result.mean.reshape(output_shape)
@@ -127,55 +130,117 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
     return (y, mean, variance), lambda d: result.backward(*d)
 
 
+class ByChannel:
+    """The output ``y = (x - mean) * scale * weight + bias`` and the gradient, for x (N, C, L).
+
+    Mean and variance are those of a channel.
+    """
+
+    def __init__(self, x: np.ndarray, weight: Any, bias: Any, eps: float,
+                 subtract_mean: bool) -> None:
+        shape = x.shape[1], 1
+        n = x.shape[0] * x.shape[2]
+        self.slices = slices_of(x, PER_TASK)
+        total, squares = self._sums(lambda s: (x[s], x[s]), shape)
+        self.mean = total / n if subtract_mean else np.zeros_like(total)
+        self.variance = squares / n - self.mean * self.mean
+        self.shift = self.mean
+        if subtract_mean and not (self.variance >= squares / (8 * n)).all():  # digits would cancel
+            x = x - self.mean
+            self.variance = self._sums(lambda s: (x[s], x[s]), shape)[1] / n
+            self.shift = np.zeros_like(self.mean)
+        self.x = x
+        self.n = n
+        self.subtract_mean = subtract_mean
+        self.weight = weight
+        self.bias = bias
+        self.scale = 1 / np.sqrt(self.variance + eps)
+        self.factor = self.scale if weight is None else self.scale * weight.reshape(-1, 1)
+        offset = -self.shift * self.factor
+        if bias is not None:
+            offset += bias.reshape(-1, 1)
+        self.y = np.empty_like(x)
+
+        def write_output(s: slice) -> None:
+            part = np.multiply(x[s], self.factor, out=self.y[s])
+            part += offset
+
+        in_threads(write_output, self.slices)
+
+    def _sums(self, parts: Callable, shape: Sequence[int]) -> list:
+        """The sums of a and of a * b per channel, for the parts ``(a, b) = parts(slice)``."""
+
+        def sums(s: slice) -> tuple:
+            a, b = parts(s)
+            return sum_to(a, shape), sum_of_products(a, b, shape)
+
+        return add_columns(in_threads(sums, self.slices))
+
+    def backward(self, dy: Any, dmean: Any, dvariance: Any) -> tuple[Any, Any, Any]:
+        """The gradients of the input, the weight and the bias."""
+        x = self.x
+        input_shape = dy.shape
+        dy = np.ascontiguousarray(dy).reshape(x.shape)
+        shape = self.scale.shape
+        dbias, dy_x = self._sums(lambda s: (dy[s], x[s]), shape)
+        dweight = (dy_x - dbias * self.shift) * self.scale
+        # dx = dy * factor - x * x_factor - constant
+        x_factor = (dweight * self.factor * self.scale - 2 * dvariance.reshape(shape)) / self.n
+        constant = -self.shift * x_factor
+        if self.subtract_mean:
+            constant += (dbias * self.factor - dmean.reshape(shape)) / self.n
+        dx = np.empty_like(x)
+
+        def write_gradient(s: slice) -> None:
+            part = np.multiply(dy[s], self.factor, out=dx[s])
+            other = x[s] * x_factor
+            other += constant
+            part -= other
+
+        in_threads(write_gradient, self.slices)
+        dweight, dbias = (None if p is None else sum_leading(grad, p.shape)
+                          for p, grad in ((self.weight, dweight), (self.bias, dbias)))
+        return dx.reshape(input_shape), dweight, dbias
+
+
 class Standardization:
     """The output ``y = z * weight + bias`` of `standardize`, and the arrays of its gradient.
 
     ``z = (x - mean) * scale`` with ``scale = 1 / sqrt(variance + eps)``.  The statistics have shape
     `stats_shape`; each is a mean of `n` elements.  With ``subtract_mean=False`` the mean is 0.
-
-    `blocks` are pairs: a slice of the rows whose statistics are computed together, and slices of
-    that block that fit in the cache.  With `by_channel` all rows are one block; otherwise each
-    block is one slice.
     """
 
     def __init__(self, x: np.ndarray, weight: Any, bias: Any, stats_shape: Sequence[int], n: int,
-                 eps: float, subtract_mean: bool, by_channel: bool) -> None:
+                 eps: float, subtract_mean: bool) -> None:
         self.x = x
         self.weight = weight
         self.bias = bias
         self.n = n
         self.eps = eps
         self.subtract_mean = subtract_mean
-        self.by_channel = by_channel
-        slices = cache_blocks(x)
-        self.blocks = [(ALL, slices)] if by_channel else [(rows, [ALL]) for rows in slices]
+        self.blocks = slices_of(x, CACHE_SIZE)
         self.mean = np.zeros(stats_shape, x.dtype)
         self.variance = np.empty(stats_shape, x.dtype)
         self.scale = np.empty(stats_shape, x.dtype)
         self.z = np.empty_like(x)
         self.y = self.z if weight is None and bias is None else np.empty_like(x)
         arrays = (x, self.z, self.y, self.mean, self.variance, self.scale)
-        for rows, slices in self.blocks:
-            self._forward_block(slices, *(a[rows] for a in arrays))
+        for rows in self.blocks:
+            self._forward_block(*(a[rows] for a in arrays))
 
-    def _forward_block(self, slices: list[slice], x: Any, z: Any, y: Any, mean: Any, variance: Any,
-                       scale: Any) -> None:
+    def _forward_block(self, x: Any, z: Any, y: Any, mean: Any, variance: Any, scale: Any) -> None:
         """Compute z, y, mean, variance and scale of one block, in place."""
         centered = x
         if self.subtract_mean:
             np.divide(sum_to(x, mean.shape), self.n, out=mean)
-            for s in slices:
-                np.subtract(x[s], mean, out=z[s])
-            centered = z
-        squares = [sum_of_products(centered[s], centered[s], mean.shape) for s in slices]
-        np.divide(functools.reduce(operator.add, squares), self.n, out=variance)
+            centered = np.subtract(x, mean, out=z)
+        np.divide(sum_of_products(centered, centered, mean.shape), self.n, out=variance)
         np.divide(1, np.sqrt(variance + self.eps), out=scale)
-        for s in slices:
-            part = np.multiply(centered[s], scale, out=z[s])
-            if self.weight is not None:
-                part = np.multiply(part, self.weight, out=y[s])
-            if self.bias is not None:
-                np.add(part, self.bias, out=y[s])
+        result = np.multiply(centered, scale, out=z)
+        if self.weight is not None:
+            result = np.multiply(result, self.weight, out=y)
+        if self.bias is not None:
+            np.add(result, self.bias, out=y)
 
     def backward(self, dy: Any, dmean: Any, dvariance: Any) -> tuple[Any, Any, Any]:
         """The gradients of the input, the weight and the bias."""
@@ -185,30 +250,23 @@ class Standardization:
         dvariance = dvariance.reshape(self.mean.shape)
         dx = np.empty_like(self.x)
         arrays = (dy, self.z, dx, self.scale, dmean, dvariance)
-        block_grads = [self._backward_block(slices, *(a[rows] for a in arrays))
-                       for rows, slices in self.blocks]
-        grads = iter(add_columns(block_grads))
+        grads = iter(add_columns(self._backward_block(*(a[rows] for a in arrays))
+                                 for rows in self.blocks))
         dweight = None if self.weight is None else next(grads)
         dbias = None if self.bias is None else next(grads)
         return dx.reshape(shape), dweight, dbias
 
-    def _backward_block(self, slices: list[slice], dy: Any, z: Any, dx: Any, scale: Any, dmean: Any,
+    def _backward_block(self, dy: Any, z: Any, dx: Any, scale: Any, dmean: Any,
                         dvariance: Any) -> list:
         """Compute dx of one block in place; return its part of dweight and dbias, if they exist."""
-        dz_z, dz, *grads = add_columns(self._sums(dy[s], z[s], scale.shape) for s in slices)
-        # a weight per channel is constant along the reduced axes, so it is a factor of the sums
-        outer_weight = self.weight if self.by_channel else None
-        factor = scale if outer_weight is None else scale * outer_weight
-        mean_dz_z = dz_z * (factor / self.n) - dvariance * 2 / (self.n * scale)
-        mean_dz = dz * (factor / self.n) - dmean / self.n
-        for s in slices:
-            weighted = dy[s]
-            if self.weight is not outer_weight:
-                weighted = np.multiply(weighted, self.weight, out=dx[s])
-            part = np.multiply(weighted, factor, out=dx[s])
-            part -= z[s] * mean_dz_z
-            if self.subtract_mean:
-                part -= mean_dz
+        dz_z, dz, *grads = self._sums(dy, z, scale.shape)
+        mean_dz_z = dz_z * (scale / self.n) - dvariance * 2 / (self.n * scale)
+        mean_dz = dz * (scale / self.n) - dmean / self.n
+        weighted = dy if self.weight is None else np.multiply(dy, self.weight, out=dx)
+        np.multiply(weighted, scale, out=dx)
+        dx -= z * mean_dz_z
+        if self.subtract_mean:
+            dx -= mean_dz
         return grads
 
     def _sums(self, dy: Any, z: Any, stats_shape: Sequence[int]) -> list:
@@ -222,9 +280,9 @@ class Standardization:
         return sums
 
     def _weighted_sum(self, a: Any, stats_shape: Sequence[int]) -> Any:
-        """``sum_to(a * weight, stats_shape)``, or without the weight if `by_channel`."""
+        """``sum_to(a * weight, stats_shape)``."""
         w = self.weight
-        if w is None or self.by_channel:
+        if w is None:
             return sum_to(a, stats_shape)
         if w.size == self.n and w.shape == a.shape[a.ndim - w.ndim:]:  # exactly the reduced axes
             return np.matmul(a.reshape(-1, self.n), w.reshape(self.n)).reshape(stats_shape)
