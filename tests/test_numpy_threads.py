@@ -136,7 +136,7 @@ import gpuprop
 from gpuprop_numpy import threads
 
 if sys.argv[1] == "with another thread":
-    threading.Thread(target=time.sleep, args=(2,), daemon=True).start()
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
 gpuprop.use("numpy")
 a = np.ones((300, 300), np.float32)
 idle = 0
@@ -174,7 +174,7 @@ def test_few_short_tasks_run_in_the_calling_thread(n, least, expected, monkeypat
 
     def work(i):
         ids.add(threading.get_ident())
-        time.sleep(0.001)
+        time.sleep(0.05)
         return i
 
     assert threads.in_threads_if_long(work, range(n)) == list(range(n))
