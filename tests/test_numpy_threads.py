@@ -13,7 +13,7 @@ import pytest
 
 import gpuprop as gp
 import gpuprop.functional as F
-from gpuprop_numpy import convolution, pooling, threads
+from gpuprop_numpy import convolution, pooling, products, threads
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_the_caller_works_alone_if_no_thread_can_start(monkeypatch):
     def refuse(*_):
         raise RuntimeError("can't start new thread")
 
-    threads._pool.cache_clear()
+    monkeypatch.setattr(threads, "_team", threads._Team())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
@@ -128,6 +128,58 @@ def test_threads_that_go_on_when_the_main_thread_has_ended(before):
                            capture_output=True, text=True, timeout=60)
     assert child.stdout == "['0', '1', '2']\n" * 2, child.stderr
 
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+def matrices(rows, terms, columns, order, dtype, stack=()):
+    rng = np.random.default_rng(rows)
+    a = rng.integers(-4, 5, (*stack, rows, terms)).astype(dtype)  # sums are exact in any order
+    b = rng.integers(-4, 5, (*stack, terms, columns)).astype(dtype)
+    swap = lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return swap(a) if "a" in order else a, swap(b) if "b" in order else b
+
+
+@pytest.mark.parametrize("order", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "stack"), [
+    ((70, 9, 40), ()), ((40, 9, 70), ()), ((1, 50, 300), ()), ((300, 50, 1), ()), ((17, 0, 18), ()),
+    ((20, 9, 10), (5,)), ((20, 9, 10), (2, 3)), ((20, 9, 10), (1, 3)), ((0, 9, 10), (2,))])
+def test_products_in_threads(shape, stack, dtype, order, monkeypatch):
+    monkeypatch.setattr(products, "MIN_WORK", 100)
+    a, b = matrices(*shape, order, dtype, stack)
+    got = products.matmul(a, b)
+    assert got.dtype == dtype and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, np.matmul(a, b))
+
+
+def test_which_products_are_divided(monkeypatch):
+    calls = []
+    monkeypatch.setattr(products, "in_threads", lambda work, parts: calls.append(
+        threads.in_threads(work, parts)))
+    a, b = matrices(400, 300, 401, "", "float32")
+    gram = products.matmul(a, a.T)
+    assert not calls and np.array_equal(gram, gram.T)
+    products.matmul(a[:40], b)
+    products.matmul(a.astype("int32"), b.astype("int32"))
+    products.matmul(a, b.astype("float64"))
+    threads.in_threads(lambda _: products.matmul(a, b), range(2))
+    assert not calls
+    products.matmul(a, b)
+    assert len(calls) == (blas_threads() is not None)
+    gp.set_num_threads(1)
+    products.matmul(a, b)
+    assert len(calls) == (blas_threads() is not None)
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 4), (3, 4)), ((400, 400), (401, 400)), ((), (3,))])
+def test_wrong_shapes_of_products(a, b, monkeypatch):
+    monkeypatch.setattr(products, "MIN_WORK", 1)
+    with pytest.raises(ValueError, match="matmul"):
+        products.matmul(np.ones(a), np.ones(b))
+
+
+# ---- idle threads --------------------------------------------------------------------------------
 
 IDLE_AFTER_A_PRODUCT = """
 import sys, threading, time

@@ -140,8 +140,9 @@ SAFE = {
     "gpuprop_numpy.threads.in_threads.results": "each task writes its own item",
     "gpuprop_numpy.threads._blas": CACHE,
     "gpuprop_numpy.threads.let_blas_threads_sleep": "it does nothing if there is a second thread",
-    "gpuprop_numpy.threads._pool": "two threads may make two pools, of which one is freed",
-    "gpuprop_numpy.threads._worker": THREAD,
+    "gpuprop_numpy.threads._team": "replaced only in the child of a fork; its lists are changed by "
+        "pop and append",
+    "gpuprop_numpy.threads._state": THREAD,
 }
 
 

@@ -21,6 +21,7 @@ from gpuprop_numpy import (
 )
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
+from gpuprop_numpy.products import matmul
 from gpuprop_numpy.threads import let_blas_threads_sleep
 
 __all__ = ["NumpyBackend"]
@@ -115,28 +116,6 @@ def check(condition: Any, message: str, values: Any = None) -> None:
         index = np.unravel_index(np.argmin(condition), np.shape(condition))
         message += f", got {values[index]} at index {tuple(map(int, index))}"
     raise IndexError(message)
-
-
-def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
-    """``np.matmul``, but faster for a stack of matrices times one matrix, and for half types.
-
-    Half types are multiplied in float32 and the result is rounded once, or not at all if `dtype` is
-    float32.
-    """
-    if a.ndim > 2 and b.ndim == 2:  # one product; NumPy makes one per matrix, up to 3 times slower
-        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-        return matmul(rows, b, dtype).reshape(*a.shape[:-1], b.shape[-1])
-    if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # the usual case
-        return np.matmul(a, b)
-    if not (is_half(a.dtype) or is_half(b.dtype)):
-        return np.matmul(a, b, dtype=dtype)
-    y = np.matmul(_in_float32(a), _in_float32(b))  # NumPy's loop for float16 is 15 times slower
-    with np.errstate(over="ignore"):  # loss scaling detects the infinities
-        return y.astype(dtype or (a.dtype if a.dtype == b.dtype else y.dtype), copy=False)
-
-
-def _in_float32(a: np.ndarray) -> np.ndarray:
-    return a.astype(np.float32) if is_half(a.dtype) else a
 
 
 xp = Namespace(

@@ -14,7 +14,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 MAX_THREADS = 8  # by default: memory bandwidth seldom serves more
+SPINS = 20  # looks at a job that may end soon, before the thread sleeps
 MANY_TASKS = 8  # so many take long enough to start threads
 MIN_SECONDS = 300e-6  # for less work, starting threads costs more than they save
 CGROUP = Path("/sys/fs/cgroup")
@@ -138,88 +139,162 @@ def let_blas_threads_sleep() -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def product_threads() -> int:
+    """How many threads a matrix product may use here: no more than BLAS itself would.
+
+    It is 1 inside of a task, and if the BLAS is unknown, which may have threads of its own.
+    """
     blas = _blas()
-    if blas is None:
-        yield
-        return
-    get, set_ = blas
-    with _setting.lock:
-        if not _setting.running:
-            _setting.blas_threads = get()
-            set_(1)
-        _setting.running += 1
-    try:
-        yield
-    finally:
-        with _setting.lock:
-            _setting.running -= 1
-            if not _setting.running:
-                set_(_setting.blas_threads)
+    if blas is None or _setting.threads == 1 or _state.is_busy:
+        return 1
+    return min(_setting.threads, _setting.blas_threads if _setting.running else blas[0]())
+
+
+class _OneBlasThread:
+    """A context in which BLAS uses one thread for each call, if it is OpenBLAS."""
+
+    def __enter__(self) -> None:
+        blas = _blas()
+        if blas is not None:
+            with _setting.lock:
+                if not _setting.running:
+                    _setting.blas_threads = blas[0]()
+                    blas[1](1)
+                _setting.running += 1
+
+    def __exit__(self, *error: object) -> None:
+        blas = _blas()
+        if blas is not None:
+            with _setting.lock:
+                _setting.running -= 1
+                if not _setting.running:
+                    blas[1](_setting.blas_threads)
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 # ---- running -------------------------------------------------------------------------------------
 
 
-class _Worker(threading.local):
+class _State(threading.local):
     is_busy = False  # True inside of a task: tasks of tasks run one after the other
 
 
-_worker = _Worker()
+_state = _State()
 
 
-@functools.cache
-def _pool() -> Any:
-    """The threads; None if the main thread has ended, since Python then makes no pool."""
-    try:
-        from concurrent.futures import ThreadPoolExecutor  # imports logging: few programs need it
-    except RuntimeError:
-        return None
-    return ThreadPoolExecutor(os.cpu_count(), "gpuprop")
+class _Job:
+    """A function for another thread, run in a copy of this context."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.function = function
+        self.context = contextvars.copy_context()
+        self.claim = [None]  # whoever takes its element out has the job
+        self.error: BaseException | None = None
+        self.has_ended = False
+        self.end = threading.Lock()
+        self.end.acquire()
+
+    def claimed(self) -> bool:
+        """Claim the job: False if another thread has done so."""
+        try:
+            self.claim.pop()
+        except IndexError:
+            return False
+        return True
+
+    def run(self) -> None:
+        try:
+            self.context.run(self.function)
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> None:
+        self.has_ended = True
+        self.end.release()
+
+    def wait(self) -> None:
+        """Return when the job has ended; one that has not begun never does."""
+        if not self.claimed():
+            for _ in range(SPINS):
+                if self.has_ended:
+                    return
+                time.sleep(0)
+            while not self.has_ended:
+                self.end.acquire()
 
 
-def _begin(run: Callable[[], None], n: int, jobs: list) -> None:
-    """Run a function in up to n threads, each in a copy of this context, and append the jobs.
+class _Helper:
+    """A thread that does one job after another.
 
-    Some of them never run if the system starts no more threads, and all if the main thread has
-    ended: the other threads of a program may go on, and then do their work alone.
+    Handing a job over by locks takes a third of the time of a queue and a Future.
     """
-    pool = _pool()
-    if pool is None:
-        return
-    from concurrent.futures import Future
 
-    def go(job: Future, context: contextvars.Context) -> None:
-        if job.set_running_or_notify_cancel():
+    def __init__(self) -> None:
+        self.job: _Job | None = None
+        self.has_job = threading.Lock()
+        self.has_job.acquire()
+        threading.Thread(target=self._serve, name="gpuprop", daemon=True).start()
+
+    def start(self, job: _Job) -> None:
+        self.job = job
+        self.has_job.release()
+
+    def _serve(self) -> None:
+        while True:
+            self.has_job.acquire()
+            job, self.job = self.job, None
+            assert job is not None
+            is_mine = job.claimed()
+            if is_mine:
+                job.run()
+            _team.idle.append(self)  # now, so that the next call of that thread finds it
+            if is_mine:
+                job.finish()
+            del job  # and the arrays that it refers to
+
+
+class _Team:
+    """The helpers of this process: at most as many as it has processors."""
+
+    def __init__(self) -> None:
+        self.idle: list[_Helper] = []  # the last one has just been at work
+        self.places = [None] * (os.cpu_count() or 1)  # for more helpers
+
+    def helper(self) -> _Helper | None:
+        """An idle helper, or a new one; None if there is none and the system starts no thread."""
+        with contextlib.suppress(IndexError):
+            return self.idle.pop()
+        with contextlib.suppress(IndexError):
+            self.places.pop()
             try:
-                job.set_result(context.run(run))
-            except BaseException as error:
-                job.set_exception(error)
-
-    with contextlib.suppress(RuntimeError):
-        for _ in range(n):
-            # The pool's own job is lost if it cannot start a thread; a busy one may still run it.
-            jobs.append(Future())
-            pool.submit(go, jobs[-1], contextvars.copy_context())
+                return _Helper()
+            except RuntimeError:
+                self.places.append(None)
+        return None
 
 
-def _errors(jobs: list) -> list:
-    """The exceptions of the jobs that have begun, when they have ended; the others never begin."""
+_team = _Team()
+
+
+def _wait_for(jobs: list[_Job]) -> None:
     try:
-        return [job.exception() for job in jobs if not job.cancel()]
+        for job in jobs:
+            job.wait()
     except BaseException:  # KeyboardInterrupt: a job that goes on would write into arrays
-        _errors(jobs)
+        _wait_for(jobs)
         raise
 
 
 def _after_fork() -> None:
     """A child has no threads but this one."""
-    _pool.cache_clear()
+    global _team
+    _team = _Team()
     _setting.lock = threading.Lock()
-    if _setting.running and not _worker.is_busy:  # other threads were running tasks
+    if _setting.running and not _state.is_busy:  # other threads were running tasks
         _blas()[1](_setting.blas_threads)
-    _setting.running = int(_setting.running > 0 and _worker.is_busy)
+    _setting.running = int(_setting.running > 0 and _state.is_busy)
 
 
 if hasattr(os, "register_at_fork"):
@@ -233,13 +308,13 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     no others are begun, and its exception is raised.
     """
     n = min(_setting.threads, len(tasks))
-    if n <= 1 or _worker.is_busy:
+    if n <= 1 or _state.is_busy:
         return [work(task) for task in tasks]
     results: list[Any] = [None] * len(tasks)
     remaining = list(reversed(range(len(tasks))))
 
     def run() -> None:
-        _worker.is_busy = True
+        _state.is_busy = True
         try:
             while remaining:
                 try:
@@ -251,18 +326,20 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
             remaining.clear()
             raise
         finally:
-            _worker.is_busy = False
+            _state.is_busy = False
 
-    with _one_blas_thread():
-        jobs: list[Any] = []
+    with _one_blas_thread:
+        jobs: list[_Job] = []
         try:
-            _begin(run, n - 1, jobs)
+            while len(jobs) < n - 1 and (helper := _team.helper()) is not None:
+                jobs.append(_Job(run))
+                helper.start(jobs[-1])
             run()
         finally:
-            errors = _errors(jobs)
-    for error in errors:
-        if error is not None:
-            raise error
+            _wait_for(jobs)
+    for job in jobs:
+        if job.error is not None:
+            raise job.error
     return results
 
 
