@@ -128,6 +128,7 @@ SAFE = {
     "gpuprop_cupy.products._plan": CACHE,
     "gpuprop_cupy.products.library": CACHE,
     "gpuprop_cupy.products.workspace_size": CACHE,
+    "gpuprop_numpy.attention.triangle": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
     "gpuprop_numpy.convolution.column_reader.padded": "each task makes its own",
     "gpuprop_numpy.convolution.column_reader.targets": "each task makes its own",

@@ -7,6 +7,7 @@ the weights, since they are fewer than the weights.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -61,9 +62,17 @@ def tiles_of(n: int, m: int, last: int | None, dtype: Any) -> list[Tile]:
         stop = min(m, i + rows + last)
         columns = min(stop, rows)
         # of all keys if they are few: NumPy multiplies contiguous arrays several times faster
-        mask = np.tri(rows, columns, i + last + columns - stop, dtype)
+        mask = triangle(rows, columns, i + last + columns - stop, dtype)
         tiles.append(Tile(slice(i, i + rows), slice(stop), mask))
     return tiles
+
+
+@functools.lru_cache(maxsize=16)
+def triangle(rows: int, columns: int, diagonal: int, dtype: Any) -> Any:
+    """``np.tri``; the tiles of one length share a few of them."""
+    mask = np.tri(rows, columns, diagonal, dtype)
+    mask.flags.writeable = False
+    return mask
 
 
 def parts_of(lead: Sequence[int], size: int) -> list[tuple[slice, ...]]:
@@ -85,10 +94,15 @@ class Heads:
     """The output ``y`` of `attention` for all heads, and what its gradient needs."""
 
     def __init__(self, query: Any, key: Any, value: Any, scale: float, last: int | None) -> None:
-        lead = np.broadcast_shapes(query.shape[:-2], key.shape[:-2], value.shape[:-2])
         n, m = query.shape[-2], key.shape[-2]
-        self.query, self.key, self.value = (
-            np.broadcast_to(a, (*lead, *a.shape[-2:])) for a in (query, key, value))
+        lead = query.shape[:-2]
+        if not lead == key.shape[:-2] == value.shape[:-2]:
+            lead = np.broadcast_shapes(lead, key.shape[:-2], value.shape[:-2])
+            query, key, value = (np.broadcast_to(a, (*lead, *a.shape[-2:]))
+                                 for a in (query, key, value))
+        self.query = query
+        self.key = key
+        self.value = value
         self.scale = scale
         self.parts = parts_of(lead, SCORES // (n * m))
         self.tiles = tiles_of(n, m, last, query.dtype)
