@@ -122,6 +122,37 @@ def test_attention_in_tiles(n, m, last, kept_keys, monkeypatch, rng):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("shape", [(7, 8), (2, 1, 1, 8), (4, 7, 1), (8,)])
+@pytest.mark.parametrize("kind", ["bool", "float", "hidden", "large", "gradient"])
+@pytest.mark.parametrize("kept_keys", [0, 256])
+def test_attention_with_masks(shape, kind, kept_keys, monkeypatch, rng):
+    monkeypatch.setattr(attention, "SCORES", 100)
+    monkeypatch.setattr(attention, "MIN_QUERIES", 2)
+    monkeypatch.setattr(attention, "KEPT_KEYS", kept_keys)
+    mask = rng.random(shape) < 0.7
+    mask[..., -1] = True
+    if kind == "hidden":
+        mask[..., :] = False
+    if kind not in ("bool", "hidden"):
+        mask = np.where(mask, rng.standard_normal(shape), -math.inf)
+    if kind == "large":
+        mask *= 100
+    q = rng.standard_normal((2, 7, 4, 5)).swapaxes(1, 2)
+    k, v = rng.standard_normal((2, 2, 4, 8, 5))
+
+    def results():
+        qkv = [gp.tensor(a, requires_grad=True) for a in (q, k, v)]
+        attn_mask = gp.tensor(mask, requires_grad=kind == "gradient")
+        y = F.scaled_dot_product_attention(*qkv, attn_mask)
+        y.backward(q)
+        return y.data, *(a.grad for a in qkv)
+
+    with gp.generic():
+        expected = results()
+    for got, want in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("size", [1.0, 100.0, np.nan, np.inf])
 def test_attention_with_scores_of_any_size(size, rng):
     q, k, v = rng.standard_normal((3, 2, 6, 5)).astype("float32")

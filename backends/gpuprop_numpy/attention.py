@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,17 +27,20 @@ KEPT_KEYS = 256  # with more keys, the weights are not kept for backward
 
 def attention(xp: Any, query: Any, key: Any, value: Any, mask: Any, slopes: Any, rng_key: Any,
               scale: Any, band: Any, p: Any, bias_requires_grad: Any) -> tuple:
-    """The override, for scores without mask, bias and dropout that are causal or have no limits.
+    """The override, without slopes, dropout and gradients of masks, causal or without limits.
 
-    The portable version computes others, large scores, and half types.
+    The portable version computes others, large scores, queries that attend to no key, and half
+    types.
     """
     first, last = band
-    is_plain = mask is None and slopes is None and rng_key is None
+    has_usual_mask = mask is None or mask.dtype.kind == "b" \
+        or (mask.dtype == query.dtype and not bias_requires_grad)
+    is_plain = has_usual_mask and slopes is None and rng_key is None
     dtypes = {query.dtype, key.dtype, value.dtype}
     is_supported = is_plain and first is None and (last is None or last >= 0) \
         and len(dtypes) == 1 and query.dtype.itemsize > 2 and query.size and key.size and value.size
     if is_supported:
-        heads = Heads(query, key, value, scale, last)
+        heads = Heads(query, key, value, mask, scale, last)
         if heads.forward():
             return heads.y, heads.backward
     return portable("gpuprop.functional:attention")(
@@ -48,7 +52,7 @@ class Tile(NamedTuple):
 
     queries: slice
     keys: slice
-    mask: Any  # 1 where a query attends to one of the last keys, else 0; or None
+    triangle: Any  # 1 where a query attends to one of the last keys, else 0; or None
 
 
 def tiles_of(n: int, m: int, last: int | None, dtype: Any) -> list[Tile]:
@@ -62,8 +66,8 @@ def tiles_of(n: int, m: int, last: int | None, dtype: Any) -> list[Tile]:
         stop = min(m, i + rows + last)
         columns = min(stop, rows)
         # of all keys if they are few: NumPy multiplies contiguous arrays several times faster
-        mask = triangle(rows, columns, i + last + columns - stop, dtype)
-        tiles.append(Tile(slice(i, i + rows), slice(stop), mask))
+        last_keys = triangle(rows, columns, i + last + columns - stop, dtype)
+        tiles.append(Tile(slice(i, i + rows), slice(stop), last_keys))
     return tiles
 
 
@@ -93,7 +97,8 @@ def transposed(a: Any) -> Any:
 class Heads:
     """The output ``y`` of `attention` for all heads, and what its gradient needs."""
 
-    def __init__(self, query: Any, key: Any, value: Any, scale: float, last: int | None) -> None:
+    def __init__(self, query: Any, key: Any, value: Any, mask: Any, scale: float,
+                 last: int | None) -> None:
         n, m = query.shape[-2], key.shape[-2]
         lead = query.shape[:-2]
         if not lead == key.shape[:-2] == value.shape[:-2]:
@@ -103,6 +108,14 @@ class Heads:
         self.query = query
         self.key = key
         self.value = value
+        self.factors = self.terms = None  # of the weights, and of the scores
+        self.has_mask = mask is not None
+        if self.has_mask:
+            whole = np.broadcast_to(mask.astype(query.dtype), (*lead, n, m))
+            if mask.dtype.kind == "b":
+                self.factors = whole
+            else:
+                self.terms = whole
         self.scale = scale
         self.parts = parts_of(lead, SCORES // (n * m))
         self.tiles = tiles_of(n, m, last, query.dtype)
@@ -112,13 +125,15 @@ class Heads:
         self.weights: list | None = [] if m <= KEPT_KEYS else None
 
     def forward(self) -> bool:
-        """Compute the output; False if scores are too large or NaN."""
+        """Compute the output; False if scores are too large or NaN, or weights too small."""
+        if self.terms is not None and not self.terms.max() <= LIMIT:
+            return False
         kept = in_threads(self._forward_part, self.parts)
         self.weights = None if kept[0] == [] else kept
         return all(weights is not None for weights in kept)
 
     def _forward_part(self, part: tuple) -> list | None:
-        """The weights of a part, if they are kept; None if scores are too large or NaN."""
+        """The weights of a part, if they are kept; None where `forward` returns False."""
         query, key, value, y, total = (
             a[part] for a in (self.query, self.key, self.value, self.y, self.total))
         kept = []
@@ -128,9 +143,11 @@ class Heads:
             scores = np.matmul(query[queries] * self.scale, transposed(key[keys]))
             if not (scores.max() <= LIMIT and scores.min() >= -LIMIT):
                 return None
-            weights = exponentials(scores, tile.mask)
+            weights = self._exponentials(scores, part, tile)
             ones = np.ones((weights.shape[-1], 1), weights.dtype)
             total[queries] = np.matmul(weights, ones)
+            if self.has_mask and not total[queries].min() >= math.exp(-LIMIT):
+                return None
             np.matmul(weights, value[keys], out=y[queries])
             if self.weights is not None:
                 kept.append(weights)
@@ -160,7 +177,7 @@ class Heads:
                 weights = kept[-1 - i]
             else:
                 scores = np.matmul(query[queries], transposed(key[keys]))
-                weights = exponentials(scores, tile.mask)
+                weights = self._exponentials(scores, part, tile)
             ds = np.matmul(dy[queries], transposed(value[keys]))
             ds -= mean[queries]
             ds *= weights
@@ -173,10 +190,14 @@ class Heads:
                     np.matmul(transposed(a), b[queries], out=grad[keys])
         dquery *= self.scale
 
-
-def exponentials(scores: Any, mask: Any) -> Any:
-    """``exp(scores)``, in place, and 0 where the mask hides one of the last keys."""
-    weights = np.exp(scores, out=scores)
-    if mask is not None:
-        weights[..., -mask.shape[1]:] *= mask
-    return weights
+    def _exponentials(self, scores: Any, part: tuple, tile: Tile) -> Any:
+        """The exponentials of the scores, in place, and 0 where a mask hides a key."""
+        area = (..., tile.queries, tile.keys)
+        if self.terms is not None:
+            scores += self.terms[part][area]
+        weights = np.exp(scores, out=scores)
+        if self.factors is not None:
+            weights *= self.factors[part][area]
+        if tile.triangle is not None:
+            weights[..., -tile.triangle.shape[1]:] *= tile.triangle
+        return weights
