@@ -13,7 +13,7 @@ import pytest
 
 import gpuprop as gp
 import gpuprop.functional as F
-from gpuprop_numpy import convolution, pooling, products, threads
+from gpuprop_numpy import columns, convolution, planes, pooling, products, threads
 
 
 @pytest.fixture(autouse=True)
@@ -27,8 +27,11 @@ def three_threads():
 @pytest.fixture
 def small_tasks(monkeypatch):
     monkeypatch.setattr(convolution, "MIN_WORK", 0)
-    monkeypatch.setattr(convolution, "MIN_WINDOWS", 0)
-    monkeypatch.setattr(convolution, "WORK_PER_TASK", 2000)
+    monkeypatch.setattr(columns, "MIN_TERMS", 6)
+    monkeypatch.setattr(columns, "SMALL_PRODUCT", 10_000)
+    monkeypatch.setattr(planes, "WINDOWS", 200)
+    monkeypatch.setattr(planes, "ELEMENTS", 0)
+    monkeypatch.setattr(planes, "WORK_PER_TASK", 2000)
 
 
 def blas_threads():
@@ -393,14 +396,17 @@ def test_transposed_convolutions_by_image(n, small_tasks, rng):
 
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_bits_do_not_depend_on_the_number_of_threads(name, stride, small_tasks, rng):
+@pytest.mark.parametrize(("size", "groups"), [(3, 1), (3, 8), (1, 1)])
+def test_the_bits_do_not_depend_on_the_number_of_threads(name, stride, size, groups, small_tasks,
+                                                         rng):
     x = rng.standard_normal((13, 8, 12, 11))
-    w = rng.standard_normal((8, 8, 3, 3))
+    w = rng.standard_normal((8, 8 // groups, size, size))
     results = []
     for n in (1, 2, 3, 7):
         gp.set_num_threads(n)
         results.append(convolution_results(
-            getattr(F, name), x, w, dtype="float32", stride=stride, padding=1))
+            getattr(F, name), x, w, dtype="float32", stride=stride, padding=size // 2,
+            groups=groups))
     for other in results[1:]:
         assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
 
@@ -414,6 +420,16 @@ def test_an_empty_batch_and_strided_arrays(small_tasks, rng):
             want = convolution_results(F.conv2d, batch, w, padding=1)
         for g, e in zip(got, want, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
+
+
+def test_a_filter_of_one_element_with_padding_and_a_stride(small_tasks, rng):
+    """There are as many windows as elements, but they are others."""
+    x, w = rng.standard_normal((3, 6, 8, 8)), rng.standard_normal((5, 6, 1, 1))
+    got = convolution_results(F.conv2d, x, w, padding=4, stride=2)
+    with gp.generic():
+        want = convolution_results(F.conv2d, x, w, padding=4, stride=2)
+    for g, e in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
 
 
 def test_half_types_and_errors_are_those_of_the_definition(small_tasks, rng):

@@ -1,261 +1,210 @@
-"""The overrides of convolutions for the CPU: one image at a time, in threads.
+"""The overrides of convolutions for the CPU: a few images at a time, in threads.
 
-The columns of one image stay in the CPU's cache.  Windows are copied along all spatial axes but the
-first; the offsets of a filter along the first are the rows of the columns from another row on, so
-that each of them is a matrix product with a part of the columns.
+Filters are applied as products of matrices (`Columns`), with few channels per group as sums of
+slices (`Slices`), and filters of one element as products with the images themselves.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gpuprop.backend import portable
+from gpuprop_numpy import planes
+from gpuprop_numpy.columns import Columns
+from gpuprop_numpy.depthwise import MAX_PAIRS, Slices
+from gpuprop_numpy.planes import Axis, Geometry, Planes, in_blocks
 from gpuprop_numpy.threads import in_threads
 
-MAX_WIDENING = 4  # outputs per input up to which columns of dy cost less than adding columns
-MIN_WORK = 1 << 20  # multiplications per image; the portable version is faster below
-MIN_WINDOWS = 64  # per image; with fewer, adding the gradients of weights takes most of the time
-WORK_PER_TASK = 1 << 25
+MIN_WORK = 1 << 20  # multiplications; the portable version is faster below
 
 
-class Geometry:
-    """The sizes of a convolution of one image.
-
-    Row r of the padded image is row ``r // phases`` of phase ``r % phases``.  In this order, the
-    rows that one row of the filter meets follow each other for every stride.
-    """
-
-    def __init__(self, space: Sequence[int], weight_shape: Sequence[int], stride: Sequence[int],
-                 padding: Sequence[tuple[int, int]], dilation: Sequence[int], groups: int) -> None:
-        self.out, channels, *size = weight_shape
-        self.groups, self.channels = groups, channels * groups
-        self.size, self.space, self.padding = size, list(space), padding
-        self.stride, self.dilation = stride, dilation
-        padded = [n + before + after for n, (before, after) in zip(space, padding, strict=True)]
-        self.counts = [(n - (k - 1) * d - 1) // s + 1
-                       for n, k, s, d in zip(padded, size, stride, dilation, strict=True)]
-        self.phases = stride[0]
-        self.rows = math.ceil(padded[0] / self.phases)
-        self.padded = [self.rows * self.phases, *padded[1:]]
-        self.terms = channels * math.prod(size[1:])  # of the sum that one offset contributes
-        self.row = math.prod(self.counts[1:])  # windows per row
-        self.windows = self.counts[0] * self.row
-        self.work = self.out * self.terms * size[0] * self.windows
-        # the columns are the image itself
-        self.needs_no_copy = (self.padded == self.space and math.prod(size[1:]) == 1
-                              and math.prod(stride) == 1)
-
-    def offsets(self) -> list[tuple[int, slice]]:
-        """The phase, and the part of the columns, that each row of the filter meets."""
-        found = []
-        for i in range(self.size[0]):
-            first, phase = divmod(i * self.dilation[0], self.phases)
-            found.append((phase, slice(first * self.row, first * self.row + self.windows)))
-        return found
-
-    def filters(self, weight: np.ndarray) -> np.ndarray:
-        """(O, C / groups, *size) -> (size[0], groups, O / groups, terms)."""
-        rows = weight.reshape(self.groups, self.out // self.groups, -1, *self.size)
-        rows = np.moveaxis(rows, 3, 0)
-        return np.ascontiguousarray(rows).reshape(
-            self.size[0], self.groups, self.out // self.groups, self.terms)
-
-    def weight(self, filters: np.ndarray) -> np.ndarray:
-        """The inverse of `filters`."""
-        rows = filters.reshape(self.size[0], self.out, -1, *self.size[1:])
-        return np.ascontiguousarray(np.moveaxis(rows, 0, 2))
-
-    def new_columns(self, dtype: np.dtype) -> np.ndarray:
-        """(phases, C, *size[1:], rows, *counts[1:]), uninitialised."""
-        return np.empty((self.phases, self.channels, *self.size[1:], self.rows, *self.counts[1:]),
-                        dtype)
-
-    def matrices(self, columns: np.ndarray) -> np.ndarray:
-        """The columns as (phases, groups, terms, windows of all rows)."""
-        return columns.reshape(self.phases, self.groups, self.terms, self.rows * self.row)
-
-    def parts(self, padded: np.ndarray) -> list[np.ndarray]:
-        """Views of a padded image that the columns hold, one for each of the other offsets."""
-        image = padded.reshape(self.channels, self.rows, self.phases, *self.padded[1:])
-        image = np.moveaxis(image, 2, 0)  # (phases, C, rows, ...)
-        parts = []
-        for offset in itertools.product(*map(range, self.size[1:])):
-            index: list[Any] = [slice(i * d, i * d + s * n, s) for i, d, s, n in zip(
-                offset, self.dilation[1:], self.stride[1:], self.counts[1:], strict=True)]
-            parts.append(image[(..., *index)])
-        return parts
-
-    def inside(self) -> tuple[slice, ...]:
-        """The image without its padding."""
-        return (slice(None), *(slice(before, before + n) for n, (before, _) in zip(
-            self.space, self.padding, strict=True)))
-
-    def new_padded(self, dtype: np.dtype) -> np.ndarray | None:
-        """A padded image of zeros; None if images need no padding."""
-        if self.padded == self.space:
-            return None
-        return np.zeros((self.channels, *self.padded), dtype)
+def kind_of(g: Geometry) -> type[Planes]:
+    return Slices if g.group_channels * g.group_out <= MAX_PAIRS else Columns
 
 
-def by_image(work: Callable[[Sequence[int]], Any], n: int, geometry: Geometry,
-             max_tasks: int | None = None) -> list:
-    """The results of ``work(images)`` for tasks of a few images each."""
-    step = max(1, WORK_PER_TASK // geometry.work, math.ceil(n / (max_tasks or n or 1)))
-    return in_threads(work, [range(i, min(n, i + step)) for i in range(0, n, step)])
+def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geometry,
+            y: np.ndarray) -> None:
+    """(N, C, *space) -> y, (N, O, *counts)."""
+    kind = kind_of(g)
+    filters = kind.filters(weight, g)
+    per_channel = None if bias is None else bias.reshape(-1, *(1,) * len(g.counts))
 
+    def work(block: Planes, parts: Sequence[slice]) -> None:
+        windows = np.empty((g.out, *block.shape), y.dtype)
+        result = block.inside(windows)
+        for part in parts:
+            block.read(x[part])
+            block.apply(filters, windows)
+            if per_channel is None:
+                y[part] = result
+            else:
+                np.add(result, per_channel, out=y[part])
 
-def column_reader(g: Geometry, dtype: np.dtype) -> Callable[[np.ndarray], np.ndarray]:
-    """A function of an image that returns its matrices of columns, each time in the same memory."""
-    if g.needs_no_copy:
-        return lambda image: g.matrices(np.ascontiguousarray(image, dtype))
-    columns = g.new_columns(dtype)
-    matrices = g.matrices(columns)
-    targets = columns.reshape(g.phases, g.channels, -1, g.rows, *g.counts[1:])
-    padded = g.new_padded(dtype)
-
-    def read(image: np.ndarray) -> np.ndarray:
-        if padded is not None:
-            padded[g.inside()] = image
-            image = padded
-        for i, part in enumerate(g.parts(image)):
-            targets[:, :, i] = part
-        return matrices
-
-    return read
-
-
-def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geometry) -> np.ndarray:
-    """(N, C, *space) -> (N, O, *counts)."""
-    dtype = weight.dtype
-    filters = g.filters(weight)
-    offsets = g.offsets()
-    y = np.empty((len(x), g.groups, g.out // g.groups, g.windows), dtype)
-    per_channel = None if bias is None else bias.reshape(*y.shape[1:3], 1)
-
-    def work(images: Sequence[int]) -> None:
-        read = column_reader(g, dtype)
-        product = np.empty(y.shape[1:], dtype)
-        for i in images:
-            columns = read(x[i])
-            for j, (phase, part) in enumerate(offsets):
-                out = product if j else y[i]
-                np.matmul(filters[j], columns[phase][..., part], out=out)
-                if j:
-                    y[i] += product
-            if per_channel is not None:
-                y[i] += per_channel
-
-    by_image(work, len(x), g)
-    return y.reshape(len(x), g.out, *g.counts)
-
-
-def input_grad(dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
-    """(N, O, *counts) -> (N, C, *space)."""
-    padding = [((k - 1) * d - before, (k - 1) * d - after) for k, d, (before, after) in zip(
-        g.size, g.dilation, g.padding, strict=True)]
-    is_narrow = g.out <= MAX_WIDENING * g.channels
-    if max(g.stride) == 1 and is_narrow and min(map(min, padding)) >= 0:
-        swapped = weight.reshape(g.groups, -1, *weight.shape[1:]).swapaxes(1, 2)
-        swapped = swapped.reshape(g.channels, -1, *g.size)
-        backwards: list[Any] = [slice(None, None, -1)] * len(g.size)
-        flipped = swapped[(..., *backwards)]
-        return forward(dy, flipped, None, Geometry(
-            g.counts, flipped.shape, g.stride, padding, g.dilation, g.groups))
-    return folded_input_grad(dy, weight, g)
-
-
-def folded_input_grad(dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
-    """`input_grad` for every stride: it adds columns into the windows."""
-    dtype = weight.dtype
-    filters = np.ascontiguousarray(g.filters(weight).swapaxes(2, 3))
-    offsets = g.offsets()
-    dx = np.empty((len(dy), g.channels, *g.space), dtype)
-
-    def work(images: Sequence[int]) -> None:
-        columns = g.new_columns(dtype)
-        matrices = g.matrices(columns)
-        sources = columns.reshape(g.phases, g.channels, -1, g.rows, *g.counts[1:])
-        product = np.empty((g.groups, g.terms, g.windows), dtype)
-        padded = g.new_padded(dtype)
-        for i in images:
-            rows = np.ascontiguousarray(dy[i], dtype).reshape(g.groups, -1, g.windows)
-            columns.fill(0)
-            for j, (phase, part) in enumerate(offsets):
-                np.matmul(filters[j], rows, out=product)
-                matrices[phase][..., part] += product
-            image = dx[i] if padded is None else padded
-            image.fill(0)
-            for j, target in enumerate(g.parts(image)):
-                target += sources[:, :, j]
-            if padded is not None:
-                dx[i] = padded[g.inside()]
-
-    by_image(work, len(dy), g)
-    return dx
+    in_blocks(kind, g, y.dtype, len(x), work)
 
 
 def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:
     """The gradient of the weight, (O, C / groups, *size)."""
-    offsets = g.offsets()
-    shape = (len(offsets), g.groups, g.out // g.groups, g.terms)
+    kind = kind_of(g)
 
-    def work(images: Sequence[int]) -> np.ndarray:
-        read = column_reader(g, dtype)
-        total = np.zeros(shape, dtype)
-        product = np.empty(shape[1:], dtype)
-        for i in images:
-            columns = read(x[i])
-            rows = np.ascontiguousarray(dy[i], dtype).reshape(g.groups, -1, g.windows)
-            for j, (phase, part) in enumerate(offsets):
-                np.matmul(rows, columns[phase][..., part].swapaxes(1, 2), out=product)
-                total[j] += product
+    def work(block: Planes, parts: Sequence[slice]) -> np.ndarray:
+        windows = block.new_dy()
+        inside = block.inside(windows)
+        grad = block.new_grad()
+        for part in parts:
+            block.read(x[part])
+            inside[...] = dy[part]
+            block.add_grad(grad, windows)
+        return grad
+
+    grads = in_blocks(kind, g, dtype, len(x), work, max_tasks=8)  # each has the weight's size
+    if not grads:
+        return np.zeros((g.out, g.group_channels, *g.size), dtype)
+    return kind.weight_grad(sum(grads[1:], grads[0]), g)
+
+
+def input_grad(dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
+    """(N, O, *counts) -> (N, C, *space).
+
+    Each phase of the input is a convolution of dy, of stride 1, with the part of the flipped
+    filters that meets this phase.
+    """
+    filters = weight.reshape(g.groups, g.group_out, g.group_channels, *g.size).swapaxes(1, 2)
+    filters = filters.reshape(g.channels, g.group_out, *g.size)
+    dx = np.zeros((len(dy), g.channels, *g.space), weight.dtype)  # some elements are in no window
+    for phase in itertools.product(*(phases(g, i) for i in range(len(g.size)))):
+        elements, rows, padding, dilation = zip(*phase, strict=True)
+        part, flipped = dx[(..., *elements)], filters[(..., *rows)]
+        if part.size:
+            forward(dy, flipped, None, Geometry(
+                g.counts, flipped.shape, (1,) * len(g.size), padding, dilation, g.groups), part)
+    return dx
+
+
+def phases(g: Geometry, i: int) -> list[tuple[slice, slice, tuple[int, int], int]]:
+    """The phases of the input along an axis i.
+
+    For each one: its elements; the rows of the filter that meet it, in reverse order; and the
+    padding and dilation of its convolution.
+    """
+    axis = Axis(g, i)
+    found = []
+    for phase, (of_plane, elements) in enumerate(axis.inside):
+        rows = range(g.size[i])[axis.rows(phase)]
+        starts = [axis.offsets[row][1] for row in rows]
+        padding = (starts[-1] - of_plane.start, of_plane.stop - starts[0] - g.counts[i])
+        dilation = starts[1] - starts[0] if len(starts) > 1 else 1
+        found.append((elements, slice(rows[-1], rows[0] - 1 if rows[0] else None, -rows.step),
+                      padding, dilation))
+    return found
+
+
+# ---- filters of one element ----------------------------------------------------------------------
+
+
+def product(x: np.ndarray, matrices: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """(N, groups, C, windows) times matrices (groups, O, C) -> (N, groups, O, windows)."""
+    y = np.empty((len(x), *matrices.shape[:2], x.shape[3]), matrices.dtype)
+    per_channel = None if bias is None else bias.reshape(*matrices.shape[:2], 1)
+
+    def work(images: slice) -> None:
+        np.matmul(matrices, x[images], out=y[images])
+        if per_channel is not None:
+            y[images] += per_channel
+
+    in_threads(work, parts(len(x), matrices.size * x.shape[3]))
+    return y
+
+
+def product_weight_grad(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+    """The gradient of the matrices of `product`."""
+    shape = (*dy.shape[1:3], x.shape[2])
+
+    def work(images: slice) -> np.ndarray:
+        total = np.zeros(shape, dy.dtype)
+        for rows, columns in zip(dy[images], x[images], strict=True):
+            total += np.matmul(rows, columns.swapaxes(1, 2))
         return total
 
-    totals = by_image(work, len(x), g, max_tasks=8)  # each has a result of the weight's size
-    return g.weight(sum(totals[1:], totals[0]) if totals else np.zeros(shape, dtype))
+    totals = in_threads(work, parts(len(x), math.prod(shape) * x.shape[3], max_parts=8))
+    return sum(totals[1:], totals[0]) if totals else np.zeros(shape, dy.dtype)
+
+
+def parts(n: int, work: int, max_parts: int | None = None) -> list[slice]:
+    """A few images each."""
+    step = max(1, planes.WORK_PER_TASK // max(1, work), math.ceil(n / (max_parts or n or 1)))
+    return [slice(i, i + step) for i in range(0, n, step)]
+
+
+# ---- ops -----------------------------------------------------------------------------------------
 
 
 def bias_grad(dy: np.ndarray) -> np.ndarray:
     return dy.sum(axis=(0, *range(2, dy.ndim)))
 
 
-def is_faster(g: Geometry, arrays: Sequence[np.ndarray | None]) -> bool:
+def is_faster(g: Geometry, n: int, arrays: Sequence[np.ndarray | None]) -> bool:
     """Whether the overrides support the arrays and are faster than the portable versions."""
     dtypes = {a.dtype for a in arrays if a is not None}
     is_single = len(dtypes) == 1 and all(t.kind == "f" and t.itemsize > 2 for t in dtypes)
-    return (is_single and min(g.counts) > 0 and g.windows >= MIN_WINDOWS
-            and g.work >= MIN_WORK)
+    return is_single and min(g.counts) > 0 and g.work * n >= MIN_WORK
 
 
 def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
          groups: Any) -> tuple:
-    """`conv` with the columns of one image at a time."""
+    """`conv` of a few images at a time."""
     g = Geometry(input.shape[2:], weight.shape, stride, padding, dilation, groups)
-    if not is_faster(g, (input, weight, bias)):
+    if not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv")(
             xp, input, weight, bias, stride, padding, dilation, groups)
-    return forward(input, weight, bias, g), (
-        lambda dy: input_grad(dy, weight, g),
-        lambda dy: weight_grad(input, dy, g, weight.dtype),
+    n, dtype = len(input), weight.dtype
+    x_shape, weight_shape = input.shape, weight.shape
+    out_shape = (n, g.out, *g.counts[len(g.counts) - len(stride):])
+    if g.is_product:
+        x = input.reshape(n, groups, g.group_channels, g.windows)
+        matrices = weight.reshape(groups, g.group_out, g.group_channels)
+        by_group = lambda dy: dy.reshape(n, groups, g.group_out, g.windows)
+        return product(x, matrices, bias).reshape(out_shape), (
+            lambda dy: product(
+                by_group(dy), matrices.swapaxes(1, 2), None).reshape(x_shape),
+            lambda dy: product_weight_grad(x, by_group(dy)).reshape(weight_shape),
+            bias_grad)
+    x = input.reshape(n, g.channels, *g.space)
+    y_shape = (n, g.out, *g.counts)
+    y = np.empty(y_shape, dtype)
+    forward(x, weight, bias, g, y)
+    return y.reshape(out_shape), (
+        lambda dy: input_grad(dy.reshape(y_shape), weight, g).reshape(x_shape),
+        lambda dy: weight_grad(x, dy.reshape(y_shape), g, dtype).reshape(weight_shape),
         bias_grad)
 
 
 def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stride: Any,
                    padding: Any, dilation: Any, groups: Any) -> tuple:
-    """`conv_transpose` with the columns of one image at a time."""
+    """`conv_transpose` of a few images at a time."""
     g = Geometry(space, weight.shape, stride, padding, dilation, groups)
-    if not is_faster(g, (input, weight, bias)):
+    if not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv_transpose")(
             xp, input, weight, bias, space, stride, padding, dilation, groups)
-    y = input_grad(input, weight, g)
+    n, dtype = len(input), weight.dtype
+    x_shape, weight_shape = input.shape, weight.shape
+    x = input.reshape(n, g.out, *g.counts)
+    y = input_grad(x, weight, g)
+    y_shape = y.shape
     if bias is not None:
-        y += bias.reshape(-1, *(1,) * len(space))
-    return y, (
-        lambda dy: forward(dy, weight, None, g),
-        lambda dy: weight_grad(dy, input, g, weight.dtype),
+        y += bias.reshape(-1, *(1,) * len(g.space))
+
+    def transposed_input_grad(dy: np.ndarray) -> np.ndarray:
+        dx = np.empty((n, g.out, *g.counts), dtype)
+        forward(dy.reshape(y_shape), weight, None, g, dx)
+        return dx.reshape(x_shape)
+
+    return y.reshape(n, g.channels, *space), (
+        transposed_input_grad,
+        lambda dy: weight_grad(dy.reshape(y_shape), x, g, dtype).reshape(weight_shape),
         bias_grad)

@@ -1,0 +1,180 @@
+"""The layout in which convolutions on the CPU read images, and the loop over a batch.
+
+The images of a block are copied to planes, one per channel, in which rows follow each other with
+zeros in between.  There, the windows at one offset of the filter are one slice, from another start.
+The slice also has windows across the ends of rows; their results are left out, which costs less
+than copying the rows of every offset.  A stride s splits the planes: element i of a padded axis is
+element ``i // s`` of phase ``i % s``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gpuprop_numpy.threads import in_threads
+
+WINDOWS = 512  # of a block; longer matrix products are not faster
+ELEMENTS = 1 << 17  # of a block, which has more windows if they have few elements
+WORK_PER_TASK = 1 << 25  # multiplications
+
+
+class Geometry:
+    """The sizes of a convolution of one image.
+
+    A signal, with one axis, is an image of one row.
+    """
+
+    def __init__(self, space: Sequence[int], weight_shape: Sequence[int], stride: Sequence[int],
+                 padding: Sequence[tuple[int, int]], dilation: Sequence[int], groups: int) -> None:
+        self.out, self.group_channels, *size = weight_shape
+        self.groups, self.group_out = groups, self.out // groups
+        self.channels = self.group_channels * groups
+        if len(size) == 1:
+            space, size, stride, dilation = (1, *space), [1, *size], (1, *stride), (1, *dilation)
+            padding = ((0, 0), *padding)
+        self.space, self.size, self.stride = tuple(space), tuple(size), stride
+        self.padding, self.dilation = padding, dilation
+        padded = [n + before + after for n, (before, after) in zip(space, padding, strict=True)]
+        self.counts = tuple((n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(
+            padded, size, stride, dilation, strict=True))
+        self.windows = math.prod(self.counts)
+        # the windows are the elements of the image
+        self.is_product = list(space) == padded and math.prod((*size, *stride)) == 1
+        self.work = self.out * self.group_channels * math.prod(size) * self.windows
+
+
+class Axis:
+    """One axis of the planes: its length, its phases, and where the offsets of the filter are."""
+
+    def __init__(self, g: Geometry, axis: int) -> None:
+        before, after = g.padding[axis]
+        stride, n = g.stride[axis], g.space[axis]
+        # the zeros after a row are those before the next one
+        zeros = max(before, after) if axis else before + max(after, 0)
+        self.length = max(g.counts[axis], math.ceil((n + zeros) / stride))
+        places = [divmod(i * g.dilation[axis], stride) for i in range(g.size[axis])]
+        phases = sorted({phase for _, phase in places})
+        self.offsets = [(phases.index(phase), start) for start, phase in places]
+        self.inside = []  # for each phase: the part of the planes, and the elements of the images
+        for phase in phases:
+            first = max(0, math.ceil((before - phase) / stride))
+            start = first * stride + phase - before
+            count = len(range(start, n, stride))
+            self.inside.append((slice(first, first + count), slice(start, None, stride)))
+        self.phases = len(phases)
+
+    def rows(self, phase: int) -> slice:
+        """The offsets of the filter in a phase."""
+        return slice([p for p, _ in self.offsets].index(phase), None, self.phases)
+
+
+class Planes(ABC):
+    """The planes of a block of images, (phases, C, length), and how filters are applied to them.
+
+    A plane has the axes (rows, images, *other axes), so that the windows across the ends of images
+    are no more than those across the ends of rows.  A subclass chooses the order of the filters and
+    of the gradients.
+    """
+
+    def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
+        self.geometry = g
+        self.axes = [Axis(g, i) for i in range(len(g.size))]
+        lengths = [axis.length for axis in self.axes]
+        self.steps = [math.prod(lengths[i + 1:]) for i in range(len(lengths))]
+        self.steps[0] *= images
+        self.shape = (g.counts[0], images, *lengths[1:])  # of the windows
+        self.windows = math.prod(self.shape)
+        elements = lengths[0] * self.steps[0]
+        end = self.windows + max(start for _, start in self.places(0, len(lengths)))
+        phases = math.prod(axis.phases for axis in self.axes)
+        self.planes = np.zeros((phases, g.channels, max(elements, end)), dtype)
+        by_image = np.moveaxis(self.planes[..., :elements].reshape(
+            phases, g.channels, lengths[0], images, *lengths[1:]), 3, 1)
+        self._inside = []
+        for plane, parts in zip(by_image, itertools.product(*(axis.inside for axis in self.axes)),
+                                strict=True):
+            of_plane, of_images = zip(*parts, strict=True)
+            self._inside.append((plane[(..., *of_plane)], (..., *of_images)))
+
+    def places(self, first: int, end: int) -> list[tuple[int, int]]:
+        """The phase, and the start in its plane, of all offsets along some axes."""
+        found = [(0, 0)]
+        for axis, step in zip(self.axes[first:end], self.steps[first:end], strict=True):
+            found = [(phase * axis.phases + i, before + start * step)
+                     for phase, before in found for i, start in axis.offsets]
+        return found
+
+    def read(self, images: np.ndarray) -> None:
+        """Copy images, (images, C, *space)."""
+        for plane, elements in self._inside:
+            plane[...] = images[elements]
+
+    def inside(self, windows: np.ndarray) -> np.ndarray:
+        """(O, *shape) -> a view (images, O, *counts), without the windows across rows."""
+        index: tuple[Any, ...] = (..., *map(slice, self.geometry.counts))
+        return np.moveaxis(windows, 2, 0)[index]
+
+    @staticmethod
+    @abstractmethod
+    def elements(g: Geometry) -> int:
+        """The number of elements in memory per window."""
+
+    @staticmethod
+    @abstractmethod
+    def filters(weight: np.ndarray, g: Geometry) -> np.ndarray:
+        """(O, C / groups, *size) -> the filters."""
+
+    @abstractmethod
+    def apply(self, filters: np.ndarray, out: np.ndarray) -> None:
+        """Write the products of the filters and all windows to out, (O, *shape)."""
+
+    @abstractmethod
+    def new_dy(self) -> np.ndarray:
+        """Zeros, (O, *shape)."""
+
+    @abstractmethod
+    def new_grad(self) -> np.ndarray:
+        """Zeros in the order of the gradient of the filters."""
+
+    @abstractmethod
+    def add_grad(self, grad: np.ndarray, dy: np.ndarray) -> None:
+        """Add the gradient of the filters, for dy (O, *shape)."""
+
+    @staticmethod
+    @abstractmethod
+    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
+        """The gradient of the filters -> (O, C / groups, *size)."""
+
+
+def in_blocks(kind: type[Planes], g: Geometry, dtype: np.dtype, n: int,
+              work: Callable[[Any, Sequence[slice]], Any], max_tasks: int | None = None) -> list:
+    """The results of ``work(block, parts)`` for tasks of a few parts of a batch of n images.
+
+    A thread uses one block for all of its tasks.
+    """
+    windows = max(WINDOWS, ELEMENTS // kind.elements(g))
+    images = max(1, windows // max(1, g.windows))
+    images = max(1, math.ceil(n / max(1, math.ceil(n / images))))  # parts of equal size
+    parts = [slice(i, i + images) for i in range(0, n - images + 1, images)]
+    step = max(1, WORK_PER_TASK // max(1, g.work * images),
+               math.ceil(len(parts) / (max_tasks or n or 1)))
+    tasks = [parts[i:i + step] for i in range(0, len(parts), step)]
+    if n % images:
+        tasks.append([slice(n - n % images, n)])
+    local = threading.local()
+
+    def run(task: Sequence[slice]) -> Any:
+        size = task[0].stop - task[0].start
+        block = getattr(local, "block", None)
+        if block is None or block.shape[1] != size:
+            block = local.block = kind(g, size, dtype)
+        return work(block, task)
+
+    return in_threads(run, tasks)
