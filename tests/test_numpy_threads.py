@@ -26,7 +26,8 @@ def three_threads():
 
 @pytest.fixture
 def small_tasks(monkeypatch):
-    monkeypatch.setattr(convolution, "MIN_WORK", 0)
+    for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS", "MIN_ELEMENTS"):
+        monkeypatch.setattr(convolution, limit, 0)
     monkeypatch.setattr(columns, "MIN_TERMS", 6)
     monkeypatch.setattr(columns, "SMALL_PRODUCT", 10_000)
     monkeypatch.setattr(planes, "WINDOWS", 200)
@@ -420,6 +421,17 @@ def test_an_empty_batch_and_strided_arrays(small_tasks, rng):
             want = convolution_results(F.conv2d, batch, w, padding=1)
         for g, e in zip(got, want, strict=True):
             np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_many_outputs_per_input(n, small_tasks, rng):
+    x, w = rng.standard_normal((5, 2, *(7, 9, 8)[:n])), rng.standard_normal((12, 1, *(3, 2, 3)[:n]))
+    for options in ({}, {"stride": 2, "padding": 1}, {"dilation": 2, "padding": 2}):
+        got = convolution_results(getattr(F, f"conv{n}d"), x, w, groups=2, **options)
+        with gp.generic():
+            want = convolution_results(getattr(F, f"conv{n}d"), x, w, groups=2, **options)
+        for g, e in zip(got, want, strict=True):
+            np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11, err_msg=str(options))
 
 
 def test_a_filter_of_one_element_with_padding_and_a_stride(small_tasks, rng):

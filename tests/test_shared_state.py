@@ -130,6 +130,7 @@ SAFE = {
     "gpuprop_cupy.products.workspace_size": CACHE,
     "gpuprop_numpy.attention.triangle": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
+    "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.forward.y": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",

@@ -53,7 +53,7 @@ class Columns(Planes):
         """(starts, groups, O / groups, terms)."""
         starts = math.prod(g.size[:_leading_axes(g)])
         parts = weight.reshape(g.groups, g.group_out, g.group_channels, starts, -1)
-        parts = np.ascontiguousarray(np.moveaxis(parts, 3, 0))
+        parts = np.ascontiguousarray(parts.transpose(3, 0, 1, 2, 4))
         return parts.reshape(starts, g.groups, g.group_out, _terms(g))
 
     def apply(self, filters: np.ndarray, out: np.ndarray) -> None:
@@ -66,8 +66,8 @@ class Columns(Planes):
 
     def new_dy(self) -> np.ndarray:
         """The transpose, since BLAS is faster for a product of two matrices in C order."""
-        by_window = np.zeros((*self.shape, self.geometry.out), self.planes.dtype)
-        return np.moveaxis(by_window, -1, 0)
+        by_window = np.zeros((self.windows, self.geometry.out), self.planes.dtype)
+        return by_window.T.reshape(-1, *self.shape)
 
     def new_grad(self) -> np.ndarray:
         """(starts, groups, terms, O / groups)."""
@@ -77,7 +77,7 @@ class Columns(Planes):
 
     def add_grad(self, grad: np.ndarray, dy: np.ndarray) -> None:
         g = self.geometry
-        by_window = np.moveaxis(dy, 0, -1).reshape(self.windows, g.groups, g.group_out)
+        by_window = dy.reshape(g.out, self.windows).T.reshape(self.windows, g.groups, g.group_out)
         by_group = by_window.swapaxes(0, 1)
         for total, matrix in zip(grad, self._matrices, strict=True):
             _add_product(total, matrix, by_group)

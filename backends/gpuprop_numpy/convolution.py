@@ -20,7 +20,12 @@ from gpuprop_numpy.depthwise import MAX_PAIRS, Slices
 from gpuprop_numpy.planes import Axis, Geometry, Planes, in_blocks
 from gpuprop_numpy.threads import in_threads
 
-MIN_WORK = 1 << 20  # multiplications; the portable version is faster below
+# the portable versions are faster below
+MIN_WORK = 1 << 18  # multiplications
+MIN_WORK_OF_COLUMNS = 1 << 20
+MIN_WINDOWS = 1024  # of a batch, for products of columns
+MIN_ELEMENTS = 64  # of an image, for filters of one element
+MAX_WIDENING = 4  # outputs per input up to which columns of dy are no more than those of the input
 
 
 def kind_of(g: Geometry) -> type[Planes]:
@@ -68,12 +73,14 @@ def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> 
     return kind.weight_grad(sum(grads[1:], grads[0]), g)
 
 
-def input_grad(dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
+def input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
     """(N, O, *counts) -> (N, C, *space).
 
     Each phase of the input is a convolution of dy, of stride 1, with the part of the flipped
     filters that meets this phase.
     """
+    if g.group_out > MAX_WIDENING * g.group_channels:
+        return folded_input_grad(xp, dy, weight, g)
     filters = weight.reshape(g.groups, g.group_out, g.group_channels, *g.size).swapaxes(1, 2)
     filters = filters.reshape(g.channels, g.group_out, *g.size)
     dx = np.zeros((len(dy), g.channels, *g.space), weight.dtype)  # some elements are in no window
@@ -83,6 +90,20 @@ def input_grad(dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
         if part.size:
             forward(dy, flipped, None, Geometry(
                 g.counts, flipped.shape, (1,) * len(g.size), padding, dilation, g.groups), part)
+    return dx
+
+
+def folded_input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.ndarray:
+    """`input_grad` by the portable version, which adds columns of the input."""
+    dx = np.empty((len(dy), g.channels, *g.space), weight.dtype)
+    filters = weight.reshape(g.out, g.group_channels, *g.size)
+    transposed = portable("gpuprop.functional:conv_transpose")
+
+    def work(images: slice) -> None:
+        dx[images], _ = transposed(xp, dy[images], filters, None, g.space, g.stride, g.padding,
+                                   g.dilation, g.groups)
+
+    in_threads(work, parts(len(dy), g.work))
     return dx
 
 
@@ -152,7 +173,12 @@ def is_faster(g: Geometry, n: int, arrays: Sequence[np.ndarray | None]) -> bool:
     """Whether the overrides support the arrays and are faster than the portable versions."""
     dtypes = {a.dtype for a in arrays if a is not None}
     is_single = len(dtypes) == 1 and all(t.kind == "f" and t.itemsize > 2 for t in dtypes)
-    return is_single and min(g.counts) > 0 and g.work * n >= MIN_WORK
+    if not is_single or min(g.counts) <= 0 or g.work * n < MIN_WORK:
+        return False
+    if g.is_product:
+        return g.windows >= MIN_ELEMENTS
+    return kind_of(g) is Slices or (
+        g.work * n >= MIN_WORK_OF_COLUMNS and g.windows * n >= MIN_WINDOWS)
 
 
 def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
@@ -179,7 +205,7 @@ def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
     y = np.empty(y_shape, dtype)
     forward(x, weight, bias, g, y)
     return y.reshape(out_shape), (
-        lambda dy: input_grad(dy.reshape(y_shape), weight, g).reshape(x_shape),
+        lambda dy: input_grad(xp, dy.reshape(y_shape), weight, g).reshape(x_shape),
         lambda dy: weight_grad(x, dy.reshape(y_shape), g, dtype).reshape(weight_shape),
         bias_grad)
 
@@ -194,7 +220,7 @@ def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stri
     n, dtype = len(input), weight.dtype
     x_shape, weight_shape = input.shape, weight.shape
     x = input.reshape(n, g.out, *g.counts)
-    y = input_grad(x, weight, g)
+    y = input_grad(xp, x, weight, g)
     y_shape = y.shape
     if bias is not None:
         y += bias.reshape(-1, *(1,) * len(g.space))

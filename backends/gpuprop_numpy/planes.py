@@ -92,16 +92,17 @@ class Planes(ABC):
         self.shape = (g.counts[0], images, *lengths[1:])  # of the windows
         self.windows = math.prod(self.shape)
         elements = lengths[0] * self.steps[0]
-        end = self.windows + max(start for _, start in self.places(0, len(lengths)))
+        end = self.windows + sum(step * max(start for _, start in axis.offsets)
+                                 for axis, step in zip(self.axes, self.steps, strict=True))
         phases = math.prod(axis.phases for axis in self.axes)
         self.planes = np.zeros((phases, g.channels, max(elements, end)), dtype)
-        by_image = np.moveaxis(self.planes[..., :elements].reshape(
-            phases, g.channels, lengths[0], images, *lengths[1:]), 3, 1)
+        by_row = self.planes[..., :elements].reshape(
+            phases, g.channels, lengths[0], images, *lengths[1:])
         self._inside = []
-        for plane, parts in zip(by_image, itertools.product(*(axis.inside for axis in self.axes)),
+        for plane, parts in zip(by_row, itertools.product(*(axis.inside for axis in self.axes)),
                                 strict=True):
             of_plane, of_images = zip(*parts, strict=True)
-            self._inside.append((plane[(..., *of_plane)], (..., *of_images)))
+            self._inside.append((_images_first(plane)[(..., *of_plane)], (..., *of_images)))
 
     def places(self, first: int, end: int) -> list[tuple[int, int]]:
         """The phase, and the start in its plane, of all offsets along some axes."""
@@ -119,7 +120,7 @@ class Planes(ABC):
     def inside(self, windows: np.ndarray) -> np.ndarray:
         """(O, *shape) -> a view (images, O, *counts), without the windows across rows."""
         index: tuple[Any, ...] = (..., *map(slice, self.geometry.counts))
-        return np.moveaxis(windows, 2, 0)[index]
+        return _images_first(windows)[index]
 
     @staticmethod
     @abstractmethod
@@ -151,6 +152,11 @@ class Planes(ABC):
     @abstractmethod
     def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
         """The gradient of the filters -> (O, C / groups, *size)."""
+
+
+def _images_first(a: np.ndarray) -> np.ndarray:
+    """(C, rows, images, ...) -> (images, C, rows, ...)."""
+    return a.transpose(2, 0, 1, *range(3, a.ndim))
 
 
 def in_blocks(kind: type[Planes], g: Geometry, dtype: np.dtype, n: int,
