@@ -18,6 +18,8 @@ class Slices(Planes):
     cache.  Products of matrices of so few rows take longer than the copies that they need.
     """
 
+    cost = 16  # einsum adds four products at a time, and rereads the sums
+
     def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
         super().__init__(g, images, dtype)
         # slices (groups, C / groups, rows of the filter, windows), these rows, the other offset

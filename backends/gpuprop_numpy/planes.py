@@ -22,7 +22,7 @@ from gpuprop_numpy.threads import in_threads
 
 WINDOWS = 512  # of a block; longer matrix products are not faster
 ELEMENTS = 1 << 17  # of a block, which has more windows if they have few elements
-WORK_PER_TASK = 1 << 25  # multiplications
+WORK_PER_TASK = 1 << 25  # multiplications of BLAS
 
 
 class Geometry:
@@ -82,6 +82,8 @@ class Planes(ABC):
     are no more than those across the ends of rows.  A subclass chooses the order of the filters and
     of the gradients.
     """
+
+    cost = 1  # of a multiplication, compared with BLAS
 
     def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
         self.geometry = g
@@ -169,7 +171,7 @@ def in_blocks(kind: type[Planes], g: Geometry, dtype: np.dtype, n: int,
     images = max(1, windows // max(1, g.windows))
     images = max(1, math.ceil(n / max(1, math.ceil(n / images))))  # parts of equal size
     parts = [slice(i, i + images) for i in range(0, n - images + 1, images)]
-    step = max(1, WORK_PER_TASK // max(1, g.work * images),
+    step = max(1, WORK_PER_TASK // max(1, kind.cost * g.work * images),
                math.ceil(len(parts) / (max_tasks or n or 1)))
     tasks = [parts[i:i + step] for i in range(0, len(parts), step)]
     if n % images:
