@@ -44,14 +44,17 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
     axis = axis % a.ndim
     index = index.astype(np.int64, copy=False)  # flat indices overflow narrow types
     n, outer, inner = a.shape[axis], math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1:])
-    out_of_bounds = index[(index < -n) | (index >= n)]
-    if out_of_bounds.size:
-        raise IndexError(
-            f"index {out_of_bounds[0]} is out of bounds for axis {axis} with size {n}")
+    lowest, highest = (index.min(), index.max()) if index.size else (0, -1)
+    if lowest < -n or highest >= n:
+        first = index[(index < -n) | (index >= n)][0]
+        raise IndexError(f"index {first} is out of bounds for axis {axis} with size {n}")
+    if lowest < 0:
+        index = index % n
     # np.add.at is fast only for flat indices and equal dtypes
     flat = a.reshape(-1)
-    values = values.astype(a.dtype, casting="same_kind").reshape(outer, len(index), inner)
-    row_starts = (np.arange(outer)[:, None] * n + index % n)[:, :, None] * inner
+    values = values.astype(a.dtype, casting="same_kind", copy=False)
+    values = values.reshape(outer, len(index), inner)
+    row_starts = (np.arange(outer)[:, None] * n + index)[:, :, None] * inner
     step = max(1, CHUNK // max(1, outer * inner))
     for i in range(0, len(index), step):
         flat_index = (row_starts[:, i:i + step] + np.arange(inner)).reshape(-1)
