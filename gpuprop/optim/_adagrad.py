@@ -7,7 +7,7 @@ from typing import Any
 
 from gpuprop._core.pointwise import pointwise
 from gpuprop.optim._optimizer import Optimizer
-from gpuprop.optim._rules import TINY, decay_switches, decayed_gradient
+from gpuprop.optim._rules import TINY, decay_switches, decayed_gradient, may_be_nonzero, turned_on
 
 
 def adagrad_coefficients(xp, step, lr, lr_decay, weight_decay, initial_accumulator_value, eps):
@@ -16,10 +16,17 @@ def adagrad_coefficients(xp, step, lr, lr_decay, weight_decay, initial_accumulat
 
 
 @pointwise
-def adagrad_update(xp, p, g, lr, eps, weight_decay, start, total, **switches):
+def adagrad_update(xp, p, g, lr, eps, weight_decay, start, total, *, starts=False, **switches):
     g = decayed_gradient(p, g, weight_decay, **switches)
-    total += g * g + start
+    if starts:
+        total += start
+    total += g * g
     p -= lr * g / (xp.sqrt(total) + eps)
+
+
+def adagrad_switches(group: dict) -> dict[str, bool]:
+    starts = turned_on(starts=may_be_nonzero(group["initial_accumulator_value"]))
+    return starts | decay_switches(group)
 
 
 class Adagrad(Optimizer):
@@ -38,7 +45,7 @@ class Adagrad(Optimizer):
         ("lr", "lr_decay", "weight_decay", "initial_accumulator_value", "eps"), "[0, inf)")
     flags = ("foreach", "maximize", "differentiable", "fused")
     kernel_coefficients = staticmethod(adagrad_coefficients)
-    kernel_constants = staticmethod(decay_switches)
+    kernel_constants = staticmethod(adagrad_switches)
     update_kernel = staticmethod(adagrad_update)
 
     def __init__(self, params: Iterable, lr: Any = 1e-2, lr_decay: float = 0,
