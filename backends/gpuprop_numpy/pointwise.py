@@ -47,10 +47,13 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     outs = [np.empty(extent, half if is_half(r.dtype) else r.dtype) for r in several(sample)]
     targets = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
+    # by id, so that an array given twice has one block, in which the body sees its own updates
+    by_id = dict(zip(ids, inputs, strict=True))
+    whole = {i: a for i, a in by_id.items() if not np.ndim(a)}
+    cut = [(i, a) for i, a in by_id.items() if np.ndim(a)]
 
     def work(index: tuple[slice, ...]) -> None:
-        # an array given twice has one block, so that the body sees its own updates
-        block_of = {i: _block(a, index) for i, a in zip(ids, inputs, strict=True)}
+        block_of = whole | {i: _block(a, index) for i, a in cut}
         results = compute(*(block_of[i] for i in ids))
         for target, result in zip(targets, several(results), strict=True):
             target[index] = result
@@ -104,10 +107,8 @@ def _block_indices(shape: Sequence[int]) -> list[tuple[slice, ...]]:
     return list(itertools.product(*single, [slice(i, i + step) for i in range(0, n, step)]))
 
 
-def _block(a: Any, index: tuple[slice, ...]) -> Any:
+def _block(a: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
     """The block of `a`; axes of length 1 are broadcast and stay whole."""
-    if not np.ndim(a):
-        return a
     return a[tuple(i if n > 1 else slice(None) for i, n in zip(index, a.shape, strict=False))]
 
 
