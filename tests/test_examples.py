@@ -1,12 +1,16 @@
 """Tests of the examples that need no data files, in short runs."""
 
 import csv
+import importlib
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+
+import gpuprop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -53,3 +57,21 @@ def test_backprop_by_hand(tmp_path):
     assert int(step) == 40
     assert float(last_loss) < float(first_loss)
     assert float(difference) < 1e-12
+
+
+def test_accelerate(tmp_path):
+    options = ["--backend", "cpu", "--steps", 150, "--out", tmp_path]
+    lines = run("accelerate.py", *options, cwd=tmp_path).stdout.splitlines()
+    assert float(lines[1].split()[-1]) < 1e-12
+    assert "[1.988 0.501 0.798 0.312], SciPy [1.988 0.501 0.798 0.312]" in lines[2]
+    error = re.search(r"heat equation: relative L2 error (\S+),", lines[-1])
+    assert float(error[1]) < 0.1
+    assert (tmp_path / "accelerate.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accelerate_is_the_same_run_on_the_strict_backend():
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        assert gpuprop.verify(importlib.import_module("accelerate").run, candidate="strict")
+    finally:
+        sys.path.remove(str(EXAMPLES))

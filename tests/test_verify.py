@@ -16,7 +16,7 @@ from gpuprop._array.activation import relu
 from gpuprop._cli import main
 from gpuprop._core.backend import Unavailable, forget_choices
 from gpuprop._core.registry import _classes, default_backend, get_backend
-from gpuprop.data import ArrayDataset
+from gpuprop.data import ArrayDataset, DataLoader
 from gpuprop.functional._activation import gelu
 from gpuprop.functional._dropout import dropout_by_key
 from gpuprop.random import default_generator
@@ -636,3 +636,24 @@ def test_a_negative_number_of_steps():
 def test_verify_refuses_other_numbers(option, value):
     with pytest.raises((TypeError, ValueError), match=f"verify: {option} must be .* got {value!r}"):
         verify(lambda: 1 / 0, **{option: value})
+
+
+def test_gradients_of_inputs_in_a_loss():
+    """`grad` calls the layers with Tensors of Tensors."""
+    def run():
+        model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1))
+        optimizer = optim.SGD(model.parameters(), 0.1)
+
+        points = gpuprop.random.normal((12, 2)).numpy()
+
+        def step(x):
+            optimizer.zero_grad()
+            slope = gpuprop.grad(lambda x: model(x).sum())(x)
+            loss = ((slope - 1)**2).mean()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        return model, step, DataLoader(ArrayDataset(points), 4)
+
+    assert verify(run, steps=3)

@@ -167,6 +167,8 @@ class StepRecorder:
         """Write `value`, the output of another run, to the tensor, if their shapes agree."""
         if value is None or value.shape != tensor.shape or not is_float(tensor.dtype):
             return
+        while isinstance(tensor.array, Tensor):  # inside of `grad`
+            tensor = tensor.array
         array = self.backend.asarray(value, tensor.dtype)
         if getattr(tensor.array, "base", tensor) is None:
             tensor.array[...] = array  # in place: the layer's own pullback may read it
