@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import gpuprop
 
@@ -69,9 +70,29 @@ def test_accelerate(tmp_path):
     assert (tmp_path / "accelerate.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_accelerate_is_the_same_run_on_the_strict_backend():
+def test_diagnosis(tmp_path):
+    options = ["--backend", "cpu", "--members", 1, "--steps", 60, "--out", tmp_path]
+    folder = tmp_path / "medical_tabular"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 5, (60, 8))  # zeros are missing values in some columns
+    np.savetxt(folder / "pima-indians-diabetes.csv",
+               np.column_stack([x, x[:, 0] > 2]), delimiter=",", fmt="%d")
+    lines = run("diagnosis.py", *options, "--data", tmp_path, cwd=tmp_path).stdout.splitlines()
+    for line in lines[-4:]:
+        assert float(re.search("AUROC (.*), sens", line)[1]) > 0.8
+    assert [line.split(":")[0] for line in lines[-4:]] == [
+        "breast cancer, logistic regression", "breast cancer, ensemble",
+        "diabetes, logistic regression", "diabetes, ensemble"]
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"diagnosis.png", "diagnosis_breast_cancer.safetensors",
+                       "diagnosis_diabetes.safetensors", "medical_tabular"}
+
+
+@pytest.mark.parametrize("name", ["accelerate", "diagnosis"])
+def test_the_same_run_on_the_strict_backend(name):
     sys.path.insert(0, str(EXAMPLES))
     try:
-        assert gpuprop.verify(importlib.import_module("accelerate").run, candidate="strict")
+        assert gpuprop.verify(importlib.import_module(name).run, candidate="strict")
     finally:
         sys.path.remove(str(EXAMPLES))
