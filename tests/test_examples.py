@@ -89,7 +89,15 @@ def test_diagnosis(tmp_path):
                        "diagnosis_diabetes.safetensors", "medical_tabular"}
 
 
-@pytest.mark.parametrize("name", ["accelerate", "diagnosis"])
+def test_karate(tmp_path):
+    options = ["--backend", "cpu", "--runs", 1, "--out", tmp_path]
+    lines = run("karate.py", *options, cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("34 members, 78 pairs")
+    assert int(re.search(r"(\d+) of 34 members right", lines[1])[1]) >= 30
+    assert {path.name for path in tmp_path.iterdir()} == {"karate.png", "karate.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate"])
 def test_the_same_run_on_the_strict_backend(name):
     sys.path.insert(0, str(EXAMPLES))
     try:
