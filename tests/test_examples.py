@@ -97,7 +97,27 @@ def test_karate(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"karate.png", "karate.safetensors"}
 
 
-@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate"])
+def test_sunspots(tmp_path):
+    noise = np.random.default_rng(0).normal(size=1900)
+    for file, values in {
+            "monthly-sunspots.csv": (6 + 3 * np.sin(np.arange(1900) * 2 * np.pi / 132))**2,
+            "daily-min-temperatures.csv": 10 + noise}.items():
+        lines = [f'"1749-01",{value:.3f}' for value in values]
+        lines[3] = '"1749-04",?' + lines[3].split(",")[1]  # as in the file of temperatures
+        (tmp_path / file).write_text("\n".join(["Date,Value", *lines]))
+    options = ["--backend", "cpu", "--epochs", 5, "--data", tmp_path, "--out", tmp_path / "out"]
+    *_, sunspots, temperatures = run("sunspots.py", *options, cwd=tmp_path).stdout.splitlines()
+    errors = [list(map(float, re.findall(r"(?:error|persistence|earlier) ([0-9.]+)", line)))
+              for line in (sunspots, temperatures)]
+    own, persistence, earlier = errors[0]  # a wave without noise
+    assert own < persistence / 2 and earlier < 0.01
+    own, persistence, earlier = errors[1]  # noise: its mean is the best forecast
+    assert own < 0.99 * persistence and own < 1.1 * earlier
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}.{end}" for name in ("sunspots", "temperatures") for end in ("png", "safetensors")}
+
+
+@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "sunspots"])
 def test_the_same_run_on_the_strict_backend(name):
     sys.path.insert(0, str(EXAMPLES))
     try:
