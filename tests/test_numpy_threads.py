@@ -24,8 +24,9 @@ def three_threads():
     gp.set_num_threads(before)
 
 
-@pytest.fixture
-def small_tasks(monkeypatch):
+@pytest.fixture(params=[1 << 19, 2000], ids=["whole images", "bands"])
+def small_tasks(request, monkeypatch):
+    monkeypatch.setattr(convolution, "MAX_ELEMENTS", request.param)
     for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS", "MIN_ELEMENTS"):
         monkeypatch.setattr(convolution, limit, 0)
     monkeypatch.setattr(columns, "MIN_TERMS", 6)

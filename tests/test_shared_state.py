@@ -131,7 +131,7 @@ SAFE = {
     "gpuprop_numpy.attention.triangle": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
-    "gpuprop_numpy.convolution.forward.y": "each task writes its own images",
+    "gpuprop_numpy.convolution.forward_band.y": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.recurrent.cache_last.last": GRAPH,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ MIN_WORK = 1 << 18  # multiplications
 MIN_WORK_OF_COLUMNS = 1 << 20
 MIN_WINDOWS = 1024  # of a batch, for products of columns
 MIN_ELEMENTS = 64  # of an image, for filters of one element
+MAX_ELEMENTS = 1 << 19  # of a block; a larger image is divided into bands
 MAX_WIDENING = 4  # outputs per input up to which columns of dy are no more than those of the input
 
 
@@ -32,11 +33,53 @@ def kind_of(g: Geometry) -> type[Planes]:
     return Slices if g.group_channels * g.group_out <= MAX_PAIRS else Columns
 
 
+class Band(NamedTuple):
+    """Neighbouring rows of windows, and the rows of the images that they contain."""
+
+    windows: tuple[slice, ...]  # indices of (N, O, *counts)
+    elements: tuple[slice, ...]  # indices of (N, C, *space)
+    geometry: Geometry
+
+
+def bands(g: Geometry) -> list[Band]:
+    """The windows of an image, in bands whose blocks take little memory."""
+    axis = int(g.counts[0] == 1)  # the first axis of a signal has one row
+    count = g.counts[axis]
+    elements = kind_of(g).elements(g) * g.windows
+    step = math.ceil(count / max(1, elements // MAX_ELEMENTS))
+    before = (slice(None),) * (2 + axis)
+    found = []
+    for row in range(0, count, step):
+        n = min(step, count - row)
+        first = row * g.stride[axis] - g.padding[axis][0]
+        end = first + (n - 1) * g.stride[axis] + (g.size[axis] - 1) * g.dilation[axis] + 1
+        inside = slice(max(first, 0), min(end, g.space[axis]))
+        if inside.start >= inside.stop:  # nothing but padding
+            return [Band((), (), g)]
+        space, padding = list(g.space), list(g.padding)
+        space[axis] = inside.stop - inside.start
+        padding[axis] = (inside.start - first, end - inside.stop)
+        found.append(Band((*before, slice(row, row + n)), (*before, inside),
+                          g.with_space(space, padding)))
+    return found
+
+
+def by_band(work: Callable[[Band], Any], g: Geometry, n: int) -> list:
+    """The results of ``work(band)``, in threads if there are more bands than images."""
+    found = bands(g)
+    return in_threads(work, found) if len(found) > n else [work(band) for band in found]
+
+
 def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geometry,
             y: np.ndarray) -> None:
     """(N, C, *space) -> y, (N, O, *counts)."""
-    kind = kind_of(g)
-    filters = kind.filters(weight, g)
+    filters = kind_of(g).filters(weight, g)
+    by_band(lambda band: forward_band(x[band.elements], filters, bias, band.geometry,
+                                      y[band.windows]), g, len(x))
+
+
+def forward_band(x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None, g: Geometry,
+                 y: np.ndarray) -> None:
     per_channel = None if bias is None else bias.reshape(-1, *(1,) * len(g.counts))
 
     def work(block: Planes, parts: Sequence[slice]) -> None:
@@ -50,11 +93,17 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geome
             else:
                 np.add(result, per_channel, out=y[part])
 
-    in_blocks(kind, g, y.dtype, len(x), work)
+    in_blocks(kind_of(g), g, y.dtype, len(x), work)
 
 
 def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:
     """The gradient of the weight, (O, C / groups, *size)."""
+    grads = by_band(lambda band: band_weight_grad(
+        x[band.elements], dy[band.windows], band.geometry, dtype), g, len(x))
+    return sum(grads[1:], grads[0])
+
+
+def band_weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:
     kind = kind_of(g)
 
     def work(block: Planes, parts: Sequence[slice]) -> np.ndarray:

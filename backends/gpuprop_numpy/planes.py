@@ -9,6 +9,7 @@ element ``i // s`` of phase ``i % s``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import threading
@@ -39,8 +40,18 @@ class Geometry:
         if len(size) == 1:
             space, size, stride, dilation = (1, *space), [1, *size], (1, *stride), (1, *dilation)
             padding = ((0, 0), *padding)
-        self.space, self.size, self.stride = tuple(space), tuple(size), stride
-        self.padding, self.dilation = padding, dilation
+        self.size, self.stride, self.dilation = tuple(size), stride, dilation
+        self._set_space(space, padding)
+
+    def with_space(self, space: Sequence[int], padding: Sequence[tuple[int, int]]) -> Geometry:
+        """The same filters on an image of another size."""
+        other = copy.copy(self)
+        other._set_space(space, padding)
+        return other
+
+    def _set_space(self, space: Sequence[int], padding: Sequence[tuple[int, int]]) -> None:
+        size, stride, dilation = self.size, self.stride, self.dilation
+        self.space, self.padding = tuple(space), padding
         padded = [n + before + after for n, (before, after) in zip(space, padding, strict=True)]
         self.counts = tuple((n - (k - 1) * d - 1) // s + 1 for n, k, s, d in zip(
             padded, size, stride, dilation, strict=True))

@@ -185,11 +185,12 @@ _state = _State()
 
 
 class _Job:
-    """A function for another thread, run in a copy of this context."""
+    """A function for a helper, run in a copy of this context."""
 
-    def __init__(self, function: Callable[[], None]) -> None:
+    def __init__(self, function: Callable[[], None], helper: _Helper) -> None:
         self.function = function
         self.context = contextvars.copy_context()
+        self.helper = helper
         self.claim = [None]  # whoever takes its element out has the job
         self.error: BaseException | None = None
         self.has_ended = False
@@ -205,24 +206,27 @@ class _Job:
         return True
 
     def run(self) -> None:
+        """Run the job in the helper."""
         try:
             self.context.run(self.function)
         except BaseException as error:
             self.error = error
-
-    def finish(self) -> None:
+        _team.idle.append(self.helper)  # now, so that the caller's next call finds it
         self.has_ended = True
         self.end.release()
 
     def wait(self) -> None:
         """Return when the job has ended; one that has not begun never does."""
-        if not self.claimed():
-            for _ in range(SPINS):
-                if self.has_ended:
-                    return
-                time.sleep(0)
-            while not self.has_ended:
-                self.end.acquire()
+        if self.claimed():
+            self.has_ended = True
+            _team.idle.append(self.helper)
+            return
+        for _ in range(SPINS):
+            if self.has_ended:
+                return
+            time.sleep(0)
+        while not self.has_ended:
+            self.end.acquire()
 
 
 class _Helper:
@@ -232,27 +236,24 @@ class _Helper:
     """
 
     def __init__(self) -> None:
-        self.job: _Job | None = None
-        self.has_job = threading.Lock()
-        self.has_job.acquire()
+        self.jobs: list[_Job] = []  # the next one, and those that its caller has taken back
+        self.has_jobs = threading.Lock()
+        self.has_jobs.acquire()
         threading.Thread(target=self._serve, name="gpuprop", daemon=True).start()
 
     def start(self, job: _Job) -> None:
-        self.job = job
-        self.has_job.release()
+        self.jobs.append(job)
+        if self.has_jobs.locked():  # else it has not looked at the job before
+            self.has_jobs.release()
 
     def _serve(self) -> None:
         while True:
-            self.has_job.acquire()
-            job, self.job = self.job, None
-            assert job is not None
-            is_mine = job.claimed()
-            if is_mine:
-                job.run()
-            _team.idle.append(self)  # now, so that the next call of that thread finds it
-            if is_mine:
-                job.finish()
-            del job  # and the arrays that it refers to
+            self.has_jobs.acquire()
+            while self.jobs:
+                job = self.jobs.pop(0)
+                if job.claimed():
+                    job.run()
+                del job  # and the arrays that it refers to
 
 
 class _Team:
@@ -332,7 +333,7 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
         jobs: list[_Job] = []
         try:
             while len(jobs) < n - 1 and (helper := _team.helper()) is not None:
-                jobs.append(_Job(run))
+                jobs.append(_Job(run, helper))
                 helper.start(jobs[-1])
             run()
         finally:
