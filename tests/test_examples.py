@@ -3,6 +3,7 @@
 import csv
 import importlib
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -117,7 +118,36 @@ def test_sunspots(tmp_path):
         f"{name}.{end}" for name in ("sunspots", "temperatures") for end in ("png", "safetensors")}
 
 
-@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "sunspots"])
+def test_volatility(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = np.zeros(600)
+    for i in range(1, 600):  # it returns to 0 within days: persistence is wrong
+        noise[i] = 0.7 * noise[i - 1] + rng.normal()
+    vix = [f"2000-01-01,1,1,1,{20 * np.exp(0.2 * x):.4f}" for x in noise]
+    (tmp_path / "vix-daily.csv").write_text("\n".join(["DATE,OPEN,HIGH,LOW,CLOSE", *vix]))
+    prices = 100 * np.exp(np.cumsum(0.04 * rng.normal(size=300)))
+    rows = [f"1900-01-01,{p:.2f},{p * 0.03:.3f},{p * 0.06:.3f},{4 + rng.normal():.2f}"
+            for p in prices]
+    rows.append("1930-01-01,100.0,0.0,0.0,4.0")  # not known yet
+    (tmp_path / "sp500-monthly.csv").write_text(
+        "\n".join(["Date,SP500,Dividend,Earnings,Long Interest Rate", *rows]))
+    options = ["--backend", "cpu", "--epochs", 3, "--data", tmp_path, "--out", tmp_path / "out"]
+    *_, vix, sp500 = run("volatility.py", *options, cwd=tmp_path).stdout.splitlines()
+    network, linear = map(float, re.findall(r"[+-][0-9.]+", vix))
+    assert network > 0.2 and linear > 0.2
+    network, linear = map(float, re.findall(r"[+-][0-9.]+", sp500))
+    assert network < 0.1 and linear < 0.1  # a random walk
+    assert (tmp_path / "out" / "volatility.png").exists()
+
+
+def test_volatility_says_which_files_it_needs(tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "GPUPROP_DATA"}
+    done = subprocess.run([sys.executable, EXAMPLES / "volatility.py"], env=env, cwd=tmp_path,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "vix-daily.csv and sp500-monthly.csv" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "sunspots", "volatility"])
 def test_the_same_run_on_the_strict_backend(name):
     sys.path.insert(0, str(EXAMPLES))
     try:
