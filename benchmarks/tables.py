@@ -43,7 +43,7 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
         parts.append("Times of the quick mode, with smaller sizes than the names say.\n")
     machine = rows[0]["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
-    parts.append(f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, "
+    parts.append(f"{machine['processor']}, {machine['cores']} cores;\nPython {machine['python']}, "
                  f"{versions}; {machine['date']}; {rows[0]['rounds']} rounds.\n")
     return "\n".join(part for part in parts if part)
 
