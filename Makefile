@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN    := .venv/bin
 PEERS  := .venv-peers/bin
 
-.PHONY: help demo test test-numpy test-cupy oracle bench lint types clean
+.PHONY: help demo test test-numpy test-cupy oracle bench examples lint types clean
 .NOTPARALLEL: # two installations into one environment would collide
 
 help: ## print these lines
@@ -46,6 +46,9 @@ oracle: .venv-peers/oracle.stamp ## PyTorch's own test cases, compared with PyTo
 
 bench: .venv-peers/bench.stamp ## speed compared with PyTorch and JAX, in an hour or more: docs/performance.md
 	$(PEERS)/python -m benchmarks
+
+examples: .venv/demo.stamp ## all examples as a whole, three times: hours. Figures go to README.md, pictures to docs/gallery
+	$(BIN)/python -m benchmarks.examples
 
 lint: .venv/dev.stamp ## ruff, and the layers of the architecture (no formatter: formulas are aligned by hand)
 	$(BIN)/python -m ruff check

@@ -15,6 +15,8 @@ from gpuprop._bench.workloads import WORKLOADS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+RUNS = RESULTS / "examples.json"
+GALLERY = ROOT / "docs" / "gallery"
 PEERS = [name for name in LABELS if name not in OURS]
 NOTHING: dict[str, Any] = {"contenders": {}}
 BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.S)
@@ -132,17 +134,62 @@ def _size(count: int | None) -> str:
 # ---- examples ------------------------------------------------------------------------------------
 
 
+def runs() -> list[dict[str, Any]]:
+    """The stored runs of examples, by name and seed: see `benchmarks.examples`."""
+    return json.loads(RUNS.read_text() or "[]")
+
+
+def by_example() -> dict[str, list[dict[str, Any]]]:
+    """The runs of each example."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in runs():
+        found.setdefault(row["example"], []).append(row)
+    return found
+
+
 def examples() -> str:
-    """The mean result of each example over its seeds, and a reference value."""
-    lines = ["| example | data and model | measured | seeds | reference |", "|---|---|---|---|---|"]
-    for row in json.loads((RESULTS / "examples.json").read_text()):
-        name = row["example"]
-        values = row["values"]
-        mean = f"{statistics.mean(values):.{row['decimals']}f}"
-        cells = [f"[{name}](examples/{name}.py)", row["what"], f"{row['measure']}: {mean}",
-                 str(len(values)), row["beside"]]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    """The mean figures of each example over its seeds, and what they are compared with."""
+    lines = ["| example | measured | mean | range | beside | seeds | seconds a run |",
+             "|---|---|---|---|---|---|---|"]
+    for name, rows in by_example().items():
+        link = f"[{name}](examples/{name}.py)"
+        seconds = f"{statistics.mean(row['seconds'] for row in rows):.0f}"
+        for figures in zip(*(row["figures"] for row in rows), strict=True):
+            cells = [link, *_figure_cells(figures), str(len(rows)), seconds]
+            lines.append(f"| {' | '.join(cells)} |")
+            link = seconds = ""
+    machines = {f"{row['machine']['processor']}, {row['machine']['cores']} cores" for row in runs()}
+    return "\n".join(lines) + f"\n\nMeasured on: {'; '.join(sorted(machines))}.\n"
+
+
+def _figure_cells(figures: Sequence[dict[str, Any]]) -> list[str]:
+    """The measure, its mean and range over the seeds, and the means of what is beside it."""
+    first = figures[0]
+    shown = lambda value: f"{value:.{first['decimals']}f}"
+    values = [figure["value"] for figure in figures]
+    span = f"{shown(min(values))} to {shown(max(values))}" if len(values) > 1 else ""
+    beside = [f"{shown(statistics.mean(figure['beside'][what] for figure in figures))}, {what}"
+              for what in first["beside"]]
+    return [first["measure"], shown(statistics.mean(values)), span, "; ".join(beside)]
+
+
+def gallery() -> str:
+    """Markdown: the task, the pictures and the figures of each example that draws."""
+    parts = []
+    for name, rows in by_example().items():
+        pictures = sorted((GALLERY / name).glob("*.png"))
+        if not pictures:
+            continue
+        source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+        task = source.removeprefix('"""').partition("\n")[0]
+        figures = [f"- {measure}: {mean}" + (f" ({beside})" if beside else "")
+                   for measure, mean, _, beside in map(
+                       _figure_cells, zip(*(row["figures"] for row in rows), strict=True))]
+        images = [f"![{picture.stem}]({picture.relative_to(GALLERY.parent).as_posix()})"
+                  for picture in pictures]
+        parts.append(f"## [{name}](../examples/{name}.py)\n\n{task}\n\n" + "\n".join(figures)
+                     + "\n\n" + "\n\n".join(images) + "\n")
+    return "\n".join(parts)
 
 
 # ---- the documents -------------------------------------------------------------------------------
@@ -152,7 +199,7 @@ def pages() -> dict[Path, str]:
     """The documents with the current tables."""
     rows = stored()
     link = "![Times relative to the best peer](../benchmarks/results/speed.svg)\n\n"
-    blocks = {"README.md": examples(),
+    blocks = {"README.md": examples(), "docs/gallery.md": gallery(),
               "docs/performance.md": (link if rows else "") + speed(rows)}
     found = {}
     for name, block in blocks.items():

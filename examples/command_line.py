@@ -28,4 +28,6 @@ def parse_arguments(description: str | None, **defaults: float) -> argparse.Name
                         help="cpu, cuda, or auto: a GPU if one is available (default: auto)")
     parser.add_argument("--out", type=Path, default="out",
                         help="folder for the results (default: out)")
+    parser.add_argument("--record", type=Path, metavar="FILE",
+                        help="write the measured figures to this file, as JSON")
     return parser.parse_args()

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from command_line import parse_arguments
+from figures import Figure, record
 
 import gpuprop
 import gpuprop.functional as F
@@ -152,7 +153,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     gpuprop.save(args.out / "karate.safetensors", model.state_dict())
     draw(args.out / "karate.png", logits)
-    print(f"members in the right faction: {np.mean(right):.1f} of {MEMBERS} (Zachary's model: 33)")
+    mean = float(np.mean(right))
+    record(args.record, Figure(f"members in the right faction, of {MEMBERS}", mean, 1,
+                               {"Zachary's model": 33}))
+    print(f"members in the right faction: {mean:.1f} of {MEMBERS} (Zachary's model: 33)")
 
 
 if __name__ == "__main__":

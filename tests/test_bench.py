@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpuprop.torch
-from benchmarks import tables
+from benchmarks import examples, tables
 from gpuprop._bench import floor, measure
 from gpuprop._bench.library import Library, TorchLibrary
 from gpuprop._bench.workloads import WORKLOADS
@@ -204,3 +204,33 @@ def test_table_of_ratios():
 | geometric mean | 1.00 | 2.00 |
 """
     assert tables.ratios(rows[2:]) == ""
+
+
+def test_tables_of_examples(monkeypatch, tmp_path):
+    def row(seed, value, persistence):
+        figure = {"measure": "error, K", "value": value, "decimals": 1,
+                  "beside": {"persistence": persistence}}
+        return {"example": "sunspots", "seed": seed, "seconds": 10 + seed, "figures": [figure],
+                "machine": {"processor": "P", "cores": 2}}
+
+    monkeypatch.setattr(tables, "RUNS", tmp_path / "examples.json")
+    monkeypatch.setattr(tables, "GALLERY", tmp_path / "gallery")
+    for result in (row(1, 9.0, 9.0), row(0, 1.0, 4.0), row(1, 2.0, 5.0)):  # one runs again
+        tables.RUNS.touch()
+        examples.store(result)
+    assert tables.examples() == """\
+| example | measured | mean | range | beside | seeds | seconds a run |
+|---|---|---|---|---|---|---|
+| [sunspots](examples/sunspots.py) | error, K | 1.5 | 1.0 to 2.0 | 4.5, persistence | 2 | 10 |
+
+Measured on: P, 2 cores.
+"""
+    assert tables.gallery() == ""  # no picture
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "forecast.png").write_bytes(b"")
+    examples.store_pictures("sunspots", tmp_path / "out")
+    title, task, figure, picture = tables.gallery().split("\n\n")
+    assert title == "## [sunspots](../examples/sunspots.py)"
+    assert task.startswith("Forecast sunspots")
+    assert figure == "- error, K: 1.5 (4.5, persistence)"
+    assert picture == "![forecast](gallery/sunspots/forecast.png)\n"
