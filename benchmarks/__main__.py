@@ -1,7 +1,7 @@
 """Compare whole training steps of gpuprop and other libraries, and store the results.
 
-A run of everything, without --quick, replaces the results in benchmarks/results and the tables and
-the picture made of them.  Any other run only prints, unless --out names a folder.
+A run of everything, without --quick, replaces this machine's results in benchmarks/results, and
+the tables and the picture made of them.  Any other run only prints, unless --out names a folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PEERS = [name for name in LABELS if name != "gpuprop"]
 def main() -> int:
     args = _parser().parse_args()
     everything = not (args.workload or args.threads or args.quick) and args.peers is None
-    out = args.out or (tables.RESULTS if everything else None)
+    out = args.out or (tables.folder_of(machine()) if everything else None)
     names = ["gpuprop", *(PEERS if args.peers is None else args.peers)]
     threads = args.threads or sorted({1, cores()})
     seconds = args.seconds or (0.02 if args.quick else 0.3)

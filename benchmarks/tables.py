@@ -25,7 +25,13 @@ BLOCK = re.compile(r"(?<=<!-- results -->\n).*?(?=<!-- end of results -->)", re.
 # ---- speed ---------------------------------------------------------------------------------------
 
 
-def stored(folder: Path = RESULTS) -> list[dict[str, Any]]:
+def folder_of(machine: dict[str, Any]) -> Path:
+    """Where the results of a machine are stored."""
+    name = re.sub(r"\(\w+\)", "", machine["processor"]).lower()
+    return RESULTS / "-".join([*re.findall("[a-z0-9]+", name), f"{machine['cores']}-cores"])
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
     """The results that the folder has, in the order of the workloads."""
     files = [folder / f"{name}.json" for name in WORKLOADS]
     return [json.loads(f.read_text()) for f in files if f.exists()]
@@ -43,11 +49,28 @@ def speed(rows: Sequence[dict[str, Any]]) -> str:
     parts.append(_left_out(rows))
     if any(row["quick"] for row in rows):
         parts.append("Times of the quick mode, with smaller sizes than the names say.\n")
-    machine = rows[0]["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
-    parts.append(f"{machine['processor']}, {machine['cores']} cores;\nPython {machine['python']}, "
-                 f"{versions}; {machine['date']}; {rows[0]['rounds']} rounds.\n")
+    parts.append(_machine(rows[0]))
     return "\n".join(part for part in parts if part)
+
+
+def _machine(row: dict[str, Any]) -> str:
+    machine = row["machine"]
+    versions = ", ".join(f"{k} {v}" for k, v in machine["packages"].items())
+    return (f"{machine['processor']}, {machine['cores']} cores;\nPython {machine['python']}, "
+            f"{versions}; {machine['date']}; {row['rounds']} rounds.\n")
+
+
+def all_speeds() -> str:
+    """Markdown: the ratios on each machine that was measured, with a link to its times."""
+    parts = []
+    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+        rows = stored(folder)
+        name = f"{rows[0]['machine']['processor']}, {rows[0]['machine']['cores']} cores"
+        link = f"../benchmarks/results/{folder.name}"
+        parts.append(f"### {name}\n\n![Times relative to the best peer]({link}/speed.svg)\n\n"
+                     f"{ratios(rows)}\n[All times, memory and floors]({link}/speed.md).\n"
+                     f"{_machine(rows[0])}")
+    return "\n".join(parts)
 
 
 def ratios(rows: Sequence[dict[str, Any]]) -> str:
@@ -197,10 +220,8 @@ def gallery() -> str:
 
 def pages() -> dict[Path, str]:
     """The documents with the current tables."""
-    rows = stored()
-    link = "![Times relative to the best peer](../benchmarks/results/speed.svg)\n\n"
     blocks = {"README.md": examples(), "docs/gallery.md": gallery(),
-              "docs/performance.md": (link if rows else "") + speed(rows)}
+              "docs/performance.md": all_speeds()}
     found = {}
     for name, block in blocks.items():
         old = (ROOT / name).read_text(encoding="utf-8")

@@ -206,6 +206,13 @@ def test_table_of_ratios():
     assert tables.ratios(rows[2:]) == ""
 
 
+def test_each_machine_has_a_folder():
+    names = {"Intel(R) Xeon(R) Gold 6248 CPU @ 2.50GHz": "intel-xeon-gold-6248-cpu-2-50ghz-4-cores",
+             "AMD EPYC": "amd-epyc-4-cores", "": "4-cores"}
+    for processor, name in names.items():
+        assert tables.folder_of({"processor": processor, "cores": 4}).name == name
+
+
 def test_tables_of_examples(monkeypatch, tmp_path):
     def row(seed, value, persistence):
         figure = {"measure": "error, K", "value": value, "decimals": 1,
