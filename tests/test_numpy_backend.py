@@ -260,6 +260,7 @@ def several(xp, x, y, scale=1.0):
 def small_blocks(request, monkeypatch):
     monkeypatch.setattr(pointwise, "BLOCK", 64)
     monkeypatch.setattr(pointwise, "SMALL", 128)
+    monkeypatch.setattr(pointwise, "FIRST", 32)
     monkeypatch.setattr(threads, "MIN_SECONDS", 0)
     before = gp.get_num_threads()
     gp.set_num_threads(request.param)

@@ -222,9 +222,10 @@ def test_blas_threads_sleep_soon_after_a_product(how, timeout, sleeps):
         assert float(idle) < 0.02  # of 0.4 s
 
 
-@pytest.mark.parametrize(("n", "least", "expected"), [
-    (5, 0, True), (5, 1e9, False), (20, 1e9, True)])
-def test_few_short_tasks_run_in_the_calling_thread(n, least, expected, monkeypatch):
+@pytest.mark.parametrize(("least", "share", "expected"), [
+    (0, 1 / 5, True), (1e9, 1 / 5, False), (1e9, 1e-12, True)])
+def test_short_tasks_run_in_the_calling_thread(least, share, expected, monkeypatch):
+    """The first task takes 0.05 s."""
     monkeypatch.setattr(threads, "MIN_SECONDS", least)
     ids = set()
 
@@ -233,7 +234,7 @@ def test_few_short_tasks_run_in_the_calling_thread(n, least, expected, monkeypat
         time.sleep(0.05)
         return i
 
-    assert threads.in_threads_if_long(work, range(n)) == list(range(n))
+    assert threads.in_threads_if_long(work, range(5), share) == list(range(5))
     assert (len(ids) > 1) == expected
 
 

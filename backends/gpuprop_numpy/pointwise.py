@@ -14,8 +14,11 @@ import numpy as np
 from gpuprop.backend import half_type, is_half, several
 from gpuprop_numpy.threads import in_threads_if_long
 
-BLOCK = 1 << 17  # elements per block; with smaller blocks, switching costs more than threads save
-SMALL = 2 * BLOCK  # arrays up to this size are computed in one piece
+SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece
+BLOCK = 3 << 16  # elements at most; threads disturb each other between the operations of a block
+FIRST = 1 << 15  # elements of the block whose time decides on threads
+UNIT = 64  # elements: blocks are multiples of it, so that they begin with a cache line
+EVENLY = 4  # the number of large blocks is a multiple of it, for 2 or 4 threads
 
 
 def blockwise(fn: Callable) -> Callable:
@@ -61,7 +64,12 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     # float16 may overflow without a warning: loss scaling detects the infinities
     quiet = contextlib.nullcontext() if half is None else np.errstate(over="ignore")
     with quiet:
-        in_threads_if_long(work, _block_indices([math.prod(shape)] if flat else extent))
+        if flat:
+            size = math.prod(shape)
+            in_threads_if_long(work, _flat_blocks(size), FIRST / max(FIRST, size))
+        else:
+            blocks = _block_indices(extent)
+            in_threads_if_long(work, blocks, 1 / max(1, len(blocks)))
     outs = [out.transpose(np.argsort(axes)) for out in outs]
     if type(sample) is tuple:
         return tuple(outs)
@@ -94,6 +102,15 @@ def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list
     return views, axes, flat
 
 
+def _flat_blocks(size: int) -> list[tuple[slice]]:
+    """Index tuples that cut a flat array into a small block, the first, and equal large ones."""
+    rest = max(0, size - FIRST)
+    pieces = math.ceil(rest / (BLOCK * EVENLY)) * EVENLY
+    step = math.ceil(rest / (pieces * UNIT)) * UNIT if rest else 1
+    starts = range(FIRST, size, step)
+    return [(slice(0, FIRST),), *[(slice(i, i + step),) for i in starts]]
+
+
 def _block_indices(shape: Sequence[int]) -> list[tuple[slice, ...]]:
     """Index tuples that cut the leading axes of `shape` into blocks of about BLOCK elements."""
     if not math.prod(shape):
@@ -101,7 +118,7 @@ def _block_indices(shape: Sequence[int]) -> list[tuple[slice, ...]]:
     # the last axis that is cut
     axis = next(i for i in range(len(shape)) if math.prod(shape[i + 1:]) <= BLOCK)
     n = shape[axis]
-    pieces = math.ceil(math.prod(shape[axis:]) / BLOCK)
+    pieces = math.ceil(math.prod(shape[axis:]) / (BLOCK * EVENLY)) * EVENLY
     step = math.ceil(n / pieces)
     single = [[slice(i, i + 1) for i in range(m)] for m in shape[:axis]]
     return list(itertools.product(*single, [slice(i, i + step) for i in range(0, n, step)]))

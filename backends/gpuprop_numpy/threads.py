@@ -25,7 +25,6 @@ Result = TypeVar("Result")
 
 MAX_THREADS = 8  # by default: memory bandwidth seldom serves more
 SPINS = 20  # looks at a job that may end soon, before the thread sleeps
-MANY_TASKS = 8  # so many take long enough to start threads
 MIN_SECONDS = 300e-6  # for less work, starting threads costs more than they save
 CGROUP = Path("/sys/fs/cgroup")
 AFFIXES = ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")  # of OpenBLAS's functions
@@ -344,19 +343,19 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     return results
 
 
-def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
-    """`in_threads` for tasks of equal size that may be too short for threads.
+def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task],
+                       share: float) -> list[Result]:
+    """`in_threads` for tasks that may be too short for threads.
 
-    The first of a few tasks runs in this thread, and its time decides on the others.
+    The first task, which is this share of the work, runs in this thread, and its time decides on
+    the others.
     """
-    if len(tasks) >= MANY_TASKS:
-        return in_threads(work, tasks)
     if len(tasks) < 3 or _setting.threads == 1:
         return [work(task) for task in tasks]
     start = time.perf_counter()
     first = work(tasks[0])
     seconds = time.perf_counter() - start
     others = tasks[1:]
-    if seconds * len(others) < MIN_SECONDS:
+    if seconds * (1 - share) < MIN_SECONDS * share:
         return [first, *map(work, others)]
     return [first, *in_threads(work, others)]
