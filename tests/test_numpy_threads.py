@@ -238,6 +238,14 @@ def test_short_tasks_run_in_the_calling_thread(least, share, expected, monkeypat
     assert (len(ids) > 1) == expected
 
 
+@pytest.mark.parametrize("n", [0, 1, 49, 50, 51, 100, 199, 200, 201, 1000])
+def test_even_slices(n):
+    sizes = [len(range(n)[s]) for s in threads.even_slices(n, 100)]
+    assert sum(sizes) == n and max(sizes, default=0) <= 100
+    assert len(sizes) % 2 == 0 or n <= 50
+    assert len(set(sizes[:-1])) <= 1  # all but the last are equal
+
+
 def test_tasks_of_tasks_run_in_their_thread():
     def inner(_):
         return threading.get_ident()

@@ -10,12 +10,12 @@ import numpy as np
 
 from gpuprop.backend import definition
 from gpuprop_numpy.special import erf
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy.threads import even_slices, in_threads
 
-BLOCK = 1 << 16  # elements, which stay in the CPU's cache: 0.2 ms of work
+BLOCK = 1 << 17  # elements, which stay in the CPU's cache: 0.4 ms of work
 
-# The normal CDF is (1 + tanh(x p(x^2))) / 2.  Of p, the coefficients, highest power first: a
-# minimax fit, for which the error of the CDF is below 3e-8, and the approximation of `gelu`.
+# The normal CDF is sigmoid(2 x p(x^2)).  Of p, the coefficients, highest power first: a minimax
+# fit, for which the error of the CDF is below 3e-8, and the approximation of `gelu`.
 NORMAL = (1.7561702e-09, -1.3226332e-07, 3.9647442e-06, -5.5306192e-05, -3.2594979e-05,
           0.036333085, 0.79788494)
 TANH = (0.044715 * math.sqrt(2 / math.pi), math.sqrt(2 / math.pi))
@@ -37,7 +37,7 @@ def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
         if is_exact and x.dtype == np.float64:
             normal_cdf(x, cdf)
         else:
-            tanh_cdf(x, coefficients, cdf)
+            sigmoid_cdf(x, coefficients, cdf)
         np.multiply(x, cdf, out=y)
 
     def backward(x: Any, cdf: Any, dy: Any, dx: Any) -> None:
@@ -57,27 +57,29 @@ def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
 
 
 def in_blocks(work: Callable, *arrays: Any) -> None:
-    """Call ``work(*blocks)`` for blocks of contiguous arrays of one size, in threads."""
+    """Call ``work(*blocks)`` for equal blocks of contiguous arrays of one size, in threads."""
     flat = [a.reshape(-1) for a in arrays]
-    blocks = [slice(i, i + BLOCK) for i in range(0, flat[0].size, BLOCK)]
+    blocks = even_slices(flat[0].size, BLOCK)
     in_threads(lambda block: work(*(a[block] for a in flat)), blocks)
 
 
 # ---- blocks: the last argument is the array of the result, and holds all temporary values --------
 
 
-def tanh_cdf(x: Any, coefficients: Any, cdf: Any) -> None:
-    with np.errstate(over="ignore"):  # of squares: tanh is 1 there
+def sigmoid_cdf(x: Any, coefficients: Any, cdf: Any) -> None:
+    """``1 / (1 + exp(-2 * x * p(x**2)))``: NumPy's exp takes half the time of its tanh."""
+    first, second, *others = (-2 * c for c in coefficients)
+    with np.errstate(over="ignore", under="ignore"):  # the result is 0 or 1 there
         square = x * x
-        np.multiply(square, coefficients[0], out=cdf)
-        cdf += coefficients[1]
-        for c in coefficients[2:]:
+        np.multiply(square, first, out=cdf)
+        cdf += second
+        for c in others:
             cdf *= square
             cdf += c
         cdf *= x
-    np.tanh(cdf, out=cdf)
-    cdf *= 0.5
-    cdf += 0.5
+        np.exp(cdf, out=cdf)
+    cdf += 1
+    np.divide(1, cdf, out=cdf)
 
 
 def normal_cdf(x: Any, cdf: Any) -> None:

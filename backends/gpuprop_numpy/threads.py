@@ -343,6 +343,16 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     return results
 
 
+def even_slices(n: int, size: int) -> list[slice]:
+    """Slices of `n` items, each of at most `size` of them.
+
+    There is one for up to half of `size`, else an even number of equal ones, for two threads.
+    """
+    count = 1 if n <= size // 2 else 2 * math.ceil(n / (2 * size))
+    step = max(1, math.ceil(n / count))
+    return [slice(i, i + step) for i in range(0, n, step)]
+
+
 def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task],
                        share: float) -> list[Result]:
     """`in_threads` for tasks that may be too short for threads.
