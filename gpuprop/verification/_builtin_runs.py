@@ -6,6 +6,7 @@ Each run is a function that returns (model, step, batches), as `gpuprop.verify` 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class UnknownRunError(ValueError):
 def find_run(name: str) -> Callable:
     """The built-in run of this name, or a function in a file: ``file.py:function``.
 
-    ``file.py`` means ``file.py:make_run``.  Raises UnknownRunError, and what the file raises.
+    ``file.py`` means ``file.py:make_run``.  As in ``python file.py``, the file can import others in
+    its folder.  Raises UnknownRunError, and what the file raises.
     """
     if name in RUNS:
         return RUNS[name]
@@ -47,6 +49,7 @@ def find_run(name: str) -> Callable:
         raise UnknownRunError(f"no file {path!r}")
     spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(Path(path).resolve().parent))
     spec.loader.exec_module(module)
     found = getattr(module, function, None)
     if not callable(found):
