@@ -29,3 +29,11 @@ def find_or_download(folder: str | None, subfolder: str, url: str, sha256: str) 
     if folder:
         return find(folder, subfolder, url.split("/")[-1])
     return download(url, sha256, subfolder)
+
+
+def find_given(folder: str | None, subfolder: str, name: str, publisher: str) -> Path:
+    """The path of a file that the user has to download: `publisher` tells where."""
+    if not folder:
+        raise SystemExit(f"give the folder of {name} with --data or GPUPROP_DATA; it is published "
+                         f"at {publisher}")
+    return find(folder, subfolder, name)

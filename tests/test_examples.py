@@ -1,20 +1,33 @@
 """Tests of the examples that need no data files, in short runs."""
 
 import csv
+import functools
 import importlib
+import io
 import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+import wave
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 
 import gpuprop
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A function that imports an example."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module
 
 
 def run(name, *arguments, cwd):
@@ -140,17 +153,85 @@ def test_volatility(tmp_path):
     assert (tmp_path / "out" / "volatility.png").exists()
 
 
-def test_volatility_says_which_files_it_needs(tmp_path):
+def write_recordings(path):
+    """Recordings of two tones for each digit, which are spelled as the digits are."""
+    rng = np.random.default_rng(0)
+    seconds = np.arange(4000) / 8000
+    with zipfile.ZipFile(path, "w") as archive:
+        for digit, number in itertools.product(range(10), range(30)):
+            tones = np.where(seconds < 0.25, 200 + 150 * digit, 2000 - 150 * digit)
+            sound = 8000 * np.sin(2 * np.pi * tones * seconds) + 20 * rng.normal(size=4000)
+            data = io.BytesIO()
+            with wave.open(data, "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(sound.astype("<i2").tobytes())
+            archive.writestr(f"recordings/{digit}_nobody_{number}.wav", data.getvalue())
+
+
+def test_spoken_digits(tmp_path):
+    write_recordings(tmp_path / "free-spoken-digit-dataset-master.zip")
+    options = ["--backend", "cpu", "--epochs", 6, "--data", tmp_path, "--out", tmp_path / "out",
+               "--record", tmp_path / "figures.json"]
+    lines = run("spoken_digits.py", *options, cwd=tmp_path).stdout.splitlines()
+    first, *_, letters, classes = lines
+    assert first.startswith("200 recordings for training, 50 for the test")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    accuracy, words, errors = (figure["value"] for figure in figures)
+    assert accuracy > 90 and f"test accuracy {accuracy:.1f} %" in classes
+    assert errors < 90 and f"character error rate {errors:.1f} %" in letters  # 100: no letters
+    assert f"{words:.1f} % of words" in letters
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "spoken_digits.png", "spoken_digits_classes.safetensors",
+        "spoken_digits_letters.safetensors"}
+
+
+def test_the_spectrograms_of_spoken_digits(example):
+    spoken = example("spoken_digits")
+    sound = np.random.default_rng(0).normal(size=4000)
+    stft = scipy.signal.ShortTimeFFT(scipy.signal.windows.hann(256, sym=False), 128, 8000)
+    frames = spoken.power_spectrum(sound)
+    power = np.abs(stft.stft(sound, p0=0, p1=len(frames)))**2
+    np.testing.assert_allclose(frames, power.T, rtol=1e-9, atol=1e-9)
+    filters = spoken.mel_filters()
+    mel = 2595 * np.log10(1 + np.fft.rfftfreq(256, 1 / 8000) / 700)
+    np.testing.assert_allclose(filters @ mel / filters.sum(axis=1),
+                               mel.max() * np.arange(1, 41) / 41, rtol=0.02, atol=20)
+    image = spoken.log_mel(sound * 1000)
+    assert image.shape == (40, 64) and image.max() == 1
+    assert image[:, :len(frames)].min() > 0 and not image[:, len(frames):].any()
+    np.testing.assert_allclose(image, spoken.log_mel(sound), rtol=1e-5)
+
+
+def test_the_words_of_spoken_digits(example):
+    spoken = example("spoken_digits")
+    times = ["--tthh-rre-e-", "-s-s-iiiixx--", "-------------"]
+    classes = np.array([[spoken.LETTERS.index(c) for c in row] for row in times])
+    assert spoken.greedy(np.eye(len(spoken.LETTERS))[classes.T]) == ["three", "ssix", ""]
+
+    @functools.cache
+    def distance(a, b):  # the definition
+        if not a or not b:
+            return len(a) + len(b)
+        return min(distance(a[1:], b) + 1, distance(a, b[1:]) + 1,
+                   distance(a[1:], b[1:]) + (a[0] != b[0]))
+
+    words = ["", "e", "seven", "sven", "eevens", "nine", "one", "zero"]
+    for a, b in itertools.product(words, repeat=2):
+        assert spoken.edit_distance(a, b) == distance(a, b)
+    assert spoken.character_error_rate(["sven", "oneo"], ["seven", "one"]) == 2 / 8
+
+
+@pytest.mark.parametrize(("name", "files"), [
+    ("spoken_digits", "free-spoken-digit-dataset-master.zip"),
+    ("volatility", "vix-daily.csv and sp500-monthly.csv")])
+def test_which_files_are_needed(name, files, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "GPUPROP_DATA"}
-    done = subprocess.run([sys.executable, EXAMPLES / "volatility.py"], env=env, cwd=tmp_path,
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], env=env, cwd=tmp_path,
                           capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "vix-daily.csv and sp500-monthly.csv" in done.stderr
+    assert done.returncode == 1 and files in done.stderr
 
 
-@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "sunspots", "volatility"])
-def test_the_same_run_on_the_strict_backend(name):
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        assert gpuprop.verify(importlib.import_module(name).run, candidate="strict")
-    finally:
-        sys.path.remove(str(EXAMPLES))
+@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "spoken_digits", "sunspots",
+                                  "volatility"])
+def test_the_same_run_on_the_strict_backend(name, example):
+    assert gpuprop.verify(example(name).run, candidate="strict")
