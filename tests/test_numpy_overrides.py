@@ -57,6 +57,39 @@ def test_gradient_with_running_stats_and_no_parameters(monkeypatch, rng):
     np.testing.assert_allclose(gradient(), expected, rtol=1e-10, atol=1e-12)
 
 
+NORMS = [
+    (lambda x: F.batch_norm(x, None, None, training=True), (64, 16, 32), 1),
+    (lambda x, w: F.layer_norm(x, (256,), w), (128, 256), 256),
+    (lambda x, w: F.layer_norm(x, (2048,), w), (16, 2048), 2048),
+    (lambda x, w: F.group_norm(x, 4, w), (8, 16, 256), 16)]
+
+
+@pytest.mark.parametrize(("norm", "shape", "size"), NORMS)
+def test_norms_see_writes_in_place(norm, shape, size, rng):
+    x = gp.tensor(rng.standard_normal(shape), requires_grad=True)
+    w = gp.tensor(rng.standard_normal(size), requires_grad=True)
+    arguments = [x, w][:norm.__code__.co_argcount]
+
+    def gradients(write):
+        x.grad = w.grad = None
+        loss = (norm(*arguments) ** 2).sum()
+        write()
+        loss.backward()
+        return [a.grad.copy() for a in arguments]
+
+    expected = gradients(lambda: None)
+    for a in arguments:
+        def write(a=a):
+            a.detach()[...] = 2
+
+        try:
+            actual = gradients(write)
+        except RuntimeError as error:
+            assert "written in place" in str(error)
+        else:
+            np.testing.assert_equal(actual, expected)
+
+
 @pytest.mark.parametrize("by_channel", [False, True])
 @pytest.mark.parametrize("mean", [0, 0.7, 2, 1e4])
 def test_norms_of_any_mean(mean, by_channel, monkeypatch, rng):

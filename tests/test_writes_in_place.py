@@ -82,13 +82,18 @@ class Scaled:
         return dy * self.by[0]
 
 
+def of_an_object(x):
+    inside = Scaled(Scaled(x))
+    return lambda dy: inside.by[0].method(dy)
+
+
 def keyword_only(x):
     return lambda dy, *, by=x: dy * by
 
 
 @pytest.mark.parametrize("pullback", [
     Scaled, lambda x: Scaled(x).method, lambda x: functools.partial(lambda x, dy: dy * x, x),
-    keyword_only, lambda x: lambda dy, by=({"x": x},): dy * by[0]["x"],
+    of_an_object, keyword_only, lambda x: lambda dy, by=({"x": x},): dy * by[0]["x"],
     lambda x: (lambda dy: (lambda: dy * x)())])
 def test_pullbacks_of_every_kind(pullback):
     @gpuprop.op

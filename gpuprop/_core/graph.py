@@ -10,7 +10,7 @@ import functools
 import itertools
 import operator
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
@@ -144,37 +144,45 @@ def check_unwritten(nodes: Sequence[Node], runs_again: bool = False) -> None:
 
 
 def _arrays_of(pullback: Any) -> Iterator[Any]:
-    """The arrays that pullbacks hold: in their closures and in tuples, lists and dicts in these.
-
-    A pullback may also be a method or an object, whose attributes may be arrays.
-    """
-    seen = set()
+    """The arrays that pullbacks hold: in closures, containers and attributes, at any depth."""
+    seen = {id(backend.xp) for backend in list(BY_TYPE.values())}  # they hold no arrays of graphs
     stack = [pullback]
-    for f in pullback if type(pullback) is tuple else stack[:]:
-        stack += getattr(getattr(f, "__self__", f), "__dict__", {}).values()
-        stack.append(getattr(f, "__func__", None))
     while stack:
         x = raw(stack.pop())
-        kind = type(x)
-        if kind in BY_TYPE:
+        if type(x) in BY_TYPE:
             yield x
         elif id(x) not in seen:
             seen.add(id(x))
-            if isinstance(x, tuple | list):
-                stack += x
-            elif isinstance(x, dict):
-                stack += x.values()
-            elif kind is types.FunctionType:
-                stack += x.__defaults__ or ()
-                stack += (x.__kwdefaults__ or {}).values()
-                for cell in x.__closure__ or ():
-                    try:
-                        value = cell.cell_contents
-                    except ValueError:  # an empty cell
-                        continue
-                    stack.append(value)
-            elif kind is functools.partial:
-                stack += (x.func, *x.args, *x.keywords.values())
+            stack += _contents(x)
+
+
+def _contents(x: Any) -> Iterable:
+    """The objects that an object holds; none for modules and classes.
+
+    Of an object with a list `read_in_backward`, they are those of this list.
+    """
+    if isinstance(x, tuple | list):
+        return x
+    if isinstance(x, dict):
+        return x.values()
+    if isinstance(x, types.FunctionType):
+        cells = (_content(cell) for cell in x.__closure__ or ())
+        return (*cells, *(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values())
+    if isinstance(x, types.MethodType):
+        return x.__self__, x.__func__
+    if isinstance(x, functools.partial):
+        return x.func, *x.args, *x.keywords.values()
+    if isinstance(x, types.ModuleType | type):
+        return ()
+    attributes = getattr(x, "__dict__", {})
+    return attributes.get("read_in_backward", attributes.values())
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return None
 
 
 # ---- backward ------------------------------------------------------------------------------------

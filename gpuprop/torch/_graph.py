@@ -289,6 +289,7 @@ class Context:
         self._without_gradient: tuple = ()
         self._dirty: tuple = ()
         self._saved: list[tuple] = []
+        self.read_in_backward: list = []  # other attributes may change: see `check_unwritten`
 
     def save_for_backward(self, *tensors: Any) -> None:
         self._saved = [(t, *_value(t)) for t in tensors]
@@ -308,12 +309,12 @@ class Context:
     def set_materialize_grads(self, value: bool) -> None:
         self._materialize = value
 
-    def _finish(self, made: dict[int, Any]) -> list:
-        """Let the saved outputs have a history; returns the arrays that backward will read."""
+    def _finish(self, made: dict[int, Any]) -> None:
+        """Let the saved outputs have a history."""
         saved = [made.get(id(t), t) for t, *_ in self._saved]
         self._saved = [old if t is old[0] else (t, *_value(t))
                        for t, old in zip(saved, self._saved, strict=True)]
-        return [array for _, array, _ in self._saved]
+        self.read_in_backward = [array for _, array, _ in self._saved]
 
 
 def _value(t: Any) -> tuple:
@@ -379,9 +380,9 @@ class Function:
             return out, tensors, None
         like = [(isinstance(o, Plain) and raw(o).shape, getattr(o, "dtype", None)) for o in outs]
         xp = namespace(raw(tensors[0]))
-        read: list = []  # the arrays that backward will read: see `engine.check_unwritten`
+        count = len(edges)  # the pullback must not hold the arguments, which it may not read
 
-        def pullback(g: Any, _: list = read) -> tuple:
+        def pullback(g: Any) -> tuple:
             given = iter(g if isinstance(g, tuple | list) else (g,))
             grads = []
             for shape, dtype in like:
@@ -391,11 +392,11 @@ class Function:
                 grads.append(as_torch(d) if d is None or isinstance(d, Plain) else wrap(d))
             found = cls.backward(ctx, *grads)
             found = found if isinstance(found, tuple) else (found,)
-            if all(d is None for d in found[len(edges):]):
-                found = found[:len(edges)]
-            if len(found) != len(edges):
+            if all(d is None for d in found[count:]):
+                found = found[:count]
+            if len(found) != count:
                 raise RuntimeError(f"function {cls.__name__} returned an incorrect number of "
-                                   f"gradients (expected {len(edges)}, got {len(found)})")
+                                   f"gradients (expected {count}, got {len(found)})")
             return tuple(d if d is None or is_grad_enabled() else raw(d) for d in found)
 
         arrays = tuple(map(raw, tensors))
@@ -408,7 +409,7 @@ class Function:
         as_class(Tensor, made, cls, edges, [raw(a) for a in args], {"names": tuple(names)})
         made = made if outs is out else (made,)
         made = tuple(_as_marked(ctx, *pair) for pair in zip(tensors, made, strict=True))
-        read += ctx._finish(dict(zip(map(id, tensors), made, strict=True)))
+        ctx._finish(dict(zip(map(id, tensors), made, strict=True)))
         return out, made, pullback
 
 

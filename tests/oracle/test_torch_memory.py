@@ -332,6 +332,24 @@ def a_function_that_writes(torch):
 
 
 @program
+def writes_that_a_function_does_not_check(torch):
+    """Only saved tensors are checked: not other attributes of ctx, and not the arguments."""
+    def forward(ctx, x, w):
+        ctx.w = w
+        return x * w
+
+    scaled = function(torch, forward, lambda ctx, g: (g * ctx.w, None))
+    doubled = function(torch, lambda ctx, x: x * 2, lambda ctx, g: g * 2)
+    x, w = torch.ones(3, requires_grad=True), torch.full((3,), 2.0)
+    y = (scaled(x, w) + doubled(x)).sum()
+    with torch.no_grad():
+        x.add_(1)
+        w.fill_(5)
+    y.backward()
+    return x.grad
+
+
+@program
 def grad_mode_in_a_function(torch):
     modes = []
 
