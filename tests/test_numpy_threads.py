@@ -24,9 +24,12 @@ def three_threads():
     gp.set_num_threads(before)
 
 
-@pytest.fixture(params=[1 << 19, 2000], ids=["whole images", "bands"])
+@pytest.fixture(params=[(1 << 19, False), (1 << 19, True), (2000, True)],
+                ids=["whole images", "small products", "bands"])
 def small_tasks(request, monkeypatch):
-    monkeypatch.setattr(convolution, "MAX_ELEMENTS", request.param)
+    max_elements, has_small_products = request.param
+    monkeypatch.setattr(convolution, "MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr(columns, "has_small_products", lambda: has_small_products)
     for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS", "MIN_ELEMENTS"):
         monkeypatch.setattr(convolution, limit, 0)
     monkeypatch.setattr(columns, "MIN_TERMS", 6)

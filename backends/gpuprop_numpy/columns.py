@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from gpuprop_numpy.planes import Geometry, Planes
+from gpuprop_numpy.products import has_small_products
 
 MIN_TERMS = 48  # of the sum of one product; with fewer, columns have the offsets of all axes
-SMALL_PRODUCT = 10**6  # multiplications up to which OpenBLAS makes no copies
+SMALL_PRODUCT = 10**6  # multiplications up to which OpenBLAS makes no copies, with AVX-512
 SMALL_SUM = 128  # terms up to which such products are faster
 
 
@@ -65,8 +66,11 @@ class Columns(Planes):
                 np.add(total, product, out=total)
 
     def new_dy(self) -> np.ndarray:
-        """The transpose, since BLAS is faster for a product of two matrices in C order."""
-        by_window = np.zeros((self.windows, self.geometry.out), self.planes.dtype)
+        """Transposed if products of many terms are so much faster for two matrices in C order."""
+        g = self.geometry
+        if not has_small_products() or _terms(g) < MIN_TERMS:
+            return np.zeros((g.out, *self.shape), self.planes.dtype)
+        by_window = np.zeros((self.windows, g.out), self.planes.dtype)
         return by_window.T.reshape(-1, *self.shape)
 
     def new_grad(self) -> np.ndarray:
@@ -103,7 +107,8 @@ def _multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """``np.matmul(a, b, out)``, in parts that OpenBLAS multiplies without copies."""
     rows, terms = a.shape[-2:]
     n = b.shape[-1]
-    step = SMALL_PRODUCT // (rows * terms) // 64 * 64 if terms <= SMALL_SUM else 0
+    is_cut = terms <= SMALL_SUM and has_small_products()
+    step = SMALL_PRODUCT // (rows * terms) // 64 * 64 if is_cut else 0
     end = n // step * step if step else 0
 
     def parts(m: np.ndarray) -> np.ndarray:  # (groups, parts, rows, columns)
@@ -120,7 +125,7 @@ def _add_product(total: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     groups, rows, n = a.shape
     columns = b.shape[-1]
     step = SMALL_PRODUCT // (rows * columns) // 16 * 16
-    end = n // step * step if step >= 64 else 0
+    end = n // step * step if step >= 64 and has_small_products() else 0
     if end:
         parts = a[..., :end].reshape(groups, rows, end // step, step).swapaxes(1, 2)
         other = b[:, :end].reshape(groups, end // step, step, columns)

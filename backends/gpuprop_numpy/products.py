@@ -6,16 +6,19 @@ use the processors, a product of a millisecond then takes 10 times as long.
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
 from gpuprop.backend import is_half
-from gpuprop_numpy.threads import in_threads, product_threads
+from gpuprop_numpy.threads import in_threads, openblas, product_threads
 
 MIN_WORK = 12 << 20  # multiplications per thread; for fewer, BLAS starts its threads faster
 UNIT = 16  # rows or columns: parts are multiples of it, which BLAS computes as it does the whole
+AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
 
 
 def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
@@ -78,3 +81,13 @@ def _parts(count: int, n: int, unit: int) -> list[slice]:
     """At most `n` slices of `count` rows; all lengths but the last are multiples of `unit`."""
     step = math.ceil(count / (n * unit)) * unit
     return [slice(i, i + step) for i in range(0, count, step)]
+
+
+@functools.cache
+def has_small_products() -> bool:
+    """True if OpenBLAS multiplies small matrices without a copy of them."""
+    corename = openblas("openblas_get_corename")
+    if corename is None:
+        return False
+    corename.restype = ctypes.c_char_p
+    return corename() in AVX512

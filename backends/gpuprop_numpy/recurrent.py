@@ -7,8 +7,6 @@ products need them.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import definition
-from gpuprop_numpy.threads import openblas
+from gpuprop_numpy.products import has_small_products
 
-AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
 BLOCK = 32  # columns of a block of weights
 MIN_ROWS, MAX_ROWS = 1 << 11, 1 << 14  # elements of the rows, between which blocks are faster
 
@@ -196,16 +193,6 @@ def sigmoid(a: np.ndarray) -> None:
 
 
 # ---- products ------------------------------------------------------------------------------------
-
-
-@functools.cache
-def has_small_products() -> bool:
-    """True if OpenBLAS multiplies small matrices without a copy of them."""
-    corename = openblas("openblas_get_corename")
-    if corename is None:
-        return False
-    corename.restype = ctypes.c_char_p
-    return corename() in AVX512
 
 
 class RowsTimes:
