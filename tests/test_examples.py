@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 import gpuprop
 
@@ -221,7 +223,168 @@ def test_the_words_of_spoken_digits(example):
     assert spoken.character_error_rate(["sven", "oneo"], ["seven", "one"]) == 2 / 8
 
 
+def write_films(folder, users=60, films=80):
+    """Ratings of people who rate the films of their own half, and like these the more."""
+    rng = np.random.default_rng(0)
+    rated = rng.random((users, films)) < np.where(
+        np.arange(users)[:, None] % 2 == np.arange(films) % 2, 0.6, 0.02)
+    rows = [f"{user + 1},{7 * film},{2.5 + (film % 4 < 2) + rng.integers(-1, 2) / 2},964982703"
+            for user, film in zip(*rated.nonzero(), strict=True)]
+    (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *rows]))
+    titles = [f'{7 * film},"Film {film}, The (1999)",{"Drama" if film % 2 else "Comedy|War"}'
+              for film in range(films)]
+    (folder / "movies.csv").write_text("\n".join(["movieId,title,genres", *titles]))
+
+
+def test_movies(tmp_path):
+    write_films(tmp_path)
+    options = ["--backend", "cpu", "--epochs", 20, "--data", tmp_path, "--out", tmp_path / "out"]
+    *_, stars, choices = run("movies.py", *options, cwd=tmp_path).stdout.splitlines()
+    network, biases, mean = map(float, re.findall(r"(?:stars:|biases|ratings) ([0-9.]+)", stars))
+    assert network < 1.02 * biases and biases < 0.8 * mean
+    network, popular = map(float, re.findall(r"(?:10:|films) ([0-9.]+)", choices))
+    assert network > 1.2 * popular
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "movies.png", "movies_ratings.safetensors", "movies_choices.safetensors"}
+
+
+def test_recommendations_and_their_recall(example):
+    movies = example("movies")
+    rng = np.random.default_rng(0)
+    scores, rated = rng.random((5, 30)), rng.random((5, 30)) < 0.2
+    wanted = (rng.random((5, 30)) < 0.3) & ~rated
+    wanted[3] = False  # without films in the test set, the user does not count
+    recommended = movies.recommend(scores, rated)
+    shares = []
+    for user in range(5):
+        best = sorted((-score, film) for film, score in enumerate(scores[user])
+                      if not rated[user, film])[:10]
+        assert recommended[user].tolist() == [film for _, film in best]
+        if wanted[user].any():
+            shares.append(wanted[user, recommended[user]].sum() / wanted[user].sum())
+    assert movies.recall(recommended, wanted) == pytest.approx(np.mean(shares))
+
+
+def packed(values):
+    """Two rows of numbers of twelve bits in format 212 of PhysioNet."""
+    first, second = values % 4096
+    columns = first % 256, first // 256 + 16 * (second // 256), second % 256
+    return np.stack(columns, axis=1).astype("uint8").tobytes()
+
+
+def write_heartbeats(folder, seconds=100):
+    """A beat each second, and one in ten after 0.6 s; annotated with words of all kinds."""
+    intervals = np.where(np.arange(seconds) % 10 == 5, 216, 360)
+    time = np.cumsum(intervals)
+    phase = np.arange(360 * seconds)[:, None] - time
+    beats = 200 * np.exp(-phase**2 / 40).sum(axis=1)
+    signal = beats * [[1], [-0.5]] + np.random.default_rng(0).normal(size=(2, 360 * seconds))
+    (folder / "100.dat").write_bytes(packed(1024 + signal.round().astype(int)))
+    (folder / "100.hea").write_text("# a comment\n100 2 360 36000\n"
+                                    "100.dat 212 200 11 1024 0 0 0 MLII\n"
+                                    "100.dat 212 100 11 1024 0 0 0 V5\n")
+    codes = np.where(intervals == 216, 8, 1)
+    words = [28 * 1024, 63 * 1024 + 3, 0x4E28, 0]  # a mark of rhythm and its text
+    words += [59 * 1024, 0, int(intervals[0]), 1024]  # a long interval, then a beat without one
+    words += [int(word) for word in codes[1:] * 1024 + intervals[1:]]
+    (folder / "100.atr").write_bytes(np.array([*words, 0], "<u2").tobytes())
+    return signal, time, codes == 8
+
+
+def test_heartbeat_reads_the_files_of_a_record(tmp_path, example):
+    heartbeat = example("heartbeat")
+    signal, time, premature = write_heartbeats(tmp_path)
+    beats = heartbeat.read_beats(tmp_path / "100.atr")
+    np.testing.assert_array_equal(beats.time, time)
+    np.testing.assert_array_equal(beats.premature, premature)
+    millivolts = heartbeat.read_signal(tmp_path / "100.hea", tmp_path / "100.dat")
+    np.testing.assert_allclose(millivolts, signal.round() / [[200], [100]], rtol=1e-6)
+    lowest = np.array([[-2048, 2047, -1], [0, -2047, 1]])
+    (tmp_path / "100.dat").write_bytes(packed(lowest))
+    millivolts = heartbeat.read_signal(tmp_path / "100.hea", tmp_path / "100.dat")
+    np.testing.assert_allclose(millivolts, (lowest - 1024) / [[200], [100]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_matches_of_beats_are_a_maximum_matching(seed, example):
+    rng = np.random.default_rng(seed)
+    found, marked = (np.sort(rng.choice(300, size, replace=False)) for size in (40, 30))
+    close = csr_array(abs(found[:, None] - marked) <= 4)
+    pairs = (maximum_bipartite_matching(close) >= 0).sum()
+    assert example("heartbeat").matches(found, marked, 4) == pairs > 0
+
+
+def test_heartbeat(tmp_path):
+    write_heartbeats(tmp_path)
+    options = ["--backend", "cpu", "--epochs", 14, "--data", tmp_path, "--out", tmp_path / "out"]
+    *_, clean, noisy, _ = run("heartbeat.py", *options, cwd=tmp_path).stdout.splitlines()
+    for line, least in (clean, 95), (noisy, 50):
+        assert all(float(value) > least for value in re.findall(r"([0-9.]+)%", line)), line
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "heartbeat.png", "heartbeat.safetensors"}
+
+
+def test_carts_move_by_the_equations_of_motion(example):
+    cartpole = example("cartpole")
+    rng = np.random.default_rng(0)
+    state, right = rng.normal(size=(50, 4)), rng.random(50) < 0.5
+    after = cartpole.moved(state, right)
+    for (x, v, angle, turning), push, found in zip(state, right, after, strict=True):
+        # Newton's laws for the cart of 1 kg with the pole, and for the pole of 0.1 kg and 1 m
+        sin, cos = np.sin(angle), np.cos(angle)
+        a = [[1.1, 0.1 * 0.5 * cos], [cos, 0.5 * 4 / 3]]
+        b = [(10 if push else -10) + 0.1 * 0.5 * turning**2 * sin, 9.8 * sin]
+        linear, angular = np.linalg.solve(a, b)
+        expected = [x + 0.02 * v, v + 0.02 * linear, angle + 0.02 * turning,
+                    turning + 0.02 * angular]
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_carts_stop_at_the_limits(example):
+    cartpole = example("cartpole")
+    carts = cartpole.Carts(5, seed=0)
+    assert (abs(carts.state) <= 0.05).all() and len(np.unique(carts.state)) == 20
+    carts.state = np.zeros((5, 4))
+    carts.state[:4, [0, 2]] = [[2.41, 0], [2.39, 0], [0, -0.2100], [0, 0.2090]]
+    carts.age = np.array([499, 3, 499, 499, 499])
+    after, failed, late = carts.step(np.ones(5, bool))
+    assert failed.tolist() == [True, False, True, False, False]
+    assert late.tolist() == [False, False, False, True, True]
+    carts.restart(failed | late)
+    np.testing.assert_array_equal(carts.state[1], after[1])
+    assert carts.age.tolist() == [0, 4, 0, 0, 0]
+    assert (abs(carts.state[[0, 2, 3, 4]]) <= 0.05).all() and abs(after[0, 0]) > 2.4
+
+
+def test_advantages_are_discounted_sums_of_errors(example):
+    cartpole = example("cartpole")
+    rng = np.random.default_rng(0)
+    shape = 30, 4
+    value, after = rng.normal(size=(2, *shape))
+    failed = rng.random(shape) < 0.1
+    ended = failed | (rng.random(shape) < 0.1)
+    drive = cartpole.Drive(*[None] * 3, failed, ended, [])
+    found = cartpole.advantages(drive, value, after)
+    for t, cart in np.ndindex(shape):
+        expected = 0.0
+        for k in range(t, shape[0]):
+            error = 1 + 0.99 * after[k, cart] * (not failed[k, cart]) - value[k, cart]
+            expected += (0.99 * 0.95)**(k - t) * error
+            if ended[k, cart]:
+                break
+        assert found[t, cart] == pytest.approx(expected)
+
+
+def test_cartpole(tmp_path):
+    options = ["--backend", "cpu", "--rounds", 10, "--out", tmp_path]
+    *_, last = run("cartpole.py", *options, cwd=tmp_path).stdout.splitlines()
+    mean, chance = map(float, re.findall(r"(?:episodes:|pushes) ([0-9.]+)", last))
+    assert 15 < chance < 30 and mean > 4 * chance
+    assert {path.name for path in tmp_path.iterdir()} == {"cartpole.png", "cartpole.safetensors"}
+
+
 @pytest.mark.parametrize(("name", "files"), [
+    ("movies", "ratings.csv and movies.csv"),
     ("spoken_digits", "free-spoken-digit-dataset-master.zip"),
     ("volatility", "vix-daily.csv and sp500-monthly.csv")])
 def test_which_files_are_needed(name, files, tmp_path):
@@ -231,7 +394,7 @@ def test_which_files_are_needed(name, files, tmp_path):
     assert done.returncode == 1 and files in done.stderr
 
 
-@pytest.mark.parametrize("name", ["accelerate", "diagnosis", "karate", "spoken_digits", "sunspots",
-                                  "volatility"])
+@pytest.mark.parametrize("name", ["accelerate", "cartpole", "diagnosis", "heartbeat", "karate",
+                                  "movies", "spoken_digits", "sunspots", "volatility"])
 def test_the_same_run_on_the_strict_backend(name, example):
     assert gpuprop.verify(example(name).run, candidate="strict")
