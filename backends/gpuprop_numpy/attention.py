@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop.backend import portable
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy.threads import even_slices, in_threads
 
 LIMIT = 30.0  # of the scores' size: their exponentials are between 1e-13 and 1e13
-SCORES = 1 << 16  # in a task, if one head has no more: their weights stay in the CPU's cache
+SCORES = 1 << 18  # in a task, if one head has no more: in smaller ones, threads wait more often
 QUERIES = 128  # in a tile of causal attention, which leaves out the keys behind its last query
 MIN_QUERIES = 256  # in a tile of other attention with many keys
 KEPT_KEYS = 256  # with more keys, the weights are not kept for backward
@@ -84,9 +84,8 @@ def parts_of(lead: Sequence[int], size: int) -> list[tuple[slice, ...]]:
     room = max(1, size)
     slices: list[list[slice]] = []
     for length in reversed(lead):
-        step = min(length, room)
-        room //= step
-        slices.insert(0, [slice(i, i + step) for i in range(0, length, step)])
+        slices.insert(0, even_slices(length, room))
+        room = max(1, room // slices[0][0].stop)
     return list(itertools.product(*slices))
 
 
