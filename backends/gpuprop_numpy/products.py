@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import is_half
-from gpuprop_numpy.threads import in_threads, openblas, product_threads
+from gpuprop_numpy.threads import in_threads, one_blas_thread, openblas, product_threads
 
-MIN_WORK = 12 << 20  # multiplications per thread; for fewer, BLAS starts its threads faster
+# multiplications: BLAS itself uses one thread up to SMALL; up to MEDIUM one is as fast as several,
+# which a busy machine makes 3 times slower; MIN_WORK is that of a thread of gpuprop
+SMALL, MEDIUM, MIN_WORK = 1 << 18, 1 << 23, 12 << 20
 UNIT = 16  # rows or columns: parts are multiples of it, which BLAS computes as it does the whole
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
 
@@ -45,8 +47,14 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``np.matmul(a, b)``; large ones in gpuprop's threads instead of BLAS's."""
-    n = a.size * b.shape[-1] // MIN_WORK if b.ndim else 0
-    if n < 2 or (threads := product_threads()) == 1 or not _can_be_divided(a, b):
+    work = a.size * b.shape[-1] if b.ndim else 0
+    if work <= SMALL or (threads := product_threads()) == 1:
+        return np.matmul(a, b)
+    if work <= MEDIUM:
+        with one_blas_thread:
+            return np.matmul(a, b)
+    n = work // MIN_WORK
+    if n < 2 or not _can_be_divided(a, b):
         return np.matmul(a, b)
     n = min(n, threads)
     rows, columns = a.shape[-2], b.shape[-1]

@@ -170,7 +170,7 @@ class _OneBlasThread:
                     blas[1](_setting.blas_threads)
 
 
-_one_blas_thread = _OneBlasThread()
+one_blas_thread = _OneBlasThread()
 
 
 # ---- running -------------------------------------------------------------------------------------
@@ -328,7 +328,7 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
         finally:
             _state.is_busy = False
 
-    with _one_blas_thread:
+    with one_blas_thread:
         jobs: list[_Job] = []
         try:
             while len(jobs) < n - 1 and (helper := _team.helper()) is not None:
