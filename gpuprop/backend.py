@@ -5,6 +5,7 @@ from gpuprop._core.dtypes import is_half
 from gpuprop._core.extras import Namespace
 from gpuprop._core.instances import instances, instances_lock
 from gpuprop._core.instruments import waits
+from gpuprop._core.ops import cache_last
 from gpuprop._core.philox import philox
 from gpuprop._core.pointwise import half_type, rounded_once, several
 from gpuprop._core.registry import (
@@ -24,6 +25,7 @@ __all__ = [
     "Namespace",
     "Unavailable",
     "backend_of",
+    "cache_last",
     "calling_line",
     "default_backend",
     "definition",

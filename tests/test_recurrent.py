@@ -15,7 +15,8 @@ import gpuprop.functional as F
 from gpuprop import nn, optim
 from gpuprop._capture import capture
 from gpuprop._core.registry import get_backend
-from gpuprop.functional._recurrent import CELLS, cache_last
+from gpuprop.backend import cache_last
+from gpuprop.functional._recurrent import CELLS
 from gpuprop.nn.utils.rnn import (
     PackedSequence,
     invert_permutation,

@@ -8,12 +8,12 @@ products need them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import definition
+from gpuprop.backend import cache_last, definition
 from gpuprop_numpy.products import has_small_products
 
 BLOCK = 32  # columns of a block of weights
@@ -53,18 +53,6 @@ def scan(xp: Any, input: Any, h: Any, c: Any, weight_ih: Any, weight_hh: Any, bi
         lambda d: sum_rows(backward(d)[0]),
         lambda d: sum_rows(backward(d)[1]),
         None)
-
-
-def cache_last(f: Callable) -> Callable:
-    """`f` with a cache of its last result, found by the identity of the argument."""
-    last: list = [None, None]
-
-    def call(d: Any) -> Any:
-        if last[0] is not d:
-            last[:] = d, f(d)
-        return last[1]
-
-    return call
 
 
 # ---- cells ---------------------------------------------------------------------------------------

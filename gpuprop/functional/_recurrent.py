@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from gpuprop._array.scatter import pad_with
 from gpuprop._core.dtypes import widened
-from gpuprop._core.ops import linear_op, op
+from gpuprop._core.ops import cache_last, linear_op, op
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.signature import Array
 from gpuprop.functional._checks import check_dtypes
@@ -281,18 +281,6 @@ def replace_first_rows(xp, states, updates):
     """Each state with its first rows replaced by those of its update."""
     return [new if len(new) == len(old) else xp.concatenate([new, old[len(new):]])
             for old, new in zip(states, updates, strict=True)]
-
-
-def cache_last(f: Callable) -> Callable:
-    """`f` with a cache of its last result, found by the identity of the argument."""
-    last: list = [None, None]
-
-    def call(d: Any) -> Any:
-        if last[0] is not d:
-            last[:] = d, f(d)
-        return last[1]
-
-    return call
 
 
 # ---- packed and padded sequences ---------------------------------------------------------------
