@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 from command_line import parse_arguments
+from figures import Figure, record
 
 import gpuprop
 from gpuprop import nn, optim
@@ -184,6 +185,7 @@ def main() -> None:
     gpuprop.save(args.out / "accelerate.safetensors", u.state_dict())
     draw(args.out / "accelerate.png", t, y, oscillation(t, *parameters),
          found.reshape(101, 101), difference.reshape(101, 101))
+    record(args.record, Figure("heat equation: relative L2 error, %", 100 * float(norm), 3))
     print(f"heat equation: relative L2 error {norm:.1e}, largest error "
           f"{np.abs(difference).max():.1e}")
 

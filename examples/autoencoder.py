@@ -4,7 +4,7 @@ An encoder maps a noisy image to a code of 64 numbers.  A decoder maps the code 
 the noise.  Both learn from the clean images alone (P. Vincent et al., "Extracting and composing
 robust features with denoising autoencoders", 2008).  A linear probe then measures how much the
 codes reveal about the digits: the encoder is frozen, and one linear layer learns to classify the
-codes.  Seeds 0 and 1 give a mean test accuracy of 0.9526, in about 3 minutes each on one CPU core.
+codes.
 
     python examples/autoencoder.py [--data DIR] [--epochs 6] [--images 60000] [--batch-size 128]
                                    [--code 64] [--noise 0.5] [--seed 0]
@@ -25,7 +25,9 @@ from typing import Any
 
 import numpy as np
 from command_line import parse_arguments
-from mnist import load_mnist
+from figures import Figure, record
+from mnist import load_mnist, random_batches
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -62,6 +64,17 @@ def add_noise(x: Any, noise: float) -> Any:
     return (x + random.normal(x.shape, std=noise)).clip(0, 1)
 
 
+def denoising_loss(model: AutoEncoder, x: Any, noise: float = 0.5) -> Any:
+    return F.binary_cross_entropy_with_logits(model(add_noise(x, noise)), x)
+
+
+def run() -> tuple:
+    """(model, step, batches) of the training, as `gpuprop verify` takes it."""
+    model = AutoEncoder(code=64)
+    images = [(x,) for x, _ in random_batches()]
+    return training_run(model, denoising_loss, optim.Adam(model.parameters()), images)
+
+
 def train_denoising(model: AutoEncoder, images: ArrayDataset, epochs: int, batch_size: int,
                     noise: float) -> None:
     """Train the model to remove noise from images."""
@@ -74,7 +87,7 @@ def train_denoising(model: AutoEncoder, images: ArrayDataset, epochs: int, batch
         total = gpuprop.zeros(())
         for x, _ in loader:  # the labels are not used
             optimizer.zero_grad()
-            loss = F.binary_cross_entropy_with_logits(model(add_noise(x, noise)), x)
+            loss = denoising_loss(model, x, noise)
             loss.backward()
             optimizer.step()
             scheduler.step()
@@ -165,6 +178,7 @@ def main() -> None:
     plot_codes(test_codes, test_labels, args.out / "codes.png")
     print(f"plots and weights: {args.out}/denoised.png, codes.png, autoencoder.safetensors")
     accuracy = probe_accuracy((train_codes, train_labels), (test_codes, test_labels))
+    record(args.record, Figure("test accuracy of a linear probe, %", 100 * accuracy, 2))
     print(f"test accuracy of a linear probe: {accuracy:.4f}")
 
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from command_line import parse_arguments
+from figures import Figure, record
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
@@ -170,6 +171,10 @@ def sensitivity(y: np.ndarray, p: np.ndarray, specificity: float = 0.95) -> floa
     return float(true_positive[false_positive <= 1 - specificity].max())
 
 
+MEASURES = {"AUROC": roc_auc_score, "sensitivity at a specificity of 95 %": sensitivity,
+            "Brier score": brier_score_loss}
+
+
 def draw(path: Path, results: list[tuple[Task, list[Prediction]]]) -> None:
     from matplotlib.figure import Figure
 
@@ -203,6 +208,10 @@ def main() -> None:
                   for name, value in model.state_dict().items()}
         gpuprop.save(args.out / f"diagnosis_{task.name.replace(' ', '_')}.safetensors", states)
     draw(args.out / "diagnosis.png", results)
+    record(args.record, *(
+        Figure(f"{task.name}, {what}", measure(task.y, ensemble.p), 4,
+               {baseline.model: measure(task.y, baseline.p)})
+        for task, (baseline, ensemble) in results for what, measure in MEASURES.items()))
     for task, predictions in results:
         for model, p in predictions:
             print(f"{task.name}, {model}: AUROC {roc_auc_score(task.y, p):.4f}, sensitivity "

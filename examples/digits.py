@@ -12,15 +12,17 @@ NVIDIA GPU.  The script writes to the folder `out`:
     weights.npz   the trained weights, a NumPy archive with one array per parameter
 """
 
-import argparse
 import logging
-from pathlib import Path
 
+from command_line import parse_arguments
+from figures import Figure, record
+from runs import training_run
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 import gpuprop
 from gpuprop import nn, optim
+from gpuprop.data import ArrayDataset, DataLoader
 from gpuprop.training import Trainer
 
 
@@ -33,19 +35,21 @@ def make_network() -> nn.Sequential:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backend", default="auto",
-                        help="auto (a GPU if one is available), cpu, cuda, cuda:1 ...")
-    parser.add_argument("--epochs", type=int, default=40,
-                        help="number of passes over the training set")
-    parser.add_argument("--batch-size", type=int, default=32, help="images per training step")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="seed of the split, the initial weights, the batches and dropout")
-    parser.add_argument("--out", type=Path, default="out", help="folder for the results")
-    args = parser.parse_args()
+def make_loss() -> nn.CrossEntropyLoss:
+    return nn.CrossEntropyLoss(label_smoothing=0.1)  # with smoothing, its minimum is above 0
 
+
+def run() -> tuple:
+    """(model, step, batches) of the training, as `gpuprop verify` takes it."""
+    pixels, digits = load_digits(return_X_y=True)
+    model, loss = make_network(), make_loss()
+    loader = DataLoader(ArrayDataset((pixels / 16).astype("float32"), digits), 32, shuffle=True)
+    return training_run(model, lambda model, x, y: loss(model(x), y),
+                        optim.AdamW(model.parameters(), lr=3e-3), loader)
+
+
+def main() -> None:
+    args = parse_arguments(__doc__, epochs=40, batch_size=32)
     logging.basicConfig(level="INFO", format="%(message)s")
     gpuprop.use(args.backend)  # logs which backend "auto" chose, and why
     gpuprop.manual_seed(args.seed)  # the same seed gives the same weights, bit for bit
@@ -57,8 +61,7 @@ def main() -> None:
     model = make_network()
     optimizer = optim.AdamW(model.parameters(), lr=3e-3)
     scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=args.epochs)
-    loss = nn.CrossEntropyLoss(label_smoothing=0.1)  # with smoothing, its minimum is above 0
-    trainer = Trainer(model, loss, optimizer, metrics=["accuracy"], scheduler=scheduler)
+    trainer = Trainer(model, make_loss(), optimizer, metrics=["accuracy"], scheduler=scheduler)
 
     # The test set is evaluated after every epoch for the curves only: it selects nothing.
     history = trainer.fit((x_train, y_train), validation=(x_test, y_test),
@@ -69,6 +72,7 @@ def main() -> None:
     gpuprop.save(args.out / "weights.npz", model.state_dict())
     print(f"learning curves, history and weights: {args.out}/curves.png, history.csv, weights.npz")
     accuracy = trainer.evaluate((x_test, y_test))["accuracy"]
+    record(args.record, Figure("test accuracy, %", 100 * accuracy, 1))
     print(f"test accuracy: {accuracy:.3f}")
 
 

@@ -16,6 +16,11 @@ class Figure(NamedTuple):
     decimals: int
     beside: Mapping[str, float] = {}  # such as {"published by Keras": 98.40}
 
+    def __str__(self) -> str:
+        others = [f"{what} {value:.{self.decimals}f}" for what, value in self.beside.items()]
+        return f"{self.measure}: {self.value:.{self.decimals}f}" + "".join(
+            f"; {other}" for other in others)
+
 
 def record(path: Path | None, *figures: Figure) -> None:
     """Write the figures as JSON, if a path is given (the option ``--record``)."""

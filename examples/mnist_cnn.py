@@ -2,8 +2,6 @@
 
 The network and its 12 epochs are those of Keras's example, which reports a test accuracy of 0.9925.
 Here the learning rate follows one cycle (L. N. Smith and N. Topin, "Super-convergence", 2018).
-Seeds 0 to 2 give 0.9927, 0.9933 and 0.9928, in about 25 minutes each on one CPU core; 6 epochs give
-0.9918.
 
     python examples/mnist_cnn.py [--data DIR] [--epochs 12] [--images 60000] [--batch-size 64]
                                  [--seed 0] [--backend cpu|cuda|auto] [--out out] [--resume]
@@ -23,7 +21,9 @@ from typing import Any
 
 import numpy as np
 from command_line import parse_arguments
-from mnist import load_mnist
+from figures import Figure, record
+from mnist import load_mnist, random_batches
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -42,6 +42,13 @@ def make_network() -> nn.Sequential:
         nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Dropout(0.5),
         nn.Linear(128, 10),
     )
+
+
+def run() -> tuple:
+    """(model, step, batches) of the training, as `gpuprop verify` takes it."""
+    model = make_network()
+    loss_of = lambda model, x, y: F.cross_entropy(model(x), y)
+    return training_run(model, loss_of, optim.AdamW(model.parameters()), random_batches())
 
 
 def report(trainer: Trainer) -> None:
@@ -142,6 +149,8 @@ def main() -> None:
     plot_mistakes(logits, test, args.out / "mistakes.png")
     print(f"plots: {args.out}/curves.png, features.png, mistakes.png")
     accuracy = (logits.argmax(axis=1) == test.arrays[1]).mean()
+    record(args.record, Figure("test accuracy, %", 100 * accuracy, 2,
+                               {"published by Keras": 99.25}))
     print(f"test accuracy: {accuracy:.4f}")
 
 

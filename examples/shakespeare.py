@@ -7,8 +7,7 @@ context of 64 characters, and 2,000 steps of AdamW.
 nanoGPT reports a validation loss of 1.88 nats per character, estimated from random samples.  Here
 the loss is exact: the mean over consecutive windows of 64 characters.
 
-The validation loss is 1.77 after four minutes on two busy CPU cores, with a peak learning rate of
-3e-3.  With nanoGPT's 1e-3 the loss is 1.90.
+The learning rate rises to 3e-3, three times nanoGPT's.
 
     python examples/shakespeare.py [--data DIR] [--steps 2000] [--batch-size 12] [--seed 0]
                                    [--backend cpu|cuda|auto] [--out out]
@@ -26,6 +25,8 @@ from typing import Any
 
 import numpy as np
 from command_line import parse_arguments
+from figures import Figure, record
+from runs import training_run
 from texts import find_or_download
 
 import gpuprop
@@ -119,6 +120,15 @@ def compute_loss(model: GPT, x: Any, y: Any, reduction: str = "mean") -> Any:
     return F.cross_entropy(model(x).reshape(y.size, -1), y.reshape(-1), reduction=reduction)
 
 
+def run() -> tuple:
+    """(model, step, batches) of the training, as `gpuprop verify` takes it."""
+    rng = np.random.default_rng(0)
+    model = GPT(symbols=65)
+    batches = [sample_batch(rng.integers(0, 65, 1000), 4, rng) for _ in range(3)]
+    optimizer = optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.99))
+    return training_run(model, compute_loss, optimizer, batches)
+
+
 def evaluate(model: GPT, text: np.ndarray) -> float:
     """The mean cross-entropy per character, in nats, over windows of 64 that do not overlap."""
     text = text[:(len(text) - 1) // CONTEXT * CONTEXT + 1]  # drops an incomplete last window
@@ -187,6 +197,8 @@ def main() -> None:
     generated = "".join(symbols[i] for i in tokens)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "shakespeare.txt").write_text(generated)
+    record(args.record, Figure("validation loss, nats per character", validation_loss, 3,
+                               {"published by nanoGPT at a rate of 1e-3": 1.88}))
     print(f"{generated}\n\nvalidation loss: {validation_loss:.4f} nats per character")
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from command_line import parse_arguments
+from figures import Figure, record
 from texts import find_or_download
 
 import gpuprop
@@ -166,8 +167,8 @@ def draw(path: Path, s: Series, values: np.ndarray, first: int, quantiles: np.nd
     figure.savefig(path, dpi=120)
 
 
-def forecast(s: Series, path: Path, epochs: int, out: Path) -> str:
-    """Train, test and draw; returns the line of results."""
+def forecast(s: Series, path: Path, epochs: int, out: Path) -> list[Figure]:
+    """Train, test and draw."""
     values = read_values(path)
     first, second = int(0.6 * len(values)), int(0.8 * len(values))
     scaled = values**s.power
@@ -178,14 +179,15 @@ def forecast(s: Series, path: Path, epochs: int, out: Path) -> str:
     model = train(parts[0], parts[1], s, epochs)
     test = windows(values, s, second, len(values))
     quantiles = np.maximum(predict(model, parts[2].past) * scale + mean, 0)**(1 / s.power)
-    error = lambda found: np.abs(found - test.future).mean()
+    error = lambda found: float(np.abs(found - test.future).mean())
     inside = (quantiles[..., 0] <= test.future) & (test.future <= quantiles[..., 2])
     earlier = test.past[:, s.window - s.period:][:, :s.horizon]
     gpuprop.save(out / f"{s.name}.safetensors", model.state_dict())
     draw(out / f"{s.name}.png", s, values, second, quantiles)
-    return (f"{s.name}: mean absolute error {error(quantiles[..., 1]):.2f} {s.unit}; persistence "
-            f"{error(test.past[:, -1:]):.2f}; one period earlier {error(earlier):.2f}; "
-            f"{inside.mean():.1%} in the 80 % interval")
+    return [Figure(f"{s.name}: mean absolute error, {s.unit}", error(quantiles[..., 1]), 2,
+                   {"persistence": error(test.past[:, -1:]),
+                    "one period earlier": error(earlier)}),
+            Figure(f"{s.name}: in the 80 % interval, %", 100 * float(inside.mean()), 1)]
 
 
 def main() -> None:
@@ -195,9 +197,10 @@ def main() -> None:
     gpuprop.manual_seed(args.seed)
     print(f"backend {backend.name!r}")
     args.out.mkdir(parents=True, exist_ok=True)
-    lines = [forecast(s, path, args.epochs, args.out)
-             for s, path in zip(SERIES, paths, strict=True)]
-    print("\n".join(lines))
+    figures = [figure for s, path in zip(SERIES, paths, strict=True)
+               for figure in forecast(s, path, args.epochs, args.out)]
+    record(args.record, *figures)
+    print(*figures, sep="\n")
 
 
 if __name__ == "__main__":

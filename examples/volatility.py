@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from command_line import parse_arguments
+from figures import Figure, record
 from texts import find
 
 import gpuprop
@@ -181,12 +182,16 @@ def main() -> None:
     for task in (vix_task(vix), sp500_task(sp500)):
         results.append((task, *forecast(task, args.epochs, args.out)))
     draw(args.out / "volatility.png", results)
+    figures = []
     for task, forecasts, test in results:
         r2 = {name: out_of_sample(task.y[test], values[test], task.simple[test])
               for name, values in forecasts.items()}
+        figures.append(Figure(f"{task.name}: out-of-sample R^2", r2["network"], 4,
+                              {"linear model": r2["linear model"], "simple forecast": 0.0}))
         verdict = "better" if r2["network"] > max(0, r2["linear model"]) else "not better"
         print(f"{task.name}: out-of-sample R^2 {r2['network']:+.4f}, linear model "
               f"{r2['linear model']:+.4f}, 0 for the simple forecast: the network is {verdict}")
+    record(args.record, *figures)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -68,6 +69,29 @@ class TestSameRuns:
         assert {t.dtype for t in result.tensors} == {"float64", "float32"}
         assert {b.kind for b in result.bitwise} == {"initial weights", "batches", "dropout masks"}
         assert str(result).endswith(": same training run")
+
+    def test_attention_without_dropout_has_no_mask(self):
+        def make_run():
+            model = nn.Linear(8, 8)
+            optimizer = optim.SGD(model.parameters(), lr=0.1)
+            inputs = gpuprop.random.normal((2, 3, 8))
+
+            def attend(x, target):
+                y = model(x)
+                return F.mse_loss(F.scaled_dot_product_attention(y, y, y, is_causal=True), target)
+
+            def step(x, target):
+                optimizer.zero_grad()
+                loss = attend(x, target)
+                loss.backward()
+                optimizer.step()
+                return loss
+
+            return model, step, [(inputs, inputs)]
+
+        result = verify(make_run)
+        assert result, str(result)
+        assert [b.kind for b in result.bitwise if b.kind == "dropout masks"] == []
 
     @pytest.mark.parametrize("seed", [0, 3, 7])
     def test_optimizer_that_amplifies_rounding(self, seed):
@@ -551,6 +575,25 @@ class TestReports:
         assert found["first_difference"].startswith("initial weights")
         assert found["name"] == "make_run"
         assert main(["verify", f"{file}:other", *options]) == SAME
+
+    def test_command_with_a_file_that_imports_its_neighbours(self, tmp_path):
+        """As `python mine.py` does; a dataclass looks for its module in sys.modules."""
+        (tmp_path / "neighbour_of_mine.py").write_text(
+            "from gpuprop.verification._builtin_runs import mlp\n")
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "from __future__ import annotations\n"
+            "from dataclasses import dataclass\n"
+            "from neighbour_of_mine import mlp as make_run\n"
+            "@dataclass\n"
+            "class Options:\n"
+            "    width: int = 3\n")
+        path = sys.path.copy()
+        try:
+            assert main(["verify", str(file), "--candidate", CANDIDATE, "--steps", "1"]) == SAME
+        finally:
+            sys.path[:] = path
+            sys.modules.pop("neighbour_of_mine", None)
 
     def test_command_with_the_same_backend_twice(self, capsys):
         assert main(["verify", "--candidate", "numpy"]) == NOT_COMPARED

@@ -47,15 +47,22 @@ def find_run(name: str) -> Callable:
                               f"file.py:function")
     if not Path(path).is_file():
         raise UnknownRunError(f"no file {path!r}")
-    spec: Any = importlib.util.spec_from_file_location(Path(path).stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).resolve().parent))
-    spec.loader.exec_module(module)
-    found = getattr(module, function, None)
+    found = getattr(_imported(Path(path)), function, None)
     if not callable(found):
         raise UnknownRunError(f"{path} has no function {function!r}, which must return "
                               f"(model, step, batches)")
     return found
+
+
+def _imported(path: Path) -> Any:
+    """The file as a module, which finds the modules beside it, as a script does."""
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    spec: Any = importlib.util.spec_from_file_location(f"gpuprop_run_{path.stem}", path)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def supervised_run(model: nn.Module, loss: Callable, optimizer: optim.Optimizer, dataset: Any,

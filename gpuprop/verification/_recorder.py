@@ -197,6 +197,8 @@ class StepRecorder:
 
         def recorded(xp: Any, *arrays: Any, **constants: Any) -> Any:
             rng_key = arrays[names.index("rng_key")]
+            if rng_key is None:  # no dropout
+                return run(xp, *arrays, **constants)
             mask = backend.to_numpy(rng_key)
             if len(arrays) == 2:  # an elementwise op: its result for ones shows the mask
                 pairs = zip(names, arrays, strict=True)

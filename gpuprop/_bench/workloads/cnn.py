@@ -85,7 +85,9 @@ WORKLOADS = {
     "cnn": Training(
         what="CNN conv 32 - conv 64 - pool - dense 128 on 28x28, batch 64, Adam",
         model=cnn, data=images, steps=10,
-        sizes={**DIGITS, "batch": 64}, quick=QUICK_DIGITS),
+        sizes={**DIGITS, "batch": 64}, quick=QUICK_DIGITS,
+        left_out={"compile": "its losses differ from those of PyTorch itself after the first step "
+                             "(PyTorch 2.13)"}),
     "resnet": Training(
         what="ResNet of three stages (32, 64, 128) of two blocks on 32x32, batch 32, SGD",
         model=resnet, data=images, optimizer="SGD", options=SGD, steps=5,

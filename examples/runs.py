@@ -1,0 +1,22 @@
+"""The training of an example, as `gpuprop verify` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gpuprop import nn, optim
+
+
+def training_run(model: nn.Module, loss_of: Callable, optimizer: optim.Optimizer,
+                 batches: Iterable) -> tuple:
+    """(model, step, batches); a step minimizes ``loss_of(model, *batch)``."""
+
+    def step(*batch: Any) -> Any:
+        optimizer.zero_grad()
+        loss = loss_of(model, *batch)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return model, step, batches
