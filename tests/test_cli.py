@@ -370,19 +370,6 @@ def test_verify_with_an_unavailable_backend(monkeypatch, capsys):
             assert repr(name) in captured.err and reason in captured.err
 
 
-def test_verify_a_file_that_imports_its_neighbour(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "neighbour_of_script.py").write_text("WIDTH = 2\n")
-    (tmp_path / "script.py").write_text(
-        "import gpuprop\nfrom gpuprop import nn, optim\nfrom neighbour_of_script import WIDTH\n\n"
-        "def run():\n    model = nn.Sequential(nn.Linear(WIDTH, 1))\n"
-        "    optimizer = optim.SGD(model.parameters(), lr=0.1)\n\n"
-        "    def step(x):\n        model(x).sum().backward()\n        optimizer.step()\n\n"
-        "    return model, step, [(gpuprop.ones((3, WIDTH)),)]\n")
-    command = ["verify", f"{tmp_path / 'script.py'}:run", "--candidate", "strict"]
-    assert main(command) == 0, capsys.readouterr()
-
-
 class TestCommand:
     def test_as_a_module(self):
         command = [sys.executable, "-W", "error", "-m", "gpuprop", "--help"]
