@@ -331,7 +331,7 @@ def draw_intervals(axes: Any, marked: Beats, found: Beats) -> None:
         axes.axvline(time, color="tab:red", linewidth=0.8, alpha=0.5)
     axes.set(title="Intervals in the test set; lines: premature beats that the network found",
              xlabel="minutes", ylabel="seconds")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper right", fontsize=8)
 
 
 def draw(path: Path, test: list[Stretch], found: list[Beats]) -> None:
