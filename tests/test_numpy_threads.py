@@ -1,5 +1,7 @@
 """Threads of the NumPy backend: the same bits with every number, limits, errors, forks."""
 
+import contextlib
+import gc
 import itertools
 import os
 import signal
@@ -7,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
+from time_limit import time_limit
 
 import gpuprop as gp
 import gpuprop.functional as F
@@ -99,6 +103,83 @@ def test_an_interrupted_caller_waits_for_the_tasks_that_have_begun():
         threads.in_threads(work, range(2))
     assert ended == [True]
     assert threads.in_threads(str, range(2)) == ["0", "1"] and blas_threads() in (None, 3)
+
+
+def at_place(n, action):
+    """Let `in_threads` run `action` at the n-th place where Python looks for signals.
+
+    They are the starts of functions and the ends of calls of C functions.  Returns its result, or
+    None after a KeyboardInterrupt, and whether there was such a place.
+    """
+    passed = 0
+
+    def look(frame, event, _):
+        nonlocal passed
+        if frame.f_code.co_filename == threads.__file__ and event in ("call", "c_return"):
+            passed += 1
+            if passed == n:
+                sys.setprofile(None)
+                action()
+
+    sys.setprofile(look)
+    try:
+        return threads.in_threads(lambda i: time.sleep(0.001) or i, range(4)), passed >= n
+    except KeyboardInterrupt:
+        return None, True
+    finally:
+        sys.setprofile(None)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def handler():
+    assert threads.in_threads(str, range(3)) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("action", "expected"), [(interrupt, None), (handler, [0, 1, 2, 3])])
+def test_signals_at_every_place(action, expected, monkeypatch):
+    """BLAS gets its threads back, no helper is lost or goes on, and nothing waits for ever."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    for n in itertools.count(1):
+        team = threads._Team()
+        monkeypatch.setattr(threads, "_team", team)
+        if n % 2:  # helpers that are there, and those that start
+            threads.in_threads(str, range(3))
+        with time_limit():
+            result, found = at_place(n, action)
+            while len(team.idle) < len(team.helpers):  # a helper is about to let go of its job
+                time.sleep(0.001)
+        assert blas_threads() in (None, 3)
+        assert not threads._setting.calls and not threads._state.is_busy
+        if not found:
+            break
+        assert result == expected
+    assert n > 40
+
+
+def test_the_arrays_of_a_failed_task_are_freed():
+    """No cycle of references keeps them until the next garbage collection."""
+    main = threading.get_ident()
+    array = np.ones(3)
+    is_freed = weakref.ref(array)
+
+    def work(_, array=array):
+        if threading.get_ident() != main:
+            raise ZeroDivisionError
+        time.sleep(0.05)
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ZeroDivisionError):
+            threads.in_threads(work, range(3))
+        del work, array
+        with time_limit():
+            while is_freed() is not None:
+                time.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 def test_the_caller_works_alone_if_no_thread_can_start(monkeypatch):

@@ -135,8 +135,6 @@ SAFE = {
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.products.has_small_products": CACHE,
-    "gpuprop_numpy.threads.in_threads.remaining": "pop() of a list gives an item to one thread",
-    "gpuprop_numpy.threads.in_threads.results": "each task writes its own item",
     "gpuprop_numpy.threads._blas": CACHE,
     "gpuprop_numpy.threads.let_blas_threads_sleep": "it does nothing if there is a second thread",
     "gpuprop_numpy.threads._team": "replaced only in the child of a fork; its lists are changed by "

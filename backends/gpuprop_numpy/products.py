@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import is_half
-from gpuprop_numpy.threads import in_threads, one_blas_thread, openblas, product_threads
+from gpuprop_numpy.threads import (
+    in_threads,
+    openblas,
+    product_threads,
+    with_one_blas_thread,
+)
 
 # multiplications: BLAS itself uses one thread up to SMALL; up to MEDIUM one is as fast as several,
 # which a busy machine makes 3 times slower; MIN_WORK is that of a thread of gpuprop
@@ -51,8 +56,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if work <= SMALL or (threads := product_threads()) == 1:
         return np.matmul(a, b)
     if work <= MEDIUM:
-        with one_blas_thread:
-            return np.matmul(a, b)
+        return with_one_blas_thread(np.matmul, a, b)
     n = work // MIN_WORK
     if n < 2 or not _can_be_divided(a, b):
         return np.matmul(a, b)

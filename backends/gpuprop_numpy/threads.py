@@ -14,6 +14,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,13 +64,34 @@ def _cgroup_quota() -> float | None:
 
 
 class _Setting:
-    """The number of threads of this process, and how many tasks run with one BLAS thread each."""
+    """The number of threads of this process, and the calls during which BLAS uses one thread."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the handler of a signal may compute while it is held
         self.threads = min(MAX_THREADS, usable_cpus())
-        self.running = 0  # calls of `in_threads`
-        self.blas_threads = 0  # before the first of them
+        self.calls: dict[object, int] = {}  # those that run, and their threads
+        self.blas_threads: int | None = None  # to be given back after them
+
+    def begin(self, call: object) -> None:
+        """Let BLAS use one thread for each product, if it is OpenBLAS."""
+        blas = _blas()
+        if blas is None:
+            return
+        with self.lock:
+            self.calls[call] = threading.get_ident()
+            before = blas[0]()
+            if self.blas_threads is None:
+                self.blas_threads = before
+                blas[1](1)
+
+    def end(self, call: object) -> None:
+        """Give BLAS its threads back after the last call."""
+        with self.lock:
+            self.calls.pop(call, None)
+            n = self.blas_threads
+            if n is not None and not self.calls:
+                _blas()[1](n)
+                self.blas_threads = None
 
 
 _setting = _Setting()
@@ -85,8 +107,8 @@ def set_num_threads(n: int) -> None:
     blas = _blas()
     with _setting.lock:
         _setting.threads = n
-        if _setting.running:
-            _setting.blas_threads = n  # set when they have ended
+        if _setting.blas_threads is not None:
+            _setting.blas_threads = n
         elif blas is not None:
             blas[1](n)
 
@@ -146,31 +168,22 @@ def product_threads() -> int:
     blas = _blas()
     if blas is None or _setting.threads == 1 or _state.is_busy:
         return 1
-    return min(_setting.threads, _setting.blas_threads if _setting.running else blas[0]())
+    before = _setting.blas_threads
+    return min(_setting.threads, blas[0]() if before is None else before)
 
 
-class _OneBlasThread:
-    """A context in which BLAS uses one thread for each call, if it is OpenBLAS."""
-
-    def __enter__(self) -> None:
-        blas = _blas()
-        if blas is not None:
-            with _setting.lock:
-                if not _setting.running:
-                    _setting.blas_threads = blas[0]()
-                    blas[1](1)
-                _setting.running += 1
-
-    def __exit__(self, *error: object) -> None:
-        blas = _blas()
-        if blas is not None:
-            with _setting.lock:
-                _setting.running -= 1
-                if not _setting.running:
-                    blas[1](_setting.blas_threads)
-
-
-one_blas_thread = _OneBlasThread()
+def with_one_blas_thread(function: Callable[..., Result], *args: Any) -> Result:
+    """``function(*args)``; BLAS uses one thread for each product in it, if it is OpenBLAS."""
+    call = object()
+    try:
+        _setting.begin(call)
+        return function(*args)
+    finally:
+        try:
+            _setting.end(call)
+        except BaseException:  # an interrupt before it was done
+            _setting.end(call)
+            raise
 
 
 # ---- running -------------------------------------------------------------------------------------
@@ -190,35 +203,30 @@ class _Job:
         self.function = function
         self.context = contextvars.copy_context()
         self.helper = helper
-        self.claim = [None]  # whoever takes its element out has the job
-        self.error: BaseException | None = None
+        self.owner: dict[str, str] = {}
         self.has_ended = False
         self.end = threading.Lock()
         self.end.acquire()
 
-    def claimed(self) -> bool:
-        """Claim the job: False if another thread has done so."""
-        try:
-            self.claim.pop()
-        except IndexError:
-            return False
-        return True
+    def belongs_to(self, side: str) -> bool:
+        """Whether the job is that of its "helper" or its "caller": the first one who asks."""
+        return self.owner.setdefault("owner", side) == side
 
     def run(self) -> None:
         """Run the job in the helper."""
         try:
             self.context.run(self.function)
-        except BaseException as error:
-            self.error = error
-        _team.idle.append(self.helper)  # now, so that the caller's next call finds it
-        self.has_ended = True
-        self.end.release()
+        finally:
+            _team.idle.append(self.helper)  # now, so that the caller's next call finds it
+            self.has_ended = True
+            self.end.release()
 
     def wait(self) -> None:
         """Return when the job has ended; one that has not begun never does."""
-        if self.claimed():
-            self.has_ended = True
-            _team.idle.append(self.helper)
+        if self.belongs_to("caller"):
+            if not self.has_ended:
+                self.has_ended = True
+                _team.idle.append(self.helper)
             return
         for _ in range(SPINS):
             if self.has_ended:
@@ -229,76 +237,128 @@ class _Job:
 
 
 class _Helper:
-    """A thread that does one job after another.
+    """A thread that does one job after another, and ends with this object.
 
     Handing a job over by locks takes a third of the time of a queue and a Future.
     """
 
     def __init__(self) -> None:
-        self.jobs: list[_Job] = []  # the next one, and those that its caller has taken back
+        self.jobs: list[_Job | None] = []  # the next one, and those that its caller has taken back
         self.has_jobs = threading.Lock()
         self.has_jobs.acquire()
-        threading.Thread(target=self._serve, name="gpuprop", daemon=True).start()
+        weakref.finalize(self, _hand_over, None, self.jobs, self.has_jobs).atexit = False
+        threading.Thread(
+            target=_serve, args=(self.jobs, self.has_jobs), name="gpuprop", daemon=True).start()
 
     def start(self, job: _Job) -> None:
-        self.jobs.append(job)
-        if self.has_jobs.locked():  # else it has not looked at the job before
-            self.has_jobs.release()
+        _hand_over(job, self.jobs, self.has_jobs)
 
-    def _serve(self) -> None:
-        while True:
-            self.has_jobs.acquire()
-            while self.jobs:
-                job = self.jobs.pop(0)
-                if job.claimed():
-                    job.run()
-                del job  # and the arrays that it refers to
+
+def _hand_over(job: _Job | None, jobs: list[_Job | None], has_jobs: Any) -> None:
+    jobs.append(job)
+    if has_jobs.locked():  # else the helper has not looked at the job before
+        has_jobs.release()
+
+
+def _serve(jobs: list[_Job | None], has_jobs: Any) -> None:
+    """Do jobs until one is None."""
+    while True:
+        has_jobs.acquire()
+        while jobs:
+            job = jobs.pop(0)
+            if job is None:
+                return
+            if job.belongs_to("helper"):
+                job.run()
+            del job  # and the arrays that it refers to
 
 
 class _Team:
-    """The helpers of this process: at most as many as it has processors."""
+    """The helpers of this process: about as many as it has processors.
+
+    If an interrupt loses a helper, its object is freed, and there is room for another one.
+    """
 
     def __init__(self) -> None:
         self.idle: list[_Helper] = []  # the last one has just been at work
-        self.places = [None] * (os.cpu_count() or 1)  # for more helpers
+        self.helpers: weakref.WeakSet[_Helper] = weakref.WeakSet()
 
     def helper(self) -> _Helper | None:
         """An idle helper, or a new one; None if there is none and the system starts no thread."""
         with contextlib.suppress(IndexError):
             return self.idle.pop()
-        with contextlib.suppress(IndexError):
-            self.places.pop()
-            try:
-                return _Helper()
-            except RuntimeError:
-                self.places.append(None)
+        if len(self.helpers) >= (os.cpu_count() or 1):
+            return None
+        with contextlib.suppress(RuntimeError):
+            helper = _Helper()
+            self.helpers.add(helper)
+            return helper
         return None
 
 
 _team = _Team()
 
 
-def _wait_for(jobs: list[_Job]) -> None:
-    try:
-        for job in jobs:
-            job.wait()
-    except BaseException:  # KeyboardInterrupt: a job that goes on would write into arrays
-        _wait_for(jobs)
-        raise
-
-
 def _after_fork() -> None:
     """A child has no threads but this one."""
     global _team
     _team = _Team()
-    _setting.lock = threading.Lock()
-    if _setting.running and not _state.is_busy:  # other threads were running tasks
-        _blas()[1](_setting.blas_threads)
-    _setting.running = int(_setting.running > 0 and _state.is_busy)
+    _setting.lock = threading.RLock()
+    this = threading.get_ident()
+    _setting.calls = {call: thread for call, thread in _setting.calls.items() if thread == this}
+    _setting.end(None)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Call:
+    """A call of `in_threads`."""
+
+    def __init__(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> None:
+        self.work = work
+        self.tasks = tasks
+        self.results: list[Any] = [None] * len(tasks)
+        self.remaining = list(reversed(range(len(tasks))))
+        self.errors: list[BaseException] = []
+        self.jobs: list[_Job] = []
+
+    def begin(self, helpers: int) -> None:
+        """Let at most so many helpers run tasks."""
+        _setting.begin(self)
+        while len(self.jobs) < helpers and (helper := _team.helper()) is not None:
+            job = _Job(self.run, helper)
+            self.jobs.append(job)
+            helper.start(job)
+
+    def run(self) -> None:
+        """Run tasks while there are any."""
+        _state.is_busy = True
+        try:
+            while self.remaining:
+                try:
+                    i = self.remaining.pop()
+                except IndexError:  # another thread was faster
+                    break
+                self.results[i] = self.work(self.tasks[i])
+        except BaseException as error:
+            self.errors.append(error)
+            self.remaining.clear()
+        finally:
+            _state.is_busy = False
+
+    def end(self) -> None:
+        """Wait for the helpers, even if this is interrupted: they write into arrays."""
+        try:
+            self.remaining.clear()
+            while self.jobs:  # they refer to this object
+                self.jobs[-1].wait()
+                self.jobs.pop()
+            _setting.end(self)
+        except BaseException:
+            self.end()
+            raise
 
 
 def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
@@ -310,37 +370,19 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     n = min(_setting.threads, len(tasks))
     if n <= 1 or _state.is_busy:
         return [work(task) for task in tasks]
-    results: list[Any] = [None] * len(tasks)
-    remaining = list(reversed(range(len(tasks))))
-
-    def run() -> None:
-        _state.is_busy = True
+    call = _Call(work, tasks)
+    try:
+        call.begin(n - 1)
+        call.run()
+    finally:
         try:
-            while remaining:
-                try:
-                    i = remaining.pop()
-                except IndexError:  # another thread was faster
-                    break
-                results[i] = work(tasks[i])
-        except BaseException:
-            remaining.clear()
+            call.end()
+        except BaseException:  # an interrupt before the first line of `end`
+            call.end()
             raise
-        finally:
-            _state.is_busy = False
-
-    with one_blas_thread:
-        jobs: list[_Job] = []
-        try:
-            while len(jobs) < n - 1 and (helper := _team.helper()) is not None:
-                jobs.append(_Job(run, helper))
-                helper.start(jobs[-1])
-            run()
-        finally:
-            _wait_for(jobs)
-    for job in jobs:
-        if job.error is not None:
-            raise job.error
-    return results
+    if call.errors:
+        raise call.errors.pop(0)
+    return call.results
 
 
 def even_slices(n: int, size: int) -> list[slice]:
