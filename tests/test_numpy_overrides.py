@@ -34,6 +34,34 @@ def test_large_mean_keeps_variance_accurate(shape, axes, rng):
     np.testing.assert_allclose(y, exact, atol=5e-3)  # float32 has three digits after the point here
 
 
+@pytest.mark.parametrize("shape, axes", [((300, 64), (1,)), ((40, 3, 200), (0, 2))])
+def test_values_whose_squares_overflow(shape, axes, rng):
+    """Nanoseconds since 1970, for example."""
+    x = (1.7e18 + 1e16 * rng.standard_normal(shape)).astype("float32")
+    x *= 10
+    with np.errstate(over="ignore", invalid="ignore"):
+        y = normalization.standardize(np, x, None, None, axes, 1e-5)[0]
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-3)
+    np.testing.assert_allclose(y.std(axes), 1, atol=1e-3)
+
+
+def test_erf_in_float32_is_1_from_4_on():
+    x = np.array([4, 5, 1e10, math.inf], "float32")
+    assert gp.erf(x).tolist() == [1] * 4 and gp.erf(-x).tolist() == [-1] * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layer", [gp.nn.LSTM, gp.nn.GRU])
+def test_recurrent_layers_of_one_unit(layer, dtype, rng):
+    """NumPy's negative in place is wrong for some strides, which activations of one unit have."""
+    for steps in range(1, 18):
+        model = layer(2, 1, dtype=dtype)
+        x = rng.standard_normal((steps, 2)).astype(dtype)
+        with gp.generic():
+            expected = model(x)[0].numpy()
+        np.testing.assert_allclose(model(x)[0].numpy(), expected, rtol=1e-5)
+
+
 def test_only_requested_gradients_are_set(monkeypatch):
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
     x, w, b = gp.Tensor(np.eye(3)), gp.Tensor(np.ones(3), True), gp.Tensor(np.zeros(3))

@@ -503,6 +503,19 @@ def test_transposed_convolutions_by_image(n, small_tasks, rng):
             np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11, err_msg=str(options))
 
 
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (2, 2), (12, 2)])
+def test_output_padding_beyond_the_stride(channels, groups, small_tasks, rng):
+    """The dilation may exceed the stride: outputs at the end are in no window."""
+    x = rng.standard_normal((3, channels, 5, 4))
+    w, b = rng.standard_normal((channels, 2 // groups, 2, 3)), rng.standard_normal(2)
+    options = {"dilation": 3, "stride": (1, 2), "padding": 1, "output_padding": 2, "groups": groups}
+    got = convolution_results(F.conv_transpose2d, x, w, b, **options)
+    with gp.generic():
+        want = convolution_results(F.conv_transpose2d, x, w, b, **options)
+    for g, e in zip(got, want, strict=True):
+        np.testing.assert_allclose(g, e, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("name", ["conv2d", "conv_transpose2d"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(("size", "groups"), [(3, 1), (3, 8), (1, 1)])

@@ -147,9 +147,10 @@ def folded_input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) 
     dx = np.empty((len(dy), g.channels, *g.space), weight.dtype)
     filters = weight.reshape(g.out, g.group_channels, *g.size)
     transposed = portable("gpuprop.functional:conv_transpose")
+    padding = [(before, max(0, after)) for before, after in g.padding]
 
     def work(images: slice) -> None:
-        dx[images], _ = transposed(xp, dy[images], filters, None, g.space, g.stride, g.padding,
+        dx[images], _ = transposed(xp, dy[images], filters, None, g.space, g.stride, padding,
                                    g.dilation, g.groups)
 
     in_threads(work, parts(len(dy), g.work))
@@ -262,7 +263,11 @@ def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
 def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stride: Any,
                    padding: Any, dilation: Any, groups: Any) -> tuple:
     """`conv_transpose` of a few images at a time."""
-    g = Geometry(space, weight.shape, stride, padding, dilation, groups)
+    # output padding beyond the stride would make room for more windows than the input has elements
+    exact = [(before, (count - 1) * s + (k - 1) * d + 1 - n - before)
+             for (before, _), count, s, k, d, n in zip(
+                 padding, input.shape[2:], stride, weight.shape[2:], dilation, space, strict=True)]
+    g = Geometry(space, weight.shape, stride, exact, dilation, groups)
     if not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv_transpose")(
             xp, input, weight, bias, space, stride, padding, dilation, groups)

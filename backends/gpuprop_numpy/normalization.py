@@ -145,7 +145,9 @@ class ByChannel:
         self.mean = total / n if subtract_mean else np.zeros_like(total)
         self.variance = squares / n - self.mean * self.mean
         self.shift = self.mean
-        if subtract_mean and not (self.variance >= squares / (8 * n)).all():  # digits would cancel
+        # else digits would cancel, or the squares have overflowed
+        is_accurate = (self.variance >= squares / (8 * n)) & (squares < math.inf)
+        if subtract_mean and not is_accurate.all():
             x = x - self.mean
             self.variance = self._sums(lambda s: (x[s], x[s]), shape)[1] / n
             self.shift = np.zeros_like(self.mean)

@@ -174,7 +174,7 @@ CELLS = {"LSTM": lstm, "GRU": gru}
 
 def sigmoid(a: np.ndarray) -> None:
     """``1 / (1 + exp(-a))``, in place; where exp overflows, the result is 0, which is correct."""
-    np.negative(a, out=a)
+    np.multiply(a, -1, out=a)  # np.negative in place is wrong for some strides: NumPy 2.4
     np.exp(a, out=a)
     a += 1
     np.divide(1, a, out=a)

@@ -67,7 +67,8 @@ class Rows:
         if subtract_mean:
             mean = np.matmul(x, np.ones(n, x.dtype)) / n
             variance = squares - mean * mean
-            if not (variance >= squares / 2).all():  # digits would cancel
+            # else digits would cancel, or the squares have overflowed
+            if not ((variance >= squares / 2) & (squares < math.inf)).all():
                 x = x - mean[:, None]
                 mean = np.zeros_like(mean)
                 variance = np.vecdot(x, x) / n

@@ -88,7 +88,7 @@ ERF = (
     (2.0297422014398354e-05, 0.0006812158206446401, 0.01058221222476568, 0.09325282976763768,
      0.45930985697098253, 1.0),
 )
-# the same for |x| <= 3.95 and float32, which rounds erf to 1 above
+# the same for |x| <= 3.9 and float32; erf is 1 there, and above, to half a unit
 ERF32 = (
     (6.664226e-06, 0.00040780483, 0.0042066559, 0.055645343, 0.19262122, 1.1283792),
     (2.532926e-07, 7.165208e-05, 0.0014126703, 0.016244151, 0.11732698, 0.50403953, 1.0),
@@ -106,7 +106,7 @@ ERFC = (
 
 def _erf(x: Any) -> Any:
     if x.dtype == np.float32:
-        x = np.clip(x, -3.95, 3.95)
+        x = np.clip(x, -3.9, 3.9)
         return np.clip(x * _ratio(x * x, *ERF32), -1, 1)
 
     def tail(x: Any) -> Any:
