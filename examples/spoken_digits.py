@@ -17,9 +17,9 @@ is spoken.  Decoding is greedy: the best letter at each time, repeats merged, bl
 The script reads free-spoken-digit-dataset-master.zip from `--data` or GPUPROP_DATA.  It prints the
 test accuracy beside that of logistic regression on each band's mean and deviation and that of
 A. Thite's network on an earlier release (sound-mnist, 2017), and the share of words without an
-error and the character error rate of the spelling.  It draws recordings with both results and the
-letters' times, `out`/spoken_digits.png, and saves both networks.  The second network takes twice
-the epochs.
+error and the character error rate of the spelling.  It draws the recording of each digit that has
+the most errors, with the letters' times, `out`/spoken_digits.png, and saves both networks.  The
+second network takes twice the epochs.
 """
 
 from __future__ import annotations
