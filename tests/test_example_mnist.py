@@ -4,6 +4,8 @@ import functools
 import gzip
 import hashlib
 import http.server
+import importlib
+import json
 import os
 import re
 import runpy
@@ -99,6 +101,36 @@ def test_autoencoder_learns_without_labels(folder, tmp_path):
     assert png_files(tmp_path) == ["codes.png", "denoised.png"]
     weights = gpuprop.load(tmp_path / "autoencoder.safetensors")
     assert weights["encoder.6.weight"].shape == (64, 32 * 7 * 7)
+
+
+def test_similar_finds_the_same_digits(folder, tmp_path):
+    figures = tmp_path / "figures.json"
+    done = run("similar.py", "--data", folder, "--epochs", "5", "--out", tmp_path / "out",
+               "--record", figures)
+    assert done.returncode == 0, done.stderr
+    first, *epochs, last = done.stdout.splitlines()
+    assert first == "1372 training images, 300 test images, backend 'numpy'"
+    losses = [float(re.search(r"loss (\S+),", line).group(1)) for line in epochs]
+    assert losses[-1] < 0.8 * losses[0]
+    figure, = json.loads(figures.read_text())
+    network, pixels = figure["value"], figure["beside"]["distances between pixels"]
+    assert network > 90 and pixels > 90  # scikit-learn's digits are easy
+    assert last == f"retrieval@1 of test images: network {network:.2f} %, pixels {pixels:.2f} %"
+    assert png_files(tmp_path / "out") == ["similar.png"]
+
+
+def test_similar_teaches_the_hardest_triplets(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    similar = importlib.import_module("similar")
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(40, 5))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    labels = rng.integers(0, 4, 40)
+    same, other = similar.hardest_triplets(gpuprop.tensor(points), gpuprop.tensor(labels))
+    for i, label in enumerate(labels):
+        distances = np.linalg.norm(points - points[i], axis=1)
+        assert distances[same.numpy()[i]] == distances[labels == label].max()
+        assert distances[other.numpy()[i]] == distances[labels != label].min()
 
 
 class Server(http.server.SimpleHTTPRequestHandler):

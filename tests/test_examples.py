@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import wave
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.signal
+from PIL import Image
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
@@ -382,6 +384,56 @@ def test_cartpole(tmp_path):
     mean, chance = map(float, re.findall(r"(?:episodes:|pushes) ([0-9.]+)", last))
     assert 15 < chance < 30 and mean > 4 * chance
     assert {path.name for path in tmp_path.iterdir()} == {"cartpole.png", "cartpole.safetensors"}
+
+
+def write_tub(path):
+    """A drive over a bright road that lies to the right where the angle is positive."""
+    rng = np.random.default_rng(0)
+    angles = np.sin(np.arange(200) / 9)
+    lines = []
+    with tarfile.open(path, "w:gz") as tar:
+        def add(name, data):
+            info = tarfile.TarInfo(f"tub/{name}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+        for i, angle in enumerate(angles):
+            pixels = rng.integers(0, 60, (120, 160, 3), dtype="uint8")
+            middle = round(80 + 50 * angle)
+            pixels[:, middle - 15:middle + 15] = 220
+            data = io.BytesIO()
+            Image.fromarray(pixels).save(data, "JPEG")
+            add(f"images/{i}.jpg", data.getvalue())
+            lines.append(json.dumps({"cam/image_array": f"{i}.jpg", "user/angle": angle}))
+        add("catalog_0.catalog", "\n".join(lines).encode())
+        add("._catalog_0.catalog", b"not a catalog")
+
+
+def test_driving(tmp_path):
+    write_tub(tmp_path / "tub.tar.gz")
+    options = ["--backend", "cpu", "--epochs", 5, "--data", tmp_path, "--out", tmp_path / "out",
+               "--record", tmp_path / "figures.json"]
+    lines = run("driving.py", *options, cwd=tmp_path).stdout.splitlines()
+    assert lines[0].startswith("200 frames")
+    r2, error = json.loads((tmp_path / "figures.json").read_text())
+    assert r2["value"] > 0.8 and error["value"] < 0.3 < error["beside"]["mean angle"]
+    assert r2["beside"]["ridge regression"] > 0.8 and r2["beside"]["mean angle"] < 0.1
+    assert f"network: R^2 {r2['value']:.3f}, mean absolute error {error['value']:.3f}" in lines
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "driving.png", "driving.safetensors"}
+
+
+def test_the_stretches_of_driving(example):
+    driving = example("driving")
+    tested = []
+    for fold in range(driving.FOLDS):
+        train, held, test = driving.divide(1000, fold)
+        tested += list(test)
+        away = np.concatenate([held, test])
+        assert abs(train[:, None] - away).min() == driving.GAP + 1
+        assert not set(held) & set(test)
+        assert all(len(np.unique(rows // 100)) == 2 for rows in (held, test))
+    assert sorted(tested) == list(range(1000))
 
 
 @pytest.mark.parametrize(("name", "files"), [
