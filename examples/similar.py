@@ -120,7 +120,7 @@ def draw(path: Path, test: ArrayDataset, found: dict[str, np.ndarray]) -> None:
                 axes.imshow(255 - images[i].reshape(28, 28), cmap="gray")
                 axes.set_title(str(labels[i]), color=color, fontsize=9)
     for column, title in ((0, "image"), (1, "closest for the network"), (SHOWN + 2, "by pixels")):
-        grid[0, column].set_title(f"{title}\n{labels[queries[0]]}", fontsize=9, loc="left")
+        grid[0, column].set_title(f"{title}\n", fontsize=9, loc="left")
     figure.savefig(path, dpi=110)
 
 
