@@ -174,7 +174,7 @@ def predict_folds(drive: Drive, epochs: int) -> tuple[dict[str, np.ndarray], nn.
 def draw(path: Path, drive: Drive, predicted: np.ndarray) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 6.8), layout="constrained")
+    figure: Any = Figure(figsize=(12, 6.8), layout="constrained")
     frames, curve = figure.subfigures(2, 1, height_ratios=[5, 3])
     shown = np.linspace(0, len(predicted), 10, endpoint=False).astype(int) + len(predicted) // 20
     for axes, i in zip(frames.subplots(2, 5).flat, shown, strict=True):
