@@ -37,12 +37,18 @@ def run(name: str, seed: int, out: Path) -> dict[str, Any]:
     figures = out / "figures.json"
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--seed", str(seed),
                "--out", str(out), "--record", str(figures)]
-    start = time.perf_counter()
+    start, used = time.perf_counter(), _processor_seconds()
     subprocess.run(command, check=True)
-    seconds = time.perf_counter() - start
-    return {"example": name, "seed": seed, "seconds": round(seconds, 1), "machine": machine(),
+    return {"example": name, "seed": seed, "seconds": round(time.perf_counter() - start, 1),
+            "processor_seconds": round(_processor_seconds() - used, 1), "machine": machine(),
             "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "figures": json.loads(figures.read_text())}
+
+
+def _processor_seconds() -> float:
+    """The time that processes which have ended used the processors."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def store(row: dict[str, Any]) -> None:

@@ -244,6 +244,24 @@ def test_products_in_threads(shape, stack, dtype, order, monkeypatch):
     np.testing.assert_array_equal(got, np.matmul(a, b))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(131, 400, 701), (701, 400, 131), (500, 300, 500),
+                                   (130, 1000, 513), (390, 200, 1601),
+                                   (385, 500, 385)])
+def test_products_have_the_same_bits_for_every_number_of_threads(shape, dtype):
+    rows, terms, columns = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((rows, terms)).astype(dtype)
+    b = rng.standard_normal((columns, terms)).astype(dtype).T
+    found = []
+    for n in (1, 2, 3, 8):
+        gp.set_num_threads(n)
+        found.append(products.matmul(a, b))
+    found.append(threads.in_threads(lambda _: products.matmul(a, b), range(2))[0])
+    for y in found[1:]:
+        np.testing.assert_array_equal(y, found[0])
+
+
 def test_which_products_are_divided(monkeypatch):
     calls = []
     monkeypatch.setattr(products, "in_threads", lambda work, parts: calls.append(

@@ -14,17 +14,13 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import is_half
-from gpuprop_numpy.threads import (
-    in_threads,
-    openblas,
-    product_threads,
-    with_one_blas_thread,
-)
+from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
 
 # multiplications: BLAS itself uses one thread up to SMALL; up to MEDIUM one is as fast as several,
 # which a busy machine makes 3 times slower; MIN_WORK is that of a thread of gpuprop
 SMALL, MEDIUM, MIN_WORK = 1 << 18, 1 << 23, 12 << 20
-UNIT = 16  # rows or columns: parts are multiples of it, which BLAS computes as it does the whole
+ROWS = 48  # parts of multiples of it have the bits of the whole: of 12, 16 or 24 in OpenBLAS
+COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
 
 
@@ -53,25 +49,33 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``np.matmul(a, b)``; large ones in gpuprop's threads instead of BLAS's."""
     work = a.size * b.shape[-1] if b.ndim else 0
-    if work <= SMALL or (threads := product_threads()) == 1:
+    if work <= SMALL or not (threads := product_threads()):
         return np.matmul(a, b)
-    if work <= MEDIUM:
-        return with_one_blas_thread(np.matmul, a, b)
-    n = work // MIN_WORK
-    if n < 2 or not _can_be_divided(a, b):
+    if work >= 2 * MIN_WORK and _can_be_divided(a, b):
+        return _in_parts(a, b, work // MIN_WORK, threads)
+    if threads == 1 or work > MEDIUM:
         return np.matmul(a, b)
-    n = min(n, threads)
+    return with_one_blas_thread(np.matmul, a, b)
+
+
+def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
+    """The product in at most `n` parts, with the same bits for every number of threads."""
     rows, columns = a.shape[-2], b.shape[-1]
     y = np.empty((*a.shape[:-1], columns), a.dtype)
     if a.ndim > 2:
-        parts = _parts(len(a), n, 1)
-        in_threads(lambda i: np.matmul(a[i], b[i], out=y[i]), parts)
-    elif rows >= columns:
-        parts = _parts(rows, n, UNIT)
-        in_threads(lambda i: np.matmul(a[i], b, out=y[i]), parts)
+        parts = _parts(len(a), min(n, threads), 1)
+        work = lambda i: np.matmul(a[i], b[i], out=y[i])
+    elif rows >= min(columns, 8 * ROWS):
+        parts = _parts(rows, min(n, threads), ROWS)
+        work = lambda i: np.matmul(a[i], b, out=y[i])
+    else:  # parts of columns may have other bits than the whole: they are the same on one thread
+        parts = _parts(columns, max(1, min(n, columns // COLUMNS)), 16)
+        work = lambda i: np.matmul(a, b[:, i], out=y[:, i])
+    if threads == 1:
+        for i in parts:
+            work(i)
     else:
-        parts = _parts(columns, n, UNIT)
-        in_threads(lambda i: np.matmul(a, b[:, i], out=y[:, i]), parts)
+        in_threads(work, parts)
     return y
 
 
@@ -90,9 +94,13 @@ def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _parts(count: int, n: int, unit: int) -> list[slice]:
-    """At most `n` slices of `count` rows; all lengths but the last are multiples of `unit`."""
+    """At most `n` slices of `count` rows; all lengths but the last are multiples of `unit`.
+
+    No slice has one row, unless there is only one: BLAS has another function for vectors.
+    """
     step = math.ceil(count / (n * unit)) * unit
-    return [slice(i, i + step) for i in range(0, count, step)]
+    starts = [*range(0, max(1, count - 1), step)]
+    return list(map(slice, starts, [*starts[1:], count]))
 
 
 @functools.cache

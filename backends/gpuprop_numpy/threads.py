@@ -163,10 +163,12 @@ def let_blas_threads_sleep() -> bool:
 def product_threads() -> int:
     """How many threads a matrix product may use here: no more than BLAS itself would.
 
-    It is 1 inside of a task, and if the BLAS is unknown, which may have threads of its own.
+    It is 1 inside of a task, and 0 if the BLAS is unknown, which may have threads of its own.
     """
     blas = _blas()
-    if blas is None or _setting.threads == 1 or _state.is_busy:
+    if blas is None:
+        return 0
+    if _setting.threads == 1 or _state.is_busy:
         return 1
     before = _setting.blas_threads
     return min(_setting.threads, blas[0]() if before is None else before)
