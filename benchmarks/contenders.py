@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,13 +16,14 @@ from gpuprop._bench.workload import Sizes, Training, Workload
 
 LABELS = {
     "gpuprop": "gpuprop",
+    "numba": "gpuprop with Numba",
     "dialect": "gpuprop.torch",
     "pytorch": "PyTorch eager",
     "compile": "torch.compile",
     "jax": "JAX jit",
 }
-OURS = ("gpuprop", "dialect")  # the others are the peers
-MODULES = {"pytorch": "torch", "compile": "torch", "jax": "jax"}  # what a peer imports
+OURS = ("gpuprop", "numba", "dialect")  # the others are the peers
+MODULES = {"numba": "numba", "pytorch": "torch", "compile": "torch", "jax": "jax"}  # they import
 
 Setting = dict[str, Any]
 Weights = Mapping[str, np.ndarray]
@@ -55,11 +57,13 @@ def contender(name: str, threads: int) -> Contender:
     module = MODULES.get(name)
     if module and importlib.util.find_spec(module) is None:
         raise ImportError(f"{module} is not installed")
+    if name in ("gpuprop", "dialect"):
+        sys.modules["numba"] = None  # type: ignore[assignment]  # as if it were not installed
     if name == "jax":
         from benchmarks.jax_peer import Jax
 
         return Jax()
-    if name == "gpuprop":
+    if name in ("gpuprop", "numba"):
         return Gpuprop(Library())
     if name == "dialect":
         import gpuprop.torch

@@ -183,7 +183,7 @@ def compare(name: str, names: Sequence[str], threads: int, rounds: int, seconds:
                 continue
             try:
                 module = MODULES.get(n)
-                if module and module not in settings:
+                if module and n not in OURS and module not in settings:
                     trial = process(n)  # which allocates more than the step itself
                     settings[module] = trial.request(best_setting=None)
                     trial.close()

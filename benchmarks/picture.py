@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.contenders import LABELS, OURS
 
-MARKERS = dict(zip(LABELS, "oDs^v", strict=True))
+MARKERS = dict(zip(LABELS, "oPDs^v", strict=True))
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:

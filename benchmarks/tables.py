@@ -67,14 +67,17 @@ def all_speeds() -> str:
         rows = stored(folder)
         name = f"{rows[0]['machine']['processor']}, {rows[0]['machine']['cores']} cores"
         link = f"../benchmarks/results/{folder.name}"
+        with_numba = ratios(rows, "numba")
         parts.append(f"### {name}\n\n![Times relative to the best peer]({link}/speed.svg)\n\n"
-                     f"{ratios(rows)}\n[All times, memory and floors]({link}/speed.md).\n"
-                     f"{_machine(rows[0])}")
+                     f"{ratios(rows)}\n"
+                     + (f"With Numba:\n\n{with_numba}\n" if with_numba else "")
+                     + f"[All times, memory and floors]({link}/speed.md).\n{_machine(rows[0])}")
     return "\n".join(parts)
 
 
-def ratios(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: gpuprop's time divided by that of each peer, and the geometric mean."""
+def ratios(rows: Sequence[dict[str, Any]], ours: str = "gpuprop") -> str:
+    """Markdown: our time divided by that of each peer, and the geometric mean."""
+    rows = [row for row in rows if any(ours in f["contenders"] for f in row["threads"].values())]
     columns = [(peer, n) for peer in PEERS for n in _numbers_of_threads(rows)
                if any(peer in row["threads"].get(n, NOTHING)["contenders"] for row in rows)]
     head = ["workload", *(f"{LABELS[peer]}, {_threads(n)}" for peer, n in columns)]
@@ -84,7 +87,8 @@ def ratios(rows: Sequence[dict[str, Any]]) -> str:
         cells = [row["what"]]
         for peer, n in columns:
             times = row["threads"].get(n, NOTHING)["contenders"]
-            ratio = times["gpuprop"]["best"] / times[peer]["best"] if peer in times else None
+            both = ours in times and peer in times
+            ratio = times[ours]["best"] / times[peer]["best"] if both else None
             found[peer, n] += [] if ratio is None else [ratio]
             cells.append("" if ratio is None else f"{ratio:.2f}")
         lines.append(f"| {' | '.join(cells)} |")

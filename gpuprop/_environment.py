@@ -21,7 +21,7 @@ from gpuprop._threads import get_num_threads
 VARIABLE_PREFIXES = ("GPUPROP_", "CUPY_", "CUDA_", "NVIDIA_", "OPENBLAS_", "OMP_", "MKL_",
                      "BLIS_", "VECLIB_", "NPY_")
 PATH_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-PACKAGES = "ml_dtypes scipy scikit-learn matplotlib tqdm onnx safetensors torch jax".split()
+PACKAGES = "ml_dtypes numba scipy scikit-learn matplotlib tqdm onnx safetensors torch jax".split()
 
 
 def info() -> dict[str, Any]:

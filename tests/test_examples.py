@@ -175,7 +175,7 @@ def write_recordings(path):
 
 def test_spoken_digits(tmp_path):
     write_recordings(tmp_path / "free-spoken-digit-dataset-master.zip")
-    options = ["--backend", "cpu", "--epochs", 6, "--data", tmp_path, "--out", tmp_path / "out",
+    options = ["--backend", "cpu", "--epochs", 10, "--data", tmp_path, "--out", tmp_path / "out",
                "--record", tmp_path / "figures.json"]
     lines = run("spoken_digits.py", *options, cwd=tmp_path).stdout.splitlines()
     first, *_, letters, classes = lines

@@ -230,6 +230,16 @@ def test_exceptions(tmp_path, error):
 
 
 # an interrupt between open() and its `with` leaves the file to the garbage collector
+def test_an_interrupt_before_the_draft_has_a_name(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secrets.token_hex", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gpuprop.save(tmp_path / "a.npz", {"a": np.zeros(1)})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_save(tmp_path):

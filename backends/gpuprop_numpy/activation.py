@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import definition
-from gpuprop_numpy.special import erf
+from gpuprop_numpy import compiled
+from gpuprop_numpy.special import ERF32, erf
 from gpuprop_numpy.threads import even_slices, in_threads
 
 BLOCK = 1 << 17  # elements, which stay in the CPU's cache: 0.4 ms of work
@@ -44,6 +46,9 @@ def gelu(xp: Any, input: Any, approximate: Any = "none") -> tuple:
         compute_gradient(x, cdf, dx)
         dx *= dy
 
+    is_large = input.size >= compiled.MIN_SIZE
+    if is_exact and is_large and input.dtype == np.float32 and (loops := compiled_loops()):
+        forward, backward = loops
     x = np.ascontiguousarray(input)
     cdf, y = np.empty_like(x), np.empty_like(x)
     in_blocks(forward, x, cdf, y)
@@ -109,3 +114,63 @@ def tanh_gradient(x: Any, cdf: Any, gradient: Any) -> None:
     gradient *= 1 - cdf
     gradient += 1
     gradient *= cdf
+
+
+# ---- the same in one pass, by Numba --------------------------------------------------------------
+
+f = np.float32
+ERF_NUMERATOR, ERF_DENOMINATOR = (tuple(map(f, c)) for c in ERF32)
+# exp(r) - 1 - r, divided by r^2, for |r| < log(2) / 2: Cephes, expf.c
+EXP = tuple(map(f, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
+                    1.6666665459e-1, 5.0000001201e-1)))
+LOG2, LOG2_LOW = f(0.693359375), f(-2.12194440e-4)  # their sum is log(2), and n * LOG2 is exact
+ROUNDER = f(3 << 22)  # added and subtracted, it rounds to an integer
+
+
+@functools.cache
+def compiled_loops() -> tuple[Callable, Callable] | None:
+    """``forward(x, cdf, y)`` and ``backward(x, cdf, dy, dx)``, or None without Numba.
+
+    Numba computes its own exp for one number at a time.
+    """
+    decorate = compiled.njit()
+    if decorate is None:
+        return None
+
+    @decorate
+    def polynomial(x: Any, coefficients: Any) -> Any:
+        y = coefficients[0]
+        for c in coefficients[1:]:
+            y = y * x + c
+        return y
+
+    @decorate
+    def exp(x: Any) -> Any:
+        """For x <= 0; the power of 2 is the exponent of a float.  Subnormal results are 0."""
+        is_zero = x < f(-87)
+        x = f(-87) if is_zero else x
+        n = (x * f(1 / math.log(2)) + ROUNDER) - ROUNDER
+        r = (x - n * LOG2) - n * LOG2_LOW
+        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+        return f(0) if is_zero else (polynomial(r, EXP) * r * r + r + f(1)) * power
+
+    @decorate
+    def forward(x: Any, cdf: Any, y: Any) -> None:
+        for i in range(x.size):
+            t = x[i] * f(math.sqrt(0.5))
+            t = f(-3.9) if t < f(-3.9) else t
+            t = f(3.9) if t > f(3.9) else t
+            s = t * t
+            erf = t * polynomial(s, ERF_NUMERATOR) / polynomial(s, ERF_DENOMINATOR)
+            erf = f(-1) if erf < f(-1) else erf
+            erf = f(1) if erf > f(1) else erf
+            cdf[i] = f(0.5) + f(0.5) * erf
+            y[i] = x[i] * cdf[i]
+
+    @decorate
+    def backward(x: Any, cdf: Any, dy: Any, dx: Any) -> None:
+        for i in range(x.size):
+            density = f(1 / math.sqrt(2 * math.pi)) * exp(f(-0.5) * x[i] * x[i])
+            dx[i] = (cdf[i] + x[i] * density) * dy[i]
+
+    return forward, backward

@@ -267,8 +267,9 @@ def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stri
     exact = [(before, (count - 1) * s + (k - 1) * d + 1 - n - before)
              for (before, _), count, s, k, d, n in zip(
                  padding, input.shape[2:], stride, weight.shape[2:], dilation, space, strict=True)]
+    fits = all(a <= after for (_, a), (_, after) in zip(exact, padding, strict=True))
     g = Geometry(space, weight.shape, stride, exact, dilation, groups)
-    if not is_faster(g, len(input), (input, weight, bias)):
+    if not fits or not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv_transpose")(
             xp, input, weight, bias, space, stride, padding, dilation, groups)
     n, dtype = len(input), weight.dtype

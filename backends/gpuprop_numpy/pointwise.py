@@ -1,4 +1,7 @@
-"""Elementwise bodies, computed block by block so that temporaries stay in the CPU's cache."""
+"""Elementwise bodies, computed block by block so that temporaries stay in the CPU's cache.
+
+If Numba is installed, it compiles bodies of arithmetic to loops without temporaries.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
+from gpuprop_numpy.compiled import loop_of
 from gpuprop_numpy.threads import in_threads_if_long
 
 SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece
@@ -28,17 +32,21 @@ def blockwise(fn: Callable) -> Callable:
     and updated arguments are rounded once.
     """
 
+    loops: dict[tuple, Callable | None] = {}
+
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
         for a in arrays:
             if isinstance(a, np.ndarray) and (a.size > SMALL or a.itemsize == 2):
-                return _run(functools.partial(fn, xp, **constants), arrays)
+                return _run(fn, xp, arrays, constants, loops)
         return fn(xp, *arrays, **constants)
 
     return run
 
 
-def _run(body: Callable, arrays: Sequence) -> Any:
+def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
+         loops: dict[tuple, Callable | None]) -> Any:
+    body = functools.partial(fn, xp, **constants)
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     half = half_type(arrays)
     if half is None and math.prod(shape) <= SMALL:  # a small array of 2-byte integers
@@ -55,10 +63,22 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     whole = {i: a for i, a in by_id.items() if not np.ndim(a)}
     cut = [(i, a) for i, a in by_id.items() if np.ndim(a)]
 
+    loop = None
+    if flat and half is None and "raise" not in np.geterr().values():  # loops raise nothing
+        given = [by_id[i] for i in ids]
+        key = (repr(constants), *[(*_kind(a), ids.index(i))
+                                  for a, i in zip(given, ids, strict=True)])
+        if key not in loops:
+            loops[key] = loop_of(fn, given, constants, [out.dtype for out in outs])
+        loop = loops[key]
+
     def work(index: tuple[slice, ...]) -> None:
         block_of = whole | {i: _block(a, index) for i, a in cut}
-        results = compute(*(block_of[i] for i in ids))
-        for target, result in zip(targets, several(results), strict=True):
+        blocks = [block_of[i] for i in ids]
+        if loop is not None:
+            loop(*blocks, *[target[index] for target in targets])
+            return
+        for target, result in zip(targets, several(compute(*blocks)), strict=True):
             target[index] = result
 
     # float16 may overflow without a warning: loss scaling detects the infinities
@@ -74,6 +94,11 @@ def _run(body: Callable, arrays: Sequence) -> Any:
     if type(sample) is tuple:
         return tuple(outs)
     return outs[0] if outs else None
+
+
+def _kind(a: Any) -> tuple:
+    """What the code of a loop depends on."""
+    return (a.dtype, a.ndim, a.flags.writeable) if isinstance(a, np.ndarray) else (type(a),)
 
 
 # ---- blocks --------------------------------------------------------------------------------------

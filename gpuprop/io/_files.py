@@ -84,7 +84,7 @@ def _draft(target: Path, old: os.stat_result | None) -> Iterator[tuple[Path, int
 
     It has the mode and owner of the `old` file.  The block closes the descriptor.
     """
-    lock = None
+    draft = lock = None
     try:
         while True:
             draft = target.with_name(f"{_draft_prefix(target)}{secrets.token_hex(8)}.draft")
@@ -99,8 +99,9 @@ def _draft(target: Path, old: os.stat_result | None) -> Iterator[tuple[Path, int
                 _copy_owner_and_mode(old, descriptor)
         yield draft, descriptor
     finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+        if draft is not None:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
 

@@ -1,0 +1,263 @@
+"""Elementwise bodies as loops of Numba: the bits are those of the body on NumPy arrays."""
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import gpuprop
+from gpuprop import functional as F
+from gpuprop import optim
+from gpuprop_numpy import NumpyBackend, compiled, convolution, depthwise, pointwise, threads
+
+xp = NumpyBackend().xp
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e38, np.inf, -np.inf, np.nan]
+
+
+def momentum(xp, p, g, m, lr):
+    m *= 0.9
+    m += g
+    p -= lr * m
+    return abs(p)
+
+
+def maximum_of_all(xp, v, v_max):
+    v_max[...] = xp.maximum(v_max, v)
+    v = v_max
+    return xp.sqrt(v) + 1, v
+
+
+def aliases(xp, x, y):
+    z = x * 2
+    same = z
+    z += y
+    return same * z
+
+
+def masks(xp, x, y):
+    low, high = x < y, xp.isnan(x)
+    return xp.where((low | high) & ~(x >= 1), x, 0), low, xp.isfinite(y).astype(x.dtype) - 1
+
+
+# bodies of arrays x and y, in operators and functions
+BODIES = {
+    "operators": lambda xp, x, y: (x + y, x - y, x * y, x / y, -x, abs(x), x**2),
+    "reflected": lambda xp, x, y: (1 + x, 1 - x, 3 * x, 1 / x, 2.5 - y),
+    "comparisons": lambda xp, x, y: (x < y, x <= y, x > y, x >= 0, x == y, x != y, x > 1),
+    "functions": lambda xp, x, y: (
+        xp.add(x, y), xp.subtract(x, 1), xp.multiply(2, y), xp.divide(x, y), xp.negative(x),
+        xp.abs(x), xp.absolute(y), xp.square(x), xp.sqrt(xp.abs(x)), xp.maximum(x, y),
+        xp.minimum(x, y), xp.clip(x, -1, 1), xp.clip(x, None, y), xp.isnan(x), xp.isfinite(x)),
+    "where": lambda xp, x, y: xp.where(x > y, xp.pi, y),
+    "masks": masks,
+    "aliases": aliases,
+    "one argument twice": lambda xp, x, y: x * x.astype(x.dtype) + xp.float32(1).item(),
+}
+
+
+@pytest.fixture
+def loops(monkeypatch):
+    """The names of the bodies that were compiled, and None for others."""
+    found = []
+
+    def spy(fn, *arguments):
+        loop = compiled.loop_of(fn, *arguments)
+        found.append(fn.__name__ if loop else None)
+        return loop
+
+    monkeypatch.setattr(pointwise, "loop_of", spy)
+    monkeypatch.setattr(pointwise, "SMALL", 16)
+    monkeypatch.setattr(pointwise, "FIRST", 32)
+    monkeypatch.setattr(pointwise, "BLOCK", 64)
+    monkeypatch.setattr(threads, "MIN_SECONDS", 0)
+    return found
+
+
+def pairs(dtype):
+    """Arrays with all pairs of special values, and random ones."""
+    x, y = (a.ravel() for a in np.meshgrid(SPECIAL, SPECIAL))
+    rng = np.random.default_rng(0)
+    return [np.concatenate([a, rng.standard_normal(400)]).astype(dtype) for a in (x, y)]
+
+
+def same_bits(got, want):
+    got, want = (r if isinstance(r, tuple) else (r,) for r in (got, want))
+    for g, w in zip(got, want, strict=True):
+        assert g.dtype == w.dtype and g.shape == w.shape
+        np.testing.assert_array_equal(g, w)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", BODIES)
+def test_bits(name, dtype, loops):
+    x, y = pairs(dtype)
+    body = BODIES[name]
+    with np.errstate(all="ignore"):
+        want = body(xp, x, y)
+        same_bits(pointwise.blockwise(body)(xp, x, y), want)
+    assert loops == [body.__name__]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("lr", [0.1, np.array(0.1), None], ids=["number", "0-d array", "array"])
+def test_updates(lr, dtype, loops):
+    p, g = pairs(dtype)
+    m = np.ones_like(p)
+    lr = p + 1 if lr is None else lr.astype(dtype) if isinstance(lr, np.ndarray) else lr
+    copies = [a.copy() for a in (p, g, m)]
+    with np.errstate(all="ignore"):
+        want = momentum(xp, *copies, lr)
+        got = pointwise.blockwise(momentum)(xp, p, g, m, lr)
+    same_bits((got, p, g, m), (want, *copies))
+    assert loops == ["momentum"]
+
+
+def test_an_array_given_twice(loops):
+    x = np.arange(100.0)
+    copy = x.copy()
+    want = maximum_of_all(xp, copy, copy)
+    same_bits((*pointwise.blockwise(maximum_of_all)(xp, x, x), x), (*want, copy))
+    run = pointwise.blockwise(maximum_of_all)
+    v, v_max = np.arange(100.0), np.full(100, 30.0)
+    run(xp, v, v)
+    run(xp, v, v_max)
+    np.testing.assert_array_equal(v_max, np.maximum(v, 30))
+    assert loops == ["maximum_of_all"] * 3
+
+
+RULES = [name for name in optim.__all__ if hasattr(getattr(optim, name), "update_kernel")]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_optimizers(rule, loops):
+    """Three steps on one large and one small parameter."""
+
+    def trained():
+        gpuprop.manual_seed(0)
+        params = [gpuprop.Parameter(gpuprop.random.normal(shape)) for shape in ((60, 50), (3, 2))]
+        optimizer = getattr(optim, rule)(params)
+        for _ in range(3):
+            optimizer.zero_grad()
+            sum((p**3).sum() for p in params).backward()
+            optimizer.step()
+        return [p.numpy() for p in params]
+
+    found = trained()
+    with gpuprop.generic():
+        want = trained()
+    for a, b in zip(found, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if rule in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad"):
+        assert any(loops)
+
+
+@pytest.mark.parametrize("body", [
+    lambda xp, x: xp.exp(x), lambda xp, x: x**3, lambda xp, x: x**0.5, lambda xp, x: x // 2,
+    lambda xp, x: x.astype("float32"), lambda xp, x: x + np.float32(1),
+    lambda xp, x: xp.where(x > 0, 1, 0), lambda xp, x: xp.sign(x), lambda xp, x: (x > 0) * 2,
+    lambda xp, x: (x > 0) + (x < 1), lambda xp, x: xp.where(x, x, 1)])
+def test_other_bodies_run_as_they_are(body, loops):
+    x = np.linspace(0.5, 2, 100)
+    got = pointwise.blockwise(body)(xp, x)
+    np.testing.assert_array_equal(got, body(xp, x))
+    assert loops == [None]
+
+
+@pytest.mark.parametrize("arrays", [
+    [np.arange(100), np.arange(100)], [np.ones(100, "float32"), np.ones(100)],
+    [np.ones(100, "float32"), np.array(2.0)], [np.ones(100), 3], [np.ones(100, "float16"), 1.0],
+    [np.ones((10, 10)), np.ones(10)], [np.ones((20, 20))[::2, ::2], np.ones((10, 10))]])
+def test_other_arrays_are_not_compiled(arrays, loops):
+    body = lambda xp, x, y: x + y
+    same_bits(pointwise.blockwise(body)(xp, *arrays), np.asarray(body(xp, *arrays)))
+    assert not any(loops)
+
+
+def test_errors_are_numpys(loops):
+    def increase(xp, x):
+        x += 1
+
+    x = np.ones(100)
+    run = pointwise.blockwise(increase)
+    run(xp, x)
+    x.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        run(xp, x)
+    assert loops == ["increase", None] and (x == 2).all()
+    reciprocal = pointwise.blockwise(lambda xp, x: 1 / x)
+    with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        reciprocal(xp, np.zeros(100))
+
+
+WITH_LOOPS = pytest.mark.parametrize("with_loops", [True, False], ids=["loops", "NumPy"])
+
+
+@WITH_LOOPS
+def test_gelu(with_loops, monkeypatch):
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0 if with_loops else 1 << 60)
+    x = np.concatenate([np.linspace(-12, 12, 4801), SPECIAL, [1e20, -1e20]]).astype("float32")
+    dy = np.linspace(-2, 2, x.size, dtype="float32")
+    t = gpuprop.tensor(x, requires_grad=True)
+    with np.errstate(all="ignore"):
+        y = F.gelu(t)
+        y.backward(dy)
+        exact = x.astype("float64")
+        cdf = scipy.stats.norm.cdf(exact)
+        slope = cdf + exact * scipy.stats.norm.pdf(exact)
+        np.testing.assert_allclose(y.numpy(), (exact * cdf).astype("float32"), 3e-7, 1e-6)
+    finite = np.isfinite(x)
+    np.testing.assert_allclose(t.grad[finite], (dy * slope)[finite], 3e-7, 1e-6)
+
+
+@WITH_LOOPS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "filters", "options"), [
+    ((3, 4, 9, 10), (4, 1, 3, 3), {"padding": 1}), ((2, 4, 9, 9), (4, 2, 3, 2), {"stride": 2}),
+    ((2, 6, 11, 8), (6, 1, 2, 4), {"dilation": 2, "padding": 3}), ((2, 3, 7, 7), (3, 1, 1, 2), {}),
+    ((4, 5, 40), (5, 1, 5), {"padding": 2, "stride": 3}), ((1, 2, 60, 60), (2, 1, 5, 5), {})])
+def test_depthwise_convolutions(shape, filters, options, dtype, with_loops, monkeypatch):
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0 if with_loops else 1 << 60)
+    used = []
+    find = depthwise.compiled_loops
+    monkeypatch.setattr(depthwise, "compiled_loops", lambda: used.append(1) or find())
+    monkeypatch.setattr(convolution, "is_faster", lambda *_: True)
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(s).astype(dtype) for s in (shape, filters))
+    conv = F.conv1d if len(shape) == 3 else F.conv2d
+    groups = shape[1] // filters[1]
+
+    def results():
+        a, b = (gpuprop.tensor(v, requires_grad=True) for v in (x, w))
+        y = conv(a, b, groups=groups, **options)
+        (y * y).sum().backward()
+        return y.numpy(), a.grad.copy(), b.grad.copy()
+
+    found = results()
+    with gpuprop.generic():
+        want = results()
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+    assert bool(used) == with_loops
+
+
+def test_without_numba(loops, monkeypatch):
+    @functools.cache
+    def njit():
+        return None
+
+    monkeypatch.setattr(compiled, "njit", njit)
+    x = np.ones(100)
+    np.testing.assert_array_equal(pointwise.blockwise(lambda xp, x: x + 1)(xp, x), x + 1)
+    assert loops == [None]
+
+
+def test_numba_for_another_numpy_is_not_used(monkeypatch):
+    """It raises ImportError if NumPy is newer than it knows."""
+
+    def import_module(name):
+        raise ImportError("Numba needs NumPy 2.3 or less")
+
+    monkeypatch.setattr(compiled.importlib, "import_module", import_module)
+    assert compiled.njit.__wrapped__() is None
