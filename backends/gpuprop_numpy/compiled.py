@@ -184,6 +184,13 @@ class Symbol:
     def __bool__(self) -> bool:
         raise Untranslatable
 
+    def __getattr__(self, name: str) -> Any:
+        raise Untranslatable
+
+
+def _refuse(*operands: Any) -> Any:
+    raise Untranslatable
+
 
 def _set_operators() -> None:
     for word, sign in {"add": "+", "sub": "-", "mul": "*", "truediv": "/"}.items():
@@ -196,6 +203,8 @@ def _set_operators() -> None:
                        "ne": "!="}.items():
         text = f"{{0}} {sign} {{1}}"
         setattr(Symbol, f"__{word}__", lambda x, y, text=text: x.trace.comparison(text, x, y))
+    for word in ("pow", "floordiv", "mod", "and", "or", "xor", "lshift", "rshift"):
+        setattr(Symbol, f"__i{word}__", _refuse)
     for word, text in {"and": "{0} and {1}", "or": "{0} or {1}"}.items():
         setattr(Symbol, f"__{word}__", lambda x, y, text=text: x.trace.logical(text, x, y))
 
