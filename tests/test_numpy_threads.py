@@ -262,6 +262,19 @@ def test_products_have_the_same_bits_for_every_number_of_threads(shape, dtype):
         np.testing.assert_array_equal(y, found[0])
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("unit", [1, 16, 48])
+def test_parts_of_products(n, unit):
+    for count in (*range(1, 300), 385, 500, 1601):
+        parts = products._parts(count, n, unit)
+        rows = [i for part in parts for i in range(count)[part]]
+        assert rows == list(range(count))
+        lengths = [part.stop - part.start for part in parts]
+        assert len(parts) == max(1, min(n, count // unit))
+        assert all(length % unit == 0 for length in lengths[:-1])
+        assert min(lengths) >= min(count, unit // 2)
+
+
 def test_which_products_are_divided(monkeypatch):
     calls = []
     monkeypatch.setattr(products, "in_threads", lambda work, parts: calls.append(

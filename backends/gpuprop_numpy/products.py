@@ -94,13 +94,13 @@ def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _parts(count: int, n: int, unit: int) -> list[slice]:
-    """At most `n` slices of `count` rows; all lengths but the last are multiples of `unit`.
+    """At most `n` similar slices of `count` rows; all lengths but the last are multiples of `unit`.
 
-    No slice has one row, unless there is only one: BLAS has another function for vectors.
+    The last is not much shorter: BLAS has other functions for small matrices and vectors.
     """
-    step = math.ceil(count / (n * unit)) * unit
-    starts = [*range(0, max(1, count - 1), step)]
-    return list(map(slice, starts, [*starts[1:], count]))
+    n = max(1, min(n, count // unit))
+    bounds = [round(count * i / (n * unit)) * unit for i in range(n)]
+    return list(map(slice, bounds, [*bounds[1:], count]))
 
 
 @functools.cache
