@@ -9,6 +9,7 @@ import scipy.stats
 import gpuprop
 from gpuprop import functional as F
 from gpuprop import optim
+from gpuprop.optim._adam import adam_update
 from gpuprop_numpy import NumpyBackend, compiled, convolution, depthwise, pointwise, threads
 
 xp = NumpyBackend().xp
@@ -151,8 +152,17 @@ def test_optimizers(rule, loops):
         want = trained()
     for a, b in zip(found, want, strict=True):
         np.testing.assert_array_equal(a, b)
-    if rule in ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad"):
-        assert any(loops)
+
+
+def test_adam_is_compiled(loops):
+    p, g = pairs("float32")
+    coefficients = [np.array(c, "float32") for c in (0.1, 0.999, 0.001, 1e-3, 1e-8, 0, 1)]
+    found, want = ([p.copy(), g, *coefficients, g.copy(), abs(g)] for _ in range(2))
+    with np.errstate(all="ignore"):
+        adam_update.fn(xp, *want)
+        pointwise.blockwise(adam_update.fn)(xp, *found)
+    same_bits(tuple(found), tuple(want))
+    assert loops == ["adam_update"]
 
 
 @pytest.mark.parametrize("body", [
