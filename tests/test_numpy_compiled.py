@@ -9,6 +9,7 @@ import scipy.stats
 import gpuprop
 from gpuprop import functional as F
 from gpuprop import optim
+from gpuprop._core import graph
 from gpuprop.optim._adam import adam_update
 from gpuprop_numpy import NumpyBackend, compiled, convolution, depthwise, pointwise, threads
 
@@ -283,6 +284,21 @@ def test_depthwise_convolutions(shape, filters, options, dtype, with_loops, monk
     for got, expected in zip(found, want, strict=True):
         np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
     assert bool(used) == with_loops
+
+
+@pytest.mark.parametrize("activation", [F.gelu, F.relu, F.hardtanh])
+def test_the_search_for_writes_does_not_enter_numba(activation, loops, monkeypatch):
+    """It looks at all that pullbacks hold."""
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0)
+    seen = []
+    contents = graph._contents
+    monkeypatch.setattr(graph, "_contents", lambda x: seen.append(type(x)) or contents(x))
+    x = gpuprop.tensor(np.linspace(-2, 2, 1000, dtype="float32"), requires_grad=True)
+    y = activation(x).sum()
+    other = gpuprop.tensor(np.ones(3))
+    other[...] = 2
+    y.backward()
+    assert seen and not {t for t in seen if t.__module__.startswith(("numba", "llvmlite"))}
 
 
 def test_without_numba(loops, monkeypatch):

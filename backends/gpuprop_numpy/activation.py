@@ -173,4 +173,4 @@ def compiled_loops() -> tuple[Callable, Callable] | None:
             density = f(1 / math.sqrt(2 * math.pi)) * exp(f(-0.5) * x[i] * x[i])
             dx[i] = (cdf[i] + x[i] * density) * dy[i]
 
-    return forward, backward
+    return compiled.Loop(forward), compiled.Loop(backward)

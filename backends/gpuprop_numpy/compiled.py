@@ -26,6 +26,21 @@ class Untranslatable(Exception):
     """The body has operations that are not compiled."""
 
 
+class Loop:
+    """A compiled function.
+
+    It has slots, so that the engine's search for arrays that pullbacks hold does not enter Numba.
+    """
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> None:
+        self.function(*args)
+
+
 @functools.cache
 def njit(in_any_order: bool = False) -> Callable | None:
     """Numba's decorator, or None if it is not installed, or not for this version of NumPy.
@@ -55,7 +70,7 @@ def loop_of(fn: Callable, arrays: Sequence, constants: dict[str, Any],
     except (Untranslatable, TypeError):
         return None
     exec(compile(source, f"<loop of {fn.__name__}>", "exec"), names)
-    return decorate(names["loop"])
+    return Loop(decorate(names["loop"]))
 
 
 class _Trace:

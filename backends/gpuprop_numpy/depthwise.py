@@ -149,4 +149,4 @@ def compiled_loops() -> tuple[Callable, Callable] | None:
                                 total += x[i] * d[i]
                             grad[g, o, c, k] = total
 
-    return apply, add_grad
+    return compiled.Loop(apply), compiled.Loop(add_grad)

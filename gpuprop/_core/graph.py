@@ -174,7 +174,9 @@ def _contents(x: Any) -> Iterable:
         return x.func, *x.args, *x.keywords.values()
     if isinstance(x, types.ModuleType | type):
         return ()
-    attributes = getattr(x, "__dict__", {})
+    attributes = getattr(x, "__dict__", None)
+    if not isinstance(attributes, dict):
+        return ()
     return attributes.get("read_in_backward", attributes.values())
 
 
