@@ -176,11 +176,12 @@ def by_example() -> dict[str, list[dict[str, Any]]]:
 
 def examples() -> str:
     """The mean figures of each example over its seeds, and what they are compared with."""
-    lines = ["| example | measured | mean | range | beside | seeds | seconds a run |",
+    lines = ["| example | measured | mean | range | beside | seeds | processor seconds a run |",
              "|---|---|---|---|---|---|---|"]
     for name, rows in by_example().items():
         link = f"[{name}](examples/{name}.py)"
-        seconds = f"{statistics.mean(row['seconds'] for row in rows):.0f}"
+        times = [row["processor_seconds"] for row in rows if "processor_seconds" in row]
+        seconds = f"{statistics.mean(times):.0f}" if times else ""
         for figures in zip(*(row["figures"] for row in rows), strict=True):
             cells = [link, *_figure_cells(figures), str(len(rows)), seconds]
             lines.append(f"| {' | '.join(cells)} |")

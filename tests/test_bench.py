@@ -217,8 +217,8 @@ def test_tables_of_examples(monkeypatch, tmp_path):
     def row(seed, value, persistence):
         figure = {"measure": "error, K", "value": value, "decimals": 1,
                   "beside": {"persistence": persistence}}
-        return {"example": "sunspots", "seed": seed, "seconds": 10 + seed, "figures": [figure],
-                "machine": {"processor": "P", "cores": 2}}
+        return {"example": "sunspots", "seed": seed, "seconds": 99, "figures": [figure],
+                "processor_seconds": 10 + seed, "machine": {"processor": "P", "cores": 2}}
 
     monkeypatch.setattr(tables, "RUNS", tmp_path / "examples.json")
     monkeypatch.setattr(tables, "GALLERY", tmp_path / "gallery")
@@ -226,7 +226,7 @@ def test_tables_of_examples(monkeypatch, tmp_path):
         tables.RUNS.touch()
         examples.store(result)
     assert tables.examples() == """\
-| example | measured | mean | range | beside | seeds | seconds a run |
+| example | measured | mean | range | beside | seeds | processor seconds a run |
 |---|---|---|---|---|---|---|
 | [sunspots](examples/sunspots.py) | error, K | 1.5 | 1.0 to 2.0 | 4.5, persistence | 2 | 10 |
 
