@@ -29,7 +29,7 @@ def compare_samples(name: str, samples: Iterable, compare: Callable[..., None],
                     exclusions: list[Exclusion]) -> int:
     """Compare all samples that are not excluded and return their number.
 
-    Fails if a sample differs, and if no sample of an exclusion differs.
+    Fails if a sample differs, and if no sample of an exclusion without a tolerance differs.
     """
     set_rng_seed(0)
     gpuprop.manual_seed(0)
@@ -52,7 +52,9 @@ def compare_samples(name: str, samples: Iterable, compare: Callable[..., None],
         shown = "\n".join(failures[:SHOWN])
         pytest.fail(f"{name}: {len(failures)} of {compared} samples failed\n{shown}",
                     pytrace=False)
-    unneeded = [exclusion.reason for exclusion, failed in needed.items() if not failed]
+    # how far rounding grows depends on the processor's kernels of BLAS
+    unneeded = [exclusion.reason for exclusion, failed in needed.items()
+                if not failed and exclusion.tolerance is None]
     if unneeded:
         pytest.fail(f"{name}: exclusions that are not needed: {'; '.join(unneeded)}",
                     pytrace=False)

@@ -48,6 +48,10 @@ def as_array(value):
     return value.detach().numpy() if is_tensor else np.asarray(value)
 
 
+# training amplifies the rounding of products, which is another one on each processor
+TOLERANCES = {"spatial_transformer": 1e-6}
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_program(program, monkeypatch):
     expected = run(program, monkeypatch, theirs)
@@ -57,7 +61,8 @@ def test_program(program, monkeypatch):
         a, b = as_array(a), as_array(b)
         assert (a.dtype, a.shape) == (b.dtype, b.shape), f"result {i}"
         if a.dtype.kind == "f":
-            np.testing.assert_allclose(a, b, 1e-9, 1e-10, err_msg=f"result {i}")
+            rtol = TOLERANCES.get(program, 1e-9)
+            np.testing.assert_allclose(a, b, rtol, rtol / 10, err_msg=f"result {i}")
         else:
             np.testing.assert_array_equal(a, b, f"result {i}")
 
