@@ -48,8 +48,8 @@ def as_array(value):
     return value.detach().numpy() if is_tensor else np.asarray(value)
 
 
-# training amplifies the rounding of products, which is another one on each processor
-TOLERANCES = {"spatial_transformer": 1e-6}
+# training amplifies the rounding of products, which differs between processors: 9e-9 with AVX2
+TOLERANCES = {"spatial_transformer": 1e-7}
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
