@@ -279,6 +279,8 @@ def test_size_is_a_number_and_a_method(x):
     equal(x.size * x, 6 * A)
     assert (A / x.size).dtype == "float32" and (x.size * A).dtype == "float32"
     assert type(x.size // 2) is int and type(pickle.loads(pickle.dumps(x.size))) is int
+    assert gp.zeros((2, x.size)).shape == gp.zeros(2, x.size).shape == (2, 6)
+    assert gp.nn.Linear(x.size, 1).in_features == 6
 
 
 @pytest.mark.parametrize("call, message", [

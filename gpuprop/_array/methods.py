@@ -197,15 +197,15 @@ class Size(int):
     # NumPy treats a subclass of int as an int64 scalar, which widens float32.  None makes NumPy
     # leave arithmetic to the operators below, which use a plain int.
     __array_ufunc__ = None
-    shape: tuple
+    _shape: tuple
 
     def __new__(cls, t: Tensor) -> Size:
         self = super().__new__(cls, t.array.size)
-        self.shape = t.shape
+        self._shape = t.shape
         return self
 
     def __call__(self, dim: int | None = None) -> Any:
-        return self.shape if dim is None else self.shape[dim]
+        return self._shape if dim is None else self._shape[dim]
 
     def __reduce__(self) -> tuple:
         return int, (int(self),)
