@@ -174,10 +174,10 @@ def predict_folds(drive: Drive, epochs: int) -> tuple[dict[str, np.ndarray], nn.
 def draw(path: Path, drive: Drive, predicted: np.ndarray) -> None:
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(12, 6.8), layout="constrained")
-    frames, curve = figure.subfigures(2, 1, height_ratios=[5, 3])
-    shown = np.linspace(0, len(predicted), 10, endpoint=False).astype(int) + len(predicted) // 20
-    for axes, i in zip(frames.subplots(2, 5).flat, shown, strict=True):
+    figure: Any = Figure(figsize=(12, 5), layout="constrained")
+    frames, curve = figure.subfigures(2, 1, height_ratios=[2, 3])
+    shown = np.linspace(0, len(predicted), 6, endpoint=False).astype(int) + len(predicted) // 12
+    for axes, i in zip(frames.subplots(1, 6).flat, shown, strict=True):
         axes.imshow(drive.frames[i])
         for angle, color in ((drive.angles[i], "lime"), (predicted[i], "red")):
             turn = angle * np.pi / 3
@@ -194,7 +194,7 @@ def draw(path: Path, drive: Drive, predicted: np.ndarray) -> None:
         axes.axvline(border, color="gray", linewidth=0.5)
     axes.set(xlabel="frame", ylabel="steering angle", ylim=(-1.05, 1.05), xlim=(0, len(predicted)))
     axes.legend(loc="lower left", ncols=2)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:

@@ -9,7 +9,8 @@ mel scale, every 16 ms.  The first is a convolutional network on this picture.  
 the word: convolutions and a bidirectional GRU return a distribution over letters, or none, at each
 time.  The CTC loss (Graves, Fernández, Gomez and Schmidhuber, 2006) is minus the logarithm of the
 total probability of all alignments of the word with the sound, so nobody needs to say when a letter
-is spoken.  Decoding is greedy: the best letter at each time, repeats merged, blanks removed.
+is spoken.  Decoding is greedy: the best letter at each time, repeats merged, blanks removed.  Both
+end where the recording ends.
 
     python examples/spoken_digits.py [--data DIR] [--epochs 10] [--seed 0]
                                      [--backend cpu|cuda|auto] [--out out]
@@ -51,6 +52,7 @@ WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 LETTERS = "-" + "".join(sorted(set("".join(WORDS))))  # the first is CTC's blank
 RATE, FRAME, HOP = 8000, 256, 128  # samples per second, per Fourier transform, between two of them
 BANDS, TIMES = 40, 64  # of a spectrogram: about one second
+SHIFT = 2  # in training, sound is moved by up to so many times and bands
 DECIBELS = 80  # below the loudest: 0 in a spectrogram
 
 
@@ -58,6 +60,7 @@ class Recordings(NamedTuple):
     """Log-mel spectrograms (N, 1, BANDS, TIMES), the digits (N,), and the recordings' numbers."""
 
     x: np.ndarray
+    times: np.ndarray  # of a spectrogram that are sound (N,); the others are silence
     digits: np.ndarray
     numbers: np.ndarray
 
@@ -103,9 +106,11 @@ def read_recordings(path: Path) -> Recordings:
     """The files `digit_speaker_number.wav` of the archive."""
     with zipfile.ZipFile(path) as archive:
         names = [name for name in sorted(archive.namelist()) if name.endswith(".wav")]
-        x = np.stack([log_mel(read_wave(archive.read(name))) for name in names])
+        sounds = [read_wave(archive.read(name)) for name in names]
+    x = np.stack([log_mel(sound) for sound in sounds])
+    times = np.array([min(len(sound) // HOP + 1, TIMES) for sound in sounds])
     parts = [Path(name).stem.split("_") for name in names]
-    return Recordings(x[:, None], np.array([int(part[0]) for part in parts]),
+    return Recordings(x[:, None], times, np.array([int(part[0]) for part in parts]),
                       np.array([int(part[-1]) for part in parts]))
 
 
@@ -142,16 +147,25 @@ def spelled() -> tuple[np.ndarray, np.ndarray]:
     return np.array(rows), np.array([len(word) for word in WORDS])
 
 
-def spelling_loss(logits: Any, digits: Any) -> Any:
+def class_loss(logits: Any, times: Any, digits: Any) -> Any:
+    return F.cross_entropy(logits, digits)
+
+
+def spelling_loss(logits: Any, times: Any, digits: Any) -> Any:
     letters, lengths = (gpuprop.tensor(a)[digits] for a in spelled())
-    times = gpuprop.full((len(digits),), len(logits))
-    return F.ctc_loss(F.log_softmax(logits, dim=-1), letters, times, lengths)
+    return F.ctc_loss(F.log_softmax(logits, dim=-1), letters, steps_of(times), lengths)
 
 
-def greedy(logits: np.ndarray) -> list[str]:
+def steps_of(times: Any) -> Any:
+    """How many of the speller's steps (N,) hear the sound, wherever it is moved to."""
+    return ((times + SHIFT + 1) // 2).clip(0, TIMES // 2)
+
+
+def greedy(logits: np.ndarray, times: np.ndarray) -> list[str]:
     """The words of logits (T, N, letters): repeats are merged, then blanks are removed."""
-    best = logits.argmax(axis=-1).T
-    return ["".join(LETTERS[i] for i, _ in itertools.groupby(row) if i) for row in best]
+    best = zip(logits.argmax(axis=-1).T, steps_of(times), strict=True)
+    return ["".join(LETTERS[i] for i, _ in itertools.groupby(row[:steps]) if i)
+            for row, steps in best]
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -178,16 +192,16 @@ def run(model: nn.Module | None = None, loss_of: Callable = spelling_loss,
     model = model or Speller()
     if data is None:  # noise
         x = gpuprop.random.uniform((96, 1, BANDS, TIMES)).numpy()
-        data = Recordings(x, np.arange(96) % 10, np.zeros(96))
-    shifted = RandomCrop((BANDS, TIMES), padding=2)  # in time and in pitch
-    loader = DataLoader(ArrayDataset(data.x, data.digits), 32, shuffle=True, transform=shifted)
+        data = Recordings(x, 40 + np.arange(96) % 20, np.arange(96) % 10, np.zeros(96))
+    shifted = RandomCrop((BANDS, TIMES), padding=SHIFT)
+    loader = DataLoader(ArrayDataset(*data[:3]), 32, shuffle=True, transform=shifted)
     optimizer = optim.AdamW(model.parameters(), weight_decay=0.05)
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=6e-3, epochs=epochs,
                                               steps_per_epoch=len(loader))
 
-    def step(x: Any, digits: Any) -> Any:
+    def step(x: Any, times: Any, digits: Any) -> Any:
         optimizer.zero_grad()
-        loss = loss_of(model(x), digits)
+        loss = loss_of(model(x), times, digits)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -211,7 +225,8 @@ def train(name: str, model: nn.Module, loss_of: Callable, data: Recordings, held
     for epoch in range(1, epochs + 1):
         model.train()
         mean = np.mean([step(*batch).item() for batch in batches])
-        loss = loss_of(gpuprop.tensor(logits_of(model, held.x)), gpuprop.tensor(held.digits)).item()
+        logits = logits_of(model, held.x)
+        loss = loss_of(*map(gpuprop.tensor, (logits, held.times, held.digits))).item()
         if loss < best:
             best, best_state = loss, model.state_dict()
         print(f"{name}: epoch {epoch:2d}/{epochs}: loss {mean:.4f}, held {loss:.4f}", flush=True)
@@ -232,10 +247,11 @@ def draw(path: Path, test: Recordings, classes: np.ndarray, letters: np.ndarray)
     """Of each digit the recording with the most errors, its class, and when it says a letter."""
     from matplotlib.figure import Figure
 
-    words = greedy(letters)
+    words = greedy(letters, test.times)
     edits = np.array([edit_distance(word, WORDS[digit])
                       for word, digit in zip(words, test.digits, strict=True)])
-    best = letters.argmax(axis=-1).T
+    best = np.where(np.arange(len(letters)) < steps_of(test.times)[:, None],
+                    letters.argmax(axis=-1).T, 0)
     seconds = TIMES * HOP / RATE
     figure = Figure(figsize=(14, 6), layout="constrained")
     for digit, axes in enumerate(figure.subplots(2, 5, sharex=True, sharey=True).flat):
@@ -265,12 +281,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     logits = {}
     for name, model, loss, epochs in (
-            ("classes", classifier(), F.cross_entropy, args.epochs),
+            ("classes", classifier(), class_loss, args.epochs),
             ("letters", Speller(), spelling_loss, 2 * args.epochs)):
         train(name, model, loss, data, held, epochs)
         gpuprop.save(args.out / f"spoken_digits_{name}.safetensors", model.state_dict())
         logits[name] = logits_of(model, test.x)
-    classes, words = logits["classes"].argmax(axis=-1), greedy(logits["letters"])
+    classes, words = logits["classes"].argmax(axis=-1), greedy(logits["letters"], test.times)
     draw(args.out / "spoken_digits.png", test, classes, logits["letters"])
     right = [WORDS[digit] for digit in test.digits]
     accuracy = 100 * accuracy_score(test.digits, classes)

@@ -2,10 +2,12 @@
 
 import csv
 import functools
+import gzip
 import importlib
 import io
 import itertools
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -211,7 +213,9 @@ def test_the_words_of_spoken_digits(example):
     spoken = example("spoken_digits")
     times = ["--tthh-rre-e-", "-s-s-iiiixx--", "-------------"]
     classes = np.array([[spoken.LETTERS.index(c) for c in row] for row in times])
-    assert spoken.greedy(np.eye(len(spoken.LETTERS))[classes.T]) == ["three", "ssix", ""]
+    logits = np.eye(len(spoken.LETTERS))[classes.T]
+    assert spoken.greedy(logits, np.array([24, 24, 24])) == ["three", "ssix", ""]
+    assert spoken.greedy(logits, np.array([17, 3, 13])) == ["thre", "s", ""]
 
     @functools.cache
     def distance(a, b):  # the definition
@@ -434,6 +438,123 @@ def test_the_stretches_of_driving(example):
         assert not set(held) & set(test)
         assert all(len(np.unique(rows // 100)) == 2 for rows in (held, test))
     assert sorted(tested) == list(range(1000))
+
+
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    with gzip.open(path, "wb") as file:
+        file.write(head + array.astype("uint8").tobytes())
+
+
+def write_mnist(folder):
+    """Images of a bright square, whose place in a grid of 4 x 3 is the label, with noise."""
+    rng = np.random.default_rng(0)
+    for name, n in ("train", 6000), ("t10k", 500):
+        labels = rng.integers(0, 10, n)
+        images = rng.integers(0, 60, (n, 28, 28))
+        for image, label in zip(images, labels, strict=True):
+            top, left = 4 + 5 * (label // 3), 5 + 6 * (label % 3)
+            image[top:top + 5, left:left + 5] += 180
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels)
+
+
+def test_finetune(tmp_path, example):
+    write_mnist(tmp_path)
+    options = ["--backend", "cpu", "--steps", 30, "--draws", 1, "--data", tmp_path,
+               "--out", tmp_path / "out", "--record", tmp_path / "figures.json"]
+    lines = run("finetune.py", *options, cwd=tmp_path).stdout.splitlines()
+    assert float(re.search("test accuracy (.*) %", lines[1])[1]) > 95
+    accuracy, numbers = json.loads((tmp_path / "figures.json").read_text())
+    assert accuracy["value"] > 90 and f"{accuracy['value']:.2f} %" in lines[-4]
+    assert numbers["value"] < 0.1 * numbers["beside"]["all weights"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "finetune.png", "finetune_base.safetensors", "finetune_adapters.safetensors"}
+
+    finetune = example("finetune")
+    state = gpuprop.load(tmp_path / "out" / "finetune_adapters.safetensors")
+    assert sum(array.size for array in state.values()) == numbers["value"]
+    base = finetune.network()
+    base.load_state_dict(gpuprop.load(tmp_path / "out" / "finetune_base.safetensors"))
+    model = finetune.with_adapters(base)
+    model.load_state_dict(state, strict=False)
+    test = finetune.digits_from(5, finetune.load_mnist(str(tmp_path))[1])
+    last = float(re.search("adapters (.*?) %", lines[-5])[1])
+    assert finetune.accuracy(model, test) == pytest.approx(last, abs=0.005)
+
+
+def test_adapters_change_a_frozen_network(example):
+    finetune = example("finetune")
+    base = finetune.network()
+    model, step, batches = finetune.run(finetune.with_adapters(base))
+    x = gpuprop.random.uniform((7, 784))
+    body = lambda: model[0](x).numpy()
+    np.testing.assert_array_equal(body(), base[0](x).numpy())
+    before = model.state_dict()
+    for batch in batches:
+        step(*batch)
+    trained = finetune.trained(model)
+    after = model.state_dict()
+    changed = {name for name in after if not np.array_equal(after[name], before[name])}
+    assert changed == {*trained} and all(name.split(".")[-1] in {"a", "b", "weight", "bias"}
+                                         for name in trained)
+    assert abs(body() - base[0](x).numpy()).max() > 1e-3
+    for index in 1, 4, 8:  # the weights of the layers differ by matrices of low rank
+        difference = (model[0][index].weight - base[0][index].weight).numpy()
+        assert np.linalg.matrix_rank(difference.reshape(len(difference), -1),
+                                     tol=1e-4 * abs(difference).max()) <= finetune.RANK
+
+
+def test_stream(tmp_path, example):
+    write_mnist(tmp_path)
+    options = ["--backend", "cpu", "--gigabytes", 0.02, "--data", tmp_path,
+               "--out", tmp_path / "out", "--record", tmp_path / "figures.json"]
+    *_, last = run("stream.py", *options, "--keep", cwd=tmp_path).stdout.splitlines()
+    memory, accuracy = json.loads((tmp_path / "figures.json").read_text())
+    assert 20 < memory["value"] < 400
+    assert memory["beside"]["size of the set"] == pytest.approx(20, 0.01)
+    assert accuracy["value"] > 90 and last == f"test accuracy: {accuracy['value']:.2f} %"
+
+    stream = example("stream")
+    images, labels = stream.open_set(tmp_path / "out" / "stream").arrays
+    assert images.shape == (20_000_000 // 784, 1, 28, 28)
+    assert (np.diff(labels.astype(int)) >= 0).all()  # one digit after the other
+    for digit in range(10):  # the square is where that of the digit was
+        image = images[labels == digit].mean(axis=(0, 1))
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        assert abs(row - 6 - 5 * (digit // 3)) <= 2 and abs(column - 7 - 6 * (digit % 3)) <= 2
+
+    run("stream.py", *options, cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "stream.png", "stream.safetensors"}
+
+
+def test_the_order_of_stream(example):
+    stream = example("stream")
+    n = 3 * stream.BLOCK * stream.MIXED + 50
+    order = lambda seed: [*stream.MixedBlocks(n).epoch_indices(gpuprop.random.Generator(seed))]
+    found = order(0)
+    assert found == order(0) != order(1)
+    assert sorted(found) == list(range(n))
+    for batch in np.array_split(found, n // 256):
+        counts = np.bincount(batch * 10 // n, minlength=10)  # ten classes, one after the other
+        assert counts.min() >= 5 and counts.max() <= 60
+
+
+def test_the_memory_of_stream(tmp_path, example):
+    stream = example("stream")
+    size = 2**25
+    before = stream.memory()
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as own:
+        own.write(bytes(size))
+        allocated = stream.memory()
+    assert size <= allocated.own - before.own < 2.2 * size  # the bytes are copied
+    (tmp_path / "file").write_bytes(b"1" * size)
+    mapped = np.memmap(tmp_path / "file", "uint8", "r")
+    before = stream.memory()
+    assert mapped.max() == ord("1")
+    after = stream.memory()
+    assert after.own - before.own < size / 8 and after.files - before.files > 0.8 * size
 
 
 @pytest.mark.parametrize(("name", "files"), [
