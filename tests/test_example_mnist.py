@@ -22,6 +22,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 import gpuprop
+from gpuprop.data import read_idx
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FIRST_LINE = "1497 training images, 300 test images, backend 'numpy'"
@@ -44,6 +45,13 @@ def folder(tmp_path_factory):
         write_idx(folder / f"{part}-images-idx3-ubyte.gz", images[rows])
         write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels[rows])
     return folder
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """A function that imports an example."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module
 
 
 def run(name, *arguments, **environment):
@@ -119,9 +127,8 @@ def test_similar_finds_the_same_digits(folder, tmp_path):
     assert png_files(tmp_path / "out") == ["similar.png"]
 
 
-def test_similar_teaches_the_hardest_triplets(monkeypatch):
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    similar = importlib.import_module("similar")
+def test_similar_teaches_the_hardest_triplets(example):
+    similar = example("similar")
     rng = np.random.default_rng(0)
     points = rng.normal(size=(40, 5))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
@@ -131,6 +138,49 @@ def test_similar_teaches_the_hardest_triplets(monkeypatch):
         distances = np.linalg.norm(points - points[i], axis=1)
         assert distances[same.numpy()[i]] == distances[labels == label].max()
         assert distances[other.numpy()[i]] == distances[labels != label].min()
+
+
+def test_vae_bounds_the_log_likelihood(example):
+    vae = example("vae")
+    model = vae.AutoEncoder()
+    layers = model.encoder[-1], model.decoder[-1]
+    for layer in layers:  # codes have one distribution; each pixel is black with probability 1/2
+        layer.weight.data[...] = 0
+        layer.bias.data[...] = 0
+    mean, std = 0.1, 1.2
+    layers[0].bias.data[:vae.CODE] = mean
+    layers[0].bias.data[vae.CODE:] = np.log(std)
+    divergence = vae.CODE * ((mean**2 + std**2 - 1) / 2 - np.log(std))
+    images = vae.binary(gpuprop.random.uniform((3, 784)))
+    with gpuprop.no_grad():
+        elbo = model(images).numpy()
+        likelihood = model.log_likelihood(images, 4000).numpy()
+    np.testing.assert_allclose(elbo, -784 * np.log(2) - divergence, rtol=1e-5)
+    np.testing.assert_allclose(likelihood, -784 * np.log(2), atol=0.25)
+
+
+def test_vae_learns_and_draws(folder, tmp_path):
+    figures = tmp_path / "figures.json"
+    done = run("vae.py", "--data", folder, "--epochs", "30", "--batch-size", "20",
+               "--samples", "50", "--out", tmp_path / "out", "--record", figures)
+    assert done.returncode == 0, done.stderr
+    first, *epochs, likelihood, elbo = done.stdout.splitlines()
+    assert first == "1372 training images, 300 test images, backend 'numpy'"
+    values = [figure["value"] for figure in json.loads(figures.read_text())]
+    assert likelihood.startswith(f"negative log-likelihood of test images, nats: {values[0]:.2f};")
+    assert elbo == f"negative ELBO of test images, nats: {values[1]:.2f}"
+    held = -float(epochs[-1].split()[-1])
+    assert values[0] < values[1] < 1.02 * held
+    assert held < 0.98 * independent_pixels(folder)
+    assert png_files(tmp_path / "out") == ["vae.png"]
+
+
+def independent_pixels(folder):
+    """The negative log-likelihood of the test images if pixels are independent."""
+    train, test = (read_idx(folder / f"{part}-images-idx3-ubyte.gz") / 255
+                   for part in ("train", "t10k"))
+    black = train.mean(axis=0).clip(1e-3, 1 - 1e-3)
+    return -(test * np.log(black) + (1 - test) * np.log(1 - black)).sum(axis=(1, 2)).mean()
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
