@@ -136,7 +136,7 @@ def draw(path: Path, model: AutoEncoder, test: ArrayDataset) -> None:
         samples = shown(gpuprop.random.normal((100, CODE)))
         reconstructions = shown(codes)
         steps = shown(gpuprop.tensor(walks(codes.numpy(), 10)))
-    figure = Figure(figsize=(13, 5.2), dpi=100, layout="constrained")
+    figure = Figure(figsize=(13, 5.2), dpi=90, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[10, 2, 10])
     pairs = np.stack([digits.reshape(-1, 28, 28), reconstructions], axis=1).reshape(-1, 28, 28)
     style = {"cmap": "gray_r", "vmin": 0, "vmax": 1}
