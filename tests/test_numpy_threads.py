@@ -17,7 +17,7 @@ from time_limit import time_limit
 
 import gpuprop as gp
 import gpuprop.functional as F
-from gpuprop_numpy import columns, convolution, planes, pooling, products, threads
+from gpuprop_numpy import columns, convolution, planes, pooling, products, threads, tiles
 
 
 @pytest.fixture(autouse=True)
@@ -28,18 +28,21 @@ def three_threads():
     gp.set_num_threads(before)
 
 
-@pytest.fixture(params=[(1 << 19, False), (1 << 19, True), (2000, True)],
-                ids=["whole images", "small products", "bands"])
+@pytest.fixture(params=[(1 << 19, False, 1 << 60), (1 << 19, True, 1 << 60),
+                        (2000, True, 1 << 60), (1 << 19, True, 0), (2000, True, 0)],
+                ids=["whole images", "small products", "bands", "tiles", "tiles of bands"])
 def small_tasks(request, monkeypatch):
-    max_elements, has_small_products = request.param
+    max_elements, has_small_products, min_work_of_tiles = request.param
+    monkeypatch.setattr(convolution, "MIN_WORK_OF_TILES", min_work_of_tiles)
     monkeypatch.setattr(convolution, "MAX_ELEMENTS", max_elements)
     monkeypatch.setattr(columns, "has_small_products", lambda: has_small_products)
     for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS", "MIN_ELEMENTS"):
         monkeypatch.setattr(convolution, limit, 0)
     monkeypatch.setattr(columns, "MIN_TERMS", 6)
     monkeypatch.setattr(columns, "SMALL_PRODUCT", 10_000)
-    monkeypatch.setattr(planes, "WINDOWS", 200)
-    monkeypatch.setattr(planes, "ELEMENTS", 0)
+    for kind in (planes.Planes, tiles.Tiles):
+        monkeypatch.setattr(kind, "min_windows", 200)
+        monkeypatch.setattr(kind, "max_elements", 0)
     monkeypatch.setattr(planes, "WORK_PER_TASK", 2000)
 
 

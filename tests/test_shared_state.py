@@ -18,6 +18,7 @@ IMPORT = "changed only while modules are imported, under their import locks, and
 CONTEXT = "each context has its own value"
 THREAD = "each thread has its own"
 LOCK = "a lock"
+COMPILES = "of one compilation, and Numba compiles one function at a time"
 CACHE = "a cache of a pure function: two threads may compute one value twice"
 LOCKED = "read and changed under "
 CALL = "a variable of one call, which no other thread sees"
@@ -132,9 +133,13 @@ SAFE = {
     "gpuprop_numpy.attention.triangle": CACHE,
     "gpuprop_numpy.compiled.njit": CACHE,
     "gpuprop_numpy.depthwise.compiled_loops": CACHE,
+    "gpuprop_numpy.microkernels.microkernels": CACHE,
+    "gpuprop_numpy.microkernels._copy.copy.generate.builder": COMPILES,
+    "gpuprop_numpy.microkernels._dot.dot.generate.builder": COMPILES,
+    "gpuprop_numpy.microkernels._multiply.multiply.generate.builder": COMPILES,
+    "gpuprop_numpy.tiles.tile_loops": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
-    "gpuprop_numpy.convolution.forward_band.y": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.products.has_small_products": CACHE,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gpuprop_numpy.planes import Geometry, Planes
+from gpuprop_numpy.planes import Geometry, NumpyPlanes
 from gpuprop_numpy.products import has_small_products
 
 MIN_TERMS = 48  # of the sum of one product; with fewer, columns have the offsets of all axes
@@ -14,7 +14,7 @@ SMALL_PRODUCT = 10**6  # multiplications up to which OpenBLAS makes no copies, w
 SMALL_SUM = 128  # terms up to which such products are faster
 
 
-class Columns(Planes):
+class Columns(NumpyPlanes):
     """Planes, and their windows as the columns of matrices.
 
     The offsets along all axes but the first are copied to columns.  Those along the first one are

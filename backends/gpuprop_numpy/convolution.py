@@ -1,7 +1,8 @@
 """The overrides of convolutions for the CPU: a few images at a time, in threads.
 
-Filters are applied as products of matrices (`Columns`), with few channels per group as sums of
-slices (`Slices`), and filters of one element as products with the images themselves.
+Filters are applied by compiled loops (`Tiles`), without Numba as products of matrices (`Columns`),
+with few channels per group as sums of slices (`Slices`), and filters of one element as products
+with the images themselves.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from gpuprop_numpy.columns import Columns
 from gpuprop_numpy.depthwise import MAX_PAIRS, Slices
 from gpuprop_numpy.planes import Axis, Geometry, Planes, in_blocks
 from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy.tiles import Tiles, fills_tiles
 
 # the portable versions are faster below
 MIN_WORK = 1 << 18  # multiplications
 MIN_WORK_OF_COLUMNS = 1 << 20
+MIN_WORK_OF_TILES = 1 << 17  # of an image; nobody should wait for Numba to compile
 MIN_WINDOWS = 1024  # of a batch, for products of columns
 MIN_ELEMENTS = 64  # of an image, for filters of one element
 MAX_ELEMENTS = 1 << 19  # of a block; a larger image is divided into bands
@@ -30,7 +33,11 @@ MAX_WIDENING = 4  # outputs per input up to which columns of dy are no more than
 
 
 def kind_of(g: Geometry) -> type[Planes]:
-    return Slices if g.group_channels * g.group_out <= MAX_PAIRS else Columns
+    if g.group_channels * g.group_out <= MAX_PAIRS:
+        return Slices
+    if g.work >= MIN_WORK_OF_TILES and fills_tiles(g):
+        return Tiles
+    return Columns
 
 
 class Band(NamedTuple):
@@ -80,18 +87,8 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geome
 
 def forward_band(x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None, g: Geometry,
                  y: np.ndarray) -> None:
-    per_channel = None if bias is None else bias.reshape(-1, *(1,) * len(g.counts))
-
     def work(block: Planes, parts: Sequence[slice]) -> None:
-        windows = np.empty((g.out, *block.shape), y.dtype)
-        result = block.inside(windows)
-        for part in parts:
-            block.read(x[part])
-            block.apply(filters, windows)
-            if per_channel is None:
-                y[part] = result
-            else:
-                np.add(result, per_channel, out=y[part])
+        block.forward(x, filters, bias, y, parts)
 
     in_blocks(kind_of(g), g, y.dtype, len(x), work)
 
@@ -107,14 +104,7 @@ def band_weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype
     kind = kind_of(g)
 
     def work(block: Planes, parts: Sequence[slice]) -> np.ndarray:
-        windows = block.new_dy()
-        inside = block.inside(windows)
-        grad = block.new_grad()
-        for part in parts:
-            block.read(x[part])
-            inside[...] = dy[part]
-            block.add_grad(grad, windows)
-        return grad
+        return block.grad(x, dy, parts)
 
     grads = in_blocks(kind, g, dtype, len(x), work, max_tasks=8)  # each has the weight's size
     if not grads:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gpuprop_numpy import compiled
-from gpuprop_numpy.planes import Geometry, Planes
+from gpuprop_numpy.planes import Geometry, NumpyPlanes
 
 MAX_PAIRS = 4  # channels per group, times outputs per group
 
 
-class Slices(Planes):
+class Slices(NumpyPlanes):
     """Planes, and the slices of them that the elements of the filter meet.
 
     einsum multiplies and adds in one pass, and for all rows of the filter while a slice is in the

@@ -21,8 +21,6 @@ import numpy as np
 
 from gpuprop_numpy.threads import in_threads
 
-WINDOWS = 512  # of a block; longer matrix products are not faster
-ELEMENTS = 1 << 17  # of a block, which has more windows if they have few elements
 WORK_PER_TASK = 1 << 25  # multiplications of BLAS
 
 
@@ -95,6 +93,9 @@ class Planes(ABC):
     """
 
     cost = 1  # of a multiplication, compared with BLAS
+    min_windows = 512  # of a block; longer matrix products are not faster
+    max_elements = 1 << 17  # of a block, unless it would have too few windows
+    slack = 0  # elements after the last window that may be read
 
     def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
         self.geometry = g
@@ -108,7 +109,7 @@ class Planes(ABC):
         end = self.windows + sum(step * max(start for _, start in axis.offsets)
                                  for axis, step in zip(self.axes, self.steps, strict=True))
         phases = math.prod(axis.phases for axis in self.axes)
-        self.planes = np.zeros((phases, g.channels, max(elements, end)), dtype)
+        self.planes = np.zeros((phases, g.channels, max(elements, end) + self.slack), dtype)
         by_row = self.planes[..., :elements].reshape(
             phases, g.channels, lengths[0], images, *lengths[1:])
         self._inside = []
@@ -146,6 +147,47 @@ class Planes(ABC):
         """(O, C / groups, *size) -> the filters."""
 
     @abstractmethod
+    def forward(self, x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
+                y: np.ndarray, parts: Sequence[slice]) -> None:
+        """Apply filters to equal parts of a batch, (N, C, *space) -> y, (N, O, *counts)."""
+
+    @abstractmethod
+    def grad(self, x: np.ndarray, dy: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+        """The gradient of the filters, of equal parts of a batch."""
+
+    @staticmethod
+    @abstractmethod
+    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
+        """The gradient of the filters -> (O, C / groups, *size)."""
+
+
+class NumpyPlanes(Planes):
+    """Planes that NumPy reads, one part of the batch after the other."""
+
+    def forward(self, x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
+                y: np.ndarray, parts: Sequence[slice]) -> None:
+        windows = np.empty((self.geometry.out, *self.shape), y.dtype)
+        result = self.inside(windows)
+        per_channel = None if bias is None else bias.reshape(-1, *(1,) * (y.ndim - 2))
+        for part in parts:
+            self.read(x[part])
+            self.apply(filters, windows)
+            if per_channel is None:
+                y[part] = result
+            else:
+                np.add(result, per_channel, out=y[part])
+
+    def grad(self, x: np.ndarray, dy: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+        windows = self.new_dy()
+        inside = self.inside(windows)
+        grad = self.new_grad()
+        for part in parts:
+            self.read(x[part])
+            inside[...] = dy[part]
+            self.add_grad(grad, windows)
+        return grad
+
+    @abstractmethod
     def apply(self, filters: np.ndarray, out: np.ndarray) -> None:
         """Write the products of the filters and all windows to out, (O, *shape)."""
 
@@ -161,11 +203,6 @@ class Planes(ABC):
     def add_grad(self, grad: np.ndarray, dy: np.ndarray) -> None:
         """Add the gradient of the filters, for dy (O, *shape)."""
 
-    @staticmethod
-    @abstractmethod
-    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
-        """The gradient of the filters -> (O, C / groups, *size)."""
-
 
 def _images_first(a: np.ndarray) -> np.ndarray:
     """(C, rows, images, ...) -> (images, C, rows, ...)."""
@@ -178,7 +215,7 @@ def in_blocks(kind: type[Planes], g: Geometry, dtype: np.dtype, n: int,
 
     A thread uses one block for all of its tasks.
     """
-    windows = max(WINDOWS, ELEMENTS // kind.elements(g))
+    windows = max(kind.min_windows, kind.max_elements // kind.elements(g))
     images = max(1, windows // max(1, g.windows))
     images = max(1, math.ceil(n / max(1, math.ceil(n / images))))  # parts of equal size
     parts = [slice(i, i + images) for i in range(0, n - images + 1, images)]
