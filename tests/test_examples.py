@@ -555,9 +555,101 @@ def test_the_memory_of_stream(tmp_path, example):
     assert mapped.max() == ord("1")
     after = stream.memory()
     assert after.own - before.own < size / 8 and after.files - before.files > 0.8 * size
+def write_blood(folder, rng):
+    """Pictures of discs as large and as colored as white cells, red cells and platelets are."""
+    kinds = {"WBC": (90, 8, (145, 110, 210)), "RBC": (50, 0, (180, 155, 160)),
+             "Platelets": (26, 8, (145, 110, 210))}  # radius, pale rim, color
+    for name in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (folder / name).mkdir(parents=True)
+    y, x = np.mgrid[:480, :640]
+    for part, n in {"train": 24, "val": 2, "test": 4}.items():
+        names = [f"{part}{i}" for i in range(n)]
+        (folder / f"ImageSets/Main/{part}.txt").write_text("\n".join(names))
+        for name in names:
+            pixels = np.full((480, 640, 3), 200) + rng.integers(-5, 6, (480, 640, 3))
+            objects = ["<object><name>RBC</name><bndbox><xmin>50</xmin><ymin>60</ymin>"
+                       "<xmax>50</xmax><ymax>60</ymax></bndbox></object>"]  # of no area
+            places = rng.permutation(6)
+            for place, kind in zip(places, ["WBC", *["RBC"] * 3, *["Platelets"] * 2], strict=True):
+                radius, rim, color = kinds[kind]
+                cx, cy = 107 + 213 * (place % 3), 120 + 240 * (place // 3)
+                pixels[(x - cx)**2 + (y - cy)**2 < (radius - rim)**2] = color
+                corners = zip(("xmin", "ymin", "xmax", "ymax"),
+                              (cx - radius, cy - radius, cx + radius, cy + radius), strict=True)
+                box = "".join(f"<{side}>{value}</{side}>" for side, value in corners)
+                objects.append(f"<object><name>{kind}</name><bndbox>{box}</bndbox></object>")
+            Image.fromarray(pixels.astype("uint8")).save(folder / f"JPEGImages/{name}.jpg")
+            (folder / f"Annotations/{name}.xml").write_text(
+                f"<annotation>{''.join(objects)}</annotation>")
+
+
+def test_blood_cells(tmp_path):
+    write_blood(tmp_path / "BCCD", np.random.default_rng(0))
+    options = ["--backend", "cpu", "--epochs", 5, "--data", tmp_path, "--out", tmp_path / "out"]
+    *_, network, colors = run("blood_cells.py", *options, cwd=tmp_path).stdout.splitlines()
+    for line in (network, colors):
+        assert min(map(float, re.findall(r"[0-9.]+", line))) > 0.8, line
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "blood_cells.png", "blood_cells.safetensors"}
+
+
+def test_average_precision_is_that_of_pascal_voc(example):
+    blood = example("blood_cells")
+    rng = np.random.default_rng(0)
+    found, cells = [], []
+    for _ in range(12):
+        corner = rng.integers(0, 80, (9, 2))
+        boxes = np.concatenate([corner, corner + rng.integers(10, 40, (9, 2))], axis=1)
+        near = np.repeat(boxes, 2, axis=0) + rng.integers(-4, 5, (18, 4))
+        kinds = rng.integers(0, 3, 9)
+        scores = rng.random(18)
+        order = np.argsort(-scores)
+        cells.append(blood.Cells(boxes, kinds))
+        found.append(blood.Found(near[order], np.repeat(kinds, 2)[order], scores[order]))
+    # by voc_eval.py of github.com/rbgirshick/py-faster-rcnn, whose boxes include their last pixel
+    expected = [0.854726150951599, 0.7266001507931128, 0.7266716469667736]
+    np.testing.assert_allclose(blood.average_precisions(found, cells), expected, rtol=1e-12)
+    nothing = [blood.Found(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)) for _ in cells]
+    assert not blood.average_precisions(nothing, cells).any()
+
+
+def test_the_network_of_blood_cells_can_give_its_targets(example):
+    blood = example("blood_cells")
+    boxes = np.array([[10, 10, 110, 90], [100, 60, 150, 118], [30, 99, 41, 111]], "float32")
+    cells = blood.Cells(boxes, np.array([0, 1, 2]))
+    heat, distances, weight = blood.targets(cells, 120, 160)
+    assert heat.shape == (3, 15, 20) and (heat == 1).sum(axis=(1, 2)).tolist() == [1, 1, 1]
+    assert 2.5 < weight.sum() <= 3
+    found = blood.decode(np.where(heat == 1, 5, -5), distances)
+    order = np.argsort(found.kinds)
+    np.testing.assert_allclose(found.boxes[order], boxes, rtol=1e-5)
+
+
+def test_the_overlap_loss_of_blood_cells(example):
+    blood = example("blood_cells")
+    rng = np.random.default_rng(0)
+    distances = rng.uniform(1, 9, (2, 1, 4, 3, 5))
+    weight = rng.random((1, 3, 5))
+    corners = [np.concatenate([-own[0, :2], own[0, 2:]]).reshape(4, -1).T for own in distances]
+    overlap = gpuprop.functional.generalized_box_iou(*corners).diagonal()
+    expected = np.average(1 - overlap, weights=weight.ravel())
+    assert blood.overlap_loss(*distances, weight) == pytest.approx(expected)
+
+
+def test_mirror_images_of_blood_cells(example):
+    blood = example("blood_cells")
+    image = np.zeros((1, 3, 40, 60), "uint8")
+    image[..., 5:15, 20:50] = 1
+    cells = [blood.Cells(np.array([[20, 5, 50, 15]], "float32"), np.array([0]))]
+    mirrored = blood.Pictures(image, cells).and_mirrored(0).and_mirrored(1)
+    assert len(mirrored.images) == len(mirrored.cells) == 4
+    for image, ([box], _) in zip(*mirrored, strict=True):
+        _, y, x = image.nonzero()
+        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
 @pytest.mark.parametrize(("name", "files"), [
+    ("blood_cells", "BCCD"),
     ("movies", "ratings.csv and movies.csv"),
     ("spoken_digits", "free-spoken-digit-dataset-master.zip"),
     ("volatility", "vix-daily.csv and sp500-monthly.csv")])
