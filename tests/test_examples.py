@@ -556,8 +556,8 @@ def test_the_memory_of_stream(tmp_path, example):
     after = stream.memory()
     assert after.own - before.own < size / 8 and after.files - before.files > 0.8 * size
 def write_blood(folder, rng):
-    """Pictures of discs as large and as colored as white cells, red cells and platelets are."""
-    kinds = {"WBC": (90, 8, (145, 110, 210)), "RBC": (50, 0, (180, 155, 160)),
+    """Pictures of discs that are colored as white cells, red cells and platelets are."""
+    kinds = {"WBC": (60, 8, (145, 110, 210)), "RBC": (50, 0, (180, 155, 160)),
              "Platelets": (26, 8, (145, 110, 210))}  # radius, pale rim, color
     for name in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True)
@@ -585,7 +585,7 @@ def write_blood(folder, rng):
 
 def test_blood_cells(tmp_path):
     write_blood(tmp_path / "BCCD", np.random.default_rng(0))
-    options = ["--backend", "cpu", "--epochs", 5, "--data", tmp_path, "--out", tmp_path / "out"]
+    options = ["--backend", "cpu", "--epochs", 8, "--data", tmp_path, "--out", tmp_path / "out"]
     *_, network, colors = run("blood_cells.py", *options, cwd=tmp_path).stdout.splitlines()
     for line in (network, colors):
         assert min(map(float, re.findall(r"[0-9.]+", line))) > 0.8, line
