@@ -11,7 +11,17 @@ from gpuprop import functional as F
 from gpuprop import optim
 from gpuprop._core import graph
 from gpuprop.optim._adam import adam_update
-from gpuprop_numpy import NumpyBackend, compiled, convolution, depthwise, pointwise, threads
+from gpuprop.testing import check_kernel
+from gpuprop.testing.rows._pooling import ROWS as POOLING
+from gpuprop_numpy import (
+    NumpyBackend,
+    compiled,
+    convolution,
+    depthwise,
+    pointwise,
+    pooling,
+    threads,
+)
 
 xp = NumpyBackend().xp
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 1e38, np.inf, -np.inf, np.nan]
@@ -284,6 +294,65 @@ def test_depthwise_convolutions(shape, filters, options, dtype, with_loops, monk
     for got, expected in zip(found, want, strict=True):
         np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
     assert bool(used) == with_loops
+
+
+def count_calls(monkeypatch, module):
+    """The results of the module's `compiled_loops` from now on."""
+    used = []
+    find = module.compiled_loops
+    spy = lambda *options: used.append(find(*options)) or used[-1]
+    monkeypatch.setattr(module, "compiled_loops", spy)
+    return used
+
+
+def test_max_pool_rows(monkeypatch):
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0)
+    used = count_calls(monkeypatch, pooling)
+    rows = [row for row in POOLING if "max_pool" in row.op.__name__]
+    check_kernel("numpy", "gpuprop.functional:max_pool", rows)
+    assert used and all(used)
+
+
+@pytest.mark.parametrize(("shape", "dtype", "size", "options"), [
+    ((3, 5, 90, 91), "float32", 2, {}), ((2, 2, 130, 130), "float64", 2, {}),
+    ((2, 3, 120, 123), "float32", 3, {"stride": 2, "padding": 1}),
+    ((2, 3, 111, 120), "float32", (2, 4),
+     {"stride": (3, 1), "padding": (0, 2), "dilation": (1, 2)}),
+    ((2, 2, 150, 150), "float64", 3, {"stride": 4, "ceil_mode": True}),
+    ((40, 2, 1001), "float32", 5, {"padding": 2}),
+    ((2, 3, 21, 24, 25), "float32", 2, {"padding": 1}),
+    ((1, 1, 300, 301), "float64", (16, 16), {"stride": 5})])
+def test_max_pool(shape, dtype, size, options, monkeypatch, rng):
+    """Ties, NaN and infinities too: both versions take the same elements."""
+    monkeypatch.setattr(pooling, "PER_LOOP", 1 << 15)
+    used = count_calls(monkeypatch, pooling)
+    x = rng.integers(-3, 4, shape).astype(dtype)
+    x[rng.random(shape) < 0.1] = np.nan
+    x[rng.random(shape) < 0.1] = np.inf
+    x[:, :1, :40] = -np.inf
+    pool = getattr(F, f"max_pool{len(shape) - 2}d")
+
+    def results():
+        a = gpuprop.tensor(x, requires_grad=True)
+        y = pool(a, size, **options)
+        y.backward(np.arange(y.size).reshape(y.shape).astype(dtype))
+        return y.numpy(), a.grad.copy()
+
+    found = results()
+    with gpuprop.generic():
+        want = results()
+    same_bits(found[0], want[0])
+    np.testing.assert_allclose(found[1], want[1], 1e-6)
+    assert used
+
+
+def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
+    used = count_calls(monkeypatch, pooling)
+    x = rng.standard_normal((2, 300, 210, 3)).transpose(0, 3, 2, 1)[:, ::-1]
+    with gpuprop.generic():
+        want = F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))
+    same_bits((F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))), want)
+    assert len(used) == 1  # the number of an element of the wider window needs more than one byte
 
 
 @pytest.mark.parametrize("activation", [F.gelu, F.relu, F.hardtanh])

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpuprop.backend import portable
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy import compiled
+from gpuprop_numpy.threads import even_slices, in_threads
 
 PER_TASK = 1 << 18  # elements of the input; temporaries of this size stay in the CPU's cache
 
 
 def max_pool(xp: Any, input: Any, size: Any, counts: Any, stride: Any, padding: Any, dilation: Any,
              return_indices: Any) -> tuple:
-    """`max_pool` of parts of the batch."""
+    """`max_pool` of parts of the batch, or of planes by loops of Numba."""
+    if not return_indices and is_supported(input, size):
+        loops = compiled_loops(size[-1], stride[-1], dilation[-1])
+        if loops is not None:
+            places = find_places(input.shape[2:], size, counts, stride, padding, dilation)
+            return pool_planes(input, counts, places, *loops)
     pool = portable("gpuprop.functional:max_pool")
     options = size, counts, stride, padding, dilation, return_indices
     step = max(1, PER_TASK // max(1, math.prod(input.shape[1:])))
@@ -35,3 +43,129 @@ def max_pool(xp: Any, input: Any, size: Any, counts: Any, stride: Any, padding: 
         return dx
 
     return np.concatenate([y for y, _ in results]), (input_grad,)
+
+
+# ---- loops of Numba ------------------------------------------------------------------------------
+
+PER_LOOP = 1 << 20  # elements of the input: about 0.3 ms of work
+MAX_SIDE = 256  # rows of a window, or elements of a row: one byte is the number of each
+PADDING = -(1 << 32)  # a place in the padding
+
+
+class Places(NamedTuple):
+    """Where the elements of windows are in a plane, ``rows[r, i] + columns[w, j]``.
+
+    A row of windows has one place along all axes but the last.  Places in the padding are negative.
+    """
+
+    rows: np.ndarray  # (rows of windows, rows of a window)
+    columns: np.ndarray  # (windows of a row, elements of a row)
+    first: int  # the windows from here to `end` have no padding at their sides
+    end: int
+    others: np.ndarray
+
+
+def is_supported(input: np.ndarray, size: Sequence[int]) -> bool:
+    """Whether loops are used for windows of `size`."""
+    return input.size >= compiled.MIN_SIZE and input.dtype in (np.float32, np.float64) \
+        and max(size[-1], math.prod(size[:-1])) <= MAX_SIDE
+
+
+@functools.lru_cache
+def find_places(space: tuple, *options: tuple) -> Places:
+    """The places of windows; `options` are those of `places_of_axis`, for each axis of `space`."""
+    *leading, columns = map(places_of_axis, space, *options)
+    rows = np.zeros((1, 1), int)
+    for length, places in zip(space[:-1], leading, strict=True):
+        grid = rows[:, None, :, None] * length + places[:, None]
+        rows = grid.reshape(math.prod(grid.shape[:2]), -1)
+    is_inside = (columns >= 0).all(axis=1)
+    inner = np.flatnonzero(is_inside)
+    first, end = (inner[0], inner[-1] + 1) if inner.size else (0, 0)
+    return Places(rows * space[-1], columns, first, end, np.flatnonzero(~is_inside))
+
+
+def places_of_axis(length: int, size: int, count: int, stride: int, padding: tuple[int, int],
+                   dilation: int) -> np.ndarray:
+    """The places of windows along one axis: (count, size)."""
+    places = np.arange(count)[:, None] * stride - padding[0] + np.arange(size) * dilation
+    return np.where((places >= 0) & (places < length), places, PADDING)
+
+
+def pool_planes(input: np.ndarray, counts: Sequence[int], places: Places, forward: Callable,
+                backward: Callable) -> tuple:
+    """The output and the pullback of max pooling by `compiled_loops`."""
+    x = np.ascontiguousarray(input).reshape(-1, math.prod(input.shape[2:]))
+    y = np.empty((len(x), len(places.rows), counts[-1]), x.dtype)
+    best = np.empty(y.shape, np.uint16)
+    parts = even_slices(len(x), max(1, PER_LOOP // x.shape[1]))
+    in_threads(lambda part: forward(x[part], *places, y[part], best[part]), parts)
+    plane_shape = x.shape
+    input_shape = input.shape
+
+    def input_grad(dy: np.ndarray) -> np.ndarray:
+        dy = np.ascontiguousarray(dy).reshape(best.shape)
+        dx = np.zeros(plane_shape, dy.dtype)
+        in_threads(lambda part: backward(dy[part], best[part], places.rows, places.columns,
+                                         dx[part]), parts)
+        return dx.reshape(input_shape)
+
+    return y.reshape(*input.shape[:2], *counts), (input_grad,)
+
+
+@functools.cache
+def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Callable] | None:
+    """``forward(x, *places, y, best)`` and ``backward(dy, best, rows, columns, dx)``, or None.
+
+    `x` and `dx` are (planes, elements); `y`, `dy` and `best` are (planes, rows of windows, windows
+    of a row).  `best` is 256 * i + j if a window takes element j of its row i.  The options, those
+    of the last axis, are constants: this lets Numba use vector instructions.
+    """
+    decorate = compiled.njit()
+    if decorate is None:
+        return None
+
+    @decorate
+    def is_larger(a: Any, b: Any) -> Any:
+        """Whether a window takes `a`, not `b`, which follows: the first NaN, or of equal ones."""
+        return (a >= b) | (a != a)
+
+    @decorate
+    def forward(x: Any, rows: Any, columns: Any, first: Any, end: Any, others: Any, y: Any,
+                best: Any) -> None:
+        for plane in range(y.shape[0]):
+            elements = x[plane]
+            for r in range(y.shape[1]):
+                row_y, row_best = y[plane, r], best[plane, r]
+                row_y[:] = -np.inf
+                inner_y, inner_best = row_y[first:end], row_best[first:end]
+                for i in range(rows.shape[1] - 1, -1, -1):
+                    start = rows[r, i]
+                    if start < 0:
+                        continue
+                    row = elements[start + columns[first, 0]:]
+                    for w in range(inner_y.size):
+                        maximum, number = inner_y[w], inner_best[w]
+                        for k in range(size):
+                            j = size - 1 - k
+                            value = row[w * stride + j * dilation]
+                            is_new = is_larger(value, maximum)
+                            maximum = value if is_new else maximum
+                            number = np.uint16(i << 8 | j) if is_new else number
+                        inner_y[w], inner_best[w] = maximum, number
+                    for w in others:
+                        for j in range(size - 1, -1, -1):
+                            if columns[w, j] >= 0:
+                                value = elements[start + columns[w, j]]
+                                if is_larger(value, row_y[w]):
+                                    row_y[w], row_best[w] = value, i << 8 | j
+
+    @decorate
+    def backward(dy: Any, best: Any, rows: Any, columns: Any, dx: Any) -> None:
+        for plane in range(dy.shape[0]):
+            for r in range(dy.shape[1]):
+                for w in range(dy.shape[2]):
+                    i, j = best[plane, r, w] >> 8, best[plane, r, w] & 255
+                    dx[plane, rows[r, i] + columns[w, j]] += dy[plane, r, w]
+
+    return compiled.Loop(forward), compiled.Loop(backward)
