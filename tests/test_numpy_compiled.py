@@ -12,12 +12,14 @@ from gpuprop import optim
 from gpuprop._core import graph
 from gpuprop.optim._adam import adam_update
 from gpuprop.testing import check_kernel
+from gpuprop.testing.rows._normalization import ROWS as NORMALIZATION
 from gpuprop.testing.rows._pooling import ROWS as POOLING
 from gpuprop_numpy import (
     NumpyBackend,
     compiled,
     convolution,
     depthwise,
+    normalization,
     pointwise,
     pooling,
     threads,
@@ -353,6 +355,85 @@ def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
         want = F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))
     same_bits((F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))), want)
     assert len(used) == 1  # the number of an element of the wider window needs more than one byte
+
+
+def test_norm_rows(monkeypatch):
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0)
+    monkeypatch.setattr(normalization, "MIN_SIZE", 1)
+    used = count_calls(monkeypatch, normalization)
+    check_kernel("numpy", "gpuprop.functional:standardize", NORMALIZATION)
+    assert used and all(used)
+
+
+def norm_results(norm, x, *parameters):
+    """The output and the gradients of a function of arrays."""
+    tensors = [None if a is None else gpuprop.tensor(a, requires_grad=True)
+               for a in (x, *parameters)]
+    y = norm(*tensors)
+    y.backward(np.random.default_rng(1).standard_normal(y.shape).astype(x.dtype))
+    return [y.numpy(), *(t.grad.copy() for t in tensors if t is not None)]
+
+
+def check_norm(norm, x, *parameters, tolerance):
+    """Compare with the definition, in float64, and with other numbers of threads."""
+    threads = gpuprop.get_num_threads()
+    results = []
+    for n in (1, 2, 3):
+        gpuprop.set_num_threads(n)
+        results.append(norm_results(norm, x, *parameters))
+    gpuprop.set_num_threads(threads)
+    for other in results[1:]:
+        same_bits(tuple(results[0]), tuple(other))
+    with gpuprop.generic():
+        wide = [None if a is None else a.astype("float64") for a in (x, *parameters)]
+        want = norm_results(norm, *wide)
+    for got, expected in zip(results[0], want, strict=True):
+        assert got.dtype == x.dtype
+        scale = np.nanmax(abs(expected), initial=0)
+        np.testing.assert_allclose(got, expected, tolerance, tolerance * scale)
+
+
+def batch_norm(x, w, b):
+    return F.batch_norm(x, None, None, w, b, training=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [
+    (33, 40, 7, 9), (5, 3, 5001), (90, 1500, 2), (1, 3, 300, 301), (8, 2, 15, 20, 25)])
+@pytest.mark.parametrize("mean", [0, 1e3])
+def test_batch_norm(shape, dtype, mean, monkeypatch, rng):
+    monkeypatch.setattr(normalization, "PER_LOOP", 1 << 14)
+    used = count_calls(monkeypatch, normalization)
+    x = rng.standard_normal(shape) * rng.uniform(0.5, 2, (shape[1], *(1,) * (len(shape) - 2)))
+    x[:1] += mean  # the mean of the first sample is far from that of all
+    w, b = rng.standard_normal((2, shape[1])).astype(dtype)
+    tolerance = 1e-12 if dtype == "float64" else 3e-5 if mean else 3e-6  # of the mean in float32
+    check_norm(batch_norm, x.astype(dtype), w, b, tolerance=tolerance)
+    check_norm(batch_norm, x.astype(dtype), None, None, tolerance=tolerance)
+    assert used and all(used)
+
+
+def test_batch_norm_of_other_layouts(rng):
+    x = rng.standard_normal((70, 40, 41, 3)).transpose(0, 3, 2, 1)[:, ::-1]
+    check_norm(batch_norm, x, *rng.standard_normal((2, 3)), tolerance=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [(0, 1, 2), (5, 1, 3)])
+def test_batch_norm_of_nan_and_infinity(value, place, rng):
+    """They spread in their channel."""
+    x = rng.standard_normal((64, 3, 400)).astype("float32")
+    x[place] = value
+    y = batch_norm(x, None, None)
+    assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
+
+
+def test_batch_norm_of_equal_elements():
+    x = np.full((7, 30, 400), 0.1, "float32")
+    running = np.zeros(30, "float32"), np.zeros(30, "float32")
+    assert abs(F.batch_norm(x, *running, training=True, momentum=1)).max() < 1e-4
+    np.testing.assert_allclose(running[0], 0.1, 1e-6)
+    assert ((running[1] >= 0) & (running[1] < 1e-12)).all()
 
 
 @pytest.mark.parametrize("activation", [F.gelu, F.relu, F.hardtanh])

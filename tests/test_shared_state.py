@@ -141,6 +141,7 @@ SAFE = {
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
+    "gpuprop_numpy.normalization.compiled_loops": CACHE,
     "gpuprop_numpy.pooling.compiled_loops": CACHE,
     "gpuprop_numpy.pooling.find_places": CACHE,
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",

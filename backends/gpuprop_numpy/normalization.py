@@ -1,7 +1,8 @@
 """The override of `standardize` for the CPU.
 
 BLAS computes the sums, several times faster than np.sum.  Blocks of rows fit in the CPU's cache.
-Rows and channels have versions of their own, which are faster: `row_norm` and `ByChannel`.
+Rows and channels have versions of their own, which are faster: `row_norm`, `ByChannel`, and loops
+of Numba.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import definition
-from gpuprop_numpy import row_norm
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy import compiled, row_norm
+from gpuprop_numpy.threads import even_slices, in_threads
 
 CACHE_SIZE = 1 << 17  # elements per block
 PER_TASK = 1 << 18  # the same by channel: 0.2 ms of work, which pays for a thread
@@ -113,7 +114,11 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
     result: Any
     if by_channel:
         x = np.ascontiguousarray(input).reshape(*shape[:2], -1)
-        result = ByChannel(x, weight, bias, eps, subtract_mean)
+        is_long = x.size >= compiled.MIN_SIZE and x.shape[2] >= MIN_LENGTH
+        if is_long and subtract_mean and (loops := compiled_loops()):
+            result = CompiledByChannel(x, weight, bias, eps, *loops)
+        else:
+            result = ByChannel(x, weight, bias, eps, subtract_mean)
     else:  # x has one axis of rows, then the axes that are reduced or that the parameters have
         kept = max(len(axes), *(p.ndim for p in parameters), 0)
         x = np.ascontiguousarray(input).reshape(-1, *shape[ndim - kept:])
@@ -289,3 +294,137 @@ class Standardization:
         if w.size == self.n and w.shape == a.shape[a.ndim - w.ndim:]:  # exactly the reduced axes
             return np.matmul(a.reshape(-1, self.n), w.reshape(self.n)).reshape(stats_shape)
         return sum_to(a * w, stats_shape)
+
+
+# ---- loops of Numba ------------------------------------------------------------------------------
+
+PER_LOOP = 1 << 21  # elements of the input: 0.3 ms of work or more
+MIN_LENGTH = 2  # elements of a channel of one sample, which the inner loops are over
+GROUP = 1024  # elements of the channels of a sample that are read before the next sample
+
+
+class CompiledByChannel:
+    """`ByChannel` by loops, which read some channels again while they are in the CPU's cache."""
+
+    def __init__(self, x: np.ndarray, weight: Any, bias: Any, eps: float, forward: Callable,
+                 backward: Callable) -> None:
+        self.x = x
+        self.eps = eps
+        self.loop = backward
+        self.shapes = [None if p is None else p.shape for p in (weight, bias)]
+        self.weight = self._by_channel(1 if weight is None else weight)
+        self.mean, self.variance = self._by_channel(0), self._by_channel(0)
+        self.y = np.empty_like(x)
+        self._in_threads(forward, x, self.weight, self._by_channel(0 if bias is None else bias),
+                         eps, self.y, self.mean, self.variance)
+
+    def backward(self, dy: Any, dmean: Any, dvariance: Any) -> tuple[Any, Any, Any]:
+        """The gradients of the input, the weight and the bias."""
+        dx = np.empty_like(self.x)
+        parameter_grads = self._by_channel(0), self._by_channel(0)
+        self._in_threads(
+            self.loop, self.x, self.weight, self.eps, self.mean, self.variance,
+            np.ascontiguousarray(dy).reshape(dx.shape), self._by_channel(dmean),
+            self._by_channel(dvariance), dx, *parameter_grads)
+        dweight, dbias = (None if shape is None else sum_leading(grad, shape)
+                          for shape, grad in zip(self.shapes, parameter_grads, strict=True))
+        return dx.reshape(dy.shape), dweight, dbias
+
+    def _by_channel(self, values: Any) -> np.ndarray:
+        """An array of a number, or of one number per channel."""
+        result = np.empty(self.x.shape[1], self.x.dtype)
+        result[:] = np.reshape(values, -1)
+        return result
+
+    def _in_threads(self, loop: Callable, *arguments: Any) -> None:
+        """``loop(*arguments, begin, end)`` for parts of the channels."""
+        channels = self.x.shape[1]
+        parts = even_slices(channels, max(1, PER_LOOP * channels // self.x.size))
+        in_threads(lambda part: loop(*arguments, part.start, min(part.stop, channels)), parts)
+
+
+@functools.cache
+def compiled_loops() -> tuple[Callable, Callable] | None:
+    """The loops of `CompiledByChannel`, or None without Numba.
+
+    ``forward(x, weight, bias, eps, y, mean, variance, begin, end)`` and ``backward(x, weight, eps,
+    mean, variance, dy, dmean, dvariance, dx, dweight, dbias, begin, end)`` compute the channels
+    from `begin` to `end`.  A row, of one channel of one sample, is summed in its dtype, and rows
+    are summed in float64.
+    """
+    decorate = compiled.njit(in_any_order=True)
+    if decorate is None:
+        return None
+
+    @decorate
+    def forward(x: Any, weight: Any, bias: Any, eps: Any, y: Any, mean: Any, variance: Any,
+                begin: Any, end: Any) -> None:
+        samples, channels, length = x.shape
+        n, step = samples * length, max(1, GROUP // length)
+        total, squares, factor = np.zeros(channels), np.zeros(channels), np.empty_like(mean)
+        for first in range(begin, end, step):
+            group = range(first, min(first + step, end))
+            # From a shift by the mean of the first row, at most a factor `samples` is lost in the
+            # difference of the squares.
+            for c in group:
+                row, row_total = x[0, c], x.dtype.type(0)
+                for i in range(length):
+                    row_total += row[i]
+                mean[c] = row_total / length
+            for k in range(samples):
+                for c in group:
+                    row, shift = x[k, c], mean[c]
+                    row_total, row_squares = x.dtype.type(0), x.dtype.type(0)
+                    for i in range(length):
+                        row_total += row[i] - shift
+                        row_squares += (row[i] - shift) * (row[i] - shift)
+                    total[c] += row_total
+                    squares[c] += row_squares
+            for c in group:
+                difference = total[c] / n
+                mean[c] += difference
+                square = squares[c] / n - difference * difference
+                variance[c] = 0 if square < 0 else square  # equal elements, and rounding
+                factor[c] = weight[c] / math.sqrt(variance[c] + eps)
+            for k in range(samples):
+                for c in group:
+                    row, out = x[k, c], y[k, c]
+                    row_mean, row_factor, offset = mean[c], factor[c], bias[c]
+                    for i in range(length):
+                        out[i] = (row[i] - row_mean) * row_factor + offset
+
+    @decorate
+    def backward(x: Any, weight: Any, eps: Any, mean: Any, variance: Any, dy: Any, dmean: Any,
+                 dvariance: Any, dx: Any, dweight: Any, dbias: Any, begin: Any, end: Any) -> None:
+        samples, channels, length = x.shape
+        n, step = samples * length, max(1, GROUP // length)
+        total, products = np.zeros(channels), np.zeros(channels)
+        factor, x_factor, constant = (np.empty_like(mean), np.empty_like(mean),
+                                      np.empty_like(mean))
+        for first in range(begin, end, step):
+            group = range(first, min(first + step, end))
+            for k in range(samples):
+                for c in group:
+                    row, d, row_mean = x[k, c], dy[k, c], mean[c]
+                    row_total, row_products = x.dtype.type(0), x.dtype.type(0)
+                    for i in range(length):
+                        row_total += d[i]
+                        row_products += d[i] * (row[i] - row_mean)
+                    total[c] += row_total
+                    products[c] += row_products
+            # dx = dy * factor - (x - mean) * x_factor - constant
+            for c in group:
+                scale = 1 / math.sqrt(variance[c] + eps)
+                factor[c] = weight[c] * scale
+                dweight[c] = products[c] * scale
+                dbias[c] = total[c]
+                x_factor[c] = (dweight[c] * factor[c] * scale - 2 * dvariance[c]) / n
+                constant[c] = (dbias[c] * factor[c] - dmean[c]) / n
+            for k in range(samples):
+                for c in group:
+                    row, d, out = x[k, c], dy[k, c], dx[k, c]
+                    row_mean, f, g, h = mean[c], factor[c], x_factor[c], constant[c]
+                    for i in range(length):
+                        out[i] = d[i] * f - (row[i] - row_mean) * g - h
+
+    return compiled.Loop(forward), compiled.Loop(backward)
