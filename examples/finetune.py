@@ -12,10 +12,10 @@ stay as they are; all weights, from those of the trained network; all weights, f
                                 [--backend cpu|cuda|auto] [--out out]
 
 The script finds or downloads MNIST as examples/mnist.py does.  It prints the accuracy on the test
-images of 5 to 9, for several numbers of labelled images; each is the mean of several draws of these
-images.  It draws the accuracies, `out`/finetune.png, and saves the network of the digits 0 to 4,
-`out`/finetune_base.safetensors.  Of the last adapted network it saves what was trained, which is a
-tenth of it: `out`/finetune_adapters.safetensors.  `with_adapters(base)` makes a network for which
+images of 5 to 9 for several numbers of labelled images, each for several draws of these images.  It
+draws the accuracies, `out`/finetune.png, and saves the network of the digits 0 to 4,
+`out`/finetune_base.safetensors.  Of the last adapted network it saves what was trained, 7 % of its
+numbers, `out`/finetune_adapters.safetensors.  `with_adapters(base)` makes a network for which
 ``load_state_dict(gpuprop.load(path), strict=False)`` reads this file.
 """
 

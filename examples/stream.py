@@ -14,10 +14,10 @@ the blocks in random order, and shuffles 512 of them at a time.
                               [--backend cpu|cuda|auto] [--out out]
 
 The script finds or downloads MNIST as examples/mnist.py does, and holds its last 5 000 training
-images back.  It reads the set once, and prints the memory of its own that the process has beside
-what it has read (without Linux's /proc: the most so far, with the pages of the file), the accuracy
-on the held images, and at the end that on the test images.  It draws the memory and the accuracy,
-`out`/stream.png, and saves the network.  It deletes the set, `out`/stream, unless there is --keep.
+images back.  It reads the set once.  Beside what it has read, it prints how much memory the process
+has of its own (without Linux's /proc: the most so far, with the pages of files) and the accuracy on
+the held images; at the end that on the test images.  It draws the memory and the accuracy,
+`out`/stream.png, and saves the network.  It deletes the set, `out`/stream, unless --keep is given.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ SIZE = 28
 CHUNK = 256  # images that are written at a time
 BLOCK = 128  # neighbours in the file that are read at about the same time: 100 kB
 MIXED = 512  # blocks that are shuffled together
-HELD = 5000
 PARTS = 20  # of the set, after which the progress is printed
 
 
@@ -231,8 +230,9 @@ def draw(path: Path, rows: list[Progress], size: int) -> None:
 
 def main() -> None:
     args = parse_arguments(__doc__, gigabytes=1.5, batch_size=256, keep=False)
-    source, test = load_mnist(args.data)
-    held = ArrayDataset(*source.take_batch(np.arange(-HELD, 0)))
+    data, test = load_mnist(args.data)
+    source = ArrayDataset(*data[:len(data) * 11 // 12])
+    held = ArrayDataset(*data[len(data) * 11 // 12:])
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     rows = int(args.gigabytes * 1e9) // SIZE**2
@@ -240,13 +240,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         check_space(folder, rows * SIZE**2)
-        write_set(folder, ArrayDataset(*source[:-HELD]), rows, args.seed)
-        del source
-        data = open_set(folder)
-        size = sum(array.nbytes for array in data.arrays)
-        print(f"{len(data)} images, {size / 1e6:.0f} MB, are written; backend {backend.name!r}",
+        write_set(folder, source, rows, args.seed)
+        images = open_set(folder)
+        size = sum(array.nbytes for array in images.arrays)
+        print(f"{rows} images, {size / 1e6:.0f} MB, are written; backend {backend.name!r}",
               flush=True)
-        model, step, batches = run(data, args.batch_size)
+        model, step, batches = run(images, args.batch_size)
         progress = train(model, step, batches, held)
     finally:
         if not args.keep:

@@ -183,6 +183,57 @@ def independent_pixels(folder):
     return -(test * np.log(black) + (1 - test) * np.log(1 - black)).sum(axis=(1, 2)).mean()
 
 
+def test_finetune_saves_what_the_adapters_need(folder, tmp_path, example):
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    done = run("finetune.py", "--data", folder, "--epochs", "6", "--steps", "20", "--draws", "1",
+               "--out", out, "--record", figures)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert float(re.search("test accuracy (.*) %", lines[1])[1]) > 80
+    accuracy, numbers = json.loads(figures.read_text())
+    assert accuracy["value"] > 70 and f"{accuracy['value']:.2f} %" in lines[-4]
+    assert numbers["value"] < 0.1 * numbers["beside"]["all weights"]
+    assert png_files(out) == ["finetune.png"]
+
+    finetune = example("finetune")
+    base = finetune.network()
+    base.load_state_dict(gpuprop.load(out / "finetune_base.safetensors"))
+    state = gpuprop.load(out / "finetune_adapters.safetensors")
+    assert sum(array.size for array in state.values()) == numbers["value"]
+    model = finetune.with_adapters(base)
+    model.load_state_dict(state, strict=False)
+    test = finetune.digits_from(5, finetune.load_mnist(str(folder))[1])
+    last = float(re.search("adapters (.*?) %", lines[-5])[1])
+    assert finetune.accuracy(model, test) == pytest.approx(last, abs=0.005)
+
+
+def test_stream_trains_from_a_file_and_removes_it(folder, tmp_path, example):
+    figures = tmp_path / "figures.json"
+    arguments = ["stream.py", "--data", folder, "--gigabytes", "0.01", "--batch-size", "32",
+                 "--out", tmp_path / "out", "--record", figures]
+    done = run(*arguments, "--keep")
+    assert done.returncode == 0, done.stderr
+    memory, accuracy = json.loads(figures.read_text())
+    assert 20 < memory["value"] < 400
+    assert memory["beside"]["size of the set"] == pytest.approx(10, 0.01)
+    assert accuracy["value"] > 85
+    assert done.stdout.splitlines()[-1] == f"test accuracy: {accuracy['value']:.2f} %"
+
+    stream = example("stream")
+    images, labels = stream.open_set(tmp_path / "out" / "stream").arrays
+    assert images.shape == (10_000_000 // 784, 1, 28, 28)
+    assert (np.diff(labels.astype(int)) >= 0).all()  # one digit after the other
+    source = stream.load_mnist(str(folder))[0][:1497 * 11 // 12]
+    order = np.argsort(source[1], kind="stable")
+    starts = -(-np.arange(len(order)) * len(images) // len(order))  # of each image's versions
+    for versions, own in zip(np.split(images, starts[1:]), source[0][order], strict=True):
+        likeness = [np.corrcoef(image.ravel(), own.ravel())[0, 1] for image in versions]
+        assert 0.5 < np.mean(likeness) < 0.99
+    assert run(*arguments).returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "stream.png", "stream.safetensors"}
+
+
 class Server(http.server.SimpleHTTPRequestHandler):
     """Serves the files of a folder and records the requests."""
 

@@ -2,7 +2,6 @@
 
 import csv
 import functools
-import gzip
 import importlib
 import io
 import itertools
@@ -440,49 +439,6 @@ def test_the_stretches_of_driving(example):
     assert sorted(tested) == list(range(1000))
 
 
-def write_idx(path, array):
-    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-    with gzip.open(path, "wb") as file:
-        file.write(head + array.astype("uint8").tobytes())
-
-
-def write_mnist(folder):
-    """Images of a bright square, whose place in a grid of 4 x 3 is the label, with noise."""
-    rng = np.random.default_rng(0)
-    for name, n in ("train", 6000), ("t10k", 500):
-        labels = rng.integers(0, 10, n)
-        images = rng.integers(0, 60, (n, 28, 28))
-        for image, label in zip(images, labels, strict=True):
-            top, left = 4 + 5 * (label // 3), 5 + 6 * (label % 3)
-            image[top:top + 5, left:left + 5] += 180
-        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels)
-
-
-def test_finetune(tmp_path, example):
-    write_mnist(tmp_path)
-    options = ["--backend", "cpu", "--steps", 30, "--draws", 1, "--data", tmp_path,
-               "--out", tmp_path / "out", "--record", tmp_path / "figures.json"]
-    lines = run("finetune.py", *options, cwd=tmp_path).stdout.splitlines()
-    assert float(re.search("test accuracy (.*) %", lines[1])[1]) > 95
-    accuracy, numbers = json.loads((tmp_path / "figures.json").read_text())
-    assert accuracy["value"] > 90 and f"{accuracy['value']:.2f} %" in lines[-4]
-    assert numbers["value"] < 0.1 * numbers["beside"]["all weights"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "finetune.png", "finetune_base.safetensors", "finetune_adapters.safetensors"}
-
-    finetune = example("finetune")
-    state = gpuprop.load(tmp_path / "out" / "finetune_adapters.safetensors")
-    assert sum(array.size for array in state.values()) == numbers["value"]
-    base = finetune.network()
-    base.load_state_dict(gpuprop.load(tmp_path / "out" / "finetune_base.safetensors"))
-    model = finetune.with_adapters(base)
-    model.load_state_dict(state, strict=False)
-    test = finetune.digits_from(5, finetune.load_mnist(str(tmp_path))[1])
-    last = float(re.search("adapters (.*?) %", lines[-5])[1])
-    assert finetune.accuracy(model, test) == pytest.approx(last, abs=0.005)
-
-
 def test_adapters_change_a_frozen_network(example):
     finetune = example("finetune")
     base = finetune.network()
@@ -503,30 +459,6 @@ def test_adapters_change_a_frozen_network(example):
         difference = (model[0][index].weight - base[0][index].weight).numpy()
         assert np.linalg.matrix_rank(difference.reshape(len(difference), -1),
                                      tol=1e-4 * abs(difference).max()) <= finetune.RANK
-
-
-def test_stream(tmp_path, example):
-    write_mnist(tmp_path)
-    options = ["--backend", "cpu", "--gigabytes", 0.02, "--data", tmp_path,
-               "--out", tmp_path / "out", "--record", tmp_path / "figures.json"]
-    *_, last = run("stream.py", *options, "--keep", cwd=tmp_path).stdout.splitlines()
-    memory, accuracy = json.loads((tmp_path / "figures.json").read_text())
-    assert 20 < memory["value"] < 400
-    assert memory["beside"]["size of the set"] == pytest.approx(20, 0.01)
-    assert accuracy["value"] > 90 and last == f"test accuracy: {accuracy['value']:.2f} %"
-
-    stream = example("stream")
-    images, labels = stream.open_set(tmp_path / "out" / "stream").arrays
-    assert images.shape == (20_000_000 // 784, 1, 28, 28)
-    assert (np.diff(labels.astype(int)) >= 0).all()  # one digit after the other
-    for digit in range(10):  # the square is where that of the digit was
-        image = images[labels == digit].mean(axis=(0, 1))
-        row, column = np.unravel_index(image.argmax(), image.shape)
-        assert abs(row - 6 - 5 * (digit // 3)) <= 2 and abs(column - 7 - 6 * (digit % 3)) <= 2
-
-    run("stream.py", *options, cwd=tmp_path)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "stream.png", "stream.safetensors"}
 
 
 def test_the_order_of_stream(example):
