@@ -107,7 +107,7 @@ class Way(NamedTuple):
 
 WAYS = (Way("adapters", with_adapters, 2e-2), Way("new head alone", with_new_head, 1e-1),
         Way("all weights", with_all_weights, 2e-2),
-        Way("all weights, from random ones", from_random_weights, 1e-2))
+        Way("from random weights", from_random_weights, 1e-2))
 
 
 def trained(model: nn.Module) -> dict[str, np.ndarray]:
@@ -227,7 +227,7 @@ def main() -> None:
               f"each new digit {shown[name]:.2f} %")
     record(args.record, *(
         Figure(measure, values.pop("adapters"), decimals, values) for measure, decimals, values in (
-            (f"test accuracy with {SHOWN} images of each new digit, %", 2, shown),
+            (f"test accuracy, {SHOWN} images a digit, %", 2, shown),
             ("trained numbers", 0, sizes))))
 
 
