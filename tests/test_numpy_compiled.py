@@ -22,6 +22,7 @@ from gpuprop_numpy import (
     normalization,
     pointwise,
     pooling,
+    row_norm,
     threads,
 )
 
@@ -360,9 +361,9 @@ def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
 def test_norm_rows(monkeypatch):
     monkeypatch.setattr(compiled, "MIN_SIZE", 0)
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
-    used = count_calls(monkeypatch, normalization)
+    used = [count_calls(monkeypatch, module) for module in (normalization, row_norm)]
     check_kernel("numpy", "gpuprop.functional:standardize", NORMALIZATION)
-    assert used and all(used)
+    assert all(loops and all(loops) for loops in used)
 
 
 def norm_results(norm, x, *parameters):
@@ -434,6 +435,43 @@ def test_batch_norm_of_equal_elements():
     assert abs(F.batch_norm(x, *running, training=True, momentum=1)).max() < 1e-4
     np.testing.assert_allclose(running[0], 0.1, 1e-6)
     assert ((running[1] >= 0) & (running[1] < 1e-12)).all()
+
+
+def layer_norm(x, w, b):
+    return F.layer_norm(x, x.shape[-1:], w, b)
+
+
+def rms_norm(x, w):
+    return F.rms_norm(x, x.shape[-1:], w)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(101, 1000), (700, 5, 33), (20000, 13), (3, 30001), (2, 60000)])
+@pytest.mark.parametrize("mean", [0, 1e3])
+def test_layer_norm(shape, dtype, mean, monkeypatch, rng):
+    monkeypatch.setattr(row_norm, "PER_LOOP", 1 << 14)
+    used = count_calls(monkeypatch, row_norm)
+    x = (rng.standard_normal(shape) + mean).astype(dtype)
+    w, b = rng.standard_normal((2, shape[-1])).astype(dtype)
+    tolerance = 1e-11 if dtype == "float64" else 1e-3 if mean else 1e-5  # of the mean in float32
+    check_norm(layer_norm, x, w, b, tolerance=tolerance)
+    check_norm(layer_norm, x, None, b, tolerance=tolerance)
+    check_norm(rms_norm, x, w, tolerance=tolerance)
+    assert used and all(used)
+
+
+def test_layer_norm_of_other_layouts(rng):
+    x = rng.standard_normal((41, 70, 40)).transpose(1, 2, 0)[::-1]
+    check_norm(layer_norm, x, *rng.standard_normal((41, 2)).T, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_layer_norm_of_nan_and_infinity(value, rng):
+    """They spread in their row."""
+    x = rng.standard_normal((300, 300)).astype("float32")
+    x[5, 7] = value
+    y = layer_norm(x, None, None)
+    assert np.isnan(y[5]).all() and np.isfinite(np.delete(y, 5, 0)).all()
 
 
 @pytest.mark.parametrize("activation", [F.gelu, F.relu, F.hardtanh])

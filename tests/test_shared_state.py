@@ -146,6 +146,7 @@ SAFE = {
     "gpuprop_numpy.pooling.find_places": CACHE,
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.products.has_small_products": CACHE,
+    "gpuprop_numpy.row_norm.compiled_loops": CACHE,
     "gpuprop_numpy.threads._blas": CACHE,
     "gpuprop_numpy.threads.let_blas_threads_sleep": "it does nothing if there is a second thread",
     "gpuprop_numpy.threads._team": "replaced only in the child of a fork; its lists are changed by "

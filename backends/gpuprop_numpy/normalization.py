@@ -107,7 +107,8 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
         return original(xp, input, weight, bias, axes, eps, subtract_mean, return_stats)
 
     row_shape = shape[ndim - len(axes):]
-    if over_last_axes and not return_stats and math.prod(row_shape) <= row_norm.MAX_ROW \
+    if over_last_axes and not return_stats \
+            and math.prod(row_shape) <= row_norm.longest_row(input.size) \
             and all(p.shape == row_shape for p in parameters):
         return row_norm.standardize_rows(input, weight, bias, eps, subtract_mean, row_shape)
 

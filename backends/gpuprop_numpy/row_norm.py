@@ -1,7 +1,8 @@
 """`standardize` of rows, layer norm and RMS norm, on the CPU: blocks of rows in threads.
 
 NumPy broadcasts slowly along short rows.  Here BLAS makes the factors of all elements, which are
-outer products, and computes the sums; the other passes multiply and add contiguous arrays.
+outer products, and computes the sums; the other passes multiply and add contiguous arrays.  Loops
+of Numba read and write each row while it is in the cache.
 """
 
 from __future__ import annotations
@@ -9,14 +10,23 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from gpuprop_numpy.threads import in_threads
+from gpuprop_numpy import compiled
+from gpuprop_numpy.threads import even_slices, in_threads
 
 BLOCK = 1 << 17  # elements, which stay in the CPU's cache: 0.1 to 0.3 ms of work
 MAX_ROW = 1024  # elements; NumPy broadcasts along longer rows as fast
+PER_LOOP = 1 << 20  # elements: 0.2 to 0.6 ms of work
+MAX_LOOP_ROW = 1 << 16  # elements of a row that stays in the cache
+
+
+def longest_row(size: int) -> int:
+    """The most elements of a row for `standardize_rows` of `size` elements."""
+    return MAX_LOOP_ROW if size >= compiled.MIN_SIZE and compiled_loops() else MAX_ROW
 
 
 def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_mean: bool,
@@ -27,9 +37,10 @@ def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_me
     w = np.ones(n, x.dtype) if weight is None else weight.reshape(n)
     b = None if bias is None else bias.reshape(n)
     y = np.empty_like(x)
-    step = max(1, BLOCK // n)
-    blocks = [slice(i, i + step) for i in range(0, len(x), step)]
-    results = in_threads(lambda rows: Rows(x[rows], w, b, eps, subtract_mean, y[rows]), blocks)
+    loops = compiled_loops() if x.size >= compiled.MIN_SIZE else None
+    kind: Any = functools.partial(CompiledRows, *loops) if loops else Rows
+    blocks = even_slices(len(x), max(1, (PER_LOOP if loops else BLOCK) // n))
+    results = in_threads(lambda rows: kind(x[rows], w, b, eps, subtract_mean, y[rows]), blocks)
 
     def backward(dy: Any) -> tuple:
         dy = np.ascontiguousarray(dy).reshape(x.shape)
@@ -39,8 +50,8 @@ def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_me
         dweight, dbias = (functools.reduce(operator.add, column)
                           for column in zip(*parts, strict=True))
         return (dx.reshape(input.shape),
-                None if weight is None else dweight.reshape(row_shape),
-                None if bias is None else dbias.reshape(row_shape))
+                None if weight is None else dweight.astype(dx.dtype).reshape(row_shape),
+                None if bias is None else dbias.astype(dx.dtype).reshape(row_shape))
 
     return y.reshape(input.shape), backward
 
@@ -105,3 +116,80 @@ class Rows:
         term[...] = constant[:, None]
         dx -= term
         return dweight, dbias
+
+
+# ---- loops of Numba ------------------------------------------------------------------------------
+
+
+class CompiledRows:
+    """`Rows` by `compiled_loops`."""
+
+    def __init__(self, forward: Callable, backward: Callable, x: Any, weight: Any, bias: Any,
+                 eps: float, subtract_mean: bool, y: Any) -> None:
+        """Compute `y` in place."""
+        self.x = x
+        self.weight = np.ascontiguousarray(weight)
+        self.subtract_mean = subtract_mean
+        self.mean, self.scale = np.empty((2, len(x)), x.dtype)
+        self.loop = backward
+        offset = np.zeros_like(self.weight) if bias is None else np.ascontiguousarray(bias)
+        forward(x, self.weight, offset, eps, subtract_mean, y, self.mean, self.scale)
+
+    def backward(self, dy: Any, dx: Any) -> Any:
+        """Compute `dx` in place; return the gradients of weight and bias in float64."""
+        parameter_grads = np.zeros((2, len(self.weight)))
+        self.loop(self.x, self.weight, self.subtract_mean, self.mean, self.scale, dy, dx,
+                  *parameter_grads)
+        return parameter_grads
+
+
+@functools.cache
+def compiled_loops() -> tuple[Callable, Callable] | None:
+    """The loops of `CompiledRows`, or None without Numba.
+
+    They are ``forward(x, weight, bias, eps, subtract_mean, y, mean, scale)`` and ``backward(x,
+    weight, subtract_mean, mean, scale, dy, dx, dweight, dbias)``.
+    """
+    decorate = compiled.njit(in_any_order=True)
+    if decorate is None:
+        return None
+
+    @decorate
+    def forward(x: Any, weight: Any, bias: Any, eps: Any, subtract_mean: Any, y: Any, mean: Any,
+                scale: Any) -> None:
+        rows, n = x.shape
+        for r in range(rows):
+            row, out = x[r], y[r]
+            total = squares = x.dtype.type(0)
+            if subtract_mean:
+                for i in range(n):
+                    total += row[i]
+            mean[r] = total / n
+            m = mean[r]
+            for i in range(n):
+                squares += (row[i] - m) * (row[i] - m)
+            scale[r] = 1 / math.sqrt(squares / n + eps)
+            s = scale[r]
+            for i in range(n):
+                out[i] = (row[i] - m) * s * weight[i] + bias[i]
+
+    @decorate
+    def backward(x: Any, weight: Any, subtract_mean: Any, mean: Any, scale: Any, dy: Any, dx: Any,
+                 dweight: Any, dbias: Any) -> None:
+        rows, n = x.shape
+        for r in range(rows):
+            row, d, out = x[r], dy[r], dx[r]
+            m, s = mean[r], scale[r]
+            sum_dz = sum_dz_z = x.dtype.type(0)
+            for i in range(n):
+                z = (row[i] - m) * s
+                sum_dz += d[i] * weight[i]
+                sum_dz_z += d[i] * weight[i] * z
+                dweight[i] += d[i] * z
+                dbias[i] += d[i]
+            mean_dz = x.dtype.type(sum_dz / n if subtract_mean else 0)
+            mean_dz_z = x.dtype.type(sum_dz_z / n)
+            for i in range(n):
+                out[i] = (d[i] * weight[i] - mean_dz - (row[i] - m) * s * mean_dz_z) * s
+
+    return compiled.Loop(forward), compiled.Loop(backward)
