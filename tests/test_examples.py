@@ -580,9 +580,45 @@ def test_mirror_images_of_blood_cells(example):
         assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
 
+def test_segment(tmp_path):
+    write_blood(tmp_path / "BCCD", np.random.default_rng(0))
+    options = ["--backend", "cpu", "--epochs", 4, "--data", tmp_path, "--out", tmp_path / "out"]
+    lines = run("segment.py", *options, cwd=tmp_path).stdout.splitlines()
+    network, otsu, rim = (float(line.split()[-1]) for line in lines[-3:])
+    assert otsu < 0.8 < min(network, rim)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "segment.png", "segment.safetensors"}
+
+
+def test_thresholds_of_otsu(example):
+    values = np.random.default_rng(0).integers([[-30], [10]], [[5], [90]], (2, 500))
+
+    def between(threshold):  # the definition
+        low, high = values[values <= threshold], values[values > threshold]
+        return len(low) * len(high) * (high.mean() - low.mean())**2
+
+    best = max(range(values.min(), values.max()), key=between)
+    assert example("segment").otsu(values) == best + 0.5
+
+
+def test_regions_and_rims(example):
+    segment = example("segment")
+    x, y = np.arange(60) + 0.5, np.arange(40)[:, None] + 0.5
+    distance = np.hypot(x - 30, y - 20)
+    stained = (distance <= 10) & (distance >= 4)
+    stained[2:4, 2:4] = True  # too small
+    found = segment.cells_around(stained[None, None], 50, 3)
+    assert found.shape == (1, 1, 40, 60)
+    assert found[0, 0, distance < 12].all() and not found[0, 0, distance > 13.5].any()
+    ellipse = segment.ellipses(np.array([[17, 7, 43, 33]]), 40, 60)
+    assert segment.agreement(ellipse, found) > 0.9
+    assert not segment.cells_around(stained[None, None], 500, 3).any()
+
+
 @pytest.mark.parametrize(("name", "files"), [
     ("blood_cells", "BCCD"),
     ("movies", "ratings.csv and movies.csv"),
+    ("segment", "BCCD"),
     ("spoken_digits", "free-spoken-digit-dataset-master.zip"),
     ("volatility", "vix-daily.csv and sp500-monthly.csv")])
 def test_which_files_are_needed(name, files, tmp_path):
