@@ -582,7 +582,7 @@ def test_mirror_images_of_blood_cells(example):
 
 def test_segment(tmp_path):
     write_blood(tmp_path / "BCCD", np.random.default_rng(0))
-    options = ["--backend", "cpu", "--epochs", 4, "--data", tmp_path, "--out", tmp_path / "out"]
+    options = ["--backend", "cpu", "--epochs", 6, "--data", tmp_path, "--out", tmp_path / "out"]
     lines = run("segment.py", *options, cwd=tmp_path).stdout.splitlines()
     network, otsu, rim = (float(line.split()[-1]) for line in lines[-3:])
     assert otsu < 0.8 < min(network, rim)
