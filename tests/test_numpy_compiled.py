@@ -460,6 +460,21 @@ def test_layer_norm(shape, dtype, mean, monkeypatch, rng):
     assert used and all(used)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "groups"), [((33, 12, 20, 21), 3), ((20, 9, 501), 9)])
+def test_group_norm(shape, groups, dtype, monkeypatch, rng):
+    monkeypatch.setattr(row_norm, "PER_LOOP", 1 << 14)
+    used = count_calls(monkeypatch, row_norm)
+    x, (w, b) = rng.standard_normal(shape), rng.standard_normal((2, shape[1]))
+    norms = [lambda x, w, b: F.group_norm(x, groups, w, b),
+             lambda x, w, b: F.instance_norm(x, weight=w, bias=b)]
+    for norm in norms:
+        for arrays in ([x, w, b], [x, None, b], [x, w, None], [x, None, None]):
+            arrays = [None if a is None else a.astype(dtype) for a in arrays]
+            check_norm(norm, *arrays, tolerance=1e-5 if dtype == "float32" else 1e-12)
+    assert used and all(used)
+
+
 def test_layer_norm_of_other_layouts(rng):
     x = rng.standard_normal((41, 70, 40)).transpose(1, 2, 0)[::-1]
     check_norm(layer_norm, x, *rng.standard_normal((41, 2)).T, tolerance=1e-11)

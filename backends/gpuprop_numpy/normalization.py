@@ -108,8 +108,7 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
 
     row_shape = shape[ndim - len(axes):]
     if over_last_axes and not return_stats \
-            and math.prod(row_shape) <= row_norm.longest_row(input.size) \
-            and all(p.shape == row_shape for p in parameters):
+            and row_norm.is_supported(input, parameters, row_shape):
         return row_norm.standardize_rows(input, weight, bias, eps, subtract_mean, row_shape)
 
     result: Any

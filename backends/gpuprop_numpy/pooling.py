@@ -105,7 +105,7 @@ def pool_planes(input: np.ndarray, counts: Sequence[int], places: Places, forwar
 
     def input_grad(dy: np.ndarray) -> np.ndarray:
         dy = np.ascontiguousarray(dy).reshape(best.shape)
-        dx = np.zeros(plane_shape, dy.dtype)
+        dx = np.empty(plane_shape, dy.dtype)
         in_threads(lambda part: backward(dy[part], best[part], places.rows, places.columns,
                                          dx[part]), parts)
         return dx.reshape(input_shape)
@@ -163,9 +163,11 @@ def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Cal
     @decorate
     def backward(dy: Any, best: Any, rows: Any, columns: Any, dx: Any) -> None:
         for plane in range(dy.shape[0]):
+            elements = dx[plane]
+            elements[:] = 0
             for r in range(dy.shape[1]):
                 for w in range(dy.shape[2]):
                     i, j = best[plane, r, w] >> 8, best[plane, r, w] & 255
-                    dx[plane, rows[r, i] + columns[w, j]] += dy[plane, r, w]
+                    elements[rows[r, i] + columns[w, j]] += dy[plane, r, w]
 
     return compiled.Loop(forward), compiled.Loop(backward)
