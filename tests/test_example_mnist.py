@@ -234,6 +234,80 @@ def test_stream_trains_from_a_file_and_removes_it(folder, tmp_path, example):
         "stream.png", "stream.safetensors"}
 
 
+def test_the_judge_measures_by_the_definitions(example):
+    judge = example("judge")
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(8, 8)))  # covariances with one basis commute
+    std, mean = rng.uniform(0.5, 2, (2, 8)), rng.normal(size=(2, 8))
+    views = [judge.View((rng.normal(size=(200_000, 8)) * s) @ basis.T + m, np.eye(10))
+             for s, m in zip(std, mean, strict=True)]
+    expected = ((mean[0] - mean[1])**2).sum() + ((std[0] - std[1])**2).sum()
+    assert views[0].distance(views[1]) == pytest.approx(expected, rel=0.02)
+    assert views[0].distance(views[0]) == pytest.approx(0, abs=1e-6)
+    seen = lambda digits: judge.View(views[0].features, np.eye(10)[digits])
+    assert seen(np.arange(100) % 10).score() == pytest.approx(10)
+    assert seen(np.arange(100) % 5).score() == pytest.approx(5)
+    assert judge.View(views[0].features, np.full((100, 10), 0.1)).score() == pytest.approx(1)
+    assert seen(np.arange(95) % 10).rarest() == pytest.approx(9 / 95)
+    assert seen(np.arange(100) % 9).rarest() == 0
+
+
+def judgements(path):
+    """The figures by their measures: of the network, real images and a mixture of Gaussians."""
+    return {figure["measure"]: [figure["value"], *figure["beside"].values()]
+            for figure in json.loads(path.read_text())}
+
+
+def test_gan_learns_and_draws(folder, tmp_path):
+    figures = tmp_path / "figures.json"
+    done = run("gan.py", "--data", folder, "--epochs", "15", "--samples", "200",
+               "--out", tmp_path / "out", "--record", figures)
+    assert done.returncode == 0, done.stderr
+    first, _, *epochs, distance, score, rarest = done.stdout.splitlines()
+    assert first == "1247 training images, 300 test images, backend 'numpy'"
+    distances = [float(re.search(r"distance (\S+),", line).group(1)) for line in epochs]
+    assert distances[-1] < 0.5 * distances[0]
+    found = judgements(figures)
+    assert list(found) == [line.split(":")[0] for line in (distance, score, rarest)]
+    network, real, _ = found["Fréchet distance from the test images"]
+    assert real < network
+    assert png_files(tmp_path / "out") == ["gan.png"]
+    assert (tmp_path / "out" / "gan.safetensors").exists()
+
+
+def test_diffusion_removes_the_noise_of_a_known_distribution(example):
+    diffusion = example("diffusion")
+    a = diffusion.shares()
+    assert a[0] == 1 and a[-1] < 1e-3 and (np.diff(a) <= 0).all()
+    mean, std = 0.3, 0.2
+
+    def network(x, t):  # the best estimate of the noise, if pixels are normally distributed
+        share = float(a[int(t[0].item())])
+        return np.sqrt(1 - share) * (x - np.sqrt(share) * mean) / (share * std**2 + 1 - share)
+
+    for steps, eta in (diffusion.T, 1.0), (diffusion.T, 0.0), (100, 0.5):
+        noise = gpuprop.random.normal((20, 784))
+        *_, images = diffusion.denoised(network, noise, steps, eta)
+        assert images.numpy().mean() == pytest.approx(mean, abs=0.01)
+        assert images.numpy().std() == pytest.approx(std, rel=0.04)
+
+
+def test_diffusion_learns_and_draws(folder, tmp_path):
+    figures = tmp_path / "figures.json"
+    done = run("diffusion.py", "--data", folder, "--epochs", "4", "--samples", "100",
+               "--steps", "20", "--out", tmp_path / "out", "--record", figures)
+    assert done.returncode == 0, done.stderr
+    first, *epochs, _, distance, score, rarest = done.stdout.splitlines()
+    assert first == "1247 training images, 300 test images, backend 'numpy'"
+    losses = [float(re.search(r"loss (\S+),", line).group(1)) for line in epochs]
+    assert losses[-1] < 0.5 * losses[0]
+    found = judgements(figures)
+    assert list(found) == [line.split(":")[0] for line in (distance, score, rarest)]
+    network, real, _ = found["Fréchet distance from the test images"]
+    assert real < network
+    assert png_files(tmp_path / "out") == ["diffusion.png"]
+
+
 class Server(http.server.SimpleHTTPRequestHandler):
     """Serves the files of a folder and records the requests."""
 

@@ -633,7 +633,7 @@ EXAMPLES_WITH_RUNS = sorted(path.stem for path in EXAMPLES.glob("*.py")
 
 
 def test_all_examples_can_be_verified():
-    helpers = {"command_line", "figures", "runs", "texts"}
+    helpers = {"command_line", "figures", "judge", "runs", "texts"}
     others = {path.stem for path in EXAMPLES.glob("*.py")} - {*EXAMPLES_WITH_RUNS, *helpers}
     assert others == {"backprop_by_hand"}  # which has no gradients to compare but its own
 
