@@ -6,7 +6,7 @@ Both are convolutional (Radford, Metz and Chintala, "Unsupervised representation
 convolutional generative adversarial networks", 2016), but small.  The images are drawn with the
 moving average of the generator's weights, which wavers less from step to step.
 
-    python examples/gan.py [--data DIR] [--epochs 6] [--images 50000] [--samples 2000] [--seed 0]
+    python examples/gan.py [--data DIR] [--epochs 12] [--images 50000] [--samples 2000] [--seed 0]
                            [--backend cpu|cuda|auto] [--out out]
 
 The script finds or downloads MNIST as examples/mnist.py does.  A classifier, which learns from the
@@ -109,7 +109,7 @@ def draw(path: Path, rows: dict[str, np.ndarray]) -> None:
     """Rows of images (N, 784)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 0.62 * len(rows)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(11, 0.62 * len(rows)), dpi=80, layout="constrained")
     for axes, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
         axes.imshow(np.hstack([*images.reshape(-1, 28, 28)]), cmap="gray_r", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
@@ -118,7 +118,7 @@ def draw(path: Path, rows: dict[str, np.ndarray]) -> None:
 
 
 def main() -> None:
-    args = parse_arguments(__doc__, epochs=6, images=50000, samples=2000)
+    args = parse_arguments(__doc__, epochs=12, images=50000, samples=2000)
     data, test = load_mnist(args.data)
     train = ArrayDataset(*data[:min(args.images, len(data) * 5 // 6)])
     held = ArrayDataset(*data[len(data) * 5 // 6:])
