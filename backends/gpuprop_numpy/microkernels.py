@@ -1,13 +1,14 @@
 """The innermost loops of matrix products: tiles of sums that stay in the CPU's registers.
 
-Numba keeps no array in registers, so the body of each loop is written in LLVM's instructions for
-vectors, which Numba puts into the functions that call it.
+Numba keeps no array in registers, so these loops are written in LLVM's instructions for vectors,
+which Numba puts into the functions that call them.  Arrays are given by the addresses of their
+first elements, so that one compiled function reads arrays in any memory order.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ def microkernels(dtype: np.dtype) -> Microkernels:
     rows = 8 if registers == 32 else 4
     dot_rows, dot_columns = (4, 6) if registers == 32 else (3, 4)
     return Microkernels(
-        _multiply(rows, lanes), _dot(dot_rows, dot_columns, lanes), _copy(dtype), rows,
-        VECTORS * lanes, dot_rows, dot_columns, lanes)
+        _multiply(dtype, lanes, rows), _dot(dtype, lanes, dot_rows, dot_columns), _copy(dtype),
+        rows, VECTORS * lanes, dot_rows, dot_columns, lanes)
 
 
 def vectors() -> tuple[int, int]:
@@ -52,191 +53,155 @@ def vectors() -> tuple[int, int]:
     return 16, 32 if get_process_triple().startswith(("aarch64", "arm64")) else 16
 
 
-def _multiply(rows: int, lanes: int) -> Callable:
-    """``multiply(a, i, b, j, starts, s, terms, bias, n, out, o, step)``.
+def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
+    """``multiply(a, b, starts, terms, bias, out, step)``.
 
-    ``out[o + r * step + c] = bias[n + r] + sum(a[i + k * rows + r] * b[j + starts[s + k] + c] for k
-    in range(terms))`` for all r < rows and c < VECTORS * lanes.  All arrays are flat.
+    ``out[r * step + c] = bias[r] + sum(a[k * rows + r] * b[starts[k] + c] for k in range(terms))``
+    for r < rows and c < VECTORS * lanes; there is at least one term.
     """
-    from numba import types
-    from numba.extending import intrinsic
 
-    @intrinsic
-    def multiply(context: Any, a: Any, i: Any, b: Any, j: Any, starts: Any, s: Any, terms: Any,
-                 bias: Any, n: Any, out: Any, o: Any, step: Any) -> tuple:
-        index = types.int64
-        signature = types.void(a, index, b, index, starts, index, index, bias, index, out, index,
-                               index)
+    def generate(code: _Code, a: Any, b: Any, starts: Any, terms: Any, bias: Any, out: Any,
+                 step: Any) -> None:
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, lanes)
-            i, j, s, terms, n, o, step = (args[k] for k in (1, 3, 5, 6, 8, 10, 11))
+        def add_terms(k: Any, sums: list) -> list:
+            first = code.load(starts, k, code.index)
+            columns = [code.load(b, code.add(first, v * lanes), code.vector)
+                       for v in range(VECTORS)]
+            factors = [code.repeated(a, code.add(code.multiply(k, rows), r)) for r in range(rows)]
+            return [code.multiply_add(factors[n // VECTORS], columns[n % VECTORS], total)
+                    for n, total in enumerate(sums)]
 
-            def add_terms(k: Any, sums: Sequence) -> list:
-                start = builder.add(j, code.element(4, builder.add(s, k)))
-                vectors = [code.vector(2, start, v) for v in range(VECTORS)]
-                first = builder.add(i, builder.mul(k, code.integer(rows)))
-                factors = [code.repeated(0, first, r) for r in range(rows)]
-                products = [(f, v) for f in factors for v in vectors]
-                return [code.multiply_add(f, v, total)
-                        for (f, v), total in zip(products, sums, strict=True)]
+        biases = [code.repeated(bias, code.integer(r)) for r in range(rows)]
+        sums = code.loop(terms, 1, add_terms, [b for b in biases for _ in range(VECTORS)])
+        for n, total in enumerate(sums):
+            row = code.multiply(step, n // VECTORS)
+            code.store(total, out, code.add(row, n % VECTORS * lanes))
 
-            biases = [code.repeated(7, n, r) for r in range(rows)]
-            sums = code.loop(terms, 1, add_terms, [b for b in biases for _ in range(VECTORS)])
-            for r in range(rows):
-                for v in range(VECTORS):
-                    code.store(9, o, v, sums[r * VECTORS + v])
-                o = builder.add(o, step)
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return multiply
+    return _intrinsic(generate, 7, dtype, lanes)
 
 
-def _dot(rows: int, columns: int, lanes: int) -> Callable:
-    """``dot(a, i, step, b, j, starts, s, count, out)``.
+def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
+    """``dot(a, step, b, starts, count, out)``.
 
-    ``out[r * columns + c] = sum(a[i + r * step + k] * b[j + starts[s + c] + k] for k in
-    range(count))``; `count` is a multiple of `lanes`.  All arrays are flat.
+    ``out[r * columns + c] = sum(a[r * step + k] * b[starts[c] + k] for k in range(count))``;
+    `count` is a multiple of `lanes`, at least once.
     """
-    from numba import types
-    from numba.extending import intrinsic
 
-    @intrinsic
-    def dot(context: Any, a: Any, i: Any, step: Any, b: Any, j: Any, starts: Any, s: Any,
-            count: Any, out: Any) -> tuple:
-        index = types.int64
-        signature = types.void(a, index, index, b, index, starts, index, index, out)
+    def generate(code: _Code, a: Any, step: Any, b: Any, starts: Any, count: Any,
+                 out: Any) -> None:
+        firsts = [code.load(starts, code.integer(c), code.index) for c in range(columns)]
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            code = _Code(context, builder, signature, args, lanes)
-            i, step, j, s, count = (args[n] for n in (1, 2, 4, 6, 7))
-            of_rows = [builder.add(i, builder.mul(step, code.integer(r))) for r in range(rows)]
-            of_columns = [builder.add(j, code.element(5, builder.add(s, code.integer(c))))
-                          for c in range(columns)]
+        def add_terms(k: Any, sums: list) -> list:
+            x = [code.load(a, code.add(code.multiply(step, r), k), code.vector)
+                 for r in range(rows)]
+            y = [code.load(b, code.add(first, k), code.vector) for first in firsts]
+            return [code.multiply_add(x[n // columns], y[n % columns], total)
+                    for n, total in enumerate(sums)]
 
-            def add_terms(k: Any, sums: Sequence) -> list:
-                x = [code.vector(0, builder.add(first, k), 0) for first in of_rows]
-                y = [code.vector(3, builder.add(first, k), 0) for first in of_columns]
-                products = [(f, v) for f in x for v in y]
-                return [code.multiply_add(f, v, total)
-                        for (f, v), total in zip(products, sums, strict=True)]
+        sums = code.loop(count, lanes, add_terms, [code.zeros] * (rows * columns))
+        for n, total in enumerate(sums):
+            code.store(code.sum(total), out, code.integer(n))
 
-            sums = code.loop(count, lanes, add_terms, [code.zeros] * (rows * columns))
-            for n, total in enumerate(sums):
-                code.set_element(8, n, code.sum(total))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return dot
+    return _intrinsic(generate, 6, dtype, lanes)
 
 
 def _copy(dtype: np.dtype) -> Callable:
-    """``copy(to, step, source, stride, count)``: elements at two addresses, with steps in bytes."""
-    from llvmlite import ir
+    """``copy(to, step, source, stride, count)``: elements, with steps in bytes."""
+
+    def generate(code: _Code, to: Any, step: Any, source: Any, stride: Any, count: Any) -> None:
+        from numba.core import cgutils
+
+        builder = code.builder
+        is_row = [builder.icmp_signed("==", n, code.integer(dtype.itemsize))
+                  for n in (step, stride)]
+        with builder.if_else(builder.and_(*is_row)) as (rows, elements):
+            with rows:
+                first, second = (builder.inttoptr(n, code.real.as_pointer()) for n in (to, source))
+                cgutils.raw_memcpy(builder, first, second, count, dtype.itemsize)
+            with elements, cgutils.for_range(builder, count) as loop:
+                offsets = [builder.mul(loop.index, n) for n in (step, stride)]
+                zero = code.integer(0)
+                value = code.load(builder.add(source, offsets[1]), zero, code.real)
+                code.store(value, builder.add(to, offsets[0]), zero)
+
+    return _intrinsic(generate, 5, dtype, 1)
+
+
+def _intrinsic(generate: Callable, count: int, dtype: np.dtype, lanes: int) -> Callable:
+    """A function for Numba of `count` integers, whose code ``generate(code, *args)`` writes."""
     from numba import types
-    from numba.core import cgutils
     from numba.extending import intrinsic
 
-    @intrinsic
-    def copy(context: Any, to: Any, step: Any, source: Any, stride: Any, count: Any) -> tuple:
-        signature = types.void(*[types.int64] * 5)
+    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        generate(_Code(builder, dtype, lanes), *args)
+        return context.get_dummy_value()
 
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            to, step, source, stride, count = args
-            kind = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
-            size = ir.Constant(ir.IntType(64), dtype.itemsize)
+    def typed(context: Any, *args: Any) -> tuple:
+        return types.void(*[types.int64] * count), write
 
-            def pointer(first: Any, offset: Any) -> Any:
-                return builder.inttoptr(builder.add(first, offset), kind.as_pointer())
-
-            is_row = [builder.icmp_signed("==", n, size) for n in (step, stride)]
-            with builder.if_else(builder.and_(*is_row)) as (rows, elements):
-                with rows:
-                    nothing = ir.Constant(ir.IntType(64), 0)
-                    cgutils.raw_memcpy(builder, pointer(to, nothing), pointer(source, nothing),
-                                       count, dtype.itemsize)
-                with elements, cgutils.for_range(builder, count) as loop:
-                    value = builder.load(pointer(source, builder.mul(loop.index, stride)))
-                    builder.store(value, pointer(to, builder.mul(loop.index, step)))
-            return context.get_dummy_value()
-
-        return signature, generate
-
-    return copy
+    names = ", ".join(f"n{k}" for k in range(count))  # Numba counts the parameters
+    return intrinsic(eval(f"lambda context, {names}: typed(context, {names})", {"typed": typed}))
 
 
 class _Code:
-    """LLVM's instructions for the arguments of a function: flat arrays, and integers."""
+    """LLVM's instructions for vectors at addresses, which are integers as indices are."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Sequence,
-                 lanes: int) -> None:
+    def __init__(self, builder: Any, dtype: np.dtype, lanes: int) -> None:
         from llvmlite import ir
 
         self.ir, self.builder, self.lanes = ir, builder, lanes
-        self.pointers = {
-            n: context.make_array(kind)(context, builder, args[n]).data
-            for n, kind in enumerate(signature.args) if hasattr(kind, "layout")}
-        self.kind = self.pointers[0].type.pointee
-        self.vectors = ir.VectorType(self.kind, lanes)
-        self.suffix = f"v{lanes}f{32 if isinstance(self.kind, ir.FloatType) else 64}"
-
-    @property
-    def zeros(self) -> Any:
-        return self.ir.Constant(self.vectors, [0.0] * self.lanes)
+        self.index = ir.IntType(64)
+        self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.real, lanes)
+        self.itemsize = dtype.itemsize
+        self.zeros = ir.Constant(self.vector, [0.0] * lanes)
 
     def integer(self, value: int) -> Any:
-        return self.ir.Constant(self.ir.IntType(64), value)
+        return self.ir.Constant(self.index, value)
 
-    def element(self, array: int, index: Any) -> Any:
-        return self.builder.load(self.builder.gep(self.pointers[array], [index]))
+    def add(self, index: Any, value: Any) -> Any:
+        return self.builder.add(index, self.integer(value) if isinstance(value, int) else value)
 
-    def set_element(self, array: int, index: int, value: Any) -> None:
-        self.builder.store(value, self.builder.gep(self.pointers[array], [self.integer(index)]))
+    def multiply(self, index: Any, value: int) -> Any:
+        return self.builder.mul(index, self.integer(value))
 
-    def _address(self, array: int, first: Any, number: int) -> Any:
-        """Of a vector: the one of this number after the element `first`."""
-        index = self.builder.add(first, self.integer(number * self.lanes))
-        element = self.builder.gep(self.pointers[array], [index])
-        return self.builder.bitcast(element, self.vectors.as_pointer())
+    def _pointer(self, address: Any, index: Any, kind: Any) -> Any:
+        element = self.index if kind is self.index else self.real
+        first = self.builder.inttoptr(address, element.as_pointer())
+        return self.builder.bitcast(self.builder.gep(first, [index]), kind.as_pointer())
 
-    def vector(self, array: int, first: Any, number: int) -> Any:
-        return self.builder.load(self._address(array, first, number), align=self._alignment)
+    def load(self, address: Any, index: Any, kind: Any) -> Any:
+        """Of this kind, from the element of this index on."""
+        size = 8 if kind is self.index else self.itemsize
+        return self.builder.load(self._pointer(address, index, kind), align=size)
 
-    def store(self, array: int, first: Any, number: int, value: Any) -> None:
-        self.builder.store(value, self._address(array, first, number), align=self._alignment)
+    def store(self, value: Any, address: Any, index: Any) -> None:
+        self.builder.store(value, self._pointer(address, index, value.type), align=self.itemsize)
 
-    @property
-    def _alignment(self) -> int:
-        return 4 if isinstance(self.kind, self.ir.FloatType) else 8
-
-    def repeated(self, array: int, first: Any, number: int) -> Any:
+    def repeated(self, address: Any, index: Any) -> Any:
         """A vector of copies of one element."""
-        value = self.element(array, self.builder.add(first, self.integer(number)))
-        nothing = self.ir.Constant(self.vectors, self.ir.Undefined)
-        lane = self.ir.Constant(self.ir.IntType(32), 0)
-        single = self.builder.insert_element(nothing, value, lane)
-        lanes = self.ir.Constant(
-            self.ir.VectorType(self.ir.IntType(32), self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(single, nothing, lanes)
+        ir, builder = self.ir, self.builder
+        nothing = ir.Constant(self.vector, ir.Undefined)
+        first = ir.Constant(ir.IntType(32), 0)
+        single = builder.insert_element(nothing, self.load(address, index, self.real), first)
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+        return builder.shuffle_vector(single, nothing, lanes)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """``x * y + z``, rounded once."""
-        return self._call("fma", self.vectors, x, y, z)
+        return self._call("fma", self.vector, x, y, z)
 
     def sum(self, vector: Any) -> Any:
         """The sum of the elements, in any order."""
-        zero = self.ir.Constant(self.kind, 0.0)
-        return self._call("vector.reduce.fadd", self.kind, zero, vector, fastmath=("reassoc",))
+        zero = self.ir.Constant(self.real, 0.0)
+        return self._call("vector.reduce.fadd", self.real, zero, vector, fastmath=("reassoc",))
 
-    def _call(self, name: str, result: Any, *args: Any, fastmath: Sequence[str] = ()) -> Any:
+    def _call(self, name: str, result: Any, *args: Any, fastmath: tuple = ()) -> Any:
         from numba.core.cgutils import get_or_insert_function
 
         kind = self.ir.FunctionType(result, [a.type for a in args])
-        function = get_or_insert_function(
-            self.builder.module, kind, f"llvm.{name}.{self.suffix}")
+        name = f"llvm.{name}.v{self.lanes}f{8 * self.itemsize}"
+        function = get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, args, fastmath=fastmath)
 
     def loop(self, end: Any, step: int, body: Callable[[Any, list], list], sums: list) -> list:
@@ -249,7 +214,7 @@ class _Code:
         k = builder.phi(end.type)
         variables = [builder.phi(total.type) for total in sums]
         results = body(k, variables)
-        following = builder.add(k, self.integer(step))
+        following = self.add(k, step)
         for variable, first, result in zip(
                 [k, *variables], [self.integer(0), *sums], [following, *results], strict=True):
             variable.add_incoming(first, before)

@@ -138,15 +138,14 @@ def tile_loops(dtype: np.dtype) -> TileLoops:
     def apply(planes: Any, starts: Any, filters: Any, bias: Any, windows: Any) -> None:
         groups, blocks, terms, _ = filters.shape
         outputs, length = windows.shape[1:]
-        factors, places, sums = filters.reshape(-1), starts.reshape(-1), windows.reshape(-1)
         for g in range(groups):
             for following in range(0, length, columns):
                 first = min(following, length - columns)
                 for block in range(blocks):
-                    row = g * outputs + min(block * rows, outputs - rows)
-                    multiply(factors, (g * blocks + block) * terms * rows, planes, first,
-                             places, g * terms, terms, bias, row, sums, row * length + first,
-                             length)
+                    row = min(block * rows, outputs - rows)
+                    multiply(filters[g, block].ctypes.data, planes[first:].ctypes.data,
+                             starts[g].ctypes.data, terms, bias[g * outputs + row:].ctypes.data,
+                             windows[g, row, first:].ctypes.data, length)
 
     @decorate
     def forward(first: Any, parts: Any, planes: Any, starts: Any, windows: Any, in_planes: Any,
@@ -161,7 +160,6 @@ def tile_loops(dtype: np.dtype) -> TileLoops:
     @decorate
     def add_grad(planes: Any, starts: Any, dy: Any, grad: Any) -> None:
         groups, outputs, terms = grad.shape
-        factors, places = dy.reshape(-1), starts.reshape(-1)
         length = dy.shape[2]
         sums = np.empty(dot_rows * dot_columns, dtype)
         for g in range(groups):
@@ -171,8 +169,8 @@ def tile_loops(dtype: np.dtype) -> TileLoops:
                     column = min(next_column, terms - dot_columns)
                     for next_row in range(0, outputs, dot_rows):
                         row = min(next_row, outputs - dot_rows)
-                        dot(factors, (g * outputs + row) * length + first, length, planes, first,
-                            places, g * terms + column, count, sums)
+                        dot(dy[g, row, first:].ctypes.data, length, planes[first:].ctypes.data,
+                            starts[g, column:].ctypes.data, count, sums.ctypes.data)
                         for r in range(next_row - row, dot_rows):  # without those done before
                             for c in range(next_column - column, dot_columns):
                                 grad[g, row + r, column + c] += sums[r * dot_columns + c]
