@@ -1,4 +1,7 @@
-"""Loops of Numba that multiply in tiles of registers, for the vectors of several processors."""
+"""Loops of Numba that multiply in tiles of registers, for the vectors of several processors.
+
+They compute convolutions, and the steps of LSTMs.
+"""
 
 import functools
 import itertools
@@ -8,7 +11,8 @@ import pytest
 
 import gpuprop
 import gpuprop.functional as F
-from gpuprop_numpy import compiled, convolution, microkernels, tiles
+from gpuprop import nn
+from gpuprop_numpy import compiled, convolution, elementary, lstm_loops, microkernels, tiles
 
 KERNELS = {}  # each is compiled once
 
@@ -17,11 +21,13 @@ KERNELS = {}  # each is compiled once
 def vectors(request, monkeypatch):
     """LLVM divides vectors that the processor does not have."""
     monkeypatch.setattr(microkernels, "vectors", lambda: request.param)
-    kernels, loops = KERNELS.setdefault(request.param, (
-        functools.cache(microkernels.microkernels.__wrapped__),
-        functools.cache(tiles.tile_loops.__wrapped__)))
-    monkeypatch.setattr(tiles, "microkernels", kernels)
+    functions = microkernels.microkernels, tiles.tile_loops, lstm_loops.lstm_loops
+    kernels, loops, of_lstm = KERNELS.setdefault(
+        request.param, [functools.cache(f.__wrapped__) for f in functions])
+    for module in (tiles, lstm_loops):
+        monkeypatch.setattr(module, "microkernels", kernels)
     monkeypatch.setattr(tiles, "tile_loops", loops)
+    monkeypatch.setattr(lstm_loops, "lstm_loops", of_lstm)
 
 
 @pytest.fixture
@@ -125,3 +131,89 @@ def test_copies(dtype):
         for k in range(count):
             want[30 + k * step] = a[30 + k * stride]
         np.testing.assert_array_equal(to, want)
+
+
+# ---- LSTM ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled_lstms(monkeypatch):
+    """The calls of the compiled version."""
+    found = []
+    lstm = lstm_loops.lstm
+    monkeypatch.setattr(lstm_loops, "MIN_WORK", 0)
+    monkeypatch.setattr(lstm_loops, "lstm", lambda *args: found.append(1) or lstm(*args))
+    return found
+
+
+def lstm_results(model, x, lengths=None, states=None):
+    arrays = [gpuprop.tensor(a, requires_grad=True) for a in (x, *(states or ()))]
+    input = arrays[0]
+    if lengths is not None:
+        input = nn.utils.rnn.pack_padded_sequence(input, lengths, enforce_sorted=False)
+    y, (h, c) = model(input, tuple(arrays[1:]) or None)
+    y = y if lengths is None else y.data
+    weights = gpuprop.tensor(np.cos(np.arange(y.size, dtype="float32")).reshape(y.shape))
+    model.zero_grad()
+    ((y * weights).sum() + (h * h).sum() - (c * c).sum()).backward()
+    grads = [*(a.grad for a in arrays), *(p.grad for p in model.parameters())]
+    return [y.numpy(), h.numpy(), c.numpy(), *map(np.array, grads)]
+
+
+@pytest.mark.parametrize("options", [
+    {"hidden_size": 64}, {"hidden_size": 48, "num_layers": 2, "bidirectional": True},
+    {"hidden_size": 51, "bias": False}])
+@pytest.mark.parametrize("n", [1, 8, 37])
+@pytest.mark.parametrize("kind", ["plain", "packed", "states"])
+def test_lstm(options, n, kind, vectors, compiled_lstms, rng):
+    model = nn.LSTM(11, **options)
+    x = rng.standard_normal((7, n, 11), "float32")
+    lengths = rng.integers(1, 8, n) if kind == "packed" else None
+    layers = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
+    states = kind == "states" and [
+        rng.standard_normal((layers, n, model.hidden_size), "float32") for _ in range(2)]
+    found = lstm_results(model, x, lengths, states)
+    assert compiled_lstms
+    with gpuprop.generic():
+        want = lstm_results(model, x, lengths, states)
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, 2e-5, 2e-6 * abs(expected).max())
+
+
+def test_the_bits_of_a_sequence_depend_on_nothing_else(compiled_lstms, rng):
+    model = nn.LSTM(8, 64)
+    x = rng.standard_normal((5, 40, 8), "float32")
+    before = gpuprop.get_num_threads()
+    whole = []
+    try:
+        for threads in (1, 2, 3):
+            gpuprop.set_num_threads(threads)
+            whole.append(lstm_results(model, x))
+    finally:
+        gpuprop.set_num_threads(before)
+    for other in whole[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(whole[0], other, strict=True))
+    with gpuprop.no_grad():
+        y, alone = (model(gpuprop.tensor(part))[0].numpy() for part in (x, x[:, 3:19]))
+    np.testing.assert_array_equal(alone, y[:, 3:19])
+
+
+def test_lstms_that_are_not_compiled(compiled_lstms, rng):
+    lstm_results(nn.LSTM(8, 47), rng.standard_normal((5, 4, 8), "float32"))
+    with gpuprop.no_grad():
+        nn.LSTM(8, 64, dtype="float64")(gpuprop.tensor(rng.standard_normal((5, 4, 8))))
+        nn.LSTM(8, 64, proj_size=48)(gpuprop.tensor(rng.standard_normal((5, 4, 8), "float32")))
+    assert not compiled_lstms
+
+
+def test_sigmoid_and_tanh():
+    x = np.concatenate([np.linspace(-100, 100, 40_001), np.logspace(-37, 2, 1001),
+                        -np.logspace(-37, 2, 1001), [0, -0.0, np.inf, -np.inf, np.nan]])
+    x = x.astype("float32")
+    exact = x.astype("float64")
+    with np.errstate(over="ignore"):
+        wanted = {"sigmoid": 1 / (1 + np.exp(-exact)), "tanh": np.tanh(exact)}
+    for name, want in wanted.items():
+        function = getattr(elementary.elementary(), name)
+        loop = compiled.njit()(lambda x, function=function: np.array([function(a) for a in x]))
+        np.testing.assert_allclose(loop(x), want, 4e-7, 1e-37)

@@ -133,6 +133,8 @@ SAFE = {
     "gpuprop_numpy.attention.triangle": CACHE,
     "gpuprop_numpy.compiled.njit": CACHE,
     "gpuprop_numpy.depthwise.compiled_loops": CACHE,
+    "gpuprop_numpy.elementary.elementary": CACHE,
+    "gpuprop_numpy.lstm_loops.lstm_loops": CACHE,
     "gpuprop_numpy.microkernels.microkernels": CACHE,
     "gpuprop_numpy.microkernels._copy.copy.generate.builder": COMPILES,
     "gpuprop_numpy.microkernels._dot.dot.generate.builder": COMPILES,

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuprop.backend import definition
 from gpuprop_numpy import compiled
+from gpuprop_numpy.elementary import elementary
 from gpuprop_numpy.special import ERF32, erf
 from gpuprop_numpy.threads import even_slices, in_threads
 
@@ -120,39 +121,16 @@ def tanh_gradient(x: Any, cdf: Any, gradient: Any) -> None:
 
 f = np.float32
 ERF_NUMERATOR, ERF_DENOMINATOR = (tuple(map(f, c)) for c in ERF32)
-# exp(r) - 1 - r, divided by r^2, for |r| < log(2) / 2: Cephes, expf.c
-EXP = tuple(map(f, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
-                    1.6666665459e-1, 5.0000001201e-1)))
-LOG2, LOG2_LOW = f(0.693359375), f(-2.12194440e-4)  # their sum is log(2), and n * LOG2 is exact
-ROUNDER = f(3 << 22)  # added and subtracted, it rounds to an integer
 
 
 @functools.cache
 def compiled_loops() -> tuple[Callable, Callable] | None:
-    """``forward(x, cdf, y)`` and ``backward(x, cdf, dy, dx)``, or None without Numba.
-
-    Numba computes its own exp for one number at a time.
-    """
+    """``forward(x, cdf, y)`` and ``backward(x, cdf, dy, dx)``, or None without Numba."""
     decorate = compiled.njit()
     if decorate is None:
         return None
 
-    @decorate
-    def polynomial(x: Any, coefficients: Any) -> Any:
-        y = coefficients[0]
-        for c in coefficients[1:]:
-            y = y * x + c
-        return y
-
-    @decorate
-    def exp(x: Any) -> Any:
-        """For x <= 0; the power of 2 is the exponent of a float.  Subnormal results are 0."""
-        is_zero = x < f(-87)
-        x = f(-87) if is_zero else x
-        n = (x * f(1 / math.log(2)) + ROUNDER) - ROUNDER
-        r = (x - n * LOG2) - n * LOG2_LOW
-        power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-        return f(0) if is_zero else (polynomial(r, EXP) * r * r + r + f(1)) * power
+    polynomial, exp, _, _ = elementary()
 
     @decorate
     def forward(x: Any, cdf: Any, y: Any) -> None:

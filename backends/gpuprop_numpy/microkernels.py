@@ -54,20 +54,22 @@ def vectors() -> tuple[int, int]:
 
 
 def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
-    """``multiply(a, b, starts, terms, bias, out, step)``.
+    """``multiply(a, row_step, term_step, b, starts, terms, bias, out, step)``.
 
-    ``out[r * step + c] = bias[r] + sum(a[k * rows + r] * b[starts[k] + c] for k in range(terms))``
-    for r < rows and c < VECTORS * lanes; there is at least one term.
+    ``out[r * step + c] = bias[r] + sum(a[r * row_step + k * term_step] * b[starts[k] + c] for k in
+    range(terms))`` for r < rows and c < VECTORS * lanes; there is at least one term.
     """
 
-    def generate(code: _Code, a: Any, b: Any, starts: Any, terms: Any, bias: Any, out: Any,
-                 step: Any) -> None:
+    def generate(code: _Code, a: Any, row_step: Any, term_step: Any, b: Any, starts: Any,
+                 terms: Any, bias: Any, out: Any, step: Any) -> None:
+        of_rows = [code.multiply(row_step, r) for r in range(rows)]
 
         def add_terms(k: Any, sums: list) -> list:
             first = code.load(starts, k, code.index)
             columns = [code.load(b, code.add(first, v * lanes), code.vector)
                        for v in range(VECTORS)]
-            factors = [code.repeated(a, code.add(code.multiply(k, rows), r)) for r in range(rows)]
+            term = code.multiply(k, term_step)
+            factors = [code.repeated(a, code.add(term, row)) for row in of_rows]
             return [code.multiply_add(factors[n // VECTORS], columns[n % VECTORS], total)
                     for n, total in enumerate(sums)]
 
@@ -77,7 +79,7 @@ def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
             row = code.multiply(step, n // VECTORS)
             code.store(total, out, code.add(row, n % VECTORS * lanes))
 
-    return _intrinsic(generate, 7, dtype, lanes)
+    return _intrinsic(generate, 9, dtype, lanes)
 
 
 def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
@@ -162,8 +164,8 @@ class _Code:
     def add(self, index: Any, value: Any) -> Any:
         return self.builder.add(index, self.integer(value) if isinstance(value, int) else value)
 
-    def multiply(self, index: Any, value: int) -> Any:
-        return self.builder.mul(index, self.integer(value))
+    def multiply(self, index: Any, value: Any) -> Any:
+        return self.builder.mul(index, self.integer(value) if isinstance(value, int) else value)
 
     def _pointer(self, address: Any, index: Any, kind: Any) -> Any:
         element = self.index if kind is self.index else self.real

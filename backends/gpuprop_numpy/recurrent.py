@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import cache_last, definition
+from gpuprop_numpy import lstm_loops
 from gpuprop_numpy.products import has_small_products
 
 BLOCK = 32  # columns of a block of weights
@@ -37,7 +38,9 @@ def scan(xp: Any, input: Any, h: Any, c: Any, weight_ih: Any, weight_hh: Any, bi
     steps = [slice(end - n, end)
              for n, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
     states = [h] if c is None else [h, c]
-    output, last, h_before, backward = CELLS[mode](
+    is_compiled = mode == "LSTM" and lstm_loops.is_faster(gates, weight_hh)
+    cell = lstm_loops.lstm if is_compiled else CELLS[mode]
+    output, last, h_before, backward = cell(
         gates, states, weight_hh, bias_ih, bias_hh, steps[::-1] if reverse else steps)
 
     # (dx, dg, dstates): the gradients of the input's part of the pre-activations, of the hidden

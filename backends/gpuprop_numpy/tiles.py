@@ -143,7 +143,7 @@ def tile_loops(dtype: np.dtype) -> TileLoops:
                 first = min(following, length - columns)
                 for block in range(blocks):
                     row = min(block * rows, outputs - rows)
-                    multiply(filters[g, block].ctypes.data, planes[first:].ctypes.data,
+                    multiply(filters[g, block].ctypes.data, 1, rows, planes[first:].ctypes.data,
                              starts[g].ctypes.data, terms, bias[g * outputs + row:].ctypes.data,
                              windows[g, row, first:].ctypes.data, length)
 
