@@ -35,6 +35,7 @@ class Tiles(Planes):
         by_channel = planes * self.planes.shape[-1] + starts  # (channels, offsets)
         self._starts = by_channel.reshape(g.groups, -1)
         self._loops = tile_loops(dtype)
+        self._in_planes = boxes([plane for plane, _ in self._inside])
 
     @staticmethod
     def elements(g: Geometry) -> int:
@@ -45,10 +46,13 @@ class Tiles(Planes):
     def filters(weight: np.ndarray, g: Geometry) -> np.ndarray:
         """(groups, blocks, terms, rows); the last block may overlap the one before."""
         rows = microkernels(weight.dtype).rows
-        firsts = np.minimum(np.arange(0, g.group_out, rows), g.group_out - rows)
         by_output = weight.reshape(g.groups, g.group_out, -1)
-        blocks = by_output[:, firsts[:, None] + np.arange(rows)]
-        return np.ascontiguousarray(blocks.swapaxes(2, 3))
+        blocks = np.empty((g.groups, math.ceil(g.group_out / rows), by_output.shape[2], rows),
+                          weight.dtype)
+        for i, first in enumerate(range(0, g.group_out, rows)):
+            first = min(first, g.group_out - rows)
+            blocks[:, i] = by_output[:, first:first + rows].swapaxes(1, 2)
+        return blocks
 
     def forward(self, x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
                 y: np.ndarray, parts: Sequence[slice]) -> None:
@@ -71,10 +75,9 @@ class Tiles(Planes):
         """What both loops take."""
         inside = self.inside(
             windows.reshape(self.geometry.out, -1)[:, :self.windows].reshape(-1, *self.shape))
-        of_planes = [plane for plane, _ in self._inside]
         of_images = [x[elements] for _, elements in self._inside]
         return (parts[0].start, len(parts), self.planes.reshape(-1), self._starts, windows,
-                boxes(of_planes), boxes(of_images), boxes([inside]), boxes([y[:self.shape[1]]]))
+                self._in_planes, boxes(of_images), boxes([inside]), boxes([y[:self.shape[1]]]))
 
     @staticmethod
     def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
@@ -92,7 +95,8 @@ def boxes(arrays: Sequence[np.ndarray]) -> np.ndarray:
     So one compiled function copies arrays in any memory order.
     """
     return np.array([
-        [a.ctypes.data, *_five_axes(a.strides, 0), *_five_axes(a.shape, 1)] for a in arrays])
+        [a.__array_interface__["data"][0], *_five_axes(a.strides, 0), *_five_axes(a.shape, 1)]
+        for a in arrays])
 
 
 def _five_axes(values: tuple, missing: int) -> tuple:
