@@ -241,7 +241,7 @@ def _floor(running: Sequence[Process], quick: bool) -> dict[str, float]:
 def machine() -> dict[str, Any]:
     """The machine and the versions that the times were measured with."""
     versions = {}
-    for name in ("gpuprop", "numpy", "torch", "jax"):
+    for name in ("gpuprop", "numpy", "numba", "torch", "jax"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -256,9 +256,15 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """The name of the processor; on Linux with the vector instructions, which a name may hide."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+        return platform.processor()
+    parts = [line.partition(":") for line in lines]
+    fields = {key.strip(): value.strip() for key, _, value in parts}
+    name = fields.get("model name", platform.processor())
+    flags = fields.get("flags", "").split()
+    vectors = [word for word, flag in {"AVX-512": "avx512f", "AVX2": "avx2"}.items()
+               if flag in flags]
+    return f"{name} with {vectors[0]}" if vectors else name

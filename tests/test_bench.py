@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpuprop.torch
-from benchmarks import examples, tables
+from benchmarks import examples, frame, tables
 from gpuprop._bench import floor, measure
 from gpuprop._bench.library import Library, TorchLibrary
 from gpuprop._bench.workloads import WORKLOADS
@@ -211,6 +211,15 @@ def test_each_machine_has_a_folder():
              "AMD EPYC": "amd-epyc-4-cores", "": "4-cores"}
     for processor, name in names.items():
         assert tables.folder_of({"processor": processor, "cores": 4}).name == name
+
+
+@pytest.mark.parametrize(("flags", "found"), [
+    ("fpu avx avx2 avx512f", "Fast 1 with AVX-512"), ("avx avx2", "Fast 1 with AVX2"),
+    ("sse2", "Fast 1")])
+def test_the_name_of_the_processor_says_which_vectors_it_has(flags, found, monkeypatch):
+    text = f"processor : 0\nmodel name\t: Fast 1\nflags\t\t: {flags}\n\n"
+    monkeypatch.setattr(frame.Path, "read_text", lambda path: text)
+    assert frame._processor() == found
 
 
 def test_tables_of_examples(monkeypatch, tmp_path):
