@@ -1,8 +1,8 @@
 """Train a convolutional network on MNIST, and plot its features and its mistakes.
 
 The network is that of Keras's example, which reports a test accuracy of 0.9925 after 12 epochs.
-Here the learning rate follows one cycle (L. N. Smith and N. Topin, "Super-convergence", 2018), and
-4 epochs are enough.
+Here it trains for 4 epochs, and the learning rate follows one cycle (L. N. Smith and N. Topin,
+"Super-convergence", 2018).
 
     python examples/mnist_cnn.py [--data DIR] [--epochs 4] [--images 60000] [--batch-size 64]
                                  [--seed 0] [--backend cpu|cuda|auto] [--out out] [--resume]
