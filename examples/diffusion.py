@@ -35,6 +35,7 @@ from figures import record
 from judge import Judge, mixture_of_gaussians
 from mnist import load_mnist
 from mnist_cnn import show_grid
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -137,16 +138,8 @@ def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
     optimizer = optim.Adam(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, epochs=epochs,
                                               steps_per_epoch=len(loader), pct_start=0.1)
-
-    def step(images: Any) -> Any:
-        optimizer.zero_grad()
-        loss = model(2 * images - 1)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, loader
+    loss_of = lambda model, images: model(2 * images - 1)
+    return training_run(model, loss_of, optimizer, loader, scheduler)
 
 
 @gpuprop.no_grad()

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
+from runs import training_run
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 from texts import find_or_download
@@ -110,16 +111,8 @@ def run(x: np.ndarray | None = None, angles: np.ndarray | None = None, epochs: i
     optimizer = optim.AdamW(model.parameters(), weight_decay=0.01)
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, epochs=epochs,
                                               steps_per_epoch=len(loader))
-
-    def step(x: Any, angles: Any) -> Any:
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(x), angles)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, loader
+    loss_of = lambda model, x, angles: F.mse_loss(model(x), angles)
+    return training_run(model, loss_of, optimizer, loader, scheduler)
 
 
 def predict(model: nn.Module, x: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
 from mnist import load_mnist
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -128,16 +129,8 @@ def run(model: nn.Module | None = None, data: ArrayDataset | None = None, steps:
     batches = DataLoader(data, BATCH, sampler=RandomSampler(data, num_samples=steps * BATCH))
     optimizer = optim.AdamW([p for p in model.parameters() if p.requires_grad])
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
-
-    def step(x: Any, labels: Any) -> Any:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), labels)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, batches
+    loss_of = lambda model, x, labels: F.cross_entropy(model(x), labels)
+    return training_run(model, loss_of, optimizer, batches, scheduler)
 
 
 def train(model: nn.Module, data: ArrayDataset, steps: int, rate: float) -> None:

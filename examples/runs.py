@@ -9,7 +9,7 @@ from gpuprop import nn, optim
 
 
 def training_run(model: nn.Module, loss_of: Callable, optimizer: optim.Optimizer,
-                 batches: Iterable) -> tuple:
+                 batches: Iterable, scheduler: Any = None) -> tuple:
     """(model, step, batches); a step minimizes ``loss_of(model, *batch)``."""
 
     def step(*batch: Any) -> Any:
@@ -17,6 +17,8 @@ def training_run(model: nn.Module, loss_of: Callable, optimizer: optim.Optimizer
         loss = loss_of(model, *batch)
         loss.backward()
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
         return loss
 
     return model, step, batches

@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from blood_cells import KINDS, PUBLISHER, Pictures, read_pictures
 from command_line import parse_arguments
 from figures import Figure, record
+from runs import training_run
 from scipy import ndimage
 from sklearn.metrics import jaccard_score
 from texts import find_given
@@ -127,16 +128,9 @@ def run(data: Masks | None = None, epochs: int = 1) -> tuple:
     optimizer = optim.AdamW(model.parameters(), weight_decay=0.01)
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, epochs=epochs,
                                               steps_per_epoch=len(loader))
-
-    def step(images: Any, inside: Any) -> Any:
-        optimizer.zero_grad()
-        loss = F.binary_cross_entropy_with_logits(model(images), inside.astype(images.dtype))
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, loader
+    loss_of = lambda model, images, inside: F.binary_cross_entropy_with_logits(
+        model(images), inside.astype(images.dtype))
+    return training_run(model, loss_of, optimizer, loader, scheduler)
 
 
 def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:

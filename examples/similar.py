@@ -25,6 +25,7 @@ import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
 from mnist import load_mnist
+from runs import training_run
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
@@ -61,6 +62,12 @@ def hardest_triplets(points: Any, labels: Any) -> tuple:
     return farthest, closest
 
 
+def triplet_loss(model: nn.Module, x: Any, labels: Any) -> Any:
+    points = model(x)
+    same, other = hardest_triplets(points, labels)
+    return F.triplet_margin_loss(points, points[same], points[other], MARGIN)
+
+
 def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
     """(model, step, batches) of the training, as `gpuprop verify` takes it."""
     if data is None:  # noise
@@ -70,18 +77,7 @@ def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
     optimizer = optim.AdamW(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, epochs=epochs,
                                               steps_per_epoch=len(loader))
-
-    def step(x: Any, labels: Any) -> Any:
-        optimizer.zero_grad()
-        points = model(x)
-        same, other = hardest_triplets(points, labels)
-        loss = F.triplet_margin_loss(points, points[same], points[other], MARGIN)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, loader
+    return training_run(model, triplet_loss, optimizer, loader, scheduler)
 
 
 def points_of(model: nn.Module, x: np.ndarray) -> np.ndarray:

@@ -27,12 +27,13 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
 from mnist import download_files, find_files
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -158,16 +159,8 @@ def run(data: ArrayDataset | None = None, batch_size: int = 64) -> tuple:
     model = network()
     optimizer = optim.AdamW(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=len(batches))
-
-    def step(x: Any, labels: Any) -> Any:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), labels)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, batches
+    loss_of = lambda model, x, labels: F.cross_entropy(model(x), labels)
+    return training_run(model, loss_of, optimizer, batches, scheduler)
 
 
 def accuracy(model: nn.Module, data: ArrayDataset) -> float:

@@ -34,6 +34,7 @@ from command_line import parse_arguments
 from figures import Figure, record
 from mnist import load_mnist
 from mnist_cnn import show_grid
+from runs import training_run
 
 import gpuprop
 from gpuprop import nn, optim
@@ -96,16 +97,8 @@ def run(data: ArrayDataset | None = None, epochs: int = 1, batch_size: int = 100
     optimizer = optim.Adam(model.parameters())
     scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, epochs=epochs,
                                               steps_per_epoch=len(loader), pct_start=0.1)
-
-    def step(images: Any) -> Any:
-        optimizer.zero_grad()
-        loss = -model(binary(images)).mean()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        return loss
-
-    return model, step, loader
+    loss_of = lambda model, images: -model(binary(images)).mean()
+    return training_run(model, loss_of, optimizer, loader, scheduler)
 
 
 def mean_over(images: np.ndarray, value: Any, batch_size: int) -> float:
