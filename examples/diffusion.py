@@ -5,8 +5,8 @@ noise to an image in T steps, until nothing is left of it.  After step t the ima
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise
 
-and a U-Net learns to see the noise in x_t.  To draw, it begins with noise alone and removes a part
-of it in each step.  The steps may be fewer than T, and add no new noise (Song, Meng and Ermon,
+and a U-Net learns to estimate the noise in x_t.  To draw, it begins with noise alone and removes a
+part of it in each step.  The steps may be fewer than T, and add no new noise (Song, Meng and Ermon,
 "Denoising diffusion implicit models", 2021): `steps` is 40 instead of 400, and `eta` is 0; all
 steps with an `eta` of 1 are those of Ho et al.  The shares a_t fall along a cosine (Nichol and
 Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 from command_line import parse_arguments
 from figures import record
-from judge import Judge, mixture_of_gaussians
-from mnist import load_mnist
+from judge import Judge
+from mnist import hold_back, load_mnist
 from mnist_cnn import show_grid
 from runs import training_run
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Sees the noise (N, 784) in images (N, 784) after steps t (N,).
+    """Estimates the noise (N, 784) in images (N, 784) after steps t (N,).
 
     It works on squares of 2 x 2 pixels, on a grid of 14 x 14 and below that on one of 7 x 7.
     """
@@ -121,7 +121,7 @@ class Diffusion(nn.Module):
         self.register_buffer("shares", gpuprop.tensor(shares()))
 
     def forward(self, x: Any) -> Any:
-        """The mean squared error of the noise that the network sees, after random steps."""
+        """The mean squared error of the estimated noise, after random steps."""
         t = random.integers(1, T + 1, (len(x),), stream=random.NOISE)
         noise = random.normal(x.shape, dtype=x.dtype, stream=random.NOISE)
         share = self.shares[t][:, None]
@@ -146,8 +146,8 @@ def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
 def denoised(network: nn.Module, x: Any, steps: int, eta: float) -> Iterator[Any]:
     """What becomes of noise x (N, 784) after each of the steps; the last are images.
 
-    From step t to step s < t, by equation 12 of Song et al., where x_0 is the image that the
-    network sees: ``x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - d^2) noise + d * (new noise)``.
+    From step t to step s < t, by equation 12 of Song et al., where x_0 is the image without
+    the estimated noise: ``x_s = sqrt(a_s) x_0 + sqrt(1 - a_s - d^2) noise + d * (new noise)``.
     """
     a = shares().tolist()
     times = np.linspace(T, 0, steps + 1).round().astype(int).tolist()
@@ -189,9 +189,12 @@ def draw(path: Path, network: nn.Module, images: np.ndarray, steps: int, eta: fl
 
 def main() -> None:
     args = parse_arguments(__doc__, epochs=8, images=50000, samples=2000, steps=40, eta=0.0)
+    if not 0 <= args.eta <= 1:
+        raise SystemExit(f"--eta {args.eta}: expected 0 to 1")
+    if args.steps > T:
+        raise SystemExit(f"--steps {args.steps}: expected 1 to {T}")
     data, test = load_mnist(args.data)
-    train = ArrayDataset(*data[:min(args.images, len(data) * 5 // 6)])
-    held = ArrayDataset(*data[len(data) * 5 // 6:])
+    train, held = hold_back(data, 1 / 6, args.images)
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     print(f"{len(train)} training images, {len(test)} test images, backend {backend.name!r}",
@@ -200,7 +203,7 @@ def main() -> None:
     for epoch in range(1, args.epochs + 1):
         start = time.perf_counter()
         mean = np.mean([step(*batch).item() for batch in batches])
-        print(f"epoch {epoch}/{args.epochs}: loss {mean:.4f}, "
+        print(f"epoch {epoch:2d}/{args.epochs}: loss {mean:.4f}, "
               f"{time.perf_counter() - start:.0f} s", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     gpuprop.save(args.out / "diffusion.safetensors", model.network.state_dict())
@@ -208,10 +211,8 @@ def main() -> None:
     images = drawn(model.network, args.samples, args.steps, args.eta)
     draw(args.out / "diffusion.png", model.network, images, args.steps, args.eta)
     judge = Judge(train)
-    print(f"judge's accuracy on held images: {judge.accuracy(held):.4f}", flush=True)
-    real = held.arrays[0][:args.samples]
-    mixture = mixture_of_gaussians(train.arrays[0], args.samples, args.seed)
-    figures = judge.figures(test.arrays[0], images, real_images=real, mixture_of_Gaussians=mixture)
+    print(f"the judge's accuracy on held images: {judge.accuracy(held):.4f}", flush=True)
+    figures = judge.figures(images, held.arrays[0], test.arrays[0], args.seed)
     record(args.record, *figures)
     print(*figures, sep="\n")
 

@@ -29,7 +29,7 @@ import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
 from mnist import load_mnist
-from runs import training_run
+from runs import accuracy, training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -139,13 +139,6 @@ def train(model: nn.Module, data: ArrayDataset, steps: int, rate: float) -> None
         step(*batch)
 
 
-def accuracy(model: nn.Module, data: ArrayDataset) -> float:
-    """The share of right answers, in percent."""
-    with gpuprop.no_grad():
-        right = [(model(x).argmax(axis=1) == labels).numpy() for x, labels in DataLoader(data, 500)]
-    return 100 * np.concatenate(right).mean()
-
-
 def digits_from(first: int, data: ArrayDataset) -> ArrayDataset:
     """The images of CLASSES digits, which are labelled from 0 on."""
     images, labels = data.arrays
@@ -188,8 +181,8 @@ def draw(path: Path, found: dict[str, np.ndarray], sizes: dict[str, int]) -> Non
 def main() -> None:
     args = parse_arguments(__doc__, epochs=2, steps=200, draws=3)
     data, test = load_mnist(args.data)
-    old, old_test, new, new_test = (digits_from(first, part) for first in (0, CLASSES)
-                                    for part in (data, test))
+    old, new = (digits_from(first, data) for first in (0, CLASSES))
+    old_test, new_test = (DataLoader(digits_from(first, test), 500) for first in (0, CLASSES))
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     print(f"{len(old)} images of the digits 0 to 4, backend {backend.name!r}", flush=True)

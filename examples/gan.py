@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from command_line import parse_arguments
 from figures import record
-from judge import Judge, mixture_of_gaussians
-from mnist import load_mnist
+from judge import Judge
+from mnist import hold_back, load_mnist
 
 import gpuprop
 import gpuprop.functional as F
@@ -120,8 +120,7 @@ def draw(path: Path, rows: dict[str, np.ndarray]) -> None:
 def main() -> None:
     args = parse_arguments(__doc__, epochs=12, images=50000, samples=2000)
     data, test = load_mnist(args.data)
-    train = ArrayDataset(*data[:min(args.images, len(data) * 5 // 6)])
-    held = ArrayDataset(*data[len(data) * 5 // 6:])
+    train, held = hold_back(data, 1 / 6, args.images)
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     print(f"{len(train)} training images, {len(test)} test images, backend {backend.name!r}",
@@ -144,9 +143,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     gpuprop.save(args.out / "gan.safetensors", model.state_dict())
     draw(args.out / "gan.png", rows)
-    mixture = mixture_of_gaussians(train.arrays[0], args.samples, args.seed)
-    figures = judge.figures(test.arrays[0], images, real_images=held.arrays[0][:args.samples],
-                            mixture_of_Gaussians=mixture)
+    figures = judge.figures(images, held.arrays[0], test.arrays[0], args.seed)
     record(args.record, *figures)
     print(*figures, sep="\n")
 

@@ -1,4 +1,5 @@
-"""A classifier that judges drawn digits: how sure it is, which digits it sees, how they differ."""
+"""A classifier that judges drawn digits: how clear and how varied they are, how far from real ones.
+"""
 
 from __future__ import annotations
 
@@ -73,6 +74,7 @@ class Judge:
     """A classifier that learns digits, and then judges images (N, 784)."""
 
     def __init__(self, train: ArrayDataset, epochs: int = 2) -> None:
+        self.train = train
         self.classifier = Classifier()
         loader = DataLoader(train, 128, shuffle=True)
         optimizer = optim.AdamW(self.classifier.parameters())
@@ -96,12 +98,13 @@ class Judge:
         images, labels = data.arrays
         return float((self.view(images).probabilities.argmax(axis=1) == labels).mean())
 
-    def figures(self, test: np.ndarray, drawn: np.ndarray, **others: np.ndarray) -> list[Figure]:
-        """The judgements of drawn images, beside those of other images, all against the test set's.
-        """
-        reference = self.view(test)
-        view = self.view(drawn)
-        beside = {name.replace("_", " "): self.view(images) for name, images in others.items()}
+    def figures(self, drawn: np.ndarray, real: np.ndarray, test: np.ndarray,
+                seed: int) -> list[Figure]:
+        """The judgements of drawn images, beside those of as many real ones and of a mixture."""
+        reference, view = self.view(test), self.view(drawn)
+        mixture = mixture_of_gaussians(self.train.arrays[0], len(drawn), seed)
+        beside = {"real images": self.view(real[:len(drawn)]),
+                  "mixture of Gaussians": self.view(mixture)}
         figure = lambda what, value, decimals: Figure(
             what, value(view), decimals, {name: value(other) for name, other in beside.items()})
         return [figure("Fréchet distance from the test images", reference.distance, 2),

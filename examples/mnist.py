@@ -73,6 +73,12 @@ def load_mnist(folder: str | None) -> tuple[ArrayDataset, ArrayDataset]:
     return read_dataset(train_images, train_labels), read_dataset(test_images, test_labels)
 
 
+def hold_back(data: ArrayDataset, share: float, most: int) -> tuple[ArrayDataset, ArrayDataset]:
+    """The first images for training, at most so many, and the last ones, a share of all."""
+    first = len(data) - round(share * len(data))
+    return ArrayDataset(*data[:min(most, first)]), ArrayDataset(*data[first:])
+
+
 def random_batches() -> list[tuple]:
     """A few batches of random pixels, in the shape of the data."""
     return [(gpuprop.random.uniform((64, 28 * 28)), gpuprop.arange(64) % 10) for _ in range(3)]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
-from mnist import load_mnist
+from mnist import hold_back, load_mnist
 from runs import training_run
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
@@ -123,8 +123,7 @@ def draw(path: Path, test: ArrayDataset, found: dict[str, np.ndarray]) -> None:
 def main() -> None:
     args = parse_arguments(__doc__, epochs=4, images=55000)
     data, test = load_mnist(args.data)
-    train = ArrayDataset(*data[:min(args.images, len(data) * 11 // 12)])
-    held = ArrayDataset(*data[len(data) * 11 // 12:])
+    train, held = hold_back(data, 1 / 12, args.images)
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     print(f"{len(train)} training images, {len(test)} test images, backend {backend.name!r}",

@@ -15,25 +15,27 @@ the blocks in random order, and shuffles 512 of them at a time.
 
 The script finds or downloads MNIST as examples/mnist.py does, and holds its last 5 000 training
 images back.  It reads the set once.  Beside what it has read, it prints how much memory the process
-has of its own (without Linux's /proc: the most so far, with the pages of files) and the accuracy on
-the held images; at the end that on the test images.  It draws the memory and the accuracy,
-`out`/stream.png, and saves the network.  It deletes the set, `out`/stream, unless --keep is given.
+has of its own (macOS: the most so far, with the pages of files; Windows: nan, unknown) and the
+accuracy on the held images; at the end that on the test images.  It draws the memory and the
+accuracy, `out`/stream.png, and saves the network.  It deletes the set, `out`/stream, unless --keep
+is given.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
-from mnist import download_files, find_files
-from runs import training_run
+from mnist import download_files, find_files, hold_back
+from runs import accuracy, training_run
 
 import gpuprop
 import gpuprop.functional as F
@@ -69,7 +71,9 @@ def distorted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.rint(F.grid_sample(images.astype("float32"), grid))
 
 
-def check_space(folder: Path, size: int) -> None:
+def check_size(folder: Path, size: int) -> None:
+    if size < SIZE**2:
+        raise SystemExit(f"--gigabytes: expected the size of at least one image, {SIZE**2} bytes")
     free = shutil.disk_usage(folder).free
     if free < 1.1 * size:
         raise SystemExit(f"the set needs {size / 1e9:.1f} GB, but {folder} has {free / 1e9:.1f} GB "
@@ -119,20 +123,25 @@ class MixedBlocks(Sampler):
 # ---- memory --------------------------------------------------------------------------------------
 
 
+STATUS = Path("/proc/self/status")
+
+
 class Memory(NamedTuple):
     """The bytes of a process that are in memory: its own, and pages of files."""
 
-    own: int
-    files: int
+    own: float
+    files: float
 
 
 def memory() -> Memory:
     """The memory of this process; without Linux's /proc the most so far, all of it as its own."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        kilobytes = dict(re.findall(r"^(Rss\w+):\s+(\d+) kB", status.read_text(), re.M))
+    if STATUS.exists():
+        kilobytes = dict(re.findall(r"^(Rss\w+):\s+(\d+) kB", STATUS.read_text(), re.M))
         return Memory(1024 * int(kilobytes["RssAnon"]), 1024 * int(kilobytes["RssFile"]))
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows
+        return Memory(math.nan, 0)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Memory(most if sys.platform == "darwin" else 1024 * most, 0)
 
@@ -163,14 +172,6 @@ def run(data: ArrayDataset | None = None, batch_size: int = 64) -> tuple:
     return training_run(model, loss_of, optimizer, batches, scheduler)
 
 
-def accuracy(model: nn.Module, data: ArrayDataset) -> float:
-    """The share of right answers, in percent."""
-    batches = DataLoader(data, 500, transform=ToFloat())
-    with gpuprop.no_grad():
-        right = [(model(x).argmax(axis=1) == labels).numpy() for x, labels in batches]
-    return 100 * np.concatenate(right).mean()
-
-
 class Progress(NamedTuple):
     """The bytes of images that were read, the most memory since the last row, and the accuracy."""
 
@@ -179,9 +180,13 @@ class Progress(NamedTuple):
     accuracy: float
 
 
-def train(model: nn.Module, step: Callable, batches: DataLoader,
-          held: ArrayDataset) -> list[Progress]:
-    """Read the set once.  The memory is measured at the end of each forward, when it is largest."""
+def train(folder: Path, batch_size: int, held: DataLoader) -> tuple[nn.Module, list[Progress]]:
+    """A network that has read the set once, and its progress.
+
+    The memory is measured at the end of each forward, when it is largest.  At the end no array maps
+    the files: Windows would not delete them.
+    """
+    model, step, batches = run(open_set(folder), batch_size)
     every = -(-len(batches) // PARTS)
     read, measured = 0, []
     remove = model.register_forward_hook(lambda *_: measured.append(memory()))
@@ -197,7 +202,7 @@ def train(model: nn.Module, step: Callable, batches: DataLoader,
             rows.append(row)
             measured.clear()
     remove()
-    return rows
+    return model, rows
 
 
 # ---- results -------------------------------------------------------------------------------------
@@ -224,29 +229,28 @@ def draw(path: Path, rows: list[Progress], size: int) -> None:
 def main() -> None:
     args = parse_arguments(__doc__, gigabytes=1.5, batch_size=256, keep=False)
     data, test = load_mnist(args.data)
-    source = ArrayDataset(*data[:len(data) * 11 // 12])
-    held = ArrayDataset(*data[len(data) * 11 // 12:])
+    source, held = hold_back(data, 1 / 12, len(data))
+    held_batches, test_batches = (DataLoader(part, 500, transform=ToFloat())
+                                  for part in (held, test))
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     rows = int(args.gigabytes * 1e9) // SIZE**2
+    size = rows * (SIZE**2 + 1)  # a label is one byte
     folder = args.out / "stream"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        check_space(folder, rows * SIZE**2)
+        check_size(folder, size)
         write_set(folder, source, rows, args.seed)
-        images = open_set(folder)
-        size = sum(array.nbytes for array in images.arrays)
         print(f"{rows} images, {size / 1e6:.0f} MB, are written; backend {backend.name!r}",
               flush=True)
-        model, step, batches = run(images, args.batch_size)
-        progress = train(model, step, batches, held)
+        model, progress = train(folder, args.batch_size, held_batches)
     finally:
         if not args.keep:
             shutil.rmtree(folder)
     gpuprop.save(args.out / "stream.safetensors", model.state_dict())
     draw(args.out / "stream.png", progress, size)
     most = max(row.memory.own for row in progress)
-    right = accuracy(model, test)
+    right = accuracy(model, test_batches)
     record(args.record,
            Figure("memory of the process, MB", most / 1e6, 0, {"size of the set": size / 1e6}),
            Figure("test accuracy, %", right, 2))

@@ -2,8 +2,8 @@
 
 An encoder maps an image x to a normal distribution q(z|x) of codes z, and a decoder maps a code to
 the probability p(x|z) that each pixel is black.  Both maximize a lower bound (ELBO) of log p(x),
-where the codes of all images together are p(z), standard normal (Kingma and Welling,
-"Auto-encoding variational Bayes", 2014):
+where p(z), the distribution of codes before an image is known, is standard normal (Kingma and
+Welling, "Auto-encoding variational Bayes", 2014):
 
     log p(x) >= E_q [log p(x|z)] - KL(q(z|x) || p(z))
 
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
-from mnist import load_mnist
+from mnist import hold_back, load_mnist
 from mnist_cnn import show_grid
 from runs import training_run
 
@@ -142,9 +142,7 @@ def draw(path: Path, model: AutoEncoder, test: ArrayDataset) -> None:
 def main() -> None:
     args = parse_arguments(__doc__, epochs=30, images=55000, batch_size=100, samples=500)
     data, test = load_mnist(args.data)
-    pixels = data.arrays[0]
-    train = ArrayDataset(pixels[:min(args.images, len(data) * 11 // 12)])
-    held = pixels[len(data) * 11 // 12:]
+    train, held = hold_back(ArrayDataset(data.arrays[0]), 1 / 12, args.images)
     backend = gpuprop.use(args.backend).backend
     gpuprop.manual_seed(args.seed)
     print(f"{len(train)} training images, {len(test)} test images, backend {backend.name!r}",
@@ -152,7 +150,7 @@ def main() -> None:
     model, step, batches = run(train, args.epochs, args.batch_size)
     for epoch in range(1, args.epochs + 1):
         mean = np.mean([step(*batch).item() for batch in batches])
-        elbo = mean_over(held, lambda x: model(binary(x)), 1000)
+        elbo = mean_over(held.arrays[0], lambda x: model(binary(x)), 1000)
         print(f"epoch {epoch:2d}/{args.epochs}: ELBO {-mean:.2f}, of held images {elbo:.2f}",
               flush=True)
     args.out.mkdir(parents=True, exist_ok=True)

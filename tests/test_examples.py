@@ -487,6 +487,30 @@ def test_the_memory_of_stream(tmp_path, example):
     assert mapped.max() == ord("1")
     after = stream.memory()
     assert after.own - before.own < size / 8 and after.files - before.files > 0.8 * size
+
+
+def test_the_memory_of_stream_on_other_systems(monkeypatch, example):
+    stream = example("stream")
+    now = stream.memory()
+    monkeypatch.setattr(stream, "STATUS", Path("missing"))
+    assert stream.memory().own >= 0.99 * now.own and stream.memory().files == 0
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert np.isnan(stream.memory().own) and stream.memory().files == 0
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["mnist.py", "--epochs", "0"], "argument --epochs: .*at least 1, got 0"),
+    (["mnist.py", "--epochs", "some"], "argument --epochs: invalid int value: 'some'"),
+    (["diffusion.py", "--eta", "2"], "--eta 2.0: expected 0 to 1"),
+    (["diffusion.py", "--steps", "401"], "--steps 401: expected 1 to 400")])
+def test_wrong_options(options, words, example, monkeypatch, capsys):
+    module = example(options[0].removesuffix(".py"))
+    monkeypatch.setattr(sys, "argv", options)
+    with pytest.raises(SystemExit) as raised:
+        module.main()
+    assert re.search(words, f"{raised.value} {capsys.readouterr().err}")
+
+
 def write_blood(folder, rng):
     """Pictures of discs that are colored as white cells, red cells and platelets are."""
     kinds = {"WBC": (60, 8, (145, 110, 210)), "RBC": (50, 0, (180, 155, 160)),
