@@ -110,7 +110,8 @@ def draw(path: Path, rows: dict[str, np.ndarray]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 0.62 * len(rows)), dpi=80, layout="constrained")
-    for axes, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
+    grid = figure.subplots(len(rows), 1, squeeze=False).flat
+    for axes, (title, images) in zip(grid, rows.items(), strict=True):
         axes.imshow(np.hstack([*images.reshape(-1, 28, 28)]), cmap="gray_r", vmin=0, vmax=1)
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(title, rotation=0, ha="right", va="center")

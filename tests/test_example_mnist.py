@@ -275,6 +275,11 @@ def test_gan_learns_and_draws(folder, tmp_path):
     assert (tmp_path / "out" / "gan.safetensors").exists()
 
 
+def test_gan_draws_a_single_epoch(tmp_path, example):
+    example("gan").draw(tmp_path / "gan.png", {"epoch 1": np.zeros((20, 784))})
+    assert png_files(tmp_path) == ["gan.png"]
+
+
 def test_diffusion_removes_the_noise_of_a_known_distribution(example):
     diffusion = example("diffusion")
     a = diffusion.shares()

@@ -473,6 +473,7 @@ def test_the_order_of_stream(example):
         assert counts.min() >= 5 and counts.max() <= 60
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc on this system")
 def test_the_memory_of_stream(tmp_path, example):
     stream = example("stream")
     size = 2**25
