@@ -37,7 +37,7 @@ def example(monkeypatch):
 
 def run(name, *arguments, cwd):
     command = [sys.executable, "-W", "error", EXAMPLES / name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -518,18 +518,18 @@ def write_blood(folder, rng):
              "Platelets": (26, 8, (145, 110, 210))}  # radius, pale rim, color
     for name in ("ImageSets/Main", "JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True)
-    y, x = np.mgrid[:480, :640]
+    y, x = np.mgrid[:288, :432]  # six places of 144 x 144 pixels
     for part, n in {"train": 24, "val": 2, "test": 4}.items():
         names = [f"{part}{i}" for i in range(n)]
         (folder / f"ImageSets/Main/{part}.txt").write_text("\n".join(names))
         for name in names:
-            pixels = np.full((480, 640, 3), 200) + rng.integers(-5, 6, (480, 640, 3))
+            pixels = 200 + rng.integers(-5, 6, (288, 432, 3))
             objects = ["<object><name>RBC</name><bndbox><xmin>50</xmin><ymin>60</ymin>"
                        "<xmax>50</xmax><ymax>60</ymax></bndbox></object>"]  # of no area
             places = rng.permutation(6)
             for place, kind in zip(places, ["WBC", *["RBC"] * 3, *["Platelets"] * 2], strict=True):
                 radius, rim, color = kinds[kind]
-                cx, cy = 107 + 213 * (place % 3), 120 + 240 * (place // 3)
+                cx, cy = 72 + 144 * (place % 3), 72 + 144 * (place // 3)
                 pixels[(x - cx)**2 + (y - cy)**2 < (radius - rim)**2] = color
                 corners = zip(("xmin", "ymin", "xmax", "ymax"),
                               (cx - radius, cy - radius, cx + radius, cy + radius), strict=True)
@@ -542,7 +542,7 @@ def write_blood(folder, rng):
 
 def test_blood_cells(tmp_path):
     write_blood(tmp_path / "BCCD", np.random.default_rng(0))
-    options = ["--backend", "cpu", "--epochs", 8, "--data", tmp_path, "--out", tmp_path / "out"]
+    options = ["--backend", "cpu", "--epochs", 10, "--data", tmp_path, "--out", tmp_path / "out"]
     *_, network, colors = run("blood_cells.py", *options, cwd=tmp_path).stdout.splitlines()
     for line in (network, colors):
         assert min(map(float, re.findall(r"[0-9.]+", line))) > 0.8, line
@@ -649,7 +649,7 @@ def test_regions_and_rims(example):
 def test_which_files_are_needed(name, files, tmp_path):
     env = {k: v for k, v in os.environ.items() if k != "GPUPROP_DATA"}
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], env=env, cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and files in done.stderr
 
 
