@@ -260,7 +260,7 @@ def judgements(path):
 
 def test_gan_learns_and_draws(folder, tmp_path):
     figures = tmp_path / "figures.json"
-    done = run("gan.py", "--data", folder, "--epochs", "15", "--samples", "200",
+    done = run("gan.py", "--data", folder, "--epochs", "10", "--samples", "200",
                "--out", tmp_path / "out", "--record", figures)
     assert done.returncode == 0, done.stderr
     first, _, *epochs, distance, score, rarest = done.stdout.splitlines()
