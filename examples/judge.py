@@ -115,7 +115,7 @@ class Judge:
 def mixture_of_gaussians(images: np.ndarray, n: int, seed: int) -> np.ndarray:
     """A baseline: n samples of a mixture of 50 normal distributions, which is fitted to images."""
     pca = PCA(50, random_state=seed)
-    codes = pca.fit_transform(images).astype("float64")  # in float32 the fit does not converge
+    codes = pca.fit_transform(images).astype("float64")  # float32 is too coarse to sample
     mixture = GaussianMixture(50, tol=0.03, random_state=seed).fit(codes)
     codes, _ = mixture.sample(n)
     return pca.inverse_transform(codes).clip(0, 1).astype("float32")
