@@ -2,6 +2,7 @@
 
 import functools
 
+import numba
 import numpy as np
 import pytest
 import scipy.stats
@@ -349,6 +350,19 @@ def test_max_pool(shape, dtype, size, options, monkeypatch, rng):
     assert used
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_max_pool_windows_in_the_padding(axis, monkeypatch):
+    """Their maximum is -inf, and no element has its gradient."""
+    monkeypatch.setattr(compiled, "MIN_SIZE", 0)
+    used = count_calls(monkeypatch, pooling)
+    monkeypatch.setattr(np, "empty", lambda *args: np.full(*args[:1], 255, *args[1:]))
+    size, padding, dilation = ((a, b) if axis else (b, a) for a, b in ((1, 2), (0, 1), (1, 3)))
+    x = gpuprop.tensor(np.ones((3, 2, 2, 2), "float32"), requires_grad=True)
+    y = F.max_pool2d(x, size, 1, padding, dilation)
+    y.sum().backward()
+    assert used and (y.data == -np.inf).all() and (x.grad == 0).all()
+
+
 def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
     used = count_calls(monkeypatch, pooling)
     x = rng.standard_normal((2, 300, 210, 3)).transpose(0, 3, 2, 1)[:, ::-1]
@@ -515,11 +529,19 @@ def test_without_numba(loops, monkeypatch):
     assert loops == [None]
 
 
-def test_numba_for_another_numpy_is_not_used(monkeypatch):
-    """It raises ImportError if NumPy is newer than it knows."""
+@pytest.mark.parametrize("error", [
+    ImportError("Numba needs NumPy 2.3 or less"), SystemError("initialization failed"),
+    RuntimeError("LLVM"), ValueError("Number of threads specified must be > 0.")])
+def test_numba_that_cannot_be_imported_is_not_used(error, monkeypatch):
 
     def import_module(name):
-        raise ImportError("Numba needs NumPy 2.3 or less")
+        raise error
 
     monkeypatch.setattr(compiled.importlib, "import_module", import_module)
+    assert compiled.njit.__wrapped__() is None
+
+
+def test_numba_that_compiles_nothing_is_not_used(monkeypatch):
+    """Loops in Python would be slow, and have no vectors."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
     assert compiled.njit.__wrapped__() is None

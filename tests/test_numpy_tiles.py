@@ -8,11 +8,13 @@ import itertools
 
 import numpy as np
 import pytest
+from numba.core import config
 
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn
 from gpuprop_numpy import compiled, convolution, elementary, lstm_loops, microkernels, tiles
+from gpuprop_numpy.columns import Columns
 
 KERNELS = {}  # each is compiled once
 
@@ -118,6 +120,30 @@ def test_few_outputs_or_terms_are_not_tiled():
 
     assert [tiled(*sizes) for sizes in ((8, 8, 1), (7, 8, 3), (8, 1, 7), (8, 2, 4))] == [
         True, False, False, True]
+
+
+def test_a_small_band_is_computed_as_the_others(rng, monkeypatch):
+    """The last band of an image has fewer rows, too few for tiles of its own."""
+    x, w = rng.standard_normal((1, 8, 33, 20)), rng.standard_normal((8, 8, 3, 3))
+    for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS"):
+        monkeypatch.setattr(convolution, limit, 0)
+    monkeypatch.setattr(convolution, "MIN_WORK_OF_TILES", 5 * 18 * 8 * 72)
+    monkeypatch.setattr(convolution, "MAX_ELEMENTS", 18 * 16 * 5)
+    geometries = [band.geometry for band in convolution.bands(convolution.Geometry(
+        (33, 20), w.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), 1))]
+    assert {convolution.kind_of(g) for g in geometries} == {tiles.Tiles, Columns}
+    found = results(x, w, np.zeros(8))
+    with gpuprop.generic():
+        want = results(x, w, np.zeros(8))
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, 1e-12, 1e-12 * abs(expected).max())
+
+
+@pytest.mark.parametrize(("setting", "size"), [
+    ("", 16), ("+avx,+sse2", 32), ("+avx2,-avx512f", 16), ("+avx,+avx512f", 64)])
+def test_vectors_are_those_for_which_numba_compiles(setting, size, monkeypatch):
+    monkeypatch.setattr(config, "CPU_FEATURES", setting)
+    assert microkernels.vectors()[0] == size
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

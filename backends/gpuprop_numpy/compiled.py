@@ -43,13 +43,15 @@ class Loop:
 
 @functools.cache
 def njit(in_any_order: bool = False) -> Callable | None:
-    """Numba's decorator, or None if it is not installed, or not for this version of NumPy.
+    """Numba's decorator, or None if Numba is not installed, cannot be imported or compiles nothing.
 
     With `in_any_order`, sums are added in the order that is fastest on this processor.
     """
     try:
         numba = importlib.import_module("numba")
-    except ImportError:
+    except Exception:  # of another version of NumPy or LLVM, or of a setting in the environment
+        return None
+    if numba.config.DISABLE_JIT:
         return None
     fastmath = {"reassoc", "nsz"} if in_any_order else False
     return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)

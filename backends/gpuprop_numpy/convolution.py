@@ -80,17 +80,18 @@ def by_band(work: Callable[[Band], Any], g: Geometry, n: int) -> list:
 def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geometry,
             y: np.ndarray) -> None:
     """(N, C, *space) -> y, (N, O, *counts)."""
-    filters = kind_of(g).filters(weight, g)
-    by_band(lambda band: forward_band(x[band.elements], filters, bias, band.geometry,
+    kind = kind_of(g)  # that of a small band may be another one
+    filters = kind.filters(weight, g)
+    by_band(lambda band: forward_band(kind, x[band.elements], filters, bias, band.geometry,
                                       y[band.windows]), g, len(x))
 
 
-def forward_band(x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None, g: Geometry,
-                 y: np.ndarray) -> None:
+def forward_band(kind: type[Planes], x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
+                 g: Geometry, y: np.ndarray) -> None:
     def work(block: Planes, parts: Sequence[slice]) -> None:
         block.forward(x, filters, bias, y, parts)
 
-    in_blocks(kind_of(g), g, y.dtype, len(x), work)
+    in_blocks(kind, g, y.dtype, len(x), work)
 
 
 def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:

@@ -42,13 +42,17 @@ def microkernels(dtype: np.dtype) -> Microkernels:
 
 
 def vectors() -> tuple[int, int]:
-    """The bytes of this processor's longest vectors, and how many registers it has for them."""
-    from llvmlite.binding import get_host_cpu_features, get_process_triple
+    """The bytes of the longest vectors for which Numba compiles, and the registers for them."""
+    from llvmlite.binding import get_process_triple
+    from numba.core import codegen, config
 
-    features = get_host_cpu_features()
-    if features.get("avx512f"):
+    features = config.CPU_FEATURES  # type: ignore[attr-defined]  # of the environment, or None
+    if features is None:
+        features = codegen.get_host_cpu_features()
+    features = features.split(",")
+    if "+avx512f" in features:
         return 64, 32
-    if features.get("avx"):
+    if "+avx" in features:
         return 32, 16
     return 16, 32 if get_process_triple().startswith(("aarch64", "arm64")) else 16
 
@@ -190,8 +194,8 @@ class _Code:
         return builder.shuffle_vector(single, nothing, lanes)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """``x * y + z``, rounded once."""
-        return self._call("fma", self.vector, x, y, z)
+        """``x * y + z``, rounded once if the processor has an instruction for it."""
+        return self._call("fmuladd", self.vector, x, y, z)
 
     def sum(self, vector: Any) -> Any:
         """The sum of the elements, in any order."""

@@ -118,8 +118,9 @@ def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Cal
     """``forward(x, *places, y, best)`` and ``backward(dy, best, rows, columns, dx)``, or None.
 
     `x` and `dx` are (planes, elements); `y`, `dy` and `best` are (planes, rows of windows, windows
-    of a row).  `best` is 256 * i + j if a window takes element j of its row i.  The options, those
-    of the last axis, are constants: this lets Numba use vector instructions.
+    of a row).  `best` is 256 * i + j if a window takes element j of its row i; it is 0 for a window
+    in the padding.  The options, those of the last axis, are constants: this lets Numba use vector
+    instructions.
     """
     decorate = compiled.njit()
     if decorate is None:
@@ -138,6 +139,7 @@ def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Cal
             for r in range(y.shape[1]):
                 row_y, row_best = y[plane, r], best[plane, r]
                 row_y[:] = -np.inf
+                row_best[:] = 0  # of a window in the padding: nothing else writes it
                 inner_y, inner_best = row_y[first:end], row_best[first:end]
                 for i in range(rows.shape[1] - 1, -1, -1):
                     start = rows[r, i]
@@ -168,6 +170,8 @@ def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Cal
             for r in range(dy.shape[1]):
                 for w in range(dy.shape[2]):
                     i, j = best[plane, r, w] >> 8, best[plane, r, w] & 255
-                    elements[rows[r, i] + columns[w, j]] += dy[plane, r, w]
+                    place = rows[r, i] + columns[w, j]
+                    if place >= 0:
+                        elements[place] += dy[plane, r, w]
 
     return compiled.Loop(forward), compiled.Loop(backward)
