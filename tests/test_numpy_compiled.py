@@ -1,6 +1,9 @@
 """Elementwise bodies as loops of Numba: the bits are those of the body on NumPy arrays."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import numba
 import numpy as np
@@ -246,6 +249,10 @@ def test_errors_are_numpys(loops):
     reciprocal = pointwise.blockwise(lambda xp, x: 1 / x)
     with np.errstate(divide="raise"), pytest.raises(FloatingPointError):
         reciprocal(xp, np.zeros(100))
+    seen = []
+    with np.errstate(divide="call", call=lambda *args: seen.append(args)):
+        reciprocal(xp, np.zeros(100))
+    assert seen
 
 
 WITH_LOOPS = pytest.mark.parametrize("with_loops", [True, False], ids=["loops", "NumPy"])
@@ -545,3 +552,31 @@ def test_numba_that_compiles_nothing_is_not_used(monkeypatch):
     """Loops in Python would be slow, and have no vectors."""
     monkeypatch.setattr(numba.config, "DISABLE_JIT", True)
     assert compiled.njit.__wrapped__() is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_while_another_thread_compiles():
+    """The child compiles too."""
+    code = """
+import os, threading
+from numba.core.compiler_lock import global_compiler_lock
+from gpuprop_numpy import compiled
+
+decorate = compiled.njit()
+begun, ended = threading.Event(), threading.Event()
+
+def compile_slowly():
+    with global_compiler_lock:
+        begun.set()
+        ended.wait(0.2)
+
+threading.Thread(target=compile_slowly).start()
+begun.wait()
+child = os.fork()
+if not child:
+    os._exit(decorate(lambda x: x + 1)(1) - 2)
+print(os.waitpid(child, 0)[1], decorate(lambda x: x + 1)(1))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.split() == ["0", "2"]

@@ -131,6 +131,7 @@ SAFE = {
     "gpuprop_cupy.products.workspace_size": CACHE,
     "gpuprop_numpy.activation.compiled_loops": CACHE,
     "gpuprop_numpy.attention.triangle": CACHE,
+    "gpuprop_numpy.compiled.let_forks_wait": "registered twice, forks wait as well",
     "gpuprop_numpy.compiled.njit": CACHE,
     "gpuprop_numpy.depthwise.compiled_loops": CACHE,
     "gpuprop_numpy.elementary.elementary": CACHE,

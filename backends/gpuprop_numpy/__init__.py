@@ -141,6 +141,7 @@ class NumpyBackend(Backend):
     """NumPy, with elementwise bodies in blocks and threads, and reuse of freed memory.
 
     NumPy's warnings follow the user's np.errstate, and point to the line that computes a NaN.
+    Loops of Numba do not warn.
     """
 
     name = "numpy"

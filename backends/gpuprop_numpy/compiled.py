@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,8 +54,22 @@ def njit(in_any_order: bool = False) -> Callable | None:
         return None
     if numba.config.DISABLE_JIT:
         return None
+    let_forks_wait()
     fastmath = {"reassoc", "nsz"} if in_any_order else False
     return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)
+
+
+@functools.cache
+def let_forks_wait() -> None:
+    """Let a fork wait while another thread compiles.
+
+    The child, which does not have that thread, would wait for Numba's lock for ever.
+    """
+    from numba.core.compiler_lock import global_compiler_lock as lock
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(
+            before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
 
 
 def loop_of(fn: Callable, arrays: Sequence, constants: dict[str, Any],
