@@ -27,6 +27,7 @@ from gpuprop_numpy import (
     pointwise,
     pooling,
     row_norm,
+    scatter,
     threads,
 )
 
@@ -508,6 +509,32 @@ def test_layer_norm_of_nan_and_infinity(value, rng):
     x[5, 7] = value
     y = layer_norm(x, None, None)
     assert np.isnan(y[5]).all() and np.isfinite(np.delete(y, 5, 0)).all()
+
+
+@WITH_LOOPS
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "axis"), [((50, 33), 0), ((3, 50, 7), 1), ((4, 50), -1)])
+def test_index_add(shape, axis, dtype, with_loops, monkeypatch):
+    """The sums have the same bits, since their order is the same."""
+    monkeypatch.setattr(scatter, "MIN_SIZE", 0 if with_loops else 1 << 60)
+    used = []
+    find = scatter.compiled_loop
+    monkeypatch.setattr(scatter, "compiled_loop", lambda: used.append(1) or find())
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(shape).astype(dtype)
+    index = rng.integers(-50, 50, 300)
+    count = [300 if n == 50 else n for n in shape]
+    values = rng.standard_normal(count[::-1]).astype(dtype).T
+    want = a.copy()
+    np.add.at(np.moveaxis(want, axis, 0), index, np.moveaxis(values, axis, 0))
+    assert scatter.index_add(a, index, values, axis) is a
+    np.testing.assert_array_equal(a, want)
+    assert bool(used) == with_loops
+    a.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        scatter.index_add(a, index, values, axis)
+    with pytest.raises(IndexError, match="index 50 is out of bounds"):
+        scatter.index_add(want, index + 50 - index.max(), values, axis)
 
 
 @pytest.mark.parametrize("activation", [F.gelu, F.relu, F.hardtanh])

@@ -139,6 +139,7 @@ SAFE = {
     "gpuprop_numpy.microkernels.microkernels": CACHE,
     "gpuprop_numpy.microkernels._dot.generate.code": COMPILES,
     "gpuprop_numpy.microkernels._multiply.generate.code": COMPILES,
+    "gpuprop_numpy.scatter.compiled_loop": CACHE,
     "gpuprop_numpy.tiles.tile_loops": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,45 +21,10 @@ from gpuprop_numpy import (
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.products import matmul
+from gpuprop_numpy.scatter import index_add
 from gpuprop_numpy.threads import let_blas_threads_sleep
 
 __all__ = ["NumpyBackend"]
-
-CHUNK = 1 << 16  # elements per call of np.add.at, which bounds the memory of their int64 indices
-
-
-def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 0) -> np.ndarray:
-    """``a[index[i]] += values[i]`` along `axis` for each i in order, in place; returns `a`.
-
-    `index` is 1-D and may repeat.  Raises IndexError for an index out of bounds, before any
-    addition.
-    """
-    half = is_half(a.dtype)
-    if half or not a.flags.c_contiguous:
-        # half types are summed in float32 and rounded once, even if an index repeats
-        total = np.zeros(a.shape, np.float32 if half else a.dtype)
-        a += index_add(total, index, values, axis)
-        return a
-    axis = axis % a.ndim
-    index = index.astype(np.int64, copy=False)  # flat indices overflow narrow types
-    n, outer, inner = a.shape[axis], math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1:])
-    lowest, highest = (index.min(), index.max()) if index.size else (0, -1)
-    if lowest < -n or highest >= n:
-        first = index[(index < -n) | (index >= n)][0]
-        raise IndexError(f"index {first} is out of bounds for axis {axis} with size {n}")
-    if lowest < 0:
-        index = index % n
-    # np.add.at is fast only for flat indices and equal dtypes
-    flat = a.reshape(-1)
-    values = values.astype(a.dtype, casting="same_kind", copy=False)
-    values = values.reshape(outer, len(index), inner)
-    row_starts = (np.arange(outer)[:, None] * n + index)[:, :, None] * inner
-    step = max(1, CHUNK // max(1, outer * inner))
-    for i in range(0, len(index), step):
-        flat_index = (row_starts[:, i:i + step] + np.arange(inner)).reshape(-1)
-        np.add.at(flat, flat_index, values[:, i:i + step].reshape(-1))
-    return a
-
 
 INTEGERS: dict[Any, np.dtype] = {
     np.dtype(f"float{bits}"): np.dtype(f"int{bits}") for bits in (16, 32, 64)}
