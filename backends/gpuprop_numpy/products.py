@@ -16,9 +16,8 @@ import numpy as np
 from gpuprop.backend import is_half
 from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
 
-# multiplications: BLAS itself uses one thread up to SMALL; up to MEDIUM one is as fast as several,
-# which a busy machine makes 3 times slower; MIN_WORK is that of a thread of gpuprop
-SMALL, MEDIUM, MIN_WORK = 1 << 18, 1 << 23, 12 << 20
+# multiplications: BLAS itself uses one thread up to SMALL; MIN_WORK is that of a thread of gpuprop
+SMALL, MIN_WORK = 1 << 18, 1 << 23
 ROWS = 48  # parts of multiples of it have the bits of the whole: of 12, 16 or 24 in OpenBLAS
 COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
@@ -51,9 +50,10 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     work = a.size * b.shape[-1] if b.ndim else 0
     if work <= SMALL or not (threads := product_threads()):
         return np.matmul(a, b)
-    if work >= 2 * MIN_WORK and _can_be_divided(a, b):
+    is_large = work >= 2 * MIN_WORK
+    if is_large and _can_be_divided(a, b):
         return _in_parts(a, b, work // MIN_WORK, threads)
-    if threads == 1 or work > MEDIUM:
+    if threads == 1 or is_large:
         return np.matmul(a, b)
     return with_one_blas_thread(np.matmul, a, b)
 

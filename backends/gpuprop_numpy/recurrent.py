@@ -15,7 +15,7 @@ import numpy as np
 
 from gpuprop.backend import cache_last, definition
 from gpuprop_numpy import lstm_loops
-from gpuprop_numpy.products import has_small_products
+from gpuprop_numpy.products import has_small_products, product
 
 BLOCK = 32  # columns of a block of weights
 MIN_ROWS, MAX_ROWS = 1 << 11, 1 << 14  # elements of the rows, between which blocks are faster
@@ -34,7 +34,7 @@ def scan(xp: Any, input: Any, h: Any, c: Any, weight_ih: Any, weight_hh: Any, bi
     rows = input.reshape(sum(sizes), input.shape[-1])
     width = weight_hh.shape[1]
     weights = weight_ih.reshape(-1, width, weight_ih.shape[1])
-    gates = np.matmul(rows, weights.swapaxes(1, 2))
+    gates = product(np.broadcast_to(rows, (len(weights), *rows.shape)), weights.swapaxes(1, 2))
     steps = [slice(end - n, end)
              for n, end in zip(sizes, itertools.accumulate(sizes), strict=True)]
     states = [h] if c is None else [h, c]
@@ -48,11 +48,11 @@ def scan(xp: Any, input: Any, h: Any, c: Any, weight_ih: Any, weight_hh: Any, bi
     backward = cache_last(backward)
     sum_rows = cache_last(lambda d: np.matmul(np.ones(len(d), d.dtype), d))
     return (output.reshape(*input.shape[:-1], width), *last), (
-        lambda d: np.matmul(backward(d)[0], weight_ih).reshape(input.shape),
+        lambda d: product(backward(d)[0], weight_ih).reshape(input.shape),
         lambda d: backward(d)[2][0],
         lambda d: backward(d)[2][1],
-        lambda d: np.matmul(backward(d)[0].T, rows),
-        lambda d: np.matmul(backward(d)[1].T, h_before),
+        lambda d: product(backward(d)[0].T, rows),
+        lambda d: product(backward(d)[1].T, h_before),
         lambda d: sum_rows(backward(d)[0]),
         lambda d: sum_rows(backward(d)[1]),
         None)
