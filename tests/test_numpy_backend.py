@@ -14,7 +14,8 @@ import scipy.special
 
 import gpuprop as gp
 from gpuprop._core.extras import NAMES as EXTRAS
-from gpuprop_numpy import NumpyBackend, index_add, memory, pointwise, threads, xp
+from gpuprop_numpy import NumpyBackend, memory, pointwise, scatter, threads, xp
+from gpuprop_numpy.scatter import index_add
 
 r = np.random.default_rng(0)
 inf, nan, bfloat16 = math.inf, math.nan, np.dtype(ml_dtypes.bfloat16)
@@ -440,7 +441,7 @@ def test_other_c_libraries_are_unchanged(library, monkeypatch):
 @pytest.mark.parametrize("shape", [(7,), (7, 5), (3, 7, 2), (2, 3, 7)])
 @pytest.mark.parametrize("count", [0, 1, 40])
 def test_index_add(shape, count, monkeypatch):
-    monkeypatch.setattr("gpuprop_numpy.CHUNK", 16)
+    monkeypatch.setattr(scatter, "CHUNK", 16)
     axis = shape.index(7)
     index = r.integers(-7, 7, count)
     values = r.standard_normal((*shape[:axis], count, *shape[axis + 1:]))
