@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
+from runs import train_best
 from scipy import ndimage
 from sklearn.cluster import KMeans
 from texts import find_given
@@ -306,18 +307,13 @@ def detect(model: nn.Module, images: np.ndarray) -> list[Found]:
 
 def fitted(data: Pictures, held: Pictures, epochs: int) -> nn.Module:
     """A network with the weights of the epoch that is best for the held pictures."""
-    model, step, batches = run(data, epochs)
-    best, best_state = -1.0, model.state_dict()
-    for epoch in range(1, epochs + 1):
-        model.train()
-        mean = np.mean([step(*batch).item() for batch in batches])
+    model, *others = run(data, epochs)
+
+    def measure() -> tuple[float, str]:
         precision = average_precisions(detect(model, held.images), held.cells)
-        if precision.mean() > best:
-            best, best_state = precision.mean(), model.state_dict()
-        print(f"epoch {epoch:2d}/{epochs}: loss {mean:.4f}, average precision of held pictures: "
-              f"{described(precision)}", flush=True)
-    model.load_state_dict(best_state)
-    return model
+        return precision.mean(), f"average precision of held pictures: {described(precision)}"
+
+    return train_best((model, *others), epochs, measure)
 
 
 # ---- the baseline --------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ import numpy as np
 from blood_cells import KINDS, PUBLISHER, Pictures, read_pictures
 from command_line import parse_arguments
 from figures import Figure, record
-from runs import training_run
+from runs import train_best, training_run
 from scipy import ndimage
 from sklearn.metrics import jaccard_score
 from texts import find_given
@@ -144,18 +144,13 @@ def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
 
 def fitted(data: Masks, held: Masks, epochs: int) -> nn.Module:
     """A network with the weights of the epoch with the highest IoU of the held pictures."""
-    model, step, batches = run(data, epochs)
-    best, best_state = -1.0, model.state_dict()
-    for epoch in range(1, epochs + 1):
-        model.train()
-        mean = np.mean([step(*batch).item() for batch in batches])
+    model, *others = run(data, epochs)
+
+    def measure() -> tuple[float, str]:
         value = agreement(held.inside, predict(model, held.images))
-        if value > best:
-            best, best_state = value, model.state_dict()
-        print(f"epoch {epoch}/{epochs}: loss {mean:.4f}, IoU of held pictures {value:.3f}",
-              flush=True)
-    model.load_state_dict(best_state)
-    return model
+        return value, f"IoU of held pictures {value:.3f}"
+
+    return train_best((model, *others), epochs, measure)
 
 
 # ---- results -------------------------------------------------------------------------------------
