@@ -258,6 +258,14 @@ def judgements(path):
             for figure in json.loads(path.read_text())}
 
 
+def check_judgements(path, lines):
+    """The printed measures are stored, and real images are closer to the test images."""
+    found = judgements(path)
+    assert list(found) == [line.split(":")[0] for line in lines]
+    network, real, _ = found["Fréchet distance from the test images"]
+    assert real < network
+
+
 def test_gan_learns_and_draws(folder, tmp_path):
     figures = tmp_path / "figures.json"
     done = run("gan.py", "--data", folder, "--epochs", "10", "--samples", "200",
@@ -267,10 +275,7 @@ def test_gan_learns_and_draws(folder, tmp_path):
     assert first == "1247 training images, 300 test images, backend 'numpy'"
     distances = [float(re.search(r"distance (\S+),", line).group(1)) for line in epochs]
     assert distances[-1] < 0.5 * distances[0]
-    found = judgements(figures)
-    assert list(found) == [line.split(":")[0] for line in (distance, score, rarest)]
-    network, real, _ = found["Fréchet distance from the test images"]
-    assert real < network
+    check_judgements(figures, [distance, score, rarest])
     assert png_files(tmp_path / "out") == ["gan.png"]
     assert (tmp_path / "out" / "gan.safetensors").exists()
 
@@ -306,10 +311,7 @@ def test_diffusion_learns_and_draws(folder, tmp_path):
     assert first == "1247 training images, 300 test images, backend 'numpy'"
     losses = [float(re.search(r"loss (\S+),", line).group(1)) for line in epochs]
     assert losses[-1] < 0.5 * losses[0]
-    found = judgements(figures)
-    assert list(found) == [line.split(":")[0] for line in (distance, score, rarest)]
-    network, real, _ = found["Fréchet distance from the test images"]
-    assert real < network
+    check_judgements(figures, [distance, score, rarest])
     assert png_files(tmp_path / "out") == ["diffusion.png"]
 
 
