@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
-from runs import training_run
+from runs import train_best, training_run
 from sklearn.linear_model import Ridge
 from sklearn.metrics import mean_absolute_error, r2_score
 from texts import find_or_download
@@ -122,19 +122,15 @@ def predict(model: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def fitted(x: np.ndarray, angles: np.ndarray, train: np.ndarray, held: np.ndarray,
-           epochs: int) -> tuple[nn.Module, int]:
-    """The network of the epoch with the least squared error on the held frames, and the epoch."""
-    model, step, batches = run(x[train], angles[train], epochs)
-    best, best_epoch, best_state = np.inf, 0, model.state_dict()
-    for epoch in range(1, epochs + 1):
-        model.train()
-        for batch in batches:
-            step(*batch)
+           epochs: int) -> nn.Module:
+    """The network of the epoch with the least squared error on the held frames."""
+    model, *others = run(x[train], angles[train], epochs)
+
+    def measure() -> tuple[float, str]:
         error = np.mean((predict(model, x[held]) - angles[held])**2)
-        if error < best:
-            best, best_epoch, best_state = error, epoch, model.state_dict()
-    model.load_state_dict(best_state)
-    return model, best_epoch
+        return -error, f"held frames {error:.4f}"
+
+    return train_best((model, *others), epochs, measure)
 
 
 def ridge(x: np.ndarray, angles: np.ndarray, train: np.ndarray, held: np.ndarray) -> np.ndarray:
@@ -154,13 +150,13 @@ def predict_folds(drive: Drive, epochs: int) -> tuple[dict[str, np.ndarray], nn.
     found = {name: np.zeros(len(x)) for name in ("network", "ridge regression", "mean angle")}
     for fold in range(FOLDS):
         train, held, test = divide(len(x), fold)
-        model, epoch = fitted(x, angles, train, held, epochs)
+        print(f"fold {fold + 1}/{FOLDS}: {len(train)} frames for training")
+        model = fitted(x, angles, train, held, epochs)
         found["network"][test] = predict(model, x[test])
         found["ridge regression"][test] = ridge(x, angles, train, held)[test]
         found["mean angle"][test] = angles[train].mean()
         error = mean_absolute_error(angles[test], found["network"][test])
-        print(f"fold {fold + 1}/{FOLDS}: {len(train)} frames for training, best epoch {epoch}, "
-              f"mean absolute error {error:.3f}", flush=True)
+        print(f"mean absolute error of test frames {error:.3f}", flush=True)
     return found, model
 
 

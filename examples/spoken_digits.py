@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from command_line import parse_arguments
 from figures import Figure, record
+from runs import train_best
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from texts import find_given
@@ -217,20 +218,17 @@ def logits_of(model: nn.Module, x: np.ndarray) -> np.ndarray:
         return model(gpuprop.tensor(x)).numpy()
 
 
-def train(name: str, model: nn.Module, loss_of: Callable, data: Recordings, held: Recordings,
-          epochs: int) -> None:
-    """Train the model; keep the weights of the epoch with the least loss on the held recordings."""
-    model, step, batches = run(model, loss_of, data, epochs)
-    best, best_state = np.inf, model.state_dict()
-    for epoch in range(1, epochs + 1):
-        model.train()
-        mean = np.mean([step(*batch).item() for batch in batches])
+def fitted(model: nn.Module, loss_of: Callable, data: Recordings, held: Recordings,
+           epochs: int) -> nn.Module:
+    """The model with the weights of the epoch with the least loss on the held recordings."""
+    model, *others = run(model, loss_of, data, epochs)
+
+    def measure() -> tuple[float, str]:
         logits = logits_of(model, held.x)
         loss = loss_of(*map(gpuprop.tensor, (logits, held.times, held.digits))).item()
-        if loss < best:
-            best, best_state = loss, model.state_dict()
-        print(f"{name}: epoch {epoch:2d}/{epochs}: loss {mean:.4f}, held {loss:.4f}", flush=True)
-    model.load_state_dict(best_state)
+        return -loss, f"held recordings {loss:.4f}"
+
+    return train_best((model, *others), epochs, measure)
 
 
 # ---- results -------------------------------------------------------------------------------------
@@ -283,7 +281,8 @@ def main() -> None:
     for name, model, loss, epochs in (
             ("classes", classifier(), class_loss, args.epochs),
             ("letters", Speller(), spelling_loss, 2 * args.epochs)):
-        train(name, model, loss, data, held, epochs)
+        print(f"{name}:")
+        model = fitted(model, loss, data, held, epochs)
         gpuprop.save(args.out / f"spoken_digits_{name}.safetensors", model.state_dict())
         logits[name] = logits_of(model, test.x)
     classes, words = logits["classes"].argmax(axis=-1), greedy(logits["letters"], test.times)
