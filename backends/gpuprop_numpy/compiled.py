@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import several
+from gpuprop_numpy import loop_cache
 
 BOOL = np.dtype("bool")
 NUMBERS = bool, int, float
@@ -36,7 +37,7 @@ class Loop:
     __slots__ = ("function",)
 
     def __init__(self, function: Callable) -> None:
-        self.function = function
+        self.function = loop_cache.keep(function)
 
     def __call__(self, *args: Any) -> None:
         self.function(*args)
@@ -99,8 +100,8 @@ class _Trace:
             raise Untranslatable
         self.dtype, = floats
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {
-            "F": self.dtype.type, "sqrt": math.sqrt, "inf": self.dtype.type(math.inf)}
+        self.names: dict[str, Any] = {"__name__": __name__, "F": self.dtype.type,
+                                      "sqrt": math.sqrt, "inf": self.dtype.type(math.inf)}
         symbols: dict[int, Any] = {}  # by id: the body sees its updates of an array given twice
         for k, a in enumerate(arrays):
             if id(a) not in symbols:
