@@ -125,31 +125,26 @@ def environment() -> list[str]:
 # ---- a description of a function -----------------------------------------------------------------
 
 
-def description(value: Any) -> list[str]:
+def description(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> list[str]:
     """Lines that are equal for two values only if Numba compiles the same code for them.
 
     Functions and classes of this package are described by their code and all that it refers to,
-    others by their names.  Raises AttributeError for a value that has none.
+    others by their names.  Raises AttributeError for a value that has none.  `seen` has the number
+    of each value that was met before, by id, and the value, which must stay alive.
     """
-    lines: list[str] = []
-    seen: dict[int, tuple[int, Any]] = {}  # by id: the line, and the value, which must stay alive
-
-    def describe(value: Any) -> None:
-        if isinstance(value, CONSTANTS):
-            lines.append(f"{type(value).__qualname__} {value!r}")
-        elif isinstance(value, ModuleType):
-            lines.append(value.__name__)
-        elif id(value) in seen:
-            lines.append(f"line {seen[id(value)][0]}")
-        else:
-            if not isinstance(value, CONTAINERS):  # whether these are one object is chance
-                seen[id(value)] = len(lines), value
-            parts = parts_of(value)
-            lines.append(f"{type(value).__qualname__} of {len(parts)}")
-            for part in parts:
-                describe(part)
-
-    describe(value)
+    seen = {} if seen is None else seen
+    if isinstance(value, CONSTANTS):
+        return [f"{type(value).__qualname__} {value!r}"]
+    if isinstance(value, ModuleType):
+        return [value.__name__]
+    if id(value) in seen:
+        return [f"value {seen[id(value)][0]}"]
+    if not isinstance(value, CONTAINERS):  # whether two of these are one object is chance
+        seen[id(value)] = len(seen), value
+    parts = parts_of(value)
+    lines = [f"{type(value).__qualname__} of {len(parts)}"]
+    for part in parts:
+        lines += description(part, seen)
     return lines
 
 
