@@ -167,7 +167,10 @@ def test_equal_functions_have_equal_descriptions():
     (compiled.njit()(function("def f(x): return x")),
      compiled.njit(in_any_order=True)(function("def f(x): return x"))),
     (function("def f(x): return K in {1, 2}", K=1), function("def f(x): return K in {1, 3}", K=1)),
-], ids=str)
+], ids=[
+    "a constant", "an operation", "a default", "a default by keyword",
+    "the type of a constant", "the sign of zero", "a tuple", "an inner function",
+    "another function", "options of Numba", "a set"])
 def test_functions_that_differ(first, second):
     assert loop_cache.description(first) != loop_cache.description(second)
 
