@@ -283,19 +283,19 @@ def test_gelu(with_loops, monkeypatch):
     ((2, 6, 11, 8), (6, 1, 2, 4), {"dilation": 2, "padding": 3}), ((2, 3, 7, 7), (3, 1, 1, 2), {}),
     ((4, 5, 40), (5, 1, 5), {"padding": 2, "stride": 3}), ((1, 2, 60, 60), (2, 1, 5, 5), {})])
 def test_depthwise_convolutions(shape, filters, options, dtype, with_loops, monkeypatch):
-    monkeypatch.setattr(compiled, "MIN_SIZE", 0 if with_loops else 1 << 60)
+    monkeypatch.setattr(convolution, "MIN_WORK_OF_SLICES", 0 if with_loops else 1 << 60)
     used = []
-    find = depthwise.compiled_loops
-    monkeypatch.setattr(depthwise, "compiled_loops", lambda: used.append(1) or find())
+    find = depthwise.slice_loops
+    monkeypatch.setattr(depthwise, "slice_loops", lambda dtype: used.append(1) or find(dtype))
     monkeypatch.setattr(convolution, "is_faster", lambda *_: True)
     rng = np.random.default_rng(0)
-    x, w = (rng.standard_normal(s).astype(dtype) for s in (shape, filters))
+    x, w, bias = (rng.standard_normal(s).astype(dtype) for s in (shape, filters, filters[:1]))
     conv = F.conv1d if len(shape) == 3 else F.conv2d
     groups = shape[1] // filters[1]
 
     def results():
         a, b = (gpuprop.tensor(v, requires_grad=True) for v in (x, w))
-        y = conv(a, b, groups=groups, **options)
+        y = conv(a, b, bias, groups=groups, **options)
         (y * y).sum().backward()
         return y.numpy(), a.grad.copy(), b.grad.copy()
 

@@ -17,6 +17,7 @@ from time_limit import time_limit
 
 import gpuprop as gp
 import gpuprop.functional as F
+from gpuprop import nn
 from gpuprop_numpy import columns, convolution, planes, pooling, products, threads, tiles
 
 
@@ -66,9 +67,41 @@ def test_results_are_in_order_and_the_caller_takes_part():
     assert threading.get_ident() in ids and 1 < len(ids) <= 3
 
 
-def test_blas_has_one_thread_in_tasks_and_its_own_number_afterwards():
+PRODUCTS = {
+    "1x1 convolution of small images": lambda a: F.conv2d(
+        a((8, 64, 16, 16)), a((64, 64, 1, 1)), a(64)),
+    "1x1 convolution of one image": lambda a: F.conv2d(a((1, 64, 60, 60)), a((128, 64, 1, 1))),
+    "1x1 convolution in groups": lambda a: F.conv2d(
+        a((1, 64, 60, 60)), a((128, 32, 1, 1)), groups=2),
+    "stack of one matrix": lambda a: gp.matmul(a((1, 300, 300)), a((1, 300, 300))),
+    "stack": lambda a: gp.matmul(a((3, 300, 300)), a((3, 300, 300))),
+    "small product": lambda a: gp.matmul(a((100, 100)), a((100, 100))),
+    "LSTM": lambda a: nn.LSTM(80, 128)(a((20, 20, 80)))[0],
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_blas_never_divides_a_product(name, monkeypatch, rng):
+    """Its threads wait for each other, which takes long on a busy machine."""
+    found = set()
+    matmul = np.matmul
+
+    def spy(a, b, **options):
+        if a.size * b.shape[-1] > products.SMALL:  # BLAS uses one thread for smaller ones
+            found.add(blas_threads())
+        return matmul(a, b, **options)
+
+    monkeypatch.setattr(np, "matmul", spy)
+    a = lambda shape: gp.tensor(rng.standard_normal(shape, "float32"), requires_grad=True)
+    y = PRODUCTS[name](a)
+    y.backward(np.ones(y.shape, "float32"))
+    assert found and found <= {None, 1}
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 8])
+def test_blas_has_one_thread_in_tasks_and_its_own_number_afterwards(tasks):
     assert blas_threads() in (None, 3)
-    inside = threads.in_threads(lambda _: blas_threads(), range(8))
+    inside = threads.in_threads(lambda _: blas_threads(), range(tasks))
     assert set(inside) <= {None, 1}
     assert blas_threads() in (None, 3)
 

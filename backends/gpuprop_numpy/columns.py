@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gpuprop_numpy.planes import Geometry, NumpyPlanes
+from gpuprop_numpy.planes import Geometry, Layout, NumpyPlanes
 from gpuprop_numpy.products import has_small_products
 
 MIN_TERMS = 48  # of the sum of one product; with fewer, columns have the offsets of all axes
@@ -22,25 +22,26 @@ class Columns(NumpyPlanes):
     With few channels, the offsets along the first axis are copied too.
     """
 
-    def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
-        super().__init__(g, images, dtype)
+    def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
+        super().__init__(layout, x, y)
+        g = layout.geometry
         axes = _leading_axes(g)
-        starts = self.places(0, axes)
-        self._copies = self.places(axes, len(self.axes))
-        self._length = self.windows + max(start for _, start in starts)
-        phases = math.prod(axis.phases for axis in self.axes[:axes])
+        starts = layout.places(0, axes)
+        self._copies = layout.places(axes, len(layout.axes))
+        self._length = layout.windows + max(start for _, start in starts)
+        phases = math.prod(axis.phases for axis in layout.axes[:axes])
         self._by_phase = self.planes.reshape(phases, -1, *self.planes.shape[1:])
         self._columns = self._by_phase[..., :self._length]
         if len(self._copies) > 1:
             self._columns = np.empty(
-                (phases, g.channels, len(self._copies), self._length), dtype)
+                (phases, g.channels, len(self._copies), self._length), x.dtype)
         matrices = self._columns.reshape(phases, g.groups, _terms(g), self._length)
         # (groups, terms, windows) for each start
-        self._matrices = [matrices[phase, ..., start:start + self.windows]
+        self._matrices = [matrices[phase, ..., start:start + layout.windows]
                           for phase, start in starts]
 
-    def read(self, images: np.ndarray) -> None:
-        super().read(images)
+    def read(self, part: slice) -> None:
+        super().read(part)
         if len(self._copies) > 1:
             for i, (phase, start) in enumerate(self._copies):
                 self._columns[:, :, i] = self._by_phase[:, phase, :, start:start + self._length]
@@ -58,7 +59,7 @@ class Columns(NumpyPlanes):
         return parts.reshape(starts, g.groups, g.group_out, _terms(g))
 
     def apply(self, filters: np.ndarray, out: np.ndarray) -> None:
-        total = out.reshape(*filters.shape[1:3], self.windows)
+        total = out.reshape(*filters.shape[1:3], self.layout.windows)
         product = np.empty_like(total)
         for i, (rows, matrix) in enumerate(zip(filters, self._matrices, strict=True)):
             _multiply(rows, matrix, product if i else total)
@@ -69,9 +70,9 @@ class Columns(NumpyPlanes):
         """Transposed if products of many terms are so much faster for two matrices in C order."""
         g = self.geometry
         if not has_small_products() or _terms(g) < MIN_TERMS:
-            return np.zeros((g.out, *self.shape), self.planes.dtype)
-        by_window = np.zeros((self.windows, g.out), self.planes.dtype)
-        return by_window.T.reshape(-1, *self.shape)
+            return super().new_dy()
+        by_window = np.zeros((self.layout.windows, g.out), self.planes.dtype)
+        return by_window.T.reshape(-1, *self.layout.shape)
 
     def new_grad(self) -> np.ndarray:
         """(starts, groups, terms, O / groups)."""
@@ -81,7 +82,7 @@ class Columns(NumpyPlanes):
 
     def add_grad(self, grad: np.ndarray, dy: np.ndarray) -> None:
         g = self.geometry
-        by_window = dy.reshape(g.out, self.windows).T.reshape(self.windows, g.groups, g.group_out)
+        by_window = dy.reshape(g.out, -1).T.reshape(-1, g.groups, g.group_out)
         by_group = by_window.swapaxes(0, 1)
         for total, matrix in zip(grad, self._matrices, strict=True):
             _add_product(total, matrix, by_group)

@@ -1,12 +1,13 @@
 """The overrides of convolutions for the CPU: a few images at a time, in threads.
 
-Filters are applied by compiled loops (`Tiles`), without Numba as products of matrices (`Columns`),
-with few channels per group as sums of slices (`Slices`), and filters of one element as products
-with the images themselves.
+Filters are applied in tiles by compiled loops (`Tiles`), without Numba as products of matrices
+(`Columns`), with few channels per group as sums of slices (`CompiledSlices`, `Slices`), and filters
+of one element as products with the images themselves.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -15,17 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop.backend import portable
-from gpuprop_numpy import planes
+from gpuprop_numpy import compiled, products
 from gpuprop_numpy.columns import Columns
-from gpuprop_numpy.depthwise import MAX_PAIRS, Slices
-from gpuprop_numpy.planes import Axis, Geometry, Planes, in_blocks
+from gpuprop_numpy.depthwise import MAX_PAIRS, CompiledSlices, Slices
+from gpuprop_numpy.planes import KEPT, Axis, Geometry, Planes, geometry, in_blocks, tasks_of
 from gpuprop_numpy.threads import in_threads
 from gpuprop_numpy.tiles import Tiles, fills_tiles
 
 # the portable versions are faster below
 MIN_WORK = 1 << 18  # multiplications
 MIN_WORK_OF_COLUMNS = 1 << 20
-MIN_WORK_OF_TILES = 1 << 17  # of an image; nobody should wait for Numba to compile
+# of an image; nobody should wait for Numba to compile
+MIN_WORK_OF_TILES = 1 << 17
+MIN_WORK_OF_SLICES = 1 << 15
 MIN_WINDOWS = 1024  # of a batch, for products of columns
 MIN_ELEMENTS = 64  # of an image, for filters of one element
 MAX_ELEMENTS = 1 << 19  # of a block; a larger image is divided into bands
@@ -34,10 +37,9 @@ MAX_WIDENING = 4  # outputs per input up to which columns of dy are no more than
 
 def kind_of(g: Geometry) -> type[Planes]:
     if g.group_channels * g.group_out <= MAX_PAIRS:
-        return Slices
-    if g.work >= MIN_WORK_OF_TILES and fills_tiles(g):
-        return Tiles
-    return Columns
+        is_compiled = g.work >= MIN_WORK_OF_SLICES and compiled.njit() is not None
+        return CompiledSlices if is_compiled else Slices
+    return Tiles if g.work >= MIN_WORK_OF_TILES and fills_tiles(g) else Columns
 
 
 class Band(NamedTuple):
@@ -48,6 +50,7 @@ class Band(NamedTuple):
     geometry: Geometry
 
 
+@functools.lru_cache(KEPT)
 def bands(g: Geometry) -> list[Band]:
     """The windows of an image, in bands whose blocks take little memory."""
     axis = int(g.counts[0] == 1)  # the first axis of a signal has one row
@@ -89,27 +92,27 @@ def forward(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, g: Geome
 def forward_band(kind: type[Planes], x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
                  g: Geometry, y: np.ndarray) -> None:
     def work(block: Planes, parts: Sequence[slice]) -> None:
-        block.forward(x, filters, bias, y, parts)
+        block.forward(filters, bias, parts)
 
-    in_blocks(kind, g, y.dtype, len(x), work)
+    in_blocks(kind, g, x, y, work)
 
 
-def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:
+def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry) -> np.ndarray:
     """The gradient of the weight, (O, C / groups, *size)."""
     grads = by_band(lambda band: band_weight_grad(
-        x[band.elements], dy[band.windows], band.geometry, dtype), g, len(x))
+        x[band.elements], dy[band.windows], band.geometry), g, len(x))
     return sum(grads[1:], grads[0])
 
 
-def band_weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry, dtype: np.dtype) -> np.ndarray:
+def band_weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry) -> np.ndarray:
     kind = kind_of(g)
 
     def work(block: Planes, parts: Sequence[slice]) -> np.ndarray:
-        return block.grad(x, dy, parts)
+        return block.grad(parts)
 
-    grads = in_blocks(kind, g, dtype, len(x), work, max_tasks=8)  # each has the weight's size
+    grads = in_blocks(kind, g, x, dy, work, max_tasks=8)  # each has the weight's size
     if not grads:
-        return np.zeros((g.out, g.group_channels, *g.size), dtype)
+        return np.zeros((g.out, g.group_channels, *g.size), x.dtype)
     return kind.weight_grad(sum(grads[1:], grads[0]), g)
 
 
@@ -124,12 +127,10 @@ def input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.n
     filters = weight.reshape(g.groups, g.group_out, g.group_channels, *g.size).swapaxes(1, 2)
     filters = filters.reshape(g.channels, g.group_out, *g.size)
     dx = np.zeros((len(dy), g.channels, *g.space), weight.dtype)  # some elements are in no window
-    for phase in itertools.product(*(phases(g, i) for i in range(len(g.size)))):
-        elements, rows, padding, dilation = zip(*phase, strict=True)
-        part, flipped = dx[(..., *elements)], filters[(..., *rows)]
+    for elements, rows, of_phase in input_phases(g):
+        part = dx[(..., *elements)]
         if part.size:
-            forward(dy, flipped, None, Geometry(
-                g.counts, flipped.shape, (1,) * len(g.size), padding, dilation, g.groups), part)
+            forward(dy, filters[(..., *rows)], None, of_phase, part)
     return dx
 
 
@@ -144,8 +145,21 @@ def folded_input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) 
         dx[images], _ = transposed(xp, dy[images], filters, None, g.space, g.stride, padding,
                                    g.dilation, g.groups)
 
-    in_threads(work, parts(len(dy), g.work))
+    in_threads(work, tasks_of(len(dy), g.work))
     return dx
+
+
+@functools.lru_cache(KEPT)
+def input_phases(g: Geometry) -> list[tuple[tuple, tuple, Geometry]]:
+    """The phases of the input: their elements, the rows of the filter, and their convolutions."""
+    found = []
+    for phase in itertools.product(*(phases(g, i) for i in range(len(g.size)))):
+        elements, rows, padding, dilation = zip(*phase, strict=True)
+        size = [len(range(k)[part]) for k, part in zip(g.size, rows, strict=True)]
+        found.append((elements, rows, geometry(
+            g.counts, (g.channels, g.group_out, *size), (1,) * len(size), padding, dilation,
+            g.groups)))
+    return found
 
 
 def phases(g: Geometry, i: int) -> list[tuple[slice, slice, tuple[int, int], int]]:
@@ -171,15 +185,17 @@ def phases(g: Geometry, i: int) -> list[tuple[slice, slice, tuple[int, int], int
 
 def product(x: np.ndarray, matrices: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """(N, groups, C, windows) times matrices (groups, O, C) -> (N, groups, O, windows)."""
+    per_channel = 0 if bias is None else bias.reshape(*matrices.shape[:2], 1)
+    if len(x) == 1:
+        return (products.product(matrices, x[0]) + per_channel)[None]
     y = np.empty((len(x), *matrices.shape[:2], x.shape[3]), matrices.dtype)
-    per_channel = None if bias is None else bias.reshape(*matrices.shape[:2], 1)
 
     def work(images: slice) -> None:
         np.matmul(matrices, x[images], out=y[images])
-        if per_channel is not None:
+        if bias is not None:
             y[images] += per_channel
 
-    in_threads(work, parts(len(x), matrices.size * x.shape[3]))
+    in_threads(work, tasks_of(len(x), matrices.size * x.shape[3]))
     return y
 
 
@@ -193,14 +209,8 @@ def product_weight_grad(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
             total += np.matmul(rows, columns.swapaxes(1, 2))
         return total
 
-    totals = in_threads(work, parts(len(x), math.prod(shape) * x.shape[3], max_parts=8))
+    totals = in_threads(work, tasks_of(len(x), math.prod(shape) * x.shape[3], max_tasks=8))
     return sum(totals[1:], totals[0]) if totals else np.zeros(shape, dy.dtype)
-
-
-def parts(n: int, work: int, max_parts: int | None = None) -> list[slice]:
-    """A few images each."""
-    step = max(1, planes.WORK_PER_TASK // max(1, work), math.ceil(n / (max_parts or n or 1)))
-    return [slice(i, i + step) for i in range(0, n, step)]
 
 
 # ---- ops -----------------------------------------------------------------------------------------
@@ -218,14 +228,14 @@ def is_faster(g: Geometry, n: int, arrays: Sequence[np.ndarray | None]) -> bool:
         return False
     if g.is_product:
         return g.windows >= MIN_ELEMENTS
-    return kind_of(g) is Slices or (
+    return kind_of(g) in (Slices, CompiledSlices) or (
         g.work * n >= MIN_WORK_OF_COLUMNS and g.windows * n >= MIN_WINDOWS)
 
 
 def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
          groups: Any) -> tuple:
     """`conv` of a few images at a time."""
-    g = Geometry(input.shape[2:], weight.shape, stride, padding, dilation, groups)
+    g = geometry(input.shape[2:], weight.shape, stride, padding, dilation, groups)
     if not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv")(
             xp, input, weight, bias, stride, padding, dilation, groups)
@@ -247,7 +257,7 @@ def conv(xp: Any, input: Any, weight: Any, bias: Any, stride: Any, padding: Any,
     forward(x, weight, bias, g, y)
     return y.reshape(out_shape), (
         lambda dy: input_grad(xp, dy.reshape(y_shape), weight, g).reshape(x_shape),
-        lambda dy: weight_grad(x, dy.reshape(y_shape), g, dtype).reshape(weight_shape),
+        lambda dy: weight_grad(x, dy.reshape(y_shape), g).reshape(weight_shape),
         bias_grad)
 
 
@@ -255,11 +265,12 @@ def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stri
                    padding: Any, dilation: Any, groups: Any) -> tuple:
     """`conv_transpose` of a few images at a time."""
     # output padding beyond the stride would make room for more windows than the input has elements
-    exact = [(before, (count - 1) * s + (k - 1) * d + 1 - n - before)
-             for (before, _), count, s, k, d, n in zip(
-                 padding, input.shape[2:], stride, weight.shape[2:], dilation, space, strict=True)]
+    exact = tuple((before, (count - 1) * s + (k - 1) * d + 1 - n - before)
+                  for (before, _), count, s, k, d, n in zip(
+                      padding, input.shape[2:], stride, weight.shape[2:], dilation, space,
+                      strict=True))
     fits = all(a <= after for (_, a), (_, after) in zip(exact, padding, strict=True))
-    g = Geometry(space, weight.shape, stride, exact, dilation, groups)
+    g = geometry(space, weight.shape, stride, exact, dilation, groups)
     if not fits or not is_faster(g, len(input), (input, weight, bias)):
         return portable("gpuprop.functional:conv_transpose")(
             xp, input, weight, bias, space, stride, padding, dilation, groups)
@@ -278,5 +289,5 @@ def conv_transpose(xp: Any, input: Any, weight: Any, bias: Any, space: Any, stri
 
     return y.reshape(n, g.channels, *space), (
         transposed_input_grad,
-        lambda dy: weight_grad(dy.reshape(y_shape), x, g, dtype).reshape(weight_shape),
+        lambda dy: weight_grad(dy.reshape(y_shape), x, g).reshape(weight_shape),
         bias_grad)

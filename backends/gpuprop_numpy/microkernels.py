@@ -112,25 +112,40 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
 
 
 def _copy(dtype: np.dtype) -> Callable:
-    """``copy(to, step, source, stride, count)``: elements, with steps in bytes."""
+    """``copy(to, step, source, stride, count)``: elements, with steps in bytes.
+
+    Rows are copied as they are, and every second element of a row by vectors.
+    """
+    size, lanes = dtype.itemsize, 4
 
     def generate(code: _Code, to: Any, step: Any, source: Any, stride: Any, count: Any) -> None:
         from numba.core import cgutils
 
         builder = code.builder
-        is_row = [builder.icmp_signed("==", n, code.integer(dtype.itemsize))
-                  for n in (step, stride)]
-        with builder.if_else(builder.and_(*is_row)) as (rows, elements):
-            with rows:
+        to_row, from_row, from_pairs, is_long = (
+            builder.icmp_signed(relation, n, code.integer(value)) for relation, n, value in (
+                ("==", step, size), ("==", stride, size), ("==", stride, 2 * size),
+                (">", count, lanes)))
+        with builder.if_else(builder.and_(to_row, from_row)) as (row, other):
+            with row:
                 first, second = (builder.inttoptr(n, code.real.as_pointer()) for n in (to, source))
-                cgutils.raw_memcpy(builder, first, second, count, dtype.itemsize)
-            with elements, cgutils.for_range(builder, count) as loop:
-                offsets = [builder.mul(loop.index, n) for n in (step, stride)]
-                zero = code.integer(0)
-                value = code.load(builder.add(source, offsets[1]), zero, code.real)
-                code.store(value, builder.add(to, offsets[0]), zero)
+                cgutils.raw_memcpy(builder, first, second, count, size)
+            with other:
+                is_vector = builder.and_(builder.and_(to_row, from_pairs), is_long)
+                with builder.if_else(is_vector) as (vectors, elements):
+                    with vectors:
+                        last = code.add(count, -lanes)
+                        with cgutils.for_range_slice(
+                                builder, code.integer(0), last, code.integer(lanes)) as (k, _):
+                            code.copy_from_pairs(to, source, k, 0)
+                        code.copy_from_pairs(to, source, last, 1)  # up to the last element
+                    with elements, cgutils.for_range(builder, count) as loop:
+                        offsets = [builder.mul(loop.index, n) for n in (step, stride)]
+                        zero = code.integer(0)
+                        value = code.load(builder.add(source, offsets[1]), zero, code.real)
+                        code.store(value, builder.add(to, offsets[0]), zero)
 
-    return _intrinsic(generate, 5, dtype, 1)
+    return _intrinsic(generate, 5, dtype, lanes)
 
 
 def _intrinsic(generate: Callable, count: int, dtype: np.dtype, lanes: int) -> Callable:
@@ -159,6 +174,7 @@ class _Code:
         self.index = ir.IntType(64)
         self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
         self.vector = ir.VectorType(self.real, lanes)
+        self.pairs = ir.VectorType(self.real, 2 * lanes)
         self.itemsize = dtype.itemsize
         self.zeros = ir.Constant(self.vector, [0.0] * lanes)
 
@@ -192,6 +208,15 @@ class _Code:
         single = builder.insert_element(nothing, self.load(address, index, self.real), first)
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return builder.shuffle_vector(single, nothing, lanes)
+
+    def copy_from_pairs(self, to: Any, source: Any, k: Any, before: int) -> None:
+        """``to[k:k + lanes] = source[2 * k::2]``, read from so many elements before."""
+        ir = self.ir
+        pairs = self.load(source, self.add(self.multiply(k, 2), -before), self.pairs)
+        chosen = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes),
+                             [2 * lane + before for lane in range(self.lanes)])
+        nothing = ir.Constant(self.pairs, ir.Undefined)
+        self.store(self.builder.shuffle_vector(pairs, nothing, chosen), to, k)
 
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """``x * y + z``, rounded once if the processor has an instruction for it."""

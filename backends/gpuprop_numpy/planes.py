@@ -10,6 +10,7 @@ element ``i // s`` of phase ``i % s``.
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import threading
@@ -22,6 +23,9 @@ import numpy as np
 from gpuprop_numpy.threads import in_threads
 
 WORK_PER_TASK = 1 << 25  # multiplications of BLAS
+EVENLY = 4  # the number of many tasks is a multiple of it, for 2 or 4 threads
+SLACK = 128  # elements after the last window, which loops of Numba read
+KEPT = 1 << 9  # sizes whose layouts are kept; to compute one takes 0.1 ms
 
 
 class Geometry:
@@ -84,20 +88,14 @@ class Axis:
         return slice([p for p, _ in self.offsets].index(phase), None, self.phases)
 
 
-class Planes(ABC):
-    """The planes of a block of images, (phases, C, length), and how filters are applied to them.
+class Layout:
+    """Where the images and their windows are in the planes of a block.
 
     A plane has the axes (rows, images, *other axes), so that the windows across the ends of images
-    are no more than those across the ends of rows.  A subclass chooses the order of the filters and
-    of the gradients.
+    are no more than those across the ends of rows.
     """
 
-    cost = 1  # of a multiplication, compared with BLAS
-    min_windows = 512  # of a block; longer matrix products are not faster
-    max_elements = 1 << 17  # of a block, unless it would have too few windows
-    slack = 0  # elements after the last window that may be read
-
-    def __init__(self, g: Geometry, images: int, dtype: np.dtype) -> None:
+    def __init__(self, g: Geometry, images: int) -> None:
         self.geometry = g
         self.axes = [Axis(g, i) for i in range(len(g.size))]
         lengths = [axis.length for axis in self.axes]
@@ -105,18 +103,18 @@ class Planes(ABC):
         self.steps[0] *= images
         self.shape = (g.counts[0], images, *lengths[1:])  # of the windows
         self.windows = math.prod(self.shape)
-        elements = lengths[0] * self.steps[0]
+        self.phases = math.prod(axis.phases for axis in self.axes)
+        self.plane_shape = (lengths[0], images, *lengths[1:])
+        elements = math.prod(self.plane_shape)
         end = self.windows + sum(step * max(start for _, start in axis.offsets)
                                  for axis, step in zip(self.axes, self.steps, strict=True))
-        phases = math.prod(axis.phases for axis in self.axes)
-        self.planes = np.zeros((phases, g.channels, max(elements, end) + self.slack), dtype)
-        by_row = self.planes[..., :elements].reshape(
-            phases, g.channels, lengths[0], images, *lengths[1:])
-        self._inside = []
-        for plane, parts in zip(by_row, itertools.product(*(axis.inside for axis in self.axes)),
-                                strict=True):
-            of_plane, of_images = zip(*parts, strict=True)
-            self._inside.append((_images_first(plane)[(..., *of_plane)], (..., *of_images)))
+        self.length = max(elements, end) + SLACK  # of a plane
+        # for each phase: indices of (C, *plane_shape), images first, and of (N, C, *space)
+        self.inside = [tuple((..., *part) for part in zip(*parts, strict=True))
+                       for parts in itertools.product(*(axis.inside for axis in self.axes))]
+        phases, starts = np.array(self.places(0, len(self.axes))).T
+        planes = np.arange(g.channels)[:, None] + phases * g.channels
+        self.starts = planes * self.length + starts  # of the windows, (C, offsets)
 
     def places(self, first: int, end: int) -> list[tuple[int, int]]:
         """The phase, and the start in its plane, of all offsets along some axes."""
@@ -126,10 +124,33 @@ class Planes(ABC):
                      for phase, before in found for i, start in axis.offsets]
         return found
 
-    def read(self, images: np.ndarray) -> None:
-        """Copy images, (images, C, *space)."""
-        for plane, elements in self._inside:
-            plane[...] = images[elements]
+
+geometry = functools.lru_cache(KEPT)(Geometry)
+layout = functools.lru_cache(KEPT)(Layout)
+
+
+class Planes(ABC):
+    """The planes of a block of images of x (N, C, *space), for windows of y (N, O, *counts).
+
+    They are (phases, C, length).  A subclass applies the filters, in an order of its own.
+    """
+
+    cost = 1  # of a multiplication, compared with BLAS
+    min_windows = 512  # of a block; longer matrix products are not faster
+    max_elements = 1 << 17  # of a block, unless it would have too few windows
+
+    def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
+        self.layout = layout
+        self.geometry = layout.geometry
+        self.x, self.y = x, y
+        self.planes = np.zeros((layout.phases, self.geometry.channels, layout.length), x.dtype)
+
+    def images(self) -> list[np.ndarray]:
+        """The places of the images, (images, C, ...) for each phase."""
+        shape = self.layout.plane_shape
+        planes = self.planes[..., :math.prod(shape)].reshape(*self.planes.shape[:2], *shape)
+        return [_images_first(plane)[inside]
+                for plane, (inside, _) in zip(planes, self.layout.inside, strict=True)]
 
     def inside(self, windows: np.ndarray) -> np.ndarray:
         """(O, *shape) -> a view (images, O, *counts), without the windows across rows."""
@@ -147,13 +168,13 @@ class Planes(ABC):
         """(O, C / groups, *size) -> the filters."""
 
     @abstractmethod
-    def forward(self, x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
-                y: np.ndarray, parts: Sequence[slice]) -> None:
-        """Apply filters to equal parts of a batch, (N, C, *space) -> y, (N, O, *counts)."""
+    def forward(self, filters: np.ndarray, bias: np.ndarray | None,
+                parts: Sequence[slice]) -> None:
+        """Apply the filters to equal parts of the batch, and write y."""
 
     @abstractmethod
-    def grad(self, x: np.ndarray, dy: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
-        """The gradient of the filters, of equal parts of a batch."""
+    def grad(self, parts: Sequence[slice]) -> np.ndarray:
+        """The gradient of the filters, of equal parts of the batch; y is that of the windows."""
 
     @staticmethod
     @abstractmethod
@@ -164,26 +185,36 @@ class Planes(ABC):
 class NumpyPlanes(Planes):
     """Planes that NumPy reads, one part of the batch after the other."""
 
-    def forward(self, x: np.ndarray, filters: np.ndarray, bias: np.ndarray | None,
-                y: np.ndarray, parts: Sequence[slice]) -> None:
-        windows = np.empty((self.geometry.out, *self.shape), y.dtype)
+    def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
+        super().__init__(layout, x, y)
+        self._images = self.images()
+
+    def read(self, part: slice) -> None:
+        """Copy a part of the batch."""
+        for place, (_, elements) in zip(self._images, self.layout.inside, strict=True):
+            place[...] = self.x[part][elements]
+
+    def forward(self, filters: np.ndarray, bias: np.ndarray | None,
+                parts: Sequence[slice]) -> None:
+        y = self.y
+        windows = np.empty((self.geometry.out, *self.layout.shape), y.dtype)
         result = self.inside(windows)
         per_channel = None if bias is None else bias.reshape(-1, *(1,) * (y.ndim - 2))
         for part in parts:
-            self.read(x[part])
+            self.read(part)
             self.apply(filters, windows)
             if per_channel is None:
                 y[part] = result
             else:
                 np.add(result, per_channel, out=y[part])
 
-    def grad(self, x: np.ndarray, dy: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    def grad(self, parts: Sequence[slice]) -> np.ndarray:
         windows = self.new_dy()
         inside = self.inside(windows)
         grad = self.new_grad()
         for part in parts:
-            self.read(x[part])
-            inside[...] = dy[part]
+            self.read(part)
+            inside[...] = self.y[part]
             self.add_grad(grad, windows)
         return grad
 
@@ -191,9 +222,9 @@ class NumpyPlanes(Planes):
     def apply(self, filters: np.ndarray, out: np.ndarray) -> None:
         """Write the products of the filters and all windows to out, (O, *shape)."""
 
-    @abstractmethod
     def new_dy(self) -> np.ndarray:
         """Zeros, (O, *shape)."""
+        return np.zeros((self.geometry.out, *self.layout.shape), self.planes.dtype)
 
     @abstractmethod
     def new_grad(self) -> np.ndarray:
@@ -209,28 +240,36 @@ def _images_first(a: np.ndarray) -> np.ndarray:
     return a.transpose(2, 0, 1, *range(3, a.ndim))
 
 
-def in_blocks(kind: type[Planes], g: Geometry, dtype: np.dtype, n: int,
+def tasks_of(n: int, work: int, max_tasks: int | None = None) -> list[slice]:
+    """Similar slices of n items of so much work: 1, 2 or a multiple of EVENLY, if n allows it."""
+    count = math.ceil(n * work / WORK_PER_TASK)
+    if count > 2:
+        count = math.ceil(count / EVENLY) * EVENLY
+    count = min(count, max_tasks or n, n)
+    return [slice(i * n // count, (i + 1) * n // count) for i in range(count)]
+
+
+def in_blocks(kind: type[Planes], g: Geometry, x: np.ndarray, y: np.ndarray,
               work: Callable[[Any, Sequence[slice]], Any], max_tasks: int | None = None) -> list:
-    """The results of ``work(block, parts)`` for tasks of a few parts of a batch of n images.
+    """The results of ``work(block, parts)`` for tasks of a few parts of the batch.
 
     A thread uses one block for all of its tasks.
     """
+    n = len(x)
     windows = max(kind.min_windows, kind.max_elements // kind.elements(g))
     images = max(1, windows // max(1, g.windows))
     images = max(1, math.ceil(n / max(1, math.ceil(n / images))))  # parts of equal size
     parts = [slice(i, i + images) for i in range(0, n - images + 1, images)]
-    step = max(1, WORK_PER_TASK // max(1, kind.cost * g.work * images),
-               math.ceil(len(parts) / (max_tasks or n or 1)))
-    tasks = [parts[i:i + step] for i in range(0, len(parts), step)]
+    tasks = [parts[task] for task in tasks_of(len(parts), kind.cost * g.work * images, max_tasks)]
     if n % images:
         tasks.append([slice(n - n % images, n)])
     local = threading.local()
 
     def run(task: Sequence[slice]) -> Any:
-        size = task[0].stop - task[0].start
+        of_task = layout(g, task[0].stop - task[0].start)
         block = getattr(local, "block", None)
-        if block is None or block.shape[1] != size:
-            block = local.block = kind(g, size, dtype)
+        if block is None or block.layout is not of_task:
+            block = local.block = kind(of_task, x, y)
         return work(block, task)
 
     return in_threads(run, tasks)

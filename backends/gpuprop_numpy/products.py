@@ -32,8 +32,8 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     if a.ndim > 2 and b.ndim == 2:  # one product; NumPy makes one per matrix, up to 3 times slower
         rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
         return matmul(rows, b, dtype).reshape(*a.shape[:-1], b.shape[-1])
-    if dtype is None and a.itemsize > 2 and b.itemsize > 2:  # the usual case
-        return product(a, b)
+    if (dtype is None or a.dtype == b.dtype == dtype) and a.itemsize > 2 and b.itemsize > 2:
+        return product(a, b)  # the usual case
     if not (is_half(a.dtype) or is_half(b.dtype)):
         return np.matmul(a, b, dtype=dtype)
     y = product(_in_float32(a), _in_float32(b))  # NumPy's loop for float16 is 15 times slower
@@ -47,6 +47,8 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """``np.matmul(a, b)``; large ones in gpuprop's threads instead of BLAS's."""
+    if a.ndim == b.ndim > 2 and len(a) == len(b) == 1:
+        return product(a[0], b[0])[None]
     work = a.size * b.shape[-1] if b.ndim else 0
     if work <= SMALL or not (threads := product_threads()):
         return np.matmul(a, b)
@@ -81,10 +83,8 @@ def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
 
 def _can_be_divided(a: np.ndarray, b: np.ndarray) -> bool:
     same_stack = a.ndim == b.ndim > 1 and a.shape[:-2] == b.shape[:-2]
-    is_single = a.ndim > 2 and len(a) == 1
     floating = a.dtype == b.dtype and a.dtype.kind == "f"
-    return (same_stack and not is_single and floating and a.shape[-1] == b.shape[-2]
-            and not _is_gram(a, b))
+    return same_stack and floating and a.shape[-1] == b.shape[-2] and not _is_gram(a, b)
 
 
 def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:

@@ -46,7 +46,7 @@ def scan(xp: Any, input: Any, h: Any, c: Any, weight_ih: Any, weight_hh: Any, bi
     # (dx, dg, dstates): the gradients of the input's part of the pre-activations, of the hidden
     # part and of the states
     backward = cache_last(backward)
-    sum_rows = cache_last(lambda d: np.matmul(np.ones(len(d), d.dtype), d))
+    sum_rows = cache_last(lambda d: product(np.ones(len(d), d.dtype), d))
     return (output.reshape(*input.shape[:-1], width), *last), (
         lambda d: product(backward(d)[0], weight_ih).reshape(input.shape),
         lambda d: backward(d)[2][0],

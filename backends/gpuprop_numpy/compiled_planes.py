@@ -1,0 +1,131 @@
+"""Planes of convolutions that Numba's loops fill and read."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpuprop_numpy import compiled
+from gpuprop_numpy.microkernels import microkernels
+from gpuprop_numpy.planes import Geometry, Layout, Planes
+
+ALIGNMENT = 16  # windows: rows are padded to multiples of it, which no vector exceeds
+MIN_WINDOWS = 48  # of a row, which no tile exceeds
+
+
+class PlaneLoops(NamedTuple):
+    """``forward(first, parts, planes, starts, windows, *boxes, filters, bias)`` and ``grad(...)``.
+
+    They compute `parts` of a batch from the image `first` on.  The boxes are those of the images
+    in planes, of the first images of x, of the windows in `windows`, and of the first images of y
+    or dy.  `planes` is flat; ``starts[g, k]`` is where the windows meet the term k of group g.
+    `windows` is (groups, O / groups, windows), and the last argument of `grad`, to which it adds,
+    (groups, O / groups, terms).
+    """
+
+    forward: Callable
+    grad: Callable
+
+
+class CompiledPlanes(Planes):
+    """Planes, of which one call computes all images of a task.
+
+    No thread waits for Python's lock meanwhile.
+    """
+
+    def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
+        super().__init__(layout, x, y)
+        g = layout.geometry
+        length = max(MIN_WINDOWS, math.ceil(layout.windows / ALIGNMENT) * ALIGNMENT)
+        windows = np.zeros((g.groups, g.group_out, length), y.dtype)
+        inside = self.inside(
+            windows.reshape(g.out, -1)[:, :layout.windows].reshape(-1, *layout.shape))
+        of_images = [x[elements] for _, elements in layout.inside]
+        self._arguments = (
+            self.planes.reshape(-1), layout.starts.reshape(g.groups, -1), windows,
+            boxes(self.images()), boxes(of_images), boxes([inside]), boxes([y[:len(inside)]]))
+
+    def forward(self, filters: np.ndarray, bias: np.ndarray | None,
+                parts: Sequence[slice]) -> None:
+        bias = np.zeros(self.geometry.out, self.y.dtype) if bias is None else np.array(bias)
+        loops = self.loops(self.y.dtype)
+        loops.forward(parts[0].start, len(parts), *self._arguments, filters, bias)
+
+    def grad(self, parts: Sequence[slice]) -> np.ndarray:
+        starts, windows = self._arguments[1:3]
+        grad = np.zeros((*windows.shape[:2], starts.shape[1]), windows.dtype)
+        loops = self.loops(windows.dtype)
+        loops.grad(parts[0].start, len(parts), *self._arguments, grad)
+        return grad
+
+    @staticmethod
+    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
+        return grad.reshape(g.out, g.group_channels, *g.size)
+
+    @staticmethod
+    @abstractmethod
+    def loops(dtype: np.dtype) -> PlaneLoops:
+        """The loops for a dtype."""
+
+
+def boxes(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of the address, five steps in bytes and five sizes, for arrays (N, C, *space).
+
+    So one compiled function copies arrays in any memory order.
+    """
+    return np.array([
+        [a.__array_interface__["data"][0], *_five_axes(a.strides, 0), *_five_axes(a.shape, 1)]
+        for a in arrays])
+
+
+def _five_axes(values: tuple, missing: int) -> tuple:
+    """Of three or four axes: others in the middle."""
+    return values[:3] + (missing,) * (5 - len(values)) + values[3:]
+
+
+def plane_loops(dtype: np.dtype, apply: Callable, add_grad: Callable) -> PlaneLoops:
+    """The loops around these, of one block.
+
+    They are ``apply(planes, starts, filters, bias, windows)`` and ``add_grad(planes, starts,
+    windows, grad)``, compiled by Numba.
+    """
+    copy = microkernels(dtype).copy
+    decorate = compiled.njit()
+    assert decorate is not None  # apply and add_grad are compiled
+
+    @decorate
+    def move(to: Any, to_image: Any, source: Any, image: Any) -> None:
+        """Copy the images of a box, and those after the first of `source`."""
+        for c in range(to[7]):
+            for i in range(to[8]):
+                for n in range(to[6]):
+                    for j in range(to[9]):
+                        copy(to[0] + (to_image + n) * to[1] + c * to[2] + i * to[3] + j * to[4],
+                             to[5], source[0] + (image + n) * source[1] + c * source[2]
+                             + i * source[3] + j * source[4], source[5], to[10])
+
+    @decorate
+    def forward(first: Any, parts: Any, planes: Any, starts: Any, windows: Any, in_planes: Any,
+                in_x: Any, in_windows: Any, in_y: Any, filters: Any, bias: Any) -> None:
+        images = in_windows[0, 6]
+        for image in range(first, first + parts * images, images):
+            for phase in range(len(in_planes)):
+                move(in_planes[phase], 0, in_x[phase], image)
+            apply(planes, starts, filters, bias, windows)
+            move(in_y[0], image, in_windows[0], 0)
+
+    @decorate
+    def grad(first: Any, parts: Any, planes: Any, starts: Any, windows: Any, in_planes: Any,
+             in_x: Any, in_windows: Any, in_dy: Any, total: Any) -> None:
+        images = in_windows[0, 6]
+        for image in range(first, first + parts * images, images):
+            for phase in range(len(in_planes)):
+                move(in_planes[phase], 0, in_x[phase], image)
+            move(in_windows[0], 0, in_dy[0], image)
+            add_grad(planes, starts, windows, total)
+
+    return PlaneLoops(compiled.Loop(forward), compiled.Loop(grad))
