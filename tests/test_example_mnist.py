@@ -291,9 +291,10 @@ def test_diffusion_removes_the_noise_of_a_known_distribution(example):
     assert a[0] == 1 and a[-1] < 1e-3 and (np.diff(a) <= 0).all()
     mean, std = 0.3, 0.2
 
-    def network(x, t):  # the best estimate of the noise, if pixels are normally distributed
+    def network(x, t):  # the best estimate of the image, if pixels are normally distributed
         share = float(a[int(t[0].item())])
-        return np.sqrt(1 - share) * (x - np.sqrt(share) * mean) / (share * std**2 + 1 - share)
+        gain = np.sqrt(share) * std**2 / (share * std**2 + 1 - share)
+        return mean + gain * (x - np.sqrt(share) * mean)
 
     for steps, eta in (diffusion.T, 1.0), (diffusion.T, 0.0), (100, 0.5):
         noise = gpuprop.random.normal((20, 784))
