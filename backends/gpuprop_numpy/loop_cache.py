@@ -1,8 +1,9 @@
 """Keeps the machine code of compiled loops on disk, so that a machine compiles each loop once.
 
 A file is named by a digest of all that its code depends on: the loop and the functions in it, with
-their constants; the types of the arguments; the processor; the versions; and Numba's settings in
-the environment.  So a file never goes out of date.  All files may be deleted at any time.
+their constants; the types of the arguments; the processor; the versions; and Numba's settings.  So
+a file never goes out of date.  All files may be deleted at any time.  They are unpickled, so nobody
+else may be able to write to the folder.
 
 Numba's own cache does not take these loops: it identifies the functions in a closure by random
 numbers.  It may also confuse functions of one name that several processes have compiled
@@ -17,18 +18,22 @@ import functools
 import hashlib
 import os
 import pickle
-import platform
 import sys
-import tempfile
+import sysconfig
+import uuid
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 
-DIGEST = hashlib.sha256
-CONSTANTS = (bool, int, float, complex, str, bytes, np.generic, np.dtype, type(None), type(...))
-CONTAINERS = (tuple, list, frozenset, CodeType)
+DIGEST_SIZE = 32  # bytes
+NUMBERS = (bool, int, float, complex, np.generic)
+CONSTANTS = (str, bytes, np.dtype, type(None), type(...))
+CONTAINERS = (tuple, list, set, frozenset, dict, slice, CodeType)
+NAMED = {"builtins", "llvmlite", "math", "numba", "numpy"}  # their versions are in the digest
+IGNORED = {"__dict__", "__doc__", "__module__", "__weakref__", "__static_attributes__",
+           "__firstlineno__"}  # attributes of a class
 
 
 def keep(function: Any) -> Any:
@@ -36,22 +41,25 @@ def keep(function: Any) -> Any:
 
     Every error means that the function is compiled, as without files.
     """
-    folder = cache_folder()
-    if folder is not None:
-        function._cache = LoopCache(function, folder)
+    with contextlib.suppress(Exception):  # of another version of Numba
+        folder = cache_folder()
+        if folder is not None:
+            function._cache = LoopCache(function, folder)
     return function
 
 
 def cache_folder() -> Path | None:
-    """The folder of the files; None if nobody wants it, or knows the user's home."""
+    """The folder of the files; None if GPUPROP_LOOP_CACHE is 0 or the user has no home."""
     from numba import config
     from numba.misc.appdirs import AppDirs
 
     if os.environ.get("GPUPROP_LOOP_CACHE") == "0":
         return None
     chosen = config.CACHE_DIR  # type: ignore[attr-defined]
-    parent = chosen or AppDirs("gpuprop", appauthor=False).user_cache_dir
-    return Path(parent, "loops") if os.path.isabs(parent) else None
+    if chosen:
+        return Path(chosen).absolute() / "loops"
+    folder = AppDirs("gpuprop", appauthor=False).user_cache_dir
+    return Path(folder, "loops") if os.path.isabs(folder) else None
 
 
 class LoopCache:
@@ -69,9 +77,10 @@ class LoopCache:
         from numba.core.runtime import rtsys
 
         with contextlib.suppress(Exception):  # of the file, or of another version of Numba
-            saved = self._path(signature, context.codegen()).read_bytes()
-            digest, data = saved[:DIGEST().digest_size], saved[DIGEST().digest_size:]
-            if DIGEST(data).digest() == digest:  # else the file was damaged
+            path = self.path(signature, context.codegen())
+            saved = path.read_bytes() if path.is_file() else b""  # to open a pipe might wait
+            data = saved[DIGEST_SIZE:]
+            if digest(data) == saved[:DIGEST_SIZE]:  # else there is no file, or a damaged one
                 rtsys.initialize(context)
                 engine = context.subtarget(_internal_codegen=JITCPUCodegen("gpuprop"))
                 return CompileResult._rebuild(engine, *pickle.loads(data))
@@ -80,34 +89,40 @@ class LoopCache:
     def save_overload(self, signature: Any, compiled: Any) -> None:
         from numba.core.serialize import dumps
 
+        library = compiled.library
         with contextlib.suppress(Exception):
-            data = dumps(compiled._reduce())
-            path = self._path(signature, compiled.library.codegen)
-            self._folder.mkdir(parents=True, exist_ok=True)
-            replace(path, DIGEST(data).digest() + data)
+            if not library.has_dynamic_globals:  # addresses of this process
+                path = self.path(signature, library.codegen)
+                data = dumps(compiled._reduce())
+                self._folder.mkdir(parents=True, exist_ok=True)
+                write_whole(path, digest(data) + data)
 
     def flush(self) -> None:
         """Nothing to do: no file is out of date."""
 
-    def _path(self, signature: Any, codegen: Any) -> Path:
+    def path(self, signature: Any, codegen: Any) -> Path:
+        """The file for a signature."""
         lines = [*self._description, str(signature), repr(codegen.magic_tuple()), *environment()]
         name = self._function.py_func.__name__
-        return self._folder / f"{name}-{DIGEST(repr(lines).encode()).hexdigest()[:40]}.loop"
+        return self._folder / f"{name}-{digest(repr(lines).encode()).hex()[:40]}.loop"
 
     @functools.cached_property
     def _description(self) -> list[str]:
         return description(self._function)
 
 
-def replace(path: Path, data: bytes) -> None:
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file that other processes see whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+    temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
+        temporary.write_bytes(data)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -115,11 +130,15 @@ def environment() -> list[str]:
     """What the code depends on besides the function, its arguments and the processor."""
     import llvmlite
     import numba
+    from numba import config
 
-    settings = sorted(f"{name}={value}" for name, value in os.environ.items()
-                      if name.startswith("NUMBA_"))
-    return [str(sys.implementation.cache_tag), platform.system(), numba.__version__,
-            llvmlite.__version__, np.__version__, *settings]
+    config.reload_config()  # as the compiler does, if variables of the environment have changed
+    settings = sorted(
+        f"{name}={value!r}" for name, value in vars(config).items()
+        if name.isupper() and isinstance(value, (*NUMBERS, str, type(None)))
+        and not name.startswith("CUDA") and "CACHE" not in name and "THREAD" not in name)
+    return [sys.version, str(sysconfig.get_config_var("SOABI")), sysconfig.get_platform(),
+            numba.__version__, llvmlite.__version__, np.__version__, *settings]
 
 
 # ---- a description of a function -----------------------------------------------------------------
@@ -129,47 +148,54 @@ def description(value: Any, seen: dict[int, tuple[int, Any]] | None = None) -> l
     """Lines that are equal for two values only if Numba compiles the same code for them.
 
     Functions and classes of this package are described by their code and all that it refers to,
-    others by their names.  Raises AttributeError for a value that has none.  `seen` has the number
-    of each value that was met before, by id, and the value, which must stay alive.
+    those of NAMED packages by their names.  Raises TypeError for others.  `seen` has the number of
+    each value that was met before, by id, and the value, which must stay alive.
     """
     seen = {} if seen is None else seen
+    kind = type(value).__qualname__
+    if isinstance(value, NUMBERS):  # by bits: repr depends on settings, and hides the sign of NaN
+        bits = repr(value) if isinstance(value, int) else np.asarray(value).tobytes().hex()
+        return [f"{kind} {bits}"]
     if isinstance(value, CONSTANTS):
-        return [f"{type(value).__qualname__} {value!r}"]
-    if isinstance(value, ModuleType):
-        return [value.__name__]
+        return [f"{kind} {value!r}"]
     if id(value) in seen:
         return [f"value {seen[id(value)][0]}"]
     if not isinstance(value, CONTAINERS):  # whether two of these are one object is chance
         seen[id(value)] = len(seen), value
-    parts = parts_of(value)
-    lines = [f"{type(value).__qualname__} of {len(parts)}"]
-    for part in parts:
-        lines += description(part, seen)
-    return lines
+    found = [description(part, seen) for part in parts_of(value)]
+    if isinstance(value, set | frozenset):
+        found.sort()
+    return [f"{kind} of {len(found)}", *(line for lines in found for line in lines)]
 
 
 def parts_of(value: Any) -> list:
     """What determines a value: names, constants and other such values."""
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | set | frozenset):
         return list(value)
-    if isinstance(value, frozenset):  # a constant
-        return sorted(map(repr, value))
+    if isinstance(value, dict):
+        return sorted(value.items())
+    if isinstance(value, slice):
+        return [value.start, value.stop, value.step]
     if isinstance(value, CodeType):
         return [value.co_code, value.co_consts, value.co_names, value.co_varnames,
                 value.co_freevars, value.co_argcount, value.co_flags]
     for wrapped in ("py_func", "_defn", "__wrapped__"):  # of Numba's functions, and of others
         if hasattr(value, wrapped):
-            return [repr(getattr(value, "targetoptions", None)), getattr(value, wrapped)]
-    names = [value.__module__, value.__qualname__]
-    if value.__module__ and value.__module__.partition(".")[0] != __package__:
-        return names
-    if isinstance(value, FunctionType):
+            return [getattr(value, "targetoptions", None), getattr(value, wrapped)]
+    is_module = isinstance(value, ModuleType)
+    module = value.__name__ if is_module else getattr(value, "__module__", "?")
+    package = module and module.partition(".")[0]  # None for a function without a module
+    if package in NAMED:
+        return [module, None if is_module else value.__qualname__]
+    if package in (__package__, None) and isinstance(value, FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        used = sorted(names_in(value.__code__) & value.__globals__.keys())
-        return [*names, value.__code__, value.__defaults__, [*(value.__kwdefaults__ or {}).items()],
-                cells, [(name, value.__globals__[name]) for name in used]]
-    described = (FunctionType, staticmethod, *CONSTANTS)
-    return [*names, [item for item in vars(value).items() if isinstance(item[1], described)]]
+        used = names_in(value.__code__) & value.__globals__.keys()
+        return [module, value.__qualname__, value.__code__, value.__defaults__,
+                value.__kwdefaults__, cells, {name: value.__globals__[name] for name in used}]
+    if package == __package__ and isinstance(value, type):
+        attributes = {name: a for name, a in vars(value).items() if name not in IGNORED}
+        return [module, value.__qualname__, attributes]
+    raise TypeError(f"{value!r} has no description")
 
 
 def names_in(code: CodeType) -> set[str]:
