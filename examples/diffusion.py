@@ -12,9 +12,8 @@ steps with an `eta` of 1 are those of Ho et al.  The shares a_t fall along a cos
 Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
 
 Ho et al. estimate the noise.  The image takes less training: unlike noise, it has few degrees of
-freedom (Li and He, "Back to basics: let denoising generative models denoise", 2025).  The squared
-error counts min(5, a_t / (1 - a_t)) times (Hang et al., "Efficient diffusion training via Min-SNR
-weighting strategy", 2023).  The images are drawn with the moving average of the weights.
+freedom (Li and He, "Back to basics: let denoising generative models denoise", 2025).  The images
+are drawn with the moving average of the weights.
 
     python examples/diffusion.py [--data DIR] [--epochs 8] [--images 50000] [--samples 2000]
                                  [--steps 40] [--eta 0.0] [--seed 0] [--backend cpu|cuda|auto]
@@ -42,6 +41,7 @@ from mnist import hold_back, load_mnist
 from mnist_cnn import show_grid
 
 import gpuprop
+import gpuprop.functional as F
 from gpuprop import nn, optim, random
 from gpuprop.data import ArrayDataset, DataLoader
 from gpuprop.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -141,17 +141,16 @@ class Diffusion(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.network = UNet()
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
         self.register_buffer("shares", gpuprop.tensor(shares()))
 
     def forward(self, x: Any) -> Any:
-        """The mean weighted squared error of the estimated images, after random steps."""
+        """The mean squared error of the estimated images, after random steps."""
         t = random.integers(1, T + 1, (len(x),), stream=random.NOISE)
         noise = random.normal(x.shape, dtype=x.dtype, stream=random.NOISE)
         share = self.shares[t][:, None]
         noisy = gpuprop.sqrt(share) * x + gpuprop.sqrt(1 - share) * noise
-        weight = gpuprop.minimum(share / (1 - share), 5)
-        return (weight * (self.network(noisy, t) - x)**2).mean()
+        return F.mse_loss(self.network(noisy, t), x)
 
 
 def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
