@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import picture, tables
 from benchmarks.contenders import LABELS
-from benchmarks.frame import DifferentValues, compare, cores, machine
+from benchmarks.frame import DifferentValues, compare, cores, machine, workload_name
 from gpuprop._bench.workloads import WORKLOADS
 
 PEERS = [name for name in LABELS if name != "gpuprop"]
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workload", nargs="*", metavar="WORKLOAD", type=_workload,
+    parser.add_argument("workload", nargs="*", metavar="WORKLOAD", type=workload_name,
                         help=f"{', '.join(WORKLOADS)} (default: all)")
     parser.add_argument("--peers", type=_peers, metavar="LIST",
                         help=f"the libraries beside gpuprop, of {','.join(PEERS)}, or none "
@@ -96,12 +96,6 @@ def _threads(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(
             f"expected numbers from 1 to {cores()}, the processors that there are; got {text!r}")
     return numbers
-
-
-def _workload(name: str) -> str:
-    if name not in WORKLOADS:
-        raise argparse.ArgumentTypeError(f"unknown workload {name!r}: {', '.join(WORKLOADS)}")
-    return name
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ runs steps for a time slice while the others wait.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,8 +33,8 @@ PAUSE = 0.05  # seconds between turns, in which the threads of the last contende
 # The processor is chosen before any library is imported: all of them count the processors then.
 START = """
 import os
-if {threads} < {cores} and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-{threads}:])
+if {cores} and hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-{cores}:])
 from benchmarks.frame import serve
 serve()
 """
@@ -55,11 +57,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class Process:
-    """One contender in its own process, which is idle between requests."""
+def workload_name(name: str) -> str:
+    if name not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"unknown workload {name!r}: {', '.join(WORKLOADS)}")
+    return name
 
-    def __init__(self, name: str, threads: int) -> None:
+
+class Process:
+    """One contender in its own process, which is idle between requests.
+
+    It may use as many processors as threads, or with `everywhere` all of them.
+    """
+
+    def __init__(self, name: str, threads: int, everywhere: bool = False) -> None:
         self.name = name
+        limit = threads if threads < cores() and not everywhere else 0
         self.setting: dict[str, Any] = {}
         self.times: list[float] = []
         environment = dict.fromkeys(THREADS, str(threads)) | {
@@ -67,14 +79,21 @@ class Process:
             "GPUPROP_BACKEND": "numpy", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START.format(threads=threads, cores=cores())],
+            [sys.executable, "-c", START.format(cores=limit)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
 
     def request(self, **request: Any) -> Any:
         """What the process answers: see `serve`."""
-        assert self.process.stdin and self.process.stdout
+        self.send(**request)
+        return self.answer()
+
+    def send(self, **request: Any) -> None:
+        assert self.process.stdin
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
             raise Absent(f"the process of {self.name} ended: see its error above")
@@ -214,6 +233,33 @@ def compare(name: str, names: Sequence[str], threads: int, rounds: int, seconds:
         "ratio_of_medians": best and ours["median"] / min(r["median"] for r in peers.values()),
         "floor": least,
     }
+
+
+def beside_others(workload: str, name: str, threads: int, rounds: int, seconds: float,
+                  quick: bool) -> float:
+    """The time of a step if as many processes as processors compute the same at the same time.
+
+    It is the median of the rounds; in each one it is the mean of the processes.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        weights = os.path.join(folder, "weights.npz")
+        sizes = WORKLOADS[workload].sizes_of(quick)
+        np.savez(weights, **WORKLOADS[workload].initial_weights(sizes))  # type: ignore[arg-type]
+        processes = []
+        for _ in range(cores()):
+            process = Process(name, threads, everywhere=True)
+            stack.callback(process.close)
+            process.request(
+                name=name, workload=workload, threads=threads, quick=quick, weights=weights)
+            process.request(start=process.request(best_setting=None))
+            process.request(values=3)
+            processes.append(process)
+        times = []
+        for _ in range(rounds):
+            for process in processes:
+                process.send(time=seconds)
+            times.append(statistics.mean(process.answer() for process in processes))
+        return statistics.median(times)
 
 
 def _check_values(name: str, values: Mapping[Process, Sequence[float]]) -> None:

@@ -72,7 +72,23 @@ def all_speeds() -> str:
                      f"{ratios(rows)}\n"
                      + (f"With Numba:\n\n{with_numba}\n" if with_numba else "")
                      + f"[All times, memory and floors]({link}/speed.md).\n{_machine(rows[0])}")
+        if (path := folder / "busy.json").exists():
+            parts.append("Time of a step with all threads, divided by that with one thread, while "
+                         "as many processes\nas processors run the same steps at the same time:"
+                         f"\n\n{busy(json.loads(path.read_text()))}")
     return "\n".join(parts)
+
+
+def busy(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: the time with all threads divided by that with one, on a busy machine."""
+    names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
+    lines = [f"| workload | {' | '.join(LABELS[name] for name in names)} |",
+             "|" + "---|" * (1 + len(names))]
+    for row in rows:
+        times = [list(row["seconds"].get(name, {}).values()) for name in names]
+        cells = [f"{found[-1] / found[0]:.2f}" if found else "" for found in times]
+        lines.append(f"| {row['what']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def ratios(rows: Sequence[dict[str, Any]], ours: str = "gpuprop") -> str:

@@ -188,6 +188,28 @@ class TestComparison:
             check("mlp", {Process("gpuprop"): [1.0, float("inf")]})
 
 
+def test_table_of_a_busy_machine():
+    rows = [{"what": "A", "seconds": {"gpuprop": {"1": 2.0, "4": 3.0}, "pytorch": {"1": 1.0,
+                                                                                   "4": 9.0}}},
+            {"what": "B", "seconds": {"gpuprop": {"1": 2.0, "4": 1.0}}}]
+    assert tables.busy(rows) == """\
+| workload | gpuprop | PyTorch eager |
+|---|---|---|
+| A | 1.50 | 9.00 |
+| B | 0.50 |  |
+"""
+
+
+def test_steps_on_a_busy_machine(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.busy", "mlp_small", "--quick", "--rounds", "1",
+               "--seconds", "0.01", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    row, = json.loads((tmp_path / "busy.json").read_text())
+    assert row["workload"] == "mlp_small" and {"gpuprop", "numba"} <= row["seconds"].keys()
+    times = row["seconds"]["gpuprop"]
+    assert times.keys() == {str(n) for n in {1, frame.cores()}} and min(times.values()) > 0
+
+
 def test_table_of_ratios():
     def row(what, **times):
         found = {"contenders": {name: {"best": best} for name, best in times.items()}}
