@@ -59,6 +59,8 @@ def contender(name: str, threads: int) -> Contender:
         raise ImportError(f"{module} is not installed")
     if name in ("gpuprop", "dialect"):
         sys.modules["numba"] = None  # type: ignore[assignment]  # as if it were not installed
+    if name == "numba":
+        import numba  # noqa: F401  # loops import it in the first step
     if name == "jax":
         from benchmarks.jax_peer import Jax
 

@@ -31,7 +31,8 @@ def pointwise(fn: F) -> F:
     Python numbers.  It returns new arrays, or updates its arguments by ``+=`` and the like or by
     ``a[...] = b``, or both.  It uses no shape, no index and no ``if`` on data.  A value that
     changes from step to step is a 0-d array.  A value that changes from call to call may be a
-    Python number among the arrays.  Keyword constants are compiled into the code.
+    Python number among the arrays.  Keyword constants are compiled into the code, and so are
+    numbers that the body reads from outside, which must not change.
 
     >>> @gpuprop.pointwise
     ... def scaled_sum(xp, a, b, *, scale):
