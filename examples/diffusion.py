@@ -12,8 +12,7 @@ steps with an `eta` of 1 are those of Ho et al.  The shares a_t fall along a cos
 Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
 
 Ho et al. estimate the noise.  The image takes less training: unlike noise, it has few degrees of
-freedom (Li and He, "Back to basics: let denoising generative models denoise", 2025).  The images
-are drawn with the moving average of the weights.
+freedom (Li and He, "Back to basics: let denoising generative models denoise", 2025).
 
     python examples/diffusion.py [--data DIR] [--epochs 8] [--images 50000] [--samples 2000]
                                  [--steps 40] [--eta 0.0] [--seed 0] [--backend cpu|cuda|auto]
@@ -39,12 +38,12 @@ from figures import record
 from judge import Judge
 from mnist import hold_back, load_mnist
 from mnist_cnn import show_grid
+from runs import training_run
 
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn, optim, random
 from gpuprop.data import ArrayDataset, DataLoader
-from gpuprop.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 T = 400  # steps of the noise
 TIME = 64  # numbers that describe a step
@@ -134,14 +133,13 @@ class UNet(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """The network, its average, and the shares of the steps."""
+    """The network, and the shares of the steps."""
 
     shares: gpuprop.Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.network = UNet()
-        self.average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(0.995))
         self.register_buffer("shares", gpuprop.tensor(shares()))
 
     def forward(self, x: Any) -> Any:
@@ -159,20 +157,11 @@ def run(data: ArrayDataset | None = None, epochs: int = 1) -> tuple:
         data = ArrayDataset(random.uniform((48, 784)).numpy())
     loader = DataLoader(data, 64, shuffle=True)
     model = Diffusion()
-    optimizer = optim.Adam(model.network.parameters())
-    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, epochs=epochs,
+    optimizer = optim.Adam(model.parameters())
+    scheduler = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, epochs=epochs,
                                               steps_per_epoch=len(loader), pct_start=0.1)
-
-    def step(images: Any) -> Any:
-        optimizer.zero_grad()
-        loss = model(2 * images - 1)
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
-        model.average.update_parameters(model.network)
-        return loss
-
-    return model, step, loader
+    loss_of = lambda model, images: model(2 * images - 1)
+    return training_run(model, loss_of, optimizer, loader, scheduler)
 
 
 @gpuprop.no_grad()
@@ -238,10 +227,10 @@ def main() -> None:
         print(f"epoch {epoch:2d}/{args.epochs}: loss {mean:.4f}, "
               f"{time.perf_counter() - start:.0f} s", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    gpuprop.save(args.out / "diffusion.safetensors", model.average.module.state_dict())
+    gpuprop.save(args.out / "diffusion.safetensors", model.network.state_dict())
 
-    images = drawn(model.average, args.samples, args.steps, args.eta)
-    draw(args.out / "diffusion.png", model.average, images, args.steps, args.eta)
+    images = drawn(model.network, args.samples, args.steps, args.eta)
+    draw(args.out / "diffusion.png", model.network, images, args.steps, args.eta)
     judge = Judge(train)
     print(f"the judge's accuracy on held images: {judge.accuracy(held):.4f}", flush=True)
     figures = judge.figures(images, held.arrays[0], test.arrays[0], args.seed)
