@@ -40,7 +40,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for workload in args.workload or TRAINING:
         row: dict[str, Any] = {"workload": workload, "what": WORKLOADS[workload].what,
-                               "machine": machine(), "seconds": {}}
+                               "machine": machine(), "rounds": args.rounds, "seconds": {}}
         for name in CONTENDERS:
             try:
                 row["seconds"][name] = {

@@ -60,7 +60,7 @@ def contender(name: str, threads: int) -> Contender:
     if name in ("gpuprop", "dialect"):
         sys.modules["numba"] = None  # type: ignore[assignment]  # as if it were not installed
     if name == "numba":
-        import numba  # noqa: F401  # loops import it in the first step
+        import numba  # noqa: F401  # its memory does not count as that of the steps
     if name == "jax":
         from benchmarks.jax_peer import Jax
 

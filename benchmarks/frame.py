@@ -245,14 +245,16 @@ def beside_others(workload: str, name: str, threads: int, rounds: int, seconds: 
         weights = os.path.join(folder, "weights.npz")
         sizes = WORKLOADS[workload].sizes_of(quick)
         np.savez(weights, **WORKLOADS[workload].initial_weights(sizes))  # type: ignore[arg-type]
-        processes = []
+        processes: list[Process] = []
+        setting: dict[str, Any] = {}
         for _ in range(cores()):
             process = Process(name, threads, everywhere=True)
             stack.callback(process.close)
             process.request(
                 name=name, workload=workload, threads=threads, quick=quick, weights=weights)
-            process.request(start=process.request(best_setting=None))
-            process.request(values=3)
+            setting = process.request(best_setting=None) if not processes else setting
+            process.request(start=setting)
+            process.request(values=WORKLOADS[workload].steps)  # the first one compiles
             processes.append(process)
         times = []
         for _ in range(rounds):

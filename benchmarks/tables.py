@@ -1,4 +1,4 @@
-"""Writes the tables of the documents from stored results: ``python -m benchmarks.tables``."""
+"""Writes tables and pictures from stored results: ``python -m benchmarks.tables``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import picture
 from benchmarks.contenders import LABELS, OURS
 from gpuprop._bench.measure import digits, duration
 from gpuprop._bench.workloads import WORKLOADS
@@ -29,6 +30,11 @@ def folder_of(machine: dict[str, Any]) -> Path:
     """Where the results of a machine are stored."""
     name = re.sub(r"\(\w+\)", "", machine["processor"]).lower()
     return RESULTS / "-".join([*re.findall("[a-z0-9]+", name), f"{machine['cores']}-cores"])
+
+
+def machines() -> list[Path]:
+    """The folders of the machines that were measured."""
+    return sorted(path for path in RESULTS.iterdir() if path.is_dir())
 
 
 def stored(folder: Path) -> list[dict[str, Any]]:
@@ -63,7 +69,7 @@ def _machine(row: dict[str, Any]) -> str:
 def all_speeds() -> str:
     """Markdown: the ratios on each machine that was measured, with a link to its times."""
     parts = []
-    for folder in sorted(path for path in RESULTS.iterdir() if path.is_dir()):
+    for folder in machines():
         rows = stored(folder)
         name = f"{rows[0]['machine']['processor']}, {rows[0]['machine']['cores']} cores"
         link = f"../benchmarks/results/{folder.name}"
@@ -73,9 +79,10 @@ def all_speeds() -> str:
                      + (f"With Numba:\n\n{with_numba}\n" if with_numba else "")
                      + f"[All times, memory and floors]({link}/speed.md).\n{_machine(rows[0])}")
         if (path := folder / "busy.json").exists():
+            found = json.loads(path.read_text())
             parts.append("Time of a step with all threads, divided by that with one thread, while "
                          "as many processes\nas processors run the same steps at the same time:"
-                         f"\n\n{busy(json.loads(path.read_text()))}")
+                         f"\n\n{busy(found)}\n{_machine(found[0])}")
     return "\n".join(parts)
 
 
@@ -247,7 +254,7 @@ def pages() -> dict[Path, str]:
     for name, block in blocks.items():
         old = (ROOT / name).read_text(encoding="utf-8")
         found[ROOT / name] = BLOCK.sub(lambda _, block=block: block, old, count=1)  # type: ignore
-    return found
+    return found | {folder / "speed.md": speed(stored(folder)) for folder in machines()}
 
 
 def write() -> None:
@@ -257,3 +264,5 @@ def write() -> None:
 
 if __name__ == "__main__":
     write()
+    for folder in machines():
+        picture.draw(stored(folder), folder / "speed.svg")

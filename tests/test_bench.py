@@ -200,14 +200,16 @@ def test_table_of_a_busy_machine():
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="limits the processors")
 def test_steps_on_a_busy_machine(tmp_path):
     command = [sys.executable, "-m", "benchmarks.busy", "mlp_small", "--quick", "--rounds", "1",
                "--seconds", "0.01", "--out", str(tmp_path)]
-    subprocess.run(command, check=True, cwd=ROOT)
+    two = sorted(os.sched_getaffinity(0))[:2]
+    subprocess.run(command, check=True, cwd=ROOT, preexec_fn=lambda: os.sched_setaffinity(0, two))
     row, = json.loads((tmp_path / "busy.json").read_text())
     assert row["workload"] == "mlp_small" and {"gpuprop", "numba"} <= row["seconds"].keys()
     times = row["seconds"]["gpuprop"]
-    assert times.keys() == {str(n) for n in {1, frame.cores()}} and min(times.values()) > 0
+    assert times.keys() == {str(n) for n in {1, len(two)}} and min(times.values()) > 0
 
 
 def test_table_of_ratios():

@@ -169,7 +169,7 @@ def test_no_folder_is_relative(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert loop_cache.cache_folder() is None
     monkeypatch.setattr("numba.core.config.CACHE_DIR", "relative")
-    assert loop_cache.cache_folder() == Path("relative").absolute() / "loops"
+    assert loop_cache.cache_folder() == Path("relative").absolute() / "gpuprop/loops"
 
 
 @pytest.mark.parametrize("missing", [

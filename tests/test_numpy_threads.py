@@ -36,6 +36,7 @@ def small_tasks(request, monkeypatch):
     max_elements, has_small_products, min_work_of_tiles = request.param
     monkeypatch.setattr(convolution, "MIN_WORK_OF_TILES", min_work_of_tiles)
     monkeypatch.setattr(convolution, "MAX_ELEMENTS", max_elements)
+    monkeypatch.setattr(convolution, "bands", convolution.bands.__wrapped__)  # without its cache
     monkeypatch.setattr(columns, "has_small_products", lambda: has_small_products)
     for limit in ("MIN_WORK", "MIN_WORK_OF_COLUMNS", "MIN_WINDOWS", "MIN_ELEMENTS"):
         monkeypatch.setattr(convolution, limit, 0)

@@ -147,6 +147,8 @@ SAFE = {
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.loop_cache.LoopCache._description": CACHE,
+    "gpuprop_numpy.planes.geometry": CACHE,
+    "gpuprop_numpy.planes.layout": CACHE,
     "gpuprop_numpy.normalization.compiled_loops": CACHE,
     "gpuprop_numpy.pooling.compiled_loops": CACHE,
     "gpuprop_numpy.pooling.find_places": CACHE,

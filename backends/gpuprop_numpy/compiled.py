@@ -100,8 +100,9 @@ class _Trace:
             raise Untranslatable
         self.dtype, = floats
         self.lines: list[str] = []
-        self.names: dict[str, Any] = {"__name__": __name__, "F": self.dtype.type,
-                                      "sqrt": math.sqrt, "inf": self.dtype.type(math.inf)}
+        self.names: dict[str, Any] = {
+            "__name__": __name__,  # `loop_cache` describes functions of this package only
+            "F": self.dtype.type, "sqrt": math.sqrt, "inf": self.dtype.type(math.inf)}
         symbols: dict[int, Any] = {}  # by id: the body sees its updates of an array given twice
         for k, a in enumerate(arrays):
             if id(a) not in symbols:

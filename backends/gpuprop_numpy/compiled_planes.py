@@ -11,10 +11,10 @@ import numpy as np
 
 from gpuprop_numpy import compiled
 from gpuprop_numpy.microkernels import microkernels
-from gpuprop_numpy.planes import Geometry, Layout, Planes
+from gpuprop_numpy.planes import Layout, Planes
 
 ALIGNMENT = 16  # windows: rows are padded to multiples of it, which no vector exceeds
-MIN_WINDOWS = 48  # of a row, which no tile exceeds
+MIN_LENGTH = 48  # windows of a row: as many as the largest tile
 
 
 class PlaneLoops(NamedTuple):
@@ -23,8 +23,8 @@ class PlaneLoops(NamedTuple):
     They compute `parts` of a batch from the image `first` on.  The boxes are those of the images
     in planes, of the first images of x, of the windows in `windows`, and of the first images of y
     or dy.  `planes` is flat; ``starts[g, k]`` is where the windows meet the term k of group g.
-    `windows` is (groups, O / groups, windows), and the last argument of `grad`, to which it adds,
-    (groups, O / groups, terms).
+    `windows` is (groups, O / groups, windows).  `grad` adds to its last argument, (groups,
+    O / groups, terms).
     """
 
     forward: Callable
@@ -32,15 +32,15 @@ class PlaneLoops(NamedTuple):
 
 
 class CompiledPlanes(Planes):
-    """Planes, of which one call computes all images of a task.
+    """Planes whose loops compute all images of a task in one call.
 
-    No thread waits for Python's lock meanwhile.
+    So threads do not wait for Python's lock.
     """
 
     def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
         super().__init__(layout, x, y)
         g = layout.geometry
-        length = max(MIN_WINDOWS, math.ceil(layout.windows / ALIGNMENT) * ALIGNMENT)
+        length = max(MIN_LENGTH, math.ceil(layout.windows / ALIGNMENT) * ALIGNMENT)
         windows = np.zeros((g.groups, g.group_out, length), y.dtype)
         inside = self.inside(
             windows.reshape(g.out, -1)[:, :layout.windows].reshape(-1, *layout.shape))
@@ -63,10 +63,6 @@ class CompiledPlanes(Planes):
         return grad
 
     @staticmethod
-    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
-        return grad.reshape(g.out, g.group_channels, *g.size)
-
-    @staticmethod
     @abstractmethod
     def loops(dtype: np.dtype) -> PlaneLoops:
         """The loops for a dtype."""
@@ -83,7 +79,7 @@ def boxes(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _five_axes(values: tuple, missing: int) -> tuple:
-    """Of three or four axes: others in the middle."""
+    """The values of four or five axes; four get one more, `missing`, before the last."""
     return values[:3] + (missing,) * (5 - len(values)) + values[3:]
 
 

@@ -26,7 +26,7 @@ from gpuprop_numpy.tiles import Tiles, fills_tiles
 # the portable versions are faster below
 MIN_WORK = 1 << 18  # multiplications
 MIN_WORK_OF_COLUMNS = 1 << 20
-# of an image; nobody should wait for Numba to compile
+# multiplications of an image, below which nobody should wait for Numba to compile
 MIN_WORK_OF_TILES = 1 << 17
 MIN_WORK_OF_SLICES = 1 << 15
 MIN_WINDOWS = 1024  # of a batch, for products of columns
@@ -185,14 +185,15 @@ def phases(g: Geometry, i: int) -> list[tuple[slice, slice, tuple[int, int], int
 
 def product(x: np.ndarray, matrices: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """(N, groups, C, windows) times matrices (groups, O, C) -> (N, groups, O, windows)."""
-    per_channel = 0 if bias is None else bias.reshape(*matrices.shape[:2], 1)
+    per_channel = None if bias is None else bias.reshape(*matrices.shape[:2], 1)
     if len(x) == 1:
-        return (products.product(matrices, x[0]) + per_channel)[None]
+        y = products.product(matrices, x[0])[None]
+        return y if per_channel is None else y + per_channel
     y = np.empty((len(x), *matrices.shape[:2], x.shape[3]), matrices.dtype)
 
     def work(images: slice) -> None:
         np.matmul(matrices, x[images], out=y[images])
-        if bias is not None:
+        if per_channel is not None:
             y[images] += per_channel
 
     in_threads(work, tasks_of(len(x), matrices.size * x.shape[3]))
@@ -201,6 +202,8 @@ def product(x: np.ndarray, matrices: np.ndarray, bias: np.ndarray | None) -> np.
 
 def product_weight_grad(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """The gradient of the matrices of `product`."""
+    if len(x) == 1:
+        return products.product(dy[0], x[0].swapaxes(1, 2))
     shape = (*dy.shape[1:3], x.shape[2])
 
     def work(images: slice) -> np.ndarray:

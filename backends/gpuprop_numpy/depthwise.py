@@ -71,10 +71,6 @@ class Slices(NumpyPlanes):
         for view, rows, j in self._slices:
             grad[..., rows, j] += np.einsum("gckw,gow->gock", view, dy)
 
-    @staticmethod
-    def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
-        return grad.reshape(g.out, g.group_channels, *g.size)
-
 
 class CompiledSlices(CompiledPlanes):
     """`Slices` by loops of Numba."""
@@ -97,7 +93,7 @@ class CompiledSlices(CompiledPlanes):
 
 @functools.cache
 def slice_loops(dtype: np.dtype) -> PlaneLoops:
-    """Slices of arrays let Numba use vector instructions."""
+    """The loops of `CompiledSlices` for a dtype."""
     decorate, decorate_sum = compiled.njit(), compiled.njit(in_any_order=True)
     assert decorate is not None and decorate_sum is not None  # see `convolution.kind_of`
 
@@ -109,6 +105,7 @@ def slice_loops(dtype: np.dtype) -> PlaneLoops:
             for o in range(outputs):
                 f = filters[g, o]
                 for first in range(0, windows.shape[2], CHUNK):
+                    # slices of arrays let Numba use vector instructions
                     total = windows[g, o, first:first + CHUNK]
                     n = total.size
                     total[:] = bias[g * outputs + o]

@@ -1,4 +1,4 @@
-"""Keeps the machine code of compiled loops on disk, so that a machine compiles each loop once.
+"""Keeps the machine code of compiled loops on disk, so that each loop is compiled once.
 
 A file is named by a digest of all that its code depends on: the loop and the functions in it, with
 their constants; the types of the arguments; the processor; the versions; and Numba's settings.  So
@@ -57,7 +57,7 @@ def cache_folder() -> Path | None:
         return None
     chosen = config.CACHE_DIR  # type: ignore[attr-defined]
     if chosen:
-        return Path(chosen).absolute() / "loops"
+        return Path(chosen).absolute() / "gpuprop" / "loops"
     folder = AppDirs("gpuprop", appauthor=False).user_cache_dir
     return Path(folder, "loops") if os.path.isabs(folder) else None
 

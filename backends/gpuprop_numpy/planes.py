@@ -23,7 +23,7 @@ import numpy as np
 from gpuprop_numpy.threads import in_threads
 
 WORK_PER_TASK = 1 << 25  # multiplications of BLAS
-EVENLY = 4  # the number of many tasks is a multiple of it, for 2 or 4 threads
+EVENLY = 4  # more than two tasks are a multiple of it, so that 2 or 4 threads get equal shares
 SLACK = 128  # elements after the last window, which loops of Numba read
 KEPT = 1 << 9  # sizes whose layouts are kept; to compute one takes 0.1 ms
 
@@ -125,8 +125,16 @@ class Layout:
         return found
 
 
-geometry = functools.lru_cache(KEPT)(Geometry)
-layout = functools.lru_cache(KEPT)(Layout)
+@functools.lru_cache(KEPT)
+def geometry(*sizes: Any) -> Geometry:
+    """``Geometry(*sizes)``."""
+    return Geometry(*sizes)
+
+
+@functools.lru_cache(KEPT)
+def layout(g: Geometry, images: int) -> Layout:
+    """``Layout(g, images)``."""
+    return Layout(g, images)
 
 
 class Planes(ABC):
@@ -177,9 +185,9 @@ class Planes(ABC):
         """The gradient of the filters, of equal parts of the batch; y is that of the windows."""
 
     @staticmethod
-    @abstractmethod
     def weight_grad(grad: np.ndarray, g: Geometry) -> np.ndarray:
         """The gradient of the filters -> (O, C / groups, *size)."""
+        return grad.reshape(g.out, g.group_channels, *g.size)
 
 
 class NumpyPlanes(Planes):
@@ -241,7 +249,10 @@ def _images_first(a: np.ndarray) -> np.ndarray:
 
 
 def tasks_of(n: int, work: int, max_tasks: int | None = None) -> list[slice]:
-    """Similar slices of n items of so much work: 1, 2 or a multiple of EVENLY, if n allows it."""
+    """Slices of similar length of n items, each of so much work.
+
+    They are 1, 2 or a multiple of EVENLY, but no more than `n` and `max_tasks`.
+    """
     count = math.ceil(n * work / WORK_PER_TASK)
     if count > 2:
         count = math.ceil(count / EVENLY) * EVENLY
@@ -263,10 +274,11 @@ def in_blocks(kind: type[Planes], g: Geometry, x: np.ndarray, y: np.ndarray,
     tasks = [parts[task] for task in tasks_of(len(parts), kind.cost * g.work * images, max_tasks)]
     if n % images:
         tasks.append([slice(n - n % images, n)])
+    layouts = {size: layout(g, size) for size in {task[0].stop - task[0].start for task in tasks}}
     local = threading.local()
 
     def run(task: Sequence[slice]) -> Any:
-        of_task = layout(g, task[0].stop - task[0].start)
+        of_task = layouts[task[0].stop - task[0].start]
         block = getattr(local, "block", None)
         if block is None or block.layout is not of_task:
             block = local.block = kind(of_task, x, y)

@@ -370,7 +370,7 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     no others are begun, and its exception is raised.
     """
     n = min(_setting.threads, len(tasks))
-    if _setting.threads == 1 or _state.is_busy or not tasks:
+    if n == 0 or _setting.threads == 1 or _state.is_busy:
         return [work(task) for task in tasks]
     if n == 1:
         return [with_one_blas_thread(work, tasks[0])]

@@ -18,7 +18,7 @@ CHUNK = 2048  # windows of a sum in the registers
 
 
 class Tiles(CompiledPlanes):
-    """Planes, whose windows are read where they are."""
+    """Applies filters to the windows where they are in the planes."""
 
     min_windows = 1024  # a sum over fewer windows is not long enough to be fast
     max_elements = 1 << 18
@@ -53,6 +53,7 @@ def fills_tiles(g: Geometry) -> bool:
 
 @functools.cache
 def tile_loops(dtype: np.dtype) -> PlaneLoops:
+    """The loops of `Tiles` for a dtype."""
     multiply, dot, _, rows, columns, dot_rows, dot_columns, _ = microkernels(dtype)
     decorate = compiled.njit()
     assert decorate is not None  # see `fills_tiles`
