@@ -172,7 +172,7 @@ def draw(path: Path, drive: Drive, predicted: np.ndarray) -> None:
             turn = angle * np.pi / 3
             axes.plot([80, 80 + 60 * np.sin(turn)], [118, 118 - 60 * np.cos(turn)], color=color,
                       linewidth=3)
-        axes.set_title(f"frame {i}: {drive.angles[i]:+.2f}, network {predicted[i]:+.2f}",
+        axes.set_title(f"frame {i}: {drive.angles[i]:+.2f}\nnetwork {predicted[i]:+.2f}",
                        fontsize=9)
         axes.set_axis_off()
     axes = curve.subplots()
