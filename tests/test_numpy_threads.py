@@ -48,6 +48,22 @@ def small_tasks(request, monkeypatch):
     monkeypatch.setattr(planes, "WORK_PER_TASK", 2000)
 
 
+def test_small_blocks_divide_an_image_into_bands(small_tasks):
+    g = convolution.geometry((30, 30), (8, 8, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    assert (len(convolution.bands(g)) > 1) == (convolution.MAX_ELEMENTS == 2000)
+
+
+@pytest.mark.parametrize(("n", "work", "max_tasks", "sizes"), [
+    (0, 5, None, []), (3, 0, None, [3]), (7, 1, None, [7]), (7, 2, None, [3, 4]),
+    (7, 3, None, [1, 2, 2, 2]), (12, 5, None, [1, 2, 1, 2, 1, 2, 1, 2]),
+    (12, 5, 3, [4, 4, 4]), (3, 100, None, [1, 1, 1])])
+def test_tasks_have_similar_sizes_and_an_even_number(n, work, max_tasks, sizes, monkeypatch):
+    monkeypatch.setattr(planes, "WORK_PER_TASK", 10)
+    tasks = planes.tasks_of(n, work, max_tasks)
+    assert [i for task in tasks for i in range(task.start, task.stop)] == [*range(n)]
+    assert [task.stop - task.start for task in tasks] == sizes
+
+
 def blas_threads():
     blas = threads._blas()
     return blas and blas[0]()

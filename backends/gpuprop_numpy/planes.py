@@ -253,7 +253,7 @@ def tasks_of(n: int, work: int, max_tasks: int | None = None) -> list[slice]:
 
     They are 1, 2 or a multiple of EVENLY, but no more than `n` and `max_tasks`.
     """
-    count = math.ceil(n * work / WORK_PER_TASK)
+    count = max(1, math.ceil(n * work / WORK_PER_TASK))
     if count > 2:
         count = math.ceil(count / EVENLY) * EVENLY
     count = min(count, max_tasks or n, n)
