@@ -3,6 +3,7 @@
 from gpuprop._core.backend import Backend, BackendMismatchError, CaptureError, Unavailable
 from gpuprop._core.dtypes import is_half
 from gpuprop._core.extras import Namespace
+from gpuprop._core.graph import Into
 from gpuprop._core.instances import instances, instances_lock
 from gpuprop._core.instruments import waits
 from gpuprop._core.ops import cache_last
@@ -22,6 +23,7 @@ __all__ = [
     "Backend",
     "BackendMismatchError",
     "CaptureError",
+    "Into",
     "Namespace",
     "Unavailable",
     "backend_of",

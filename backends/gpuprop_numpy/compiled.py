@@ -29,15 +29,20 @@ class Untranslatable(Exception):
 
 
 class Loop:
-    """A compiled function.
+    """A compiled function: for the types of each call, or for one signature.
+
+    Arrays of any layout may be given to a signature of layout "A".
 
     It has slots, so that the engine's search for arrays that pullbacks hold does not enter Numba.
     """
 
     __slots__ = ("function",)
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Any, signature: tuple | None = None) -> None:
         self.function = loop_cache.keep(function)
+        if signature is not None:
+            self.function.compile(signature)
+            self.function.disable_compile()
 
     def __call__(self, *args: Any) -> None:
         self.function(*args)

@@ -66,7 +66,8 @@ def lstm_loops() -> LstmLoops:
     They compute the ROWS sequences from `first` on.  `bounds` are the rows of each step, in the
     order of the steps.
     """
-    multiply, _, _, rows, columns, *_ = microkernels(np.dtype(np.float32))
+    kernels = microkernels(np.dtype(np.float32))
+    multiply, rows, columns = kernels.multiply, kernels.rows, kernels.columns
     _, _, sigmoid, tanh = elementary()
     decorate = compiled.njit()
     assert decorate is not None  # see `is_faster`

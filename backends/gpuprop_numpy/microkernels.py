@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpuprop_numpy import compiled
+
 VECTORS = 3  # of the columns of a tile
 
 
@@ -22,7 +24,11 @@ class Microkernels(NamedTuple):
     multiply: Callable
     dot: Callable
     copy: Callable
-    rows: int  # of a tile of `multiply`
+    transpose: Callable
+    move: Callable
+    prefetch: Callable
+    tiles: tuple[Callable, ...]  # of 1 to VECTORS vectors
+    rows: int  # of a tile of `multiply` and of `tiles`
     columns: int
     dot_rows: int  # of a tile of `dot`
     dot_columns: int
@@ -38,6 +44,8 @@ def microkernels(dtype: np.dtype) -> Microkernels:
     dot_rows, dot_columns = (4, 6) if registers == 32 else (3, 4)
     return Microkernels(
         _multiply(dtype, lanes, rows), _dot(dtype, lanes, dot_rows, dot_columns), _copy(dtype),
+        _transpose(dtype, rows), _move(dtype, rows), _prefetch(dtype),
+        tuple(_tile(dtype, lanes, rows, 1 + v) for v in range(VECTORS)),
         rows, VECTORS * lanes, dot_rows, dot_columns, lanes)
 
 
@@ -55,6 +63,12 @@ def vectors() -> tuple[int, int]:
     if "+avx" in features:
         return 32, 16
     return 16, 32 if get_process_triple().startswith(("aarch64", "arm64")) else 16
+
+
+@functools.cache
+def has_avx() -> bool:
+    """Whether Numba is installed and compiles for AVX."""
+    return compiled.njit() is not None and vectors()[0] >= 32
 
 
 def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
@@ -109,6 +123,78 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
             code.store(code.sum(total), out, code.integer(n))
 
     return _intrinsic(generate, 6, dtype, lanes)
+
+
+def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
+    """``tile(a, b, terms, start, start_step, out, step)`` of packed operands.
+
+    ``out[r * step + c] = start[r * start_step + c] + sum(a[k * rows + r] * b[k * columns + c] for k
+    in range(terms))`` for r < rows and c < columns = vectors * lanes; there is at least one term.
+    """
+
+    def generate(code: _Code, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
+                 step: Any) -> None:
+        places = [(r, v * lanes) for r in range(rows) for v in range(vectors)]
+        place = lambda step, r, c: code.add(code.multiply(step, r), c)
+
+        def add_terms(k: Any, sums: list) -> list:
+            column, row = code.multiply(k, vectors * lanes), code.multiply(k, rows)
+            columns = [code.load(b, code.add(column, v * lanes), code.vector)
+                       for v in range(vectors)]
+            factors = [code.repeated(a, code.add(row, r)) for r in range(rows)]
+            return [code.multiply_add(factors[n // vectors], columns[n % vectors], total)
+                    for n, total in enumerate(sums)]
+
+        sums = code.loop(terms, 1, add_terms, [code.zeros] * len(places))
+        for total, (r, c) in zip(sums, places, strict=True):
+            before = code.load(start, place(start_step, r, c), code.vector)
+            code.store(code.sum_of(before, total), out, place(step, r, c))
+
+    return _intrinsic(generate, 7, dtype, lanes)
+
+
+def _transpose(dtype: np.dtype, n: int) -> Callable:
+    """``transpose(source, step, to, to_step)``: ``to[j * to_step + i] = source[i * step + j]``.
+
+    For i, j < n, a power of two.
+    """
+
+    def generate(code: _Code, source: Any, step: Any, to: Any, to_step: Any) -> None:
+        rows = [code.load(source, code.multiply(step, i), code.vector) for i in range(n)]
+        distance = n // 2
+        while distance:  # exchange the blocks of this size that lie across the diagonal
+            for i in range(n):
+                if i & distance == 0:
+                    rows[i], rows[i + distance] = code.exchanged(
+                        rows[i], rows[i + distance], distance)
+            distance //= 2
+        for j, row in enumerate(rows):
+            code.store(row, to, code.multiply(to_step, j))
+
+    return _intrinsic(generate, 4, dtype, n)
+
+
+def _move(dtype: np.dtype, n: int) -> Callable:
+    """``move(source, to)``: n elements."""
+
+    def generate(code: _Code, source: Any, to: Any) -> None:
+        code.store(code.load(source, code.integer(0), code.vector), to, code.integer(0))
+
+    return _intrinsic(generate, 2, dtype, n)
+
+
+def _prefetch(dtype: np.dtype) -> Callable:
+    """``prefetch(source)``: bring the line at an address into the cache."""
+
+    def generate(code: _Code, source: Any) -> None:
+        ir = code.ir
+        pointer = code.builder.inttoptr(source, ir.IntType(8).as_pointer())
+        options = [ir.Constant(ir.IntType(32), n) for n in (0, 2, 1)]  # to read, near, data
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *(n.type for n in options)])
+        function = code.builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        code.builder.call(function, [pointer, *options])
+
+    return _intrinsic(generate, 1, dtype, 1)
 
 
 def _copy(dtype: np.dtype) -> Callable:
@@ -218,9 +304,21 @@ class _Code:
         nothing = ir.Constant(self.pairs, ir.Undefined)
         self.store(self.builder.shuffle_vector(pairs, nothing, chosen), to, k)
 
+    def exchanged(self, x: Any, y: Any, distance: int) -> tuple[Any, Any]:
+        """Two vectors after every second block of x has changed places with the y before it."""
+        ir, lanes = self.ir, range(self.lanes)
+        kind = ir.VectorType(ir.IntType(32), self.lanes)
+        first = [self.lanes + n - distance if n & distance else n for n in lanes]
+        second = [self.lanes + n if n & distance else n + distance for n in lanes]
+        return tuple(self.builder.shuffle_vector(x, y, ir.Constant(kind, chosen))
+                     for chosen in (first, second))
+
     def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
         """``x * y + z``, rounded once if the processor has an instruction for it."""
         return self._call("fmuladd", self.vector, x, y, z)
+
+    def sum_of(self, x: Any, y: Any) -> Any:
+        return self.builder.fadd(x, y)
 
     def sum(self, vector: Any) -> Any:
         """The sum of the elements, in any order."""

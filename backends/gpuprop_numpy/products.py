@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import is_half
+from gpuprop_numpy import product_loops
 from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
 
 # multiplications: BLAS itself uses one thread up to SMALL; MIN_WORK is that of a thread of gpuprop
 SMALL, MIN_WORK = 1 << 18, 1 << 23
 ROWS = 48  # parts of multiples of it have the bits of the whole: of 12, 16 or 24 in OpenBLAS
 COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
+GRAM_ROWS = 256  # of a part of a matrix times its transpose
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
 
 
@@ -46,18 +48,66 @@ def _in_float32(a: np.ndarray) -> np.ndarray:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``np.matmul(a, b)``; large ones in gpuprop's threads instead of BLAS's."""
+    """``np.matmul(a, b)``, in gpuprop's threads instead of BLAS's.
+
+    The bits do not depend on the number of threads.
+    """
     if a.ndim == b.ndim > 2 and len(a) == len(b) == 1:
         return product(a[0], b[0])[None]
     work = a.size * b.shape[-1] if b.ndim else 0
     if work <= SMALL or not (threads := product_threads()):
         return np.matmul(a, b)
-    is_large = work >= 2 * MIN_WORK
-    if is_large and _can_be_divided(a, b):
-        return _in_parts(a, b, work // MIN_WORK, threads)
-    if threads == 1 or is_large:
+    fits = a.ndim > 1 < b.ndim and a.shape[-1] == b.shape[-2]
+    if fits and work >= 2 * MIN_WORK:
+        return _large_product(a, b, work // MIN_WORK, threads)
+    if fits and can_be_added(a, b):
+        return _added(a, b)
+    return np.matmul(a, b) if threads == 1 else with_one_blas_thread(np.matmul, a, b)
+
+
+def can_be_added(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether `add_product` supports these arrays, whose shapes fit, and is faster than BLAS."""
+    return (a.ndim == b.ndim == 2 and a.size * b.shape[1] > SMALL
+            and product_loops.is_faster(a, b) and product_threads() > 0)
+
+
+def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """``out[...] = start + a @ b`` for matrices; `start` has one row, or is `out`.
+
+    The bits do not depend on the number of threads.
+    """
+    rows, columns = out.shape
+    n = min(product_threads(), a.size * columns // MIN_WORK)
+    if n < 2:
+        product_loops.multiply(start, a, b, out)
+    elif rows >= columns:
+        in_threads(lambda i: product_loops.multiply(
+            start if len(start) == 1 else start[i], a[i], b, out[i]), _parts(rows, n, ROWS))
+    else:
+        in_threads(lambda i: product_loops.multiply(start[:, i], a, b[:, i], out[:, i]),
+                   _parts(columns, n, ROWS))
+
+
+def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product by `add_product`."""
+    y = np.empty((len(a), b.shape[1]), a.dtype)
+    add_product(np.zeros((1, b.shape[1]), a.dtype), a, b, y)
+    return y
+
+
+def _large_product(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
+    """A product that is worth at most `n` parts."""
+    if a.dtype != b.dtype:
+        dtype = np.result_type(a, b)
+        a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    if a.dtype.kind not in "fc":  # NumPy multiplies without BLAS
         return np.matmul(a, b)
-    return with_one_blas_thread(np.matmul, a, b)
+    if a.shape[:-2] != b.shape[:-2]:
+        stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a, b = (np.broadcast_to(x, stack + x.shape[-2:]) for x in (a, b))
+    if _is_gram(a, b):
+        return _gram(a, b)
+    return _added(a, b) if can_be_added(a, b) else _in_parts(a, b, n, threads)
 
 
 def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
@@ -73,24 +123,28 @@ def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
     else:  # parts of columns may have other bits than the whole: they are the same on one thread
         parts = _parts(columns, max(1, min(n, columns // COLUMNS)), 16)
         work = lambda i: np.matmul(a, b[:, i], out=y[:, i])
-    if threads == 1:
-        for i in parts:
-            work(i)
-    else:
-        in_threads(work, parts)
+    in_threads(work, parts)
     return y
 
 
-def _can_be_divided(a: np.ndarray, b: np.ndarray) -> bool:
-    same_stack = a.ndim == b.ndim > 1 and a.shape[:-2] == b.shape[:-2]
-    floating = a.dtype == b.dtype and a.dtype.kind == "f"
-    return same_stack and floating and a.shape[-1] == b.shape[-2] and not _is_gram(a, b)
-
-
 def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:
-    """True if `b` is the transpose of `a`: NumPy then computes one half, and copies it."""
+    """True if `b` is the transpose of the matrix `a`."""
     return (a.ndim == 2 and a.shape == b.shape[::-1] and a.strides == b.strides[::-1]
             and a.ctypes.data == b.ctypes.data)
+
+
+def _gram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a @ b``, which is symmetric: one half is computed, and copied to the other."""
+    y = np.empty((len(a), len(a)), a.dtype)
+
+    def work(i: slice) -> None:
+        left, square = y[i, :i.start], y[i, i]
+        np.matmul(a[i], b[:, :i.start], out=left)
+        y[:i.start, i] = left.T
+        np.matmul(a[i], b[:, i], out=square)
+
+    in_threads(work, _parts(len(a), len(a) // GRAM_ROWS, ROWS)[::-1])  # the longest ones first
+    return y
 
 
 def _parts(count: int, n: int, unit: int) -> list[slice]:

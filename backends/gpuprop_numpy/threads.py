@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gpuprop_numpy.spinning import DONE, POSTED, wait_for_job, wait_until_done
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -205,6 +207,7 @@ class _Job:
         self.function = function
         self.context = contextvars.copy_context()
         self.helper = helper
+        self.number = 0  # of the helper's jobs: set when it is handed over
         self.owner: dict[str, str] = {}
         self.has_ended = False
         self.end = threading.Lock()
@@ -230,6 +233,7 @@ class _Job:
                 self.has_ended = True
                 _team.idle.append(self.helper)
             return
+        wait_until_done(self.helper.address, self.number)
         for _ in range(SPINS):
             if self.has_ended:
                 return
@@ -248,23 +252,32 @@ class _Helper:
         self.jobs: list[_Job | None] = []  # the next one, and those that its caller has taken back
         self.has_jobs = threading.Lock()
         self.has_jobs.acquire()
-        weakref.finalize(self, _hand_over, None, self.jobs, self.has_jobs).atexit = False
-        threading.Thread(
-            target=_serve, args=(self.jobs, self.has_jobs), name="gpuprop", daemon=True).start()
+        self.flags = np.zeros(DONE + 1, np.int64)
+        self.address = self.flags.ctypes.data
+        shared = self.jobs, self.has_jobs, self.flags
+        weakref.finalize(self, _hand_over, None, *shared).atexit = False
+        threading.Thread(target=_serve, args=shared, name="gpuprop", daemon=True).start()
 
     def start(self, job: _Job) -> None:
-        _hand_over(job, self.jobs, self.has_jobs)
+        job.number = int(self.flags[POSTED]) + 1
+        _hand_over(job, self.jobs, self.has_jobs, self.flags)
 
 
-def _hand_over(job: _Job | None, jobs: list[_Job | None], has_jobs: Any) -> None:
+def _hand_over(job: _Job | None, jobs: list[_Job | None], has_jobs: Any,
+               flags: np.ndarray) -> None:
     jobs.append(job)
     if has_jobs.locked():  # else the helper has not looked at the job before
         has_jobs.release()
+    flags[POSTED] += 1
 
 
-def _serve(jobs: list[_Job | None], has_jobs: Any) -> None:
+def _serve(jobs: list[_Job | None], has_jobs: Any, flags: np.ndarray) -> None:
     """Do jobs until one is None."""
+    address = flags.ctypes.data
     while True:
+        number = int(flags[POSTED])
+        if not jobs:
+            wait_for_job(address, number)
         has_jobs.acquire()
         while jobs:
             job = jobs.pop(0)

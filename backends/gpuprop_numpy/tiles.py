@@ -54,7 +54,9 @@ def fills_tiles(g: Geometry) -> bool:
 @functools.cache
 def tile_loops(dtype: np.dtype) -> PlaneLoops:
     """The loops of `Tiles` for a dtype."""
-    multiply, dot, _, rows, columns, dot_rows, dot_columns, _ = microkernels(dtype)
+    kernels = microkernels(dtype)
+    multiply, rows, columns = kernels.multiply, kernels.rows, kernels.columns
+    dot, dot_rows, dot_columns = kernels.dot, kernels.dot_rows, kernels.dot_columns
     decorate = compiled.njit()
     assert decorate is not None  # see `fills_tiles`
 

@@ -25,8 +25,9 @@ creation = operator.attrgetter("order")
 class Variable:
     """Abstract: an array, or another Variable, with its gradient and the node that made it.
 
-    Tensor is the only subclass.  Besides these attributes, the graph uses the method `receive` of
-    leaves.  The library reads `array` and `gradient`; users know them as `data` and `grad`.
+    Tensor is the only subclass.  Besides these attributes, the graph uses the methods `receive` and
+    `receive_from` of leaves.  The library reads `array` and `gradient`; users know them as `data`
+    and `grad`.
 
     All subclasses have these slots and no others, so that an object can change its class.  Only
     Parameters set `changed` and `grad_buffer`, and only dialects set `memory`.
@@ -93,6 +94,20 @@ class Node:
     def name(self) -> str:
         """The name of the op as the user calls it, such as "max_pool2d"."""
         return self.op.label(self.shape)
+
+
+class Into:
+    """A pullback that can write its gradient into memory that it is given.
+
+    ``function(dy, out)`` returns the gradient of an input.  `out` is None, or an array of its shape
+    and dtype in which the gradient may be returned.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, dy: Any) -> Any:
+        return self.function(dy, None)
 
 
 # ---- writes in place -----------------------------------------------------------------------------
@@ -228,6 +243,9 @@ def propagate(nodes: Sequence[Node], retain_graph: bool) -> None:
                 if type(pullback) is tuple:
                     for edge, f in zip(node.edges, pullback):  # noqa: B905 (equally long)
                         if edge is not None and f is not None:
+                            if type(f) is Into and _takes_memory(edge):
+                                edge.receive_from(functools.partial(f.function, g))
+                                continue
                             d = f(g)
                             if d is not None:
                                 _send(node, edge, d, waiting, halves)
@@ -246,6 +264,11 @@ def propagate(nodes: Sequence[Node], retain_graph: bool) -> None:
         for node in nodes:  # the next backward through these nodes must start from nothing
             node.grad = None
         raise
+
+
+def _takes_memory(edge: Any) -> bool:
+    """True for a leaf without hooks, whose gradient is not of a half type."""
+    return type(edge) is not Node and not edge.hooks and edge.array.itemsize > 2
 
 
 def _report_leaves(nodes: Sequence[Node]) -> None:

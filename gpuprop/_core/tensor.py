@@ -81,6 +81,10 @@ class Tensor(Methods, Variable):
         with accumulation_lock:
             self.gradient = _copy(g) if self.gradient is None else _as_array(self.gradient + g)
 
+    def receive_from(self, compute: Callable[[Any], Any]) -> None:
+        """Add the gradient ``compute(out)``; `out` is memory for it, or None."""
+        self.receive(compute(None))
+
     def backward(self, gradient: Any = None, retain_graph: bool = False) -> None:
         """Add d(self)/d(leaf) to the `grad` of every leaf that this tensor was computed from.
 
@@ -309,6 +313,26 @@ class Parameter(Tensor):
             else:
                 self.grad_buffer[...] = g
                 self.gradient = self.grad_buffer
+
+    def receive_from(self, compute: Callable[[Any], Any]) -> None:
+        """Add the gradient ``compute(out)``: the first one is computed in `grad_buffer`."""
+        with accumulation_lock:
+            buffer = self.grad_buffer if self.gradient is None else None
+            if buffer is not None:
+                self._reclaim_gradient()
+                self.grad_buffer = None  # meanwhile, other threads add to an array of their own
+        try:
+            g = compute(buffer)
+        except BaseException:
+            self.grad_buffer = self.grad_buffer if buffer is None else buffer
+            raise
+        with accumulation_lock:
+            if buffer is not None:
+                self.grad_buffer = buffer
+            if g is buffer is not None and self.gradient is None:
+                self.gradient = buffer
+            else:
+                self.receive(g)
 
     def _move_to(self, array: Any) -> None:
         """Use another array, with the same values: the memory of an optimizer."""

@@ -1,0 +1,127 @@
+"""Waits of one thread for another that look at a number in memory again and again.
+
+The system takes 50 µs or more to wake a thread that sleeps.  A thread that looks is there at once,
+but keeps its processor.  So it looks for a fifth of a millisecond at most, and not for some time
+after another thread had its processor: then there are more threads than processors.  Numba's loops
+look, because they need no Python lock.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gpuprop_numpy import compiled, loop_cache
+from gpuprop_numpy.microkernels import has_avx
+
+POSTED, DONE = 0, 8  # indices of the numbers of jobs given and done, in different lines of a cache
+SIZE = 8  # bytes of a number
+CYCLES = 600_000  # of the processor's clock: a wait at most
+GAP = 1_000_000  # between two looks: another thread had the processor
+HANDOVER = 10_000  # until the thread that has given a job releases Python's lock
+REST = 0.1  # seconds without looking after a gap
+
+_resting = {"until": 0.0}
+
+
+def wait_for_job(flags: int, done: int) -> None:
+    """Say that `done` jobs are done, and look for another one.  `flags` is an address."""
+    if time.monotonic() >= _resting["until"] and (loops := spin_loops()):
+        _rest_after(loops.for_job(flags, done))
+
+
+def wait_until_done(flags: int, jobs: int) -> None:
+    """Look whether so many jobs are done."""
+    if time.monotonic() >= _resting["until"] and (loops := spin_loops()):
+        _rest_after(loops.until_done(flags, jobs))
+
+
+def _rest_after(had_gap: bool) -> None:
+    if had_gap:
+        _resting["until"] = time.monotonic() + REST
+
+
+class SpinLoops(NamedTuple):
+    """They return True if another thread had the processor."""
+
+    for_job: Callable[[int, int], bool]
+    until_done: Callable[[int, int], bool]
+
+
+@functools.cache
+def spin_loops() -> SpinLoops | None:
+    """The loops; None without Numba, or on processors without AVX, where nothing was measured."""
+    decorate = compiled.njit() if has_avx() else None
+    if decorate is None:
+        return None
+    load, store, pause, cycles = _instructions()
+    posted_at, done_at = POSTED * SIZE, DONE * SIZE
+
+    @decorate
+    def for_job(flags: Any, done: Any) -> Any:
+        store(flags + done_at, done)
+        begin = last = cycles()
+        while load(flags + posted_at) == done:
+            pause()
+            now = cycles()
+            if now - begin > CYCLES:
+                return now - last > GAP
+            last = now
+        begin = cycles()
+        while cycles() - begin < HANDOVER:
+            pause()
+        return False
+
+    @decorate
+    def until_done(flags: Any, jobs: Any) -> Any:
+        begin = last = cycles()
+        while load(flags + done_at) < jobs:
+            pause()
+            now = cycles()
+            if now - begin > CYCLES:
+                return now - last > GAP
+            last = now
+        return False
+
+    return SpinLoops(loop_cache.keep(for_job), loop_cache.keep(until_done))
+
+
+def _instructions() -> tuple[Callable, Callable, Callable, Callable]:
+    """``load(address)``, ``store(address, number)``, ``pause()`` and ``cycles()``, for loops.
+
+    The first two read and write numbers that other threads use.
+    """
+    from llvmlite import ir
+    from numba import types
+    from numba.core.cgutils import get_or_insert_function
+    from numba.extending import intrinsic
+
+    def of_address(builder: Any, address: Any) -> Any:
+        return builder.inttoptr(address, address.type.as_pointer())
+
+    def call(builder: Any, name: str, result: Any) -> Any:
+        kind = ir.FunctionType(result, [])
+        return builder.call(get_or_insert_function(builder.module, kind, name), [])
+
+    def write_load(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(of_address(builder, args[0]), "acquire", SIZE)
+
+    def write_store(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], of_address(builder, args[0]), "release", SIZE)
+        return context.get_dummy_value()
+
+    def write_pause(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        call(builder, "llvm.x86.sse2.pause", ir.VoidType())
+        return context.get_dummy_value()
+
+    def write_cycles(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return call(builder, "llvm.readcyclecounter", ir.IntType(64))
+
+    number, nothing = types.int64, types.void
+    return (
+        intrinsic(lambda context, address: (number(number), write_load)),
+        intrinsic(lambda context, address, value: (nothing(number, number), write_store)),
+        intrinsic(lambda context: (nothing(), write_pause)),
+        intrinsic(lambda context: (number(), write_cycles)))

@@ -1,0 +1,355 @@
+"""Matrix products of the NumPy backend: in loops of Numba or in BLAS, divided among threads."""
+
+import contextlib
+import ctypes
+import mmap
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gpuprop as gp
+import gpuprop.functional as F
+from gpuprop import nn
+from gpuprop_numpy import compiled, linear, microkernels, product_loops, products, threads
+
+
+@pytest.fixture(params=["loops", "BLAS"], autouse=True)
+def kind(request, monkeypatch):
+    if request.param == "BLAS":
+        monkeypatch.setattr(product_loops, "has_avx", lambda: False)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def three_threads():
+    before = gp.get_num_threads()
+    gp.set_num_threads(3)
+    yield
+    gp.set_num_threads(before)
+
+
+def blas_threads():
+    blas = threads._blas()
+    return blas and blas[0]()
+
+
+def matrices(rows, terms, columns, order, dtype, stack=()):
+    rng = np.random.default_rng(rows)
+    a = rng.integers(-4, 5, (*stack, rows, terms)).astype(dtype)  # sums are exact in any order
+    b = rng.integers(-4, 5, (*stack, terms, columns)).astype(dtype)
+    swap = lambda x: np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return swap(a) if "a" in order else a, swap(b) if "b" in order else b
+
+
+@pytest.mark.parametrize("order", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "stack"), [
+    ((70, 9, 40), ()), ((40, 9, 70), ()), ((1, 50, 300), ()), ((300, 50, 1), ()), ((17, 0, 18), ()),
+    ((20, 9, 10), (5,)), ((20, 9, 10), (2, 3)), ((20, 9, 10), (1, 3)), ((0, 9, 10), (2,))])
+def test_products_in_threads(shape, stack, dtype, order, monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "MIN_WORK", 100)
+    a, b = matrices(*shape, order, dtype, stack)
+    got = products.matmul(a, b)
+    assert got.dtype == dtype and got.flags.c_contiguous
+    np.testing.assert_array_equal(got, np.matmul(a, b))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(131, 400, 701), (701, 400, 131), (500, 300, 500),
+                                   (130, 1000, 513), (390, 200, 1601),
+                                   (385, 500, 385)])
+def test_products_have_the_same_bits_for_every_number_of_threads(shape, dtype):
+    rows, terms, columns = shape
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((rows, terms)).astype(dtype)
+    b = rng.standard_normal((columns, terms)).astype(dtype).T
+    found = []
+    for n in (1, 2, 3, 8):
+        gp.set_num_threads(n)
+        found.append(products.matmul(a, b))
+    found.append(threads.in_threads(lambda _: products.matmul(a, b), range(2))[0])
+    for y in found[1:]:
+        np.testing.assert_array_equal(y, found[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("unit", [1, 16, 48])
+def test_parts_of_products(n, unit):
+    for count in (*range(1, 300), 385, 500, 1601):
+        parts = products._parts(count, n, unit)
+        rows = [i for part in parts for i in range(count)[part]]
+        assert rows == list(range(count))
+        lengths = [part.stop - part.start for part in parts]
+        assert len(parts) == max(1, min(n, count // unit))
+        assert all(length % unit == 0 for length in lengths[:-1])
+        assert min(lengths) >= min(count, unit // 2)
+
+
+def test_which_products_are_divided(monkeypatch):
+    calls = []
+    monkeypatch.setattr(products, "in_threads", lambda work, parts: calls.append(
+        threads.in_threads(work, parts)))
+    a, b = matrices(400, 300, 401, "", "float32")
+    products.matmul(a[:40], b)
+    products.matmul(a.astype("int32"), b.astype("int32"))
+    threads.in_threads(lambda _: products.matmul(a[:40], b), range(2))
+    assert not calls
+    products.matmul(a, b)
+    products.matmul(a, b.astype("float64"))
+    products.matmul(a, a.T)
+    assert len(calls) == 3 * (blas_threads() is not None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
+@pytest.mark.parametrize("rows", [300, 700, 1025])
+def test_a_matrix_times_its_transpose(rows, dtype, rng):
+    a = rng.standard_normal((rows, 400)).astype(dtype)
+    found = []
+    for n in (1, 2, 3, 8):
+        gp.set_num_threads(n)
+        found.append(products.matmul(a, a.T))
+    y = found[0]
+    assert all(np.array_equal(y, other) for other in found) and np.array_equal(y, y.T)
+    want = a.astype("complex128") @ a.astype("complex128").copy().T
+    np.testing.assert_allclose(y, want, atol=1e-3 if dtype == "float32" else 1e-10)
+
+
+@pytest.mark.parametrize(("a", "b"), [
+    ((3, 1, 300, 300), (2, 300, 301)), ((300, 300), (3, 300, 301)), ((2, 600, 300), (300, 301))])
+def test_stacks_of_different_shapes(a, b, rng):
+    a, b = (rng.integers(-4, 5, shape).astype("float32") for shape in (a, b))
+    np.testing.assert_array_equal(products.matmul(a, b), np.matmul(a, b))
+    np.testing.assert_array_equal(
+        products.matmul(a, b.astype("float64")), np.matmul(a, b.astype("float64")))
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(8, 3), (30, 1), (250, 1)])
+def test_products_of_medium_size_use_one_thread_of_blas(rows, expected, monkeypatch):
+    monkeypatch.setattr(product_loops, "has_avx", lambda: False)
+    seen = []
+    matmul = np.matmul
+    monkeypatch.setattr(np, "matmul", lambda *args, **options: seen.append(blas_threads())
+                        or matmul(*args, **options))
+    a, b = matrices(rows, 100, 301, "", "float32")
+    products.matmul(a, b)
+    assert seen in ([expected], [None]) and blas_threads() in (3, None)
+
+
+@pytest.mark.parametrize(("a", "b"), [((3, 4), (3, 4)), ((400, 400), (401, 400)), ((), (3,))])
+def test_wrong_shapes_of_products(a, b, monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "MIN_WORK", 1)
+    with pytest.raises(ValueError, match="matmul"):
+        products.matmul(np.ones(a), np.ones(b))
+
+
+# ---- loops ---------------------------------------------------------------------------------------
+
+
+def before_a_guard(a):
+    """A copy of an array, after whose last byte no memory may be read or written."""
+    size = mmap.PAGESIZE
+    pages = -(-a.nbytes // size)
+    memory = np.frombuffer(mmap.mmap(-1, (pages + 1) * size), np.uint8)
+    if sys.platform == "linux":
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        assert protect(ctypes.c_void_p(memory[pages * size:].ctypes.data), ctypes.c_size_t(size),
+                       0) == 0
+    copy = memory[:pages * size][pages * size - a.nbytes:].view(a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
+SHAPES = [(8, 8, 8), (9, 8, 8), (8, 9, 17), (23, 11, 49), (48, 30, 95), (13, 600, 33), (64, 1, 64),
+          (200, 1100, 50), (193, 513, 49), (385, 8, 97)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("rows", "terms", "columns"), SHAPES)
+@pytest.mark.parametrize("order", ["", "a", "b", "ab"])
+def test_loops(rows, terms, columns, order, dtype, kind):
+    if kind == "BLAS":
+        return  # once is enough
+    a, b = (before_a_guard(x.T).T if letter in order else before_a_guard(x)
+            for letter, x in zip("ab", matrices(rows, terms, columns, "", dtype), strict=True))
+    row = before_a_guard(np.arange(columns, dtype=dtype)[None])
+    whole = before_a_guard(np.arange(rows * columns, dtype=dtype).reshape(rows, columns))
+    out = before_a_guard(np.zeros((rows, columns), dtype))
+    for start in (row, whole):
+        product_loops.multiply(start, a, b, out)
+        np.testing.assert_array_equal(out, start + np.matmul(a, b))
+    product_loops.multiply(whole, a, b, whole)  # added in place
+    np.testing.assert_array_equal(whole, out)
+
+
+def test_loops_of_arrays_in_any_order(rng):
+    a = rng.integers(-4, 5, (40, 60)).astype("float32")[::-2, ::3]
+    b = np.broadcast_to(rng.integers(-4, 5, (1, 90)).astype("float32"), (20, 90))[:, ::-1]
+    out = np.zeros((2, 20, 200), "float32")[1, :, 50:140]
+    a.flags.writeable = False
+    product_loops.multiply(np.zeros((1, 90), "float32"), a, b, out)
+    np.testing.assert_array_equal(out, np.matmul(a, b))
+    assert not out.base[0].any() and not out.base[1, :, :50].any()
+
+
+def test_what_is_not_finite_stays_in_its_row_and_column(rng):
+    a, b = rng.standard_normal((2, 100, 100), "float32")
+    a[3, 5], b[7, 11] = np.nan, np.inf
+    out = np.empty((100, 100), "float32")
+    product_loops.multiply(np.zeros((1, 100), "float32"), a, b, out)
+    outside = np.ones(out.shape, bool)
+    outside[3], outside[:, 11] = False, False
+    assert np.isfinite(out[outside]).all() and not np.isfinite(out[~outside]).any()
+
+
+def test_loops_are_as_accurate_as_blas(rng):
+    a = rng.standard_normal((200, 3000), "float32")
+    b = rng.standard_normal((3000, 100), "float32")
+    exact = np.matmul(a.astype("float64"), b)
+    out = np.empty((200, 100), "float32")
+    product_loops.multiply(np.zeros((1, 100), "float32"), a, b, out)
+    assert abs(out - exact).max() <= 2 * abs(np.matmul(a, b) - exact).max()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: np.ones((70, 70), ">f4"), lambda: np.ones((70, 70), "float16"),
+    lambda: np.ones((70, 70), [("a", "i1"), ("b", "f4")])["b"], lambda: np.ones((70, 70), "int64"),
+    lambda: np.ones((7, 1000), "float32"), lambda: np.ones((1000, 7), "float32")])
+def test_arrays_that_loops_do_not_take(make):
+    a = make()
+    assert not product_loops.is_faster(a, a.T)
+    np.testing.assert_array_equal(products.matmul(a, a.T), np.matmul(a, a.T))
+
+
+@pytest.mark.parametrize("n", [4, 8, 16])
+def test_transposes(n):
+    transpose = microkernels._transpose(np.dtype("float32"), n)
+    run = compiled.njit()(lambda a, b, c, d: transpose(a, b, c, d))
+    a, to = np.arange(n * 30, dtype="float32").reshape(n, 30), np.zeros((n, 40), "float32")
+    run(a[:, 3:].ctypes.data, 30, to[:, 5:].ctypes.data, 40)
+    np.testing.assert_array_equal(to[:, 5:5 + n], a[:, 3:3 + n].T)
+    assert not to[:, :5].any() and not to[:, 5 + n:].any()
+
+
+# ---- linear layers -------------------------------------------------------------------------------
+
+
+def results_of_linear(x, weight, bias, definition=False):
+    tensors = [a if a is None else gp.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    with gp.generic() if definition else contextlib.nullcontext():
+        y = F.linear(*tensors)
+        y.backward(np.sin(np.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+    return [y.numpy(), *(np.array(t.grad) for t in tensors if t is not None)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize(("shape", "features"), [
+    ((80, 70), 60), ((4, 30, 70), 60), ((3, 5, 7, 70), 100), ((1, 9, 300), 200), ((70,), 6000)])
+def test_linear(shape, features, has_bias, dtype, rng):
+    x, weight = rng.standard_normal(shape), rng.standard_normal((features, shape[-1]))
+    bias = rng.standard_normal(2 * features).astype(dtype)[::2] if has_bias else None
+    arrays = x.astype(dtype), weight.astype(dtype), bias
+    tolerance = 1e-4 if dtype == "float32" else 1e-11
+    for got, want in zip(results_of_linear(*arrays), results_of_linear(*arrays, definition=True),
+                         strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, tolerance, tolerance)
+
+
+def test_linear_has_the_same_bits_for_every_number_of_threads_and_batch(rng):
+    x, weight, bias = (rng.standard_normal(s, "float32") for s in ((700, 500), (400, 500), 400))
+    found = []
+    for n in (1, 2, 3):
+        gp.set_num_threads(n)
+        found.append(results_of_linear(x, weight, bias))
+    for other in found[1:]:
+        assert all(map(np.array_equal, other, found[0]))
+    if linear.is_faster(x, weight, bias):
+        np.testing.assert_array_equal(F.linear(x[300:360], weight, bias), found[0][0][300:360])
+
+
+@pytest.mark.parametrize(("x", "weight", "bias"), [
+    ((60, 70), (80, 71), None), ((60, 70), (80, 70), (79,)), ((60, 70), (80,), None)])
+def test_linear_with_wrong_shapes(x, weight, bias):
+    with pytest.raises(ValueError, match="linear"):
+        F.linear(np.ones(x), np.ones(weight), bias and np.ones(bias))
+
+
+@pytest.fixture
+def layer(rng):
+    layer = nn.Linear(90, 100)
+    gp.optim.SGD(layer.parameters(), lr=0.1)
+    return layer
+
+
+def loss_of(layer, x):
+    return (layer(gp.tensor(x)) ** 2).sum()
+
+
+def test_the_first_gradient_is_computed_in_the_memory_of_the_optimizer(layer, rng, kind):
+    x = rng.standard_normal((80, 90), "float32")
+    memory = layer.weight.grad_buffer
+    outs = []
+    if kind == "loops":
+        multiply = product_loops.multiply
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(product_loops, "multiply", lambda start, a, b, out: outs.append(out)
+                          or multiply(start, a, b, out))
+            loss_of(layer, x).backward()
+        assert any(out is memory for out in outs)
+    else:
+        loss_of(layer, x).backward()
+    assert layer.weight.grad is memory is layer.weight.grad_buffer
+    first = memory.copy()
+    loss_of(layer, x).backward()
+    np.testing.assert_array_equal(layer.weight.grad, 2 * first)
+    assert layer.weight.grad is memory
+    layer.zero_grad()
+    assert layer.weight.grad is None
+    (loss_of(layer, x) + loss_of(layer, x)).backward()  # twice in one graph
+    np.testing.assert_array_equal(layer.weight.grad, 2 * first)
+
+
+def test_hooks_see_a_gradient_that_has_memory(layer, rng):
+    seen = []
+    layer.weight.register_hook(lambda g: seen.append(g.copy()) or 2 * g)
+    loss_of(layer, rng.standard_normal((80, 90), "float32")).backward()
+    np.testing.assert_array_equal(layer.weight.grad, 2 * seen[0])
+
+
+def test_memory_is_given_back_after_an_error(layer, rng, monkeypatch):
+    x = rng.standard_normal((80, 90), "float32")
+    memory = layer.weight.grad_buffer
+    loss = loss_of(layer, x)
+    with monkeypatch.context() as patch:
+        patch.setattr(linear, "product", lambda *_: 1 / 0)
+        patch.setattr(linear, "add_product", lambda *_: 1 / 0)
+        if layer.weight.data.size * 80 > products.SMALL and linear.is_faster(
+                x, layer.weight.data, None):
+            with pytest.raises(ZeroDivisionError):
+                loss.backward()
+    assert layer.weight.grad is None and layer.weight.grad_buffer is memory
+    loss_of(layer, x).backward()
+    assert layer.weight.grad is memory
+
+
+def test_gradients_of_threads_add_up_in_one_layer(layer, rng):
+    x = rng.integers(-2, 3, (4, 80, 90)).astype("float32")
+    layer.weight.data[...] = np.round(layer.weight.data * 10)
+    layer.bias.data[...] = 0
+    loss_of(layer, x.reshape(-1, 90)).backward()
+    want = layer.weight.grad.copy()
+    for _ in range(20):
+        layer.zero_grad()
+        workers = [threading.Thread(target=lambda x=part: loss_of(layer, x).backward())
+                   for part in x]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        np.testing.assert_array_equal(layer.weight.grad, want)
+        assert layer.weight.grad_buffer is not None
