@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
-from gpuprop_numpy.compiled import loop_of
+from gpuprop_numpy.compiled import MIN_SIZE, loop_of
 from gpuprop_numpy.threads import in_threads_if_long
 
-SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece
+SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece, and one thread
 BLOCK = 3 << 16  # elements at most; threads disturb each other between the operations of a block
 FIRST = 1 << 15  # elements of the block whose time decides on threads
 UNIT = 64  # elements: blocks are multiples of it, so that they begin with a cache line
@@ -32,47 +32,65 @@ def blockwise(fn: Callable) -> Callable:
     and updated arguments are rounded once.
     """
 
-    loops: dict[tuple, Callable | None] = {}
+    loops: dict[tuple, Any] = {}
 
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
+        size, has_narrow = 0, False
         for a in arrays:
-            if isinstance(a, np.ndarray) and (a.size > SMALL or a.itemsize == 2):
-                return _run(fn, xp, arrays, constants, loops)
-        return fn(xp, *arrays, **constants)
+            if isinstance(a, np.ndarray):
+                size = max(size, a.size)
+                has_narrow = has_narrow or a.itemsize == 2
+        if size > SMALL or has_narrow:
+            return _run(fn, xp, arrays, constants, loops)
+        if size < MIN_SIZE:
+            return fn(xp, *arrays, **constants)
+        return _in_one_loop(fn, xp, arrays, constants, loops)
 
     return run
 
 
+def _in_one_loop(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
+                 loops: dict[tuple, Any]) -> Any:
+    """The body in one loop, if it is compiled and the arrays are contiguous and of one shape."""
+    shape: tuple[int, ...] = ()
+    flat: dict[int, np.ndarray] = {}  # by id: the body sees its own updates of an array given twice
+    for a in arrays:
+        if isinstance(a, np.ndarray) and a.ndim:
+            shape = shape or a.shape
+            if a.shape != shape or not a.flags.c_contiguous:
+                return fn(xp, *arrays, **constants)
+            flat[id(a)] = a.reshape(-1)
+    loop, sample = _loop_for(fn, xp, [flat.get(id(a), a) for a in arrays], constants, loops)
+    if loop is None:
+        return fn(xp, *arrays, **constants)
+    outs = [np.empty(shape, r.dtype) for r in several(sample)]
+    loop(*[flat.get(id(a), a) for a in arrays], *[out.reshape(-1) for out in outs])
+    return _like(sample, outs)
+
+
 def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
-         loops: dict[tuple, Callable | None]) -> Any:
+         loops: dict[tuple, Any]) -> Any:
     body = functools.partial(fn, xp, **constants)
     shape = np.broadcast_shapes(*map(np.shape, arrays))
     half = half_type(arrays)
     if half is None and math.prod(shape) <= SMALL:  # a small array of 2-byte integers
         return body(*arrays)
-    sample = body(*map(_empty, arrays))
     ids = [id(a) for a in arrays]
     inputs, axes, flat = _in_memory_order(arrays, shape)
+    # by id, so that an array given twice has one block, in which the body sees its own updates
+    by_id = dict(zip(ids, inputs, strict=True))
+    loop = None
+    if flat and half is None:
+        loop, sample = _loop_for(fn, xp, [by_id[i] for i in ids], constants, loops)
+    else:
+        sample = body(*map(_empty, arrays))
     extent = [shape[i] for i in axes]
     outs = [np.empty(extent, half if is_half(r.dtype) else r.dtype) for r in several(sample)]
     targets = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
-    # by id, so that an array given twice has one block, in which the body sees its own updates
-    by_id = dict(zip(ids, inputs, strict=True))
     whole = {i: a for i, a in by_id.items() if not np.ndim(a)}
     cut = [(i, a) for i, a in by_id.items() if np.ndim(a)]
-
-    loop = None
-    # loops report nothing; "warn" is NumPy's default
-    may_use_loops = {*np.geterr().values()} <= {"warn", "ignore"}
-    if flat and half is None and may_use_loops:
-        given = [by_id[i] for i in ids]
-        key = (repr(constants), *[(*_kind(a), ids.index(i))
-                                  for a, i in zip(given, ids, strict=True)])
-        if key not in loops:
-            loops[key] = loop_of(fn, given, constants, [out.dtype for out in outs])
-        loop = loops[key]
 
     def work(index: tuple[slice, ...]) -> None:
         block_of = whole | {i: _block(a, index) for i, a in cut}
@@ -92,10 +110,30 @@ def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
         else:
             blocks = _block_indices(extent)
             in_threads_if_long(work, blocks, 1 / max(1, len(blocks)))
-    outs = [out.transpose(np.argsort(axes)) for out in outs]
+    return _like(sample, [out.transpose(np.argsort(axes)) for out in outs])
+
+
+def _like(sample: Any, outs: list) -> Any:
+    """The results as a body returns them: as a tuple, as one array, or None."""
     if type(sample) is tuple:
         return tuple(outs)
     return outs[0] if outs else None
+
+
+def _loop_for(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
+              loops: dict[tuple, Any]) -> tuple[Callable | None, Any]:
+    """The loop for flat arrays, 0-d arrays and numbers, or None, and what the body returns.
+
+    The latter has no elements.
+    """
+    ids = [id(a) for a in arrays]
+    key = (repr(constants), *[(*_kind(a), ids.index(i)) for a, i in zip(arrays, ids, strict=True)])
+    if key not in loops:
+        sample = fn(xp, *map(_empty, arrays), **constants)
+        loops[key] = loop_of(fn, arrays, constants, [r.dtype for r in several(sample)]), sample
+    loop, sample = loops[key]
+    # loops report nothing; "warn" is NumPy's default
+    return (loop if {*np.geterr().values()} <= {"warn", "ignore"} else None), sample
 
 
 def _kind(a: Any) -> tuple:

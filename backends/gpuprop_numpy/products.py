@@ -32,8 +32,7 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     float32.
     """
     if a.ndim > 2 and b.ndim == 2:  # one product; NumPy makes one per matrix, up to 3 times slower
-        rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
-        return matmul(rows, b, dtype).reshape(*a.shape[:-1], b.shape[-1])
+        return matmul(as_matrix(a), b, dtype).reshape(*a.shape[:-1], b.shape[-1])
     if (dtype is None or a.dtype == b.dtype == dtype) and a.itemsize > 2 and b.itemsize > 2:
         return product(a, b)  # the usual case
     if not (is_half(a.dtype) or is_half(b.dtype)):
@@ -41,6 +40,11 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     y = product(_in_float32(a), _in_float32(b))  # NumPy's loop for float16 is 15 times slower
     with np.errstate(over="ignore"):  # loss scaling detects the infinities
         return y.astype(dtype or (a.dtype if a.dtype == b.dtype else y.dtype), copy=False)
+
+
+def as_matrix(a: np.ndarray) -> np.ndarray:
+    """All rows of a stack of matrices as one matrix: (..., n) -> (rows, n)."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
 def _in_float32(a: np.ndarray) -> np.ndarray:
