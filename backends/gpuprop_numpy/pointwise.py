@@ -58,9 +58,9 @@ def _in_one_loop(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, A
     for a in arrays:
         if isinstance(a, np.ndarray) and a.ndim:
             shape = shape or a.shape
-            if a.shape != shape or not a.flags.c_contiguous:
+            if a.shape != shape or not (a.flags.c_contiguous or _is_one_number(a)):
                 return fn(xp, *arrays, **constants)
-            flat[id(a)] = a.reshape(-1)
+            flat[id(a)] = _element(a) if _is_one_number(a) else a.reshape(-1)
     loop, sample = _loop_for(fn, xp, [flat.get(id(a), a) for a in arrays], constants, loops)
     if loop is None:
         return fn(xp, *arrays, **constants)
@@ -147,7 +147,7 @@ def _kind(a: Any) -> tuple:
 def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list[int], bool]:
     """The arrays with their axes in memory order, that order, and whether all are flattened.
 
-    Arrays of one element become 0-d, so that expressions of them alone are computed once.
+    Arrays of one number become 0-d, so that expressions of them alone are computed once.
     """
     full = [a for a in arrays if isinstance(a, np.ndarray) and a.shape == shape]
     axes = sorted(range(len(shape)), key=lambda i: -sum(abs(a.strides[i]) for a in full))
@@ -155,8 +155,8 @@ def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list
     def view(a: Any) -> Any:
         if not isinstance(a, np.ndarray):
             return a
-        if a.size == 1:
-            return a.reshape(())
+        if _is_one_number(a):
+            return _element(a)
         return a.reshape((1,) * (len(shape) - a.ndim) + a.shape).transpose(axes)
 
     views = [view(a) for a in arrays]
@@ -165,6 +165,16 @@ def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list
     if flat:
         views = [a.reshape(-1) if np.ndim(a) else a for a in views]
     return views, axes, flat
+
+
+def _is_one_number(a: np.ndarray) -> bool:
+    """True for one element, also if it is broadcast, as the gradient of a mean is."""
+    return a.size == 1 or (a.size > 0 and not any(a.strides))
+
+
+def _element(a: np.ndarray) -> np.ndarray:
+    """The first element, as a 0-d view."""
+    return a[(0,) * a.ndim + (...,)]
 
 
 def _flat_blocks(size: int) -> list[tuple[slice]]:
