@@ -13,7 +13,16 @@ from numba.core import config
 import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn
-from gpuprop_numpy import compiled, convolution, elementary, lstm_loops, microkernels, tiles
+from gpuprop_numpy import (
+    compiled,
+    convolution,
+    elementary,
+    lstm_loops,
+    microkernels,
+    packed_tiles,
+    product_loops,
+    tiles,
+)
 from gpuprop_numpy.columns import Columns
 
 KERNELS = {}  # each is compiled once
@@ -23,13 +32,16 @@ KERNELS = {}  # each is compiled once
 def vectors(request, monkeypatch):
     """LLVM divides vectors that the processor does not have."""
     monkeypatch.setattr(microkernels, "vectors", lambda: request.param)
-    functions = microkernels.microkernels, tiles.tile_loops, lstm_loops.lstm_loops
-    kernels, loops, of_lstm = KERNELS.setdefault(
+    functions = (microkernels.microkernels, tiles.tile_loops, lstm_loops.lstm_loops,
+                 product_loops.tile_of_strips, packed_tiles.packed_tile_loops)
+    kernels, loops, of_lstm, tile, packed_loops = KERNELS.setdefault(
         request.param, [functools.cache(f.__wrapped__) for f in functions])
-    for module in (tiles, lstm_loops):
+    for module in (tiles, lstm_loops, product_loops, packed_tiles):
         monkeypatch.setattr(module, "microkernels", kernels)
     monkeypatch.setattr(tiles, "tile_loops", loops)
     monkeypatch.setattr(lstm_loops, "lstm_loops", of_lstm)
+    monkeypatch.setattr(packed_tiles, "tile_of_strips", tile)
+    monkeypatch.setattr(packed_tiles, "packed_tile_loops", packed_loops)
 
 
 @pytest.fixture
@@ -69,6 +81,44 @@ def test_convolutions(shape, filters, options, dtype, vectors, used, rng):
     tolerance = 2e-5 if dtype == "float32" else 1e-12
     for got, expected in zip(found, want, strict=True):
         np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "filters", "options"), [
+    ((3, 8, 9, 8), (16, 8, 3, 3), {"padding": 1}), ((1, 9, 8, 8), (8, 9, 3, 3), {"padding": 1}),
+    ((5, 32, 12, 16), (16, 16, 3, 2), {"stride": (1, 2), "groups": 2, "padding": (0, 1)}),
+    ((2, 9, 11, 22), (24, 9, 2, 4), {"dilation": 2}), ((4, 8, 44), (8, 8, 5), {}),
+    ((2, 8, 5, 4, 9), (8, 8, 3, 2, 2), {"stride": (2, 1, 1), "padding": (1, 0, 0)}),
+    ((20, 50, 8, 8), (8, 50, 3, 3), {"padding": 1})])
+def test_packed_tiles(shape, filters, options, dtype, vectors, used, rng, monkeypatch):
+    if microkernels.vectors()[0] < 32:
+        return  # they are not used
+    geometries = []
+    packs = packed_tiles.PackedTiles.loops
+    monkeypatch.setattr(packed_tiles.PackedTiles, "loops", staticmethod(
+        lambda dtype: geometries.append(dtype) or packs(dtype)))
+    monkeypatch.setattr(packed_tiles, "MIN_OUT", 0)
+    monkeypatch.setattr(packed_tiles, "MIN_SAVED", 0)
+    convolution.bands.cache_clear()
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in (shape, filters, filters[:1]))
+    found = results(x, w, b, **options)
+    assert len(geometries) >= 2
+    with gpuprop.generic():
+        want = results(x, w, b, **options)
+    tolerance = 2e-5 if dtype == "float32" else 1e-12
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+
+
+def test_which_convolutions_are_packed():
+    def kinds(out, width):
+        g = convolution.Geometry((width, width), (out, 64, 3, 3), (1, 1), ((1, 1), (1, 1)),
+                                 (1, 1), 1)
+        return [convolution.kind_of(g).__name__, convolution.grad_kind_of(g).__name__]
+
+    assert kinds(64, 16) == kinds(128, 16) == ["Tiles", "PackedTiles"]
+    assert kinds(128, 8) == ["PackedTiles", "PackedTiles"]
+    assert kinds(32, 16) == kinds(64, 17) == kinds(68, 16) == ["Tiles", "Tiles"]
 
 
 def test_arrays_in_other_orders(used, rng):

@@ -18,13 +18,14 @@ MIN_LENGTH = 48  # windows of a row: as many as the largest tile
 
 
 class PlaneLoops(NamedTuple):
-    """``forward(first, parts, planes, starts, windows, *boxes, filters, bias)`` and ``grad(...)``.
+    """``forward(first, parts, planes, starts, places, windows, *boxes, filters, bias)`` and
+    ``grad(...)``.
 
     They compute `parts` of a batch from the image `first` on.  The boxes are those of the images
     in planes, of the first images of x, of the windows in `windows`, and of the first images of y
     or dy.  `planes` is flat; ``starts[g, k]`` is where the windows meet the term k of group g.
-    `windows` is (groups, O / groups, windows).  `grad` adds to its last argument, (groups,
-    O / groups, terms).
+    `windows` is (groups, O / groups, windows), and `places` says where they are in a plane.  `grad`
+    adds to its last argument, (groups, O / groups, terms).
     """
 
     forward: Callable
@@ -40,13 +41,15 @@ class CompiledPlanes(Planes):
     def __init__(self, layout: Layout, x: np.ndarray, y: np.ndarray) -> None:
         super().__init__(layout, x, y)
         g = layout.geometry
-        length = max(MIN_LENGTH, math.ceil(layout.windows / ALIGNMENT) * ALIGNMENT)
+        shape = self.windows_shape(layout)
+        count = math.prod(shape)
+        length = max(MIN_LENGTH, math.ceil(count / ALIGNMENT) * ALIGNMENT)
         windows = np.zeros((g.groups, g.group_out, length), y.dtype)
-        inside = self.inside(
-            windows.reshape(g.out, -1)[:, :layout.windows].reshape(-1, *layout.shape))
+        inside = self.inside(windows.reshape(g.out, -1)[:, :count].reshape(-1, *shape))
         of_images = [x[elements] for _, elements in layout.inside]
         self._arguments = (
-            self.planes.reshape(-1), layout.starts.reshape(g.groups, -1), windows,
+            self.planes.reshape(-1), layout.starts.reshape(g.groups, -1),
+            self.places(layout, y.dtype), windows,
             boxes(self.images()), boxes(of_images), boxes([inside]), boxes([y[:len(inside)]]))
 
     def forward(self, filters: np.ndarray, bias: np.ndarray | None,
@@ -56,11 +59,23 @@ class CompiledPlanes(Planes):
         loops.forward(parts[0].start, len(parts), *self._arguments, filters, bias)
 
     def grad(self, parts: Sequence[slice]) -> np.ndarray:
-        starts, windows = self._arguments[1:3]
-        grad = np.zeros((*windows.shape[:2], starts.shape[1]), windows.dtype)
+        _, starts, _, windows, *_ = self._arguments
+        terms = starts.shape[1]
+        length = math.ceil(terms / ALIGNMENT) * ALIGNMENT
+        grad = np.zeros((*windows.shape[:2], length), windows.dtype)[..., :terms]
         loops = self.loops(windows.dtype)
         loops.grad(parts[0].start, len(parts), *self._arguments, grad)
         return grad
+
+    @staticmethod
+    def windows_shape(layout: Layout) -> tuple[int, ...]:
+        """The shape of the windows of one output, with or without those across rows."""
+        return layout.shape
+
+    @staticmethod
+    def places(layout: Layout, dtype: np.dtype) -> np.ndarray:
+        """Where the windows are in a plane; empty if they follow each other."""
+        return np.empty(0, np.int64)
 
     @staticmethod
     @abstractmethod
@@ -86,8 +101,8 @@ def _five_axes(values: tuple, missing: int) -> tuple:
 def plane_loops(dtype: np.dtype, apply: Callable, add_grad: Callable) -> PlaneLoops:
     """The loops around these, of one block.
 
-    They are ``apply(planes, starts, filters, bias, windows)`` and ``add_grad(planes, starts,
-    windows, grad)``, compiled by Numba.
+    They are ``apply(planes, starts, places, filters, bias, windows)`` and ``add_grad(planes,
+    starts, places, windows, grad)``, compiled by Numba.
     """
     copy = microkernels(dtype).copy
     decorate = compiled.njit()
@@ -105,23 +120,24 @@ def plane_loops(dtype: np.dtype, apply: Callable, add_grad: Callable) -> PlaneLo
                              + i * source[3] + j * source[4], source[5], to[10])
 
     @decorate
-    def forward(first: Any, parts: Any, planes: Any, starts: Any, windows: Any, in_planes: Any,
-                in_x: Any, in_windows: Any, in_y: Any, filters: Any, bias: Any) -> None:
+    def forward(first: Any, parts: Any, planes: Any, starts: Any, places: Any, windows: Any,
+                in_planes: Any, in_x: Any, in_windows: Any, in_y: Any, filters: Any,
+                bias: Any) -> None:
         images = in_windows[0, 6]
         for image in range(first, first + parts * images, images):
             for phase in range(len(in_planes)):
                 move(in_planes[phase], 0, in_x[phase], image)
-            apply(planes, starts, filters, bias, windows)
+            apply(planes, starts, places, filters, bias, windows)
             move(in_y[0], image, in_windows[0], 0)
 
     @decorate
-    def grad(first: Any, parts: Any, planes: Any, starts: Any, windows: Any, in_planes: Any,
-             in_x: Any, in_windows: Any, in_dy: Any, total: Any) -> None:
+    def grad(first: Any, parts: Any, planes: Any, starts: Any, places: Any, windows: Any,
+             in_planes: Any, in_x: Any, in_windows: Any, in_dy: Any, total: Any) -> None:
         images = in_windows[0, 6]
         for image in range(first, first + parts * images, images):
             for phase in range(len(in_planes)):
                 move(in_planes[phase], 0, in_x[phase], image)
             move(in_windows[0], 0, in_dy[0], image)
-            add_grad(planes, starts, windows, total)
+            add_grad(planes, starts, places, windows, total)
 
     return PlaneLoops(compiled.Loop(forward), compiled.Loop(grad))

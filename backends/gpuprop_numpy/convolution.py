@@ -1,8 +1,8 @@
 """The overrides of convolutions for the CPU: a few images at a time, in threads.
 
-Filters are applied in tiles by compiled loops (`Tiles`), without Numba as products of matrices
-(`Columns`), with few channels per group as sums of slices (`CompiledSlices`, `Slices`), and filters
-of one element as products with the images themselves.
+Filters are applied in tiles by compiled loops (`Tiles`, `PackedTiles`), without Numba as products
+of matrices (`Columns`), with few channels per group as sums of slices (`CompiledSlices`, `Slices`),
+and filters of one element as products with the images themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gpuprop.backend import portable
 from gpuprop_numpy import compiled, products
 from gpuprop_numpy.columns import Columns
 from gpuprop_numpy.depthwise import MAX_PAIRS, CompiledSlices, Slices
+from gpuprop_numpy.packed_tiles import PackedTiles, is_faster_for_outputs, is_faster_for_weights
 from gpuprop_numpy.planes import KEPT, Axis, Geometry, Planes, geometry, in_blocks, tasks_of
 from gpuprop_numpy.threads import in_threads
 from gpuprop_numpy.tiles import Tiles, fills_tiles
@@ -36,10 +37,19 @@ MAX_WIDENING = 4  # outputs per input up to which columns of dy are no more than
 
 
 def kind_of(g: Geometry) -> type[Planes]:
+    """What computes the outputs."""
     if g.group_channels * g.group_out <= MAX_PAIRS:
         is_compiled = g.work >= MIN_WORK_OF_SLICES and compiled.njit() is not None
         return CompiledSlices if is_compiled else Slices
-    return Tiles if g.work >= MIN_WORK_OF_TILES and fills_tiles(g) else Columns
+    if g.work < MIN_WORK_OF_TILES or not fills_tiles(g):
+        return Columns
+    return PackedTiles if is_faster_for_outputs(g) else Tiles
+
+
+def grad_kind_of(g: Geometry) -> type[Planes]:
+    """What computes the gradient of the weight."""
+    kind = kind_of(g)
+    return PackedTiles if issubclass(kind, Tiles) and is_faster_for_weights(g) else kind
 
 
 class Band(NamedTuple):
@@ -105,7 +115,7 @@ def weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry) -> np.ndarray:
 
 
 def band_weight_grad(x: np.ndarray, dy: np.ndarray, g: Geometry) -> np.ndarray:
-    kind = kind_of(g)
+    kind = grad_kind_of(g)
 
     def work(block: Planes, parts: Sequence[slice]) -> np.ndarray:
         return block.grad(parts)
@@ -126,9 +136,12 @@ def input_grad(xp: Any, dy: np.ndarray, weight: np.ndarray, g: Geometry) -> np.n
         return folded_input_grad(xp, dy, weight, g)
     filters = weight.reshape(g.groups, g.group_out, g.group_channels, *g.size).swapaxes(1, 2)
     filters = filters.reshape(g.channels, g.group_out, *g.size)
-    dx = np.zeros((len(dy), g.channels, *g.space), weight.dtype)  # some elements are in no window
-    for elements, rows, of_phase in input_phases(g):
-        part = dx[(..., *elements)]
+    dx = np.empty((len(dy), g.channels, *g.space), weight.dtype)
+    phases_of_dx = [(dx[(..., *elements)], rows, of_phase)
+                    for elements, rows, of_phase in input_phases(g)]
+    if sum(part.size for part, *_ in phases_of_dx) < dx.size:  # some elements are in no window
+        dx[...] = 0
+    for part, rows, of_phase in phases_of_dx:
         if part.size:
             forward(dy, filters[(..., *rows)], None, of_phase, part)
     return dx

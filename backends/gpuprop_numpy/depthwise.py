@@ -98,7 +98,8 @@ def slice_loops(dtype: np.dtype) -> PlaneLoops:
     assert decorate is not None and decorate_sum is not None  # see `convolution.kind_of`
 
     @decorate
-    def apply(planes: Any, starts: Any, filters: Any, bias: Any, windows: Any) -> None:
+    def apply(planes: Any, starts: Any, places: Any, filters: Any, bias: Any,
+              windows: Any) -> None:
         groups, outputs, terms = filters.shape
         for g in range(groups):
             s = starts[g]
@@ -121,7 +122,7 @@ def slice_loops(dtype: np.dtype) -> PlaneLoops:
                             total[i] += f[k] * x[i]
 
     @decorate_sum
-    def add_grad(planes: Any, starts: Any, dy: Any, grad: Any) -> None:
+    def add_grad(planes: Any, starts: Any, places: Any, dy: Any, grad: Any) -> None:
         groups, outputs, terms = grad.shape
         for g in range(groups):
             for o in range(outputs):

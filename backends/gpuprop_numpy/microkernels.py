@@ -26,6 +26,7 @@ class Microkernels(NamedTuple):
     copy: Callable
     transpose: Callable
     move: Callable
+    gather: Callable
     prefetch: Callable
     tiles: tuple[Callable, ...]  # of 1 to VECTORS vectors
     rows: int  # of a tile of `multiply` and of `tiles`
@@ -44,7 +45,8 @@ def microkernels(dtype: np.dtype) -> Microkernels:
     dot_rows, dot_columns = (4, 6) if registers == 32 else (3, 4)
     return Microkernels(
         _multiply(dtype, lanes, rows), _dot(dtype, lanes, dot_rows, dot_columns), _copy(dtype),
-        _transpose(dtype, rows), _move(dtype, rows), _prefetch(dtype),
+        _transpose(dtype, rows), _move(dtype, rows),
+        _gather(dtype, rows, VECTORS * lanes), _prefetch(dtype),
         tuple(_tile(dtype, lanes, rows, 1 + v) for v in range(VECTORS)),
         rows, VECTORS * lanes, dot_rows, dot_columns, lanes)
 
@@ -154,13 +156,14 @@ def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
 
 
 def _transpose(dtype: np.dtype, n: int) -> Callable:
-    """``transpose(source, step, to, to_step)``: ``to[j * to_step + i] = source[i * step + j]``.
+    """``transpose(source, starts, to, step)``: ``to[j * step + i] = source[starts[i] + j]``.
 
     For i, j < n, a power of two.
     """
 
-    def generate(code: _Code, source: Any, step: Any, to: Any, to_step: Any) -> None:
-        rows = [code.load(source, code.multiply(step, i), code.vector) for i in range(n)]
+    def generate(code: _Code, source: Any, starts: Any, to: Any, step: Any) -> None:
+        rows = [code.load(source, code.load(starts, code.integer(i), code.index), code.vector)
+                for i in range(n)]
         distance = n // 2
         while distance:  # exchange the blocks of this size that lie across the diagonal
             for i in range(n):
@@ -169,7 +172,7 @@ def _transpose(dtype: np.dtype, n: int) -> Callable:
                         rows[i], rows[i + distance], distance)
             distance //= 2
         for j, row in enumerate(rows):
-            code.store(row, to, code.multiply(to_step, j))
+            code.store(row, to, code.multiply(step, j))
 
     return _intrinsic(generate, 4, dtype, n)
 
@@ -181,6 +184,29 @@ def _move(dtype: np.dtype, n: int) -> Callable:
         code.store(code.load(source, code.integer(0), code.vector), to, code.integer(0))
 
     return _intrinsic(generate, 2, dtype, n)
+
+
+def _gather(dtype: np.dtype, n: int, columns: int) -> Callable:
+    """``gather(source, starts, terms, places, to)``.
+
+    ``to[k * columns + p * n + i] = source[starts[k] + places[p] + i]`` for k < terms,
+    p < columns / n and i < n; there is at least one term.
+    """
+
+    def generate(code: _Code, source: Any, starts: Any, terms: Any, places: Any, to: Any) -> None:
+        pieces = [code.load(places, code.integer(p), code.index) for p in range(columns // n)]
+
+        def move_term(k: Any, _: list) -> list:
+            start = code.load(starts, k, code.index)
+            row = code.multiply(k, columns)
+            for p, place in enumerate(pieces):
+                piece = code.load(source, code.add(start, place), code.vector)
+                code.store(piece, to, code.add(row, p * n))
+            return []
+
+        code.loop(terms, 1, move_term, [])
+
+    return _intrinsic(generate, 5, dtype, n)
 
 
 def _prefetch(dtype: np.dtype) -> Callable:

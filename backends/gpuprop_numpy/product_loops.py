@@ -42,6 +42,30 @@ def multiply(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -
 
 
 @functools.cache
+def tile_of_strips(dtype: np.dtype) -> Callable:
+    """``tile(strips, a, b, terms, start, start_step, out, step)``: `Microkernels.tiles` for loops.
+
+    A strip has the columns of one vector.  Steps are in bytes.
+    """
+    one, two, three = microkernels(dtype).tiles
+    size = dtype.itemsize
+    decorate = compiled.njit()
+    assert decorate is not None
+
+    @decorate
+    def tile(strips: Any, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
+             step: Any) -> None:
+        if strips == 3:
+            three(a, b, terms, start, start_step // size, out, step // size)
+        elif strips == 2:
+            two(a, b, terms, start, start_step // size, out, step // size)
+        else:
+            one(a, b, terms, start, start_step // size, out, step // size)
+
+    return tile
+
+
+@functools.cache
 def product_loop(dtype: np.dtype) -> Callable:
     """The loop of `multiply`."""
     from numba import types
@@ -50,7 +74,7 @@ def product_loop(dtype: np.dtype) -> Callable:
     copy, transpose, move, prefetch, rows, lanes = (
         kernels.copy, kernels.transpose, kernels.move, kernels.prefetch, kernels.rows,
         kernels.lanes)
-    one, two, three = kernels.tiles
+    tile = tile_of_strips(dtype)
     size = dtype.itemsize
     max_terms = TERMS // size
     columns = VECTORS * lanes
@@ -70,9 +94,10 @@ def product_loop(dtype: np.dtype) -> Callable:
                     move(source + i * size + k * term_step, to + (k * width + i) * size)
         elif term_step == size:
             packed = terms // rows * rows
+            starts = np.arange(rows) * (step // size)
             for i in range(0, whole, rows):
                 for k in range(0, packed, rows):
-                    transpose(source + i * step + k * size, step // size,
+                    transpose(source + i * step + k * size, starts.ctypes.data,
                               to + (k * width + i) * size, width)
         for i in range(whole):
             copy(to + (packed * width + i) * size, width * size,
@@ -95,16 +120,6 @@ def product_loop(dtype: np.dtype) -> Callable:
                   width: Any) -> None:
         for r in range(count):
             copy(to + r * step, size, source + r * source_step, size, width)
-
-    @decorate
-    def tile(strips: Any, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
-             step: Any) -> None:
-        if strips == 3:
-            three(a, b, terms, start, start_step // size, out, step // size)
-        elif strips == 2:
-            two(a, b, terms, start, start_step // size, out, step // size)
-        else:
-            one(a, b, terms, start, start_step // size, out, step // size)
 
     @decorate
     def product(start: Any, a: Any, b: Any, out: Any) -> None:

@@ -61,7 +61,8 @@ def tile_loops(dtype: np.dtype) -> PlaneLoops:
     assert decorate is not None  # see `fills_tiles`
 
     @decorate
-    def apply(planes: Any, starts: Any, filters: Any, bias: Any, windows: Any) -> None:
+    def apply(planes: Any, starts: Any, places: Any, filters: Any, bias: Any,
+              windows: Any) -> None:
         groups, blocks, terms, _ = filters.shape
         outputs, length = windows.shape[1:]
         for g in range(groups):
@@ -74,7 +75,7 @@ def tile_loops(dtype: np.dtype) -> PlaneLoops:
                              windows[g, row, first:].ctypes.data, length)
 
     @decorate
-    def add_grad(planes: Any, starts: Any, dy: Any, grad: Any) -> None:
+    def add_grad(planes: Any, starts: Any, places: Any, dy: Any, grad: Any) -> None:
         groups, outputs, terms = grad.shape
         length = dy.shape[2]
         sums = np.empty(dot_rows * dot_columns, dtype)
