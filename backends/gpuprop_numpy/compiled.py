@@ -21,7 +21,7 @@ from gpuprop_numpy import loop_cache
 
 BOOL = np.dtype("bool")
 NUMBERS = bool, int, float
-MIN_SIZE = 1 << 16  # elements: for fewer, nobody should wait for Numba to compile
+MIN_SIZE = 1 << 15  # elements: for fewer, nobody should wait for Numba to compile
 
 
 class Untranslatable(Exception):

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Into, definition
-from gpuprop_numpy.products import add_product, as_matrix, can_be_added, product
+from gpuprop_numpy.products import SMALL, add_product, as_matrix, can_be_added, product
 
 
 def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
     """``input @ weight.T + bias`` in one pass; the gradient of `weight` needs no copy."""
-    x = as_matrix(input) if are_supported(input, weight, bias) else None
+    is_large = weight.ndim == 2 and input.size * len(weight) > SMALL
+    x = as_matrix(input) if is_large and are_supported(input, weight, bias) else None
     if x is None or not can_be_added(x, weight.T):
         return definition("gpuprop.functional:linear")(xp, input, weight, bias)
     features = len(weight)
@@ -35,6 +36,6 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
 
 def are_supported(input: Any, weight: Any, bias: Any) -> bool:
     """Whether the shapes fit, and the bias has the dtype of the weight."""
-    if input.ndim < 2 or weight.ndim != 2 or input.shape[-1] != weight.shape[1]:
+    if input.ndim < 2 or input.shape[-1] != weight.shape[1]:
         return False
     return bias is None or (bias.dtype is weight.dtype and bias.shape == weight.shape[:1])

@@ -20,6 +20,7 @@ from gpuprop_numpy.threads import even_slices, in_threads
 
 BLOCK = 1 << 17  # elements, which stay in the CPU's cache: 0.1 to 0.3 ms of work
 MAX_ROW = 1024  # elements; NumPy broadcasts along longer rows as fast
+MIN_SIZE = 1 << 12  # elements: for fewer, nobody should wait for Numba to compile
 PER_LOOP = 1 << 20  # elements: 0.2 to 0.6 ms of work
 MAX_LOOP_ROW = 1 << 16  # elements of a row that stays in the cache
 
@@ -44,7 +45,12 @@ def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_me
     x = np.ascontiguousarray(input).reshape(-1, n)
     has_groups = any(p is not None and p.ndim > len(row_shape) for p in (weight, bias))
     parameter_shape = input.shape[-len(row_shape) - 1:] if has_groups else row_shape
-    by_group = lambda p: np.array(np.broadcast_to(p, parameter_shape), x.dtype).reshape(-1, n)
+
+    def by_group(p: Any) -> np.ndarray:
+        if np.shape(p) != parameter_shape:
+            p = np.broadcast_to(p, parameter_shape)
+        return np.ascontiguousarray(p, x.dtype).reshape(-1, n)
+
     w = by_group(1 if weight is None else weight)
     b = by_group(0 if bias is None else bias)
     loops = loops_for(input)
@@ -161,7 +167,7 @@ class CompiledRows:
 
 def loops_for(input: Any) -> tuple[Callable, Callable] | None:
     """`compiled_loops` for an input of this size, or None."""
-    return compiled_loops() if input.size >= compiled.MIN_SIZE else None
+    return compiled_loops() if input.size >= MIN_SIZE else None
 
 
 @functools.cache
