@@ -75,6 +75,17 @@ def test_products_have_the_same_bits_for_every_number_of_threads(shape, dtype):
         np.testing.assert_array_equal(y, found[0])
 
 
+def test_many_products_at_the_same_time(rng):
+    """Each has memory of its own until it ends."""
+    gp.set_num_threads(8)
+    pairs = [matrices(rows, terms, columns, "b", "float32") for rows, terms, columns in
+             ((131, 400, 701), (701, 400, 131), (500, 300, 500), (130, 1000, 513))]
+    wanted = [np.matmul(a, b) for a, b in pairs]
+    for _ in range(20):
+        for (a, b), want in zip(pairs, wanted, strict=True):
+            np.testing.assert_array_equal(products.matmul(a, b), want)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("unit", [1, 16, 48])
 def test_parts_of_products(n, unit):
@@ -229,8 +240,9 @@ def test_transposes(n):
     transpose = microkernels._transpose(np.dtype("float32"), n)
     run = compiled.njit()(lambda a, b, c, d: transpose(a, b, c, d))
     a, to = np.arange(n * 30, dtype="float32").reshape(n, 30), np.zeros((n, 40), "float32")
-    run(a[:, 3:].ctypes.data, 30, to[:, 5:].ctypes.data, 40)
-    np.testing.assert_array_equal(to[:, 5:5 + n], a[:, 3:3 + n].T)
+    starts = np.arange(n)[::-1] * 30
+    run(a[:, 3:].ctypes.data, starts.ctypes.data, to[:, 5:].ctypes.data, 40)
+    np.testing.assert_array_equal(to[:, 5:5 + n], a[::-1, 3:3 + n].T)
     assert not to[:, :5].any() and not to[:, 5 + n:].any()
 
 

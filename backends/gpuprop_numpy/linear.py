@@ -16,8 +16,8 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
     x = as_matrix(input) if is_large and are_supported(input, weight, bias) else None
     if x is None or not can_be_added(x, weight.T):
         return definition("gpuprop.functional:linear")(xp, input, weight, bias)
-    features = len(weight)
-    y = np.empty((len(x), features), x.dtype)
+    shape, rows, features = input.shape, len(x), len(weight)
+    y = np.empty((rows, features), x.dtype)
     start = np.zeros(features, x.dtype) if bias is None else np.ascontiguousarray(bias)
     add_product(start[None], x, weight.T, y)
 
@@ -28,10 +28,10 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
         add_product(np.zeros((1, x.shape[1]), x.dtype), d, x, out)
         return out
 
-    return y.reshape(*input.shape[:-1], features), (
-        lambda dy: product(as_matrix(dy), weight).reshape(input.shape),
+    return y.reshape(*shape[:-1], features), (
+        lambda dy: product(as_matrix(dy), weight).reshape(shape),
         Into(weight_grad),
-        lambda dy: product(np.ones(len(x), x.dtype), as_matrix(dy)))  # faster than np.sum
+        lambda dy: product(np.ones(rows, dy.dtype), as_matrix(dy)))  # faster than np.sum
 
 
 def are_supported(input: Any, weight: Any, bias: Any) -> bool:

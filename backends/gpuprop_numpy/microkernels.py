@@ -1,8 +1,8 @@
 """The innermost loops of matrix products: tiles of sums that stay in the CPU's registers.
 
-Numba keeps no array in registers, so these loops are written in LLVM's instructions for vectors,
-which Numba puts into the functions that call them.  Arrays are given by the addresses of their
-first elements, so that one compiled function reads arrays in any memory order.
+Numba keeps no array in registers, so these loops are written in LLVM's instructions
+(`vector_code`).  Arrays are given by the addresses of their first elements, so that one compiled
+function reads arrays in any memory order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop_numpy import compiled
+from gpuprop_numpy.vector_code import Vectors, intrinsic
 
 VECTORS = 3  # of the columns of a tile
 
@@ -80,7 +81,7 @@ def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
     range(terms))`` for r < rows and c < VECTORS * lanes; there is at least one term.
     """
 
-    def generate(code: _Code, a: Any, row_step: Any, term_step: Any, b: Any, starts: Any,
+    def generate(code: Vectors, a: Any, row_step: Any, term_step: Any, b: Any, starts: Any,
                  terms: Any, bias: Any, out: Any, step: Any) -> None:
         of_rows = [code.multiply(row_step, r) for r in range(rows)]
 
@@ -99,7 +100,7 @@ def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
             row = code.multiply(step, n // VECTORS)
             code.store(total, out, code.add(row, n % VECTORS * lanes))
 
-    return _intrinsic(generate, 9, dtype, lanes)
+    return intrinsic(generate, 9, dtype, lanes)
 
 
 def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
@@ -109,7 +110,7 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
     `count` is a multiple of `lanes`, at least once.
     """
 
-    def generate(code: _Code, a: Any, step: Any, b: Any, starts: Any, count: Any,
+    def generate(code: Vectors, a: Any, step: Any, b: Any, starts: Any, count: Any,
                  out: Any) -> None:
         firsts = [code.load(starts, code.integer(c), code.index) for c in range(columns)]
 
@@ -124,7 +125,7 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
         for n, total in enumerate(sums):
             code.store(code.sum(total), out, code.integer(n))
 
-    return _intrinsic(generate, 6, dtype, lanes)
+    return intrinsic(generate, 6, dtype, lanes)
 
 
 def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
@@ -134,7 +135,7 @@ def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
     in range(terms))`` for r < rows and c < columns = vectors * lanes; there is at least one term.
     """
 
-    def generate(code: _Code, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
+    def generate(code: Vectors, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
                  step: Any) -> None:
         places = [(r, v * lanes) for r in range(rows) for v in range(vectors)]
         place = lambda step, r, c: code.add(code.multiply(step, r), c)
@@ -152,7 +153,7 @@ def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
             before = code.load(start, place(start_step, r, c), code.vector)
             code.store(code.sum_of(before, total), out, place(step, r, c))
 
-    return _intrinsic(generate, 7, dtype, lanes)
+    return intrinsic(generate, 7, dtype, lanes)
 
 
 def _transpose(dtype: np.dtype, n: int) -> Callable:
@@ -161,7 +162,7 @@ def _transpose(dtype: np.dtype, n: int) -> Callable:
     For i, j < n, a power of two.
     """
 
-    def generate(code: _Code, source: Any, starts: Any, to: Any, step: Any) -> None:
+    def generate(code: Vectors, source: Any, starts: Any, to: Any, step: Any) -> None:
         rows = [code.load(source, code.load(starts, code.integer(i), code.index), code.vector)
                 for i in range(n)]
         distance = n // 2
@@ -174,16 +175,16 @@ def _transpose(dtype: np.dtype, n: int) -> Callable:
         for j, row in enumerate(rows):
             code.store(row, to, code.multiply(step, j))
 
-    return _intrinsic(generate, 4, dtype, n)
+    return intrinsic(generate, 4, dtype, n)
 
 
 def _move(dtype: np.dtype, n: int) -> Callable:
     """``move(source, to)``: n elements."""
 
-    def generate(code: _Code, source: Any, to: Any) -> None:
+    def generate(code: Vectors, source: Any, to: Any) -> None:
         code.store(code.load(source, code.integer(0), code.vector), to, code.integer(0))
 
-    return _intrinsic(generate, 2, dtype, n)
+    return intrinsic(generate, 2, dtype, n)
 
 
 def _gather(dtype: np.dtype, n: int, columns: int) -> Callable:
@@ -193,7 +194,7 @@ def _gather(dtype: np.dtype, n: int, columns: int) -> Callable:
     p < columns / n and i < n; there is at least one term.
     """
 
-    def generate(code: _Code, source: Any, starts: Any, terms: Any, places: Any, to: Any) -> None:
+    def generate(code: Vectors, source: Any, starts: Any, terms: Any, places: Any, to: Any) -> None:
         pieces = [code.load(places, code.integer(p), code.index) for p in range(columns // n)]
 
         def move_term(k: Any, _: list) -> list:
@@ -206,13 +207,13 @@ def _gather(dtype: np.dtype, n: int, columns: int) -> Callable:
 
         code.loop(terms, 1, move_term, [])
 
-    return _intrinsic(generate, 5, dtype, n)
+    return intrinsic(generate, 5, dtype, n)
 
 
 def _prefetch(dtype: np.dtype) -> Callable:
     """``prefetch(source)``: bring the line at an address into the cache."""
 
-    def generate(code: _Code, source: Any) -> None:
+    def generate(code: Vectors, source: Any) -> None:
         ir = code.ir
         pointer = code.builder.inttoptr(source, ir.IntType(8).as_pointer())
         options = [ir.Constant(ir.IntType(32), n) for n in (0, 2, 1)]  # to read, near, data
@@ -220,7 +221,7 @@ def _prefetch(dtype: np.dtype) -> Callable:
         function = code.builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
         code.builder.call(function, [pointer, *options])
 
-    return _intrinsic(generate, 1, dtype, 1)
+    return intrinsic(generate, 1, dtype, 1)
 
 
 def _copy(dtype: np.dtype) -> Callable:
@@ -230,7 +231,7 @@ def _copy(dtype: np.dtype) -> Callable:
     """
     size, lanes = dtype.itemsize, 4
 
-    def generate(code: _Code, to: Any, step: Any, source: Any, stride: Any, count: Any) -> None:
+    def generate(code: Vectors, to: Any, step: Any, source: Any, stride: Any, count: Any) -> None:
         from numba.core import cgutils
 
         builder = code.builder
@@ -257,123 +258,4 @@ def _copy(dtype: np.dtype) -> Callable:
                         value = code.load(builder.add(source, offsets[1]), zero, code.real)
                         code.store(value, builder.add(to, offsets[0]), zero)
 
-    return _intrinsic(generate, 5, dtype, lanes)
-
-
-def _intrinsic(generate: Callable, count: int, dtype: np.dtype, lanes: int) -> Callable:
-    """A function for Numba of `count` integers, whose code ``generate(code, *args)`` writes."""
-    from numba import types
-    from numba.extending import intrinsic
-
-    def write(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        generate(_Code(builder, dtype, lanes), *args)
-        return context.get_dummy_value()
-
-    def typed(context: Any, *args: Any) -> tuple:
-        return types.void(*[types.int64] * count), write
-
-    names = ", ".join(f"n{k}" for k in range(count))  # Numba counts the parameters
-    return intrinsic(eval(f"lambda context, {names}: typed(context, {names})", {"typed": typed}))
-
-
-class _Code:
-    """LLVM's instructions for vectors at addresses, which are integers as indices are."""
-
-    def __init__(self, builder: Any, dtype: np.dtype, lanes: int) -> None:
-        from llvmlite import ir
-
-        self.ir, self.builder, self.lanes = ir, builder, lanes
-        self.index = ir.IntType(64)
-        self.real = ir.FloatType() if dtype.itemsize == 4 else ir.DoubleType()
-        self.vector = ir.VectorType(self.real, lanes)
-        self.pairs = ir.VectorType(self.real, 2 * lanes)
-        self.itemsize = dtype.itemsize
-        self.zeros = ir.Constant(self.vector, [0.0] * lanes)
-
-    def integer(self, value: int) -> Any:
-        return self.ir.Constant(self.index, value)
-
-    def add(self, index: Any, value: Any) -> Any:
-        return self.builder.add(index, self.integer(value) if isinstance(value, int) else value)
-
-    def multiply(self, index: Any, value: Any) -> Any:
-        return self.builder.mul(index, self.integer(value) if isinstance(value, int) else value)
-
-    def _pointer(self, address: Any, index: Any, kind: Any) -> Any:
-        element = self.index if kind is self.index else self.real
-        first = self.builder.inttoptr(address, element.as_pointer())
-        return self.builder.bitcast(self.builder.gep(first, [index]), kind.as_pointer())
-
-    def load(self, address: Any, index: Any, kind: Any) -> Any:
-        """Of this kind, from the element of this index on."""
-        size = 8 if kind is self.index else self.itemsize
-        return self.builder.load(self._pointer(address, index, kind), align=size)
-
-    def store(self, value: Any, address: Any, index: Any) -> None:
-        self.builder.store(value, self._pointer(address, index, value.type), align=self.itemsize)
-
-    def repeated(self, address: Any, index: Any) -> Any:
-        """A vector of copies of one element."""
-        ir, builder = self.ir, self.builder
-        nothing = ir.Constant(self.vector, ir.Undefined)
-        first = ir.Constant(ir.IntType(32), 0)
-        single = builder.insert_element(nothing, self.load(address, index, self.real), first)
-        lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-        return builder.shuffle_vector(single, nothing, lanes)
-
-    def copy_from_pairs(self, to: Any, source: Any, k: Any, before: int) -> None:
-        """``to[k:k + lanes] = source[2 * k::2]``, read from so many elements before."""
-        ir = self.ir
-        pairs = self.load(source, self.add(self.multiply(k, 2), -before), self.pairs)
-        chosen = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes),
-                             [2 * lane + before for lane in range(self.lanes)])
-        nothing = ir.Constant(self.pairs, ir.Undefined)
-        self.store(self.builder.shuffle_vector(pairs, nothing, chosen), to, k)
-
-    def exchanged(self, x: Any, y: Any, distance: int) -> tuple[Any, Any]:
-        """Two vectors after every second block of x has changed places with the y before it."""
-        ir, lanes = self.ir, range(self.lanes)
-        kind = ir.VectorType(ir.IntType(32), self.lanes)
-        first = [self.lanes + n - distance if n & distance else n for n in lanes]
-        second = [self.lanes + n if n & distance else n + distance for n in lanes]
-        return tuple(self.builder.shuffle_vector(x, y, ir.Constant(kind, chosen))
-                     for chosen in (first, second))
-
-    def multiply_add(self, x: Any, y: Any, z: Any) -> Any:
-        """``x * y + z``, rounded once if the processor has an instruction for it."""
-        return self._call("fmuladd", self.vector, x, y, z)
-
-    def sum_of(self, x: Any, y: Any) -> Any:
-        return self.builder.fadd(x, y)
-
-    def sum(self, vector: Any) -> Any:
-        """The sum of the elements, in any order."""
-        zero = self.ir.Constant(self.real, 0.0)
-        return self._call("vector.reduce.fadd", self.real, zero, vector, fastmath=("reassoc",))
-
-    def _call(self, name: str, result: Any, *args: Any, fastmath: tuple = ()) -> Any:
-        from numba.core.cgutils import get_or_insert_function
-
-        kind = self.ir.FunctionType(result, [a.type for a in args])
-        name = f"llvm.{name}.v{self.lanes}f{8 * self.itemsize}"
-        function = get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, args, fastmath=fastmath)
-
-    def loop(self, end: Any, step: int, body: Callable[[Any, list], list], sums: list) -> list:
-        """``sums = body(k, sums)`` for k from 0 in steps to `end`, at least once."""
-        builder = self.builder
-        before = builder.block
-        block, after = (builder.append_basic_block(name) for name in ("terms", "end"))
-        builder.branch(block)
-        builder.position_at_end(block)
-        k = builder.phi(end.type)
-        variables = [builder.phi(total.type) for total in sums]
-        results = body(k, variables)
-        following = self.add(k, step)
-        for variable, first, result in zip(
-                [k, *variables], [self.integer(0), *sums], [following, *results], strict=True):
-            variable.add_incoming(first, before)
-            variable.add_incoming(result, block)
-        builder.cbranch(builder.icmp_signed("<", following, end), block, after)
-        builder.position_at_end(after)
-        return results
+    return intrinsic(generate, 5, dtype, lanes)

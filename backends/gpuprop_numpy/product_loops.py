@@ -122,16 +122,14 @@ def product_loop(dtype: np.dtype) -> Callable:
             copy(to + r * step, size, source + r * source_step, size, width)
 
     @decorate
-    def product(start: Any, a: Any, b: Any, out: Any) -> None:
-        m, n, terms = len(out), b.shape[1], len(b)
+    def add(start: Any, a: Any, b: Any, out: Any, packed_a: Any, packed_b: Any,
+            edge: Any) -> None:
+        m, terms = a.shape
+        n = b.shape[1]
         a_row, a_term = a.strides
         b_term, b_column = b.strides
         out_row = out.strides[0]
         start_row = 0 if len(start) == 1 else start.strides[0]
-        packed_terms = min(terms, max_terms)
-        packed_a = np.empty((min(m, ROWS) + rows) * packed_terms, dtype)
-        packed_b = np.empty((n + lanes) * packed_terms, dtype)
-        edge = np.zeros((rows, columns), dtype)
         to_a, to_b, to_edge = packed_a.ctypes.data, packed_b.ctypes.data, edge.ctypes.data
         to_out, of_start = out.ctypes.data, start.ctypes.data
         edge_row = columns * size
@@ -171,6 +169,18 @@ def product_loop(dtype: np.dtype) -> Callable:
                                  edge_row)
                             move_rows(end, out_row, to_edge, edge_row, height, width)
             of_start, start_row = to_out, out_row
+
+    @decorate
+    def product(start: Any, a: Any, b: Any, out: Any) -> None:
+        m, terms = a.shape
+        n = b.shape[1]
+        packed_terms = min(terms, max_terms)
+        packed_a = np.empty((min(m, ROWS) + rows) * packed_terms, dtype)
+        packed_b = np.empty((n + lanes) * packed_terms, dtype)
+        edge = np.zeros((rows, columns), dtype)
+        # Numba frees an array after its last use, and does not see the use of an address: in this
+        # call the arrays live until it returns
+        add(start, a, b, out, packed_a, packed_b, edge)
 
     matrix, constant = (types.Array(types.float32 if size == 4 else types.float64, 2, "A", readonly)
                         for readonly in (False, True))
