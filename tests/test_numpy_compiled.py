@@ -1,5 +1,6 @@
 """Elementwise bodies as loops of Numba: the bits are those of the body on NumPy arrays."""
 
+import contextlib
 import functools
 import os
 import subprocess
@@ -134,6 +135,32 @@ def test_updates(lr, dtype, loops):
         got = pointwise.blockwise(momentum)(xp, p, g, m, lr)
     same_bits((got, p, g, m), (want, *copies))
     assert loops == ["momentum"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", BODIES)
+def test_bits_with_a_broadcast_number(name, dtype, loops):
+    x = pairs(dtype)[0]
+    y = np.broadcast_to(x.dtype.type(0.5), x.shape)
+    body = BODIES[name]
+    for a, b in ((x, y), (y, x), (y, y)):
+        with np.errstate(all="ignore"):
+            same_bits(pointwise.blockwise(body)(xp, a, b), body(xp, a, b),
+                      of_zeros=name != "functions")
+
+
+@pytest.mark.parametrize("rows", [700, 4000])  # one loop, and threads
+@pytest.mark.parametrize("activation", [F.relu, F.elu, F.hardtanh, F.leaky_relu, F.softplus])
+def test_broadcast_arguments_and_gradients(activation, rows, rng):
+    number = np.broadcast_to(np.float32(2), (rows, 100))
+    for values in (rng.standard_normal((rows, 100), "float32"), number):
+        found = []
+        for context in (contextlib.nullcontext, gpuprop.generic):
+            x = gpuprop.Tensor(values, requires_grad=True)
+            with context():
+                activation(x).sum().backward()
+            found.append(x.grad)
+        np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 def test_an_array_given_twice(loops):
@@ -383,6 +410,7 @@ def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
 def test_norm_rows(monkeypatch):
     monkeypatch.setattr(compiled, "MIN_SIZE", 0)
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
+    monkeypatch.setattr(row_norm, "MIN_SIZE", 0)
     used = [count_calls(monkeypatch, module) for module in (normalization, row_norm)]
     check_kernel("numpy", "gpuprop.functional:standardize", NORMALIZATION)
     assert all(loops and all(loops) for loops in used)

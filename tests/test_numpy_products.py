@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import mmap
+import os
+import subprocess
 import sys
 import threading
 
@@ -12,6 +14,7 @@ import pytest
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
+from gpuprop.backend import Into
 from gpuprop_numpy import compiled, linear, microkernels, product_loops, products, threads
 
 
@@ -235,6 +238,23 @@ def test_arrays_that_loops_do_not_take(make):
     np.testing.assert_array_equal(products.matmul(a, a.T), np.matmul(a, a.T))
 
 
+def test_packed_operands_live_as_long_as_the_loop(kind):
+    """glibc gives freed arrays back to the system at once, whose use then ends the process."""
+    if kind == "BLAS":
+        return  # once is enough
+    code = """
+import numpy as np
+from gpuprop_numpy import product_loops
+a, b, out = np.ones((100, 500), "float32"), np.ones((500, 90), "float32"), np.empty((100, 90), "f4")
+product_loops.multiply(np.zeros((1, 90), "float32"), a, b, out)
+print((out == 500).all())
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "1024"})
+    assert found.stdout.split() == ["True"]
+
+
 @pytest.mark.parametrize("n", [4, 8, 16])
 def test_transposes(n):
     transpose = microkernels._transpose(np.dtype("float32"), n)
@@ -324,6 +344,57 @@ def test_the_first_gradient_is_computed_in_the_memory_of_the_optimizer(layer, rn
     assert layer.weight.grad is None
     (loss_of(layer, x) + loss_of(layer, x)).backward()  # twice in one graph
     np.testing.assert_array_equal(layer.weight.grad, 2 * first)
+
+
+@pytest.mark.parametrize("replace", [
+    lambda p: setattr(p, "data", p.data.astype("float64")),
+    lambda p: setattr(p, "grad_buffer", np.empty_like(p.data, order="F")),
+    lambda p: setattr(p, "grad_buffer", np.empty((100, 180), "float32")[:, ::2])],
+    ids=["dtype", "order of columns", "every second element"])
+def test_memory_that_does_not_fit_the_product(replace, layer, rng):
+    replace(layer.weight)
+    memory = layer.weight.grad_buffer
+    x = rng.integers(-4, 5, (80, 90)).astype(layer.weight.dtype)
+    F.linear(x, layer.weight).sum().backward()
+    assert layer.weight.grad is memory
+    np.testing.assert_array_equal(memory, np.tile(x.sum(axis=0), (100, 1)))
+
+
+def test_another_shape_after_the_forward_pass(rng):
+    """The memory has the new shape, in which the gradient of the old one has no place."""
+    weight = nn.Parameter(np.ones((100, 90), "float32"))
+    y = F.linear(rng.standard_normal((80, 90), "float32"), weight)
+    weight.data = np.ones((90, 80), "float32")
+    weight.grad_buffer = np.zeros((90, 80), "float32")
+    with pytest.raises(ValueError, match="linear"):
+        y.sum().backward()
+    assert weight.grad is None and not weight.grad_buffer.any()
+
+
+@pytest.mark.parametrize("kept", ["input", "gradient"])
+def test_a_gradient_that_is_kept_and_used_again(kept, rng):
+    """It lies where the next one is computed."""
+    layer = nn.Linear(500, 500, bias=False)
+    gp.optim.SGD(layer.parameters(), lr=0.1)
+    x = rng.integers(-2, 3, (500, 500)).astype("float32")
+    layer(x).backward(np.eye(500, dtype="float32"))
+    kept_grad = layer.weight.grad
+    np.testing.assert_array_equal(kept_grad, x)
+    y = layer(kept_grad if kept == "input" else x)
+    layer.zero_grad()
+    other = rng.integers(-2, 3, (500, 500)).astype("float32")
+    y.backward(other if kept == "input" else kept_grad)
+    np.testing.assert_array_equal(layer.weight.grad, (other if kept == "input" else x).T @ x)
+
+
+def test_gradients_that_are_written_into_memory_get_the_dtype_of_the_leaf():
+    @gp.op
+    def doubled(xp, x: gp.Array):
+        return 2 * x, (Into(lambda dy, out: 2.0 * dy.astype("float64")),)
+
+    for leaf in (gp.tensor([1.0], requires_grad=True), nn.Parameter([1.0])):
+        doubled(leaf).sum().backward()
+        assert leaf.grad.dtype == leaf.dtype and leaf.grad == 2
 
 
 def test_hooks_see_a_gradient_that_has_memory(layer, rng):

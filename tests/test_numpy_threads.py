@@ -459,6 +459,22 @@ print(blas is None or blas[0]() == 2)
 """
         assert run(code, OMP_NUM_THREADS="").split() == ["0", "True"]
 
+    def test_a_fork_after_the_first_task():
+        """No helper imports Numba then: the child would wait for the end of the import."""
+        code = """
+import os
+import gpuprop
+from gpuprop_numpy import compiled, threads
+gpuprop.set_num_threads(2)
+threads.in_threads(str, range(3))
+child = os.fork()
+if not child:
+    compiled.njit()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+        assert run(code, OMP_NUM_THREADS="") == "0"
+
 
 # ---- convolutions ------------------------------------------------------------------------------
 

@@ -44,8 +44,8 @@ class Loop:
             self.function.compile(signature)
             self.function.disable_compile()
 
-    def __call__(self, *args: Any) -> None:
-        self.function(*args)
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
 
 
 @functools.cache
@@ -104,6 +104,7 @@ class _Trace:
         if len(floats) != 1 or not floats <= {np.dtype("float32"), np.dtype("float64")}:
             raise Untranslatable
         self.dtype, = floats
+        self.numbers: list[str] = []  # lines before the loop
         self.lines: list[str] = []
         self.names: dict[str, Any] = {
             "__name__": __name__,  # `loop_cache` describes functions of this package only
@@ -122,7 +123,8 @@ class _Trace:
             return None
         if isinstance(a, np.ndarray):
             if not a.ndim:
-                return Symbol(self, a.dtype, f"a{k}", is_writeable=False)
+                self.numbers.append(f"n{k} = a{k}[()]")
+                return Symbol(self, a.dtype, f"n{k}", is_writeable=False)
             return Symbol(self, a.dtype, self.emit(f"a{k}[i]"), f"a{k}", a.flags.writeable)
         if type(a) is float:
             return Symbol(self, float, f"a{k}")
@@ -130,14 +132,15 @@ class _Trace:
 
     def source(self, dtypes: Sequence[np.dtype]) -> tuple[str, dict[str, Any]]:
         """The source of the loop, and the names that it reads."""
-        if [getattr(r, "kind", None) for r in self.results] != [*dtypes]:
+        if not self.elements or [getattr(r, "kind", None) for r in self.results] != [*dtypes]:
             raise Untranslatable
         outs = [f"out{j}" for j in range(len(dtypes))]
         self.lines += [f"{s.argument}[i] = {s.code}" for s in self.elements if s.is_updated]
         self.lines += [f"{out}[i] = {r.code}" for out, r in zip(outs, self.results, strict=True)]
-        head = (f"def loop({', '.join([*self.parameters, *outs])}):\n"
-                f"    for i in range({self.elements[0].argument}.size):")
-        return "\n        ".join([head, *self.lines]), self.names
+        head = f"def loop({', '.join([*self.parameters, *outs])}):"
+        loop = f"for i in range({self.elements[0].argument}.size):"
+        lines = [*self.numbers, loop, *(f"    {line}" for line in self.lines)]
+        return "\n    ".join([head, *lines]), self.names
 
     def emit(self, text: str) -> str:
         """A line that computes `text`; returns the name of its result."""

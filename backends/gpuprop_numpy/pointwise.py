@@ -90,6 +90,8 @@ def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
     targets = [out.reshape(-1) for out in outs] if flat else outs
     compute = body if half is None else functools.partial(_in_float32, body)
     whole = {i: a for i, a in by_id.items() if not np.ndim(a)}
+    if loop is None:  # functions of 0-d arrays return NumPy's scalars, which are not updated
+        whole = {i: a.reshape(1) if isinstance(a, np.ndarray) else a for i, a in whole.items()}
     cut = [(i, a) for i, a in by_id.items() if np.ndim(a)]
 
     def work(index: tuple[slice, ...]) -> None:
@@ -147,7 +149,7 @@ def _kind(a: Any) -> tuple:
 def _in_memory_order(arrays: Sequence, shape: Sequence[int]) -> tuple[list, list[int], bool]:
     """The arrays with their axes in memory order, that order, and whether all are flattened.
 
-    Arrays of one number become 0-d, so that expressions of them alone are computed once.
+    Arrays of one number become 0-d.
     """
     full = [a for a in arrays if isinstance(a, np.ndarray) and a.shape == shape]
     axes = sorted(range(len(shape)), key=lambda i: -sum(abs(a.strides[i]) for a in full))

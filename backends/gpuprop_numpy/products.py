@@ -75,6 +75,12 @@ def can_be_added(a: np.ndarray, b: np.ndarray) -> bool:
             and product_loops.is_faster(a, b) and product_threads() > 0)
 
 
+def is_place_for_product(out: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether `add_product` can write ``a @ b`` to `out`, of any shape, dtype and memory order."""
+    return (out.shape == (len(a), b.shape[1]) and out.dtype == a.dtype and out.flags.carray
+            and not np.may_share_memory(out, a) and not np.may_share_memory(out, b))
+
+
 def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """``out[...] = start + a @ b`` for matrices; `start` has one row, or is `out`.
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from gpuprop_numpy import compiled, loop_cache
+from gpuprop_numpy import compiled
 from gpuprop_numpy.microkernels import has_avx
 
 POSTED, DONE = 0, 8  # indices of the numbers of jobs given and done, in different lines of a cache
@@ -52,10 +52,16 @@ class SpinLoops(NamedTuple):
 
 @functools.cache
 def spin_loops() -> SpinLoops | None:
-    """The loops; None without Numba, or on processors without AVX, where nothing was measured."""
+    """The loops; None without Numba, or on processors without AVX, where nothing was measured.
+
+    A caller asks for them before it starts a helper: if a helper imported Numba, the child of a
+    fork meanwhile would wait for that import for ever.
+    """
     decorate = compiled.njit() if has_avx() else None
     if decorate is None:
         return None
+    from numba import types
+
     load, store, pause, cycles = _instructions()
     posted_at, done_at = POSTED * SIZE, DONE * SIZE
 
@@ -85,7 +91,8 @@ def spin_loops() -> SpinLoops | None:
             last = now
         return False
 
-    return SpinLoops(loop_cache.keep(for_job), loop_cache.keep(until_done))
+    numbers = types.int64, types.int64
+    return SpinLoops(compiled.Loop(for_job, numbers), compiled.Loop(until_done, numbers))
 
 
 def _instructions() -> tuple[Callable, Callable, Callable, Callable]:

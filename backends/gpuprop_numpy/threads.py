@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuprop_numpy.spinning import DONE, POSTED, wait_for_job, wait_until_done
+from gpuprop_numpy.spinning import DONE, POSTED, spin_loops, wait_for_job, wait_until_done
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -249,6 +249,7 @@ class _Helper:
     """
 
     def __init__(self) -> None:
+        spin_loops()
         self.jobs: list[_Job | None] = []  # the next one, and those that its caller has taken back
         self.has_jobs = threading.Lock()
         self.has_jobs.acquire()

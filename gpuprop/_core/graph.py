@@ -99,8 +99,9 @@ class Node:
 class Into:
     """A pullback that can write its gradient into memory that it is given.
 
-    ``function(dy, out)`` returns the gradient of an input.  `out` is None, or an array of its shape
-    and dtype in which the gradient may be returned.
+    ``function(dy, out)`` returns the gradient of an input.  `out` is None, or an array in which the
+    gradient may be returned.  It has another shape, dtype or memory order than the input if the
+    program has replaced the array of the parameter, and it may overlap what the function reads.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
@@ -244,7 +245,7 @@ def propagate(nodes: Sequence[Node], retain_graph: bool) -> None:
                     for edge, f in zip(node.edges, pullback):  # noqa: B905 (equally long)
                         if edge is not None and f is not None:
                             if type(f) is Into and _takes_memory(edge):
-                                edge.receive_from(functools.partial(f.function, g))
+                                _receive_from(node, edge, f, g)
                                 continue
                             d = f(g)
                             if d is not None:
@@ -335,12 +336,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
         else:
             edge.grad = before + g
         return
-    data = edge.array
-    if g.shape != data.shape:
-        g = unbroadcast(node, g, data.shape)
-    if g.dtype is not data.dtype:
-        edge._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
-        g = converted(g, data.dtype)
+    g = _like_leaf(node, edge, g)
     if not edge.hooks and g.dtype.itemsize > 2:
         edge.receive(g)
         return
@@ -352,6 +348,21 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
     else:
         halves.add(key)  # later gradients in this pass are added in float32
         edge.receive(g)
+
+
+def _receive_from(node: Node, leaf: Any, pullback: Into, g: Any) -> None:
+    leaf.receive_from(lambda out: _like_leaf(node, leaf, pullback.function(g, out)))
+
+
+def _like_leaf(node: Node, leaf: Any, g: Any) -> Any:
+    """A gradient in the shape and dtype of the leaf."""
+    data = leaf.array
+    if g.shape != data.shape:
+        g = unbroadcast(node, g, data.shape)
+    if g.dtype is not data.dtype:
+        leaf._check_floating()  # the assignment `t.requires_grad = True` does not check the dtype
+        g = converted(g, data.dtype)
+    return g
 
 
 def _checked_gradients(node: Node, result: Any) -> Any:

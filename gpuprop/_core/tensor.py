@@ -324,7 +324,8 @@ class Parameter(Tensor):
         try:
             g = compute(buffer)
         except BaseException:
-            self.grad_buffer = self.grad_buffer if buffer is None else buffer
+            if buffer is not None:
+                self.grad_buffer = buffer
             raise
         with accumulation_lock:
             if buffer is not None:
