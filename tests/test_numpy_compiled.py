@@ -410,7 +410,7 @@ def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
 def test_norm_rows(monkeypatch):
     monkeypatch.setattr(compiled, "MIN_SIZE", 0)
     monkeypatch.setattr(normalization, "MIN_SIZE", 1)
-    monkeypatch.setattr(row_norm, "MIN_SIZE", 0)
+    monkeypatch.setattr(row_norm, "MIN_SIZE", 1)
     used = [count_calls(monkeypatch, module) for module in (normalization, row_norm)]
     check_kernel("numpy", "gpuprop.functional:standardize", NORMALIZATION)
     assert all(loops and all(loops) for loops in used)
