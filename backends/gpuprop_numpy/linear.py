@@ -13,13 +13,18 @@ from gpuprop_numpy.products import (
     as_matrix,
     can_be_added,
     is_place_for_product,
+    matmul,
     product,
 )
 
 
 def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
-    """``input @ weight.T + bias`` in one pass; the gradient of `weight` needs no copy."""
-    is_large = weight.ndim == 2 and input.size * len(weight) > SMALL
+    """``input @ weight.T + bias`` in one pass; the gradient of `weight` needs no copy.
+
+    The definition computes small products, and those of an `xp` with another `matmul`, by which
+    verification adds in another order.
+    """
+    is_large = xp.matmul is matmul and weight.ndim == 2 and input.size * len(weight) > SMALL
     x = as_matrix(input) if is_large and are_supported(input, weight, bias) else None
     if x is None or not can_be_added(x, weight.T):
         return definition("gpuprop.functional:linear")(xp, input, weight, bias)
