@@ -30,6 +30,7 @@ from gpuprop_numpy import (
     row_norm,
     scatter,
     threads,
+    traced,
 )
 
 xp = NumpyBackend().xp
@@ -83,7 +84,7 @@ def loops(monkeypatch):
     found = []
 
     def spy(fn, *arguments):
-        loop = compiled.loop_of(fn, *arguments)
+        loop = traced.loop_of(fn, *arguments)
         found.append(fn.__name__ if loop else None)
         return loop
 

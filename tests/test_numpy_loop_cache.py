@@ -16,10 +16,14 @@ from gpuprop_numpy import (
     loop_cache,
     lstm_loops,
     normalization,
+    packed_tiles,
     pooling,
+    product_loops,
     row_norm,
     scatter,
+    spinning,
     tiles,
+    traced,
 )
 
 PROGRAM = """
@@ -243,12 +247,13 @@ def test_what_has_no_description(value):
 
 def test_every_loop_has_a_description():
     float32, float64 = map(np.dtype, ("float32", "float64"))
-    found = [compiled.loop_of(lambda xp, x: x + 1, [np.zeros(3)], {}, [float64]),
+    found = [traced.loop_of(lambda xp, x: x + 1, [np.zeros(3)], {}, [float64]),
              *activation.compiled_loops(), *pooling.compiled_loops(3, 2, 1),
              *normalization.compiled_loops(), *row_norm.compiled_loops(), scatter.compiled_loop(),
-             *lstm_loops.lstm_loops()]
+             *lstm_loops.lstm_loops(), *spinning.spin_loops()]
     for dtype in (float32, float64):
-        found += [*tiles.tile_loops(dtype), *depthwise.slice_loops(dtype)]
+        found += [*tiles.tile_loops(dtype), *depthwise.slice_loops(dtype),
+                  *packed_tiles.packed_tile_loops(dtype), product_loops.product_loop(dtype)]
     descriptions = [tuple(loop_cache.description(loop.function)) for loop in found]
     assert len({*descriptions}) == len(found)
     assert not any(" at 0x" in line for lines in descriptions for line in lines)

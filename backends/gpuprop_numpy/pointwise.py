@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
-from gpuprop_numpy.compiled import MIN_SIZE, loop_of
+from gpuprop_numpy.compiled import MIN_SIZE
 from gpuprop_numpy.threads import in_threads_if_long
+from gpuprop_numpy.traced import loop_of
 
 SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece, and one thread
 BLOCK = 3 << 16  # elements at most; threads disturb each other between the operations of a block

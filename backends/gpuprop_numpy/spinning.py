@@ -126,9 +126,9 @@ def _instructions() -> tuple[Callable, Callable, Callable, Callable]:
     def write_cycles(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call(builder, "llvm.readcyclecounter", ir.IntType(64))
 
-    number, nothing = types.int64, types.void
     return (
-        intrinsic(lambda context, address: (number(number), write_load)),
-        intrinsic(lambda context, address, value: (nothing(number, number), write_store)),
-        intrinsic(lambda context: (nothing(), write_pause)),
-        intrinsic(lambda context: (number(), write_cycles)))
+        intrinsic(lambda context, address: (types.int64(types.int64), write_load)),
+        intrinsic(lambda context, address, value: (
+            types.void(types.int64, types.int64), write_store)),
+        intrinsic(lambda context: (types.void(), write_pause)),
+        intrinsic(lambda context: (types.int64(), write_cycles)))
