@@ -1,14 +1,15 @@
 """Waits of one thread for another that look at a number in memory again and again.
 
 The system takes 50 µs or more to wake a thread that sleeps.  A thread that looks is there at once,
-but keeps its processor.  So it looks for a fifth of a millisecond at most, and not for some time
-after another thread had its processor: then there are more threads than processors.  Numba's loops
+but keeps its processor.  So it looks for a fifth of a millisecond at most, and not on a busy
+machine, where the system often gives the processor of the calling thread to others.  Numba's loops
 look, because they need no Python lock.
 """
 
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,38 +17,56 @@ from typing import Any, NamedTuple
 from gpuprop_numpy import compiled
 from gpuprop_numpy.microkernels import has_avx
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 POSTED, DONE = 0, 8  # indices of the numbers of jobs given and done, in different lines of a cache
 SIZE = 8  # bytes of a number
 CYCLES = 600_000  # of the processor's clock: a wait at most
-GAP = 1_000_000  # between two looks: another thread had the processor
 HANDOVER = 10_000  # until the thread that has given a job releases Python's lock
-REST = 0.1  # seconds without looking after a gap
+PERIOD = 0.1  # seconds in which switches are counted
+MAX_SWITCHES = 40  # a second from a caller to other threads; there are 2 to 10 on an idle machine
 
-_resting = {"until": 0.0}
+_machine = {"is_busy": False}
 
 
 def wait_for_job(flags: int, done: int) -> None:
     """Say that `done` jobs are done, and look for another one.  `flags` is an address."""
-    if time.monotonic() >= _resting["until"] and (loops := spin_loops()):
-        _rest_after(loops.for_job(flags, done))
+    if not _machine["is_busy"] and (loops := spin_loops()):
+        loops.for_job(flags, done)
 
 
 def wait_until_done(flags: int, jobs: int) -> None:
     """Look whether so many jobs are done."""
-    if time.monotonic() >= _resting["until"] and (loops := spin_loops()):
-        _rest_after(loops.until_done(flags, jobs))
+    _switches.update()
+    if not _machine["is_busy"] and (loops := spin_loops()):
+        loops.until_done(flags, jobs)
 
 
-def _rest_after(had_gap: bool) -> None:
-    if had_gap:
-        _resting["until"] = time.monotonic() + REST
+class _Switches(threading.local):
+    """How often the system has taken this thread's processor away."""
+
+    since = count = 0.0
+
+    def update(self) -> None:
+        """Find out whether the machine is busy, once in a period."""
+        now = time.monotonic()
+        seconds = now - self.since
+        if seconds > PERIOD and resource is not None:
+            who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
+            before, self.count = self.count, resource.getrusage(who).ru_nivcsw
+            self.since = now
+            _machine["is_busy"] = self.count - before > MAX_SWITCHES * seconds
+
+
+_switches = _Switches()
 
 
 class SpinLoops(NamedTuple):
-    """They return True if another thread had the processor."""
-
-    for_job: Callable[[int, int], bool]
-    until_done: Callable[[int, int], bool]
+    for_job: Callable[[int, int], None]
+    until_done: Callable[[int, int], None]
 
 
 @functools.cache
@@ -66,30 +85,22 @@ def spin_loops() -> SpinLoops | None:
     posted_at, done_at = POSTED * SIZE, DONE * SIZE
 
     @decorate
-    def for_job(flags: Any, done: Any) -> Any:
+    def for_job(flags: Any, done: Any) -> None:
         store(flags + done_at, done)
-        begin = last = cycles()
+        begin = cycles()
         while load(flags + posted_at) == done:
             pause()
-            now = cycles()
-            if now - begin > CYCLES:
-                return now - last > GAP
-            last = now
+            if cycles() - begin > CYCLES:
+                return
         begin = cycles()
         while cycles() - begin < HANDOVER:
             pause()
-        return False
 
     @decorate
-    def until_done(flags: Any, jobs: Any) -> Any:
-        begin = last = cycles()
-        while load(flags + done_at) < jobs:
+    def until_done(flags: Any, jobs: Any) -> None:
+        begin = cycles()
+        while load(flags + done_at) < jobs and cycles() - begin < CYCLES:
             pause()
-            now = cycles()
-            if now - begin > CYCLES:
-                return now - last > GAP
-            last = now
-        return False
 
     numbers = types.int64, types.int64
     return SpinLoops(compiled.Loop(for_job, numbers), compiled.Loop(until_done, numbers))
