@@ -435,3 +435,33 @@ def test_gradients_of_threads_add_up_in_one_layer(layer, rng):
             worker.join()
         np.testing.assert_array_equal(layer.weight.grad, want)
         assert layer.weight.grad_buffer is not None
+
+
+@pytest.mark.parametrize("options", [{}, {"padding_idx": 3}, {"scale_grad_by_freq": True}])
+def test_gradients_of_embeddings_are_added_in_the_memory_of_the_optimizer(options, rng):
+    index = rng.integers(0, 50, (20, 30))
+    weights = rng.standard_normal((20, 30, 8), "float32")
+
+    def gradient(layer):
+        layer.zero_grad()
+        (layer(index) * weights).sum().backward()
+        return layer.weight.grad
+
+    layer = nn.Embedding(50, 8, **options)
+    with gp.generic():
+        want = gradient(layer).copy()
+    gp.optim.SGD(layer.parameters(), lr=0.1)
+    memory = layer.weight.grad_buffer
+    memory[...] = np.nan
+    np.testing.assert_allclose(gradient(layer), want, 1e-5, 1e-6)
+    assert layer.weight.grad is memory
+    (layer(index) * weights).sum().backward()
+    np.testing.assert_allclose(memory, 2 * want, 1e-5, 1e-6)
+
+
+def test_errors_of_numpy_are_raised(kind):
+    a = np.full((100, 100), 1e30, "float32")
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        products.matmul(a, a)
+    with np.errstate(over="ignore"):
+        assert np.isinf(products.matmul(a, a)).all()

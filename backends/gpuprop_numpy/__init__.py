@@ -17,12 +17,12 @@ from gpuprop_numpy import (
     normalization,
     pooling,
     recurrent,
+    scatter,
     special,
 )
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.products import matmul
-from gpuprop_numpy.scatter import index_add
 from gpuprop_numpy.threads import let_blas_threads_sleep
 
 __all__ = ["NumpyBackend"]
@@ -93,7 +93,7 @@ xp = Namespace(
     erf=special.erf,
     erfc=special.erfc,
     erfinv=special.erfinv,
-    index_add=index_add,
+    index_add=scatter.index_add,
     lgamma=special.lgamma,
     matmul=matmul,
     polygamma=special.polygamma,
@@ -120,6 +120,7 @@ class NumpyBackend(Backend):
         "gpuprop.functional:attention": attention.attention,
         "gpuprop.functional:conv": convolution.conv,
         "gpuprop.functional:conv_transpose": convolution.conv_transpose,
+        "gpuprop.functional:embedding_lookup": scatter.embedding,
         "gpuprop.functional:gelu": activation.gelu,
         "gpuprop.functional:linear": linear.linear,
         "gpuprop.functional:max_pool": pooling.max_pool,

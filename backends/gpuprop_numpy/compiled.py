@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from gpuprop_numpy import loop_cache
 
 MIN_SIZE = 1 << 15  # elements: for fewer, nobody should wait for Numba to compile
@@ -61,3 +63,8 @@ def let_forks_wait() -> None:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(
             before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+def may_be_silent() -> bool:
+    """Whether np.errstate lets loops report nothing; "warn" is NumPy's default."""
+    return {*np.geterr().values()} <= {"warn", "ignore"}

@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import Into, definition
-from gpuprop_numpy.products import (
-    SMALL,
-    add_product,
-    as_matrix,
-    can_be_added,
-    is_place_for_product,
-    matmul,
-    product,
-)
+from gpuprop_numpy.memory import is_place
+from gpuprop_numpy.products import SMALL, add_product, as_matrix, can_be_added, matmul, product
 
 
 def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
@@ -35,7 +28,7 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
 
     def weight_grad(dy: Any, out: Any) -> Any:
         d = as_matrix(dy).T
-        if out is None or not (can_be_added(d, x) and is_place_for_product(out, d, x)):
+        if not is_place(out, (features, x.shape[1]), x.dtype, d, x) or not can_be_added(d, x):
             return product(d, x)
         add_product(np.zeros((1, x.shape[1]), x.dtype), d, x, out)
         return out

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
-from gpuprop_numpy.compiled import MIN_SIZE
+from gpuprop_numpy.compiled import MIN_SIZE, may_be_silent
 from gpuprop_numpy.threads import in_threads_if_long
 from gpuprop_numpy.traced import loop_of
 
@@ -135,8 +135,7 @@ def _loop_for(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any]
         sample = fn(xp, *map(_empty, arrays), **constants)
         loops[key] = loop_of(fn, arrays, constants, [r.dtype for r in several(sample)]), sample
     loop, sample = loops[key]
-    # loops report nothing; "warn" is NumPy's default
-    return (loop if {*np.geterr().values()} <= {"warn", "ignore"} else None), sample
+    return (loop if may_be_silent() else None), sample
 
 
 def _kind(a: Any) -> tuple:

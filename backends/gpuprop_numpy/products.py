@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuprop.backend import is_half
 from gpuprop_numpy import product_loops
+from gpuprop_numpy.compiled import may_be_silent
 from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
 
 # multiplications: BLAS itself uses one thread up to SMALL; MIN_WORK is that of a thread of gpuprop
@@ -72,13 +73,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def can_be_added(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether `add_product` supports these arrays, whose shapes fit, and is faster than BLAS."""
     return (a.ndim == b.ndim == 2 and a.size * b.shape[1] > SMALL
-            and product_loops.is_faster(a, b) and product_threads() > 0)
-
-
-def is_place_for_product(out: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether `add_product` can write ``a @ b`` to `out`, of any shape, dtype and memory order."""
-    return (out.shape == (len(a), b.shape[1]) and out.dtype == a.dtype and out.flags.carray
-            and not np.may_share_memory(out, a) and not np.may_share_memory(out, b))
+            and product_loops.is_faster(a, b) and product_threads() > 0 and may_be_silent())
 
 
 def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -88,6 +83,7 @@ def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
     """
     rows, columns = out.shape
     n = min(product_threads(), a.size * columns // MIN_WORK)
+    product_loops.product_loop(a.dtype)  # compiled here, not by each thread
     if n < 2:
         product_loops.multiply(start, a, b, out)
     elif rows >= columns:

@@ -9,11 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop.backend import is_half
+from gpuprop.backend import Into, definition, is_half
 from gpuprop_numpy import compiled
+from gpuprop_numpy.memory import is_place
 
 MIN_SIZE = 1 << 14  # elements of the values; nobody should wait for Numba for fewer
 CHUNK = 1 << 16  # elements per call of np.add.at, which bounds the memory of their int64 indices
+
+
+def embedding(xp: Any, input: Any, weight: Any, padding_idx: Any = None,
+              scale_grad_by_freq: Any = False) -> tuple:
+    """The definition; the gradient of `weight`, as large as the table, needs no copy."""
+    y, (_, to_weight) = definition("gpuprop.functional:embedding_lookup")(
+        xp, input, weight, padding_idx, scale_grad_by_freq)
+    if padding_idx is not None or scale_grad_by_freq:
+        return y, (None, to_weight)
+    shape = weight.shape
+
+    def weight_grad(dy: Any, out: Any) -> Any:
+        if not is_place(out, shape, dy.dtype, dy):
+            return to_weight(dy)
+        out[...] = 0
+        return index_add(out, input.reshape(-1), dy.reshape(-1, *shape[1:]))
+
+    return y, (None, Into(weight_grad))
 
 
 def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 0) -> np.ndarray:
