@@ -40,7 +40,8 @@ def vectors(request, monkeypatch):
         monkeypatch.setattr(module, "microkernels", kernels)
     monkeypatch.setattr(tiles, "tile_loops", loops)
     monkeypatch.setattr(lstm_loops, "lstm_loops", of_lstm)
-    monkeypatch.setattr(packed_tiles, "tile_of_strips", tile)
+    for module in (product_loops, packed_tiles):
+        monkeypatch.setattr(module, "tile_of_strips", tile)
     monkeypatch.setattr(packed_tiles, "packed_tile_loops", packed_loops)
 
 
@@ -208,6 +209,17 @@ def test_copies(dtype):
         for k in range(count):
             want[50 + k * step] = a[50 + k * stride]
         np.testing.assert_array_equal(to, want)
+
+
+def test_products(vectors, rng):
+    loop = product_loops.product_loop.__wrapped__(np.dtype("float32"))
+    for rows, terms, columns in ((8, 8, 8), (9, 400, 61), (200, 11, 49)):
+        a = rng.integers(-4, 5, (rows, terms)).astype("float32")
+        b = rng.integers(-4, 5, (columns, terms)).astype("float32").T
+        for x, y in ((a, b), (np.asfortranarray(a), np.ascontiguousarray(b))):
+            out = np.empty((rows, columns), "float32")
+            loop(np.ones((1, columns), "float32"), x, y, out)
+            np.testing.assert_array_equal(out, x @ y + 1)
 
 
 # ---- LSTM ----------------------------------------------------------------------------------------
