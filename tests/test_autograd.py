@@ -566,7 +566,9 @@ class TestState:
         gc.disable()
         try:
             run()
-            assert gc.collect() == 0
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            n = gc.collect()
+            assert n == 0, [str(x)[:300] for x in gc.garbage]
         finally:
             gc.enable()
 

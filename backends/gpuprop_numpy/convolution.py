@@ -19,7 +19,12 @@ from gpuprop.backend import portable
 from gpuprop_numpy import compiled, products
 from gpuprop_numpy.columns import Columns
 from gpuprop_numpy.depthwise import MAX_PAIRS, CompiledSlices, Slices
-from gpuprop_numpy.packed_tiles import PackedTiles, is_faster_for_outputs, is_faster_for_weights
+from gpuprop_numpy.packed_tiles import (
+    UNIT,
+    PackedTiles,
+    is_faster_for_outputs,
+    is_faster_for_weights,
+)
 from gpuprop_numpy.planes import KEPT, Axis, Geometry, Planes, geometry, in_blocks, tasks_of
 from gpuprop_numpy.threads import in_threads
 from gpuprop_numpy.tiles import Tiles, fills_tiles
@@ -67,6 +72,8 @@ def bands(g: Geometry) -> list[Band]:
     count = g.counts[axis]
     elements = kind_of(g).elements(g) * g.windows
     step = math.ceil(count / max(1, elements // MAX_ELEMENTS))
+    if axis == len(g.counts) - 1:  # rows of windows stay multiples of it: see `PackedTiles`
+        step = math.ceil(step / UNIT) * UNIT
     before = (slice(None),) * (2 + axis)
     found = []
     for row in range(0, count, step):

@@ -35,7 +35,9 @@ class PackedTiles(Tiles):
         """The places of all pieces."""
         places = np.arange(layout.windows).reshape(layout.shape)
         inside = places[(slice(None), slice(None), *map(slice, layout.geometry.counts[1:]))]
-        return np.ascontiguousarray(inside.reshape(-1)[::microkernels(dtype).rows])
+        rows = microkernels(dtype).rows
+        assert layout.geometry.counts[-1] % rows == 0  # a piece is inside of a row
+        return np.ascontiguousarray(inside.reshape(-1)[::rows])
 
     @staticmethod
     def loops(dtype: np.dtype) -> PlaneLoops:

@@ -30,7 +30,7 @@ def embedding(xp: Any, input: Any, weight: Any, padding_idx: Any = None,
         if not is_place(out, shape, dy.dtype, dy):
             return to_weight(dy)
         out[...] = 0
-        return index_add(out, input.reshape(-1), dy.reshape(-1, *shape[1:]))
+        return index_add(out, input.reshape(-1), dy.reshape(input.size, *shape[1:]))
 
     return y, (None, Into(weight_grad))
 

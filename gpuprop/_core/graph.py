@@ -26,7 +26,7 @@ class Variable:
     """Abstract: an array, or another Variable, with its gradient and the node that made it.
 
     Tensor is the only subclass.  Besides these attributes, the graph uses the methods `receive` and
-    `receive_from` of leaves.  The library reads `array` and `gradient`; users know them as `data`
+    `_receive_from` of leaves.  The library reads `array` and `gradient`; users know them as `data`
     and `grad`.
 
     All subclasses have these slots and no others, so that an object can change its class.  Only
@@ -99,8 +99,8 @@ class Node:
 class Into:
     """A pullback that can write its gradient into memory that it is given.
 
-    ``function(dy, out)`` returns the gradient of an input.  `out` is None, or an array in which the
-    gradient may be returned.  It has another shape, dtype or memory order than the input if the
+    ``function(dy, out)`` returns the gradient of an input, never None.  `out` is None, or an array
+    in which the gradient may be returned.  It has another shape, dtype or memory order than the input if the
     program has replaced the array of the parameter, and it may overlap what the function reads.
     """
 
@@ -351,7 +351,7 @@ def _send(node: Node, edge: Any, g: Any, waiting: dict, halves: set) -> None:
 
 
 def _receive_from(node: Node, leaf: Any, pullback: Into, g: Any) -> None:
-    leaf.receive_from(lambda out: _like_leaf(node, leaf, pullback.function(g, out)))
+    leaf._receive_from(lambda out: _like_leaf(node, leaf, pullback.function(g, out)))
 
 
 def _like_leaf(node: Node, leaf: Any, g: Any) -> Any:

@@ -81,7 +81,7 @@ class Tensor(Methods, Variable):
         with accumulation_lock:
             self.gradient = _copy(g) if self.gradient is None else _as_array(self.gradient + g)
 
-    def receive_from(self, compute: Callable[[Any], Any]) -> None:
+    def _receive_from(self, compute: Callable[[Any], Any]) -> None:
         """Add the gradient ``compute(out)``; `out` is memory for it, or None."""
         self.receive(compute(None))
 
@@ -314,23 +314,23 @@ class Parameter(Tensor):
                 self.grad_buffer[...] = g
                 self.gradient = self.grad_buffer
 
-    def receive_from(self, compute: Callable[[Any], Any]) -> None:
-        """Add the gradient ``compute(out)``: the first one is computed in `grad_buffer`."""
-        with accumulation_lock:
-            buffer = self.grad_buffer if self.gradient is None else None
-            if buffer is not None:
-                self._reclaim_gradient()
-                self.grad_buffer = None  # meanwhile, other threads add to an array of their own
+    def _receive_from(self, compute: Callable[[Any], Any]) -> None:
+        """Add the gradient ``compute(out)``: the first one is computed in `grad_buffer`.
+
+        Meanwhile the parameter has no `grad_buffer`, so other threads add to an array of their own.
+        """
+        buffer = None
         try:
+            with accumulation_lock:
+                if self.gradient is None and self.grad_buffer is not None:
+                    self._reclaim_gradient()
+                    buffer, self.grad_buffer = self.grad_buffer, None
             g = compute(buffer)
-        except BaseException:
-            if buffer is not None:
+        finally:
+            if buffer is not None and self.grad_buffer is None:
                 self.grad_buffer = buffer
-            raise
         with accumulation_lock:
-            if buffer is not None:
-                self.grad_buffer = buffer
-            if g is buffer is not None and self.gradient is None:
+            if g is buffer is self.grad_buffer is not None and self.gradient is None:
                 self.gradient = buffer
             else:
                 self.receive(g)
