@@ -25,6 +25,7 @@ from gpuprop_numpy import (
 )
 from gpuprop_numpy.columns import Columns
 
+needs_avx = pytest.mark.skipif(not microkernels.has_avx(), reason="other tiles are used")
 KERNELS = {}  # each is compiled once
 
 
@@ -33,10 +34,10 @@ def vectors(request, monkeypatch):
     """LLVM divides vectors that the processor does not have."""
     monkeypatch.setattr(microkernels, "vectors", lambda: request.param)
     functions = (microkernels.microkernels, tiles.tile_loops, lstm_loops.lstm_loops,
-                 product_loops.tile_of_strips, packed_tiles.packed_tile_loops)
+                 microkernels.tile_of_strips, packed_tiles.packed_tile_loops)
     kernels, loops, of_lstm, tile, packed_loops = KERNELS.setdefault(
         request.param, [functools.cache(f.__wrapped__) for f in functions])
-    for module in (tiles, lstm_loops, product_loops, packed_tiles):
+    for module in (tiles, lstm_loops, product_loops, packed_tiles, microkernels):
         monkeypatch.setattr(module, "microkernels", kernels)
     monkeypatch.setattr(tiles, "tile_loops", loops)
     monkeypatch.setattr(lstm_loops, "lstm_loops", of_lstm)
@@ -84,6 +85,8 @@ def test_convolutions(shape, filters, options, dtype, vectors, used, rng):
         np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
 
 
+@needs_avx
+@pytest.mark.parametrize("vectors", [(64, 32), (32, 16)], indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("shape", "filters", "options"), [
     ((3, 8, 9, 8), (16, 8, 3, 3), {"padding": 1}), ((1, 9, 8, 8), (8, 9, 3, 3), {"padding": 1}),
@@ -92,8 +95,6 @@ def test_convolutions(shape, filters, options, dtype, vectors, used, rng):
     ((2, 8, 5, 4, 9), (8, 8, 3, 2, 2), {"stride": (2, 1, 1), "padding": (1, 0, 0)}),
     ((20, 50, 8, 8), (8, 50, 3, 3), {"padding": 1})])
 def test_packed_tiles(shape, filters, options, dtype, vectors, used, rng, monkeypatch):
-    if microkernels.vectors()[0] < 32:
-        return  # they are not used
     geometries = []
     packs = packed_tiles.PackedTiles.loops
     monkeypatch.setattr(packed_tiles.PackedTiles, "loops", staticmethod(
@@ -111,6 +112,23 @@ def test_packed_tiles(shape, filters, options, dtype, vectors, used, rng, monkey
         np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
 
 
+@needs_avx
+def test_bands_of_signals_end_with_pieces(used, rng, monkeypatch):
+    """The windows of a band that are copied together are of one image."""
+    monkeypatch.setattr(convolution, "MAX_ELEMENTS", 1 << 12)
+    monkeypatch.setattr(packed_tiles, "MIN_SAVED", 0)
+    convolution.bands.cache_clear()
+    x = rng.standard_normal((3, 16, 200), "float32")
+    w, b = rng.standard_normal((64, 16, 3), "float32"), np.zeros(64, "float32")
+    found = results(x, w, b, padding=16, dilation=16)
+    with gpuprop.generic():
+        want = results(x, w, b, padding=16, dilation=16)
+    convolution.bands.cache_clear()
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, 2e-5, 2e-5 * abs(expected).max())
+
+
+@needs_avx
 def test_which_convolutions_are_packed():
     def kinds(out, width):
         g = convolution.Geometry((width, width), (out, 64, 3, 3), (1, 1), ((1, 1), (1, 1)),
@@ -218,7 +236,7 @@ def test_products(vectors, rng):
         b = rng.integers(-4, 5, (columns, terms)).astype("float32").T
         for x, y in ((a, b), (np.asfortranarray(a), np.ascontiguousarray(b))):
             out = np.empty((rows, columns), "float32")
-            loop(np.ones((1, columns), "float32"), x, y, out)
+            loop(np.ones(columns, "float32"), x, y, out)
             np.testing.assert_array_equal(out, x @ y + 1)
 
 

@@ -158,7 +158,7 @@ SAFE = {
     "gpuprop_numpy.pooling.max_pool.input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.packed_tiles.packed_tile_loops": CACHE,
     "gpuprop_numpy.product_loops.product_loop": CACHE,
-    "gpuprop_numpy.product_loops.tile_of_strips": CACHE,
+    "gpuprop_numpy.microkernels.tile_of_strips": CACHE,
     "gpuprop_numpy.products.has_small_products": CACHE,
     "gpuprop_numpy.products._gram.y": "each task writes its own rows and columns",
     "gpuprop_numpy.row_norm.compiled_loops": CACHE,

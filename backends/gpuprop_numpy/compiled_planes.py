@@ -18,14 +18,15 @@ MIN_LENGTH = 48  # windows of a row: as many as the largest tile
 
 
 class PlaneLoops(NamedTuple):
-    """``forward(first, parts, planes, starts, places, windows, *boxes, filters, bias)`` and
-    ``grad(...)``.
+    """Loops over the images of a task.
 
-    They compute `parts` of a batch from the image `first` on.  The boxes are those of the images
-    in planes, of the first images of x, of the windows in `windows`, and of the first images of y
-    or dy.  `planes` is flat; ``starts[g, k]`` is where the windows meet the term k of group g.
-    `windows` is (groups, O / groups, windows), and `places` says where they are in a plane.  `grad`
-    adds to its last argument, (groups, O / groups, terms).
+    ``forward(first, parts, planes, starts, places, windows, *boxes, filters, bias)`` and
+    ``grad(...)`` compute `parts` of a batch from the image `first` on.  The boxes are those of the
+    images in planes, of the first images of x, of the windows in `windows`, and of the first images
+    of y or dy.  `planes` is flat; ``starts[g, k]`` is where the windows meet the term k of group g.
+    `windows` is (groups, O / groups, windows).  `places` is empty, unless the loops copy windows:
+    then it says where they are in a plane.  `grad` adds to its last argument, (groups, O / groups,
+    terms).
     """
 
     forward: Callable

@@ -18,19 +18,19 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
     verification adds in another order.
     """
     is_large = xp.matmul is matmul and weight.ndim == 2 and input.size * len(weight) > SMALL
-    x = as_matrix(input) if is_large and are_supported(input, weight, bias) else None
+    x = as_matrix(input) if is_large and _fit(input, weight, bias) else None
     if x is None or not can_be_added(x, weight.T):
         return definition("gpuprop.functional:linear")(xp, input, weight, bias)
     shape, rows, features = input.shape, len(x), len(weight)
     y = np.empty((rows, features), x.dtype)
     start = np.zeros(features, x.dtype) if bias is None else np.ascontiguousarray(bias)
-    add_product(start[None], x, weight.T, y)
+    add_product(start, x, weight.T, y)
 
     def weight_grad(dy: Any, out: Any) -> Any:
         d = as_matrix(dy).T
         if not is_place(out, (features, x.shape[1]), x.dtype, d, x) or not can_be_added(d, x):
             return product(d, x)
-        add_product(np.zeros((1, x.shape[1]), x.dtype), d, x, out)
+        add_product(np.zeros(x.shape[1], x.dtype), d, x, out)
         return out
 
     return y.reshape(*shape[:-1], features), (
@@ -39,8 +39,8 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
         lambda dy: product(np.ones(rows, dy.dtype), as_matrix(dy)))  # faster than np.sum
 
 
-def are_supported(input: Any, weight: Any, bias: Any) -> bool:
-    """Whether the shapes fit, and the bias has the dtype of the weight."""
+def _fit(input: Any, weight: Any, bias: Any) -> bool:
+    """True if the shapes of input, weight and bias fit, and bias and weight have one dtype."""
     if input.ndim < 2 or input.shape[-1] != weight.shape[1]:
         return False
     return bias is None or (bias.dtype is weight.dtype and bias.shape == weight.shape[:1])

@@ -128,6 +128,30 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
     return intrinsic(generate, 6, dtype, lanes)
 
 
+@functools.cache
+def tile_of_strips(dtype: np.dtype) -> Callable:
+    """``tile(strips, a, b, terms, start, start_step, out, step)``: `Microkernels.tiles` for loops.
+
+    A strip has the columns of one vector.  Steps are in bytes.
+    """
+    one, two, three = microkernels(dtype).tiles
+    size = dtype.itemsize
+    decorate = compiled.njit()
+    assert decorate is not None
+
+    @decorate
+    def tile(strips: Any, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
+             step: Any) -> None:
+        if strips == 3:
+            three(a, b, terms, start, start_step // size, out, step // size)
+        elif strips == 2:
+            two(a, b, terms, start, start_step // size, out, step // size)
+        else:
+            one(a, b, terms, start, start_step // size, out, step // size)
+
+    return tile
+
+
 def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
     """``tile(a, b, terms, start, start_step, out, step)`` of packed operands.
 
@@ -151,7 +175,7 @@ def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
         sums = code.loop(terms, 1, add_terms, [code.zeros] * len(places))
         for total, (r, c) in zip(sums, places, strict=True):
             before = code.load(start, place(start_step, r, c), code.vector)
-            code.store(code.sum_of(before, total), out, place(step, r, c))
+            code.store(code.plus(before, total), out, place(step, r, c))
 
     return intrinsic(generate, 7, dtype, lanes)
 

@@ -99,8 +99,8 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
     over_last_axes = axes == tuple(range(ndim - len(axes), ndim))
     parameters = [p for p in (weight, bias) if p is not None]
     parameter_shape = (1, shape[1], *(1,) * (ndim - 2)) if by_channel else shape
-    is_large = input.size >= MIN_SIZE or (over_last_axes and row_norm.loops_for(input))
-    has_supported_input = (by_channel or over_last_axes) and is_large and input.itemsize > 2
+    has_supported_input = (by_channel or over_last_axes) and input.itemsize > 2 and (
+        input.size >= MIN_SIZE or (over_last_axes and row_norm.loops_for(input) is not None))
     if not has_supported_input or not all(
             is_supported(p, parameter_shape) and p.dtype == input.dtype for p in parameters):
         original = definition("gpuprop.functional:standardize")

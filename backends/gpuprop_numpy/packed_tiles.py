@@ -12,9 +12,9 @@ import numpy as np
 
 from gpuprop_numpy import compiled
 from gpuprop_numpy.compiled_planes import PlaneLoops, plane_loops
-from gpuprop_numpy.microkernels import VECTORS, has_avx, microkernels
+from gpuprop_numpy.microkernels import has_avx, microkernels, tile_of_strips
 from gpuprop_numpy.planes import Geometry, Layout, layout
-from gpuprop_numpy.product_loops import TERMS, tile_of_strips
+from gpuprop_numpy.product_loops import TERMS
 from gpuprop_numpy.tiles import Tiles
 
 UNIT = 8  # windows: rows of windows must be multiples of it, and of a piece, the rows of a tile
@@ -65,7 +65,7 @@ def packed_tile_loops(dtype: np.dtype) -> PlaneLoops:
     tile = tile_of_strips(dtype)
     size = dtype.itemsize
     max_terms = TERMS // size
-    columns = VECTORS * lanes
+    columns = kernels.columns
     decorate = compiled.njit()
     assert decorate is not None  # see `fills_tiles`
 

@@ -1,9 +1,9 @@
 """Matrix products compiled by Numba: tiles of sums in the CPU's registers, of packed operands.
 
-Operands are copied once into panels in the order in which the tiles read them.  For products of a
-few hundred rows, as in most layers, this takes less time than in OpenBLAS.  The sums of TERMS are
-added in the order of the terms, whatever the rows and columns, so that all divisions of a product
-have the same bits.
+Each thread copies its operands once, into panels in the order in which the tiles read them.  For
+products of a few hundred rows, as in most layers, this takes less time than in OpenBLAS.  The sums
+of TERMS are added in the order of the terms, whatever the rows and columns, so that all divisions
+of a product have the same bits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpuprop_numpy import compiled
-from gpuprop_numpy.microkernels import VECTORS, has_avx, microkernels
+from gpuprop_numpy.microkernels import has_avx, microkernels, tile_of_strips
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 MIN_SIZE = 8  # rows, columns and terms: fewer do not fill a tile
@@ -24,45 +24,15 @@ LINE = 64  # bytes
 ROWS = 192  # packed at once: with their terms they stay in the second cache
 
 
-def is_faster(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether `multiply` supports two matrices, and is faster than OpenBLAS if they are large.
-
-    On processors without AVX nothing was measured.
-    """
+def is_supported(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether `multiply` supports two matrices; on processors without AVX nothing was measured."""
     return (a.dtype is b.dtype and a.dtype in FLOATS and a.flags.aligned and b.flags.aligned
             and min(len(a), *b.shape) >= MIN_SIZE and has_avx())
 
 
 def multiply(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """``out[...] = start + a @ b``, for matrices.
-
-    `start` has one row, or as many as `out`; it may be `out`.  Rows of both are contiguous.
-    """
+    """``out[...] = start + a @ b``, for a row and matrices; rows of `out` are contiguous."""
     product_loop(a.dtype)(start, a, b, out)
-
-
-@functools.cache
-def tile_of_strips(dtype: np.dtype) -> Callable:
-    """``tile(strips, a, b, terms, start, start_step, out, step)``: `Microkernels.tiles` for loops.
-
-    A strip has the columns of one vector.  Steps are in bytes.
-    """
-    one, two, three = microkernels(dtype).tiles
-    size = dtype.itemsize
-    decorate = compiled.njit()
-    assert decorate is not None
-
-    @decorate
-    def tile(strips: Any, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
-             step: Any) -> None:
-        if strips == 3:
-            three(a, b, terms, start, start_step // size, out, step // size)
-        elif strips == 2:
-            two(a, b, terms, start, start_step // size, out, step // size)
-        else:
-            one(a, b, terms, start, start_step // size, out, step // size)
-
-    return tile
 
 
 @functools.cache
@@ -77,14 +47,17 @@ def product_loop(dtype: np.dtype) -> Callable:
     tile = tile_of_strips(dtype)
     size = dtype.itemsize
     max_terms = TERMS // size
-    columns = VECTORS * lanes
+    columns = kernels.columns
     decorate = compiled.njit()
     assert decorate is not None  # see `is_faster`
 
     @decorate
     def pack(source: Any, step: Any, term_step: Any, count: Any, terms: Any, to: Any,
              width: Any) -> None:
-        """``to[k * width + i] = source[i * step + k * term_step]`` for i < count, k < terms."""
+        """Copy `count` rows: ``to[k * width + i] = source[i * step + k * term_step]``, k < terms.
+
+        Steps are in bytes.
+        """
         whole = count // rows * rows
         packed = 0  # terms
         if step == size:
@@ -129,9 +102,9 @@ def product_loop(dtype: np.dtype) -> Callable:
         a_row, a_term = a.strides
         b_term, b_column = b.strides
         out_row = out.strides[0]
-        start_row = 0 if len(start) == 1 else start.strides[0]
         to_a, to_b, to_edge = packed_a.ctypes.data, packed_b.ctypes.data, edge.ctypes.data
-        to_out, of_start = out.ctypes.data, start.ctypes.data
+        to_out = out.ctypes.data
+        of_start, start_row = start.ctypes.data, 0
         edge_row = columns * size
         for k in range(0, terms, max_terms):
             count = min(max_terms, terms - k)
@@ -168,7 +141,7 @@ def product_loop(dtype: np.dtype) -> Callable:
                             tile(strips, sliver, panel, count, to_edge, edge_row, to_edge,
                                  edge_row)
                             move_rows(end, out_row, to_edge, edge_row, height, width)
-            of_start, start_row = to_out, out_row
+            of_start, start_row = to_out, out_row  # the sums of the terms before
 
     @decorate
     def product(start: Any, a: Any, b: Any, out: Any) -> None:
@@ -182,6 +155,7 @@ def product_loop(dtype: np.dtype) -> Callable:
         # call the arrays live until it returns
         add(start, a, b, out, packed_a, packed_b, edge)
 
-    matrix, constant = (types.Array(types.float32 if size == 4 else types.float64, 2, "A", readonly)
-                        for readonly in (False, True))
-    return compiled.Loop(product, (constant, constant, constant, matrix))
+    real = types.float32 if size == 4 else types.float64
+    row = types.Array(real, 1, "C", readonly=True)
+    matrix, out = (types.Array(real, 2, "A", readonly) for readonly in (True, False))
+    return compiled.Loop(product, (row, matrix, matrix, out))

@@ -20,7 +20,7 @@ from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_on
 
 # multiplications: BLAS itself uses one thread up to SMALL; MIN_WORK is that of a thread of gpuprop
 SMALL, MIN_WORK = 1 << 18, 1 << 23
-ROWS = 48  # parts of multiples of it have the bits of the whole: of 12, 16 or 24 in OpenBLAS
+ROWS = 48  # parts with a multiple of so many rows have the bits of the whole: see `_parts`
 COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
 GRAM_ROWS = 256  # of a part of a matrix times its transpose
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
@@ -73,11 +73,11 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def can_be_added(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether `add_product` supports these arrays, whose shapes fit, and is faster than BLAS."""
     return (a.ndim == b.ndim == 2 and a.size * b.shape[1] > SMALL
-            and product_loops.is_faster(a, b) and product_threads() > 0 and may_be_silent())
+            and product_loops.is_supported(a, b) and product_threads() > 0 and may_be_silent())
 
 
 def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """``out[...] = start + a @ b`` for matrices; `start` has one row, or is `out`.
+    """``out[...] = start + a @ b`` for a row and matrices.
 
     The bits do not depend on the number of threads.
     """
@@ -87,17 +87,17 @@ def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
     if n < 2:
         product_loops.multiply(start, a, b, out)
     elif rows >= columns:
-        in_threads(lambda i: product_loops.multiply(
-            start if len(start) == 1 else start[i], a[i], b, out[i]), _parts(rows, n, ROWS))
+        in_threads(lambda i: product_loops.multiply(start, a[i], b, out[i]),
+                   _parts(rows, n, ROWS))
     else:
-        in_threads(lambda i: product_loops.multiply(start[:, i], a, b[:, i], out[:, i]),
+        in_threads(lambda i: product_loops.multiply(start[i], a, b[:, i], out[:, i]),
                    _parts(columns, n, ROWS))
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The product by `add_product`."""
     y = np.empty((len(a), b.shape[1]), a.dtype)
-    add_product(np.zeros((1, b.shape[1]), a.dtype), a, b, y)
+    add_product(np.zeros(b.shape[1], a.dtype), a, b, y)
     return y
 
 
@@ -156,7 +156,8 @@ def _gram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _parts(count: int, n: int, unit: int) -> list[slice]:
     """At most `n` similar slices of `count` rows; all lengths but the last are multiples of `unit`.
 
-    The last is not much shorter: BLAS has other functions for small matrices and vectors.
+    OpenBLAS computes 12, 16 or 24 rows at a time.  The last slice is not much shorter: BLAS has
+    other functions for small matrices and vectors.
     """
     n = max(1, min(n, count // unit))
     bounds = [round(count * i / (n * unit)) * unit for i in range(n)]

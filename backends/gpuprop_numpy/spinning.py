@@ -19,7 +19,7 @@ from gpuprop_numpy.microkernels import has_avx
 
 try:
     import resource
-except ImportError:  # Windows
+except ImportError:  # Windows: threads always look
     resource = None  # type: ignore[assignment]
 
 POSTED, DONE = 0, 8  # indices of the numbers of jobs given and done, in different lines of a cache

@@ -91,7 +91,8 @@ class Vectors:
         """``x * y + z``, rounded once if the processor has an instruction for it."""
         return self._call("fmuladd", self.vector, x, y, z)
 
-    def sum_of(self, x: Any, y: Any) -> Any:
+    def plus(self, x: Any, y: Any) -> Any:
+        """``x + y`` for vectors."""
         return self.builder.fadd(x, y)
 
     def sum(self, vector: Any) -> Any:

@@ -100,8 +100,9 @@ class Into:
     """A pullback that can write its gradient into memory that it is given.
 
     ``function(dy, out)`` returns the gradient of an input, never None.  `out` is None, or an array
-    in which the gradient may be returned.  It has another shape, dtype or memory order than the input if the
-    program has replaced the array of the parameter, and it may overlap what the function reads.
+    in which the gradient may be returned.  It has another shape, dtype or memory order than the
+    input if the program has replaced the array of the parameter, and it may overlap what the
+    function reads.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:

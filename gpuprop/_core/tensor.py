@@ -326,14 +326,15 @@ class Parameter(Tensor):
                     self._reclaim_gradient()
                     buffer, self.grad_buffer = self.grad_buffer, None
             g = compute(buffer)
+            with accumulation_lock:
+                self.grad_buffer = self.grad_buffer if buffer is None else buffer
+                if g is buffer is not None and self.gradient is None:
+                    self.gradient = buffer
+                else:
+                    self.receive(g)
         finally:
             if buffer is not None and self.grad_buffer is None:
                 self.grad_buffer = buffer
-        with accumulation_lock:
-            if g is buffer is self.grad_buffer is not None and self.gradient is None:
-                self.gradient = buffer
-            else:
-                self.receive(g)
 
     def _move_to(self, array: Any) -> None:
         """Use another array, with the same values: the memory of an optimizer."""
