@@ -126,6 +126,18 @@ def test_which_products_are_divided(monkeypatch):
 
 
 @with_loops_and_blas
+def test_products_obey_the_threads_of_blas(monkeypatch):
+    """OPENBLAS_NUM_THREADS=1 means one thread for products, though others may use three."""
+    monkeypatch.setattr(products, "product_threads", lambda: 1)
+    calls = []
+    monkeypatch.setattr(products, "in_threads", lambda *_: calls.append(1))
+    a, b = matrices(300, 400, 1601, "", "float32")
+    for x, y in ((a, b), (a, a.T), (np.stack([a] * 3), np.stack([b] * 3))):
+        np.testing.assert_array_equal(products.matmul(x, y), np.matmul(x, y))
+    assert not calls
+
+
+@with_loops_and_blas
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex128"])
 @pytest.mark.parametrize("rows", [300, 700, 1025])
 def test_a_matrix_times_its_transpose(rows, dtype, rng):

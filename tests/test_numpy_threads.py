@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import numpy as np
@@ -21,10 +22,12 @@ from gpuprop import nn
 from gpuprop_numpy import (
     columns,
     convolution,
+    microkernels,
     planes,
     pooling,
     product_loops,
     products,
+    spinning,
     threads,
     tiles,
 )
@@ -282,6 +285,29 @@ def test_threads_that_go_on_when_the_main_thread_has_ended(before):
     child = subprocess.run([sys.executable, "-c", AFTER_THE_MAIN_THREAD, before],
                            capture_output=True, text=True, timeout=60)
     assert child.stdout == "['0', '1', '2']\n" * 2, child.stderr
+
+
+# ---- waits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not microkernels.has_avx(), reason="threads sleep at once")
+def test_threads_look_for_work_unless_the_machine_is_busy(monkeypatch):
+    looks, switches = [], iter([0, 1, 1000, 1001])
+    loops = spinning.SpinLoops(lambda *args: looks.append(args), lambda *args: looks.append(args))
+    monkeypatch.setattr(spinning, "spin_loops", lambda: loops)
+    monkeypatch.setattr(spinning, "_machine", {"is_busy": False})
+    monkeypatch.setattr(spinning, "_switches", spinning._Switches())
+    monkeypatch.setattr(spinning, "PERIOD", 0)
+    monkeypatch.setattr(spinning.time, "monotonic", itertools.count(1e6).__next__)
+    monkeypatch.setattr(spinning.resource, "getrusage", lambda who: types.SimpleNamespace(
+        ru_nivcsw=next(switches)))
+    seen = []
+    for n in range(4):
+        looks.clear()
+        spinning.wait_until_done(7, n)
+        spinning.wait_for_job(7, n)
+        seen.append(len(looks))
+    assert seen == [2, 2, 0, 2]
 
 
 # ---- idle threads --------------------------------------------------------------------------------

@@ -66,6 +66,14 @@ def results(x, w, b, **options):
     return [y.numpy(), *(t.grad.copy() for t in tensors)]
 
 
+def assert_as_defined(found, x, w, b, **options):
+    with gpuprop.generic():
+        want = results(x, w, b, **options)
+    tolerance = 2e-5 if x.dtype == "float32" else 1e-12
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("shape", "filters", "options"), [
     ((3, 8, 9, 10), (11, 8, 3, 3), {"padding": 1}),
@@ -78,11 +86,7 @@ def test_convolutions(shape, filters, options, dtype, vectors, used, rng):
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in (shape, filters, filters[:1]))
     found = results(x, w, b, **options)
     assert used
-    with gpuprop.generic():
-        want = results(x, w, b, **options)
-    tolerance = 2e-5 if dtype == "float32" else 1e-12
-    for got, expected in zip(found, want, strict=True):
-        np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+    assert_as_defined(found, x, w, b, **options)
 
 
 @needs_avx
@@ -105,11 +109,7 @@ def test_packed_tiles(shape, filters, options, dtype, vectors, used, rng, monkey
     x, w, b = (rng.standard_normal(s).astype(dtype) for s in (shape, filters, filters[:1]))
     found = results(x, w, b, **options)
     assert len(geometries) >= 2
-    with gpuprop.generic():
-        want = results(x, w, b, **options)
-    tolerance = 2e-5 if dtype == "float32" else 1e-12
-    for got, expected in zip(found, want, strict=True):
-        np.testing.assert_allclose(got, expected, tolerance, tolerance * abs(expected).max())
+    assert_as_defined(found, x, w, b, **options)
 
 
 @needs_avx
@@ -121,11 +121,8 @@ def test_bands_of_signals_end_with_pieces(used, rng, monkeypatch):
     x = rng.standard_normal((3, 16, 200), "float32")
     w, b = rng.standard_normal((64, 16, 3), "float32"), np.zeros(64, "float32")
     found = results(x, w, b, padding=16, dilation=16)
-    with gpuprop.generic():
-        want = results(x, w, b, padding=16, dilation=16)
     convolution.bands.cache_clear()
-    for got, expected in zip(found, want, strict=True):
-        np.testing.assert_allclose(got, expected, 2e-5, 2e-5 * abs(expected).max())
+    assert_as_defined(found, x, w, b, padding=16, dilation=16)
 
 
 @needs_avx

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def _large_product(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.nda
         stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         a, b = (np.broadcast_to(x, stack + x.shape[-2:]) for x in (a, b))
     if _is_gram(a, b):
-        return _gram(a, b)
+        return _gram(a, b, threads)
     return _added(a, b) if can_be_added(a, b) else _in_parts(a, b, n, threads)
 
 
@@ -129,8 +130,17 @@ def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
     else:  # parts of columns may have other bits than the whole: they are the same on one thread
         parts = _parts(columns, max(1, min(n, columns // COLUMNS)), 16)
         work = lambda i: np.matmul(a, b[:, i], out=y[:, i])
-    in_threads(work, parts)
+    _run(work, parts, threads)
     return y
+
+
+def _run(work: Callable[[slice], Any], parts: Sequence[slice], threads: int) -> None:
+    """Run the parts in threads, unless BLAS may use only one, as after OPENBLAS_NUM_THREADS=1."""
+    if threads > 1:
+        in_threads(work, parts)
+        return
+    for part in parts:
+        work(part)
 
 
 def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:
@@ -139,7 +149,7 @@ def _is_gram(a: np.ndarray, b: np.ndarray) -> bool:
             and a.ctypes.data == b.ctypes.data)
 
 
-def _gram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _gram(a: np.ndarray, b: np.ndarray, threads: int) -> np.ndarray:
     """``a @ b``, which is symmetric: one half is computed, and copied to the other."""
     y = np.empty((len(a), len(a)), a.dtype)
 
@@ -149,7 +159,7 @@ def _gram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         y[:i.start, i] = left.T
         np.matmul(a[i], b[:, i], out=square)
 
-    in_threads(work, _parts(len(a), len(a) // GRAM_ROWS, ROWS)[::-1])  # the longest ones first
+    _run(work, _parts(len(a), len(a) // GRAM_ROWS, ROWS)[::-1], threads)  # the longest ones first
     return y
 
 
