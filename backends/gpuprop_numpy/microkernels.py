@@ -27,11 +27,13 @@ class Microkernels(NamedTuple):
     copy: Callable
     transpose: Callable
     move: Callable
+    move_row: Callable  # of `rows` elements
     gather: Callable
     prefetch: Callable
     tiles: tuple[Callable, ...]  # of 1 to VECTORS vectors
     rows: int  # of a tile of `multiply` and of `tiles`
     columns: int
+    piece: int  # elements that `transpose`, `move` and `gather` move together
     dot_rows: int  # of a tile of `dot`
     dot_columns: int
     lanes: int  # elements of a vector
@@ -43,13 +45,14 @@ def microkernels(dtype: np.dtype) -> Microkernels:
     size, registers = vectors()
     lanes = size // dtype.itemsize
     rows = 8 if registers == 32 else 4
+    piece = min(8, lanes)
     dot_rows, dot_columns = (4, 6) if registers == 32 else (3, 4)
     return Microkernels(
         _multiply(dtype, lanes, rows), _dot(dtype, lanes, dot_rows, dot_columns), _copy(dtype),
-        _transpose(dtype, rows), _move(dtype, rows),
-        _gather(dtype, rows, VECTORS * lanes), _prefetch(dtype),
+        _transpose(dtype, piece), _move(dtype, piece), _move(dtype, rows),
+        _gather(dtype, piece, VECTORS * lanes), _prefetch(dtype),
         tuple(_tile(dtype, lanes, rows, 1 + v) for v in range(VECTORS)),
-        rows, VECTORS * lanes, dot_rows, dot_columns, lanes)
+        rows, VECTORS * lanes, piece, dot_rows, dot_columns, lanes)
 
 
 def vectors() -> tuple[int, int]:
@@ -74,6 +77,20 @@ def has_avx() -> bool:
     return compiled.njit() is not None and vectors()[0] >= 32
 
 
+def _add_outer(code: Vectors, columns: list, rows: int, sums: list, row: Callable) -> list:
+    """``sums[r * len(columns) + c] + row(r) * columns[c]``.
+
+    A row is loaded just before it is used.  If all are loaded first, LLVM has not enough of 16
+    registers, and the loop takes 2.3 times as long.
+    """
+    results = []
+    for r in range(rows):
+        factor = row(r)
+        for c, column in enumerate(columns):
+            results.append(code.multiply_add(factor, column, sums[r * len(columns) + c]))
+    return results
+
+
 def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
     """``multiply(a, row_step, term_step, b, starts, terms, bias, out, step)``.
 
@@ -90,9 +107,8 @@ def _multiply(dtype: np.dtype, lanes: int, rows: int) -> Callable:
             columns = [code.load(b, code.add(first, v * lanes), code.vector)
                        for v in range(VECTORS)]
             term = code.multiply(k, term_step)
-            factors = [code.repeated(a, code.add(term, row)) for row in of_rows]
-            return [code.multiply_add(factors[n // VECTORS], columns[n % VECTORS], total)
-                    for n, total in enumerate(sums)]
+            return _add_outer(code, columns, rows, sums,
+                              lambda r: code.repeated(a, code.add(term, of_rows[r])))
 
         biases = [code.repeated(bias, code.integer(r)) for r in range(rows)]
         sums = code.loop(terms, 1, add_terms, [b for b in biases for _ in range(VECTORS)])
@@ -117,22 +133,22 @@ def _dot(dtype: np.dtype, lanes: int, rows: int, columns: int) -> Callable:
         def add_terms(k: Any, sums: list) -> list:
             x = [code.load(a, code.add(code.multiply(step, r), k), code.vector)
                  for r in range(rows)]
-            y = [code.load(b, code.add(first, k), code.vector) for first in firsts]
-            return [code.multiply_add(x[n // columns], y[n % columns], total)
-                    for n, total in enumerate(sums)]
+            return _add_outer(code, x, columns, sums,
+                              lambda c: code.load(b, code.add(firsts[c], k), code.vector))
 
         sums = code.loop(count, lanes, add_terms, [code.zeros] * (rows * columns))
         for n, total in enumerate(sums):
-            code.store(code.sum(total), out, code.integer(n))
+            c, r = divmod(n, rows)
+            code.store(code.sum(total), out, code.integer(r * columns + c))
 
     return intrinsic(generate, 6, dtype, lanes)
 
 
 @functools.cache
 def tile_of_strips(dtype: np.dtype) -> Callable:
-    """``tile(strips, a, b, terms, start, start_step, out, step)``: `Microkernels.tiles` for loops.
+    """`Microkernels.tiles` for loops, of `strips` vectors.  Steps are in bytes.
 
-    A strip has the columns of one vector.  Steps are in bytes.
+    ``tile(strips, a, row_step, term_step, b, terms, start, start_step, out, step)``
     """
     one, two, three = microkernels(dtype).tiles
     size = dtype.itemsize
@@ -140,44 +156,47 @@ def tile_of_strips(dtype: np.dtype) -> Callable:
     assert decorate is not None
 
     @decorate
-    def tile(strips: Any, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
-             step: Any) -> None:
+    def tile(strips: Any, a: Any, row_step: Any, term_step: Any, b: Any, terms: Any, start: Any,
+             start_step: Any, out: Any, step: Any) -> None:
+        row, term = row_step // size, term_step // size
+        first, last = start_step // size, step // size
         if strips == 3:
-            three(a, b, terms, start, start_step // size, out, step // size)
+            three(a, row, term, b, terms, start, first, out, last)
         elif strips == 2:
-            two(a, b, terms, start, start_step // size, out, step // size)
+            two(a, row, term, b, terms, start, first, out, last)
         else:
-            one(a, b, terms, start, start_step // size, out, step // size)
+            one(a, row, term, b, terms, start, first, out, last)
 
     return tile
 
 
 def _tile(dtype: np.dtype, lanes: int, rows: int, vectors: int) -> Callable:
-    """``tile(a, b, terms, start, start_step, out, step)`` of packed operands.
+    """``tile(a, row_step, term_step, b, terms, start, start_step, out, step)`` of packed `b`.
 
-    ``out[r * step + c] = start[r * start_step + c] + sum(a[k * rows + r] * b[k * columns + c] for k
-    in range(terms))`` for r < rows and c < columns = vectors * lanes; there is at least one term.
+    ``out[r * step + c] = start[r * start_step + c] + sum(a[r * row_step + k * term_step] * b[k *
+    columns + c] for k in range(terms))`` for r < rows and c < columns = vectors * lanes; there is
+    at least one term.
     """
 
-    def generate(code: Vectors, a: Any, b: Any, terms: Any, start: Any, start_step: Any, out: Any,
-                 step: Any) -> None:
+    def generate(code: Vectors, a: Any, row_step: Any, term_step: Any, b: Any, terms: Any,
+                 start: Any, start_step: Any, out: Any, step: Any) -> None:
+        of_rows = [code.multiply(row_step, r) for r in range(rows)]
         places = [(r, v * lanes) for r in range(rows) for v in range(vectors)]
         place = lambda step, r, c: code.add(code.multiply(step, r), c)
 
         def add_terms(k: Any, sums: list) -> list:
-            column, row = code.multiply(k, vectors * lanes), code.multiply(k, rows)
+            column, term = code.multiply(k, vectors * lanes), code.multiply(k, term_step)
             columns = [code.load(b, code.add(column, v * lanes), code.vector)
                        for v in range(vectors)]
-            factors = [code.repeated(a, code.add(row, r)) for r in range(rows)]
-            return [code.multiply_add(factors[n // vectors], columns[n % vectors], total)
-                    for n, total in enumerate(sums)]
+            return _add_outer(code, columns, rows, sums,
+                              lambda r: code.repeated(a, code.add(term, of_rows[r])))
 
         sums = code.loop(terms, 1, add_terms, [code.zeros] * len(places))
         for total, (r, c) in zip(sums, places, strict=True):
             before = code.load(start, place(start_step, r, c), code.vector)
             code.store(code.plus(before, total), out, place(step, r, c))
 
-    return intrinsic(generate, 7, dtype, lanes)
+    return intrinsic(generate, 9, dtype, lanes)
 
 
 def _transpose(dtype: np.dtype, n: int) -> Callable:

@@ -14,7 +14,7 @@ from gpuprop_numpy import compiled
 from gpuprop_numpy.compiled_planes import PlaneLoops, plane_loops
 from gpuprop_numpy.microkernels import has_avx, microkernels, tile_of_strips
 from gpuprop_numpy.planes import Geometry, Layout, layout
-from gpuprop_numpy.product_loops import TERMS
+from gpuprop_numpy.product_loops import DIRECT_ROWS, TERMS, packing
 from gpuprop_numpy.tiles import Tiles
 
 UNIT = 8  # windows: rows of windows must be multiples of it, and of a piece, the rows of a tile
@@ -35,9 +35,9 @@ class PackedTiles(Tiles):
         """The places of all pieces."""
         places = np.arange(layout.windows).reshape(layout.shape)
         inside = places[(slice(None), slice(None), *map(slice, layout.geometry.counts[1:]))]
-        rows = microkernels(dtype).rows
-        assert layout.geometry.counts[-1] % rows == 0  # a piece is inside of a row
-        return np.ascontiguousarray(inside.reshape(-1)[::rows])
+        piece = microkernels(dtype).piece
+        assert layout.geometry.counts[-1] % piece == 0  # a piece is inside of a row
+        return np.ascontiguousarray(inside.reshape(-1)[::piece])
 
     @staticmethod
     def loops(dtype: np.dtype) -> PlaneLoops:
@@ -61,8 +61,10 @@ def packed_tile_loops(dtype: np.dtype) -> PlaneLoops:
     """The loops of `PackedTiles` for a dtype."""
     kernels = microkernels(dtype)
     copy, move, gather, transpose = kernels.copy, kernels.move, kernels.gather, kernels.transpose
-    rows, lanes = kernels.rows, kernels.lanes
+    rows, lanes, piece = kernels.rows, kernels.lanes, kernels.piece
     tile = tile_of_strips(dtype)
+    _, pack_slivers = packing(dtype)
+    is_direct = rows <= DIRECT_ROWS
     size = dtype.itemsize
     max_terms = TERMS // size
     columns = kernels.columns
@@ -73,20 +75,19 @@ def packed_tile_loops(dtype: np.dtype) -> PlaneLoops:
     def pack_windows(planes: Any, starts: Any, places: Any, to: Any, width: Any) -> None:
         """``to[k * width + i]``: the window i meets the term k."""
         source = planes.ctypes.data
-        if len(places) * rows == columns:
+        if len(places) * piece == columns:
             gather(source, starts.ctypes.data, len(starts), places.ctypes.data, to)
             return
         for k in range(len(starts)):
-            for piece in range(len(places)):
-                move(source + (starts[k] + places[piece]) * size,
-                     to + (k * width + piece * rows) * size)
+            for p in range(len(places)):
+                move(source + (starts[k] + places[p]) * size, to + (k * width + p * piece) * size)
 
     @decorate
     def apply(planes: Any, starts: Any, places: Any, filters: Any, bias: Any,
               windows: Any) -> None:
         groups, blocks, terms, _ = filters.shape
         outputs = windows.shape[1]
-        count = len(places) * rows
+        count = len(places) * piece
         packed = np.empty(min(terms, max_terms) * columns, dtype)
         step = windows.strides[1]
         for g in range(groups):
@@ -96,54 +97,52 @@ def packed_tile_loops(dtype: np.dtype) -> PlaneLoops:
                 of_terms = starts[g, k:k + max_terms]
                 for first in range(0, count, columns):
                     strips = (min(columns, count - first) + lanes - 1) // lanes
-                    pack_windows(planes, of_terms, places[first // rows:][:columns // rows],
+                    pack_windows(planes, of_terms, places[first // piece:][:columns // piece],
                                  packed.ctypes.data, strips * lanes)
                     for block in range(blocks):
                         out = windows[g, block * rows, first:].ctypes.data
-                        tile(strips, filters[g, block, k:].ctypes.data, packed.ctypes.data,
-                             len(of_terms), out, step, out, step)
-
-    @decorate
-    def pack_rows(source: Any, step: Any, count: Any, to: Any) -> None:
-        """``to[k * rows + r] = source[r * step + k]`` for r < rows and k < count."""
-        starts = np.arange(rows) * step
-        for k in range(0, count, rows):
-            transpose(source + k * size, starts.ctypes.data, to + k * rows * size, rows)
+                        tile(strips, filters[g, block, k:].ctypes.data, size, rows * size,
+                             packed.ctypes.data, len(of_terms), out, step, out, step)
 
     @decorate
     def pack_terms(planes: Any, starts: Any, places: Any, to: Any, width: Any) -> None:
         """``to[i * width + k]``: where the window i meets the term k."""
         source = planes.ctypes.data
-        whole = len(starts) // rows * rows
-        for piece in range(len(places)):
-            place = source + places[piece] * size
-            window = to + piece * rows * width * size
-            for k in range(0, whole, rows):
+        whole = len(starts) // piece * piece
+        for p in range(len(places)):
+            place = source + places[p] * size
+            window = to + p * piece * width * size
+            for k in range(0, whole, piece):
                 transpose(place, starts[k:].ctypes.data, window + k * size, width)
             for k in range(whole, len(starts)):
-                copy(window + k * size, width * size, place + starts[k] * size, size, rows)
+                copy(window + k * size, width * size, place + starts[k] * size, size, piece)
 
     @decorate
     def add_grad(planes: Any, starts: Any, places: Any, dy: Any, grad: Any) -> None:
         groups, outputs, terms = grad.shape
-        pieces = max_terms // rows
+        pieces = max_terms // piece
         step = grad.strides[1]
+        row_step = dy.strides[1]
         packed_dy = np.empty(outputs * max_terms, dtype)
         packed = np.empty(max_terms * columns, dtype)
         for g in range(groups):
-            for piece in range(0, len(places), pieces):
-                of_pieces = places[piece:piece + pieces]
-                count = len(of_pieces) * rows
-                for row in range(0, outputs, rows):
-                    pack_rows(dy[g, row, piece * rows:].ctypes.data, dy.shape[2], count,
-                              packed_dy[row * count:].ctypes.data)
+            for p in range(0, len(places), pieces):
+                of_pieces = places[p:p + pieces]
+                count = len(of_pieces) * piece
+                of_dy, of_packed = dy[g, 0, p * piece:].ctypes.data, packed_dy.ctypes.data
+                if not is_direct:
+                    pack_slivers(of_dy, row_step, size, outputs, count, of_packed)
                 for first in range(0, terms, columns):
                     of_terms = starts[g, first:first + columns]
                     strips = (len(of_terms) + lanes - 1) // lanes
                     pack_terms(planes, of_terms, of_pieces, packed.ctypes.data, strips * lanes)
                     for row in range(0, outputs, rows):
                         out = grad[g, row, first:].ctypes.data
-                        tile(strips, packed_dy[row * count:].ctypes.data, packed.ctypes.data,
-                             count, out, step, out, step)
+                        if is_direct:
+                            tile(strips, of_dy + row * row_step, row_step, size,
+                                 packed.ctypes.data, count, out, step, out, step)
+                        else:
+                            tile(strips, of_packed + row * count * size, size, rows * size,
+                                 packed.ctypes.data, count, out, step, out, step)
 
     return plane_loops(dtype, apply, add_grad)

@@ -21,6 +21,7 @@ FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 MIN_SIZE = 8  # rows, columns and terms: fewer do not fill a tile
 TERMS = 1536  # bytes of the terms of a row that are packed and summed at once
 LINE = 64  # bytes
+DIRECT_ROWS = 4  # a tile of so many rows reads them where they are: their lines fit the cache
 ROWS = 192  # packed at once: with their terms they stay in the second cache
 
 
@@ -36,40 +37,32 @@ def multiply(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -
 
 
 @functools.cache
-def product_loop(dtype: np.dtype) -> Callable:
-    """The loop of `multiply`."""
-    from numba import types
-
+def packing(dtype: np.dtype) -> tuple[Callable, Callable]:
+    """``pack`` and ``pack_slivers``: copies of rows, for loops.  Addresses and steps in bytes."""
     kernels = microkernels(dtype)
-    copy, transpose, move, prefetch, rows, lanes = (
-        kernels.copy, kernels.transpose, kernels.move, kernels.prefetch, kernels.rows,
-        kernels.lanes)
-    tile = tile_of_strips(dtype)
+    copy, transpose, move, move_row = (
+        kernels.copy, kernels.transpose, kernels.move, kernels.move_row)
+    rows, piece = kernels.rows, kernels.piece
     size = dtype.itemsize
-    max_terms = TERMS // size
-    columns = kernels.columns
     decorate = compiled.njit()
-    assert decorate is not None  # see `is_faster`
+    assert decorate is not None  # see `is_supported`
 
     @decorate
     def pack(source: Any, step: Any, term_step: Any, count: Any, terms: Any, to: Any,
              width: Any) -> None:
-        """Copy `count` rows: ``to[k * width + i] = source[i * step + k * term_step]``, k < terms.
-
-        Steps are in bytes.
-        """
-        whole = count // rows * rows
+        """``to[k * width + i] = source[i * step + k * term_step]`` for i < count, k < terms."""
+        whole = count // piece * piece
         packed = 0  # terms
         if step == size:
             packed = terms
             for k in range(terms):
-                for i in range(0, whole, rows):
+                for i in range(0, whole, piece):
                     move(source + i * size + k * term_step, to + (k * width + i) * size)
         elif term_step == size:
-            packed = terms // rows * rows
-            starts = np.arange(rows) * (step // size)
-            for i in range(0, whole, rows):
-                for k in range(0, packed, rows):
+            packed = terms // piece * piece
+            starts = np.arange(piece) * (step // size)
+            for i in range(0, whole, piece):
+                for k in range(0, packed, piece):
                     transpose(source + i * step + k * size, starts.ctypes.data,
                               to + (k * width + i) * size, width)
         for i in range(whole):
@@ -79,20 +72,56 @@ def product_loop(dtype: np.dtype) -> Callable:
             copy(to + i * size, width * size, source + i * step, term_step, terms)
 
     @decorate
-    def prefetch_part(part: Any, parts: Any, source: Any, step: Any, term_step: Any, count: Any,
-                      terms: Any) -> None:
-        """Prefetch a part of what `pack` is going to read."""
-        n, row_step, length = ((terms, term_step, count) if step == size
-                               else (count, step, terms))
-        for i in range(n * part // parts, n * (part + 1) // parts):
-            for byte in range(0, length * size, LINE):
-                prefetch(source + i * row_step + byte)
+    def pack_slivers(source: Any, step: Any, term_step: Any, count: Any, terms: Any,
+                     to: Any) -> None:
+        """Copy `count` rows to slivers, each of which has the rows of a tile."""
+        whole = 0
+        if step == size:
+            whole = count // rows * rows
+            for k in range(terms):
+                for i in range(0, whole, rows):
+                    move_row(source + i * size + k * term_step, to + (i * terms + k * rows) * size)
+        for i in range(whole, count, rows):
+            pack(source + i * step, step, term_step, min(rows, count - i), terms,
+                 to + i * terms * size, rows)
+
+    return pack, pack_slivers
+
+
+@functools.cache
+def product_loop(dtype: np.dtype) -> Callable:
+    """The loop of `multiply`."""
+    from numba import types
+
+    kernels = microkernels(dtype)
+    copy, prefetch = kernels.copy, kernels.prefetch
+    rows, columns, lanes = kernels.rows, kernels.columns, kernels.lanes
+    tile = tile_of_strips(dtype)
+    pack, pack_slivers = packing(dtype)
+    size = dtype.itemsize
+    max_terms = TERMS // size
+    group = LINE // size  # rows whose elements of one term are in one line
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def prefetch_rows(source: Any, step: Any, length: Any, first: Any, last: Any) -> None:
+        """Prefetch rows of a matrix; steps and lengths are in bytes."""
+        for i in range(first, last):
+            for byte in range(0, length, LINE):
+                prefetch(source + i * step + byte)
 
     @decorate
     def move_rows(to: Any, step: Any, source: Any, source_step: Any, count: Any,
                   width: Any) -> None:
         for r in range(count):
             copy(to + r * step, size, source + r * source_step, size, width)
+
+    @decorate
+    def even_size(count: Any, most: Any) -> Any:
+        """The size of equal blocks of at most `most` of `count` terms."""
+        blocks = (count + most - 1) // most
+        return (count + blocks - 1) // blocks
 
     @decorate
     def add(start: Any, a: Any, b: Any, out: Any, packed_a: Any, packed_b: Any,
@@ -106,40 +135,49 @@ def product_loop(dtype: np.dtype) -> Callable:
         to_out = out.ctypes.data
         of_start, start_row = start.ctypes.data, 0
         edge_row = columns * size
-        for k in range(0, terms, max_terms):
-            count = min(max_terms, terms - k)
+        is_direct = a_term == size and rows <= DIRECT_ROWS
+        block = even_size(terms, max_terms)
+        for k in range(0, terms, block):
+            count = min(block, terms - k)
             of_a, of_b = a.ctypes.data + k * a_term, b.ctypes.data + k * b_term
             for first in range(0, m, ROWS):
                 last = min(first + ROWS, m)
-                for row in range(first, last, rows):
-                    if first == 0:
-                        prefetch_part((row - first) // rows, (last - first + rows - 1) // rows,
-                                      of_b, b_column, b_term, min(columns, n), count)
-                    pack(of_a + row * a_row, a_row, a_term, min(rows, last - row), count,
-                         to_a + (row - first) * count * size, rows)
+                packed = last - (last - first) % rows if is_direct else first  # and those after it
+                for row in range(packed, last, group):
+                    pack_slivers(of_a + row * a_row, a_row, a_term, min(group, last - row), count,
+                                 to_a + (row - first) * count * size)
                 for column in range(0, n, columns):
                     width = min(columns, n - column)
                     strips = (width + lanes - 1) // lanes
-                    panel = to_b + column * count * size
+                    panel = to_b + (column * count * size if m > ROWS else 0)
                     if first == 0:
                         pack(of_b + column * b_column, b_column, b_term, width, count, panel,
                              strips * lanes)
-                    following = column + columns
+                    # rows of the next panel, of which each tile prefetches some
+                    following = of_b + (column + columns) * b_column
+                    ahead = min(columns, n - column - columns) if first == 0 else 0
+                    ahead, step, length = (
+                        (count, b_term, ahead * size) if b_column == size
+                        else (ahead, b_column, count * size))
+                    each = ahead * rows // (last - first) + 1
+                    fetched = 0
                     for row in range(first, last, rows):
-                        if first == 0 and following < n:
-                            prefetch_part((row - first) // rows, (last - first + rows - 1) // rows,
-                                          of_b + following * b_column, b_column, b_term,
-                                          min(columns, n - following), count)
+                        prefetch_rows(following, step, length, fetched, min(fetched + each, ahead))
+                        fetched += each
                         height = min(rows, last - row)
-                        sliver = to_a + (row - first) * count * size
+                        sliver, row_step, term_step = (
+                            to_a + (row - first) * count * size, size, rows * size)
+                        if row < packed:
+                            sliver, row_step, term_step = of_a + row * a_row, a_row, a_term
                         begin = of_start + row * start_row + column * size
                         end = to_out + row * out_row + column * size
                         if height == rows and width == strips * lanes:
-                            tile(strips, sliver, panel, count, begin, start_row, end, out_row)
+                            tile(strips, sliver, row_step, term_step, panel, count, begin,
+                                 start_row, end, out_row)
                         else:
                             move_rows(to_edge, edge_row, begin, start_row, height, width)
-                            tile(strips, sliver, panel, count, to_edge, edge_row, to_edge,
-                                 edge_row)
+                            tile(strips, sliver, row_step, term_step, panel, count, to_edge,
+                                 edge_row, to_edge, edge_row)
                             move_rows(end, out_row, to_edge, edge_row, height, width)
             of_start, start_row = to_out, out_row  # the sums of the terms before
 
@@ -147,9 +185,10 @@ def product_loop(dtype: np.dtype) -> Callable:
     def product(start: Any, a: Any, b: Any, out: Any) -> None:
         m, terms = a.shape
         n = b.shape[1]
-        packed_terms = min(terms, max_terms)
+        packed_terms = even_size(terms, max_terms)
         packed_a = np.empty((min(m, ROWS) + rows) * packed_terms, dtype)
-        packed_b = np.empty((n + lanes) * packed_terms, dtype)
+        # one panel of columns is enough if all rows use it at once
+        packed_b = np.empty((n + lanes if m > ROWS else columns) * packed_terms, dtype)
         edge = np.zeros((rows, columns), dtype)
         # Numba frees an array after its last use, and does not see the use of an address: in this
         # call the arrays live until it returns
