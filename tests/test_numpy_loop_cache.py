@@ -248,7 +248,7 @@ def test_what_has_no_description(value):
 def test_every_loop_has_a_description():
     float32, float64 = map(np.dtype, ("float32", "float64"))
     found = [traced.loop_of(lambda xp, x: x + 1, [np.zeros(3)], {}, [float64]),
-             *activation.compiled_loops(), *pooling.compiled_loops(3, 2, 1),
+             *activation.compiled_loops(), *pooling.compiled_loops(np.dtype("float32"), 3, 2, 1),
              *normalization.compiled_loops(), *row_norm.compiled_loops(), scatter.compiled_loop(),
              *lstm_loops.lstm_loops(), *(spinning.spin_loops() or ())]
     for dtype in (float32, float64):

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuprop.backend import portable
 from gpuprop_numpy import compiled
+from gpuprop_numpy.pooling_loops import LANES, PADDING, compiled_loops
 from gpuprop_numpy.threads import even_slices, in_threads
 
 PER_TASK = 1 << 18  # elements of the input; temporaries of this size stay in the CPU's cache
@@ -20,7 +21,7 @@ def max_pool(xp: Any, input: Any, size: Any, counts: Any, stride: Any, padding: 
              return_indices: Any) -> tuple:
     """`max_pool` of parts of the batch, or of planes by loops of Numba."""
     if not return_indices and is_supported(input, size):
-        loops = compiled_loops(size[-1], stride[-1], dilation[-1])
+        loops = compiled_loops(input.dtype, size[-1], stride[-1], dilation[-1])
         if loops is not None:
             places = find_places(input.shape[2:], size, counts, stride, padding, dilation)
             return pool_planes(input, counts, places, *loops)
@@ -49,7 +50,6 @@ def max_pool(xp: Any, input: Any, size: Any, counts: Any, stride: Any, padding: 
 
 PER_LOOP = 1 << 20  # elements of the input: about 0.3 ms of work
 MAX_SIDE = 256  # rows of a window, or elements of a row: one byte is the number of each
-PADDING = -(1 << 32)  # a place in the padding
 
 
 class Places(NamedTuple):
@@ -60,7 +60,7 @@ class Places(NamedTuple):
 
     rows: np.ndarray  # (rows of windows, rows of a window)
     columns: np.ndarray  # (windows of a row, elements of a row)
-    first: int  # the windows from here to `end` have no padding at their sides
+    first: int  # the windows from here to `end`, LANES or more, have no padding at their sides
     end: int
     others: np.ndarray
 
@@ -79,10 +79,10 @@ def find_places(space: tuple, *options: tuple) -> Places:
     for length, places in zip(space[:-1], leading, strict=True):
         grid = rows[:, None, :, None] * length + places[:, None]
         rows = grid.reshape(math.prod(grid.shape[:2]), -1)
-    is_inside = (columns >= 0).all(axis=1)
-    inner = np.flatnonzero(is_inside)
-    first, end = (inner[0], inner[-1] + 1) if inner.size else (0, 0)
-    return Places(rows * space[-1], columns, first, end, np.flatnonzero(~is_inside))
+    inner = np.flatnonzero((columns >= 0).all(axis=1))
+    first, end = (inner[0], inner[-1] + 1) if inner.size >= LANES else (0, 0)
+    others = np.delete(np.arange(len(columns)), slice(first, end))
+    return Places(rows * space[-1], columns, first, end, others)
 
 
 def places_of_axis(length: int, size: int, count: int, stride: int, padding: tuple[int, int],
@@ -111,67 +111,3 @@ def pool_planes(input: np.ndarray, counts: Sequence[int], places: Places, forwar
         return dx.reshape(input_shape)
 
     return y.reshape(*input.shape[:2], *counts), (input_grad,)
-
-
-@functools.cache
-def compiled_loops(size: int, stride: int, dilation: int) -> tuple[Callable, Callable] | None:
-    """``forward(x, *places, y, best)`` and ``backward(dy, best, rows, columns, dx)``, or None.
-
-    `x` and `dx` are (planes, elements); `y`, `dy` and `best` are (planes, rows of windows, windows
-    of a row).  `best` is 256 * i + j if a window takes element j of its row i; it is 0 for a window
-    in the padding.  The options, those of the last axis, are constants: this lets Numba use vector
-    instructions.
-    """
-    decorate = compiled.njit()
-    if decorate is None:
-        return None
-
-    @decorate
-    def is_larger(a: Any, b: Any) -> Any:
-        """Whether a window takes `a`, not `b`, which follows: the first NaN, or of equal ones."""
-        return (a >= b) | (a != a)
-
-    @decorate
-    def forward(x: Any, rows: Any, columns: Any, first: Any, end: Any, others: Any, y: Any,
-                best: Any) -> None:
-        for plane in range(y.shape[0]):
-            elements = x[plane]
-            for r in range(y.shape[1]):
-                row_y, row_best = y[plane, r], best[plane, r]
-                row_y[:] = -np.inf
-                row_best[:] = 0  # of a window in the padding: nothing else writes it
-                inner_y, inner_best = row_y[first:end], row_best[first:end]
-                for i in range(rows.shape[1] - 1, -1, -1):
-                    start = rows[r, i]
-                    if start < 0:
-                        continue
-                    row = elements[start + columns[first, 0]:]
-                    for w in range(inner_y.size):
-                        maximum, number = inner_y[w], inner_best[w]
-                        for k in range(size):
-                            j = size - 1 - k
-                            value = row[w * stride + j * dilation]
-                            is_new = is_larger(value, maximum)
-                            maximum = value if is_new else maximum
-                            number = np.uint16(i << 8 | j) if is_new else number
-                        inner_y[w], inner_best[w] = maximum, number
-                    for w in others:
-                        for j in range(size - 1, -1, -1):
-                            if columns[w, j] >= 0:
-                                value = elements[start + columns[w, j]]
-                                if is_larger(value, row_y[w]):
-                                    row_y[w], row_best[w] = value, i << 8 | j
-
-    @decorate
-    def backward(dy: Any, best: Any, rows: Any, columns: Any, dx: Any) -> None:
-        for plane in range(dy.shape[0]):
-            elements = dx[plane]
-            elements[:] = 0
-            for r in range(dy.shape[1]):
-                for w in range(dy.shape[2]):
-                    i, j = best[plane, r, w] >> 8, best[plane, r, w] & 255
-                    place = rows[r, i] + columns[w, j]
-                    if place >= 0:
-                        elements[place] += dy[plane, r, w]
-
-    return compiled.Loop(forward), compiled.Loop(backward)

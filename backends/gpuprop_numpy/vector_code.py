@@ -62,21 +62,43 @@ class Vectors:
 
     def repeated(self, address: Any, index: Any) -> Any:
         """A vector of copies of one element."""
+        return self.filled(self.load(address, index, self.real))
+
+    def filled(self, value: Any) -> Any:
+        """A vector of copies of a number."""
         ir, builder = self.ir, self.builder
-        nothing = ir.Constant(self.vector, ir.Undefined)
-        first = ir.Constant(ir.IntType(32), 0)
-        single = builder.insert_element(nothing, self.load(address, index, self.real), first)
+        nothing = ir.Constant(ir.VectorType(value.type, self.lanes), ir.Undefined)
+        single = builder.insert_element(nothing, value, ir.Constant(ir.IntType(32), 0))
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return builder.shuffle_vector(single, nothing, lanes)
 
-    def copy_from_pairs(self, to: Any, source: Any, k: Any, before: int) -> None:
-        """``to[k:k + lanes] = source[2 * k::2]``, read from so many elements before."""
+    def every(self, address: Any, first: int, step: int, last: int) -> Any:
+        """The elements `first`, ``first + step`` and so on.
+
+        None is read after ``last + (lanes - 1) * step``.
+        """
+        if step == 1:
+            return self.load(address, self.integer(first), self.vector)
+        if step == 2 and (before := int(first == last)) <= first:
+            return self.every_second(address, self.integer(first), before)
+        vector = self.ir.Constant(self.vector, self.ir.Undefined)
+        for lane in range(self.lanes):
+            value = self.load(address, self.integer(first + lane * step), self.real)
+            place = self.ir.Constant(self.ir.IntType(32), lane)
+            vector = self.builder.insert_element(vector, value, place)
+        return vector
+
+    def every_second(self, address: Any, first: Any, before: int) -> Any:
+        """The elements `first`, ``first + 2`` and so on, read from so many elements before."""
         ir = self.ir
-        pairs = self.load(source, self.add(self.multiply(k, 2), -before), self.pairs)
+        pairs = self.load(address, self.add(first, -before), self.pairs)
         chosen = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes),
                              [2 * lane + before for lane in range(self.lanes)])
-        nothing = ir.Constant(self.pairs, ir.Undefined)
-        self.store(self.builder.shuffle_vector(pairs, nothing, chosen), to, k)
+        return self.builder.shuffle_vector(pairs, ir.Constant(self.pairs, ir.Undefined), chosen)
+
+    def copy_from_pairs(self, to: Any, source: Any, k: Any, before: int) -> None:
+        """``to[k:k + lanes] = source[2 * k::2]``, read from so many elements before."""
+        self.store(self.every_second(source, self.multiply(k, 2), before), to, k)
 
     def exchanged(self, x: Any, y: Any, distance: int) -> tuple[Any, Any]:
         """Two vectors after every second block of x has changed places with the y before it."""
