@@ -19,9 +19,12 @@ from gpuprop_numpy import product_loops
 from gpuprop_numpy.compiled import may_be_silent
 from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
 
-# multiplications: BLAS itself uses one thread up to SMALL; MIN_WORK is that of a thread of gpuprop
-SMALL, MIN_WORK = 1 << 18, 1 << 23
+# multiplications: BLAS itself uses one thread up to SMALL
+SMALL = 1 << 18
+MIN_WORK = 1 << 23  # of a thread of gpuprop
+MIN_LOOP_WORK = 1 << 22  # of one that computes a compiled loop: it is there sooner
 ROWS = 48  # parts with a multiple of so many rows have the bits of the whole: see `_parts`
+UNIT = 16  # of rows or columns of a part for compiled loops
 COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
 GRAM_ROWS = 256  # of a part of a matrix times its transpose
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
@@ -83,16 +86,16 @@ def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
     The bits do not depend on the number of threads.
     """
     rows, columns = out.shape
-    n = min(product_threads(), a.size * columns // MIN_WORK)
+    n = min(product_threads(), a.size * columns // MIN_LOOP_WORK)
     product_loops.product_loop(a.dtype)  # compiled here, not by each thread
     if n < 2:
         product_loops.multiply(start, a, b, out)
     elif rows >= columns:
         in_threads(lambda i: product_loops.multiply(start, a[i], b, out[i]),
-                   _parts(rows, n, ROWS))
+                   _parts(rows, n, UNIT))
     else:
         in_threads(lambda i: product_loops.multiply(start[i], a, b[:, i], out[:, i]),
-                   _parts(columns, n, ROWS))
+                   _parts(columns, n, UNIT))
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
