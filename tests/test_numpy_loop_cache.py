@@ -76,7 +76,8 @@ def run(tmp_path):
     def result(*calls, before="", **environment):
         kept = {name: value for name, value in os.environ.items()
                 if not name.startswith(("NUMBA_", "GPUPROP_"))}
-        env = kept | {"NUMBA_CACHE_DIR": str(tmp_path), **environment}
+        one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")  # no loops of waits
+        env = kept | one | {"NUMBA_CACHE_DIR": str(tmp_path), **environment}
         done = subprocess.run([sys.executable, "-c", before + PROGRAM, *calls], env=env, text=True,
                               capture_output=True, timeout=300)
         assert done.returncode == 0, done.stderr
