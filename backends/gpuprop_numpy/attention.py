@@ -2,7 +2,7 @@
 
 The exponentials of usual scores neither overflow nor vanish.  So the softmax needs no maximum of
 each row, which takes NumPy longer than the exponentials.  The outputs are divided by the sums of
-the weights, since they are fewer than the weights.
+the weights, since they are fewer than the weights.  With Numba, a loop computes some heads.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop.backend import portable
+from gpuprop_numpy import attention_loops
 from gpuprop_numpy.threads import even_slices, in_threads
 
 LIMIT = 30.0  # of the scores' size: their exponentials are between 1e-13 and 1e13
@@ -40,7 +41,8 @@ def attention(xp: Any, query: Any, key: Any, value: Any, mask: Any, slopes: Any,
     is_supported = is_plain and first is None and (last is None or last >= 0) \
         and len(dtypes) == 1 and query.dtype.itemsize > 2 and query.size and key.size and value.size
     if is_supported:
-        heads = Heads(query, key, value, mask, scale, last)
+        kind = CompiledHeads if are_compiled(query, key, value, mask) else Heads
+        heads = kind(query, key, value, mask, scale, last)
         if heads.forward():
             return heads.y, heads.backward
     return portable("gpuprop.functional:attention")(
@@ -116,6 +118,7 @@ class Heads:
             else:
                 self.terms = whole
         self.scale = scale
+        self.last = m if last is None else last
         self.parts = parts_of(lead, SCORES // (n * m))
         self.tiles = tiles_of(n, m, last, query.dtype)
         # in the memory order of the query, so that heads that were split can be joined in place
@@ -128,7 +131,7 @@ class Heads:
         if self.terms is not None and not self.terms.max() <= LIMIT:
             return False
         kept = in_threads(self._forward_part, self.parts)
-        self.weights = None if kept[0] == [] else kept
+        self.weights = kept if kept[0] else None
         return all(weights is not None for weights in kept)
 
     def _forward_part(self, part: tuple) -> list | None:
@@ -200,3 +203,46 @@ class Heads:
         if tile.triangle is not None:
             weights[..., -tile.triangle.shape[1]:] *= tile.triangle
         return weights
+
+
+# ---- loops of Numba ------------------------------------------------------------------------------
+
+
+def are_compiled(query: Any, key: Any, value: Any, mask: Any) -> bool:
+    """Whether `CompiledHeads` supports the arrays, and is faster."""
+    arrays = query, key, value
+    return (mask is None and all(_has_rows(a) for a in arrays)
+            and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
+            and attention_loops.are_faster(query.size // query.shape[-1] * key.shape[-2]))
+
+
+def _has_rows(a: Any) -> bool:
+    """True if the loops read `a`: the elements of a row follow each other."""
+    return (a.ndim <= 4 and a.dtype == np.float32 and a.flags.aligned
+            and a.strides[-1] == a.itemsize and min(a.strides) > 0)
+
+
+class CompiledHeads(Heads):
+    """`Heads` without masks, by loops of Numba."""
+
+    def _forward_part(self, part: tuple) -> list | None:
+        loops = attention_loops.attention_loops()
+        query, key, value, y = (
+            _four_axes(a[part]) for a in (self.query, self.key, self.value, self.y))
+        columns = 0 if self.weights is None else key.shape[2]
+        weights = np.empty((*query.shape[:3], columns), query.dtype)
+        is_usual = loops.forward(
+            query, key, value, np.float32(self.scale), self.last, weights, y)
+        return [weights] if is_usual else None
+
+    def _backward_part(self, part: tuple, kept: Any, dy: Any, *grads: Any) -> None:
+        loops = attention_loops.attention_loops()
+        query, key, value, dy, *of_part = (
+            _four_axes(a[part]) for a in (self.query, self.key, self.value, dy, *grads))
+        loops.backward(
+            query, key, value, np.float32(self.scale), self.last, *kept, dy, *of_part)
+
+
+def _four_axes(a: Any) -> Any:
+    """A view of `a` with four axes."""
+    return a.reshape(*(1,) * (4 - a.ndim), *a.shape)

@@ -27,7 +27,7 @@ ROUNDER = f(3 << 22)  # added and subtracted, it rounds to an integer
 
 class Elementary(NamedTuple):
     polynomial: Callable  # (x, coefficients, highest power first)
-    exp: Callable  # of x <= 0; subnormal results are 0
+    exp: Callable  # of x <= 88; subnormal results are 0
     sigmoid: Callable
     tanh: Callable
 

@@ -89,10 +89,14 @@ def packing(dtype: np.dtype) -> tuple[Callable, Callable]:
 
 
 @functools.cache
-def product_loop(dtype: np.dtype) -> Callable:
-    """The loop of `multiply`."""
-    from numba import types
+def address_loop(dtype: np.dtype) -> Callable:
+    """``multiply(m, n, terms, start, start_row, *a, *b, out, out_row, to_a, to_b, to_edge)``.
 
+    For loops: `product_loop` of arrays that are given by their addresses and steps, in bytes.  `a`
+    is its address, and the steps of rows and terms; `b`, and the steps of terms and columns.  There
+    is memory for packed operands at `to_a` and `to_b` (see `workspace`), and for a tile at
+    `to_edge`.
+    """
     kernels = microkernels(dtype)
     copy, prefetch = kernels.copy, kernels.prefetch
     rows, columns, lanes = kernels.rows, kernels.columns, kernels.lanes
@@ -124,22 +128,15 @@ def product_loop(dtype: np.dtype) -> Callable:
         return (count + blocks - 1) // blocks
 
     @decorate
-    def add(start: Any, a: Any, b: Any, out: Any, packed_a: Any, packed_b: Any,
-            edge: Any) -> None:
-        m, terms = a.shape
-        n = b.shape[1]
-        a_row, a_term = a.strides
-        b_term, b_column = b.strides
-        out_row = out.strides[0]
-        to_a, to_b, to_edge = packed_a.ctypes.data, packed_b.ctypes.data, edge.ctypes.data
-        to_out = out.ctypes.data
-        of_start, start_row = start.ctypes.data, 0
+    def multiply(m: Any, n: Any, terms: Any, start: Any, start_row: Any, a: Any, a_row: Any,
+                 a_term: Any, b: Any, b_term: Any, b_column: Any, out: Any, out_row: Any,
+                 to_a: Any, to_b: Any, to_edge: Any) -> None:
         edge_row = columns * size
         is_direct = a_term == size and rows <= DIRECT_ROWS
         block = even_size(terms, max_terms)
         for k in range(0, terms, block):
             count = min(block, terms - k)
-            of_a, of_b = a.ctypes.data + k * a_term, b.ctypes.data + k * b_term
+            of_a, of_b = a + k * a_term, b + k * b_term
             for first in range(0, m, ROWS):
                 last = min(first + ROWS, m)
                 packed = last - (last - first) % rows if is_direct else first  # and those after it
@@ -169,8 +166,8 @@ def product_loop(dtype: np.dtype) -> Callable:
                             to_a + (row - first) * count * size, size, rows * size)
                         if row < packed:
                             sliver, row_step, term_step = of_a + row * a_row, a_row, a_term
-                        begin = of_start + row * start_row + column * size
-                        end = to_out + row * out_row + column * size
+                        begin = start + row * start_row + column * size
+                        end = out + row * out_row + column * size
                         if height == rows and width == strips * lanes:
                             tile(strips, sliver, row_step, term_step, panel, count, begin,
                                  start_row, end, out_row)
@@ -179,22 +176,56 @@ def product_loop(dtype: np.dtype) -> Callable:
                             tile(strips, sliver, row_step, term_step, panel, count, to_edge,
                                  edge_row, to_edge, edge_row)
                             move_rows(end, out_row, to_edge, edge_row, height, width)
-            of_start, start_row = to_out, out_row  # the sums of the terms before
+            start, start_row = out, out_row  # the sums of the terms before
+
+    return multiply
+
+
+@functools.cache
+def workspace(dtype: np.dtype) -> Callable:
+    """For loops: ``sizes(m, n, terms)`` of packed operands, of `m` rows and `n` columns."""
+    kernels = microkernels(dtype)
+    rows, columns, lanes = kernels.rows, kernels.columns, kernels.lanes
+    max_terms = TERMS // dtype.itemsize
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def sizes(m: Any, n: Any, terms: Any) -> Any:
+        terms = min(terms, max_terms)
+        # one panel of columns is enough if all rows use it at once
+        return (min(m, ROWS) + rows) * terms, (n + lanes if m > ROWS else columns) * terms
+
+    return sizes
+
+
+@functools.cache
+def product_loop(dtype: np.dtype) -> Callable:
+    """The loop of `multiply`."""
+    from numba import types
+
+    kernels = microkernels(dtype)
+    tile_size = kernels.rows * kernels.columns
+    multiply, sizes = address_loop(dtype), workspace(dtype)
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def run(start: Any, a: Any, b: Any, out: Any, packed_a: Any, packed_b: Any, edge: Any) -> None:
+        m, n = out.shape
+        multiply(m, n, a.shape[1], start.ctypes.data, 0, a.ctypes.data, *a.strides, b.ctypes.data,
+                 *b.strides, out.ctypes.data, out.strides[0], packed_a.ctypes.data,
+                 packed_b.ctypes.data, edge.ctypes.data)
 
     @decorate
     def product(start: Any, a: Any, b: Any, out: Any) -> None:
-        m, terms = a.shape
-        n = b.shape[1]
-        packed_terms = even_size(terms, max_terms)
-        packed_a = np.empty((min(m, ROWS) + rows) * packed_terms, dtype)
-        # one panel of columns is enough if all rows use it at once
-        packed_b = np.empty((n + lanes if m > ROWS else columns) * packed_terms, dtype)
-        edge = np.zeros((rows, columns), dtype)
+        size_a, size_b = sizes(*out.shape, a.shape[1])
         # Numba frees an array after its last use, and does not see the use of an address: in this
         # call the arrays live until it returns
-        add(start, a, b, out, packed_a, packed_b, edge)
+        run(start, a, b, out, np.empty(size_a, dtype), np.empty(size_b, dtype),
+            np.zeros(tile_size, dtype))
 
-    real = types.float32 if size == 4 else types.float64
+    real = types.float32 if dtype.itemsize == 4 else types.float64
     row = types.Array(real, 1, "C", readonly=True)
     matrix, out = (types.Array(real, 2, "A", readonly) for readonly in (True, False))
     return compiled.Loop(product, (row, matrix, matrix, out))
