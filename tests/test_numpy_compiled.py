@@ -17,13 +17,17 @@ from gpuprop import optim
 from gpuprop._core import graph
 from gpuprop.optim._adam import adam_update
 from gpuprop.testing import check_kernel
+from gpuprop.testing.rows._attention import ROWS as ATTENTION
 from gpuprop.testing.rows._normalization import ROWS as NORMALIZATION
 from gpuprop.testing.rows._pooling import ROWS as POOLING
 from gpuprop_numpy import (
     NumpyBackend,
+    attention,
+    attention_loops,
     compiled,
     convolution,
     depthwise,
+    microkernels,
     normalization,
     pointwise,
     pooling,
@@ -406,6 +410,101 @@ def test_max_pool_of_wide_windows_and_other_layouts(monkeypatch, rng):
         want = F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))
     same_bits((F.max_pool2d(x, 3), F.max_pool2d(x, (1, 257))), want)
     assert len(used) == 1  # the number of an element of the wider window needs more than one byte
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled_attention(monkeypatch):
+    """The calls of the loops."""
+    if not microkernels.has_avx():
+        pytest.skip("no loops of attention")
+    found = []
+    loops = attention_loops.attention_loops
+    monkeypatch.setattr(attention_loops, "MIN_SCORES", 0)
+    monkeypatch.setattr(
+        attention_loops, "attention_loops", lambda: found.append(1) or loops())
+    return found
+
+
+def test_attention_rows(compiled_attention):
+    rows = [row for row in ATTENTION if row.op.__name__ == "attention"]
+    check_kernel("numpy", "gpuprop.functional:attention", rows)
+    assert compiled_attention
+
+
+@pytest.mark.parametrize("kept_keys", [0, 1 << 20])
+@pytest.mark.parametrize(("shape", "keys", "width", "options"), [
+    ((2, 3, 64, 32), 64, 32, {"is_causal": True}), ((3, 50, 17), 70, 20, {}),
+    ((2, 2, 300, 24), 300, 24, {"is_causal": True}), ((1, 2, 130, 8), 600, 5, {"scale": 0.1}),
+    ((2, 2, 300, 24), 320, 24, {"window": (-1, 2)}), ((200, 40), 130, 1, {"is_causal": True}),
+    ((1, 1), 1, 1, {}), ((2, 1, 1, 9), 500, 9, {"window": (-1, 0)}),
+    ((1, 3, 1000, 8), 700, 8, {"is_causal": True})])
+def test_attention(shape, keys, width, options, kept_keys, compiled_attention, monkeypatch, rng):
+    monkeypatch.setattr(attention, "KEPT_KEYS", kept_keys)
+    monkeypatch.setattr(attention, "SCORES", 1 << 15)
+    *heads, n, size = shape
+    arrays = [2 * rng.standard_normal(s, "float32") for s in (
+        (*heads, n, size), (*heads, keys, size), (*heads, keys, width))]
+    dy = rng.standard_normal((n, *heads, width), "float32")
+    dy = dy.transpose(*range(1, dy.ndim - 1), 0, -1)  # of heads that are joined
+
+    def results(dtype):
+        qkv = [gpuprop.tensor(a.astype(dtype), requires_grad=True) for a in arrays]
+        y = F.scaled_dot_product_attention(*qkv, **options)
+        y.backward(dy.astype(dtype))
+        return y.data, *(a.grad for a in qkv)
+
+    found = results("float32")
+    assert compiled_attention
+    with gpuprop.generic():
+        want = results("float64")
+    for got, expected in zip(found, want, strict=True):
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, 1e-5, 3e-6 * abs(expected).max())
+
+
+def test_attention_of_heads_that_were_split(compiled_attention, rng):
+    """The output and the gradients have the memory order of the heads, and any number of threads
+    the same bits."""
+    x = rng.standard_normal((5, 70, 3, 4, 16), "float32")
+
+    def results():
+        qkv = gpuprop.tensor(x, requires_grad=True)
+        q, k, v = (qkv.swapaxes(1, 3)[:, :, i] for i in range(3))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y.backward(y.data)
+        return y.data, qkv.grad
+
+    before = gpuprop.get_num_threads()
+    found = []
+    try:
+        for n in (1, 2, 3):
+            gpuprop.set_num_threads(n)
+            found.append(results())
+    finally:
+        gpuprop.set_num_threads(before)
+    assert compiled_attention and found[0][0].swapaxes(1, 2).flags.c_contiguous
+    for other in found[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
+    with gpuprop.generic():
+        for got, want in zip(found[0], results(), strict=True):
+            np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("value", [50.0, -50.0, 1e4, -1e4, np.inf, -np.inf, np.nan])
+def test_attention_with_unusual_scores(value, compiled_attention, rng):
+    q, k, v = rng.standard_normal((3, 2, 40, 8), "float32")
+    q[0, 7, 1] = k[0, 2, 1] = 1
+    q[0, 7, 1] *= value
+    q[1, :, :], k[1, :, :] = value ** 0.5 if value > 0 else value, 1  # equal scores
+    with np.errstate(invalid="ignore", over="ignore"):
+        y = F.scaled_dot_product_attention(q, k, v)
+        with gpuprop.generic():
+            want = F.scaled_dot_product_attention(q, k, v)
+    assert compiled_attention
+    np.testing.assert_allclose(y, want, 2e-5, 1e-5)
 
 
 def test_norm_rows(monkeypatch):

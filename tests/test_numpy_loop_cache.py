@@ -11,6 +11,7 @@ import pytest
 
 from gpuprop_numpy import (
     activation,
+    attention_loops,
     compiled,
     depthwise,
     loop_cache,
@@ -251,7 +252,8 @@ def test_every_loop_has_a_description():
     found = [traced.loop_of(lambda xp, x: x + 1, [np.zeros(3)], {}, [float64]),
              *activation.compiled_loops(), *pooling.compiled_loops(np.dtype("float32"), 3, 2, 1),
              *normalization.compiled_loops(), *row_norm.compiled_loops(), scatter.compiled_loop(),
-             *lstm_loops.lstm_loops(), *(spinning.spin_loops() or ())]
+             *attention_loops.attention_loops(), *lstm_loops.lstm_loops(),
+             *(spinning.spin_loops() or ())]
     for dtype in (float32, float64):
         found += [*tiles.tile_loops(dtype), *depthwise.slice_loops(dtype),
                   *packed_tiles.packed_tile_loops(dtype), product_loops.product_loop(dtype)]

@@ -14,6 +14,7 @@ import gpuprop
 import gpuprop.functional as F
 from gpuprop import nn
 from gpuprop_numpy import (
+    attention_loops,
     compiled,
     convolution,
     elementary,
@@ -33,19 +34,15 @@ KERNELS = {}  # each is compiled once
 def vectors(request, monkeypatch):
     """LLVM divides vectors that the processor does not have."""
     monkeypatch.setattr(microkernels, "vectors", lambda: request.param)
-    functions = (microkernels.microkernels, tiles.tile_loops, lstm_loops.lstm_loops,
-                 microkernels.tile_of_strips, product_loops.packing,
-                 packed_tiles.packed_tile_loops)
-    kernels, loops, of_lstm, tile, packing, packed_loops = KERNELS.setdefault(
-        request.param, [functools.cache(f.__wrapped__) for f in functions])
-    for module in (tiles, lstm_loops, product_loops, packed_tiles, microkernels):
-        monkeypatch.setattr(module, "microkernels", kernels)
-    monkeypatch.setattr(tiles, "tile_loops", loops)
-    monkeypatch.setattr(lstm_loops, "lstm_loops", of_lstm)
-    for module in (product_loops, packed_tiles):
-        monkeypatch.setattr(module, "tile_of_strips", tile)
-        monkeypatch.setattr(module, "packing", packing)
-    monkeypatch.setattr(packed_tiles, "packed_tile_loops", packed_loops)
+    modules = tiles, lstm_loops, product_loops, packed_tiles, attention_loops, microkernels
+    functions = (microkernels.microkernels, microkernels.tile_of_strips, product_loops.packing,
+                 product_loops.address_loop, product_loops.workspace, tiles.tile_loops,
+                 lstm_loops.lstm_loops, packed_tiles.packed_tile_loops)
+    kept = KERNELS.setdefault(request.param, {
+        f.__name__: functools.cache(f.__wrapped__) for f in functions})
+    for module in modules:
+        for name in kept.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, kept[name])
 
 
 @pytest.fixture
@@ -237,6 +234,25 @@ def test_products(vectors, rng):
             out = np.empty((rows, columns), "float32")
             loop(np.ones(columns, "float32"), x, y, out)
             np.testing.assert_array_equal(out, x @ y + 1)
+
+
+def test_attention(vectors, monkeypatch, rng):
+    monkeypatch.setattr(attention_loops, "attention_loops",
+                        functools.cache(attention_loops.attention_loops.__wrapped__))
+    monkeypatch.setattr(attention_loops, "has_avx", lambda: True)
+    arrays = rng.standard_normal((3, 2, 2, 70, 9), "float32")
+
+    def results():
+        qkv = [gpuprop.tensor(a, requires_grad=True) for a in arrays]
+        y = F.scaled_dot_product_attention(*qkv, is_causal=True)
+        y.backward(arrays[0])
+        return y.data, *(a.grad for a in qkv)
+
+    found = results()
+    assert attention_loops.attention_loops.cache_info().misses
+    with gpuprop.generic():
+        for got, want in zip(found, results(), strict=True):
+            np.testing.assert_allclose(got, want, 1e-4, 1e-5)
 
 
 # ---- LSTM ----------------------------------------------------------------------------------------
