@@ -86,7 +86,7 @@ def attention_loops() -> AttentionLoops:
     def put_weights(rows: Any, first: Any, end: Any, keys: Any, scale: Any) -> Any:
         """The weights of rows of scores, in place; the first row attends to so many keys."""
         m = rows.shape[1]
-        is_usual = True
+        is_usual: Any = True
         for i in range(first, end):
             row = rows[i]
             stop = min(m, keys + i - first)
@@ -113,7 +113,7 @@ def attention_loops() -> AttentionLoops:
         step = tile_size(n, m, last)
         keeps = weights.shape[3] > 0
         scratch = np.empty((1 if keeps else step, m), FLOAT32)
-        is_usual = True
+        is_usual: Any = True
         for b in range(count):
             for h in range(heads):
                 for i in range(0, n, step):
