@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuprop.backend import half_type, is_half, several
 from gpuprop_numpy.compiled import MIN_SIZE, may_be_silent
-from gpuprop_numpy.threads import in_threads_if_long
+from gpuprop_numpy.threads import get_num_threads, in_threads_if_long
 from gpuprop_numpy.traced import loop_of
 
 SMALL = 1 << 18  # arrays with up to so many elements are computed in one piece, and one thread
@@ -109,7 +109,10 @@ def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
     with quiet:
         if flat:
             size = math.prod(shape)
-            in_threads_if_long(work, _flat_blocks(size), FIRST / max(FIRST, size))
+            is_single = loop is not None and get_num_threads() == 1  # a loop has no temporaries
+            blocks = [(slice(0, size),)] if is_single else _flat_blocks(size)
+            rest = None if loop is None else (slice(FIRST, size),)
+            in_threads_if_long(work, blocks, FIRST / max(FIRST, size), rest)
         else:
             blocks = _block_indices(extent)
             in_threads_if_long(work, blocks, 1 / max(1, len(blocks)))

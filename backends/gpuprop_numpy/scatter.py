@@ -52,11 +52,10 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
     axis = axis % a.ndim
     index = index.astype(np.int64, copy=False)  # flat indices overflow narrow types
     n, outer, inner = a.shape[axis], math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1:])
-    lowest, highest = (index.min(), index.max()) if index.size else (0, -1)
-    if lowest < -n or highest >= n:
-        first = index[(index < -n) | (index >= n)][0]
-        raise IndexError(f"index {first} is out of bounds for axis {axis} with size {n}")
-    if lowest < 0:
+    if index.size and index.view(np.uint64).max() >= n:  # negative ones are larger than all
+        outside = index[(index < -n) | (index >= n)]
+        if outside.size:
+            raise IndexError(f"index {outside[0]} is out of bounds for axis {axis} with size {n}")
         index = index % n
     values = values.astype(a.dtype, casting="same_kind", copy=False)
     values = values.reshape(outer, len(index), inner)
@@ -67,6 +66,9 @@ def index_add(a: np.ndarray, index: np.ndarray, values: np.ndarray, axis: int = 
         return a
     # np.add.at is fast only for flat indices and equal dtypes
     flat = a.reshape(-1)
+    if outer == inner == 1:
+        np.add.at(flat, index, values.reshape(-1))
+        return a
     row_starts = (np.arange(outer)[:, None] * n + index)[:, :, None] * inner
     step = max(1, CHUNK // max(1, outer * inner))
     for i in range(0, len(index), step):

@@ -413,19 +413,19 @@ def even_slices(n: int, size: int) -> list[slice]:
     return [slice(i, i + step) for i in range(0, n, step)]
 
 
-def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task],
-                       share: float) -> list[Result]:
+def in_threads_if_long(work: Callable[[Task], Result], tasks: Sequence[Task], share: float,
+                       rest: Task | None = None) -> list[Result]:
     """`in_threads` for tasks that may be too short for threads.
 
     The first task, which is this share of the work, runs in this thread, and its time decides on
-    the others.
+    the others.  Without threads they are one task, `rest`, if it is given.
     """
-    if len(tasks) < 3 or _setting.threads == 1:
+    if len(tasks) < 3:
         return [work(task) for task in tasks]
     start = time.perf_counter()
     first = work(tasks[0])
     seconds = time.perf_counter() - start
-    others = tasks[1:]
-    if seconds * (1 - share) < MIN_SECONDS * share:
-        return [first, *map(work, others)]
-    return [first, *in_threads(work, others)]
+    is_short = seconds * (1 - share) < MIN_SECONDS * share
+    if _setting.threads > 1 and not is_short:
+        return [first, *in_threads(work, tasks[1:])]
+    return [first, *map(work, tasks[1:] if rest is None else [rest])]
