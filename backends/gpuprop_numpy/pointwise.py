@@ -110,9 +110,9 @@ def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
         if flat:
             size = math.prod(shape)
             is_single = loop is not None and get_num_threads() == 1  # a loop has no temporaries
-            blocks = [(slice(0, size),)] if is_single else _flat_blocks(size)
+            parts = [(slice(0, size),)] if is_single else _flat_blocks(size)
             rest = None if loop is None else (slice(FIRST, size),)
-            in_threads_if_long(work, blocks, FIRST / max(FIRST, size), rest)
+            in_threads_if_long(work, parts, FIRST / max(FIRST, size), rest)
         else:
             blocks = _block_indices(extent)
             in_threads_if_long(work, blocks, 1 / max(1, len(blocks)))
