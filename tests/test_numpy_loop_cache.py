@@ -64,6 +64,23 @@ def conv(dtype):
     return np.concatenate([np.ravel(y.numpy()), np.ravel(weight.grad)]).astype("float32")
 
 
+def attention():
+    arrays = np.random.default_rng(0).standard_normal((4, 2, 3, 130, 24), "float32")
+    qkv = [gpuprop.tensor(a, requires_grad=True) for a in arrays[:3]]
+    y = F.scaled_dot_product_attention(*qkv)
+    y.backward(arrays[3])
+    found = np.concatenate([np.ravel(a)[::7] for a in (y.data, *(t.grad for t in qkv))])
+    return np.repeat(found, 500)
+
+
+def depthwise():
+    images = gpuprop.tensor(np.sin(x[:8 * 16 * 900]).reshape(8, 16, 30, 30))
+    weight = gpuprop.tensor(np.cos(x[:144]).reshape(16, 1, 3, 3), requires_grad=True)
+    y = F.conv2d(images, weight, groups=16)
+    y.backward(np.sin(y.numpy()))
+    return np.concatenate([np.ravel(y.numpy()), np.repeat(weight.grad, 500)])
+
+
 with events.install_recorder("numba:compile") as record:
     results = [eval(call).view("int32")[::500].tolist() for call in sys.argv[1:]]
 print(json.dumps([results, sum(e.is_start for _, e in record.buffer)]))
@@ -99,6 +116,12 @@ def test_another_process_compiles_nothing(run, tmp_path):
     assert len(before) == 4 and {path.suffix for path in before} == {".loop"}
     assert run(*calls, PYTHONHASHSEED="9", PYTHONDONTWRITEBYTECODE="1") == [results, 0]
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
+
+
+@pytest.mark.parametrize("call", ["attention()", "conv('float32')", "depthwise()", "norm()"])
+def test_loaded_loops_have_the_bits_of_compiled_ones(run, call):
+    results, count = run(call)
+    assert count and run(call) == [results, 0]
 
 
 def test_loops_that_several_processes_have_compiled_do_not_meet(run):

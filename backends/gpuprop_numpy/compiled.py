@@ -39,7 +39,8 @@ class Loop:
 def njit(in_any_order: bool = False) -> Callable | None:
     """Numba's decorator, or None if Numba is not installed, cannot be imported or compiles nothing.
 
-    With `in_any_order`, sums are added in the order that is fastest on this processor.
+    With `in_any_order`, sums are added in the order that is fastest on this processor.  Such a
+    function is inlined: a copy of it that is compiled alone may add in another order.
     """
     try:
         numba = importlib.import_module("numba")
@@ -49,7 +50,8 @@ def njit(in_any_order: bool = False) -> Callable | None:
         return None
     let_forks_wait()
     fastmath = {"reassoc", "nsz"} if in_any_order else False
-    return numba.njit(nogil=True, error_model="numpy", fastmath=fastmath)
+    return numba.njit(
+        nogil=True, error_model="numpy", fastmath=fastmath, forceinline=in_any_order)
 
 
 @functools.cache
