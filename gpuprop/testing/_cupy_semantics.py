@@ -39,11 +39,24 @@ def _as_float32(a: Any) -> Any:
 def _keeps_bfloat16(operand: Any, bfloat16: Any) -> bool:
     """True if a ufunc of a bfloat16 array and this operand returns bfloat16.
 
-    In CuPy a Python float widens bfloat16, though it widens no other float type.
+    With ml_dtypes before 0.7, a Python float widens bfloat16, in CuPy too.
     """
     if operand is None or type(operand) is int:
         return True
+    if type(operand) is float:
+        return floats_keep(bfloat16)
     return np.can_cast(getattr(operand, "dtype", type(operand)), bfloat16)
+
+
+def floats_keep(dtype: Any) -> bool:
+    """True if a Python float beside an array of this dtype does not widen it."""
+    return np.result_type(np.empty(0, dtype), 1.0) == dtype
+
+
+def cast(a: Any, dtype: Any) -> Any:
+    """``a.astype(dtype)`` without a needless copy; CuPy casts bfloat16 to integers as float32."""
+    a = _as_float32(a) if np.dtype(dtype).kind in "iu" else a
+    return a.astype(dtype, copy=False)
 
 
 def with_bfloat16_rules(name: str, fn: Callable, args: tuple) -> Callable:
@@ -61,6 +74,9 @@ def with_bfloat16_rules(name: str, fn: Callable, args: tuple) -> Callable:
             return result.astype(bfloat16) if result.dtype.kind == "f" else result
 
         return in_float32
+    if name == "astype":
+        return lambda a, dtype, *args, **kwargs: fn(
+            _as_float32(a) if np.dtype(dtype).kind in "iu" else a, dtype, *args, **kwargs)
     promotes = isinstance(fn, np.ufunc) and not all(_keeps_bfloat16(a, bfloat16) for a in args)
     if name in RETURNS_FLOAT32 or promotes:
         return lambda *args, **kwargs: fn(*map(_as_float32, args), **kwargs)
@@ -165,7 +181,7 @@ def _reduction(ufunc: np.ufunc) -> Callable:
     def reduce(a: np.ndarray, axis: Any = None, dtype: Any = None, out: Any = None,
                keepdims: bool = False) -> np.ndarray:
         dtype = np.dtype(dtype or ufunc.reduce(np.empty(0, a.dtype)).dtype)
-        computed = a.astype(np.float32 if is_half(dtype) else dtype, copy=False)
+        computed = cast(a, np.float32 if is_half(dtype) else dtype)
         flat, kept_shape = _reduced_axes_last(computed, axis)
         result = ufunc(ufunc.reduce(flat[..., 0::2], -1), ufunc.reduce(flat[..., 1::2], -1))
         result = np.asarray(result).astype(dtype if out is None else out.dtype, copy=False)
@@ -229,7 +245,7 @@ def _scan(ufunc: np.ufunc) -> Callable:
         dtype = np.dtype(dtype or ufunc.reduce(np.empty(0, a.dtype)).dtype)
         if dtype.kind == "V" and a.size:
             raise TypeError(f"CuPy has no cumsum or cumprod of {dtype.name}: cast to float32 first")
-        computed = a.astype(np.float32 if is_half(dtype) else dtype, copy=False)
+        computed = cast(a, np.float32 if is_half(dtype) else dtype)
         first, second = (ufunc.accumulate(part, axis) for part in np.array_split(computed, 2, axis))
         if second.size:
             second = ufunc(second, np.take(first, [-1], axis))

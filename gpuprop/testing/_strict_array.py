@@ -16,6 +16,7 @@ from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.testing._cupy_semantics import (
     ATOMIC,
     CUPY_FUNCTIONS,
+    floats_keep,
     getitem,
     setitem,
     ufunc_at,
@@ -498,9 +499,10 @@ def _method(name: str) -> Callable:
 
 
 def _power(self: Any, other: Any) -> Any:
-    """``**``.  CuPy computes these exponents separately; for bfloat16 the result is float64."""
+    """``**``.  CuPy computes these exponents separately, where floats widen bfloat16 in float64."""
     special = type(other) is float and other in (0.5, 2.0, -1.0)
-    base = self.astype("float64") if special and self.dtype.name == "bfloat16" else self
+    widens = special and self.dtype.name == "bfloat16" and not floats_keep(self.dtype)
+    base = self.astype("float64") if widens else self
     return _operator(np.power)(base, other)
 
 
