@@ -128,6 +128,20 @@ def test_bits(name, dtype, loops):
     assert loops == [body.__name__]
 
 
+@pytest.mark.parametrize("min_seconds", [0, 1e9], ids=["threads", "no threads"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_element_is_computed(count, min_seconds, loops, monkeypatch):
+    monkeypatch.setattr(threads, "MIN_SECONDS", min_seconds)
+    x = np.arange(1000.0)
+    before = gpuprop.get_num_threads()
+    try:
+        gpuprop.set_num_threads(count)
+        np.testing.assert_array_equal(pointwise.blockwise(lambda xp, x: x + 1)(xp, x), x + 1)
+    finally:
+        gpuprop.set_num_threads(before)
+    assert loops == ["<lambda>"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("lr", [0.1, np.array(0.1), None], ids=["number", "0-d array", "array"])
 def test_updates(lr, dtype, loops):

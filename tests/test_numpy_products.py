@@ -57,7 +57,8 @@ def matrices(rows, terms, columns, order, dtype, stack=()):
     ((20, 9, 10), (5,)), ((20, 9, 10), (2, 3)), ((20, 9, 10), (1, 3)), ((0, 9, 10), (2,))])
 def test_products_in_threads(shape, stack, dtype, order, monkeypatch):
     monkeypatch.setattr(products, "SMALL", 0)
-    monkeypatch.setattr(products, "MIN_WORK", 100)
+    for limit in ("MIN_WORK", "MIN_LOOP_WORK"):
+        monkeypatch.setattr(products, limit, 100)
     a, b = matrices(*shape, order, dtype, stack)
     got = products.matmul(a, b)
     assert got.dtype == dtype and got.flags.c_contiguous
@@ -179,7 +180,8 @@ def test_products_of_medium_size_use_one_thread_of_blas(rows, expected, monkeypa
 @pytest.mark.parametrize(("a", "b"), [((3, 4), (3, 4)), ((400, 400), (401, 400)), ((), (3,))])
 def test_wrong_shapes_of_products(a, b, monkeypatch):
     monkeypatch.setattr(products, "SMALL", 0)
-    monkeypatch.setattr(products, "MIN_WORK", 1)
+    for limit in ("MIN_WORK", "MIN_LOOP_WORK"):
+        monkeypatch.setattr(products, limit, 1)
     with pytest.raises(ValueError, match="matmul"):
         products.matmul(np.ones(a), np.ones(b))
 

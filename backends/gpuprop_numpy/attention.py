@@ -225,21 +225,23 @@ def _has_rows(a: Any) -> bool:
 class CompiledHeads(Heads):
     """`Heads` without masks, by loops of Numba."""
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.loops = attention_loops.attention_loops()  # compiled here, not by each thread
+
     def _forward_part(self, part: tuple) -> list | None:
-        loops = attention_loops.attention_loops()
         query, key, value, y = (
             _four_axes(a[part]) for a in (self.query, self.key, self.value, self.y))
         columns = 0 if self.weights is None else key.shape[2]
         weights = np.empty((*query.shape[:3], columns), query.dtype)
-        is_usual = loops.forward(
+        is_usual = self.loops.forward(
             query, key, value, np.float32(self.scale), self.last, weights, y)
         return [weights] if is_usual else None
 
     def _backward_part(self, part: tuple, kept: Any, dy: Any, *grads: Any) -> None:
-        loops = attention_loops.attention_loops()
         query, key, value, dy, *of_part = (
             _four_axes(a[part]) for a in (self.query, self.key, self.value, dy, *grads))
-        loops.backward(
+        self.loops.backward(
             query, key, value, np.float32(self.scale), self.last, *kept, dy, *of_part)
 
 

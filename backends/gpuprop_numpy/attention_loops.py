@@ -68,7 +68,7 @@ def attention_loops() -> AttentionLoops:
 
     @decorate
     def rooms(n: Any, m: Any, width: Any) -> Any:
-        """Memory for packed operands, and for a tile."""
+        """Memory for packed operands, and for a tile: enough for smaller products, too."""
         rows = min(n, QUERIES)
         size_a, size_b = 0, 0
         for sums, columns, terms in ((rows, m, width), (rows, width, m), (m, width, rows)):

@@ -53,10 +53,9 @@ def floats_keep(dtype: Any) -> bool:
     return np.result_type(np.empty(0, dtype), 1.0) == dtype
 
 
-def cast(a: Any, dtype: Any) -> Any:
-    """``a.astype(dtype)`` without a needless copy; CuPy casts bfloat16 to integers as float32."""
-    a = _as_float32(a) if np.dtype(dtype).kind in "iu" else a
-    return a.astype(dtype, copy=False)
+def _before_cast(a: Any, dtype: Any) -> Any:
+    """What is cast to `dtype` instead of `a`: CuPy casts bfloat16 to integers as float32."""
+    return _as_float32(a) if np.dtype(dtype).kind in "iu" else a
 
 
 def with_bfloat16_rules(name: str, fn: Callable, args: tuple) -> Callable:
@@ -76,7 +75,7 @@ def with_bfloat16_rules(name: str, fn: Callable, args: tuple) -> Callable:
         return in_float32
     if name == "astype":
         return lambda a, dtype, *args, **kwargs: fn(
-            _as_float32(a) if np.dtype(dtype).kind in "iu" else a, dtype, *args, **kwargs)
+            _before_cast(a, dtype), dtype, *args, **kwargs)
     promotes = isinstance(fn, np.ufunc) and not all(_keeps_bfloat16(a, bfloat16) for a in args)
     if name in RETURNS_FLOAT32 or promotes:
         return lambda *args, **kwargs: fn(*map(_as_float32, args), **kwargs)
@@ -181,7 +180,8 @@ def _reduction(ufunc: np.ufunc) -> Callable:
     def reduce(a: np.ndarray, axis: Any = None, dtype: Any = None, out: Any = None,
                keepdims: bool = False) -> np.ndarray:
         dtype = np.dtype(dtype or ufunc.reduce(np.empty(0, a.dtype)).dtype)
-        computed = cast(a, np.float32 if is_half(dtype) else dtype)
+        computed = _before_cast(a, dtype).astype(
+            np.float32 if is_half(dtype) else dtype, copy=False)
         flat, kept_shape = _reduced_axes_last(computed, axis)
         result = ufunc(ufunc.reduce(flat[..., 0::2], -1), ufunc.reduce(flat[..., 1::2], -1))
         result = np.asarray(result).astype(dtype if out is None else out.dtype, copy=False)
@@ -245,7 +245,8 @@ def _scan(ufunc: np.ufunc) -> Callable:
         dtype = np.dtype(dtype or ufunc.reduce(np.empty(0, a.dtype)).dtype)
         if dtype.kind == "V" and a.size:
             raise TypeError(f"CuPy has no cumsum or cumprod of {dtype.name}: cast to float32 first")
-        computed = cast(a, np.float32 if is_half(dtype) else dtype)
+        computed = _before_cast(a, dtype).astype(
+            np.float32 if is_half(dtype) else dtype, copy=False)
         first, second = (ufunc.accumulate(part, axis) for part in np.array_split(computed, 2, axis))
         if second.size:
             second = ufunc(second, np.take(first, [-1], axis))
