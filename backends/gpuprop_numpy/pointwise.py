@@ -42,31 +42,52 @@ def blockwise(fn: Callable) -> Callable:
             if isinstance(a, np.ndarray):
                 size = max(size, a.size)
                 has_narrow = has_narrow or a.itemsize == 2
+        if size >= MIN_SIZE and not has_narrow and (flat := _flattened(arrays)) is not None:
+            loop, sample = _loop_for(fn, xp, flat, constants, loops)
+            if loop is not None:
+                return _in_loop(loop, sample, arrays, flat)
         if size > SMALL or has_narrow:
             return _run(fn, xp, arrays, constants, loops)
-        if size < MIN_SIZE:
-            return fn(xp, *arrays, **constants)
-        return _in_one_loop(fn, xp, arrays, constants, loops)
+        return fn(xp, *arrays, **constants)
 
     return run
 
 
-def _in_one_loop(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
-                 loops: dict[tuple, Any]) -> Any:
-    """The body in one loop, if it is compiled and the arrays are contiguous and of one shape."""
+def _flattened(arrays: Sequence) -> list | None:
+    """Contiguous arrays of one shape with one axis, and those of one number with none.
+
+    None if there are others.  An array that is given twice is one array in the result, too: the
+    body sees its own updates.
+    """
     shape: tuple[int, ...] = ()
-    flat: dict[int, np.ndarray] = {}  # by id: the body sees its own updates of an array given twice
+    flat: dict[int, np.ndarray] = {}  # by id
     for a in arrays:
         if isinstance(a, np.ndarray) and a.ndim:
             shape = shape or a.shape
-            if a.shape != shape or not (a.flags.c_contiguous or _is_one_number(a)):
-                return fn(xp, *arrays, **constants)
-            flat[id(a)] = _element(a) if _is_one_number(a) else a.reshape(-1)
-    loop, sample = _loop_for(fn, xp, [flat.get(id(a), a) for a in arrays], constants, loops)
-    if loop is None:
-        return fn(xp, *arrays, **constants)
+            if a.shape != shape:
+                return None
+            if a.flags.c_contiguous:
+                flat[id(a)] = a.reshape(-1)
+            elif _is_one_number(a):
+                flat[id(a)] = _element(a)
+            else:
+                return None
+    return [flat.get(id(a), a) for a in arrays]
+
+
+def _in_loop(loop: Callable, sample: Any, arrays: Sequence, flat: list) -> Any:
+    """The results of a compiled loop for arrays, which are given flattened, too."""
+    shape = next(a.shape for a in arrays if isinstance(a, np.ndarray) and a.ndim)
     outs = [np.empty(shape, r.dtype) for r in several(sample)]
-    loop(*[flat.get(id(a), a) for a in arrays], *[out.reshape(-1) for out in outs])
+    arguments = [*flat, *[out.reshape(-1) for out in outs]]
+    size = math.prod(shape)
+    if size <= SMALL or get_num_threads() == 1:  # a loop has no temporaries
+        loop(*arguments)
+    else:
+        def work(block: tuple[slice]) -> None:
+            loop(*[a[block] if np.ndim(a) else a for a in arguments])
+
+        in_threads_if_long(work, _flat_blocks(size), FIRST / size, (slice(FIRST, size),))
     return _like(sample, outs)
 
 
@@ -109,10 +130,8 @@ def _run(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any],
     with quiet:
         if flat:
             size = math.prod(shape)
-            is_single = loop is not None and get_num_threads() == 1  # a loop has no temporaries
-            parts = [(slice(0, size),)] if is_single else _flat_blocks(size)
             rest = None if loop is None else (slice(FIRST, size),)
-            in_threads_if_long(work, parts, FIRST / max(FIRST, size), rest)
+            in_threads_if_long(work, _flat_blocks(size), FIRST / max(FIRST, size), rest)
         else:
             blocks = _block_indices(extent)
             in_threads_if_long(work, blocks, 1 / max(1, len(blocks)))
@@ -133,7 +152,8 @@ def _loop_for(fn: Callable, xp: Any, arrays: Sequence, constants: dict[str, Any]
     The latter has no elements.
     """
     ids = [id(a) for a in arrays]
-    key = (repr(constants), *[(*_kind(a), ids.index(i)) for a, i in zip(arrays, ids, strict=True)])
+    given_twice = () if len({*ids}) == len(ids) else tuple(map(ids.index, ids))
+    key = (*map(_kind, arrays), given_twice, repr(constants) if constants else "")
     if key not in loops:
         sample = fn(xp, *map(_empty, arrays), **constants)
         loops[key] = loop_of(fn, arrays, constants, [r.dtype for r in several(sample)]), sample
