@@ -74,14 +74,11 @@ class LoopCache:
         """The compiled function for a signature, or None."""
         from numba.core.codegen import JITCPUCodegen
         from numba.core.compiler import CompileResult
-        from numba.core.runtime import rtsys
 
         with contextlib.suppress(Exception):  # of the file, or of another version of Numba
-            path = self.path(signature, context.codegen())
-            saved = path.read_bytes() if path.is_file() else b""  # to open a pipe might wait
-            data = saved[DIGEST_SIZE:]
-            if digest(data) == saved[:DIGEST_SIZE]:  # else there is no file, or a damaged one
-                rtsys.initialize(context)
+            initialize_runtime(context)
+            data = read_whole(self.path(signature, context.codegen()))
+            if data is not None:
                 engine = context.subtarget(_internal_codegen=JITCPUCodegen("gpuprop"))
                 return CompileResult._rebuild(engine, *pickle.loads(data))
         return None
@@ -93,9 +90,7 @@ class LoopCache:
         with contextlib.suppress(Exception):
             if not library.has_dynamic_globals:  # addresses of this process
                 path = self.path(signature, library.codegen)
-                data = dumps(compiled._reduce())
-                self._folder.mkdir(parents=True, exist_ok=True)
-                write_whole(path, digest(data) + data)
+                write_whole(path, dumps(compiled._reduce()))
 
     def flush(self) -> None:
         """Nothing to do: no file is out of date."""
@@ -103,8 +98,7 @@ class LoopCache:
     def path(self, signature: Any, codegen: Any) -> Path:
         """The file for a signature."""
         lines = [*self._description, str(signature), repr(codegen.magic_tuple()), *environment()]
-        name = self._function.py_func.__name__
-        return self._folder / f"{name}-{digest(repr(lines).encode()).hex()[:40]}.loop"
+        return path_of(self._folder, self._function.py_func.__name__, lines)
 
     @functools.cached_property
     def _description(self) -> list[str]:
@@ -115,15 +109,63 @@ def digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def path_of(folder: Path, name: str, lines: list[str]) -> Path:
+    """The file of a function that these lines describe."""
+    return folder / f"{name}-{digest(repr(lines).encode()).hex()[:40]}.loop"
+
+
+def read_whole(path: Path) -> bytes | None:
+    """What `write_whole` has written; None if there is no file, or a damaged one."""
+    saved = path.read_bytes() if path.is_file() else b""  # to open a pipe might wait
+    data = saved[DIGEST_SIZE:]
+    return data if digest(data) == saved[:DIGEST_SIZE] else None
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file that other processes see whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        temporary.write_bytes(data)
+        temporary.write_bytes(digest(data) + data)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def initialize_runtime(context: Any) -> None:
+    """Initialize Numba's runtime, whose functions are kept on disk, too.
+
+    Otherwise LLVM compiles them in every process, for which it takes 20 MB of memory.
+    """
+    from numba.core.runtime import nrtdynmod, rtsys
+
+    compile_functions = nrtdynmod.compile_nrt_functions
+    nrtdynmod.compile_nrt_functions = functions_of_runtime
+    try:
+        rtsys.initialize(context)
+    finally:
+        nrtdynmod.compile_nrt_functions = compile_functions
+
+
+def functions_of_runtime(context: Any) -> Any:
+    """``nrtdynmod.compile_nrt_functions(context)``, from disk if they were compiled before."""
+    from numba.core.runtime import nrtdynmod
+
+    codegen = context.codegen()
+    folder = cache_folder()
+    assert folder is not None  # it has the loop that needs the runtime
+    path = path_of(folder, "runtime", [repr(codegen.magic_tuple()), *environment()])
+    data = read_whole(path)
+    if data is not None:
+        return codegen.unserialize_library(pickle.loads(data))
+    module, library = nrtdynmod.create_nrt_module(context)
+    library.enable_object_caching()
+    library.add_ir_module(module)
+    library.finalize()
+    with contextlib.suppress(OSError):
+        write_whole(path, pickle.dumps(library.serialize_using_object_code()))
+    return library
 
 
 def environment() -> list[str]:
