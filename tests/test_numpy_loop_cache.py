@@ -105,7 +105,9 @@ def run(tmp_path):
 
 
 def files(folder):
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """All files but that of Numba's runtime."""
+    return sorted(path for path in folder.rglob("*")
+                  if path.is_file() and not path.name.startswith("runtime-"))
 
 
 def test_another_process_compiles_nothing(run, tmp_path):
@@ -149,6 +151,43 @@ def test_a_damaged_file_is_compiled_again(damage, run, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
     assert run("scaled(2)") == [results, 1]
     assert run("scaled(2)") == [results, 0]
+
+
+DAMAGES = {
+    "empty": lambda data: b"", "cut": lambda data: data[:-1], "other": lambda data: b"x" * 1000,
+    "bit": lambda data: data[:700] + bytes([data[700] ^ 1]) + data[701:], "none": lambda data: data}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_runtime_of_numba_is_loaded_or_compiled_again(damage, run, tmp_path):
+    results, _ = run("norm()")
+    path, = tmp_path.rglob("runtime-*.loop")
+    saved = path.read_bytes()
+    path.write_bytes(DAMAGES[damage](saved))
+    assert run("norm()") == [results, 0]
+    assert len(path.read_bytes()) == len(saved)
+
+
+def test_functions_are_compiled_with_a_loaded_runtime(run):
+    """Functions of the user that allocate memory, raise and print."""
+    use = """
+import numba, numpy as np
+def check():
+    @numba.njit
+    def f(n):
+        lists = [np.zeros(n), np.ones(n)]
+        if n > 5:
+            raise ValueError("large")
+        return lists[1].sum()
+    try:
+        f(6)
+    except ValueError as e:
+        assert str(e) == "large"
+    return np.array([f(5)], "float32")
+"""
+    first, _ = run("norm()", "check()", before=use)
+    second, count = run("norm()", "check()", before=use)
+    assert first == second and count  # of the user's function
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -279,7 +318,8 @@ def test_every_loop_has_a_description():
              *(spinning.spin_loops() or ())]
     for dtype in (float32, float64):
         found += [*tiles.tile_loops(dtype), *depthwise.slice_loops(dtype),
-                  *packed_tiles.packed_tile_loops(dtype), product_loops.product_loop(dtype)]
+                  *packed_tiles.packed_tile_loops(dtype), product_loops.product_loop(dtype),
+                  product_loops.part_loop(dtype), product_loops.divided_loop(dtype)]
     descriptions = [tuple(loop_cache.description(loop.function)) for loop in found]
     assert len({*descriptions}) == len(found)
     assert not any(" at 0x" in line for lines in descriptions for line in lines)

@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
+from time_limit import time_limit
 
 import gpuprop as gp
 import gpuprop.functional as F
 from gpuprop import nn
 from gpuprop.backend import Into
-from gpuprop_numpy import compiled, microkernels, product_loops, products, threads
+from gpuprop_numpy import compiled, microkernels, product_loops, products, spinning, threads
 
 needs_avx = pytest.mark.skipif(not microkernels.has_avx(), reason="BLAS is used")
 with_loops_and_blas = pytest.mark.usefixtures("kind")
@@ -113,6 +115,7 @@ def test_parts_of_products(n, unit):
 @with_loops_and_blas
 def test_which_products_are_divided(monkeypatch):
     calls = []
+    monkeypatch.setattr(products, "flags_of_helpers", lambda: None)
     monkeypatch.setattr(products, "in_threads", lambda work, parts: calls.append(
         threads.in_threads(work, parts)))
     a, b = matrices(400, 300, 401, "", "float32")
@@ -124,6 +127,123 @@ def test_which_products_are_divided(monkeypatch):
     products.matmul(a, b.astype("float64"))
     products.matmul(a, a.T)
     assert len(calls) == 3 * (blas_threads() is not None)
+
+
+# ---- helpers that look for work ------------------------------------------------------------------
+
+
+@pytest.fixture
+def idle_machine(monkeypatch):
+    """Helpers look for work, whatever else the machine does."""
+    monkeypatch.setattr(spinning._Switches, "update", lambda self: None)
+    monkeypatch.setitem(spinning._machine, "is_busy", False)
+
+
+def multiplied(least, most, start, a, b, out):
+    """`multiply_with` after helpers have begun to look."""
+    threads.in_threads(lambda _: time.sleep(0.001), range(3))
+    return product_loops.multiply_with(threads._team.flags, least, most, start, a, b, out)
+
+
+@needs_avx
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("order", ["", "a", "b", "ab"])
+@pytest.mark.parametrize("shape", [(70, 90, 400), (400, 90, 70), (33, 1000, 97), (16, 300, 8),
+                                   (48, 31, 48)])
+def test_helpers_that_look_compute_parts(shape, order, dtype, idle_machine):
+    a, b = matrices(*shape, order, dtype)
+    start = np.arange(shape[2]).astype(dtype)
+    helped = [0]
+    with time_limit(120):
+        while max(helped) < 1:
+            out = np.full((shape[0], shape[2]), np.nan, dtype)
+            helped.append(multiplied(0, 2, start, a, b, out))
+            np.testing.assert_array_equal(out, np.matmul(a, b) + start)
+
+
+@needs_avx
+def test_parts_have_the_bits_of_the_whole(idle_machine):
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype("float32") for shape in ((77, 900), (900, 501)))
+    start = rng.standard_normal(501).astype("float32")
+    whole, out = np.empty((2, 77, 501), "float32")
+    product_loops.multiply(start, a, b, whole)
+    for most in (1, 2) * 20:
+        multiplied(0, most, start, a, b, out)
+        np.testing.assert_array_equal(out, whole)
+
+
+@needs_avx
+def test_nothing_is_computed_if_too_few_helpers_look(idle_machine):
+    a, b = matrices(64, 64, 64, "", "float32")
+    start, out = np.zeros(64, "float32"), np.full((64, 64), 7, "float32")
+    for _ in range(20):
+        assert multiplied(9, 9, start, a, b, out) == -1
+    assert (out == 7).all()
+    with time_limit(120):  # those that were taken look for work again
+        while multiplied(1, 2, start, a, b, out) < 1:
+            pass
+    np.testing.assert_array_equal(out, np.matmul(a, b))
+
+
+@needs_avx
+def test_helpers_serve_several_threads(idle_machine):
+    """Each part is computed once, while helpers get jobs in Python, too."""
+    a, b = matrices(128, 200, 128, "", "float32")
+    want, start = np.matmul(a, b), np.zeros(128, "float32")
+    errors, helped = [], [0] * 4
+
+    def work(i):
+        out = np.empty((128, 128), "float32")
+        for k in range(150):
+            out[...] = np.nan
+            flags = threads._team.flags
+            helped[i] += product_loops.multiply_with(flags, 0, 2, start, a, b, out)
+            if not (out == want).all():
+                errors.append(k)
+            if k % 10 == i:
+                assert threads.in_threads(abs, [-1, -2, -3]) == [1, 2, 3]
+
+    users = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    with time_limit(120):
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+    assert not errors and sum(helped)
+
+
+@needs_avx
+def test_short_products_wake_a_helper_if_they_come_often(idle_machine, monkeypatch):
+    monkeypatch.setattr(threads, "_team", threads._Team())
+    a, b = matrices(64, 128, 256, "b", "float32")
+    helped, want = [], np.matmul(a, b)
+    multiply_with = product_loops.multiply_with
+    monkeypatch.setattr(product_loops, "multiply_with", lambda *args: helped.append(
+        multiply_with(*args)) or helped[-1])
+    for _ in range(3):
+        products.matmul(a, b)
+        time.sleep(0.01)
+    assert helped == [0, 0, 0] and not threads._team.helpers
+    with time_limit(120):
+        while helped[-1] == 0:
+            assert (products.matmul(a, b) == want).all()
+    count = len(helped)
+    products.matmul(a, b[:, :120])  # it is too short for two parts
+    assert len(helped) == count and len(threads._team.helpers) == 1
+
+
+@needs_avx
+def test_no_helper_is_asked_on_a_busy_machine(monkeypatch):
+    monkeypatch.setattr(spinning._Switches, "update", lambda self: None)
+    monkeypatch.setitem(spinning._machine, "is_busy", True)
+    assert threads.flags_of_helpers() is None
+    monkeypatch.setattr(product_loops, "multiply_with", None)
+    a, b = matrices(200, 300, 200, "", "float32")
+    np.testing.assert_array_equal(products.matmul(a, b), np.matmul(a, b))
+
+
+# ---- BLAS ----------------------------------------------------------------------------------------
 
 
 @with_loops_and_blas

@@ -36,7 +36,9 @@ def vectors(request, monkeypatch):
     monkeypatch.setattr(microkernels, "vectors", lambda: request.param)
     modules = tiles, lstm_loops, product_loops, packed_tiles, attention_loops, microkernels
     functions = (microkernels.microkernels, microkernels.tile_of_strips, product_loops.packing,
-                 product_loops.address_loop, product_loops.workspace, tiles.tile_loops,
+                 product_loops.address_loop, product_loops.allocating_loop, product_loops.workspace,
+                 product_loops.product_loop, product_loops.part_loop, product_loops.divided_loop,
+                 tiles.tile_loops,
                  lstm_loops.lstm_loops, packed_tiles.packed_tile_loops)
     kept = KERNELS.setdefault(request.param, {
         f.__name__: functools.cache(f.__wrapped__) for f in functions})

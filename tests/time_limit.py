@@ -7,13 +7,13 @@ SECONDS = 5  # a call that takes longer hangs
 
 
 @contextlib.contextmanager
-def time_limit():
-    """Raise AssertionError if the block takes longer than `SECONDS`."""
+def time_limit(seconds=SECONDS):
+    """Raise AssertionError if the block takes longer."""
     def stop(*_):
         raise AssertionError("the call hangs")
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:

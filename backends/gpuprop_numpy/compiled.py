@@ -23,13 +23,17 @@ class Loop:
     It has slots, so that the engine's search for arrays that pullbacks hold does not enter Numba.
     """
 
-    __slots__ = ("function",)
+    __slots__ = ("address", "function")
 
     def __init__(self, function: Any, signature: tuple | None = None) -> None:
         self.function = loop_cache.keep(function)
         if signature is not None:
             self.function.compile(signature)
             self.function.disable_compile()
+            compiled, = self.function.overloads.values()
+            # of the machine code, while this object lives
+            self.address: int = compiled.library.get_pointer_to_function(
+                compiled.fndesc.llvm_func_name)
 
     def __call__(self, *args: Any) -> Any:
         return self.function(*args)

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpuprop_numpy import compiled
 from gpuprop_numpy.microkernels import has_avx, microkernels, tile_of_strips
+from gpuprop_numpy.spinning import part_loops
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 MIN_SIZE = 8  # rows, columns and terms: fewer do not fill a tile
@@ -23,6 +24,8 @@ TERMS = 1536  # bytes of the terms of a row that are packed and summed at once
 LINE = 64  # bytes
 DIRECT_ROWS = 4  # a tile of so many rows reads them where they are: their lines fit the cache
 ROWS = 192  # packed at once: with their terms they stay in the second cache
+UNIT = 16  # of the rows or columns of a part
+FLAGS_OF_PART = 12  # the number of a part that is the address of its helper's flags
 
 
 def is_supported(a: np.ndarray, b: np.ndarray) -> bool:
@@ -34,6 +37,16 @@ def is_supported(a: np.ndarray, b: np.ndarray) -> bool:
 def multiply(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     """``out[...] = start + a @ b``, for a row and matrices; rows of `out` are contiguous."""
     product_loop(a.dtype)(start, a, b, out)
+
+
+def multiply_with(helpers: np.ndarray, least: int, most: int, start: np.ndarray, a: np.ndarray,
+                  b: np.ndarray, out: np.ndarray) -> int:
+    """`multiply`, divided among this thread and up to `most` helpers that look for work.
+
+    `helpers` are the addresses of flags of all helpers (`spinning`).  Returns how many took part,
+    or -1 without a product if fewer than `least` look.
+    """
+    return divided_loop(a.dtype)(start, a, b, out, part_loop(a.dtype).address, helpers, least, most)
 
 
 @functools.cache
@@ -200,10 +213,8 @@ def workspace(dtype: np.dtype) -> Callable:
 
 
 @functools.cache
-def product_loop(dtype: np.dtype) -> Callable:
-    """The loop of `multiply`."""
-    from numba import types
-
+def allocating_loop(dtype: np.dtype) -> Callable:
+    """For loops: `address_loop` of ``(m, n, terms, start, *a, *b, out, out_row)`` in new memory."""
     kernels = microkernels(dtype)
     tile_size = kernels.rows * kernels.columns
     multiply, sizes = address_loop(dtype), workspace(dtype)
@@ -211,21 +222,122 @@ def product_loop(dtype: np.dtype) -> Callable:
     assert decorate is not None  # see `is_supported`
 
     @decorate
-    def run(start: Any, a: Any, b: Any, out: Any, packed_a: Any, packed_b: Any, edge: Any) -> None:
-        m, n = out.shape
-        multiply(m, n, a.shape[1], start.ctypes.data, 0, a.ctypes.data, *a.strides, b.ctypes.data,
-                 *b.strides, out.ctypes.data, out.strides[0], packed_a.ctypes.data,
-                 packed_b.ctypes.data, edge.ctypes.data)
+    def run(m: Any, n: Any, terms: Any, start: Any, a: Any, a_row: Any, a_term: Any, b: Any,
+            b_term: Any, b_column: Any, out: Any, out_row: Any, packed_a: Any, packed_b: Any,
+            edge: Any) -> None:
+        multiply(m, n, terms, start, 0, a, a_row, a_term, b, b_term, b_column, out, out_row,
+                 packed_a.ctypes.data, packed_b.ctypes.data, edge.ctypes.data)
 
     @decorate
-    def product(start: Any, a: Any, b: Any, out: Any) -> None:
-        size_a, size_b = sizes(*out.shape, a.shape[1])
+    def compute(m: Any, n: Any, terms: Any, start: Any, a: Any, a_row: Any, a_term: Any, b: Any,
+                b_term: Any, b_column: Any, out: Any, out_row: Any) -> None:
+        size_a, size_b = sizes(m, n, terms)
         # Numba frees an array after its last use, and does not see the use of an address: in this
         # call the arrays live until it returns
-        run(start, a, b, out, np.empty(size_a, dtype), np.empty(size_b, dtype),
-            np.zeros(tile_size, dtype))
+        run(m, n, terms, start, a, a_row, a_term, b, b_term, b_column, out, out_row,
+            np.empty(size_a, dtype), np.empty(size_b, dtype), np.zeros(tile_size, dtype))
+
+    return compute
+
+
+def _types(dtype: np.dtype) -> tuple:
+    """Numba's types of ``start, a, b, out``."""
+    from numba import types
 
     real = types.float32 if dtype.itemsize == 4 else types.float64
     row = types.Array(real, 1, "C", readonly=True)
     matrix, out = (types.Array(real, 2, "A", readonly) for readonly in (True, False))
-    return compiled.Loop(product, (row, matrix, matrix, out))
+    return row, matrix, matrix, out
+
+
+@functools.cache
+def product_loop(dtype: np.dtype) -> Callable:
+    """The loop of `multiply`."""
+    compute = allocating_loop(dtype)
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def product(start: Any, a: Any, b: Any, out: Any) -> None:
+        m, n = out.shape
+        compute(m, n, a.shape[1], start.ctypes.data, a.ctypes.data, *a.strides, b.ctypes.data,
+                *b.strides, out.ctypes.data, out.strides[0])
+
+    return compiled.Loop(product, _types(dtype))
+
+
+@functools.cache
+def part_loop(dtype: np.dtype) -> compiled.Loop:
+    """The loop of a part of `multiply_with`: of the address of its numbers."""
+    from numba import types
+
+    compute = allocating_loop(dtype)
+    load = part_loops().load
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def product_part(n: Any) -> None:
+        compute(load(n, 0), load(n, 1), load(n, 2), load(n, 3), load(n, 4), load(n, 5), load(n, 6),
+                load(n, 7), load(n, 8), load(n, 9), load(n, 10), load(n, 11))
+
+    return compiled.Loop(product_part, (types.int64,))
+
+
+@functools.cache
+def divided_loop(dtype: np.dtype) -> compiled.Loop:
+    """The loop of `multiply_with`."""
+    from numba import types
+
+    size = dtype.itemsize
+    take, release, give, run, wait, _ = part_loops()
+    decorate = compiled.njit()
+    assert decorate is not None  # see `is_supported`
+
+    @decorate
+    def take_some(helpers: Any, parts: Any) -> Any:
+        """The number of helpers that are now taken, for the parts from number 1 on."""
+        count = 0
+        for flags in helpers:
+            if count + 1 < len(parts) and take(flags):
+                count += 1
+                parts[count, FLAGS_OF_PART] = flags
+        return count
+
+    @decorate
+    def divided_product(start: Any, a: Any, b: Any, out: Any, part: Any, helpers: Any, least: Any,
+                        most: Any) -> Any:
+        parts = np.empty((1 + most, 1 + FLAGS_OF_PART), np.int64)
+        count = take_some(helpers, parts)
+        if count < least:
+            for i in range(1, count + 1):
+                release(parts[i, FLAGS_OF_PART])
+            return -1
+        m, n = out.shape
+        by_rows = m >= n
+        whole = m if by_rows else n
+        at, step = parts.ctypes.data, parts.strides[0]
+        last = whole
+        for i in range(count, -1, -1):  # part 0, which is computed here, is made at the end
+            first = whole * i // ((count + 1) * UNIT) * UNIT
+            row, column = (first, 0) if by_rows else (0, first)
+            of = parts[i]
+            of[0], of[1] = (last - first, n) if by_rows else (m, last - first)
+            of[2] = a.shape[1]
+            of[3] = start.ctypes.data + column * size
+            of[4] = a.ctypes.data + row * a.strides[0]
+            of[5], of[6] = a.strides
+            of[7] = b.ctypes.data + column * b.strides[1]
+            of[8], of[9] = b.strides
+            of[10], of[11] = out.ctypes.data + row * out.strides[0] + column * size, out.strides[0]
+            last = first
+            if i:
+                give(of[FLAGS_OF_PART], part, at + i * step)
+        run(part, at)
+        for i in range(1, count + 1):
+            wait(parts[i, FLAGS_OF_PART])
+        return count
+
+    integers = types.Array(types.int64, 1, "C", readonly=True)
+    return compiled.Loop(divided_product, (
+        *_types(dtype), types.int64, integers, types.int64, types.int64))

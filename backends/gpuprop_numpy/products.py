@@ -17,14 +17,23 @@ import numpy as np
 from gpuprop.backend import is_half
 from gpuprop_numpy import product_loops
 from gpuprop_numpy.compiled import may_be_silent
-from gpuprop_numpy.threads import in_threads, openblas, product_threads, with_one_blas_thread
+from gpuprop_numpy.product_loops import UNIT
+from gpuprop_numpy.threads import (
+    flags_of_helpers,
+    has_known_blas,
+    in_threads,
+    openblas,
+    product_threads,
+    wake_helper_if_missed_again,
+    with_one_blas_thread,
+)
 
 # multiplications: BLAS itself uses one thread up to SMALL
 SMALL = 1 << 18
 MIN_WORK = 1 << 23  # of a thread of gpuprop
 MIN_LOOP_WORK = 1 << 22  # of one that computes a compiled loop: it is there sooner
+MIN_PART_WORK = 1 << 19  # of one that looks for such work
 ROWS = 48  # parts with a multiple of so many rows have the bits of the whole: see `_parts`
-UNIT = 16  # of rows or columns of a part for compiled loops
 COLUMNS = 256  # of a part, at least: with fewer, BLAS's copy of `a` in each part takes too long
 GRAM_ROWS = 256  # of a part of a matrix times its transpose
 AVX512 = b"SkylakeX", b"Cooperlake", b"SapphireRapids"  # OpenBLAS's kernels with small products
@@ -77,7 +86,7 @@ def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def can_be_added(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether `add_product` supports these arrays, whose shapes fit, and is faster than BLAS."""
     return (a.ndim == b.ndim == 2 and a.size * b.shape[1] > SMALL
-            and product_loops.is_supported(a, b) and product_threads() > 0 and may_be_silent())
+            and product_loops.is_supported(a, b) and has_known_blas() and may_be_silent())
 
 
 def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
@@ -86,7 +95,16 @@ def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
     The bits do not depend on the number of threads.
     """
     rows, columns = out.shape
-    n = min(product_threads(), a.size * columns // MIN_LOOP_WORK)
+    work = a.size * columns
+    threads = product_threads() if work >= 2 * MIN_PART_WORK else 1
+    n = min(threads, work // MIN_LOOP_WORK)
+    most = min(threads, work // MIN_PART_WORK, max(rows, columns) // UNIT)
+    if most > 1 and (flags := flags_of_helpers()) is not None:
+        helpers = product_loops.multiply_with(flags, n - 1, most - 1, start, a, b, out)
+        if helpers == 0:
+            wake_helper_if_missed_again()
+        if helpers >= 0:
+            return
     product_loops.product_loop(a.dtype)  # compiled here, not by each thread
     if n < 2:
         product_loops.multiply(start, a, b, out)

@@ -1,9 +1,10 @@
 """Waits of one thread for another that look at a number in memory again and again.
 
 The system takes 50 µs or more to wake a thread that sleeps.  A thread that looks is there at once,
-but keeps its processor.  So it looks for a fifth of a millisecond at most, and not on a busy
+but keeps its processor.  So it looks for 0.4 milliseconds at most, and not on a busy
 machine, where the system often gives the processor of the calling thread to others.  Numba's loops
-look, because they need no Python lock.
+look, because they need no Python lock.  A thread that looks can also run a *part*, a compiled loop,
+without Python.
 """
 
 from __future__ import annotations
@@ -22,9 +23,14 @@ try:
 except ImportError:  # Windows: threads always look
     resource = None  # type: ignore[assignment]
 
-POSTED, DONE = 0, 8  # indices of the numbers of jobs given and done, in different lines of a cache
+# indices of a helper's flags, in different lines of a cache
+POSTED, DONE = 0, 8  # the numbers of jobs given and done
+STATE = 16  # of these:
+AWAY, LOOKING, TAKEN, GIVEN = range(4)  # TAKEN: it will be given a part; GIVEN: it runs the part
+LOOP, ARGUMENT = 24, 25  # the addresses of the part's loop and of its argument
+FLAGS = 32  # flags in all
 SIZE = 8  # bytes of a number
-CYCLES = 600_000  # of the processor's clock: a wait at most
+CYCLES = 1_200_000  # of the processor's clock, about 0.4 ms: a wait at most
 HANDOVER = 10_000  # until the thread that has given a job releases Python's lock
 PERIOD = 0.1  # seconds in which switches are counted
 MAX_SWITCHES = 40  # a second from a caller to other threads; there are 2 to 10 on an idle machine
@@ -40,9 +46,14 @@ def wait_for_job(flags: int, done: int) -> None:
 
 def wait_until_done(flags: int, jobs: int) -> None:
     """Look whether so many jobs are done."""
-    _switches.update()
-    if not _machine["is_busy"] and (loops := spin_loops()):
+    if not is_machine_busy() and (loops := spin_loops()):
         loops.until_done(flags, jobs)
+
+
+def is_machine_busy() -> bool:
+    """Whether other programs need the processors, as far as this thread can see."""
+    _switches.update()
+    return _machine["is_busy"]
 
 
 class _Switches(threading.local):
@@ -81,19 +92,27 @@ def spin_loops() -> SpinLoops | None:
         return None
     from numba import types
 
-    load, store, pause, cycles = _instructions()
-    posted_at, done_at = POSTED * SIZE, DONE * SIZE
+    load, store, exchange, call, pause, cycles = _instructions()
+    posted_at, done_at, state_at = POSTED * SIZE, DONE * SIZE, STATE * SIZE
+    loop_at, argument_at = LOOP * SIZE, ARGUMENT * SIZE
 
     @decorate
     def for_job(flags: Any, done: Any) -> None:
         store(flags + done_at, done)
+        store(flags + state_at, LOOKING)
         begin = cycles()
-        while load(flags + posted_at) == done:
+        while True:
+            if load(flags + state_at) == GIVEN:
+                call(load(flags + loop_at), load(flags + argument_at))
+                store(flags + state_at, LOOKING)
+                begin = cycles()
+            is_posted = load(flags + posted_at) != done
+            is_long = cycles() - begin > CYCLES
+            if (is_posted or is_long) and exchange(flags + state_at, LOOKING, AWAY):
+                break  # else a part was given just now
             pause()
-            if cycles() - begin > CYCLES:
-                return
         begin = cycles()
-        while cycles() - begin < HANDOVER:
+        while is_posted and cycles() - begin < HANDOVER:
             pause()
 
     @decorate
@@ -106,14 +125,70 @@ def spin_loops() -> SpinLoops | None:
     return SpinLoops(compiled.Loop(for_job, numbers), compiled.Loop(until_done, numbers))
 
 
-def _instructions() -> tuple[Callable, Callable, Callable, Callable]:
-    """``load(address)``, ``store(address, number)``, ``pause()`` and ``cycles()``, for loops.
+class PartLoops(NamedTuple):
+    """For loops that divide their work among helpers.
 
-    The first two read and write numbers that other threads use.
+    A part is a loop of one integer.  `loop` is its address (`Loop.address`); a call gives it the
+    integer `argument`, such as the address of numbers.
+    """
+
+    take: Callable[[int], bool]  # (flags): whether the helper looks, and now waits for a part
+    release: Callable[[int], None]  # (flags): it is given none
+    give: Callable[[int, int, int], None]  # (flags, loop, argument)
+    run: Callable[[int, int], None]  # (loop, argument): here
+    wait: Callable[[int], None]  # (flags): for the end of the part, which is near
+    load: Callable[[int, int], int]  # (address, index): a number of an argument
+
+
+@functools.cache
+def part_loops() -> PartLoops:
+    """The loops; only where `spin_loops` returns some."""
+    load, store, exchange, call, pause, _ = _instructions()
+    state_at, loop_at, argument_at = STATE * SIZE, LOOP * SIZE, ARGUMENT * SIZE
+    decorate = compiled.njit()
+    assert decorate is not None  # see `spin_loops`
+
+    @decorate
+    def take(flags: Any) -> Any:
+        return exchange(flags + state_at, LOOKING, TAKEN)
+
+    @decorate
+    def release(flags: Any) -> None:
+        store(flags + state_at, LOOKING)
+
+    @decorate
+    def give(flags: Any, loop: Any, argument: Any) -> None:
+        store(flags + loop_at, loop)
+        store(flags + argument_at, argument)
+        store(flags + state_at, GIVEN)
+
+    @decorate
+    def run(loop: Any, argument: Any) -> None:
+        call(loop, argument)
+
+    @decorate
+    def wait(flags: Any) -> None:
+        while load(flags + state_at) == GIVEN:
+            pause()
+
+    @decorate
+    def load_number(address: Any, index: Any) -> Any:
+        return load(address + index * SIZE)
+
+    return PartLoops(take, release, give, run, wait, load_number)
+
+
+@functools.cache
+def _instructions() -> tuple[Callable, ...]:
+    """For loops: ``load(address)``, ``store(address, number)``, ``exchange(address, old, new)``,
+    ``call(loop, argument)``, ``pause()`` and ``cycles()``.
+
+    The first three read and write numbers that other threads use; `exchange` writes if it finds the
+    old number, and returns whether it did.
     """
     from llvmlite import ir
     from numba import types
-    from numba.core.cgutils import get_or_insert_function
+    from numba.core.cgutils import alloca_once, get_or_insert_function
     from numba.extending import intrinsic
 
     def of_address(builder: Any, address: Any) -> Any:
@@ -130,6 +205,18 @@ def _instructions() -> tuple[Callable, Callable, Callable, Callable]:
         builder.store_atomic(args[1], of_address(builder, args[0]), "release", SIZE)
         return context.get_dummy_value()
 
+    def write_exchange(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place, old, new = args
+        pair = builder.cmpxchg(of_address(builder, place), old, new, "acq_rel", "acquire")
+        return builder.extract_value(pair, 1)
+
+    def write_call(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        # as Numba compiles it: with places for a result and an error
+        result, error = (alloca_once(builder, ir.IntType(8).as_pointer()) for _ in range(2))
+        kind = ir.FunctionType(ir.IntType(32), [result.type, error.type, ir.IntType(64)])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), [result, error, args[1]])
+        return context.get_dummy_value()
+
     def write_pause(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         call(builder, "llvm.x86.sse2.pause", ir.VoidType())
         return context.get_dummy_value()
@@ -141,5 +228,9 @@ def _instructions() -> tuple[Callable, Callable, Callable, Callable]:
         intrinsic(lambda context, address: (types.int64(types.int64), write_load)),
         intrinsic(lambda context, address, value: (
             types.void(types.int64, types.int64), write_store)),
+        intrinsic(lambda context, address, old, new: (
+            types.boolean(types.int64, types.int64, types.int64), write_exchange)),
+        intrinsic(lambda context, loop, argument: (
+            types.void(types.int64, types.int64), write_call)),
         intrinsic(lambda context: (types.void(), write_pause)),
         intrinsic(lambda context: (types.int64(), write_cycles)))

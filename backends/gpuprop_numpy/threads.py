@@ -21,7 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuprop_numpy.spinning import DONE, POSTED, spin_loops, wait_for_job, wait_until_done
+from gpuprop_numpy.spinning import (
+    FLAGS,
+    POSTED,
+    is_machine_busy,
+    spin_loops,
+    wait_for_job,
+    wait_until_done,
+)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -29,6 +36,7 @@ Result = TypeVar("Result")
 MAX_THREADS = 8  # by default: memory bandwidth seldom serves more
 SPINS = 20  # looks at a job that may end soon, before the thread sleeps
 MIN_SECONDS = 300e-6  # for less work, starting threads costs more than they save
+SOON = 500e-6  # seconds between calls, one of which may find the helper that the other woke
 CGROUP = Path("/sys/fs/cgroup")
 AFFIXES = ("scipy_", "64_"), ("scipy_", ""), ("", "64_"), ("", "")  # of OpenBLAS's functions
 TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"  # its threads sleep if there is no work for 2**TIMEOUT cycles
@@ -162,6 +170,11 @@ def let_blas_threads_sleep() -> bool:
     return True
 
 
+def has_known_blas() -> bool:
+    """Whether BLAS is known, so that it uses no threads of its own in tasks."""
+    return _blas() is not None
+
+
 def product_threads() -> int:
     """How many threads a matrix product may use here: no more than BLAS itself would.
 
@@ -253,7 +266,7 @@ class _Helper:
         self.jobs: list[_Job | None] = []  # the next one, and those that its caller has taken back
         self.has_jobs = threading.Lock()
         self.has_jobs.acquire()
-        self.flags = np.zeros(DONE + 1, np.int64)
+        self.flags = np.zeros(FLAGS, np.int64)
         self.address = self.flags.ctypes.data
         shared = self.jobs, self.has_jobs, self.flags
         weakref.finalize(self, _hand_over, None, *shared).atexit = False
@@ -298,6 +311,9 @@ class _Team:
     def __init__(self) -> None:
         self.idle: list[_Helper] = []  # the last one has just been at work
         self.helpers: weakref.WeakSet[_Helper] = weakref.WeakSet()
+        self.last_missed = 0.0  # when work was too short to wake a helper
+        self.memory: list[np.ndarray] = []  # of the flags of all helpers that there were
+        self.flags = np.zeros(0, np.int64)  # their addresses
 
     def helper(self) -> _Helper | None:
         """An idle helper, or a new one; None if there is none and the system starts no thread."""
@@ -308,6 +324,8 @@ class _Team:
         with contextlib.suppress(RuntimeError):
             helper = _Helper()
             self.helpers.add(helper)
+            self.memory.append(helper.flags)  # kept: other threads may look there at any time
+            self.flags = np.array([flags.ctypes.data for flags in self.memory])
             return helper
         return None
 
@@ -401,6 +419,26 @@ def in_threads(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Re
     if call.errors:
         raise call.errors.pop(0)
     return call.results
+
+
+def flags_of_helpers() -> np.ndarray | None:
+    """The addresses of the flags of all helpers (`spinning`), some of which may look for work.
+
+    None on a busy machine.
+    """
+    return None if is_machine_busy() else _team.flags
+
+
+def wake_helper_if_missed_again() -> None:
+    """Let a helper look for work, if it was missed twice in a short time.
+
+    Work that is too short to wake a helper for it may find one that looks.
+    """
+    now = time.perf_counter()
+    is_soon = now - _team.last_missed < SOON
+    _team.last_missed = now
+    if is_soon and (_team.idle or not _team.helpers) and (helper := _team.helper()) is not None:
+        helper.start(_Job(lambda: None, helper))
 
 
 def even_slices(n: int, size: int) -> list[slice]:
