@@ -16,8 +16,10 @@ import numpy as np
 from gpuprop_numpy import compiled
 from gpuprop_numpy.elementary import elementary
 from gpuprop_numpy.microkernels import microkernels
+from gpuprop_numpy.product_loops import packing
 from gpuprop_numpy.threads import in_threads
 
+FLOAT32 = np.dtype(np.float32)
 ROWS = 16  # sequences of a task: two tiles of the processors with 32 registers
 MIN_UNITS = 48  # fewer do not fill a tile
 MIN_WORK = 1 << 22  # multiplications of all steps; nobody should wait for Numba to compile
@@ -37,16 +39,15 @@ def lstm(gates: np.ndarray, states: Sequence, weight: np.ndarray, bias_ih: Any, 
     bias = np.zeros(len(weight), gates.dtype) if bias_ih is None else bias_ih + bias_hh
     output, tanh_c, h_before, c_before = np.empty((4, *gates.shape[1:]), gates.dtype)
     bounds = np.array([[rows.start, rows.stop] for rows in steps])
-    transposed = np.ascontiguousarray(weight.T)
+    matrix = np.array(weight, order="C")
     firsts = range(0, len(h), ROWS)
     in_threads(lambda first: loops.forward(
-        gates, h, c, transposed, bias, bounds, output, tanh_c, h_before, c_before, first), firsts)
+        gates, h, c, matrix, bias, bounds, output, tanh_c, h_before, c_before, first), firsts)
 
     def backward(grads: Sequence) -> tuple:
         doutput, dh, dc = (np.array(d, order="C") for d in grads)
         doutput = doutput.reshape(output.shape)
         d = np.empty((len(output), len(weight)), output.dtype)
-        matrix = np.array(weight, order="C")
         in_threads(lambda first: loops.backward(
             gates, tanh_c, c_before, matrix, bounds, doutput, dh, dc, d, first), firsts)
         return d, d, (dh, dc)
@@ -66,22 +67,35 @@ def lstm_loops() -> LstmLoops:
     They compute the ROWS sequences from `first` on.  `bounds` are the rows of each step, in the
     order of the steps.
     """
-    kernels = microkernels(np.dtype(np.float32))
-    multiply, rows, columns = kernels.multiply, kernels.rows, kernels.columns
+    kernels = microkernels(FLOAT32)
+    rows, columns = kernels.rows, kernels.columns
+    *_, tile = kernels.tiles
+    pack, _ = packing(FLOAT32)
     _, _, sigmoid, tanh = elementary()
     decorate = compiled.njit()
     assert decorate is not None  # see `is_faster`
 
     @decorate
-    def product(a: Any, b: Any, starts: Any, zeros: Any, out: Any) -> None:
-        """``out = a @ b`` for ROWS rows."""
-        n, terms = out.shape[1], len(starts)
-        for following in range(0, n, columns):
-            column = min(following, n - columns)
+    def packed(matrix: Any) -> Any:
+        """Panels of columns, which the tiles of all steps read in order; the last two overlap."""
+        terms, n = matrix.shape
+        panels = np.empty(((n + columns - 1) // columns, terms, columns), np.float32)
+        term_step, step = matrix.strides
+        for i in range(len(panels)):
+            column = min(i * columns, n - columns)
+            pack(matrix[:, column:].ctypes.data, step, term_step, columns, terms,
+                 panels[i].ctypes.data, columns)
+        return panels
+
+    @decorate
+    def product(a: Any, panels: Any, start: Any, out: Any) -> None:
+        """``out = start + a @ matrix`` for ROWS rows; `start` is one row."""
+        n, terms = out.shape[1], panels.shape[1]
+        for i in range(len(panels)):
+            column = min(i * columns, n - columns)
             for row in range(0, ROWS, rows):
-                multiply(a[row:].ctypes.data, terms, 1, b[0, column:].ctypes.data,
-                         starts.ctypes.data, terms, zeros.ctypes.data,
-                         out[row, column:].ctypes.data, n)
+                tile(a[row:].ctypes.data, terms, 1, panels[i].ctypes.data, terms,
+                     start[column:].ctypes.data, 0, out[row, column:].ctypes.data, n)
 
     @decorate
     def put(to: Any, source: Any) -> None:
@@ -90,10 +104,10 @@ def lstm_loops() -> LstmLoops:
             to[j] = source[j]
 
     @decorate
-    def activate(x: Any, y: Any, z: Any, k: Any) -> None:
-        """``x += y + z``, and the activation of gate k."""
+    def activate(x: Any, y: Any, k: Any) -> None:
+        """``x += y``, and the activation of gate k."""
         for j in range(x.size):
-            total = x[j] + y[j] + z[j]
+            total = x[j] + y[j]
             x[j] = tanh(total) if k == 2 else sigmoid(total)
 
     @decorate
@@ -109,21 +123,20 @@ def lstm_loops() -> LstmLoops:
     def forward(gates: Any, h: Any, c: Any, weight: Any, bias: Any, bounds: Any, output: Any,
                 tanh_c: Any, h_before: Any, c_before: Any, first: Any) -> None:
         units = h.shape[1]
-        starts = np.arange(units) * weight.shape[1]
-        zeros = np.zeros(rows, np.float32)
+        panels = packed(weight.T)
         hidden = np.zeros((ROWS, units), np.float32)
         products = np.empty((ROWS, 4 * units), np.float32)
         count = min(ROWS, len(h) - first)
         for r in range(count):
             put(hidden[r], h[first + r])
         for start, end in bounds:
-            product(hidden, weight, starts, zeros, products)
+            product(hidden, panels, bias, products)
             for r in range(min(count, end - start - first)):
                 row = start + first + r
                 put(h_before[row], hidden[r])
                 put(c_before[row], c[first + r])
                 for k in range(4):
-                    activate(gates[k, row], products[r, k * units:], bias[k * units:], k)
+                    activate(gates[k, row], products[r, k * units:], k)
                 update(gates[0, row], gates[1, row], gates[2, row], gates[3, row], c[first + r],
                        tanh_c[row], hidden[r])
                 put(output[row], hidden[r])
@@ -134,8 +147,7 @@ def lstm_loops() -> LstmLoops:
     def backward(gates: Any, tanh_c: Any, c_before: Any, weight: Any, bounds: Any, doutput: Any,
                  dh: Any, dc: Any, d: Any, first: Any) -> None:
         units = dh.shape[1]
-        starts = np.arange(len(weight)) * units
-        zeros = np.zeros(rows, np.float32)
+        panels, zeros = packed(weight), np.zeros(units, np.float32)
         before = np.empty((ROWS, units), np.float32)
         grads = np.zeros((ROWS, len(weight)), np.float32)
         for start, end in bounds[::-1]:
@@ -161,7 +173,7 @@ def lstm_loops() -> LstmLoops:
                     df[j] = dcell[j] * before_c[j] * (np.float32(1) - f[j])
                 put(d[row], grads[r])
             if count > 0:
-                product(grads, weight, starts, zeros, before)
+                product(grads, panels, zeros, before)
             for r in range(count):
                 put(dh[first + r], before[r])
 

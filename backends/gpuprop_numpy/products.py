@@ -117,9 +117,14 @@ def add_product(start: np.ndarray, a: np.ndarray, b: np.ndarray, out: np.ndarray
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The product by `add_product`."""
-    y = np.empty((len(a), b.shape[1]), a.dtype)
-    add_product(np.zeros(b.shape[1], a.dtype), a, b, y)
+    """The product of matrices, or of stacks of them, by `add_product`."""
+    y = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    start = np.zeros(b.shape[-1], a.dtype)
+    if a.ndim == 2:
+        add_product(start, a, b, y)
+    else:
+        for matrix, other, out in zip(a, b, y, strict=True):
+            add_product(start, matrix, other, out)
     return y
 
 
@@ -135,7 +140,10 @@ def _large_product(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.nda
         a, b = (np.broadcast_to(x, stack + x.shape[-2:]) for x in (a, b))
     if _is_gram(a, b):
         return _gram(a, b, threads)
-    return _added(a, b) if can_be_added(a, b) else _in_parts(a, b, n, threads)
+    is_stack = a.ndim == 3 and a[0].size * b.shape[2] >= MIN_LOOP_WORK
+    if can_be_added(a[0], b[0]) if is_stack else can_be_added(a, b):
+        return _added(a, b)
+    return _in_parts(a, b, n, threads)
 
 
 def _in_parts(a: np.ndarray, b: np.ndarray, n: int, threads: int) -> np.ndarray:
