@@ -34,7 +34,7 @@ MIN_WORK = 1 << 18  # multiplications
 MIN_WORK_OF_COLUMNS = 1 << 20
 # multiplications of an image, below which nobody should wait for Numba to compile
 MIN_WORK_OF_TILES = 1 << 17
-MIN_WORK_OF_SLICES = 1 << 15
+MIN_WORK_OF_SLICES = 1 << 13
 MIN_WINDOWS = 1024  # of a batch, for products of columns
 MIN_ELEMENTS = 64  # of an image, for filters of one element
 MAX_ELEMENTS = 1 << 19  # of a block; a larger image is divided into bands

@@ -22,7 +22,7 @@ import numpy as np
 
 from gpuprop_numpy.threads import in_threads
 
-WORK_PER_TASK = 1 << 25  # multiplications of BLAS
+WORK_PER_TASK = 1 << 23  # multiplications of BLAS
 EVENLY = 4  # more than two tasks are a multiple of it, so that 2 or 4 threads get equal shares
 SLACK = 128  # elements after the last window, which loops of Numba read
 KEPT = 1 << 9  # sizes whose layouts are kept; to compute one takes 0.1 ms
