@@ -48,6 +48,7 @@ def lstm(gates: np.ndarray, states: Sequence, weight: np.ndarray, bias_ih: Any, 
         doutput, dh, dc = (np.array(d, order="C") for d in grads)
         doutput = doutput.reshape(output.shape)
         d = np.empty((len(output), len(weight)), output.dtype)
+        matrix = np.array(weight, order="C")
         in_threads(lambda first: loops.backward(
             gates, tanh_c, c_before, matrix, bounds, doutput, dh, dc, d, first), firsts)
         return d, d, (dh, dc)

@@ -1,10 +1,10 @@
 """Waits of one thread for another that look at a number in memory again and again.
 
 The system takes 50 µs or more to wake a thread that sleeps.  A thread that looks is there at once,
-but keeps its processor.  So it looks for 0.4 milliseconds at most, and not on a busy
-machine, where the system often gives the processor of the calling thread to others.  Numba's loops
-look, because they need no Python lock.  A thread that looks can also run a *part*, a compiled loop,
-without Python.
+but keeps its processor.  So it looks for 0.4 milliseconds at most, and not on a busy machine, where
+the system often gives the processor of the calling thread to others.  Numba's loops look, because
+they need no Python lock.  A thread that looks can also run a *part*, a compiled loop, without
+Python.
 """
 
 from __future__ import annotations
