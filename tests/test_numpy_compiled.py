@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import signal
 import subprocess
 import sys
 
@@ -749,3 +750,23 @@ print(os.waitpid(child, 0)[1], decorate(lambda x: x + 1)(1))
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.split() == ["0", "2"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "raise_signal"), reason="the system has no signals")
+def test_handlers_of_signals_wait_while_loops_are_compiled():
+    """In LLVM's callbacks an exception would be lost, and LLVM damaged."""
+    events = []
+
+    def function(value):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        events.append(value)
+        return value
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        compiled._uninterrupted(function)(1)
+    assert events == [1] and signal.getsignal(signal.SIGINT) is before
+    assert compiled._uninterrupted(abs)(-2) == 2
+    loop = compiled.Loop(compiled.njit()(lambda x: x + 1))
+    assert loop(1) == 2 and loop.function.compile.__wrapped__

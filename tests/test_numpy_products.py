@@ -186,6 +186,37 @@ def test_nothing_is_computed_if_too_few_helpers_look(idle_machine):
     np.testing.assert_array_equal(out, np.matmul(a, b))
 
 
+WITHOUT_MEMORY = """
+import resource
+import numpy as np
+from gpuprop_numpy import product_loops
+
+a, b = np.ones((1400, 200), np.float32), np.ones((200, 1400), np.float32)
+start, out = np.zeros(1400, np.float32), np.empty((1400, 1400), np.float32)
+flags = np.zeros(0, np.int64)  # of no helpers
+arrays = lambda n: (start[:n], a[:n], b[:, :n], out[:n, :n])
+calls = (lambda n: product_loops.multiply(*arrays(n)),
+         lambda n: product_loops.multiply_with(flags, 0, 1, *arrays(n)))
+for call in calls:
+    call(8)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 100_000, resource.RLIM_INFINITY))
+for call in calls:
+    try:
+        call(1400)
+    except MemoryError:
+        print("no memory")
+"""
+
+
+@needs_avx
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and /proc are of Linux")
+def test_products_without_memory_raise():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_MEMORY], capture_output=True, text=True,
+                          timeout=120)
+    assert done.stdout == "no memory\n" * 2, done.stderr
+
+
 @needs_avx
 def test_helpers_serve_several_threads(idle_machine):
     """Each part is computed once, while helpers get jobs in Python, too."""

@@ -148,6 +148,7 @@ SAFE = {
     "gpuprop_numpy.scatter.compiled_loop": CACHE,
     "gpuprop_numpy.tiles.tile_loops": CACHE,
     "gpuprop_numpy.memory.keep_freed_memory": CACHE,
+    "gpuprop_numpy.compiled._uninterrupted.run.waiting": "only the main thread runs handlers",
     "gpuprop_numpy.convolution.folded_input_grad.dx": "each task writes its own images",
     "gpuprop_numpy.convolution.product.y": "each task writes its own images",
     "gpuprop_numpy.loop_cache.LoopCache._description": CACHE,

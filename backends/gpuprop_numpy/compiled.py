@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,7 @@ class Loop:
 
     def __init__(self, function: Any, signature: tuple | None = None) -> None:
         self.function = loop_cache.keep(function)
+        self.function.compile = _uninterrupted(self.function.compile)
         if signature is not None:
             self.function.compile(signature)
             self.function.disable_compile()
@@ -47,7 +50,7 @@ def njit(in_any_order: bool = False) -> Callable | None:
     function is inlined: a copy of it that is compiled alone may add in another order.
     """
     try:
-        numba = importlib.import_module("numba")
+        numba = _uninterrupted(importlib.import_module)("numba")
     except Exception:  # of another version of NumPy or LLVM, or of a setting in the environment
         return None
     if numba.config.DISABLE_JIT:
@@ -56,6 +59,32 @@ def njit(in_any_order: bool = False) -> Callable | None:
     fastmath = {"reassoc", "nsz"} if in_any_order else False
     return numba.njit(
         nogil=True, error_model="numpy", fastmath=fastmath, forceinline=in_any_order)
+
+
+def _uninterrupted(call: Callable) -> Callable:
+    """`call`, during which the handlers of signals wait, such as that of ctrl-C.
+
+    Python runs them in the main thread, in LLVM's callbacks too, where an exception is lost and
+    leaves LLVM damaged.  It would also leave Numba half imported.
+    """
+    @functools.wraps(call)
+    def run(*args: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return call(*args)
+        waiting: dict[int, tuple] = {}  # the arguments for handlers, by signal
+        handlers = {number: handler for number in signal.valid_signals()
+                    if callable(handler := signal.getsignal(number))}
+        try:
+            for number in handlers:
+                signal.signal(number, lambda *args: waiting.update({args[0]: args}))
+            return call(*args)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            for given in waiting.values():
+                handlers[given[0]](*given)
+
+    return run
 
 
 @functools.cache

@@ -25,7 +25,9 @@ LINE = 64  # bytes
 DIRECT_ROWS = 4  # a tile of so many rows reads them where they are: their lines fit the cache
 ROWS = 192  # packed at once: with their terms they stay in the second cache
 UNIT = 16  # of the rows or columns of a part
-FLAGS_OF_PART = 12  # the number of a part that is the address of its helper's flags
+# numbers of a part, after those that describe it:
+FLAGS_OF_PART = 12  # the address of its helper's flags
+IS_DONE = 13  # whether it was computed: not if there was no memory
 
 
 def is_supported(a: np.ndarray, b: np.ndarray) -> bool:
@@ -272,7 +274,7 @@ def part_loop(dtype: np.dtype) -> compiled.Loop:
     from numba import types
 
     compute = allocating_loop(dtype)
-    load = part_loops().load
+    *_, load, store = part_loops()
     decorate = compiled.njit()
     assert decorate is not None  # see `is_supported`
 
@@ -280,6 +282,7 @@ def part_loop(dtype: np.dtype) -> compiled.Loop:
     def product_part(n: Any) -> None:
         compute(load(n, 0), load(n, 1), load(n, 2), load(n, 3), load(n, 4), load(n, 5), load(n, 6),
                 load(n, 7), load(n, 8), load(n, 9), load(n, 10), load(n, 11))
+        store(n, IS_DONE, 1)
 
     return compiled.Loop(product_part, (types.int64,))
 
@@ -290,7 +293,7 @@ def divided_loop(dtype: np.dtype) -> compiled.Loop:
     from numba import types
 
     size = dtype.itemsize
-    take, release, give, run, wait, _ = part_loops()
+    take, release, give, run, wait, *_ = part_loops()
     decorate = compiled.njit()
     assert decorate is not None  # see `is_supported`
 
@@ -307,7 +310,7 @@ def divided_loop(dtype: np.dtype) -> compiled.Loop:
     @decorate
     def divided_product(start: Any, a: Any, b: Any, out: Any, part: Any, helpers: Any, least: Any,
                         most: Any) -> Any:
-        parts = np.empty((1 + most, 1 + FLAGS_OF_PART), np.int64)
+        parts = np.zeros((1 + most, 1 + IS_DONE), np.int64)
         count = take_some(helpers, parts)
         if count < least:
             for i in range(1, count + 1):
@@ -336,6 +339,8 @@ def divided_loop(dtype: np.dtype) -> compiled.Loop:
         run(part, at)
         for i in range(1, count + 1):
             wait(parts[i, FLAGS_OF_PART])
+        if not parts[:count + 1, IS_DONE].all():
+            raise MemoryError("no memory for copies of the operands of a product")
         return count
 
     integers = types.Array(types.int64, 1, "C", readonly=True)

@@ -129,7 +129,8 @@ class PartLoops(NamedTuple):
     """For loops that divide their work among helpers.
 
     A part is a loop of one integer.  `loop` is its address (`Loop.address`); a call gives it the
-    integer `argument`, such as the address of numbers.
+    integer `argument`, such as the address of numbers.  An error in a part is not reported: its
+    loop says in these numbers that it is done.
     """
 
     take: Callable[[int], bool]  # (flags): whether the helper looks, and now waits for a part
@@ -138,6 +139,7 @@ class PartLoops(NamedTuple):
     run: Callable[[int, int], None]  # (loop, argument): here
     wait: Callable[[int], None]  # (flags): for the end of the part, which is near
     load: Callable[[int, int], int]  # (address, index): a number of an argument
+    store: Callable[[int, int, int], None]  # (address, index, number)
 
 
 @functools.cache
@@ -175,7 +177,11 @@ def part_loops() -> PartLoops:
     def load_number(address: Any, index: Any) -> Any:
         return load(address + index * SIZE)
 
-    return PartLoops(take, release, give, run, wait, load_number)
+    @decorate
+    def store_number(address: Any, index: Any, number: Any) -> None:
+        store(address + index * SIZE, number)
+
+    return PartLoops(take, release, give, run, wait, load_number, store_number)
 
 
 @functools.cache
