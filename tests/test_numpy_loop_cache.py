@@ -81,6 +81,16 @@ def depthwise():
     return np.concatenate([np.ravel(y.numpy()), np.repeat(weight.grad, 500)])
 
 
+def product():
+    gpuprop.set_num_threads(2)
+    a = np.sin(x[:300 * 400]).reshape(300, 400)
+    return gpuprop.matmul(a, a.T[:, :200]).ravel()
+
+
+def has_linalg():
+    return np.full(500, "numba.np.linalg" in sys.modules, "float32")
+
+
 with events.install_recorder("numba:compile") as record:
     results = [eval(call).view("int32")[::500].tolist() for call in sys.argv[1:]]
 print(json.dumps([results, sum(e.is_start for _, e in record.buffer)]))
@@ -124,6 +134,16 @@ def test_another_process_compiles_nothing(run, tmp_path):
 def test_loaded_loops_have_the_bits_of_compiled_ones(run, call):
     results, count = run(call)
     assert count and run(call) == [results, 0]
+
+
+def test_loaded_loops_import_nothing_large(run):
+    """Code of Numba for functions such as `all` is imported with scipy, which takes 20 MB."""
+    calls = ("product()", "norm()", "conv('float32')", "depthwise()", "attention()", "scaled(2)",
+             "has_linalg()")
+    threads = {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    run(*calls, **threads)
+    results, count = run(*calls, **threads)
+    assert count == 0 and results[-1] == [0]
 
 
 def test_loops_that_several_processes_have_compiled_do_not_meet(run):

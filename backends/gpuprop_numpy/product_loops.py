@@ -339,8 +339,9 @@ def divided_loop(dtype: np.dtype) -> compiled.Loop:
         run(part, at)
         for i in range(1, count + 1):
             wait(parts[i, FLAGS_OF_PART])
-        if not parts[:count + 1, IS_DONE].all():
-            raise MemoryError("no memory for copies of the operands of a product")
+        for i in range(count + 1):
+            if not parts[i, IS_DONE]:
+                raise MemoryError("no memory for copies of the operands of a product")
         return count
 
     integers = types.Array(types.int64, 1, "C", readonly=True)

@@ -205,10 +205,14 @@ class RowsTimes:
 
     def __call__(self, rows: np.ndarray, out: Any = None) -> np.ndarray:
         """``rows @ matrix``; without `out` in an array that the next call overwrites."""
+        if not self.in_blocks:  # not by BLAS's own threads, which wait for each other
+            y = product(rows, self.matrix)
+            if out is None:
+                return y
+            out[...] = y
+            return out
         if out is None:
             out = self.temporary[:len(rows)]
-        if not self.in_blocks:
-            return np.matmul(rows, self.matrix, out=out)
         blocks = split(out, self.matrix.shape[1])
         if self.parts == 1:
             np.matmul(rows, self.matrix[0], out=blocks)

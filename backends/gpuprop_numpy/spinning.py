@@ -10,6 +10,7 @@ Python.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ LOOP, ARGUMENT = 24, 25  # the addresses of the part's loop and of its argument
 FLAGS = 32  # flags in all
 SIZE = 8  # bytes of a number
 CYCLES = 1_200_000  # of the processor's clock, about 0.4 ms: a wait at most
+PART_CYCLES = 300_000  # likewise, for the end of a part: the others end at about the same time
+NAP = 50  # µs between further looks
 HANDOVER = 10_000  # until the thread that has given a job releases Python's lock
 PERIOD = 0.1  # seconds in which switches are counted
 MAX_SWITCHES = 40  # a second from a caller to other threads; there are 2 to 10 on an idle machine
@@ -92,7 +95,7 @@ def spin_loops() -> SpinLoops | None:
         return None
     from numba import types
 
-    load, store, exchange, call, pause, cycles = _instructions()
+    load, store, exchange, call, pause, cycles, _ = _instructions()
     posted_at, done_at, state_at = POSTED * SIZE, DONE * SIZE, STATE * SIZE
     loop_at, argument_at = LOOP * SIZE, ARGUMENT * SIZE
 
@@ -145,7 +148,7 @@ class PartLoops(NamedTuple):
 @functools.cache
 def part_loops() -> PartLoops:
     """The loops; only where `spin_loops` returns some."""
-    load, store, exchange, call, pause, _ = _instructions()
+    load, store, exchange, call, pause, cycles, sleep = _instructions()
     state_at, loop_at, argument_at = STATE * SIZE, LOOP * SIZE, ARGUMENT * SIZE
     decorate = compiled.njit()
     assert decorate is not None  # see `spin_loops`
@@ -170,8 +173,12 @@ def part_loops() -> PartLoops:
 
     @decorate
     def wait(flags: Any) -> None:
+        begin = cycles()
         while load(flags + state_at) == GIVEN:
-            pause()
+            if cycles() - begin < PART_CYCLES:
+                pause()
+            else:  # the system may have given the helper's processor to another program
+                sleep()
 
     @decorate
     def load_number(address: Any, index: Any) -> Any:
@@ -187,7 +194,7 @@ def part_loops() -> PartLoops:
 @functools.cache
 def _instructions() -> tuple[Callable, ...]:
     """For loops: ``load(address)``, ``store(address, number)``, ``exchange(address, old, new)``,
-    ``call(loop, argument)``, ``pause()`` and ``cycles()``.
+    ``call(loop, argument)``, ``pause()``, ``cycles()`` and ``sleep()``, a pause on Windows.
 
     The first three read and write numbers that other threads use; `exchange` writes if it finds the
     old number, and returns whether it did.
@@ -227,6 +234,15 @@ def _instructions() -> tuple[Callable, ...]:
         call(builder, "llvm.x86.sse2.pause", ir.VoidType())
         return context.get_dummy_value()
 
+    def write_sleep(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = ir.IntType(32)
+        kind = ir.FunctionType(number, [number])
+        function = get_or_insert_function(builder.module, kind, "usleep")
+        builder.call(function, [ir.Constant(number, NAP)])
+        return context.get_dummy_value()
+
+    write_nap = write_pause if sys.platform == "win32" else write_sleep
+
     def write_cycles(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return call(builder, "llvm.readcyclecounter", ir.IntType(64))
 
@@ -239,4 +255,5 @@ def _instructions() -> tuple[Callable, ...]:
         intrinsic(lambda context, loop, argument: (
             types.void(types.int64, types.int64), write_call)),
         intrinsic(lambda context: (types.void(), write_pause)),
-        intrinsic(lambda context: (types.int64(), write_cycles)))
+        intrinsic(lambda context: (types.int64(), write_cycles)),
+        intrinsic(lambda context: (types.void(), write_nap)))
