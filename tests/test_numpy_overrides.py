@@ -12,7 +12,15 @@ from gpuprop.functional._recurrent import scan
 from gpuprop.testing import check_kernel
 from gpuprop.testing.rows._normalization import ROWS
 from gpuprop.testing.rows._recurrent import ROWS as RECURRENT
-from gpuprop_numpy import attention, normalization, recurrent, row_norm
+from gpuprop_numpy import (
+    attention,
+    lstm_loops,
+    normalization,
+    products,
+    recurrent,
+    row_norm,
+    threads,
+)
 
 
 @pytest.mark.parametrize("block", [20, 1 << 17])
@@ -223,6 +231,32 @@ def test_attention_with_scores_of_any_size(size, rng):
         with gp.generic():
             expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(threads._blas() is None, reason="an unknown BLAS")
+@pytest.mark.parametrize("layer", [gp.nn.LSTM, gp.nn.GRU])
+def test_steps_of_recurrent_layers_do_not_use_the_threads_of_blas(layer, monkeypatch, rng):
+    """These wait for each other without sleeping, 20 times as long on a busy machine."""
+    used = []
+    matmul = np.matmul
+
+    def watched(a, b, **options):
+        if a.size * b.shape[-1] > products.SMALL:
+            used.append(threads._blas()[0]())
+        return matmul(a, b, **options)
+
+    monkeypatch.setattr(lstm_loops, "is_faster", lambda *_: False)
+    monkeypatch.setattr(recurrent, "has_small_products", lambda: False)
+    monkeypatch.setattr(products, "can_be_added", lambda a, b: False)
+    monkeypatch.setattr(np, "matmul", watched)
+    before = gp.get_num_threads()
+    gp.set_num_threads(2)
+    try:
+        x = gp.tensor(rng.standard_normal((3, 32, 100)).astype("float32"), requires_grad=True)
+        layer(100, 100)(x)[0].sum().backward()
+    finally:
+        gp.set_num_threads(before)
+    assert len(used) >= 6 and {*used} == {1}
 
 
 def test_recurrent_weights_in_blocks(monkeypatch):

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from numba import types
 from time_limit import time_limit
 
 import gpuprop as gp
@@ -184,6 +185,37 @@ def test_nothing_is_computed_if_too_few_helpers_look(idle_machine):
         while multiplied(1, 2, start, a, b, out) < 1:
             pass
     np.testing.assert_array_equal(out, np.matmul(a, b))
+
+
+@needs_avx
+def test_the_caller_waits_for_a_part_that_ends_late(idle_machine):
+    """It looks for a while and then sleeps."""
+    take, _, give, _, wait, _, store = spinning.part_loops()
+
+    @compiled.njit()
+    def count(argument):
+        total = 1.0
+        for k in range(20_000_000):  # many times PART_CYCLES
+            total = total / 1.0000001 + 1e-9 * k
+        store(argument, 0, 1 if total > 0 else 2)
+
+    @compiled.njit()
+    def run_in(flags, loop, argument):
+        if take(flags):
+            give(flags, loop, argument)
+            wait(flags)
+
+    part = compiled.Loop(count, (types.int64,))
+    done = np.zeros(1, np.int64)
+    with time_limit(120):
+        run_in(np.zeros(spinning.FLAGS, np.int64).ctypes.data, 0, 0)  # compiled; nobody looks
+        while not done[0]:
+            threads.in_threads(lambda _: time.sleep(0.001), range(3))
+            for flags in threads._team.flags.tolist():
+                run_in(flags, part.address, done.ctypes.data)
+            states = [memory[spinning.STATE] for memory in threads._team.memory]
+            assert spinning.GIVEN not in states
+    assert done[0] == 1
 
 
 WITHOUT_MEMORY = """

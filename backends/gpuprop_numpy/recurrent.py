@@ -200,12 +200,12 @@ class RowsTimes:
                           and MIN_ROWS <= n * k // parts <= MAX_ROWS)
         if self.in_blocks:
             matrix = matrix.reshape(parts, k // parts, m // BLOCK, BLOCK).swapaxes(1, 2)
+            self.temporary = np.empty((n, m), matrix.dtype)
         self.matrix = np.ascontiguousarray(matrix)
-        self.temporary = np.empty((n, m), matrix.dtype)
 
     def __call__(self, rows: np.ndarray, out: Any = None) -> np.ndarray:
-        """``rows @ matrix``; without `out` in an array that the next call overwrites."""
-        if not self.in_blocks:  # not by BLAS's own threads, which wait for each other
+        """``rows @ matrix``; without `out` in an array that the next call may overwrite."""
+        if not self.in_blocks:
             y = product(rows, self.matrix)
             if out is None:
                 return y

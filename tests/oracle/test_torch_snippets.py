@@ -9,6 +9,9 @@ import io
 import itertools
 import pickle
 import pkgutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -1038,15 +1041,13 @@ def test_default_dtype_of_distributions():
             torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # all_gather_into_tensor
-@pytest.mark.parametrize("torch", [theirs, ours], ids=["theirs", "ours"])
-def test_a_group_of_one_process(torch, tmp_path):
+def use_a_group_of_one_process(torch, store):
     """What programs for several GPUs do when they are the only process."""
     dist, data = torch.distributed, torch.utils.data
     assert dist.is_available() and not dist.is_initialized()
     with pytest.raises(ValueError, match="group"):
         dist.get_rank()
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     try:
         assert (dist.get_rank(), dist.get_world_size(), dist.get_backend()) == (0, 1, "gloo")
         model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 1))
@@ -1072,6 +1073,24 @@ def test_a_group_of_one_process(torch, tmp_path):
     finally:
         dist.destroy_process_group()
     assert not dist.is_initialized()
+
+
+GROUP_OF_THEIRS = """
+import os, sys, torch
+from test_torch_snippets import use_a_group_of_one_process
+
+use_a_group_of_one_process(torch, sys.argv[1])
+os._exit(0)
+"""
+
+
+def test_a_group_of_one_process(tmp_path):
+    """PyTorch's process ends at once: to free its group may wait for ever for a thread of it."""
+    use_a_group_of_one_process(ours, tmp_path / "ours")
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", GROUP_OF_THEIRS,
+                           str(tmp_path / "theirs")], cwd=Path(__file__).parent, timeout=120,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 12])
