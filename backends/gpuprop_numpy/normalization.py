@@ -95,6 +95,8 @@ def standardize(xp: Any, input: Any, weight: Any, bias: Any, axes: Any, eps: Any
     """
     shape = input.shape
     ndim = input.ndim
+    if axes == (ndim - 1,) and not return_stats and row_norm.is_usual(input, weight, bias):
+        return row_norm.standardize_rows(input, weight, bias, eps, subtract_mean, shape[-1:])
     by_channel = ndim > 1 and axes == (0, *range(2, ndim))
     over_last_axes = axes == tuple(range(ndim - len(axes), ndim))
     parameters = [p for p in (weight, bias) if p is not None]

@@ -33,6 +33,14 @@ def is_supported(input: Any, parameters: Sequence, row_shape: tuple) -> bool:
     return n <= MAX_ROW and all(p.shape == row_shape for p in parameters)
 
 
+def is_usual(input: Any, weight: Any, bias: Any) -> bool:
+    """Whether loops compute this layer norm of the last axis, as those of most networks."""
+    n = input.shape[-1]
+    parameters = [p for p in (weight, bias) if p is not None]
+    return (input.itemsize > 2 and 0 < n <= MAX_LOOP_ROW and loops_for(input) is not None
+            and all([p.shape == (n,) and p.dtype is input.dtype for p in parameters]))
+
+
 def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_mean: bool,
                      row_shape: tuple) -> tuple:
     """The output and the pullback.
@@ -43,11 +51,11 @@ def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_me
     """
     n = math.prod(row_shape)
     x = np.ascontiguousarray(input).reshape(-1, n)
-    has_groups = any(p is not None and p.ndim > len(row_shape) for p in (weight, bias))
+    has_groups = any([p is not None and p.ndim > len(row_shape) for p in (weight, bias)])
     parameter_shape = input.shape[-len(row_shape) - 1:] if has_groups else row_shape
 
     def by_group(p: Any) -> np.ndarray:
-        if np.shape(p) != parameter_shape:
+        if type(p) is int or p.shape != parameter_shape:
             p = np.broadcast_to(p, parameter_shape)
         return np.ascontiguousarray(p, x.dtype).reshape(-1, n)
 
@@ -58,16 +66,22 @@ def standardize_rows(input: Any, weight: Any, bias: Any, eps: float, subtract_me
     y = np.empty_like(x)
     groups = w.size // n
     samples = even_slices(len(x) // groups, max(1, (PER_LOOP if loops else BLOCK) // w.size))
-    blocks = [slice(s.start * groups, s.stop * groups) for s in samples]
-    results = in_threads(lambda rows: kind(x[rows], w, b, eps, subtract_mean, y[rows]), blocks)
+    if len(samples) == 1:  # slices and threads would take longer than the loop of a small array
+        whole = kind(x, w, b, eps, subtract_mean, y)
+    else:
+        blocks = [slice(s.start * groups, s.stop * groups) for s in samples]
+        results = in_threads(lambda rows: kind(x[rows], w, b, eps, subtract_mean, y[rows]), blocks)
 
     def backward(dy: Any) -> tuple:
         dy = np.ascontiguousarray(dy).reshape(x.shape)
         dx = np.empty_like(x)
-        parts = in_threads(lambda i: results[i].backward(dy[blocks[i]], dx[blocks[i]]),
-                           range(len(blocks)))
-        dweight, dbias = (functools.reduce(operator.add, column)
-                          for column in zip(*parts, strict=True))
+        if len(samples) == 1:
+            dweight, dbias = whole.backward(dy, dx)
+        else:
+            parts = in_threads(lambda i: results[i].backward(dy[blocks[i]], dx[blocks[i]]),
+                               range(len(blocks)))
+            dweight, dbias = (functools.reduce(operator.add, column)
+                              for column in zip(*parts, strict=True))
         return (dx.reshape(input.shape),
                 None if weight is None else dweight.astype(dx.dtype).reshape(parameter_shape),
                 None if bias is None else dbias.astype(dx.dtype).reshape(parameter_shape))
