@@ -291,23 +291,25 @@ def test_threads_that_go_on_when_the_main_thread_has_ended(before):
 
 
 @pytest.mark.skipif(not microkernels.has_avx(), reason="threads sleep at once")
-def test_threads_look_for_work_unless_the_machine_is_busy(monkeypatch):
-    looks, switches = [], iter([0, 1, 1000, 1001])
+def test_threads_look_for_work_unless_the_machine_was_just_busy(monkeypatch):
+    """A thread that waits makes few switches, so a busy machine counts as busy for a second."""
+    looks, switches = [], iter([0, 1, 1000, 1001, 1002])
+    times = iter([1e6, 1e6 + 1, 1e6 + 2, 1e6 + 2.5, 1e6 + 3.1])
     loops = spinning.SpinLoops(lambda *args: looks.append(args), lambda *args: looks.append(args))
     monkeypatch.setattr(spinning, "spin_loops", lambda: loops)
     monkeypatch.setattr(spinning, "_machine", {"is_busy": False})
     monkeypatch.setattr(spinning, "_switches", spinning._Switches())
     monkeypatch.setattr(spinning, "PERIOD", 0)
-    monkeypatch.setattr(spinning.time, "monotonic", itertools.count(1e6).__next__)
+    monkeypatch.setattr(spinning.time, "monotonic", times.__next__)
     monkeypatch.setattr(spinning.resource, "getrusage", lambda who: types.SimpleNamespace(
         ru_nivcsw=next(switches)))
     seen = []
-    for n in range(4):
+    for n in range(5):
         looks.clear()
         spinning.wait_until_done(7, n)
         spinning.wait_for_job(7, n)
         seen.append(len(looks))
-    assert seen == [2, 2, 0, 2]
+    assert seen == [2, 2, 0, 0, 2]
 
 
 # ---- idle threads --------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ PART_CYCLES = 300_000  # likewise, for the end of a part: the others end at abou
 NAP = 50  # µs between further looks
 HANDOVER = 10_000  # until the thread that has given a job releases Python's lock
 PERIOD = 0.1  # seconds in which switches are counted
+BUSY_SECONDS = 1.0  # a machine counts as busy after many switches: threads that wait make few
 MAX_SWITCHES = 40  # a second from a caller to other threads; there are 2 to 10 on an idle machine
 
 _machine = {"is_busy": False}
@@ -62,7 +63,7 @@ def is_machine_busy() -> bool:
 class _Switches(threading.local):
     """How often the system has taken this thread's processor away."""
 
-    since = count = 0.0
+    since = count = busy_until = 0.0
 
     def update(self) -> None:
         """Find out whether the machine is busy, once in a period."""
@@ -72,7 +73,9 @@ class _Switches(threading.local):
             who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)
             before, self.count = self.count, resource.getrusage(who).ru_nivcsw
             self.since = now
-            _machine["is_busy"] = self.count - before > MAX_SWITCHES * seconds
+            if self.count - before > MAX_SWITCHES * seconds:
+                self.busy_until = now + BUSY_SECONDS
+            _machine["is_busy"] = now < self.busy_until
 
 
 _switches = _Switches()
