@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from gpuprop._capture_reach import HostState, reachable
 from gpuprop._capture_state import (
     ModelSnapshot,
     Replay,
     VariableSnapshot,
     arrays_in,
-    computed_arrays,
+    arrays_like,
+    computed_weights,
     detached_copy,
     kept_array,
     map_arrays,
     module_key,
+    order_of,
     signature_of,
     unsupported_type,
 )
@@ -27,9 +30,14 @@ from gpuprop._core.checks import as_callable
 from gpuprop._core.dialects import dialects
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
-from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
+from gpuprop._core.instruments import (
+    collect_modules,
+    leaf_reached,
+    optimizer_stepped,
+    recording_by,
+)
 from gpuprop._core.locks import new_rlock
-from gpuprop._core.mode import Mode, current
+from gpuprop._core.mode import Mode, Switch, current
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.warnings import warn
@@ -84,19 +92,26 @@ def capture(step: Callable) -> Callable:
 
     CaptureError is raised if the step waits for the device or computes on two devices.  Modules,
     variables in the step's closure and globals, and lists and dicts in these variables then refer
-    to the same arrays as before the call.
+    to the same arrays as before the call.  On NumPy, where nothing waits, a step that reads values
+    is not captured: it warns, and runs as usual, as does one that changes arrays of NumPy's which
+    are neither in Tensors nor in its variables.  Such arrays are read only while recording.
 
-    The step also runs as usual on backends that cannot record, such as NumPy; if an argument
-    requires a gradient; and inside `grad`, where results keep their history.  Inside another
-    captured step, it is recorded as a part of that step.  Threads that call a captured step take
-    turns, and each gets its own results.
+    The Python code of a step that is not captured in the end has run up to three times by then.
+
+    The step also runs as usual on backends that cannot record; on NumPy, if it trains more than
+    2 MB of weights, where a replay would not be faster; if an argument requires a gradient; and
+    inside `grad`, where results keep their history.  Inside another captured step, it is recorded
+    as a part of that step.  Threads that call a captured step take turns, and each gets its own
+    results.
     """
     as_callable("capture: step", step)
     captured_steps: OrderedDict[Any, _CapturedStep] = OrderedDict()
     lock = new_rlock()
 
-    def captured_for(args: tuple, kwargs: dict, backend: Any, mode: Mode) -> _CapturedStep:
-        key = (backend, backend.device(), mode, signature_of(args), signature_of(kwargs))
+    def captured_for(args: tuple, kwargs: dict, arrays: list, backend: Any,
+                     mode: Mode) -> _CapturedStep:
+        key = (backend, backend.device(), backend.conditions(), mode, signature_of(args),
+               signature_of(kwargs), *map(order_of, arrays))
         try:
             found = captured_steps.get(key)
         except TypeError as e:
@@ -115,7 +130,7 @@ def capture(step: Callable) -> Callable:
         mode = current.get()
         if mode.depth > 1:  # inside grad()
             return step(*args, **kwargs)
-        arrays = arrays_in((args, kwargs))
+        arrays = arrays_in((args, kwargs) if kwargs else args)
         backend = backend_of(raw(arrays[0])) if arrays else default_backend()
         if not _can_capture(backend, mode, arrays):
             return detached_copy(step(*args, **kwargs))
@@ -123,7 +138,7 @@ def capture(step: Callable) -> Callable:
         device = backend.at(raw(arrays[0])) if arrays else contextlib.nullcontext()
         with device:
             with lock:
-                captured = captured_for(args, kwargs, backend, mode)
+                captured = captured_for(args, kwargs, arrays, backend, mode)
                 result = captured(args, kwargs, arrays)
             if result is NOT_CAPTURED:
                 result = detached_copy(step(*args, **kwargs))
@@ -201,13 +216,17 @@ class _CapturedStep:
         finally:
             _inside_captured.reset(token)
 
-    def _give_up(self, reason: str) -> None:
+    def _run_as_usual(self) -> None:
+        """Capture this step no more."""
         self.gave_up = True
         self.recordings.clear()
         self.modules.clear()
         self.optimizers.clear()
         self.tensors.clear()
         self.seen_states.clear()
+
+    def _give_up(self, reason: str) -> None:
+        self._run_as_usual()
         name = getattr(self.step, "__name__", "the step")
         warn(f"{name} is not captured and runs as usual: {reason}")
 
@@ -245,6 +264,11 @@ class _CapturedStep:
         self.seen_states.add(state)
         if previous_counts != (len(self.modules), len(self.tensors)):
             self.seen_states.add(self._state())  # the state also depends on the new ones
+        trained = [raw(t) for t in self.tensors if self.optimizers or t.gradient is not None]
+        given = [raw(a) for a in arrays_in((args, kwargs))]
+        if not self.backend.pays_to_record([*trained, *given]):
+            self._run_as_usual()
+            return detached_copy(result)
         reason = self._reason_not_to_record(result, variables)
         if reason is not None:
             self._give_up(reason)
@@ -310,14 +334,25 @@ class _CapturedStep:
         inputs = _with_slots((args, kwargs), slots)
         variables = VariableSnapshot(self.step, self.modules)
         before = ModelSnapshot.take(self.modules, self.tensors)
+        host = None
+        if self.backend.recorder is not None:
+            reached = reachable([self.step, *self.modules, *self.optimizers, args, kwargs])
+            if reached is None:
+                self._run_as_usual()
+                return NOT_CAPTURED
+            host = HostState(reached, self.optimizers)
         replays: list[Replay] = []
         recording = None
         try:
             for _ in range(2):
                 before.restore_gradients_and_modes()
-                with self.backend.record() as recording:
+                with self._recording(slots, variables) as recording:
                     # The result is copied, so that only arrays that the step keeps are referenced.
-                    result = detached_copy(self._run_step(*inputs))
+                    result = detached_copy(self._run_step(*map_arrays(recording.inner, inputs)))
+                result = map_arrays(functools.partial(_outer, recording), result)
+                changed = None if host is None else host.restore()
+                if changed is not None:
+                    raise CaptureError(f"it changes {changed}")
                 after = ModelSnapshot.take(self.modules, self.tensors)
                 replay = Replay(recording, slots, inputs, result, before, after)
                 kept = self._kept_array(replay)
@@ -326,10 +361,13 @@ class _CapturedStep:
                 replays.append(replay)
         except MemoryError:
             replays.clear()
-        except BaseException:
+        except BaseException as error:
             before.restore()
             variables.restore()
-            raise
+            if host is None or not isinstance(error, Exception):
+                raise
+            host.restore()
+            return self._run_after_error(error, recording, args, kwargs)
         before.restore()  # arrays created while recording have no values until a replay
         difference = _difference_of_recordings(replays)
         if difference is not None:
@@ -340,6 +378,30 @@ class _CapturedStep:
             return NOT_CAPTURED
         self._watch_other_tensors(replays[1])
         return self._compare_first_replay(replays[1], variables, arrays)
+
+    def _run_after_error(self, error: Exception, recording: Any, args: tuple, kwargs: dict) -> Any:
+        """Run the step as usual: either it raises the error, too, or it cannot be recorded."""
+        what = "" if isinstance(error, CaptureError) else "while it is recorded, it raises "
+        reason = f"{what}{error}"
+        error.__traceback__ = None  # it references arrays of the recording
+        if recording is not None:
+            recording.release()
+        result = detached_copy(self._run_step(args, kwargs))
+        self._give_up(reason)
+        return result
+
+    @contextlib.contextmanager
+    def _recording(self, slots: list[Tensor], variables: VariableSnapshot) -> Iterator[Any]:
+        """Record inside the block, in which Tensors and variables have arrays of the recording."""
+        tensors = {id(t): t for t in (*slots, *self.tensors, *variables.tensors())}
+        with (self.backend.record(tensors.values()) as recording,
+              recording_by(recording.call_outside), Switch(recorder=self.backend.recorder),
+              variables.recorded_by(recording)):
+            for slot in slots:
+                slot.array = recording.inner(slot.array)
+            yield recording
+        for weight in computed_weights(self.modules):
+            _outer(recording, weight)
 
     def _check_one_device(self, arrays: list) -> None:
         by_device = {}  # one tensor per device
@@ -356,7 +418,7 @@ class _CapturedStep:
     def _kept_array(self, replay: Replay) -> str | None:
         """The line of code that created an array that the step keeps, or None."""
         expected = (replay.result, [t.gradient for t in self.tensors],
-                    [slot.array for slot in replay.slots], computed_arrays(self.modules))
+                    [slot.array for slot in replay.slots], computed_weights(self.modules))
         return kept_array(replay.recording, expected)
 
     def _check_nothing_kept(self, recording: Any) -> None:
@@ -373,6 +435,7 @@ class _CapturedStep:
         then run exactly once for this call.
         """
         result = replay(arrays)
+        replay.recording.release()
         if kept:
             self._give_up(f"it keeps an array that it created in {kept}: {IN_PLACE}")
         else:
@@ -412,6 +475,7 @@ class _CapturedStep:
         try:
             # The slots hold this call's arguments.  Copy the results: the replay overwrites them.
             result = detached_copy(self._run_step(*replay.inputs))
+            result = arrays_like(replay.result, result)
         except MemoryError:
             for a, value in zip(used, saved, strict=True):
                 a[...] = value
@@ -504,6 +568,14 @@ class _CapturedStep:
 
 def _bytes(xp: Any, a: Any) -> Any:
     return xp.ascontiguousarray(a).reshape(-1).view("uint8")
+
+
+def _outer(recording: Any, a: Any) -> Any:
+    """A result of a recording, with the array to which replays write."""
+    if not isinstance(a, Tensor):
+        return recording.outer(a)
+    a.array = recording.outer(a.array)
+    return a
 
 
 def _with_slots(arguments: Any, slots: list[Tensor]) -> Any:

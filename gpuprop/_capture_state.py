@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpuprop._core.backend import Recording
 from gpuprop._core.graph import extent, raw
 from gpuprop._core.registry import backend_of
 from gpuprop._core.tensor import Tensor, mark_changed
@@ -34,6 +36,8 @@ def map_arrays(f: Callable, tree: Any) -> Any:
 
 def arrays_in(tree: Any) -> list:
     """The arrays and Tensors of a tree."""
+    if type(tree) is tuple and all([isinstance(leaf, Tensor) for leaf in tree]):  # the usual case
+        return list(tree)
     return [leaf for leaf in tree_leaves(tree) if is_array(leaf)]
 
 
@@ -46,17 +50,43 @@ def detached_copy(tree: Any) -> Any:
     return map_arrays(copy, tree)
 
 
+def arrays_like(template: Any, tree: Any) -> Any:
+    """The tree with an array in place of each NumPy scalar for which `template` has an array.
+
+    NumPy's arithmetic returns scalars in place of 0-d arrays.
+    """
+    leaves = list(tree_leaves(template))
+    if len(leaves) != sum(1 for _ in tree_leaves(tree)):
+        return tree
+    rest = iter(leaves)
+
+    def like(leaf: Any) -> Any:
+        wants_array = is_array(next(rest))
+        return np.asarray(leaf) if wants_array and isinstance(leaf, np.generic) else leaf
+
+    return tree_map(like, tree)
+
+
+def order_of(a: Any) -> int:
+    """The memory order of an argument, on which the order of sums may depend."""
+    flags = getattr(raw(a), "flags", None)
+    return 0 if flags is None else 2 * flags.c_contiguous + flags.f_contiguous
+
+
 def signature_of(value: Any) -> Any:
     """A key of an argument or a result.
 
     It has the shape and dtype of arrays, the bits of numbers, and other values themselves.
     """
+    if isinstance(value, Tensor):
+        array = value.array
+        return True, array.shape, array.dtype
     if isinstance(value, dict):
         return type(value), *((k, signature_of(v)) for k, v in value.items())
     if isinstance(value, list | tuple):
         return type(value), *map(signature_of, value)
     if is_array(value):
-        return isinstance(value, Tensor), value.shape, value.dtype.name
+        return False, value.shape, value.dtype
     if isinstance(value, float):  # 0.0 == -0.0, and nan != nan
         return type(value), math.copysign(1, value), repr(value)
     if isinstance(value, np.generic):
@@ -102,6 +132,28 @@ class VariableSnapshot:
     def rebound(self) -> bool:
         """True if a variable has a different array now."""
         return any(_differ(arrays, _arrays(container)) for container, _, arrays in self._saved)
+
+    def tensors(self) -> list[Tensor]:
+        """The Tensors among the variables."""
+        found = {id(value): value for container, *_ in self._saved
+                 for _, value, _ in _arrays(container) if isinstance(value, Tensor)}
+        return list(found.values())
+
+    @contextlib.contextmanager
+    def recorded_by(self, recording: Recording) -> Iterator[None]:
+        """Inside the block, the variables have the arrays that a recording computes with."""
+        try:
+            self._exchange(recording.inner)
+            yield
+        finally:
+            self._exchange(recording.outer)
+
+    def _exchange(self, exchange: Callable[[Any], Any]) -> None:
+        for container, *_ in self._saved:
+            for key, value, _ in _arrays(container):
+                other = value if isinstance(value, Tensor) else exchange(value)
+                if other is not value:
+                    _assign(container, key, other)
 
     def stepped_schedule(self) -> str | None:
         """The class name of a learning rate schedule that has been stepped since, or None."""
@@ -225,6 +277,15 @@ def _differ(before: list, after: list) -> bool:
         for (key, value, data), (new_key, new_value, new_data) in zip(before, after, strict=True))
 
 
+def _assign(container: Any, key: Any, value: Any) -> None:
+    if isinstance(container, CellType):
+        container.cell_contents = value
+    elif isinstance(container, _Globals):
+        container.scope[key] = value
+    else:
+        (container if isinstance(container, list | dict) else container.values)[key] = value
+
+
 def _restore(container: Any, values: Any) -> None:
     if isinstance(container, CellType):
         container.cell_contents = values
@@ -265,9 +326,9 @@ def module_key(module: Module) -> tuple:
     return module.training, parts, hook_ids
 
 
-def computed_arrays(modules: Iterable[Module]) -> list[Any]:
+def computed_weights(modules: Iterable[Module]) -> list[Any]:
     """The weights that modules compute anew in each forward, so that they need not persist."""
-    return [raw(value) for module in modules for value in vars(module).values()
+    return [value for module in modules for value in vars(module).values()
             if isinstance(value, ComputedWeight)]
 
 

@@ -1,11 +1,17 @@
 """The public API for backend packages: the base class, its errors, and helpers."""
 
-from gpuprop._core.backend import Backend, BackendMismatchError, CaptureError, Unavailable
+from gpuprop._core.backend import (
+    Backend,
+    BackendMismatchError,
+    CaptureError,
+    Recording,
+    Unavailable,
+)
 from gpuprop._core.dtypes import is_half
 from gpuprop._core.extras import Namespace
 from gpuprop._core.graph import Into
 from gpuprop._core.instances import instances, instances_lock
-from gpuprop._core.instruments import waits
+from gpuprop._core.instruments import not_recorded, waits
 from gpuprop._core.ops import cache_last
 from gpuprop._core.philox import philox
 from gpuprop._core.pointwise import half_type, rounded_once, several
@@ -25,6 +31,7 @@ __all__ = [
     "CaptureError",
     "Into",
     "Namespace",
+    "Recording",
     "Unavailable",
     "backend_of",
     "cache_last",
@@ -36,6 +43,7 @@ __all__ = [
     "instances",
     "instances_lock",
     "is_half",
+    "not_recorded",
     "philox",
     "portable",
     "register",

@@ -288,11 +288,12 @@ class Generator:
         return taken(functools.partial(self._here()._next_noise_key, backend))
 
     def _next_noise_key(self, backend: Backend) -> Any:
-        key = backend, backend.device()
+        owner = get_backend(backend.name)  # `backend` may be the recorder of this one
+        key = owner, owner.device()
         with self._lock:
             if key not in self._devices:
-                self._devices[key] = self._initial(backend)
-            return philox.take_rng_key(self._devices[key])
+                self._devices[key] = self._initial(owner)
+            return philox.take_rng_key(backend.asarray(self._devices[key]))
 
     def _initial(self, backend: Backend) -> Any:
         """(seed, draw) as an array on the backend's current device."""

@@ -102,7 +102,7 @@ class CupyBackend(Backend):
     def _synchronize(self) -> None:
         self._cupy.cuda.Device().synchronize()
 
-    def record(self) -> Any:
+    def record(self, tensors: Any = ()) -> Any:
         """A context manager that records the device work of its block as a CUDA graph."""
         from gpuprop_cupy.graph import record
 

@@ -20,13 +20,14 @@ import cupy
 import numpy as np
 from cupy.cuda import runtime
 
+import gpuprop.backend
 from gpuprop.backend import CaptureError, calling_line, instances, instances_lock
 from gpuprop_cupy import products
 
 # ---- recording ----------------------------------------------------------------------------------
 
 
-class Recording:
+class Recording(gpuprop.backend.Recording):
     """The device operations of one step.
 
     Nothing is computed while recording.  New arrays get memory of the recording's arena, which

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from gpuprop_numpy import (
 from gpuprop_numpy.memory import keep_freed_memory
 from gpuprop_numpy.pointwise import blockwise
 from gpuprop_numpy.products import matmul
+from gpuprop_numpy.recorder import RecordingBackend
+from gpuprop_numpy.recording import CpuRecording
 from gpuprop_numpy.threads import let_blas_threads_sleep
 
 __all__ = ["NumpyBackend"]
@@ -32,6 +35,7 @@ INTEGERS: dict[Any, np.dtype] = {
     np.dtype(f"float{bits}"): np.dtype(f"int{bits}") for bits in (16, 32, 64)}
 NUMBERS = int, float
 BOOL = np.dtype(bool)
+MAX_RECORDED = 1 << 21  # bytes of the arrays of a captured step
 MIN_WHERE = 1024  # elements; np.where is as fast below
 
 
@@ -115,6 +119,7 @@ class NumpyBackend(Backend):
     priority = 0
     xp = xp
     array_type = np.ndarray
+    records = True
     array_modules = ("numpy",)
     dlpack_devices = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost, pinned memory
     kernels = {
@@ -131,8 +136,20 @@ class NumpyBackend(Backend):
     }
 
     def __init__(self) -> None:
+        self.recorder: RecordingBackend = RecordingBackend(self)
         keep_freed_memory()
         let_blas_threads_sleep()
+
+    def record(self, tensors: Iterable[Any] = ()) -> AbstractContextManager[CpuRecording]:
+        return CpuRecording(self.recorder).of(tensors)
+
+    def pays_to_record(self, arrays: Iterable[Any]) -> bool:
+        """Calls with large arrays take more time than Python between them, and copies memory."""
+        return sum(a.nbytes for a in arrays) <= MAX_RECORDED
+
+    def conditions(self) -> Any:
+        """Overrides run other loops if NumPy must warn or raise."""
+        return tuple(np.geterr().values())
 
     def asarray(self, value: Any, dtype: Any = None) -> np.ndarray:
         subclass = isinstance(value, np.ndarray) and type(value) is not np.ndarray

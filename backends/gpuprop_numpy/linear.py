@@ -17,7 +17,7 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
     The definition computes small products, and those of an `xp` with another `matmul`, by which
     verification adds in another order.
     """
-    is_large = xp.matmul is matmul and weight.ndim == 2 and input.size * len(weight) > SMALL
+    is_large = xp.matmul is matmul and not is_small(input, weight)
     x = as_matrix(input) if is_large and _fit(input, weight, bias) else None
     if x is None or not can_be_added(x, weight.T):
         return definition("gpuprop.functional:linear")(xp, input, weight, bias)
@@ -37,6 +37,11 @@ def linear(xp: Any, input: Any, weight: Any, bias: Any = None) -> tuple:
         lambda dy: product(as_matrix(dy), weight).reshape(shape),
         Into(weight_grad),
         lambda dy: product(np.ones(rows, dy.dtype), as_matrix(dy)))  # faster than np.sum
+
+
+def is_small(input: Any, weight: Any, bias: Any = None) -> bool:
+    """True if the definition computes a product of these arrays."""
+    return weight.ndim != 2 or input.size * len(weight) <= SMALL
 
 
 def _fit(input: Any, weight: Any, bias: Any) -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,7 @@ def blockwise(fn: Callable) -> Callable:
 
     @functools.wraps(fn)
     def run(xp: Any, *arrays: Any, **constants: Any) -> Any:
-        size, has_narrow = 0, False
-        for a in arrays:
-            if isinstance(a, np.ndarray):
-                size = max(size, a.size)
-                has_narrow = has_narrow or a.itemsize == 2
+        size, has_narrow = _size(arrays)
         if size >= MIN_SIZE and not has_narrow and (flat := _flattened(arrays)) is not None:
             loop, sample = _loop_for(fn, xp, flat, constants, loops)
             if loop is not None:
@@ -51,6 +47,22 @@ def blockwise(fn: Callable) -> Callable:
         return fn(xp, *arrays, **constants)
 
     return run
+
+
+def runs_as_it_is(arrays: Iterable) -> bool:
+    """Whether `blockwise` calls a body with these arrays themselves."""
+    size, has_narrow = _size(arrays)
+    return size < MIN_SIZE and size <= SMALL and not has_narrow
+
+
+def _size(arrays: Iterable) -> tuple[int, bool]:
+    """The size of the largest array, and whether one has a half type or another of two bytes."""
+    size, has_narrow = 0, False
+    for a in arrays:
+        if isinstance(a, np.ndarray):
+            size = max(size, a.size)
+            has_narrow = has_narrow or a.itemsize == 2
+    return size, has_narrow
 
 
 def _flattened(arrays: Sequence) -> list | None:

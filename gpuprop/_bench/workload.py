@@ -119,7 +119,7 @@ class Inference(Workload):
              setting: Mapping[str, Any]) -> Callable[[], Any]:
         model = self.loaded_model(library, s, weights)
         model.eval()
-        forward = library.compile(lambda x: model(x))
+        forward = library.capture(library.compile(lambda x: model(x)))
         inputs = itertools.cycle([library.tensor(x) for x, _ in self.batches(s)])
 
         def step() -> np.ndarray:

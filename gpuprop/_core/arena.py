@@ -22,7 +22,7 @@ import numpy as np
 from gpuprop._core.backend import BackendMismatchError
 from gpuprop._core.dtypes import compute_dtype, is_real
 from gpuprop._core.graph import extent, raw, written
-from gpuprop._core.registry import backend_of
+from gpuprop._core.registry import backend_of, of_recording
 from gpuprop._core.tensor import Parameter, Tensor, asnumpy
 
 ALIGNMENT = 256  # bytes: enough for a device's widest loads and for a cache line of any host
@@ -391,4 +391,4 @@ def gradient_arrays(parameters: Iterable[Tensor],
         arrays += arena.grad_runs(members)
     for array in arrays:
         written(extent(raw(array)))
-    return arrays, list(indices)
+    return list(map(of_recording, arrays)), list(indices)

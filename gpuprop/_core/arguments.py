@@ -36,6 +36,7 @@ def resolve(spec: Spec, args: tuple) -> tuple[list, list, int, Any]:
     values = [a if isinstance(a, Tensor) else _normalized(a, spec, i) for i, a in enumerate(args)]
     backend = _owner(spec, [raw(a) for a in values])
     arrays = [a.array if unwrap else a for a, unwrap in zip(values, is_highest, strict=True)]
+    arrays = [backend.asarray(a) if type(a) in backend.guests else a for a in arrays]
     edges = [(a.node or a) if unwrap and a.requires_grad else None
              for a, unwrap in zip(values, is_highest, strict=True)]
     wanted = sum(edge is not None for edge in edges)
@@ -89,9 +90,9 @@ def _owner(spec: Spec, arrays: list) -> Backend:
         if type(a) in NUMBERS:
             continue
         other = backend_of(a)
-        if backend is None:
+        if backend is None or backend.array_type in other.guests:
             backend, first = other, i
-        elif other is not backend:
+        elif other is not backend and other.array_type not in backend.guests:
             name = spec.argument_name(i)
             raise BackendMismatchError(
                 f"{spec.label(None)}(): {spec.argument_name(first)!r} is on backend "

@@ -38,6 +38,50 @@ class Unavailable(str):
         return False
 
 
+class Recording(ABC):
+    """The array calls of a step, recorded by `Backend.record`."""
+
+    @abstractmethod
+    def replay(self) -> None:
+        """Repeat the calls, on the same memory."""
+
+    @abstractmethod
+    def difference(self, other: Any) -> str | None:
+        """What another recording of the step did, but a replay would not do, or None."""
+
+    @abstractmethod
+    def outside(self) -> list[Any]:
+        """Arrays that cover all memory that the calls use but did not allocate."""
+
+    @abstractmethod
+    def uses(self, array: Any) -> bool:
+        """Whether the calls use the memory of this array."""
+
+    @abstractmethod
+    def held(self, ours: Iterable[Any]) -> str | None:
+        """The code that made an array of the recording which is still referenced, or None.
+
+        Arrays among `ours` do not count.
+        """
+
+    call_outside: Callable | None = None  # see `instruments.recording_by`
+
+    def release(self) -> None:
+        """Give objects that refer to arrays of the recording arrays of the backend instead."""
+
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """A context manager in which only one thread at a time replays."""
+        return contextlib.nullcontext()
+
+    def inner(self, array: Any) -> Any:
+        """The array that the step must use in place of `array` while it is recorded."""
+        return array
+
+    def outer(self, array: Any) -> Any:
+        """The array of the backend to which each replay writes what was recorded as `array`."""
+        return array
+
+
 class Backend(ABC):
     """An array library, and the few things in which it differs from NumPy.
 
@@ -109,23 +153,26 @@ class Backend(ABC):
     # ---- recording
 
     records: bool = False  # True if `record` works; if False, a captured step runs as usual
+    recorder: Any = None  # the backend of a recording's arrays, if it is another one: its `host` is
+    # this backend, and ``one_call(run)`` is the body of a kernel that is recorded as one call
+    guests: tuple[type, ...] = ()  # types of other backends' arrays that `asarray` adopts in an op
 
-    def record(self) -> Any:
+    def record(self, tensors: Iterable[Any] = ()) -> contextlib.AbstractContextManager[Recording]:
         """A context manager that records the array calls inside its block.
 
-        It yields a recording with these methods:
-
-        - ``replay()`` repeats the calls;
-        - ``difference(other)`` describes what another recording of the step did differently, or
-          returns None;
-        - ``outside()`` returns arrays that cover all memory that the calls use but did not
-          allocate;
-        - ``uses(array)`` tells whether the calls use the memory of this array;
-        - ``held(arrays)`` returns the code that made an array of the recording which is still
-          referenced and is not among `arrays`, or None;
-        - ``turn()`` is a context manager in which only one thread at a time replays.
+        It yields a `Recording`.  At the end of the block all memory from before it has its former
+        contents.  `tensors` are those of which the block uses the arrays or gradients; a backend
+        may replace these arrays inside the block.
         """
         raise RuntimeError(f"backend {self.name!r} cannot record steps")
+
+    def pays_to_record(self, arrays: Iterable[Any]) -> bool:
+        """Whether to capture a step that uses these arrays, or to run it as usual."""
+        return True
+
+    def conditions(self) -> Any:
+        """A key of the circumstances, other than arguments, on which a recording depends."""
+        return None
 
     # ---- elementwise bodies
 

@@ -16,7 +16,7 @@ from typing import Any
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import cast, converted, widened
 from gpuprop._core.instruments import leaf_reached
-from gpuprop._core.mode import backward_checks
+from gpuprop._core.mode import backward_checks, current
 
 clock = itertools.count()  # orders recorded nodes and in-place writes
 creation = operator.attrgetter("order")
@@ -46,7 +46,17 @@ class Variable:
 
 
 def raw(a: Any) -> Any:
-    """The array inside a Tensor, however deeply nested; other values are returned as they are."""
+    """The array inside a Tensor, however deeply nested; other values are returned as they are.
+
+    While a step is recorded, it is the recording's array.
+    """
+    a = unwrapped(a)
+    recorder = current.get().recorder
+    return a if recorder is None or type(a) not in recorder.guests else recorder.asarray(a)
+
+
+def unwrapped(a: Any) -> Any:
+    """What is inside of a Tensor."""
     while isinstance(a, Variable):
         a = a.array
     return a
@@ -165,7 +175,7 @@ def _arrays_of(pullback: Any) -> Iterator[Any]:
     seen = {id(backend.xp) for backend in list(BY_TYPE.values())}  # they hold no arrays of graphs
     stack = [pullback]
     while stack:
-        x = raw(stack.pop())
+        x = unwrapped(stack.pop())
         if type(x) in BY_TYPE:
             yield x
         elif id(x) not in seen:

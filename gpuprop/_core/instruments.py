@@ -6,11 +6,14 @@ All state of this module is context-local: what one thread switches on does not 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from gpuprop._core.mode import Mode, Setting, current
+from gpuprop._core.mode import Mode, Setting, Switch, current
+
+F = TypeVar("F", bound=Callable)
 
 
 class Observer(Setting):
@@ -171,6 +174,48 @@ def collect_modules() -> Iterator[dict[Any, None]]:
 
     with around_modules(record_call):
         yield called
+
+
+# ---- calls that are recorded as one ------------------------------------------------------------
+
+_recorder: ContextVar[Callable | None] = ContextVar("gpuprop_recorder", default=None)
+
+
+def recording_by(call_outside: Callable | None) -> Setting:
+    """A context manager: ``call_outside(function, args, writes)`` makes the calls of `as_one_call`.
+
+    None makes them as usual.
+    """
+    return Setting(_recorder, call_outside)
+
+
+@contextlib.contextmanager
+def not_recorded() -> Iterator[None]:
+    """A context manager for what is recorded as one call: ops inside the block run as usual."""
+    with recording_by(None), Switch(recorder=None):
+        yield
+
+
+def as_one_call(writes: Callable[..., Iterable[Any]]) -> Callable[[F], F]:
+    """A decorator for functions that use the arrays and gradients of Tensors themselves.
+
+    Such as the update of an optimizer: its arrays are no arguments of ops.  A recording with arrays
+    of its own makes one call of it, with the arrays that the Tensors have outside.
+    ``writes(*args)`` are arrays that the function may write, beside those of the Tensors that the
+    step uses.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            record = _recorder.get()
+            if record is None:
+                return function(*args)
+            return record(function, args, writes(*args))
+
+        return cast(F, call)
+
+    return decorate
 
 
 # ---- waiting for a device ------------------------------------------------------------------------

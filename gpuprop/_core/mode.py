@@ -23,6 +23,7 @@ class Mode(NamedTuple):
     low: Any = None  # the low-precision dtype inside autocast, else None
     depth: int = 1  # the level of the outermost Tensors: 1, and one more inside each grad()
     inspect: Callable | None = None  # (spec, backend, run) -> run: see `instruments.inspect_ops`
+    recorder: Any = None  # while a step is recorded: the `Backend.recorder` that runs its ops
 
 
 current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (immutable)

@@ -12,7 +12,7 @@ from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, NO_SWITCH
 from gpuprop._core.checks import as_element, check_elements
 from gpuprop._core.dtypes import as_supported
 from gpuprop._core.graph import extent, raw, written
-from gpuprop._core.registry import backend_of, parse_backend
+from gpuprop._core.registry import backend_of, of_recording, parse_backend
 
 F = TypeVar("F", bound=Callable)
 
@@ -38,6 +38,7 @@ def place_of(array: Any) -> str:
 
 def write(array: Any, value: Any, key: Any = ...) -> None:
     """``array[key] = value`` on the array's device, to which host values are copied first."""
+    array = of_recording(array)
     backend = backend_of(array)
     with backend.at(array):
         if isinstance(value, int | float):

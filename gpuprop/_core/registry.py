@@ -17,7 +17,7 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable, forget_choices
 from gpuprop._core.extras import complete
 from gpuprop._core.locks import new_rlock
-from gpuprop._core.mode import Block, Setting
+from gpuprop._core.mode import Block, Setting, current
 from gpuprop._core.warnings import warn_once
 
 GROUP = "gpuprop.backends"
@@ -69,7 +69,8 @@ def _add(name: str, cls: type[Backend]) -> None:
 def _forget(name: str) -> None:
     """Drop the instance of a backend whose class is replaced."""
     backend = _instances.pop(name, None)
-    for array_type in [kind for kind, owner in BY_TYPE.items() if owner is backend]:
+    own = [backend, backend and backend.recorder]
+    for array_type in [kind for kind, owner in BY_TYPE.items() if owner in own]:
         del BY_TYPE[array_type]
     if backend in MULTI_DEVICE:
         MULTI_DEVICE.remove(backend)
@@ -209,6 +210,8 @@ def _make(name: str, cls: type[Backend]) -> Backend:
     if owner is not backend:
         raise TypeError(f"backend {name!r}: its array_type {backend.array_type.__name__} belongs "
                         f"to backend {owner.name!r}")
+    if backend.recorder is not None:
+        BY_TYPE[backend.recorder.array_type] = backend.recorder
     if has_devices:
         MULTI_DEVICE.append(backend)
     forget_choices()  # its array type may have been used before
@@ -216,7 +219,10 @@ def _make(name: str, cls: type[Backend]) -> Backend:
 
 
 def backend_of(array: Any) -> Backend:
-    """The backend that owns an array."""
+    """The backend that owns an array; while a step is recorded, perhaps the recording's."""
+    recorder = current.get().recorder
+    if recorder is not None and type(array) in recorder.guests:
+        return recorder
     try:
         return BY_TYPE[type(array)]
     except KeyError:
@@ -230,6 +236,14 @@ def backend_of(array: Any) -> Backend:
     kind = f"{type(array).__module__}.{type(array).__qualname__}"
     raise TypeError(f"no backend owns arrays of type {kind}: "
                     f"convert it first, for example with gpuprop.tensor(...)")
+
+
+def of_recording(array: Any) -> Any:
+    """The array itself, or while a step is recorded, the recording's array for it."""
+    recorder = current.get().recorder
+    if recorder is not None and type(array) in recorder.guests:
+        return recorder.asarray(array)
+    return array
 
 
 def backend_for(accepts: Callable[[type[Backend]], bool]) -> Backend | None:
@@ -292,7 +306,8 @@ def default_backend() -> Backend:
         backend, index = parse_backend(os.environ.get("GPUPROP_BACKEND") or _automatic)
         _choose_for_process(Choice(backend, index, UNASKED))
         found = chosen_backend() or backend
-    return found
+    recorder = current.get().recorder
+    return recorder if recorder is not None and recorder.host is found else found
 
 
 def chosen_backend() -> Backend | None:

@@ -100,6 +100,8 @@ class Spec:
         """(backend, function to run) for `owner`, an array type or the namespace of Tensors."""
         if isinstance(owner, Differentiable):
             return owner, self.arrays_first_version(self.fn)
+        if mode.recorder is not None:
+            return self._recorded(mode.recorder)
         backend = BY_TYPE[owner]
         run = self.arrays_first_version(self.version_for(backend))
         inspect = mode.inspect if self.is_op else None
@@ -110,6 +112,23 @@ class Spec:
         if not mode.generic and inspect is None:
             self.chosen[owner] = backend, run
         return backend, run
+
+    def _recorded(self, recorder: Any) -> tuple[Any, Callable]:
+        """(backend, function to run) while a step is recorded; a kernel is one call."""
+        if not self.is_op:
+            run = self.arrays_first_version(self.version_for(recorder.host))
+            return recorder, recorder.one_call(run)
+        run = self.arrays_first_version(self.version_for(recorder))
+
+        def run_recorded(xp: Any, *arrays: Any, **constants: Any) -> Any:
+            arrays = tuple([recorder.asarray(a) if type(a) in recorder.guests else a
+                            for a in arrays])
+            result = run(xp, *arrays, **constants)
+            if type(result) is tuple and type(result[0]) is recorder.array_type:
+                return recorder.own(result[0]), *result[1:]
+            return result
+
+        return recorder, run_recorded
 
     def arrays_first_version(self, run: Callable) -> Callable:
         """`run` with all arrays as positional arguments, and the constants by name."""

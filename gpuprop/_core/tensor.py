@@ -28,7 +28,7 @@ from gpuprop._core.instruments import parameter_changed
 from gpuprop._core.interchange import PickledArray, adopt
 from gpuprop._core.locks import new_rlock
 from gpuprop._core.placement import on_device_of, place_of
-from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend
+from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend, of_recording
 
 
 def _slot(name: str) -> Any:
@@ -37,7 +37,8 @@ def _slot(name: str) -> Any:
     NumPy's arithmetic, indexing and reductions return such a scalar, as in ``p.data = p.data * 2``.
     """
     write = vars(Variable)[name].__set__
-    return property(operator.attrgetter(name), lambda self, value: write(self, _as_array(value)))
+    return property(lambda self: of_recording(getattr(self, name)),
+                    lambda self, value: write(self, _as_array(value)))
 
 
 accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf
@@ -307,11 +308,12 @@ class Parameter(Tensor):
         """Add `g` to the gradient, in `grad_buffer` if that exists."""
         with accumulation_lock:
             if self.gradient is self.grad_buffer is not None:
-                self.gradient += g
+                total = self.gradient
+                total += g
             elif self.grad_buffer is None or self.gradient is not None:  # the user's array: keep it
                 super().receive(g)
             else:
-                self.grad_buffer[...] = g
+                _fill(self.grad_buffer, g)
                 self.gradient = self.grad_buffer
 
     def _receive_from(self, compute: Callable[[Any], Any]) -> None:
@@ -466,6 +468,13 @@ def _copy(g: Any) -> Any:
     backend = backend_of(g)
     with backend.at(g):
         return backend.xp.copy(g)
+
+
+def _fill(array: Any, values: Any) -> None:
+    if type(values) in BY_TYPE and type(values) is not type(array):  # arrays of a recording
+        backend_of(values).xp.copyto(array, values)
+    else:
+        array[...] = values
 
 
 def _ones_like(a: Any) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 from gpuprop._core.arena import gradient_arrays
 from gpuprop._core.checks import as_instance, as_integer, as_number
 from gpuprop._core.graph import extent, raw, written
+from gpuprop._core.instruments import as_one_call
 from gpuprop._core.loading import as_entries
 from gpuprop._core.mode import loss_scaling_ops
 from gpuprop._core.ops import op
@@ -92,8 +93,16 @@ class GradScaler:
 
     def unscale_(self, optimizer: Optimizer) -> None:
         """Divide the gradients of an optimizer's parameters by the scale, in place."""
-        if not self._enabled:
-            return
+        if self._enabled:
+            self._unscale(optimizer)
+
+    def _written(self, *args: Any) -> list[Any]:
+        """The arrays that a call may change, beside parameters and gradients."""
+        optimizers = [a for a in args if isinstance(a, Optimizer)]
+        return [*self._arrays.values(), *(a for o in optimizers for a in o._written())]
+
+    @as_one_call(_written)
+    def _unscale(self, optimizer: Optimizer) -> None:
         state = self._state_of("unscale_", optimizer)
         if state.stage is Stage.UNSCALED:
             raise RuntimeError("unscale_() has already been called on this optimizer since the "
@@ -126,6 +135,10 @@ class GradScaler:
         if args or "closure" in kwargs:
             raise RuntimeError("closure use is not supported by an enabled GradScaler: call "
                                "backward() before step()")
+        return self._step(optimizer, kwargs)
+
+    @as_one_call(_written)
+    def _step(self, optimizer: Optimizer, kwargs: dict[str, Any]) -> Any:
         state = self._state_of("step", optimizer)
         if state.stage is Stage.STEPPED:
             raise RuntimeError("step() has already been called since the last update(): call "
@@ -144,8 +157,11 @@ class GradScaler:
 
     def update(self, new_scale: float | Tensor | None = None) -> None:
         """Change the scale as the gradients since the last update require, or to `new_scale`."""
-        if not self._enabled:
-            return
+        if self._enabled:
+            self._update(new_scale)
+
+    @as_one_call(_written)
+    def _update(self, new_scale: float | Tensor | None) -> None:
         self._check_scaled("update")
         arrays = self._arrays
         if new_scale is not None:

@@ -20,7 +20,7 @@ from gpuprop._core.graph import raw
 from gpuprop._core.ops import kernel
 from gpuprop._core.philox import NOISE
 from gpuprop._core.pointwise import pointwise
-from gpuprop._core.registry import HOST, backend_of
+from gpuprop._core.registry import HOST, backend_of, get_backend
 from gpuprop._core.signature import Array
 from gpuprop._core.tensor import Tensor
 from gpuprop.random import Generator, default_generator
@@ -137,7 +137,7 @@ def first_accepted(xp: Any, rng_key: Any, propose: Callable, parameters: Sequenc
     """
     index = xp.arange(len(parameters[0]), dtype="uint64")
     value = xp.full(index.shape, otherwise, "float64")
-    if backend_of(rng_key).name == HOST:
+    if backend_of(rng_key) is get_backend(HOST):
         for number in range(rounds):
             proposed, accepted = propose(xp, *_words(xp, rng_key, number, index), *parameters)
             value[index[accepted]] = proposed[accepted]

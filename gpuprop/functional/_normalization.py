@@ -106,7 +106,8 @@ def update_running_stats(xp, running_mean: Array, running_var: Array, mean: Arra
 def count_batch(xp, batches: Array):
     """Add 1 to the number of batches; return ``1 / batches``, the momentum of a plain average."""
     batches += 1
-    return 1.0 / batches
+    momentum = 1.0 / batches.reshape(-1)  # an array: a scalar of NumPy would also be a float
+    return momentum.reshape(batches.shape)
 
 
 @op(precision="full", name="local_response_norm")

@@ -10,7 +10,7 @@ from gpuprop._core.backend import BY_TYPE
 from gpuprop._core.checks import as_bool, as_callable, as_instance, as_integer
 from gpuprop._core.dtypes import widened
 from gpuprop._core.graph import extent, raw, written
-from gpuprop._core.instruments import optimizer_stepped
+from gpuprop._core.instruments import as_one_call, optimizer_stepped
 from gpuprop._core.loading import as_array, as_entries
 from gpuprop._core.mode import enable_grad
 from gpuprop._core.placement import write
@@ -222,6 +222,16 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         optimizer_stepped(self)
+        self._update()
+        return loss
+
+    def _written(self) -> list[Any]:
+        """The arrays that an update changes."""
+        return [a for arena in self._arenas() for a in arena.written_by_a_step().values()]
+
+    @as_one_call(_written)
+    def _update(self) -> None:
+        """Update every parameter that has a gradient."""
         self._sync_arenas()
         updates = self._updates()
         try:
@@ -236,7 +246,6 @@ class Optimizer:
             first = next(i for i, update in enumerate(updates) if update[2] is segment)
             self._uncount(s for _, g, s, *_ in updates[first:] if g.state_names)
             raise
-        return loss
 
     def _updates(self) -> list[tuple[Arena, Group, Segment, tuple, tuple]]:
         """What a step updates, with coefficients and new scalar states; counts the step.

@@ -12,6 +12,7 @@ from gpuprop._core.checks import as_bool, as_callable, as_instance, as_number
 from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import compute_dtype, is_float
 from gpuprop._core.graph import extent, raw, written
+from gpuprop._core.instruments import as_one_call
 from gpuprop._core.mode import no_grad
 from gpuprop._core.placement import write
 from gpuprop._core.pointwise import pointwise
@@ -152,6 +153,10 @@ class AveragedModel(Module):
 
     def update_parameters(self, model: Module) -> None:
         """Add the current values of a model to the average."""
+        self._update(model)
+
+    @as_one_call(lambda self, model: [t.array for t in (*self.parameters(), *self.buffers())])
+    def _update(self, model: Module) -> None:
         averaged, copied = _pairs(self.module, model)
         if self.use_buffers:
             averaged, copied = averaged + copied, []

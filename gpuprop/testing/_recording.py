@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpuprop._core import backend
 from gpuprop._core.backend import CaptureError
 from gpuprop._core.instances import instances
 from gpuprop._core.tree import tree_leaves
@@ -28,7 +28,7 @@ class Call(NamedTuple):
         return f"{self.name} in {self.where}"
 
 
-class Recording:
+class Recording(backend.Recording):
     """The array calls of one step.
 
     As with a CUDA graph, recording has no lasting effect: at its end, memory from before the
@@ -84,10 +84,6 @@ class Recording:
             found = {id(owner(a._a)) for a in arrays if hasattr(a, "_a")}
         calls = [self._new[i][1] for i in found - known if i in self._new]
         return self.calls[min(calls)].where if calls else None
-
-    def turn(self) -> contextlib.AbstractContextManager[None]:
-        """A context that does nothing: each array call has finished when it returns."""
-        return contextlib.nullcontext()
 
     # ---- called by the machine while recording ----
 

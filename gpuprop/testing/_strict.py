@@ -129,7 +129,7 @@ class StrictBackend(Backend):
     def _synchronize(self) -> None:
         self.machine.sync("synchronize()")
 
-    def record(self) -> contextlib.AbstractContextManager[Recording]:
+    def record(self, tensors: Any = ()) -> contextlib.AbstractContextManager[Recording]:
         return self.machine.record()
 
     def device_count(self) -> int:

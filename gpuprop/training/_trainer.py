@@ -15,6 +15,7 @@ from gpuprop._capture import capture as captured
 from gpuprop._core.arena import gradient_arrays
 from gpuprop._core.checks import as_bool, as_choice, as_instance, as_integer, as_number
 from gpuprop._core.loading import as_entries
+from gpuprop._core.registry import HOST, get_backend
 from gpuprop.amp import GradScaler
 from gpuprop.data._generators import generator_states, named_generators, prepare_generators
 from gpuprop.nn import Module
@@ -441,7 +442,7 @@ class Trainer(Evaluator):
         """
         self._interrupt.raise_pending()
         undo = [g._snapshot() for g in {**self._kept_generators, **generators}.values()]
-        kept = [] if self._backend.records else self._kept_buffers
+        kept = self._kept_buffers if self._backend is get_backend(HOST) else []
         # without a reference to the arrays, which would mean that a graph may hold them
         buffers = [(b, id(b.array), b.array.copy()) for b in kept]
         try:

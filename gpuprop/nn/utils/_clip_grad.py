@@ -16,6 +16,7 @@ from gpuprop._core.checks import as_bool, as_instance, as_number
 from gpuprop._core.dialects import spoken
 from gpuprop._core.dtypes import compute_dtype, widened
 from gpuprop._core.graph import raw
+from gpuprop._core.instruments import as_one_call
 from gpuprop._core.pointwise import pointwise
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Tensor
@@ -37,11 +38,17 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float,
     norm_type = _as_order("clip_grad_norm_", norm_type)
     error_if_nonfinite = as_bool("clip_grad_norm_: error_if_nonfinite", error_if_nonfinite)
     tensors = _as_list("clip_grad_norm_: parameters", parameters)
+    norm = _clip_norm(tensors, max_norm, norm_type, error_if_nonfinite)
+    return spoken(Tensor(norm), tensors)
+
+
+@as_one_call(lambda *args: ())
+def _clip_norm(tensors: list, max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Any:
     # The zeros of an arena's padding do not change norms of positive order.
     grads, arenas = gradient_arrays(tensors, flat=norm_type > 0)
-    norm = get_total_norm(grads, norm_type, error_if_nonfinite)
-    _scale_gradients(grads, arenas, max_norm, norm.array)
-    return spoken(norm, tensors)
+    norm = get_total_norm(grads, norm_type, error_if_nonfinite).array
+    _scale_gradients(grads, arenas, max_norm, norm)
+    return norm
 
 
 def get_total_norm(tensors: Any, norm_type: float = 2.0, error_if_nonfinite: bool = False,
@@ -92,7 +99,12 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float,
     `foreach` is accepted and ignored.
     """
     as_number("clip_grad_value_: clip_value", clip_value, "[0, inf]")
-    grads, _ = gradient_arrays(_as_list("clip_grad_value_: parameters", parameters))
+    _clip_values(_as_list("clip_grad_value_: parameters", parameters), clip_value)
+
+
+@as_one_call(lambda *args: ())
+def _clip_values(tensors: list, clip_value: float) -> None:
+    grads, _ = gradient_arrays(tensors)
     for g in grads:
         backend = backend_of(g)
         with backend.at(g):

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuprop._array.indexing import take
 from gpuprop._core.dialects import spoken
-from gpuprop._core.graph import raw
+from gpuprop._core.graph import raw, unwrapped
 from gpuprop._core.options import checks_options
 from gpuprop._core.placement import place
 from gpuprop._core.registry import backend_of
@@ -79,7 +79,7 @@ class PackedSequence(_PackedFields, Convertible):
 
 def _host_lengths(name: str, values: Lengths) -> np.ndarray:
     """`values` as an int64 vector in host memory; `name` is for messages."""
-    array = raw(values)
+    array = unwrapped(values)  # not raw: a captured step may read it, as a constant
     if hasattr(array, "shape") and backend_of(array).name != "numpy":
         raise ValueError(f"{name} must be in host memory, because shapes depend on it, but is on "
                          f"{backend_of(array).name!r}: pass a list or {name}.cpu()")
