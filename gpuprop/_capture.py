@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from gpuprop._capture_reach import HostState, reachable
+from gpuprop._capture_reach import HostState, no_other_thread_runs, reachable
 from gpuprop._capture_state import (
     ModelSnapshot,
     Replay,
@@ -37,7 +37,7 @@ from gpuprop._core.instruments import (
     recording_by,
 )
 from gpuprop._core.locks import new_rlock
-from gpuprop._core.mode import Mode, Switch, current
+from gpuprop._core.mode import Mode, RecordingBlock, Switch, current
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.warnings import warn
@@ -99,10 +99,10 @@ def capture(step: Callable) -> Callable:
     The Python code of a step that is not captured in the end has run up to three times by then.
 
     The step also runs as usual on backends that cannot record; on NumPy, if it trains more than
-    2 MB of weights, where a replay would not be faster; if an argument requires a gradient; and
-    inside `grad`, where results keep their history.  Inside another captured step, it is recorded
-    as a part of that step.  Threads that call a captured step take turns, and each gets its own
-    results.
+    2 MB of weights, where a replay would not be faster, and is not recorded while other threads
+    run; if an argument requires a gradient; and inside `grad`, where results keep their history.
+    Inside another captured step, it is recorded as a part of that step.  Threads that call a
+    captured step take turns, and each gets its own results.
     """
     as_callable("capture: step", step)
     captured_steps: OrderedDict[Any, _CapturedStep] = OrderedDict()
@@ -329,6 +329,8 @@ class _CapturedStep:
 
         Returns the results of the first replay, or NOT_CAPTURED.
         """
+        if self.backend.recorder is not None and not no_other_thread_runs():
+            return NOT_CAPTURED
         self._check_one_device(arrays)
         slots = [Tensor(self.backend.xp.copy(raw(a))) for a in arrays]
         inputs = _with_slots((args, kwargs), slots)
@@ -351,6 +353,8 @@ class _CapturedStep:
                     result = detached_copy(self._run_step(*map_arrays(recording.inner, inputs)))
                 result = map_arrays(functools.partial(_outer, recording), result)
                 changed = None if host is None else host.restore()
+                if host is not None and recording.error:  # the step has caught it
+                    raise CaptureError(recording.error)
                 if changed is not None:
                     raise CaptureError(f"it changes {changed}")
                 after = ModelSnapshot.take(self.modules, self.tensors)
@@ -364,10 +368,12 @@ class _CapturedStep:
         except BaseException as error:
             before.restore()
             variables.restore()
+            if recording is not None:
+                recording.release()
             if host is None or not isinstance(error, Exception):
                 raise
             host.restore()
-            return self._run_after_error(error, recording, args, kwargs)
+            return self._run_after_error(error, args, kwargs)
         before.restore()  # arrays created while recording have no values until a replay
         difference = _difference_of_recordings(replays)
         if difference is not None:
@@ -379,13 +385,10 @@ class _CapturedStep:
         self._watch_other_tensors(replays[1])
         return self._compare_first_replay(replays[1], variables, arrays)
 
-    def _run_after_error(self, error: Exception, recording: Any, args: tuple, kwargs: dict) -> Any:
+    def _run_after_error(self, error: Exception, args: tuple, kwargs: dict) -> Any:
         """Run the step as usual: either it raises the error, too, or it cannot be recorded."""
         what = "" if isinstance(error, CaptureError) else "while it is recorded, it raises "
         reason = f"{what}{error}"
-        error.__traceback__ = None  # it references arrays of the recording
-        if recording is not None:
-            recording.release()
         result = detached_copy(self._run_step(args, kwargs))
         self._give_up(reason)
         return result
@@ -394,12 +397,18 @@ class _CapturedStep:
     def _recording(self, slots: list[Tensor], variables: VariableSnapshot) -> Iterator[Any]:
         """Record inside the block, in which Tensors and variables have arrays of the recording."""
         tensors = {id(t): t for t in (*slots, *self.tensors, *variables.tensors())}
+        recorder = self.backend.recorder
+        block = None if recorder is None else RecordingBlock(recorder)
         with (self.backend.record(tensors.values()) as recording,
-              recording_by(recording.call_outside), Switch(recorder=self.backend.recorder),
+              recording_by(recording.call_outside), Switch(recorded_in=block),
               variables.recorded_by(recording)):
-            for slot in slots:
-                slot.array = recording.inner(slot.array)
-            yield recording
+            try:
+                for slot in slots:
+                    slot.array = recording.inner(slot.array)
+                yield recording
+            finally:
+                if block is not None:
+                    block.has_ended = True
         for weight in computed_weights(self.modules):
             _outer(recording, weight)
 

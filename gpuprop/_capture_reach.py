@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import functools
 import gc
+import pickle
 import random
 import sys
 import sysconfig
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpuprop._core.backend import owner_of
 from gpuprop._core.tensor import Tensor
 from gpuprop.optim import Optimizer
 from gpuprop.random import Generator, default_generator
@@ -27,6 +29,7 @@ MAX_OBJECTS = 200_000  # a step that reaches more runs as usual: to search takes
 MAX_BYTES = 1 << 29  # likewise, of arrays
 MAX_COPIES = 1 << 26  # bytes of arrays that are restored; larger ones are only compared
 ATOMS = int, float, complex, str, bytes, np.dtype, np.generic, CodeType, FrameType, range
+GENERATORS = Generator, random.Random, np.random.Generator, np.random.RandomState
 LIBRARIES = tuple(filter(None, (
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))))
 OWN = "gpuprop", "gpuprop_numpy"
@@ -35,8 +38,7 @@ OWN = "gpuprop", "gpuprop_numpy"
 class HostState:
     """What a step may change on the host by itself, to find it out and to take it back.
 
-    These are arrays of NumPy's, options of optimizers, and the generators of random numbers of
-    gpuprop's host, NumPy and Python.
+    These are arrays of NumPy's, options of optimizers, and generators of random numbers.
     """
 
     def __init__(self, reached: Reached, optimizers: Iterable[Any]) -> None:
@@ -48,23 +50,17 @@ class HostState:
             room -= memory.nbytes
             self._contents.append((memory, memory.copy() if room >= 0 else _checksum(memory)))
         self._options = [(group, dict(group)) for o in optimizers for group in o.param_groups]
-        self._random = random.getstate()
-        self._numpy_random = np.random.get_state()
-        self._draws = [(g._draws[:], g, g._snapshot())
-                       for g in {default_generator, *reached.generators}]
+        self._random = [(get, put, get()) for get, put in map(_state_of, (
+            random, np.random, default_generator, *reached.generators))]
 
     def restore(self) -> str | None:
-        """Take back all changes, except of large arrays; returns what a change was, or None.
-
-        If other threads run, they may have made some of the changes, which then stay.
-        """
-        is_alone = _no_other_thread_runs()
-        found = None
+        """Take back all changes, except of large arrays; returns what a change was, or None."""
+        found = None if no_other_thread_runs() else "data in another thread, which it has started"
         for memory, before in self._contents:
             has_copy = isinstance(before, np.ndarray)
             now = memory.tobytes() if has_copy else _checksum(memory)
             if now != (before.tobytes() if has_copy else before):
-                if has_copy and is_alone:
+                if has_copy and memory.base is None:  # else another process may have written it
                     memory[...] = before
                 found = (f"an array of shape {memory.shape} of NumPy's, which is in no variable of "
                          f"the step: keep it in a Tensor")
@@ -73,38 +69,32 @@ class HostState:
             if changed:
                 group.assign(changed)
                 found = f"{' and '.join(changed)} of an optimizer: change it after the step"
-        if is_alone and self._restore_random_numbers():  # else two recordings draw other numbers
-            found = "a generator of random numbers on the host: draw noise on the device"
+        for get, put, state in self._random:
+            if pickle.dumps(get()) != pickle.dumps(state):
+                put(state)
+                found = "a generator of random numbers on the host: draw noise on the device"
         return found
 
-    def _restore_random_numbers(self) -> bool:
-        """Set the generators back; returns whether one has drawn."""
-        numpy_state = np.random.get_state()
-        is_changed = random.getstate() != self._random or any(
-            not np.array_equal(a, b) for a, b in zip(numpy_state, self._numpy_random, strict=True))
-        is_changed = is_changed or any(g._draws != draws for draws, g, _ in self._draws)
-        random.setstate(self._random)
-        np.random.set_state(self._numpy_random)
-        for *_, undo in self._draws:
-            undo()
-        return is_changed
+
+def _state_of(generator: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """The functions that get and set the state of a generator."""
+    if isinstance(generator, Generator):
+        def put(state: Any) -> None:
+            generator._draws[:] = state
+
+        return lambda: generator._draws[:], put
+    if generator is np.random or isinstance(generator, np.random.RandomState):
+        return generator.get_state, generator.set_state
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return lambda: bits.state, lambda state: setattr(bits, "state", state)
+    return generator.getstate, generator.setstate
 
 
-def _no_other_thread_runs() -> bool:
+def no_other_thread_runs() -> bool:
     """Whether all other threads are those of products, which compute for their callers only."""
     own = threading.current_thread()
     return all(t is own or t.name == "gpuprop" for t in threading.enumerate())
-
-
-def owner_of(array: np.ndarray) -> np.ndarray:
-    """The array that owns the memory; the chain of bases may contain other objects."""
-    found = array
-    base = array.base
-    while base is not None:
-        if isinstance(base, np.ndarray):
-            found = base
-        base = getattr(base, "base", None)
-    return found
 
 
 def _checksum(memory: np.ndarray) -> int:
@@ -116,7 +106,7 @@ class Reached(NamedTuple):
     """Arrays and generators that code can reach."""
 
     arrays: list[np.ndarray]
-    generators: list[Generator]
+    generators: list[Any]  # of random numbers
 
 
 def reachable(roots: Iterable[Any]) -> Reached | None:
@@ -141,7 +131,7 @@ def reachable(roots: Iterable[Any]) -> Reached | None:
             size += x.nbytes
             if x.dtype != object:
                 continue
-        if isinstance(x, Generator):
+        if isinstance(x, GENERATORS):
             found.generators.append(x)
         if len(seen) > MAX_OBJECTS or size > MAX_BYTES:
             return None

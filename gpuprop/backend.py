@@ -6,6 +6,7 @@ from gpuprop._core.backend import (
     CaptureError,
     Recording,
     Unavailable,
+    owner_of,
 )
 from gpuprop._core.dtypes import is_half
 from gpuprop._core.extras import Namespace
@@ -44,6 +45,7 @@ __all__ = [
     "instances_lock",
     "is_half",
     "not_recorded",
+    "owner_of",
     "philox",
     "portable",
     "register",

@@ -32,6 +32,13 @@ def recording(request):
         yield backend
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Threads of other tests may still run."""
+    monkeypatch.setattr("gpuprop._capture.no_other_thread_runs", lambda: True)
+    monkeypatch.setattr("gpuprop._capture_reach.no_other_thread_runs", lambda: True)
+
+
 def batches(n, rows=8):
     rng = np.random.default_rng(0)
     pairs = [(rng.standard_normal((rows, 5)).astype("float32"), rng.integers(0, 3, rows))

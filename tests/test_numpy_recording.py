@@ -1,6 +1,8 @@
 """Recordings of steps on NumPy: what becomes a line, what is copied, and what is refused."""
 
 import collections
+import contextlib
+import contextvars
 import copy
 import functools
 import math
@@ -16,7 +18,7 @@ import pytest
 
 import gpuprop
 import gpuprop.functional as F
-from gpuprop import capture, nn, optim
+from gpuprop import _capture_reach, capture, nn, optim
 from gpuprop._bench.library import Library
 from gpuprop._bench.workloads import WORKLOADS
 from gpuprop._core.backend import CaptureError
@@ -27,6 +29,13 @@ from gpuprop._core.registry import get_backend
 def numpy_backend():
     with gpuprop.use("numpy") as backend:
         yield backend
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Threads of other tests may still run."""
+    monkeypatch.setattr("gpuprop._capture.no_other_thread_runs", lambda: True)
+    monkeypatch.setattr("gpuprop._capture_reach.no_other_thread_runs", lambda: True)
 
 
 def recorded(step, *arrays):
@@ -55,6 +64,7 @@ def assert_replayed(step, *arrays):
             assert got.dtype == np.asarray(want).dtype
 
 
+threads = threading.enumerate
 X = np.linspace(-2, 2, 12, dtype="float32").reshape(3, 4)
 
 
@@ -630,3 +640,109 @@ def test_interrupts_leave_no_recording_behind():
             sys.setprofile(None)
         assert type(layer.weight.array) is np.ndarray
         assert layer(x).sum().item() == expected == fresh(x).item()
+
+
+def test_nothing_is_recorded_while_other_threads_run(monkeypatch):
+    """They may change what a recording sets back; the step is captured after their end."""
+    monkeypatch.undo()
+    runs, end = [], threading.Event()
+
+    def step(x):
+        runs.append(1)
+        return x * 2
+
+    before = {t for t in threading.enumerate() if t.name != "gpuprop"}
+    if len(before) > 1:  # of other tests
+        monkeypatch.setattr(_capture_reach.threading, "enumerate", lambda: [
+            t for t in threads() if t not in before or t is threading.current_thread()])
+    with gpuprop.use("numpy"):
+        step, x = capture(step), gpuprop.ones(2)
+        other = threading.Thread(target=end.wait)
+        other.start()
+        for _ in range(6):
+            step(x)
+        assert len(runs) == 6
+        end.set()
+        other.join()
+        for _ in range(6):
+            step(x)
+        assert len(runs) == 9
+
+
+def test_a_read_that_the_step_catches_is_a_reason_not_to_capture():
+    values = []
+
+    def step(x):
+        with contextlib.suppress(Exception):
+            values.append(float(x.data.sum()))
+        return x * 2
+
+    step = capture(step)
+    with pytest.warns(UserWarning, match="reads a value"):
+        for i in range(5):
+            assert step(gpuprop.ones(2) * i).tolist() == [2 * i] * 2
+    assert values == [0, 2, 4, 6, 8]
+
+
+def test_a_copied_context_outlives_the_recording():
+    contexts, layer = [], nn.Linear(4, 2)
+
+    def step(x):
+        contexts.append(contextvars.copy_context())
+        return layer(x).sum()
+
+    step = capture(step)
+    for _ in range(6):
+        expected = step(gpuprop.tensor(X)).item()
+    for context in contexts:
+        made = context.run(lambda: nn.Linear(4, 2))
+        assert type(made.weight.array) is np.ndarray
+        assert context.run(lambda: layer(gpuprop.tensor(X)).sum().item()) == expected
+        assert context.run(lambda: float(layer.weight.data.sum())) == layer.weight.data.sum()
+    assert step(gpuprop.tensor(X)).item() == expected
+
+
+def test_arrays_of_objects_are_not_recorded():
+    objects = np.array([1, "a"], dtype=object)
+    step = capture(lambda x: (objects.__setitem__(0, len(objects)), x * 2)[1])
+    for _ in range(6):
+        assert step(gpuprop.ones(2)).tolist() == [2, 2]
+
+
+def test_branches_by_generators_of_the_step():
+    def run(wrap, make):
+        generator = make(3)
+        step = wrap(lambda x: x * 2 if generator.random() > 0.3 else x)
+        return [step(gpuprop.ones(1)).item() for _ in range(12)]
+
+    for make in random.Random, np.random.default_rng:
+        expected = run(lambda step: step, make)
+        with pytest.warns(UserWarning, match="random numbers"):
+            assert run(capture, make) == expected
+
+
+def test_lengths_by_values_are_refused():
+    count = np.array(2)
+
+    def step(x):
+        n = gpuprop.get_array_module(x).arange(count)
+        count[...] += 1
+        return x, gpuprop.Tensor(n)
+
+    step = capture(step)
+    with pytest.warns(UserWarning, match="arange by an array"):
+        assert [len(step(gpuprop.ones(1))[1]) for _ in range(5)] == [2, 3, 4, 5, 6]
+
+
+def test_tensors_in_tuples():
+    held = (gpuprop.zeros(1),)
+
+    def step(x):
+        held[0].data[...] = 0
+        held[0].data += 3
+        return x * held[0]
+
+    step = capture(step)
+    for _ in range(6):
+        assert step(gpuprop.ones(1)).item() == 3
+    assert type(held[0].array) is np.ndarray

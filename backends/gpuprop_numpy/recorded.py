@@ -25,10 +25,17 @@ METADATA = "shape dtype ndim size itemsize nbytes strides flags device base".spl
 VIEWS = "T mT real imag".split()  # attributes that are arrays
 READS = "item tolist tobytes tofile dump dumps flat data ctypes".split()
 SEQUENCES = tuple, list, deque  # NumPy's functions take them in place of arrays
-OWN_MODULES = "gpuprop_numpy.recorded", "gpuprop_numpy.recording", "gpuprop_numpy.recorder"
+OWN_MODULES = ("gpuprop_numpy.recorded", "gpuprop_numpy.recorded_calls", "gpuprop_numpy.recording",
+               "gpuprop_numpy.recorder")
 
 # The recording of this context: its method `call` is given each call with recorded arrays.
 active: ContextVar[Any] = ContextVar("gpuprop_cpu_recording", default=None)
+
+
+def current_recording() -> Any:
+    """The recording of this context; None after its end, which copies of the context outlive."""
+    recording = active.get()
+    return None if recording is None or recording.has_ended else recording
 
 
 class Recorded:
@@ -91,7 +98,7 @@ class Recorded:
 
 def call(function: Callable, args: tuple, kwargs: dict) -> Any:
     """``function(*args, **kwargs)`` with recorded arrays, as a part of this context's recording."""
-    recording = active.get()
+    recording = current_recording()
     if recording is None:
         return function(*plain(args), **plain(kwargs))
     return recording.call(function, args, kwargs)
@@ -113,7 +120,7 @@ def plain(tree: Any) -> Any:
 
 def refuse_read(what: str) -> None:
     """Raise CaptureError while this context records: a replay cannot repeat what follows a read."""
-    recording = active.get()
+    recording = current_recording()
     if recording is not None:
         message = (f"{what} in {caller()} reads a value, which a replay cannot repeat: read values "
                    f"after the step")

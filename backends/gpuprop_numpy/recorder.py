@@ -11,7 +11,7 @@ from gpuprop.backend import Backend, definition, is_half, waits
 from gpuprop_numpy import linear
 from gpuprop_numpy.pointwise import runs_as_it_is
 from gpuprop_numpy.products import SMALL
-from gpuprop_numpy.recorded import Recorded, active, call, plain, refuse_read
+from gpuprop_numpy.recorded import Recorded, call, current_recording, plain, refuse_read
 
 # overrides that run the definition if this function of the arrays returns True
 DEFINED = {"gpuprop.functional:linear": linear.is_small}
@@ -70,7 +70,7 @@ class RecordingBackend(Backend):
 
     def _recorded_override(self, name: str, override: Callable) -> Callable:
         def run(_: Any, *arrays: Any, **constants: Any) -> Any:
-            recording = active.get()
+            recording = current_recording()
             if recording is None:
                 return override(self.host.xp, *plain(arrays), **constants)
             if name in DEFINED and DEFINED[name](*arrays, **constants):
@@ -92,18 +92,23 @@ class RecordingBackend(Backend):
     def one_call(self, run: Callable) -> Callable:
         """The body of a kernel, ``run(xp, *arrays, **constants)``, as one call."""
         def recorded(_: Any, *arrays: Any, **constants: Any) -> Any:
-            return active.get().call_writing(run, (self.host.xp, *arrays), constants)
+            return current_recording().call_writing(run, (self.host.xp, *arrays), constants)
 
         return recorded
 
     def asarray(self, value: Any, dtype: Any = None) -> Any:
-        recording = active.get()
+        recording = current_recording()
         if type(value) is np.ndarray and recording is not None:
             value = recording.inner(value)
         is_array = type(value) is Recorded and isinstance(value.value, np.ndarray)
         if is_array and dtype in (None, value.dtype):
             return value
         return call(self.host.asarray, (value, dtype), {})
+
+    def stored(self, array: Any) -> Any:
+        """NumPy's array in place of a recorded one from before the recording."""
+        is_older = type(array) is Recorded and array.name.startswith("c")
+        return array.value if is_older else array
 
     def own(self, out: Any) -> Any:
         is_array = type(out) is Recorded and isinstance(out.value, np.ndarray)
@@ -125,7 +130,7 @@ class RecordingBackend(Backend):
         xp = self.host.xp
 
         def recorded(_: Any, *arrays: Any, **constants: Any) -> Any:
-            recording = active.get()
+            recording = current_recording()
             if recording is None:
                 return run(xp, *plain(arrays), **constants)
             if runs_as_it_is(plain(arrays)):

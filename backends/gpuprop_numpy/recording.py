@@ -21,43 +21,32 @@ from gpuprop.backend import (
     Recording,
     instances,
     not_recorded,
+    owner_of,
 )
 from gpuprop_numpy.recorded import (
-    COMPARISONS,
     OPERATORS,
     SEQUENCES,
-    UNARY,
     Recorded,
     active,
     caller,
+    current_recording,
     plain,
     refuse_read,
 )
-
-# methods that run some Python before they call these functions
-DIRECTLY: dict[Any, Any] = {
-    np.ndarray.sum: np.add.reduce, np.ndarray.max: np.maximum.reduce,
-    np.ndarray.min: np.minimum.reduce, np.ndarray.prod: np.multiply.reduce}
-# NumPy's functions that read shapes and dtypes only
-OF_SHAPES = """broadcast_shapes can_cast iscomplexobj isrealobj isscalar issubdtype may_share_memory
-               ndim promote_types result_type shape shares_memory size""".split()
-# functions whose results have a shape that depends on values
-OF_VALUES = """argwhere bincount compress delete extract flatnonzero intersect1d nonzero setdiff1d
-               setxor1d trim_zeros union1d unique unique_all unique_counts unique_inverse
-               unique_values""".split()
-# functions whose results have a shape that depends on arguments after the first
-OF_NUMBERS = "array_split broadcast_to pad repeat reshape resize split tile".split()
-# functions that do not write into their first argument; ufuncs do not, either
-READERS = """all any argmax argmin argsort array asarray ascontiguousarray astype atleast_1d
-             atleast_2d atleast_3d broadcast_arrays broadcast_to clip concatenate copy cumsum
-             diagonal dot einsum empty_like erf expand_dims flatten flip full_like getattr getitem
-             matmul max mean min moveaxis ones_like prod ravel repeat reshape roll sigmoid split
-             squeeze stack std sum swapaxes take take_along_axis tensordot tile transpose tril triu
-             var view where zeros_like""".split()
-IN_PLACE = {f"i{name}" for name in OPERATORS}
-NO_WRITERS = {*READERS, *OF_SHAPES, *OPERATORS, *COMPARISONS, *UNARY}
-READ = {int, float, bool, complex, str, bytes}  # types of results with values of arrays
-PLAIN = {int, float, bool, str, type(None)}  # types of constants that are compared by their text
+from gpuprop_numpy.recorded_calls import (
+    DIRECTLY,
+    IN_PLACE,
+    NO_WRITERS,
+    OF_SHAPES,
+    PLAIN,
+    READ,
+    CallOutside,
+    WithErrors,
+    are_one,
+    change,
+    is_same,
+    refuse_changing_shape,
+)
 
 
 class Line(NamedTuple):
@@ -79,7 +68,8 @@ class CpuRecording(Recording):
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.error: str | None = None  # a call that cannot be replayed
+        self.error: str | None = None
+        self.has_ended = False
         self._lines: list[Line] = []
         self._variables = 0
         self._constants: dict[Any, tuple[str, Any]] = {}  # by id, or type and text
@@ -107,10 +97,10 @@ class CpuRecording(Recording):
                 return f"the call {mine.name} in {mine.where} became {theirs.name}"
         pairs = zip(self._constants.values(), other._constants.values(), strict=False)
         for (name, before), (_, after) in pairs:
-            if not _same(before, after):
+            if not is_same(before, after):
                 line = next((line for line in self._lines if name in line.used), None)
                 call = f"{line.name} in {line.where}: " if line else ""
-                return f"{call}an argument {_change(before, after)}"
+                return f"{call}an argument {change(before, after)}"
         for mine, theirs in zip(self._lines, other._lines, strict=False):
             if mine.expression != theirs.expression:
                 return f"the call {mine.name} in {mine.where} has other arguments"
@@ -121,14 +111,14 @@ class CpuRecording(Recording):
         return [memory for memory, _ in self._older.values()]
 
     def uses(self, array: np.ndarray) -> bool:
-        return id(_owner(array)) in self._used
+        return id(owner_of(array)) in self._used
 
     def held(self, ours: Iterable[Any]) -> str | None:
         with instances(Recorded) as arrays:
             return next((a.where for a in arrays if getattr(a, "recording", None) is self), None)
 
     def inner(self, array: Any) -> Any:
-        if type(array) is not np.ndarray:
+        if type(array) is not np.ndarray or array.dtype.hasobject:
             return array
         found = self._inner.get(id(array))
         if found is None:
@@ -160,13 +150,14 @@ class CpuRecording(Recording):
 
         These Tensors have NumPy's arrays again at its end.
         """
-        if active.get() is not None:
+        if current_recording() is not None:
             raise CaptureError("this thread is recording already")
         self._tensors = list(tensors)
         try:
             active.set(self)
             yield self
         finally:
+            self.has_ended = True
             active.set(None)
             self._leave()
             self._inner.clear()
@@ -192,15 +183,15 @@ class CpuRecording(Recording):
                 a = a.value
             if not is_older and not isinstance(a, np.ndarray):
                 continue
-            memory = _owner(a)
-            is_older = is_older or id(memory) in self._used
+            memory = owner_of(a)
+            is_older = (is_older or id(memory) in self._used) and not memory.dtype.hasobject
             if is_older and memory.flags.writeable and id(memory) not in self._older:
                 self._older[id(memory)] = memory, memory.copy()
 
     def call(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """A call whose results are new arrays, views, None, or arguments."""
         name = getattr(function, "__name__", type(function).__name__)
-        _refuse_changing_shape(name, args, kwargs)
+        refuse_changing_shape(name, args, kwargs)
         out = kwargs.get("out")
         self._may_write(out if isinstance(out, tuple) else [out])
         if isinstance(function, np.ufunc):
@@ -227,7 +218,7 @@ class CpuRecording(Recording):
     def _with_errors(self, function: Callable) -> Callable:
         """The function, with the np.errstate that a block of the step has set."""
         errors = dict(np.geterr())
-        return function if errors == self._errstate else _WithErrors(function, errors)
+        return function if errors == self._errstate else WithErrors(function, errors)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         token = active.set(None)
@@ -266,7 +257,7 @@ class CpuRecording(Recording):
         self._may_write([a for t in self._tensors for a in (t.array, t.gradient)])
         self._may_write(writes)
         new = {id(t) for t, _ in made}
-        again = _CallOutside(function, args, [(t, t.gradient, id(t) in new) for t in self._tensors])
+        again = CallOutside(function, args, [(t, t.gradient, id(t) in new) for t in self._tensors])
         constant = self._constant(again)
         result = self._run(again, (), {})
         bound = self._bound(result, f"{constant}()", {}, (constant,), name)
@@ -313,7 +304,7 @@ class CpuRecording(Recording):
             value = self.inner(value.value)
         if type(value) is Recorded:
             if value.name.startswith("c"):
-                self._used.add(id(_owner(value.value)))
+                self._used.add(id(owner_of(value.value)))
             inputs[id(value.value)] = value
             used.append(value.name)
             return value.name
@@ -368,12 +359,12 @@ class CpuRecording(Recording):
                 self._add(f"{target} is {known.name} or {write}({known.name}, {target})",
                           (write, target, known.name), name)
                 return known
-            if name == "reshape" and any(_are_one(result, a.value) for a in inputs.values()):
+            if name == "reshape" and any(are_one(result, a.value) for a in inputs.values()):
                 alias, = inputs.values()
                 return Recorded(self, alias.name, result, alias.where)
             if inputs and all(a.name.startswith("c") for a in inputs.values()):
-                owners = {id(_owner(a.value)) for a in inputs.values()}
-                if id(_owner(result)) in owners:  # a view of an older array
+                owners = {id(owner_of(a.value)) for a in inputs.values()}
+                if id(owner_of(result)) in owners:  # a view of an older array
                     return Recorded(self, self._constant(result), result, caller())
             target = self._add(text, used, name)
             return Recorded(self, target, result, self._lines[-1].where)
@@ -417,19 +408,6 @@ class CpuRecording(Recording):
         return scope["make"](**constants)
 
 
-def _refuse_changing_shape(name: str, args: tuple, kwargs: dict) -> None:
-    """Raise CaptureError for a call whose result has a shape that depends on values."""
-    if name in OF_VALUES or (name == "where" and len(args) + len(kwargs) == 1):
-        refuse_read(name)
-    others = *args[1:], *kwargs.values()
-    if name in OF_NUMBERS and any(type(a) is Recorded for a in others):
-        refuse_read(f"{name} by an array")
-    if name == "getitem":
-        keys = args[1] if isinstance(args[1], tuple) else (args[1],)
-        if any(isinstance(key, np.ndarray | Recorded) and key.dtype.kind == "b" for key in keys):
-            refuse_read("indexing by a boolean mask")
-
-
 def _replace_in(holder: Any, values: dict[int, Any]) -> None:
     """Replace the items or attributes of an object whose ids are keys of `values`."""
     if isinstance(holder, dict):
@@ -460,50 +438,6 @@ class _Pullback:
         return self.recording.call_pullback(self, args)
 
 
-class _WithErrors:
-    """A function that is called with the np.errstate that was set when it was recorded."""
-
-    def __init__(self, function: Callable, errors: dict[str, Any]) -> None:
-        self.function = function
-        self.errors = errors
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with np.errstate(**self.errors):
-            return self.function(*args, **kwargs)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithErrors) and (
-            self.function == other.function and self.errors == other.errors)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class _CallOutside:
-    """``function(*args)``, after the Tensors have got their gradients.
-
-    `gradients` are (Tensor, its gradient, whether the recording has made that array).
-    """
-
-    def __init__(self, function: Callable, args: tuple, gradients: list) -> None:
-        self.function = function
-        self.args = args
-        self.gradients = gradients
-
-    def __call__(self) -> Any:
-        for t, g, _ in self.gradients:
-            t.gradient = g
-        return self.function(*self.args)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _CallOutside) or self.function != other.function:
-            return False
-        pairs = zip(self.gradients, other.gradients, strict=True)
-        return all(map(_same, self.args, other.args)) and all(
-            g is h or (is_new and was_new) for (_, g, is_new), (_, h, was_new) in pairs)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 def _write(array: np.ndarray, values: Any) -> None:
     array[...] = values
 
@@ -516,44 +450,3 @@ def _has_arrays(value: Any) -> bool:
 
 def _are_functions(value: Any) -> bool:
     return type(value) is tuple and all(f is None or callable(f) for f in value)
-
-
-def _owner(array: np.ndarray) -> np.ndarray:
-    """The array that owns the memory; the chain of bases may contain other objects."""
-    found = array
-    base = array.base
-    while base is not None:
-        if isinstance(base, np.ndarray):
-            found = base
-        base = getattr(base, "base", None)
-    return found
-
-
-def _are_one(a: Any, b: Any) -> bool:
-    """Whether two arrays are the same view of the same memory."""
-    if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray):
-        return False
-    return (a.ctypes.data, a.shape, a.strides, a.dtype) == (
-        b.ctypes.data, b.shape, b.strides, b.dtype)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether a replay with constant `a` computes what one with `b` does."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, np.ndarray):
-        return _are_one(a, b)
-    if isinstance(a, float | complex | np.generic):
-        return repr(a) == repr(b)  # 0.0 == -0.0, and nan != nan
-    equal = a == b
-    return type(equal) is bool and equal
-
-
-def _change(before: Any, after: Any) -> str:
-    if isinstance(before, np.ndarray):
-        return (f"was an array of shape {before.shape}, then another one: an array that is kept "
-                f"between steps must change in place, with its shape unchanged")
-    return (f"was {before!r}, then {after!r}: a number that changes between steps must be a 0-d "
-            f"array")

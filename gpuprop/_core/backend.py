@@ -64,6 +64,7 @@ class Recording(ABC):
         Arrays among `ours` do not count.
         """
 
+    error: str | None = None  # what the step has done that cannot be replayed
     call_outside: Callable | None = None  # see `instruments.recording_by`
 
     def release(self) -> None:
@@ -330,6 +331,17 @@ def span(pointer: int, array: Any) -> tuple[int, int]:
     steps = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
     return (pointer + sum(step for step in steps if step < 0),
             pointer + sum(step for step in steps if step > 0) + array.itemsize)
+
+
+def owner_of(array: np.ndarray) -> np.ndarray:
+    """The array that owns the memory; the chain of bases may contain other objects."""
+    found = array
+    base = array.base
+    while base is not None:
+        if isinstance(base, np.ndarray):
+            found = base
+        base = getattr(base, "base", None)
+    return found
 
 
 # The registry fills these two.  They are in this module because every op looks up its arrays.

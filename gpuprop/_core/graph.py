@@ -16,7 +16,7 @@ from typing import Any
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE
 from gpuprop._core.dtypes import cast, converted, widened
 from gpuprop._core.instruments import leaf_reached
-from gpuprop._core.mode import backward_checks, current
+from gpuprop._core.mode import backward_checks, current_recorder
 
 clock = itertools.count()  # orders recorded nodes and in-place writes
 creation = operator.attrgetter("order")
@@ -51,7 +51,7 @@ def raw(a: Any) -> Any:
     While a step is recorded, it is the recording's array.
     """
     a = unwrapped(a)
-    recorder = current.get().recorder
+    recorder = current_recorder()
     return a if recorder is None or type(a) not in recorder.guests else recorder.asarray(a)
 
 

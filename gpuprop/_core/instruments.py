@@ -192,7 +192,7 @@ def recording_by(call_outside: Callable | None) -> Setting:
 @contextlib.contextmanager
 def not_recorded() -> Iterator[None]:
     """A context manager for what is recorded as one call: ops inside the block run as usual."""
-    with recording_by(None), Switch(recorder=None):
+    with recording_by(None), Switch(recorded_in=None):
         yield
 
 

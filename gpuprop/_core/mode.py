@@ -23,7 +23,24 @@ class Mode(NamedTuple):
     low: Any = None  # the low-precision dtype inside autocast, else None
     depth: int = 1  # the level of the outermost Tensors: 1, and one more inside each grad()
     inspect: Callable | None = None  # (spec, backend, run) -> run: see `instruments.inspect_ops`
-    recorder: Any = None  # while a step is recorded: the `Backend.recorder` that runs its ops
+    recorded_in: RecordingBlock | None = None  # while a step is recorded with arrays of its own
+
+
+class RecordingBlock:
+    """A block in which `backend`, a `Backend.recorder`, runs the ops.
+
+    Copies of the context, which callbacks and tasks get, outlive the block.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self.backend = backend
+        self.has_ended = False
+
+
+def current_recorder() -> Any:
+    """The `Backend.recorder` that runs ops in this context, or None."""
+    block = current.get().recorded_in
+    return None if block is None or block.has_ended else block.backend
 
 
 current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (immutable)

@@ -213,7 +213,7 @@ def make_op(spec: Spec, precision: str | None = None, promote: bool | str = Fals
             if not TENSORS.isdisjoint(map(type, constants.values())):
                 refuse_tensors(spec.fn, spec.label(None), constants)
             check_guarded(spec.label(None), spec.guards, constants)
-        found = None if mode.generic or mode.inspect or mode.recorder else chosen.get(owner)
+        found = None if mode.generic or mode.inspect or mode.recorded_in else chosen.get(owner)
         backend, run = found or choose(owner, mode)
         if may_have_half or (has_numbers and not widens):
             arrays, run = for_half_types(half, arrays, run)
@@ -274,7 +274,7 @@ def kernel(fn: Callable[Concatenate[Any, P], Any]) -> Kernel[P]:
         else:
             arrays, *_, owner = resolve(spec, tuple(arrays))
         mode = current.get()
-        found = None if mode.generic or mode.recorder else spec.chosen.get(owner)
+        found = None if mode.generic or mode.recorded_in else spec.chosen.get(owner)
         backend, run = found or spec.choose(owner, mode)
         return run(backend.xp, *arrays, **constants)
 

@@ -17,7 +17,7 @@ import numpy as np
 from gpuprop._core.backend import BY_TYPE, MULTI_DEVICE, Backend, Unavailable, forget_choices
 from gpuprop._core.extras import complete
 from gpuprop._core.locks import new_rlock
-from gpuprop._core.mode import Block, Setting, current
+from gpuprop._core.mode import Block, Setting, current_recorder
 from gpuprop._core.warnings import warn_once
 
 GROUP = "gpuprop.backends"
@@ -220,7 +220,7 @@ def _make(name: str, cls: type[Backend]) -> Backend:
 
 def backend_of(array: Any) -> Backend:
     """The backend that owns an array; while a step is recorded, perhaps the recording's."""
-    recorder = current.get().recorder
+    recorder = current_recorder()
     if recorder is not None and type(array) in recorder.guests:
         return recorder
     try:
@@ -240,10 +240,16 @@ def backend_of(array: Any) -> Backend:
 
 def of_recording(array: Any) -> Any:
     """The array itself, or while a step is recorded, the recording's array for it."""
-    recorder = current.get().recorder
+    recorder = current_recorder()
     if recorder is not None and type(array) in recorder.guests:
         return recorder.asarray(array)
     return array
+
+
+def stored(array: Any) -> Any:
+    """The array to store in a Tensor: that from before the recording, if `array` stands for it."""
+    recorder = current_recorder()
+    return array if recorder is None else recorder.stored(array)
 
 
 def backend_for(accepts: Callable[[type[Backend]], bool]) -> Backend | None:
@@ -306,7 +312,7 @@ def default_backend() -> Backend:
         backend, index = parse_backend(os.environ.get("GPUPROP_BACKEND") or _automatic)
         _choose_for_process(Choice(backend, index, UNASKED))
         found = chosen_backend() or backend
-    recorder = current.get().recorder
+    recorder = current_recorder()
     return recorder if recorder is not None and recorder.host is found else found
 
 

@@ -15,7 +15,7 @@ from gpuprop._core.backend import (
     choices,
     forget_choices,
 )
-from gpuprop._core.mode import Mode, current
+from gpuprop._core.mode import Mode, current, current_recorder
 from gpuprop._core.namespace import Differentiable
 from gpuprop._core.registry import backend_checks
 from gpuprop._core.signature import module_of, parameters, public_module, signature_text
@@ -100,8 +100,9 @@ class Spec:
         """(backend, function to run) for `owner`, an array type or the namespace of Tensors."""
         if isinstance(owner, Differentiable):
             return owner, self.arrays_first_version(self.fn)
-        if mode.recorder is not None:
-            return self._recorded(mode.recorder)
+        recorder = current_recorder()
+        if recorder is not None:
+            return self._recorded(recorder)
         backend = BY_TYPE[owner]
         run = self.arrays_first_version(self.version_for(backend))
         inspect = mode.inspect if self.is_op else None

@@ -28,7 +28,14 @@ from gpuprop._core.instruments import parameter_changed
 from gpuprop._core.interchange import PickledArray, adopt
 from gpuprop._core.locks import new_rlock
 from gpuprop._core.placement import on_device_of, place_of
-from gpuprop._core.registry import HOST, backend_of, default_backend, get_backend, of_recording
+from gpuprop._core.registry import (
+    HOST,
+    backend_of,
+    default_backend,
+    get_backend,
+    of_recording,
+    stored,
+)
 
 
 def _slot(name: str) -> Any:
@@ -38,7 +45,7 @@ def _slot(name: str) -> Any:
     """
     write = vars(Variable)[name].__set__
     return property(lambda self: of_recording(getattr(self, name)),
-                    lambda self, value: write(self, _as_array(value)))
+                    lambda self, value: write(self, stored(_as_array(value))))
 
 
 accumulation_lock = new_rlock()  # two threads may add to the gradient of one leaf

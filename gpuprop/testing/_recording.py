@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpuprop._core import backend
-from gpuprop._core.backend import CaptureError
+from gpuprop._core.backend import CaptureError, owner_of
 from gpuprop._core.instances import instances
 from gpuprop._core.tree import tree_leaves
 from gpuprop._core.warnings import calling_line
@@ -75,13 +75,13 @@ class Recording(backend.Recording):
 
     def uses(self, array: Any) -> bool:
         """True if the calls use the memory of this older array."""
-        return id(owner(array._a)) in self._older
+        return id(owner_of(array._a)) in self._older
 
     def held(self, ours: Iterable[Any]) -> str | None:
         """The code that made a new array, not one of `ours`, that is still referenced, or None."""
-        known = {id(owner(a._a)) for a in ours}
+        known = {id(owner_of(a._a)) for a in ours}
         with instances(self._array_type) as arrays:
-            found = {id(owner(a._a)) for a in arrays if hasattr(a, "_a")}
+            found = {id(owner_of(a._a)) for a in arrays if hasattr(a, "_a")}
         calls = [self._new[i][1] for i in found - known if i in self._new]
         return self.calls[min(calls)].where if calls else None
 
@@ -89,7 +89,7 @@ class Recording(backend.Recording):
 
     def before_call(self, arrays: Iterable[np.ndarray]) -> None:
         """Copy older memory before its first use."""
-        for memory in map(owner, arrays):
+        for memory in map(owner_of, arrays):
             if id(memory) not in self._new and id(memory) not in self._older:
                 self._older[id(memory)] = memory, memory.copy()
 
@@ -103,7 +103,7 @@ class Recording(backend.Recording):
         values = [self._describe(value) for value in (*args, *kwargs.values())]
         self.calls.append(Call(name, caller(), tuple(zip(labels, values, strict=True))))
         for array in new.values():
-            memory = owner(array)
+            memory = owner_of(array)
             self._new[id(memory)] = memory, len(self.calls) - 1
         if computed:
             self._replays.append(lambda: _replay(fn, args, kwargs, new))
@@ -121,7 +121,7 @@ class Recording(backend.Recording):
             return f"({', '.join(map(self._describe, value))})"
         if not isinstance(value, np.ndarray):
             return repr(value)
-        memory = owner(value)
+        memory = owner_of(value)
         if id(memory) in self._new:
             _, call = self._new[id(memory)]
             where = f"made by call {call}, byte {_address(value) - _address(memory)}"
@@ -150,20 +150,6 @@ def result_arrays(result: Any) -> Iterator[np.ndarray]:
     for leaf in tree_leaves(result) if isinstance(result, tuple | list) else (result,):
         if isinstance(leaf, np.ndarray | np.generic | bool):
             yield np.asarray(leaf)
-
-
-def owner(a: np.ndarray) -> np.ndarray:
-    """The array that owns the memory of `a`.
-
-    The chain of bases may contain an object that is not an array, as for as_strided.
-    """
-    found = a
-    base = a.base
-    while base is not None:
-        if isinstance(base, np.ndarray):
-            found = base
-        base = getattr(base, "base", None)
-    return found
 
 
 def _address(a: np.ndarray) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuprop._core.backend import CaptureError
+from gpuprop._core.backend import CaptureError, owner_of
 from gpuprop._core.instruments import waits
 from gpuprop._core.tree import tree_leaves, tree_map
 from gpuprop.testing._cupy_semantics import (
@@ -22,7 +22,7 @@ from gpuprop.testing._cupy_semantics import (
     ufunc_at,
     with_bfloat16_rules,
 )
-from gpuprop.testing._recording import Recording, caller, owner, result_arrays
+from gpuprop.testing._recording import Recording, caller, result_arrays
 
 # ---- CuPy's names and their arguments ------------------------------------------------------------
 
@@ -294,7 +294,7 @@ def _is_array(leaf: Any) -> bool:
 def _is_view(view: np.ndarray, a: np.ndarray) -> bool:
     if view.base is None:
         return False
-    return np.may_share_memory(a, view) or (view.size == 0 and owner(view) is owner(a))
+    return np.may_share_memory(a, view) or (view.size == 0 and owner_of(view) is owner_of(a))
 
 
 def has_mask(keys: tuple) -> bool:
