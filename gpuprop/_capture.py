@@ -30,14 +30,9 @@ from gpuprop._core.checks import as_callable
 from gpuprop._core.dialects import dialects
 from gpuprop._core.graph import raw
 from gpuprop._core.instances import instances
-from gpuprop._core.instruments import (
-    collect_modules,
-    leaf_reached,
-    optimizer_stepped,
-    recording_by,
-)
+from gpuprop._core.instruments import collect_modules, leaf_reached, optimizer_stepped
 from gpuprop._core.locks import new_rlock
-from gpuprop._core.mode import Mode, RecordingBlock, Switch, current
+from gpuprop._core.mode import Mode, Switch, current
 from gpuprop._core.registry import backend_of, default_backend
 from gpuprop._core.tensor import Parameter, Tensor
 from gpuprop._core.warnings import warn
@@ -397,18 +392,12 @@ class _CapturedStep:
     def _recording(self, slots: list[Tensor], variables: VariableSnapshot) -> Iterator[Any]:
         """Record inside the block, in which Tensors and variables have arrays of the recording."""
         tensors = {id(t): t for t in (*slots, *self.tensors, *variables.tensors())}
-        recorder = self.backend.recorder
-        block = None if recorder is None else RecordingBlock(recorder)
         with (self.backend.record(tensors.values()) as recording,
-              recording_by(recording.call_outside), Switch(recorded_in=block),
+              Switch(recorded_in=None if recording.backend is None else recording),
               variables.recorded_by(recording)):
-            try:
-                for slot in slots:
-                    slot.array = recording.inner(slot.array)
-                yield recording
-            finally:
-                if block is not None:
-                    block.has_ended = True
+            for slot in slots:
+                slot.array = recording.inner(slot.array)
+            yield recording
         for weight in computed_weights(self.modules):
             _outer(recording, weight)
 

@@ -686,6 +686,14 @@ def test_a_read_that_the_step_catches_is_a_reason_not_to_capture():
 
 def test_a_copied_context_outlives_the_recording():
     contexts, layer = [], nn.Linear(4, 2)
+    other = nn.Linear(4, 2)
+    optimizer = optim.SGD(other.parameters(), lr=0.1)
+
+    def train():
+        other(gpuprop.tensor(X)).sum().backward()
+        norm = nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+        optimizer.step()
+        return norm
 
     def step(x):
         contexts.append(contextvars.copy_context())
@@ -699,6 +707,8 @@ def test_a_copied_context_outlives_the_recording():
         assert type(made.weight.array) is np.ndarray
         assert context.run(lambda: layer(gpuprop.tensor(X)).sum().item()) == expected
         assert context.run(lambda: float(layer.weight.data.sum())) == layer.weight.data.sum()
+        assert type(context.run(train).array) is np.ndarray
+        assert type(other.weight.grad) is np.ndarray
     assert step(gpuprop.tensor(X)).item() == expected
 
 
@@ -746,3 +756,26 @@ def test_tensors_in_tuples():
     for _ in range(6):
         assert step(gpuprop.ones(1)).item() == 3
     assert type(held[0].array) is np.ndarray
+
+
+def changing_norm(x, layer, numbers):
+    layer(x).sum().backward()
+    return nn.utils.clip_grad_norm_(layer.parameters(), next(numbers))
+
+
+REASONS = {
+    "number in one call": (changing_norm, r"_clip_norm in .*: an argument was 3, then 4: a number"),
+    "function": (lambda x, *_: gpuprop.Tensor(np.apply_along_axis(lambda a: a + 1, 0, x.data)),
+                 "apply_along_axis in .*: an argument was one function, then another one: make it"),
+    "array": (lambda x, *_: x + np.ones(4), r"array of shape \(4,\), .*: make constants outside"),
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_the_warning_says_what_changed(name):
+    body, message = REASONS[name]
+    layer, numbers = nn.Linear(4, 2), iter(range(2, 100))
+    step = capture(lambda x: body(x, layer, numbers))
+    step(gpuprop.tensor(X))
+    with pytest.warns(UserWarning, match=message):
+        step(gpuprop.tensor(X))

@@ -31,7 +31,6 @@ SAFE = {
     "gpuprop._array.products._parse_subscripts": CACHE,
     "gpuprop._capture._inside_captured": CONTEXT,
     "gpuprop._capture_reach._is_users": "a cache of where modules are installed",
-    "gpuprop._core.instruments._recorder": CONTEXT,
     "gpuprop_numpy.recorded.active": CONTEXT,
     "gpuprop._capture.capture.captured_steps": LOCKED + "the lock of the captured step",
     "gpuprop._capture_state._is_part": CACHE,

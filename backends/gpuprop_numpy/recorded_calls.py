@@ -22,6 +22,7 @@ OF_VALUES = """argwhere bincount compress delete extract flatnonzero intersect1d
                unique_values""".split()
 # functions whose results have a shape that depends on arguments after the first
 OF_NUMBERS = "array_split broadcast_to pad repeat reshape resize split tile".split()
+# functions whose results have a shape that depends on any argument
 CREATION = "arange empty eye full identity indices linspace ones tri zeros".split()
 # functions that do not write into their first argument; ufuncs do not, either
 READERS = """all any argmax argmin argsort array asarray ascontiguousarray astype atleast_1d
@@ -123,8 +124,15 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def change(before: Any, after: Any) -> str:
+    """How a constant changed between two recordings, and what to do, for a message."""
+    if isinstance(before, CallOutside) and isinstance(after, CallOutside):
+        pairs = zip(before.args, after.args, strict=False)
+        changes = [change(a, b) for a, b in pairs if not is_same(a, b)]
+        return changes[0] if changes else "was one gradient, then another one"
     if isinstance(before, np.ndarray):
-        return (f"was an array of shape {before.shape}, then another one: an array that is kept "
-                f"between steps must change in place, with its shape unchanged")
+        return (f"was an array of shape {before.shape}, then another one: make constants outside "
+                f"of the step; an array that is kept between steps must change in place")
+    if not isinstance(before, int | float | complex | str | np.generic):
+        return f"was one {type(before).__name__}, then another one: make it outside of the step"
     return (f"was {before!r}, then {after!r}: a number that changes between steps must be a 0-d "
             f"array")

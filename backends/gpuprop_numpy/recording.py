@@ -114,6 +114,7 @@ class CpuRecording(Recording):
         return id(owner_of(array)) in self._used
 
     def held(self, ours: Iterable[Any]) -> str | None:
+        # arrays among `ours` are not recorded any more: see `outer`
         with instances(Recorded) as arrays:
             return next((a.where for a in arrays if getattr(a, "recording", None) is self), None)
 

@@ -65,7 +65,11 @@ class Recording(ABC):
         """
 
     error: str | None = None  # what the step has done that cannot be replayed
-    call_outside: Callable | None = None  # see `instruments.recording_by`
+    # If the recording has arrays of its own: its backend, whether its block has ended, and
+    # ``call_outside(function, args, writes)``, which makes the calls of `instruments.as_one_call`.
+    backend: Any = None
+    has_ended: bool = False
+    call_outside: Callable | None = None
 
     def release(self) -> None:
         """Give objects that refer to arrays of the recording arrays of the backend instead."""

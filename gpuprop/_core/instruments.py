@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
-from gpuprop._core.mode import Mode, Setting, Switch, current
+from gpuprop._core.mode import Mode, Setting, Switch, current, current_recording
 
 F = TypeVar("F", bound=Callable)
 
@@ -178,21 +178,10 @@ def collect_modules() -> Iterator[dict[Any, None]]:
 
 # ---- calls that are recorded as one ------------------------------------------------------------
 
-_recorder: ContextVar[Callable | None] = ContextVar("gpuprop_recorder", default=None)
-
-
-def recording_by(call_outside: Callable | None) -> Setting:
-    """A context manager: ``call_outside(function, args, writes)`` makes the calls of `as_one_call`.
-
-    None makes them as usual.
-    """
-    return Setting(_recorder, call_outside)
-
-
 @contextlib.contextmanager
 def not_recorded() -> Iterator[None]:
     """A context manager for what is recorded as one call: ops inside the block run as usual."""
-    with recording_by(None), Switch(recorded_in=None):
+    with Switch(recorded_in=None):
         yield
 
 
@@ -208,10 +197,10 @@ def as_one_call(writes: Callable[..., Iterable[Any]]) -> Callable[[F], F]:
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def call(*args: Any) -> Any:
-            record = _recorder.get()
-            if record is None:
+            recording = current_recording()
+            if recording is None:
                 return function(*args)
-            return record(function, args, writes(*args))
+            return recording.call_outside(function, args, writes(*args))
 
         return cast(F, call)
 

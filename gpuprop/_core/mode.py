@@ -23,24 +23,22 @@ class Mode(NamedTuple):
     low: Any = None  # the low-precision dtype inside autocast, else None
     depth: int = 1  # the level of the outermost Tensors: 1, and one more inside each grad()
     inspect: Callable | None = None  # (spec, backend, run) -> run: see `instruments.inspect_ops`
-    recorded_in: RecordingBlock | None = None  # while a step is recorded with arrays of its own
+    recorded_in: Any = None  # while a step is recorded with arrays of its own
 
 
-class RecordingBlock:
-    """A block in which `backend`, a `Backend.recorder`, runs the ops.
+def current_recording() -> Any:
+    """The recording with arrays of its own of which this context is a part, or None.
 
-    Copies of the context, which callbacks and tasks get, outlive the block.
+    Copies of the context, which callbacks and tasks get, outlive the recording.
     """
-
-    def __init__(self, backend: Any) -> None:
-        self.backend = backend
-        self.has_ended = False
+    recording = current.get().recorded_in
+    return None if recording is None or recording.has_ended else recording
 
 
 def current_recorder() -> Any:
     """The `Backend.recorder` that runs ops in this context, or None."""
-    block = current.get().recorded_in
-    return None if block is None or block.has_ended else block.backend
+    recording = current_recording()
+    return None if recording is None else recording.backend
 
 
 current: ContextVar[Mode] = ContextVar("gpuprop_mode", default=Mode())  # noqa: B039 (immutable)
